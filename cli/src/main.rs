@@ -1,0 +1,3 @@
+//! The one binary of trawl: arguments to configs, progress, error report.
+
+fn main() {}

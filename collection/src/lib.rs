@@ -1,0 +1,1 @@
+//! Generations, their manifest, aliases and locks: what an index on disk is.

@@ -1,0 +1,1 @@
+//! What the encoder and the index need of the machine: CPU features, threads, memory.

@@ -1,0 +1,1 @@
+//! Passages, queries, judgments and runs: the types and their file formats.

@@ -1,0 +1,1 @@
+//! Text to vectors and scores: model directories, tokenisation, batching, layers, pooling.

@@ -1,0 +1,1 @@
+//! Measures over judgments and runs, and the significance of their differences.

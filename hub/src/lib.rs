@@ -1,0 +1,1 @@
+//! Where models are kept and how they get there.

@@ -1,0 +1,1 @@
+//! Vectors to neighbours: exact flat search over typed, memory-mapped rows.

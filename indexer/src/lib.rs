@@ -1,0 +1,1 @@
+//! The write path: corpus to vectors to a published generation.

@@ -1,0 +1,1 @@
+//! The types that cross the network, and the OpenAPI document made of them.

@@ -1,0 +1,1 @@
+//! The read path: query to vector to shards to passages, fused and reranked.

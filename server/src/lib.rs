@@ -1,0 +1,1 @@
+//! The HTTP server: routes, error mapping, scheduler, limits, metrics, shutdown.

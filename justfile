@@ -1,0 +1,29 @@
+# The commands of everyday work; `just` lists them.
+
+default:
+    @just --list
+
+# Compile, lint and format-check everything
+check:
+    cargo fmt --all --check
+    cargo clippy --workspace --all-targets --locked -- -D warnings
+
+# All tests (faster with cargo-nextest; CI runs `cargo test`)
+test *ARGS:
+    cargo nextest run --workspace {{ARGS}}
+
+# Licences, bans and sources of every dependency
+deny:
+    cargo deny check licenses bans sources
+
+# Regenerate the OpenAPI document
+openapi:
+    cargo run --quiet -- openapi > openapi/openapi.json
+
+# What CI runs
+ci:
+    .ci/run
+
+# 200 kills during a build, and a resume after each
+kill-test n="200":
+    TRAWL_KILLS={{n}} cargo test --release -p indexer --test it kill -- --nocapture

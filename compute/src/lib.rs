@@ -1,1 +1,14 @@
 //! What the encoder and the index need of the machine: CPU features, threads, memory.
+//!
+//! [`Simd`] chooses the widest vector instructions once; [`simd_function!`] compiles one body for each of them.
+//! Invariant: nothing here reads flags or environment variables.
+
+mod features;
+mod memory;
+mod simd;
+mod threads;
+
+pub use features::CpuFeatures;
+pub use memory::{memory_limit_bytes, peak_rss_bytes};
+pub use simd::{Level, Simd, mul_add};
+pub use threads::thread_budget;

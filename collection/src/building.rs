@@ -1,0 +1,266 @@
+//! From a spec to a generation.
+
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+use crate::digest::sha256_of_file;
+use crate::durable::{sync_folder, write_atomic};
+use crate::manifest::is_inside;
+use crate::{
+    AliasName, CollectionError, FORMAT_VERSION, FileEntry, Generation, GenerationId, LIVE,
+    Manifest, Writer, canonical_json, sha256_hex,
+};
+
+/// What to do about an earlier build from the same spec.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum BuildMode {
+    /// Refuse to touch an unfinished one.
+    #[default]
+    New,
+    /// Continue an unfinished one; take a finished one as it is.
+    Resume,
+    /// Drop an unfinished one.
+    Restart,
+}
+
+/// What [`Writer::begin`] found.
+#[derive(Debug)]
+pub enum Start {
+    /// There is something to build.
+    Build(Building),
+    /// A resumed build was finished already.
+    Done(Box<Generation>),
+}
+
+impl Start {
+    fn done(generation: Generation) -> Self {
+        Self::Done(Box::new(generation))
+    }
+}
+
+/// A build in progress.
+#[derive(Debug)]
+pub struct Building {
+    path: PathBuf,
+    spec_digest: String,
+}
+
+impl Building {
+    /// The folder of the future generation. A resumed build finds it empty but for `spec.json` and `work`.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Where the builder keeps what it needs to resume; not part of the generation.
+    pub fn work(&self) -> PathBuf {
+        self.path.join("work")
+    }
+
+    /// sha256 of the spec's canonical JSON.
+    pub fn spec_digest(&self) -> &str {
+        &self.spec_digest
+    }
+}
+
+impl Writer {
+    /// Begins or resumes the build that `spec` describes: everything that decides the content, and nothing else.
+    ///
+    /// # Errors
+    /// [`CollectionError::InProgress`] when [`BuildMode::New`] meets an unfinished build from the same spec.
+    pub fn begin(&self, spec: &Value, mode: BuildMode) -> Result<Start, CollectionError> {
+        let spec = canonical_json(spec);
+        let spec_digest = sha256_hex(spec.as_bytes());
+        let parent = self.collection.root().join("building");
+        let building = Building {
+            path: parent.join(&spec_digest),
+            spec_digest,
+        };
+        let exists = building.path.is_dir();
+        match mode {
+            BuildMode::New if exists => {
+                return Err(CollectionError::InProgress {
+                    path: building.path,
+                });
+            }
+            BuildMode::Resume if exists => {
+                if let Ok(manifest) = Manifest::read(&building.path.join("manifest.json")) {
+                    return self.finish(&building, manifest).map(Start::done);
+                }
+                building
+                    .remove_output()
+                    .map_err(|source| CollectionError::write(&building.path, source))?;
+            }
+            BuildMode::Resume => {
+                if let Some(generation) = self.collection.built_from(&building.spec_digest)? {
+                    self.publish_first(&generation.id)?;
+                    return Ok(Start::done(generation));
+                }
+            }
+            BuildMode::Restart if exists => {
+                fs::remove_dir_all(&building.path)
+                    .map_err(|source| CollectionError::write(&building.path, source))?;
+            }
+            BuildMode::New | BuildMode::Restart => {}
+        }
+        let created = fs::create_dir_all(building.work()).and_then(|()| {
+            sync_folder(self.collection.root())?;
+            sync_folder(&parent)?;
+            write_spec(&building.path.join("spec.json"), &spec)
+        });
+        match created {
+            Ok(true) => Ok(Start::Build(building)),
+            Ok(false) => Err(CollectionError::Spec {
+                path: building.path,
+            }),
+            Err(source) => Err(CollectionError::write(&building.path, source)),
+        }
+    }
+
+    /// Turns a complete building folder into a generation; the first one of a collection becomes `live`.
+    ///
+    /// Every file is hashed and made durable, the manifest is written last, and one rename makes the generation visible.
+    ///
+    /// # Errors
+    /// Whatever the file system says. The building folder can then be resumed and readers see no change.
+    pub fn promote(
+        &self,
+        building: &Building,
+        contents: Manifest,
+    ) -> Result<Generation, CollectionError> {
+        let mut files = Vec::new();
+        seal(&building.path, "", &mut files)?;
+        files.sort_by(|a, b| a.path.cmp(&b.path));
+        let now = OffsetDateTime::now_utc();
+        let manifest = Manifest {
+            format_version: FORMAT_VERSION,
+            generation: self.unused_id(now),
+            created: now
+                .format(&Rfc3339)
+                .expect("the present has a year of four digits"),
+            spec_digest: building.spec_digest.clone(),
+            files,
+            ..contents
+        };
+        let path = building.path.join("manifest.json");
+        write_atomic(&path, &manifest.to_bytes())
+            .map_err(|source| CollectionError::write(&path, source))?;
+        self.finish(building, manifest)
+    }
+
+    /// The steps after the manifest; each can be repeated.
+    fn finish(
+        &self,
+        building: &Building,
+        manifest: Manifest,
+    ) -> Result<Generation, CollectionError> {
+        let parent = self.collection.generations_folder();
+        let path = parent.join(&manifest.generation);
+        let moved = remove_if_there(&building.work())
+            .and_then(|()| fs::rename(&building.path, &path))
+            .and_then(|()| sync_folder(&parent))
+            .and_then(|()| {
+                sync_folder(
+                    building
+                        .path
+                        .parent()
+                        .expect("a building folder has a parent"),
+                )
+            });
+        moved.map_err(|source| CollectionError::write(&path, source))?;
+        self.publish_first(&manifest.generation)?;
+        self.collection.generation(&manifest.generation)
+    }
+
+    fn publish_first(&self, id: &GenerationId) -> Result<(), CollectionError> {
+        if self
+            .collection
+            .aliases()?
+            .contains_key(&AliasName::parse(LIVE)?)
+        {
+            return Ok(());
+        }
+        self.publish(id)
+    }
+
+    fn unused_id(&self, now: OffsetDateTime) -> GenerationId {
+        loop {
+            let id = GenerationId::new(now);
+            if !self.collection.generations_folder().join(&id).exists() {
+                return id;
+            }
+        }
+    }
+}
+
+impl Building {
+    /// Removes what an interrupted assembly left behind.
+    fn remove_output(&self) -> io::Result<()> {
+        for entry in fs::read_dir(&self.path)? {
+            let entry = entry?;
+            if entry.file_name() == "work" || entry.file_name() == "spec.json" {
+                continue;
+            }
+            if entry.file_type()?.is_dir() {
+                fs::remove_dir_all(entry.path())?;
+            } else {
+                fs::remove_file(entry.path())?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Writes the spec unless it is there; returns whether the file then holds it.
+fn write_spec(path: &Path, spec: &str) -> io::Result<bool> {
+    if !path.exists() {
+        write_atomic(path, spec.as_bytes())?;
+    }
+    Ok(fs::read(path)? == spec.as_bytes())
+}
+
+/// Makes every file below `folder` durable, then the folder, and lists the files. `work` at the top is left out.
+fn seal(folder: &Path, prefix: &str, files: &mut Vec<FileEntry>) -> Result<(), CollectionError> {
+    let failed = |source| CollectionError::write(folder, source);
+    for entry in fs::read_dir(folder).map_err(failed)? {
+        let entry = entry.map_err(failed)?;
+        let path = entry.path();
+        let kind = entry.file_type().map_err(failed)?;
+        let unexpected = || CollectionError::Unexpected { path: path.clone() };
+        let name = format!(
+            "{prefix}{}",
+            entry.file_name().to_str().ok_or_else(unexpected)?
+        );
+        if name == "work" {
+            continue;
+        }
+        if !is_inside(&name) || !(kind.is_dir() || kind.is_file()) {
+            return Err(unexpected());
+        }
+        if kind.is_dir() {
+            seal(&path, &format!("{name}/"), files)?;
+            continue;
+        }
+        let failed = |source| CollectionError::write(&path, source);
+        let mut file = File::open(&path).map_err(failed)?;
+        let (bytes, sha256) = sha256_of_file(&mut file).map_err(failed)?;
+        file.sync_all().map_err(failed)?;
+        files.push(FileEntry {
+            path: name,
+            bytes,
+            sha256,
+        });
+    }
+    sync_folder(folder).map_err(failed)
+}
+
+fn remove_if_there(folder: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(folder) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}

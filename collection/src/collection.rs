@@ -1,0 +1,185 @@
+//! A collection as its readers see it.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use crate::durable::sync_folder;
+use crate::{
+    AliasName, Aliases, CollectionError, GenerationId, LIVE, Manifest, ManifestError, Writer, alias,
+};
+
+/// A folder of generations and the aliases that name them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Collection {
+    root: PathBuf,
+}
+
+/// One finished build. It never changes.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Generation {
+    /// Name of the generation.
+    pub id: GenerationId,
+    /// Its folder.
+    pub path: PathBuf,
+    /// What is in it.
+    pub manifest: Manifest,
+}
+
+impl Collection {
+    /// Opens a collection.
+    ///
+    /// # Errors
+    /// [`CollectionError::NotACollection`] when the folder has no `generations`.
+    pub fn open(root: &Path) -> Result<Self, CollectionError> {
+        if root.join("generations").is_dir() {
+            return Ok(Self {
+                root: root.to_path_buf(),
+            });
+        }
+        Err(CollectionError::NotACollection {
+            path: root.to_path_buf(),
+        })
+    }
+
+    /// Opens a collection, making an empty one where there is none.
+    ///
+    /// # Errors
+    /// [`CollectionError::NotEmpty`] when the folder holds other things, so that a mistyped path is never filled.
+    pub fn create(root: &Path) -> Result<Self, CollectionError> {
+        if let Ok(collection) = Self::open(root) {
+            return Ok(collection);
+        }
+        let failed = |source| CollectionError::write(root, source);
+        fs::create_dir_all(root).map_err(failed)?;
+        if fs::read_dir(root).map_err(failed)?.next().is_some() {
+            return Err(CollectionError::NotEmpty {
+                path: root.to_path_buf(),
+            });
+        }
+        fs::create_dir(root.join("generations")).map_err(failed)?;
+        sync_folder(root).map_err(failed)?;
+        if let Some(parent) = root.parent() {
+            sync_folder(parent).map_err(failed)?;
+        }
+        Self::open(root)
+    }
+
+    /// The collection's folder.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// The ids of all generations, oldest first. Folders whose name is no id are not generations.
+    ///
+    /// # Errors
+    /// When the folder cannot be read.
+    pub fn generations(&self) -> Result<Vec<GenerationId>, CollectionError> {
+        let folder = self.generations_folder();
+        let failed = |source| CollectionError::read(&folder, source);
+        let mut ids = Vec::new();
+        for entry in fs::read_dir(&folder).map_err(failed)? {
+            let name = entry.map_err(failed)?.file_name();
+            ids.extend(
+                name.to_str()
+                    .and_then(|name| GenerationId::parse(name).ok()),
+            );
+        }
+        ids.sort();
+        Ok(ids)
+    }
+
+    /// Opens a generation by its id.
+    ///
+    /// # Errors
+    /// [`CollectionError::Unknown`] when there is none, [`CollectionError::Manifest`] when its manifest is damaged.
+    pub fn generation(&self, id: &GenerationId) -> Result<Generation, CollectionError> {
+        let path = self.generations_folder().join(id);
+        if !path.is_dir() {
+            return Err(CollectionError::Unknown {
+                path: self.root.clone(),
+                name: id.to_string(),
+            });
+        }
+        let file = path.join("manifest.json");
+        let unusable = |source| CollectionError::Manifest {
+            path: file.clone(),
+            source,
+        };
+        let manifest = Manifest::read(&file).map_err(unusable)?;
+        if manifest.generation != *id {
+            return Err(unusable(ManifestError::Generation {
+                found: manifest.generation,
+                expected: id.clone(),
+            }));
+        }
+        Ok(Generation {
+            id: id.clone(),
+            path,
+            manifest,
+        })
+    }
+
+    /// Opens the generation that `name` stands for: an alias, else an id.
+    ///
+    /// # Errors
+    /// [`CollectionError::Unknown`] when neither exists, and whatever [`Self::generation`] says.
+    pub fn resolve(&self, name: &str) -> Result<Generation, CollectionError> {
+        match self.aliases()?.remove(&AliasName::parse(name)?) {
+            Some(id) => self.generation(&id),
+            None => self.generation(&GenerationId::parse(name)?),
+        }
+    }
+
+    /// Which generation each alias names.
+    ///
+    /// # Errors
+    /// [`CollectionError::Aliases`] when the file is damaged.
+    pub fn aliases(&self) -> Result<Aliases, CollectionError> {
+        alias::read(&self.alias_file())
+    }
+
+    /// The newest readable generation that was built from the spec with this digest.
+    pub(crate) fn built_from(
+        &self,
+        spec_digest: &str,
+    ) -> Result<Option<Generation>, CollectionError> {
+        let mut ids = self.generations()?.into_iter().rev();
+        Ok(ids.find_map(|id| {
+            self.generation(&id)
+                .ok()
+                .filter(|found| found.manifest.spec_digest == spec_digest)
+        }))
+    }
+
+    pub(crate) fn generations_folder(&self) -> PathBuf {
+        self.root.join("generations")
+    }
+
+    fn alias_file(&self) -> PathBuf {
+        self.root.join("aliases.json")
+    }
+}
+
+impl Writer {
+    /// Makes `id` the generation that readers open. The change is atomic and durable.
+    ///
+    /// # Errors
+    /// As [`Self::set_alias`].
+    pub fn publish(&self, id: &GenerationId) -> Result<(), CollectionError> {
+        self.set_alias(&AliasName::parse(LIVE)?, id)
+    }
+
+    /// Makes `alias` name the generation `id`. The change is atomic and durable.
+    ///
+    /// # Errors
+    /// When there is no such generation or its manifest is damaged, and when the file cannot be written; the alias is then as before.
+    pub fn set_alias(&self, alias: &AliasName, id: &GenerationId) -> Result<(), CollectionError> {
+        let id = self.collection.generation(id)?.id;
+        let mut aliases = self.collection.aliases()?;
+        if aliases.get(alias) == Some(&id) {
+            return Ok(());
+        }
+        aliases.insert(alias.clone(), id);
+        alias::write(&self.collection.alias_file(), &aliases)
+    }
+}

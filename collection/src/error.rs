@@ -1,0 +1,131 @@
+//! What can go wrong with a collection.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::GenerationId;
+
+/// Why a collection could not be read or changed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+#[expect(missing_docs, reason = "the message of a variant names its fields")]
+pub enum CollectionError {
+    /// The folder is missing, or is something else than a collection.
+    #[error("`{}` is not a collection", path.display())]
+    NotACollection { path: PathBuf },
+    /// A new collection would be mixed with files that belong to something else.
+    #[error("`{}` is neither a collection nor empty", path.display())]
+    NotEmpty { path: PathBuf },
+    /// Neither an alias nor a generation has this name.
+    #[error("collection `{}` has no alias or generation `{name}`", path.display())]
+    Unknown { path: PathBuf, name: String },
+    /// A name has a shape that no alias and no generation has.
+    #[error(transparent)]
+    Name(#[from] NameError),
+    /// `aliases.json` is damaged.
+    #[error("alias file `{}` is damaged: {reason}", path.display())]
+    Aliases { path: PathBuf, reason: String },
+    /// A manifest cannot be used.
+    #[error("manifest `{}` cannot be used", path.display())]
+    Manifest {
+        path: PathBuf,
+        source: ManifestError,
+    },
+    /// Another process writes to the collection.
+    #[error("collection `{}` is being written by {holder}", path.display())]
+    Locked { path: PathBuf, holder: String },
+    /// A build with the same spec was begun and not finished.
+    #[error("an unfinished build of the same content is in `{}`", path.display())]
+    InProgress { path: PathBuf },
+    /// A building folder belongs to another spec than its name says.
+    #[error("building folder `{}` does not hold the spec it is named after", path.display())]
+    Spec { path: PathBuf },
+    /// A generation may hold plain files and folders with portable names only.
+    #[error("`{}` cannot be part of a generation", path.display())]
+    Unexpected { path: PathBuf },
+    /// No space is left.
+    #[error("disk full while writing `{}`", path.display())]
+    DiskFull { path: PathBuf, source: io::Error },
+    /// The file system or its permissions do not allow writing.
+    #[error("not allowed to write `{}`", path.display())]
+    NotWritable { path: PathBuf, source: io::Error },
+    /// Any other failure of the file system.
+    #[error("cannot access `{}`", path.display())]
+    Io { path: PathBuf, source: io::Error },
+}
+
+impl CollectionError {
+    /// Whether what is on disk is damaged.
+    pub fn is_corrupt(&self) -> bool {
+        match self {
+            Self::Manifest { source, .. } => !matches!(source, ManifestError::Version { .. }),
+            Self::Aliases { .. } | Self::Spec { .. } => true,
+            _ => false,
+        }
+    }
+
+    pub(crate) fn write(path: &Path, source: io::Error) -> Self {
+        let path = path.to_path_buf();
+        match source.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+                Self::DiskFull { path, source }
+            }
+            io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied => {
+                Self::NotWritable { path, source }
+            }
+            _ => Self::Io { path, source },
+        }
+    }
+
+    pub(crate) fn read(path: &Path, source: io::Error) -> Self {
+        Self::Io {
+            path: path.to_path_buf(),
+            source,
+        }
+    }
+}
+
+/// Why a manifest cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+#[expect(missing_docs, reason = "the message of a variant names its fields")]
+pub enum ManifestError {
+    /// The file is missing or unreadable.
+    #[error("cannot be read")]
+    Io(#[source] io::Error),
+    /// The file is far larger than any manifest.
+    #[error("has {bytes} bytes, the limit is {max_bytes}")]
+    TooLarge { bytes: u64, max_bytes: u64 },
+    /// The file is not JSON, or a field is missing or of another type.
+    #[error("is not a manifest")]
+    Json(#[from] serde_json::Error),
+    /// Another version of this program wrote it.
+    #[error("has format version {found}, this program reads {supported}")]
+    Version { found: u64, supported: u64 },
+    /// The bytes are not those that were written.
+    #[error("does not match its own checksum")]
+    Checksum,
+    /// The manifest belongs to another folder.
+    #[error("names generation `{found}`, its folder is `{expected}`")]
+    Generation {
+        found: GenerationId,
+        expected: GenerationId,
+    },
+    /// A path would leave the generation, or is not portable.
+    #[error("names the file `{path}`, which is no path inside a generation")]
+    Path { path: String },
+    /// The shards do not cover the ordinals 0 to n − 1 in order.
+    #[error("shard {shard} does not begin where the one before it ends")]
+    Shards { shard: usize },
+}
+
+/// Why a text is not a name.
+#[derive(Debug, thiserror::Error, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+#[error("`{}` is not a name: 1 to {max_length} of A-Z a-z 0-9 . _ -, beginning with none of . and -", text.escape_default())]
+pub struct NameError {
+    /// The text, cut to the length of a name.
+    pub text: String,
+    /// Longest name in bytes.
+    pub max_length: usize,
+}

@@ -1,0 +1,76 @@
+//! One writer per collection.
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{Read, Write};
+use std::path::PathBuf;
+use std::process;
+
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+use crate::{Collection, CollectionError};
+
+/// The right to change a collection, held until it is dropped or the process ends, however it ends.
+#[derive(Debug)]
+pub struct Writer {
+    pub(crate) collection: Collection,
+    _lock: File,
+}
+
+impl Collection {
+    /// Becomes the one writer of this collection.
+    ///
+    /// # Errors
+    /// [`CollectionError::Locked`] names the process that is the writer.
+    pub fn writer(&self) -> Result<Writer, CollectionError> {
+        let path: PathBuf = self.root().join("writer.lock");
+        let failed = |source| CollectionError::write(&path, source);
+        let mut file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(&path)
+            .map_err(failed)?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                return Err(CollectionError::Locked {
+                    path: self.root().to_path_buf(),
+                    holder: read_holder(&mut file),
+                });
+            }
+            Err(TryLockError::Error(source)) => return Err(failed(source)),
+        }
+        let since = OffsetDateTime::now_utc()
+            .format(&Rfc3339)
+            .expect("the present has a year of four digits");
+        file.set_len(0).map_err(failed)?;
+        write!(file, "process {} since {since}", process::id()).map_err(failed)?;
+        Ok(Writer {
+            collection: self.clone(),
+            _lock: file,
+        })
+    }
+}
+
+impl Writer {
+    /// The collection that this writer may change.
+    pub fn collection(&self) -> &Collection {
+        &self.collection
+    }
+}
+
+fn read_holder(file: &mut File) -> String {
+    let mut bytes = Vec::new();
+    let _ = file.take(200).read_to_end(&mut bytes); // An unreadable name is no reason to hide that the lock is held.
+    let name: String = String::from_utf8_lossy(&bytes)
+        .chars()
+        .filter(|c| !c.is_control())
+        .collect();
+    if name.is_empty() {
+        "another process".to_owned()
+    } else {
+        name
+    }
+}

@@ -1,0 +1,290 @@
+//! A collection's life: build, promote, publish, damage.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::fs;
+use std::path::Path;
+
+use collection::{
+    AliasName, BuildMode, Building, Collection, CollectionError, FileFault, Generation, Manifest,
+    ManifestError, Shard, Start, Writer,
+};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+fn empty() -> (TempDir, Collection) {
+    let folder = tempfile::tempdir().unwrap();
+    let collection = Collection::create(&folder.path().join("docs")).unwrap();
+    (folder, collection)
+}
+
+fn begin(writer: &Writer, spec: &Value, mode: BuildMode) -> Building {
+    match writer.begin(spec, mode).unwrap() {
+        Start::Build(building) => building,
+        Start::Done(generation) => panic!("{} is finished", generation.id),
+    }
+}
+
+fn fill(building: &Building, ids: &str) -> Manifest {
+    fs::create_dir_all(building.path().join("shards/000")).unwrap();
+    fs::write(building.path().join("shards/000/vectors.trawl"), b"rows").unwrap();
+    fs::write(building.path().join("ids"), ids).unwrap();
+    fs::write(building.work().join("000000.chunk"), b"only for resuming").unwrap();
+    let path = "shards/000/vectors.trawl".to_owned();
+    Manifest {
+        shards: vec![Shard {
+            path,
+            first_ordinal: 0,
+            n_rows: 0,
+            arithmetic: "f32".to_owned(),
+        }],
+        width: 2,
+        ..Manifest::default()
+    }
+}
+
+fn build(writer: &Writer, spec: &Value) -> Generation {
+    let building = begin(writer, spec, BuildMode::New);
+    let contents = fill(&building, &spec.to_string());
+    writer.promote(&building, contents).unwrap()
+}
+
+fn names(folder: &Path) -> Vec<String> {
+    let mut names: Vec<_> = fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn the_first_generation_is_live_and_later_ones_when_published() {
+    let (_folder, collection) = empty();
+    let writer = collection.writer().unwrap();
+    assert!(matches!(
+        collection.resolve("live"),
+        Err(CollectionError::Unknown { .. })
+    ));
+
+    let first = build(&writer, &json!({"corpus": 1}));
+    assert_eq!(collection.resolve("live").unwrap(), first);
+    assert_eq!(
+        names(&first.path),
+        ["ids", "manifest.json", "shards", "spec.json"]
+    );
+    assert_eq!(first.verify(|_| ()).len(), 0);
+    let listed: Vec<_> = first
+        .manifest
+        .files
+        .iter()
+        .map(|file| file.path.as_str())
+        .collect();
+    assert_eq!(listed, ["ids", "shards/000/vectors.trawl", "spec.json"]);
+    assert!(names(&collection.root().join("building")).is_empty());
+
+    let second = build(&writer, &json!({"corpus": 2}));
+    assert_eq!(collection.resolve("live").unwrap(), first);
+    writer.publish(&second.id).unwrap();
+    assert_eq!(collection.resolve("live").unwrap(), second);
+    writer
+        .set_alias(&AliasName::parse("previous").unwrap(), &first.id)
+        .unwrap();
+    assert_eq!(collection.resolve("previous").unwrap(), first);
+    assert_eq!(collection.resolve(first.id.as_str()).unwrap(), first);
+    let mut both = [first.id, second.id];
+    both.sort();
+    assert_eq!(collection.generations().unwrap(), both);
+}
+
+#[test]
+fn a_build_is_neither_overwritten_nor_continued_by_another_spec() {
+    let (_folder, collection) = empty();
+    let writer = collection.writer().unwrap();
+    let spec = json!({"b": 1, "a": 2});
+    let building = begin(&writer, &spec, BuildMode::New);
+    fill(&building, "half");
+    let error = writer
+        .begin(&json!({"a": 2, "b": 1}), BuildMode::New)
+        .unwrap_err();
+    assert!(
+        matches!(error, CollectionError::InProgress { .. }),
+        "{error}"
+    );
+
+    let other = begin(&writer, &json!({"a": 3}), BuildMode::Resume);
+    assert_ne!(other.path(), building.path());
+
+    let resumed = begin(&writer, &spec, BuildMode::Resume);
+    assert_eq!(names(resumed.path()), ["spec.json", "work"]);
+    assert_eq!(names(&resumed.work()), ["000000.chunk"]);
+
+    let restarted = begin(&writer, &spec, BuildMode::Restart);
+    assert!(names(&restarted.work()).is_empty());
+
+    fs::write(restarted.path().join("spec.json"), "{}").unwrap();
+    let error = writer.begin(&spec, BuildMode::Resume).unwrap_err();
+    assert!(matches!(error, CollectionError::Spec { .. }), "{error}");
+}
+
+#[test]
+fn a_resumed_build_takes_a_finished_generation_as_it_is() {
+    let (_folder, collection) = empty();
+    let writer = collection.writer().unwrap();
+    let spec = json!({"corpus": 1});
+    let first = build(&writer, &spec);
+    match writer.begin(&spec, BuildMode::Resume).unwrap() {
+        Start::Done(generation) => assert_eq!(*generation, first),
+        Start::Build(_) => panic!("built twice"),
+    }
+    begin(&writer, &spec, BuildMode::New);
+}
+
+#[test]
+fn a_kill_after_the_manifest_is_finished_by_the_next_build() {
+    let (_folder, collection) = empty();
+    let writer = collection.writer().unwrap();
+    let spec = json!({"corpus": 1});
+    let generation = build(&writer, &spec);
+    // Back to the state between the manifest and the rename.
+    let path = collection
+        .root()
+        .join("building")
+        .join(&generation.manifest.spec_digest);
+    fs::rename(&generation.path, &path).unwrap();
+    fs::create_dir(path.join("work")).unwrap();
+    fs::remove_file(collection.root().join("aliases.json")).unwrap();
+
+    match writer.begin(&spec, BuildMode::Resume).unwrap() {
+        Start::Done(finished) => assert_eq!(*finished, generation),
+        Start::Build(_) => panic!("built twice"),
+    }
+    assert_eq!(collection.resolve("live").unwrap(), generation);
+    assert_eq!(generation.verify(|_| ()).len(), 0);
+}
+
+#[test]
+fn a_second_writer_is_told_who_the_first_is() {
+    let (_folder, collection) = empty();
+    let writer = collection.writer().unwrap();
+    let error = collection.writer().unwrap_err().to_string();
+    assert!(
+        error.contains(&format!("process {}", std::process::id())),
+        "{error}"
+    );
+    drop(writer);
+    collection.writer().unwrap();
+}
+
+#[test]
+fn other_folders_are_not_collections() {
+    let folder = tempfile::tempdir().unwrap();
+    let error = Collection::open(folder.path()).unwrap_err();
+    assert!(
+        matches!(error, CollectionError::NotACollection { .. }),
+        "{error}"
+    );
+    fs::write(folder.path().join("thesis.txt"), "years of work").unwrap();
+    let error = Collection::create(folder.path()).unwrap_err();
+    assert!(matches!(error, CollectionError::NotEmpty { .. }), "{error}");
+}
+
+#[test]
+fn names_never_become_paths() {
+    let (_folder, collection) = empty();
+    let writer = collection.writer().unwrap();
+    let generation = build(&writer, &json!({}));
+    for name in ["../generations", "/etc", "", ".", ".."] {
+        let error = collection.resolve(name).unwrap_err();
+        assert!(
+            matches!(error, CollectionError::Name(_)),
+            "{name:?}: {error}"
+        );
+    }
+    fs::create_dir(collection.root().join("generations/.tmp")).unwrap();
+    assert_eq!(collection.generations().unwrap(), [generation.id]);
+}
+
+#[test]
+fn every_damage_of_a_generation_has_a_name() {
+    let (_folder, collection) = empty();
+    let generation = build(&collection.writer().unwrap(), &json!({}));
+    let ids = generation.path.join("ids");
+    let fault = || {
+        let mut faults = generation.verify(|_| ());
+        assert_eq!(faults.len(), 1, "{faults:?}");
+        faults.remove(0)
+    };
+    fs::write(&ids, "{").unwrap();
+    assert!(matches!(
+        fault(),
+        FileFault::Length {
+            expected: 2,
+            found: 1,
+            ..
+        }
+    ));
+    fs::write(&ids, "{]").unwrap();
+    assert!(matches!(fault(), FileFault::Checksum { path, .. } if path == "ids"));
+    fs::remove_file(&ids).unwrap();
+    assert!(matches!(fault(), FileFault::Missing { path } if path == "ids"));
+    fs::create_dir(&ids).unwrap();
+    assert!(matches!(fault(), FileFault::NotAFile { path } if path == "ids"));
+}
+
+#[test]
+fn a_damaged_manifest_is_corrupt_and_publishes_nothing() {
+    let (_folder, collection) = empty();
+    let writer = collection.writer().unwrap();
+    let first = build(&writer, &json!({"corpus": 1}));
+    let second = build(&writer, &json!({"corpus": 2}));
+    let manifest = second.path.join("manifest.json");
+    let text = fs::read_to_string(&manifest).unwrap();
+    fs::write(&manifest, text.replace("\"width\": 2", "\"width\": 3")).unwrap();
+    let error = writer.publish(&second.id).unwrap_err();
+    assert!(
+        matches!(
+            error,
+            CollectionError::Manifest {
+                source: ManifestError::Checksum,
+                ..
+            }
+        ),
+        "{error}"
+    );
+    assert!(error.is_corrupt());
+    assert_eq!(collection.resolve("live").unwrap(), first);
+
+    fs::write(
+        &manifest,
+        fs::read(first.path.join("manifest.json")).unwrap(),
+    )
+    .unwrap();
+    let error = collection.generation(&second.id).unwrap_err();
+    assert!(
+        matches!(
+            error,
+            CollectionError::Manifest {
+                source: ManifestError::Generation { .. },
+                ..
+            }
+        ),
+        "{error}"
+    );
+}
+
+#[test]
+fn links_and_odd_names_are_no_part_of_a_generation() {
+    let (_folder, collection) = empty();
+    let writer = collection.writer().unwrap();
+    for odd in ["two words", "link"] {
+        let building = begin(&writer, &json!({"case": odd}), BuildMode::New);
+        let contents = fill(&building, "");
+        std::os::unix::fs::symlink("/etc/passwd", building.path().join(odd)).unwrap();
+        let error = writer.promote(&building, contents).unwrap_err();
+        assert!(
+            matches!(error, CollectionError::Unexpected { .. }),
+            "{error}"
+        );
+    }
+    assert!(collection.generations().unwrap().is_empty());
+}

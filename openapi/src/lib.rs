@@ -1,1 +1,30 @@
-//! The types that cross the network, and the OpenAPI document made of them.
+//! The types that cross the network, and nothing else: requests, answers and errors of the HTTP API.
+//!
+//! A type's documentation is the text of the OpenAPI document that the server makes of it, so it is written for the
+//! people who call the API. Native requests refuse unknown fields; the compatibility routes (embeddings, rerank)
+//! ignore them, because the clients they serve send extras.
+
+mod collections;
+mod embeddings;
+mod health;
+mod problem;
+mod rerank;
+mod search;
+
+pub use collections::{
+    Collection, CollectionCounts, CollectionDetail, CollectionList, CollectionShard,
+    CollectionTemplates,
+};
+pub use embeddings::{
+    Embedding, EmbeddingInput, EmbeddingRequest, EmbeddingResponse, EmbeddingUsage,
+    EmbeddingValues, EncodingFormat, InputType, OpenAiError, OpenAiErrorBody,
+};
+pub use health::{Health, HealthStatus};
+pub use problem::{ErrorCode, FieldError, Problem};
+pub use rerank::{
+    RerankDocument, RerankDocumentText, RerankRequest, RerankResponse, RerankResult, RerankUsage,
+};
+pub use search::{
+    HitScores, HybridOptions, IncludeField, OnTimeout, RerankOptions, SearchHit, SearchMode,
+    SearchOptions, SearchRequest, SearchResponse, SearchTiming, SearchUsage,
+};

@@ -1,0 +1,284 @@
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use utoipa::ToSchema;
+
+/// A search by text or by vector: exactly one of `query` and `vector` is given.
+#[derive(Clone, Debug, PartialEq, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(example = json!({"query": "how do bees find their way home", "top_k": 3}))]
+pub struct SearchRequest {
+    /// Query text; the collection's query template and the model's query prompt are applied to it.
+    #[serde(default)]
+    pub query: Option<String>,
+    /// Query vector of the collection's width; finite, and not zero where vectors are compared by cosine.
+    #[serde(default)]
+    pub vector: Option<Vec<f32>>,
+    /// Hits returned, at least 1. Limit: `limits.top_k`.
+    #[serde(default = "ten")]
+    #[schema(default = 10, minimum = 1)]
+    pub top_k: usize,
+    /// Hits skipped before the first one returned. Limit on `offset + top_k`: `limits.window`.
+    #[serde(default)]
+    #[schema(default = 0)]
+    pub offset: usize,
+    /// The ranking before reranking.
+    #[serde(default)]
+    pub mode: SearchMode,
+    /// Options of `"mode": "hybrid"`.
+    #[serde(default)]
+    pub hybrid: Option<HybridOptions>,
+    /// Options of the vector search.
+    #[serde(default)]
+    pub search: SearchOptions,
+    /// Reranks the first candidates with the collection's cross-encoder.
+    #[serde(default)]
+    pub rerank: Option<RerankOptions>,
+    /// What to return of each passage beside its id and scores.
+    #[serde(default = "everything")]
+    #[schema(default = json!(["text", "metadata"]))]
+    pub include: Vec<IncludeField>,
+    /// When the answer is of no more use, counted from the arrival of the request; `x-timeout-ms` says the same.
+    /// Default: `server.default_timeout`; limit: `server.max_timeout`.
+    #[serde(default)]
+    #[schema(minimum = 1)]
+    pub timeout_ms: Option<u64>,
+}
+
+/// The ranking before reranking.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+#[schema(default = "dense")]
+pub enum SearchMode {
+    /// Nearest vectors.
+    #[default]
+    Dense,
+    /// BM25 over title and text.
+    Lexical,
+    /// Both, fused by reciprocal rank.
+    Hybrid,
+}
+
+/// Options of hybrid search.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct HybridOptions {
+    /// The constant of reciprocal rank fusion: a passage at rank r of a list gains 1 / (k + r).
+    #[serde(default = "sixty")]
+    #[schema(default = 60, minimum = 1)]
+    pub k: u32,
+}
+
+/// Options of the vector search.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SearchOptions {
+    /// Search exhaustively even where a faster, approximate index exists.
+    #[serde(default)]
+    #[schema(default = false)]
+    pub exact: bool,
+}
+
+/// Options of reranking.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(example = json!({"candidates": 50, "timeout_ms": 150, "on_timeout": "skip"}))]
+pub struct RerankOptions {
+    /// The first so many passages are scored; the rest follow in their order. Limit: `limits.rerank_candidates`.
+    #[serde(default = "hundred")]
+    #[schema(default = 100, minimum = 1)]
+    pub candidates: usize,
+    /// The most time reranking may take, inside the request's own time.
+    #[serde(default)]
+    #[schema(minimum = 1)]
+    pub timeout_ms: Option<u64>,
+    /// What happens when it takes longer.
+    #[serde(default)]
+    pub on_timeout: OnTimeout,
+}
+
+/// What happens when reranking is not finished in time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+#[schema(default = "skip")]
+pub enum OnTimeout {
+    /// The order before reranking is returned, and `degraded` says `rerank_skipped`.
+    #[default]
+    Skip,
+    /// The request fails with `deadline_exceeded`.
+    Fail,
+}
+
+/// A part of a passage.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum IncludeField {
+    /// Title and text.
+    Text,
+    /// Every further field of the record.
+    Metadata,
+}
+
+/// The passages found, best first, and how they were found.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+#[schema(example = json!({
+    "results": [{
+        "id": "bees-3", "score": 0.71, "rank": 1, "scores": {"dense": 0.71},
+        "title": "Bees", "text": "Returning foragers steer by the sun.", "metadata": {"lang": "en"}
+    }],
+    "degraded": [],
+    "exact": true,
+    "usage": {"query_tokens": 9, "rerank_tokens": 0, "truncated": false},
+    "timing_ms": {
+        "queue": 0.1, "tokenize": 0.1, "encode": 3.8, "search": 0.4, "rerank": 0.0, "fetch": 0.2, "total": 4.7
+    },
+    "collection": "docs",
+    "generation": "20261120T195500Z-3f9a1c",
+    "model_fingerprint": "sha256:ab12…",
+    "request_id": "01K9ZP0Q6W3M4T7V8XKJ2C5D9E"
+}))]
+pub struct SearchResponse {
+    /// The passages, best first.
+    pub results: Vec<SearchHit>,
+    /// What was left out for lack of time: `rerank_skipped`.
+    pub degraded: Vec<String>,
+    /// Whether the ranking by vectors is exact over the stored rows; `false` where no vectors were searched.
+    pub exact: bool,
+    /// What the answer cost.
+    pub usage: SearchUsage,
+    /// Where the time went.
+    pub timing_ms: SearchTiming,
+    /// The collection that was searched.
+    pub collection: String,
+    /// The generation that answered; every part of the answer comes from it.
+    pub generation: String,
+    /// Fingerprint of the model and texts that the generation was built with.
+    pub model_fingerprint: String,
+    /// As in the header `x-request-id`.
+    pub request_id: String,
+}
+
+/// One passage.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct SearchHit {
+    /// Its id in the corpus.
+    pub id: String,
+    /// The score that the last stage gave it; higher is better.
+    pub score: f32,
+    /// Its place, from 1; hits skipped by `offset` count.
+    pub rank: usize,
+    /// The score of every stage that saw it.
+    pub scores: HitScores,
+    /// Title, with `"include": ["text"]`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub title: Option<String>,
+    /// Text, with `"include": ["text"]`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub text: Option<String>,
+    /// Metadata, with `"include": ["metadata"]`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub metadata: Option<Map<String, Value>>,
+}
+
+/// The score of every stage that saw a passage.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct HitScores {
+    /// Inner product, cosine, or negated squared distance, as the collection compares vectors.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dense: Option<f32>,
+    /// BM25.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bm25: Option<f32>,
+    /// Reciprocal rank fusion of the two.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fused: Option<f32>,
+    /// The cross-encoder's score.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rerank: Option<f32>,
+}
+
+/// What an answer cost.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct SearchUsage {
+    /// Tokens of the query.
+    pub query_tokens: usize,
+    /// Tokens of all pairs that the cross-encoder read.
+    pub rerank_tokens: usize,
+    /// Whether the query, or a pair, was cut at the model's limit.
+    pub truncated: bool,
+}
+
+/// Where the time went, in milliseconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct SearchTiming {
+    /// Waiting for the encoder.
+    pub queue: f64,
+    /// Text to tokens.
+    pub tokenize: f64,
+    /// Tokens to vector.
+    pub encode: f64,
+    /// Vector and text to passages, fusion included.
+    pub search: f64,
+    /// Reranking, its wait included.
+    pub rerank: f64,
+    /// Reading titles, texts and metadata.
+    pub fetch: f64,
+    /// All of it.
+    pub total: f64,
+}
+
+fn ten() -> usize {
+    10
+}
+
+fn sixty() -> u32 {
+    60
+}
+
+fn hundred() -> usize {
+    100
+}
+
+fn everything() -> Vec<IncludeField> {
+    vec![IncludeField::Text, IncludeField::Metadata]
+}
+
+impl Default for HybridOptions {
+    fn default() -> Self {
+        Self { k: sixty() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_absent_field_has_its_default() {
+        let request: SearchRequest = serde_json::from_str(r#"{"query": "a"}"#).unwrap();
+        assert_eq!(
+            (request.top_k, request.offset, request.mode),
+            (10, 0, SearchMode::Dense)
+        );
+        assert_eq!(
+            request.include,
+            [IncludeField::Text, IncludeField::Metadata]
+        );
+        assert_eq!((request.rerank, request.timeout_ms), (None, None));
+    }
+
+    #[test]
+    fn a_field_that_does_nothing_is_refused() {
+        for body in [
+            r#"{"query": "a", "topk": 3}"#,
+            r#"{"query": "a", "filter": {}}"#,
+            r#"{"query": "a", "rerank": {"model": "b"}}"#,
+            r#"{"query": "a", "search": {"ef": 128}}"#,
+        ] {
+            let error = serde_json::from_str::<SearchRequest>(body).unwrap_err();
+            assert!(
+                error.to_string().starts_with("unknown field"),
+                "{body}: {error}"
+            );
+        }
+    }
+}

@@ -49,7 +49,7 @@ pub(crate) fn write(path: &Path, aliases: &Aliases) -> Result<(), CollectionErro
     };
     let mut text = serde_json::to_string_pretty(&file).expect("names are strings");
     text.push('\n');
-    write_atomic(path, text.as_bytes()).map_err(|error| CollectionError::write(path, error))
+    write_atomic(path, text.as_bytes())
 }
 
 #[cfg(test)]

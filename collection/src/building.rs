@@ -107,17 +107,20 @@ impl Writer {
             }
             BuildMode::New | BuildMode::Restart => {}
         }
-        let created = fs::create_dir_all(building.work()).and_then(|()| {
-            sync_folder(self.collection.root())?;
-            sync_folder(&parent)?;
-            write_spec(&building.path.join("spec.json"), &spec)
-        });
-        match created {
-            Ok(true) => Ok(Start::Build(building)),
-            Ok(false) => Err(CollectionError::Spec {
+        let created = fs::create_dir_all(building.work())
+            .and_then(|()| sync_folder(self.collection.root()))
+            .and_then(|()| sync_folder(&parent));
+        created.map_err(|source| CollectionError::write(&building.path, source))?;
+        let path = building.path.join("spec.json");
+        if !path.exists() {
+            write_atomic(&path, spec.as_bytes())?;
+        }
+        match fs::read(&path) {
+            Ok(found) if found == spec.as_bytes() => Ok(Start::Build(building)),
+            Ok(_) => Err(CollectionError::Spec {
                 path: building.path,
             }),
-            Err(source) => Err(CollectionError::write(&building.path, source)),
+            Err(source) => Err(CollectionError::read(&path, source)),
         }
     }
 
@@ -147,8 +150,7 @@ impl Writer {
             ..contents
         };
         let path = building.path.join("manifest.json");
-        write_atomic(&path, &manifest.to_bytes())
-            .map_err(|source| CollectionError::write(&path, source))?;
+        write_atomic(&path, &manifest.to_bytes())?;
         self.finish(building, manifest)
     }
 
@@ -213,14 +215,6 @@ impl Building {
         }
         Ok(())
     }
-}
-
-/// Writes the spec unless it is there; returns whether the file then holds it.
-fn write_spec(path: &Path, spec: &str) -> io::Result<bool> {
-    if !path.exists() {
-        write_atomic(path, spec.as_bytes())?;
-    }
-    Ok(fs::read(path)? == spec.as_bytes())
 }
 
 /// Makes every file below `folder` durable, then the folder, and lists the files. `work` at the top is left out.

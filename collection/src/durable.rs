@@ -5,23 +5,24 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+use crate::CollectionError;
+
 /// Replaces the file `path` by `bytes`: temporary name, fsync, rename, fsync of the folder. The caller holds the writer lock.
 ///
 /// # Errors
-/// Whatever the file system says; the file then has its old content.
-pub fn write_atomic(path: &Path, bytes: &[u8]) -> io::Result<()> {
+/// [`CollectionError::DiskFull`], [`CollectionError::NotWritable`] or [`CollectionError::Io`]; the file then has its old content.
+pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<(), CollectionError> {
     let temporary = temporary_name(path);
-    let written = (|| {
-        let mut file = File::create(&temporary)?;
+    let written = File::create(&temporary).and_then(|mut file| {
         file.write_all(bytes)?;
         file.sync_all()?;
-        fs::rename(&temporary, path)
-    })();
-    if let Err(error) = written {
+        fs::rename(&temporary, path)?;
+        sync_folder(path.parent().unwrap_or(Path::new("/")))
+    });
+    written.map_err(|error| {
         let _ = fs::remove_file(&temporary); // Best effort: the next write replaces what stays behind.
-        return Err(error);
-    }
-    sync_folder(path.parent().unwrap_or(Path::new("/")))
+        CollectionError::write(path, error)
+    })
 }
 
 /// Makes the entries of a folder durable: files created in it, renamed into it, removed from it.

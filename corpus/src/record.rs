@@ -215,6 +215,7 @@ impl RecordReader {
                         .collect();
                     match cells {
                         Err(reason) => return Ok(Some(Err(reason))),
+                        Ok(cells) if cells.len() == 1 && cells[0].trim().is_empty() => continue,
                         Ok(cells) => columns.take_row(&self.path, cells, &self.schema)?,
                     }
                 }
@@ -337,8 +338,11 @@ fn record_of_row(names: &[String], cells: Vec<String>, schema: &Schema) -> Resul
 }
 
 fn parse_object(text: &str) -> Result<Record, Reason> {
-    let Object(fields) =
-        serde_json::from_str(text).map_err(|error| Reason::NotJson(error.to_string()))?;
+    // The parser sees one line, so only its column, which counts bytes, says anything.
+    let reason = |error: serde_json::Error| {
+        Reason::NotJson(error.to_string().replace(" at line 1 column ", " at byte "))
+    };
+    let Object(fields) = serde_json::from_str(text).map_err(reason)?;
     record_of_fields(fields)
 }
 

@@ -140,11 +140,13 @@ def standard_texts(tokenizer, max_tokens):
     return [(text, "passage") for text in texts] + [(text, "query") for text in queries]
 
 
-def untruncated(model):
-    """Returns a copy of the model's tokenizer that neither truncates nor pads."""
-    tokenizer = tokenizers.Tokenizer.from_str(model.tokenizer.backend_tokenizer.to_str())
-    tokenizer.no_truncation()
+def read_tokenizer(directory, max_tokens=None):
+    """Returns the tokenizer of `tokenizer.json` without padding, truncating to `max_tokens` or not at all."""
+    tokenizer = tokenizers.Tokenizer.from_file(str(directory / "tokenizer.json"))
     tokenizer.no_padding()
+    tokenizer.no_truncation()
+    if max_tokens is not None:
+        tokenizer.enable_truncation(max_tokens)
     return tokenizer
 
 
@@ -160,13 +162,22 @@ def encode_alone(model, texts):
     return np.stack(rows).astype(np.float32)
 
 
-def describe(model, tokenizer, text, role):
-    """Returns the entry of one text: its tokens after truncation, and whether any were cut."""
-    n_tokens = len(tokenizer.encode(prompt_of(model, role) + text).ids)
-    kept = min(n_tokens, model.max_seq_length)
-    features = model.preprocess([text], prompt=prompt_of(model, role))
-    assert features["input_ids"].shape[1] == kept, "the count is what the model sees"
-    return {"text": text, "role": role, "tokens": kept, "truncated": n_tokens > kept}
+def count_tokens(model, directory, inputs, seen):
+    """Returns (tokens after truncation, whether any were cut) of a text or a (query, passage) pair.
+
+    `seen` is the same input as preprocessed by the library: `tokenizer.json` alone must give those ids.
+    """
+    inputs = (inputs,) if isinstance(inputs, str) else inputs
+    ids = read_tokenizer(directory, model.max_seq_length).encode(*inputs).ids
+    assert seen["input_ids"][0].tolist() == ids, "tokenizer.json gives the ids that the model sees"
+    return {"tokens": len(ids), "truncated": len(read_tokenizer(directory).encode(*inputs).ids) > len(ids)}
+
+
+def describe(model, directory, text, role):
+    """Returns the entry of one text."""
+    prompt = prompt_of(model, role)
+    seen = model.preprocess([text], prompt=prompt)
+    return {"text": text, "role": role, **count_tokens(model, directory, prompt + text, seen)}
 
 
 def made_by(script):
@@ -198,15 +209,21 @@ def write_golden(path, head, entries_name, entries, **arrays):
     assert all(np.array_equal(np.float32(json.loads(path.read_text())[key]), rows) for key, rows in arrays.items())
 
 
-def write_bi_encoder(path, script, model, texts):
-    """Encodes (text, role) pairs and writes their golden file; returns the vectors."""
-    tokenizer = untruncated(model)
+def load_bi_encoder(directory):
+    """Returns the model of a directory, in f32 on the CPU."""
+    return SentenceTransformer(str(directory), device="cpu", model_kwargs={"dtype": torch.float32})
+
+
+def write_bi_encoder(path, script, directory, texts):
+    """Encodes (text, role) pairs with the model of a directory and writes their golden file."""
+    model = load_bi_encoder(directory)
     vectors = encode_alone(model, texts)
     assert np.isfinite(vectors).all()
     head = {"format": 1, "kind": "bi-encoder", "made_by": made_by(script), "tolerance": TOLERANCE}
-    entries = [describe(model, tokenizer, text, role) for text, role in texts]
+    entries = [describe(model, directory, text, role) for text, role in texts]
     write_golden(path, head, "texts", entries, vectors=vectors)
-    return vectors
+    print(f"{path}: {len(texts)} texts, {vectors.shape[1]} dimensions")
+    report_noise(model, texts, vectors)
 
 
 def report_noise(model, texts, vectors):
@@ -227,11 +244,8 @@ def main():
     args = parser.parse_args()
 
     torch.set_num_threads(1)
-    model = SentenceTransformer(str(args.model), device="cpu", model_kwargs={"dtype": torch.float32})
-    texts = standard_texts(untruncated(model), model.max_seq_length)
-    vectors = write_bi_encoder(args.out, "make.py", model, texts)
-    print(f"{args.out}: {len(texts)} texts, {vectors.shape[1]} dimensions")
-    report_noise(model, texts, vectors)
+    max_tokens = load_bi_encoder(args.model).max_seq_length
+    write_bi_encoder(args.out, "make.py", args.model, standard_texts(read_tokenizer(args.model), max_tokens))
 
 
 if __name__ == "__main__":

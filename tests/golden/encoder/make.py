@@ -151,8 +151,12 @@ def read_tokenizer(directory, max_tokens=None):
 
 
 def prompt_of(model, role):
-    """Returns the prompt that the model stores for a role, else the empty string."""
-    names = ["query"] if role == "query" else ["passage", "document", "corpus"]
+    """Returns the prompt that the model stores for a role, else the empty string.
+
+    The names are those of `encode_query` and `encode_document`, in their order. Empty prompts are passed over:
+    the library writes an empty `document` beside the `passage` that a model was given.
+    """
+    names = ["query"] if role == "query" else ["document", "passage", "corpus"]
     return next((model.prompts[name] for name in names if model.prompts.get(name)), "")
 
 

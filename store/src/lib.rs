@@ -1,1 +1,31 @@
 //! Passage text, metadata and ids by ordinal, and the lexical index derived from them.
+//!
+//! A store is three entries of a folder:
+//!
+//! ```text
+//! ids        id bytes in ordinal order, and a lookup from id to ordinal
+//! passages   title, text and metadata in checksummed zstd blocks, in ordinal order
+//! lexical/   tantivy index: ordinal, id, title, text, typed metadata
+//! ```
+//!
+//! `ids` and `passages` are the only truth; `lexical/` is derived and [`rebuild_lexical`] makes it again.
+//! Nothing changes after [`StoreWriter::finish`], and a reader writes nothing, not even a lock file.
+
+mod bm25;
+mod error;
+mod header;
+mod ids;
+mod language;
+mod lexical;
+mod passages;
+mod store;
+mod writer;
+
+pub use bm25::LexicalHit;
+pub use error::{StoreError, WriteError};
+pub use language::{Language, UnknownLanguage};
+pub use store::{Store, Verify};
+pub use writer::{StoreConfig, StoreSummary, StoreWriter, rebuild_lexical};
+
+/// A set of ordinals, as the vector index takes it.
+pub type Bitmap = roaring::RoaringBitmap;

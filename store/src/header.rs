@@ -1,0 +1,107 @@
+use std::fs::File;
+use std::path::Path;
+
+use memmap2::Mmap;
+use xxhash_rust::xxh3::xxh3_64;
+
+use crate::StoreError;
+
+/// Bytes of a [`Header`] in the file.
+pub(crate) const HEADER_BYTES: usize = 64;
+
+/// First 64 bytes of `ids` and `passages`, little-endian:
+/// magic (8), version (4), zero (4), five numbers (40), xxh3 of the 56 bytes before (8).
+///
+/// It is written last, over zeros, so that an unfinished file is none.
+#[derive(Clone, Copy)]
+pub(crate) struct Header {
+    pub numbers: [u64; 5],
+}
+
+/// Name, magic bytes and version of a file format.
+pub(crate) struct Kind {
+    pub name: &'static str,
+    pub magic: [u8; 8],
+    pub version: u32,
+}
+
+impl Header {
+    pub fn encode(&self, kind: &Kind) -> [u8; HEADER_BYTES] {
+        let mut bytes = [0; HEADER_BYTES];
+        bytes[..8].copy_from_slice(&kind.magic);
+        bytes[8..12].copy_from_slice(&kind.version.to_le_bytes());
+        for (slot, number) in bytes[16..56].chunks_exact_mut(8).zip(self.numbers) {
+            slot.copy_from_slice(&number.to_le_bytes());
+        }
+        let checksum = xxh3_64(&bytes[..56]);
+        bytes[56..].copy_from_slice(&checksum.to_le_bytes());
+        bytes
+    }
+
+    fn decode(bytes: &[u8], kind: &Kind, path: &Path) -> Result<Self, StoreError> {
+        if bytes.len() < HEADER_BYTES {
+            let (expected, found) = (HEADER_BYTES as u64, bytes.len() as u64);
+            return Err(StoreError::Length {
+                path: path.to_owned(),
+                expected,
+                found,
+            });
+        }
+        if bytes[..8] != kind.magic {
+            return Err(StoreError::Kind {
+                path: path.to_owned(),
+                kind: kind.name,
+            });
+        }
+        if xxh3_64(&bytes[..56]) != u64_at(bytes, 56) {
+            return Err(StoreError::Checksum {
+                path: path.to_owned(),
+                part: "header".into(),
+            });
+        }
+        let found = u32_at(bytes, 8);
+        if found != kind.version {
+            let supported = kind.version;
+            return Err(StoreError::Version {
+                path: path.to_owned(),
+                found,
+                supported,
+            });
+        }
+        Ok(Self {
+            numbers: std::array::from_fn(|i| u64_at(bytes, 16 + 8 * i)),
+        })
+    }
+}
+
+/// Maps a file of the given kind and reads its header.
+pub(crate) fn open(path: &Path, kind: &Kind) -> Result<(Mmap, Header), StoreError> {
+    let read = |source| StoreError::Read {
+        path: path.to_owned(),
+        source,
+    };
+    let file = File::open(path).map_err(read)?;
+    // SAFETY: the bytes must not change while they are mapped. Files of a store never change after they were
+    // finished; the writer makes new ones and takes the old names away.
+    let map = unsafe { Mmap::map(&file) }.map_err(read)?;
+    let header = Header::decode(&map, kind, path)?;
+    Ok((map, header))
+}
+
+/// Little-endian number at a byte offset that the caller has checked.
+pub(crate) fn u64_at(bytes: &[u8], offset: usize) -> u64 {
+    u64::from_le_bytes(
+        bytes[offset..offset + 8]
+            .try_into()
+            .expect("a slice of eight bytes"),
+    )
+}
+
+/// Little-endian number at a byte offset that the caller has checked.
+pub(crate) fn u32_at(bytes: &[u8], offset: usize) -> u32 {
+    u32::from_le_bytes(
+        bytes[offset..offset + 4]
+            .try_into()
+            .expect("a slice of four bytes"),
+    )
+}

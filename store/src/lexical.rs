@@ -1,0 +1,364 @@
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use corpus::{FieldKind, Passage};
+use serde_json::Value;
+use tantivy::directory::error::{DeleteError, LockError, OpenReadError, OpenWriteError};
+use tantivy::directory::{
+    Directory, DirectoryLock, FileHandle, INDEX_WRITER_LOCK, Lock, META_LOCK, MmapDirectory,
+    WatchCallback, WatchHandle, WritePtr,
+};
+use tantivy::schema::{
+    FAST, Field, FieldType, INDEXED, IndexRecordOption, STORED, STRING, Schema, TextFieldIndexing,
+    TextOptions,
+};
+use tantivy::tokenizer::{MAX_TOKEN_LEN, TextAnalyzer};
+use tantivy::{
+    DateTime, Index, IndexReader, IndexWriter, ReloadPolicy, TantivyDocument, TantivyError, Term,
+};
+
+use crate::bm25::{self, LexicalHit};
+use crate::passages::write_error;
+use crate::{Bitmap, Language, StoreConfig, StoreError, WriteError};
+
+pub(crate) const ORDINAL: &str = "ordinal";
+const ID: &str = "id";
+const TITLE: &str = "title";
+const TEXT: &str = "text";
+
+/// Heap of tantivy's indexing thread.
+const HEAP_BYTES: usize = 64 << 20;
+/// Text handed to tantivy's queue before a commit empties it; bounds the queue whatever the passages' length.
+const QUEUE_BYTES: usize = 64 << 20;
+
+/// Schema of the lexical index.
+///
+/// `text` holds title and text as two values of one field: term frequencies, length and document frequency are those
+/// of "title text", which is what BM25 scores. `title` is there once more for matching titles alone. Neither is stored:
+/// `passages` has them. The name of the analyzer is the name of the language, so the index says how to read it.
+/// Of the metadata, the filterable fields are here.
+fn schema(config: &StoreConfig) -> Schema {
+    let terms = TextFieldIndexing::default()
+        .set_tokenizer(config.language.as_str())
+        .set_index_option(IndexRecordOption::WithFreqs);
+    let analyzed = TextOptions::default().set_indexing_options(terms);
+    let mut schema = Schema::builder();
+    schema.add_u64_field(ORDINAL, FAST);
+    schema.add_text_field(ID, STRING | STORED);
+    schema.add_text_field(TITLE, analyzed.clone());
+    schema.add_text_field(TEXT, analyzed.clone());
+    for (name, kind) in filterable(config) {
+        let name = metadata_field(name);
+        match kind {
+            FieldKind::Keyword => schema.add_text_field(&name, STRING | STORED | FAST),
+            FieldKind::Integer => schema.add_i64_field(&name, STORED | FAST | INDEXED),
+            FieldKind::Float => schema.add_f64_field(&name, STORED | FAST | INDEXED),
+            FieldKind::Date => schema.add_date_field(&name, STORED | FAST | INDEXED),
+            FieldKind::Boolean => schema.add_bool_field(&name, STORED | FAST | INDEXED),
+            // Text is matched by its terms; a column of whole texts would serve no filter.
+            FieldKind::Text => schema.add_text_field(&name, analyzed.clone().set_stored()),
+        };
+    }
+    schema.build()
+}
+
+fn filterable(config: &StoreConfig) -> impl Iterator<Item = (&String, FieldKind)> {
+    let fields = config
+        .schema
+        .fields
+        .iter()
+        .filter(|(_, field)| field.filterable);
+    fields.map(|(name, field)| (name, field.kind))
+}
+
+/// The prefix keeps a metadata field called `text` or `ordinal` apart from ours.
+fn metadata_field(name: &str) -> String {
+    format!("metadata.{name}")
+}
+
+/// Writes `lexical/` in one thread of tantivy's.
+pub(crate) struct LexicalWriter {
+    path: PathBuf,
+    writer: IndexWriter,
+    ordinal: Field,
+    id: Field,
+    title: Field,
+    text: Field,
+    metadata: Vec<(String, FieldKind, Field)>,
+    n_queued_bytes: usize,
+}
+
+impl LexicalWriter {
+    pub fn create(path: &Path, config: &StoreConfig) -> Result<Self, WriteError> {
+        fs::create_dir_all(path).map_err(write_error(path))?;
+        let schema = schema(config);
+        let field = |name: &str| {
+            schema
+                .get_field(name)
+                .expect("the schema was built with this field")
+        };
+        let [ordinal, id, title, text] = [ORDINAL, ID, TITLE, TEXT].map(field);
+        let metadata = filterable(config)
+            .map(|(name, kind)| (name.clone(), kind, field(&metadata_field(name))))
+            .collect();
+        let error = lexical_error(path);
+        let index = Index::create_in_dir(path, schema).map_err(&error)?;
+        index
+            .tokenizers()
+            .register(config.language.as_str(), config.language.analyzer());
+        let writer = index
+            .writer_with_num_threads(1, HEAP_BYTES)
+            .map_err(&error)?;
+        Ok(Self {
+            path: path.to_owned(),
+            writer,
+            ordinal,
+            id,
+            title,
+            text,
+            metadata,
+            n_queued_bytes: 0,
+        })
+    }
+
+    pub fn push(&mut self, ordinal: u32, passage: &Passage) -> Result<(), WriteError> {
+        let mut document = TantivyDocument::new();
+        document.add_u64(self.ordinal, u64::from(ordinal));
+        document.add_text(self.id, &passage.id);
+        document.add_text(self.title, &passage.title);
+        document.add_text(self.text, &passage.title);
+        document.add_text(self.text, &passage.text);
+        for (name, kind, field) in &self.metadata {
+            match passage.metadata.get(name) {
+                Some(value) if kind.accepts(value) => {
+                    add_value(&mut document, *field, *kind, value)
+                }
+                Some(value) => {
+                    let (id, field, kind) = (passage.id.clone(), name.clone(), *kind);
+                    return Err(WriteError::Value {
+                        id,
+                        field,
+                        kind,
+                        value: value.to_string(),
+                    });
+                }
+                None => {}
+            }
+        }
+        let error = lexical_error(&self.path);
+        self.writer.add_document(document).map_err(&error)?;
+        self.n_queued_bytes += passage.title.len() + passage.text.len();
+        if self.n_queued_bytes >= QUEUE_BYTES {
+            self.writer.commit().map_err(&error)?;
+            self.n_queued_bytes = 0;
+        }
+        Ok(())
+    }
+
+    /// Commits, lets the merges end, and leaves the folder synced and without lock files.
+    pub fn finish(mut self) -> Result<(), WriteError> {
+        let error = lexical_error(&self.path);
+        self.writer.commit().map_err(&error)?;
+        self.writer.wait_merging_threads().map_err(&error)?;
+        for lock in [&*INDEX_WRITER_LOCK, &*META_LOCK] {
+            match fs::remove_file(self.path.join(&lock.filepath)) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(write_error(&self.path)(error));
+                }
+                _ => {}
+            }
+        }
+        sync_files(&self.path).map_err(write_error(&self.path))
+    }
+}
+
+fn lexical_error(path: &Path) -> impl Fn(TantivyError) -> WriteError {
+    move |source| WriteError::Lexical {
+        path: path.to_owned(),
+        source,
+    }
+}
+
+fn sync_files(folder: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        File::open(entry?.path())?.sync_all()?;
+    }
+    File::open(folder)?.sync_all()
+}
+
+/// Adds a value that its kind accepts; an array adds each of its elements.
+fn add_value(document: &mut TantivyDocument, field: Field, kind: FieldKind, value: &Value) {
+    match (kind, value) {
+        (_, Value::Null) => {}
+        (_, Value::Array(values)) => values
+            .iter()
+            .for_each(|value| add_value(document, field, kind, value)),
+        // tantivy cuts longer terms short, and no filter could match those.
+        (FieldKind::Keyword, Value::String(text)) if text.len() > MAX_TOKEN_LEN => {}
+        (FieldKind::Keyword | FieldKind::Text, Value::String(text)) => {
+            document.add_text(field, text)
+        }
+        (FieldKind::Keyword | FieldKind::Text, other) => {
+            document.add_text(field, other.to_string())
+        }
+        (FieldKind::Integer, value) => value
+            .as_i64()
+            .into_iter()
+            .for_each(|n| document.add_i64(field, n)),
+        (FieldKind::Float, value) => value
+            .as_f64()
+            .into_iter()
+            .for_each(|x| document.add_f64(field, x)),
+        (FieldKind::Boolean, value) => value
+            .as_bool()
+            .into_iter()
+            .for_each(|b| document.add_bool(field, b)),
+        (FieldKind::Date, value) => {
+            let moment = value.as_str().and_then(corpus::parse_date);
+            moment
+                .into_iter()
+                .for_each(|moment| document.add_date(field, DateTime::from_utc(moment)));
+        }
+    }
+}
+
+/// Reads `lexical/`.
+pub(crate) struct Lexical {
+    path: PathBuf,
+    reader: IndexReader,
+    text: Field,
+    analyzer: TextAnalyzer,
+}
+
+impl Lexical {
+    pub fn open(path: &Path) -> Result<Self, StoreError> {
+        let error = |source| StoreError::Lexical {
+            path: path.to_owned(),
+            source,
+        };
+        let directory = MmapDirectory::open(path).map_err(|source| error(source.into()))?;
+        let index = Index::open(ReadOnly(directory)).map_err(error)?;
+        let text = index.schema().get_field(TEXT).map_err(error)?;
+        let language =
+            analyzer_name(&index.schema(), text).and_then(|name| name.parse::<Language>().ok());
+        let unknown = || TantivyError::SchemaError("field `text` names no language".into());
+        let analyzer = language.ok_or_else(|| error(unknown()))?.analyzer();
+        let reader = index
+            .reader_builder()
+            .reload_policy(ReloadPolicy::Manual)
+            .try_into()
+            .map_err(error)?;
+        Ok(Self {
+            path: path.to_owned(),
+            reader,
+            text,
+            analyzer,
+        })
+    }
+
+    pub fn len(&self) -> u64 {
+        self.reader.searcher().num_docs()
+    }
+
+    /// Reads every file against the checksum in its footer.
+    pub fn verify(&self) -> Result<(), StoreError> {
+        let damaged = self
+            .reader
+            .searcher()
+            .index()
+            .validate_checksum()
+            .map_err(self.error())?;
+        match damaged.into_iter().min() {
+            Some(file) => Err(StoreError::Checksum {
+                path: self.path.join(file),
+                part: "body".into(),
+            }),
+            None => Ok(()),
+        }
+    }
+
+    pub fn search(
+        &self,
+        query: &str,
+        k: usize,
+        filter: Option<&Bitmap>,
+    ) -> Result<Vec<LexicalHit>, StoreError> {
+        let mut terms = BTreeMap::new();
+        self.analyzer
+            .clone()
+            .token_stream(query)
+            .process(&mut |token| {
+                *terms
+                    .entry(Term::from_field_text(self.text, &token.text))
+                    .or_insert(0) += 1;
+            });
+        bm25::search(&self.reader.searcher(), self.text, &terms, k, filter).map_err(self.error())
+    }
+
+    fn error(&self) -> impl Fn(TantivyError) -> StoreError {
+        |source| StoreError::Lexical {
+            path: self.path.clone(),
+            source,
+        }
+    }
+}
+
+fn analyzer_name(schema: &Schema, field: Field) -> Option<String> {
+    match schema.get_field_entry(field).field_type() {
+        FieldType::Str(options) => Some(options.get_indexing_options()?.tokenizer().to_owned()),
+        _ => None,
+    }
+}
+
+/// A folder that is read and never written: tantivy's own takes a lock file on every open, which fails on a
+/// read-only file system and would change a finished generation.
+#[derive(Clone, Debug)]
+struct ReadOnly(MmapDirectory);
+
+fn read_only() -> io::Error {
+    io::ErrorKind::ReadOnlyFilesystem.into()
+}
+
+impl Directory for ReadOnly {
+    fn get_file_handle(&self, path: &Path) -> Result<Arc<dyn FileHandle>, OpenReadError> {
+        self.0.get_file_handle(path)
+    }
+
+    fn exists(&self, path: &Path) -> Result<bool, OpenReadError> {
+        self.0.exists(path)
+    }
+
+    fn atomic_read(&self, path: &Path) -> Result<Vec<u8>, OpenReadError> {
+        self.0.atomic_read(path)
+    }
+
+    fn acquire_lock(&self, _lock: &Lock) -> Result<DirectoryLock, LockError> {
+        Ok(DirectoryLock::from(Box::new(()))) // nobody writes, so there is nothing to keep out
+    }
+
+    fn watch(&self, _callback: WatchCallback) -> tantivy::Result<WatchHandle> {
+        Ok(WatchHandle::empty())
+    }
+
+    fn open_write(&self, path: &Path) -> Result<WritePtr, OpenWriteError> {
+        Err(OpenWriteError::wrap_io_error(read_only(), path.to_owned()))
+    }
+
+    fn atomic_write(&self, _path: &Path, _data: &[u8]) -> io::Result<()> {
+        Err(read_only())
+    }
+
+    fn delete(&self, path: &Path) -> Result<(), DeleteError> {
+        Err(DeleteError::IoError {
+            io_error: Arc::new(read_only()),
+            filepath: path.to_owned(),
+        })
+    }
+
+    fn sync_directory(&self) -> io::Result<()> {
+        Ok(())
+    }
+}

@@ -1,0 +1,136 @@
+use std::path::Path;
+
+use corpus::Passage;
+
+use crate::bm25::LexicalHit;
+use crate::ids::Ids;
+use crate::lexical::Lexical;
+use crate::passages::Passages;
+use crate::{Bitmap, StoreError};
+
+pub(crate) const IDS: &str = "ids";
+pub(crate) const PASSAGES: &str = "passages";
+pub(crate) const LEXICAL: &str = "lexical";
+
+/// How much of a store is checked when it is opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verify {
+    /// Every byte against its checksum.
+    Checksums,
+    /// Headers, lengths and the directory of blocks. Blocks are checked whenever they are read, the bytes of ids not.
+    Header,
+}
+
+/// A store, opened for reading: memory-mapped, shared by any number of threads. It writes nothing.
+pub struct Store {
+    ids: Ids,
+    passages: Passages,
+    lexical: Lexical,
+}
+
+impl Store {
+    /// Opens the store in a folder.
+    ///
+    /// # Errors
+    /// A named error for every missing, truncated or changed file, as far as `verify` looks.
+    pub fn open(folder: &Path, verify: Verify) -> Result<Self, StoreError> {
+        let [ids_path, passages_path, lexical_path] =
+            [IDS, PASSAGES, LEXICAL].map(|name| folder.join(name));
+        let ids = Ids::open(&ids_path)?;
+        let passages = Passages::open(&passages_path)?;
+        let lexical = Lexical::open(&lexical_path)?;
+        let expected = u64::from(ids.len());
+        for (path, found) in [
+            (passages_path, u64::from(passages.len())),
+            (lexical_path, lexical.len()),
+        ] {
+            if found != expected {
+                return Err(StoreError::Count {
+                    path,
+                    expected,
+                    found,
+                });
+            }
+        }
+        let store = Self {
+            ids,
+            passages,
+            lexical,
+        };
+        if verify == Verify::Checksums {
+            store.verify()?;
+        }
+        Ok(store)
+    }
+
+    /// Returns the number of passages; ordinals are `0..len`.
+    pub fn len(&self) -> u32 {
+        self.ids.len()
+    }
+
+    /// Returns whether there is no passage.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Returns the id of a passage.
+    ///
+    /// # Errors
+    /// [`StoreError::Ordinal`], and [`StoreError::Malformed`] where the bytes of the id are no text.
+    pub fn id(&self, ordinal: u32) -> Result<&str, StoreError> {
+        self.ids.id(ordinal)
+    }
+
+    /// Returns the ordinal of an id, if a passage has it.
+    ///
+    /// # Errors
+    /// [`StoreError::Ordinal`] and [`StoreError::Malformed`] when the lookup is damaged.
+    pub fn ordinal_of(&self, id: &str) -> Result<Option<u32>, StoreError> {
+        self.ids.ordinal_of(id)
+    }
+
+    /// Returns one passage.
+    ///
+    /// # Errors
+    /// As [`Self::passages`].
+    pub fn passage(&self, ordinal: u32) -> Result<Passage, StoreError> {
+        Ok(self.passages(&[ordinal])?.remove(0))
+    }
+
+    /// Returns passages in the order of the ordinals; each block they lie in is read once.
+    ///
+    /// # Errors
+    /// [`StoreError::Ordinal`], [`StoreError::Checksum`], [`StoreError::Malformed`].
+    pub fn passages(&self, ordinals: &[u32]) -> Result<Vec<Passage>, StoreError> {
+        let records = self.passages.records(ordinals)?.into_iter().zip(ordinals);
+        records
+            .map(|(record, &ordinal)| Ok(record.into_passage(self.id(ordinal)?.to_owned())))
+            .collect()
+    }
+
+    /// Returns the `k` best passages by BM25 over title and text, best first; ties go to the smaller ordinal.
+    ///
+    /// `query` is plain text without any syntax: a passage matches when it has one of its words, after stop words and
+    /// stemming. `filter` keeps only the ordinals it holds; it does not change scores.
+    ///
+    /// # Errors
+    /// [`StoreError::Lexical`].
+    pub fn search_lexical(
+        &self,
+        query: &str,
+        k: usize,
+        filter: Option<&Bitmap>,
+    ) -> Result<Vec<LexicalHit>, StoreError> {
+        self.lexical.search(query, k, filter)
+    }
+
+    /// Reads every file against its checksums.
+    ///
+    /// # Errors
+    /// [`StoreError::Checksum`] and [`StoreError::Malformed`], naming file and part.
+    pub fn verify(&self) -> Result<(), StoreError> {
+        self.ids.verify()?;
+        self.passages.verify()?;
+        self.lexical.verify()
+    }
+}

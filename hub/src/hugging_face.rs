@@ -1,0 +1,250 @@
+//! Models from the Hugging Face hub, or from a mirror that speaks its protocol.
+//!
+//! `GET {hub}/api/models/{id}?blobs=true` lists the files of the newest revision; `GET {hub}/{id}/resolve/{revision}/{file}`
+//! gives one. Large files come with their sha256, which is checked.
+
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::path::Path;
+use std::time::Duration;
+
+use serde::Deserialize;
+use ureq::Agent;
+
+use crate::pinned::{DEFAULT_MODEL, DEFAULT_MODEL_ON_HUB, check_default_model, check_file};
+use crate::{PullError, is_name};
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+const MAX_LISTING_BYTES: u64 = 16 << 20;
+
+#[derive(Deserialize)]
+struct Listing {
+    sha: String,
+    siblings: Vec<Sibling>,
+}
+
+#[derive(Deserialize)]
+struct Sibling {
+    rfilename: String,
+    size: Option<u64>,
+    lfs: Option<LargeFile>,
+}
+
+#[derive(Deserialize)]
+struct LargeFile {
+    sha256: String,
+}
+
+/// Fetches the files of a model that its loader reads.
+pub fn fetch(
+    hub: &str,
+    name: &str,
+    into: &Path,
+    say: &mut dyn FnMut(&str),
+) -> Result<String, PullError> {
+    let is_default = name == DEFAULT_MODEL;
+    let id = if is_default {
+        DEFAULT_MODEL_ON_HUB
+    } else {
+        name
+    };
+    say(&format!("asking {hub} for {id}"));
+    let config = Agent::config_builder()
+        .timeout_connect(Some(CONNECT_TIMEOUT))
+        .build();
+    let agent = Agent::new_with_config(config);
+    let listing = list(&agent, &format!("{hub}/api/models/{id}?blobs=true"))?;
+    if !is_name(&listing.sha) {
+        return Err(PullError::Name { name: listing.sha });
+    }
+    for file in wanted(&listing.siblings) {
+        let name = &file.rfilename;
+        let megabytes = file.size.unwrap_or(0) as f64 / 1e6;
+        say(&format!("getting {name} ({megabytes:.1} MB)"));
+        let path = into.join(name);
+        download(
+            &agent,
+            &format!("{hub}/{id}/resolve/{}/{name}", listing.sha),
+            &path,
+        )?;
+        if let Some(large) = &file.lfs {
+            check_file(&path, name, &large.sha256, hub)?;
+        }
+    }
+    if is_default {
+        check_default_model(into, hub)?;
+    } else if !into.join("config.json").is_file() {
+        return Err(PullError::Missing {
+            file: "config.json".to_owned(),
+            from: format!("{hub}/{id}"),
+        });
+    }
+    Ok(format!("{hub}/{id} at {}", listing.sha))
+}
+
+/// Configuration and tokenizer files, and the weights once: safetensors before the older format.
+fn wanted(siblings: &[Sibling]) -> Vec<&Sibling> {
+    let has_safetensors = siblings
+        .iter()
+        .any(|file| is_weights(file, "safetensors", "model"));
+    let wanted = |file: &&Sibling| {
+        let name = file.rfilename.as_str();
+        if !name.split('/').all(is_name) || name.split('/').count() > 2 {
+            return false;
+        }
+        let root = !name.contains('/');
+        let module = name.starts_with(|first: char| first.is_ascii_digit());
+        let text = name.ends_with(".json") || name.ends_with(".txt") || name.ends_with(".model");
+        let weights = if has_safetensors {
+            "safetensors"
+        } else {
+            "bin"
+        };
+        (root || module)
+            && (text
+                || is_weights(file, weights, "model")
+                || is_weights(file, weights, "pytorch_model"))
+    };
+    siblings.iter().filter(wanted).collect()
+}
+
+fn is_weights(file: &Sibling, extension: &str, stem: &str) -> bool {
+    let name = file.rfilename.rsplit('/').next().unwrap_or_default();
+    name.starts_with(stem) && name.ends_with(&format!(".{extension}"))
+}
+
+fn list(agent: &Agent, url: &str) -> Result<Listing, PullError> {
+    let failed = |source| PullError::Http {
+        url: url.to_owned(),
+        source,
+    };
+    let mut body = String::new();
+    open(agent, url)?
+        .take(MAX_LISTING_BYTES)
+        .read_to_string(&mut body)
+        .map_err(|error| failed(error.into()))?;
+    serde_json::from_str(&body).map_err(|error| failed(error.into()))
+}
+
+fn download(agent: &Agent, url: &str, path: &Path) -> Result<(), PullError> {
+    let mut body = open(agent, url)?;
+    let mut write = || -> io::Result<()> {
+        if let Some(folder) = path.parent() {
+            fs::create_dir_all(folder)?;
+        }
+        let mut file = File::create(path)?;
+        io::copy(&mut body, &mut file)?;
+        file.sync_all()
+    };
+    write().map_err(|source| PullError::write(path, source))
+}
+
+/// Sends the request, and once more when it fails.
+fn open(agent: &Agent, url: &str) -> Result<impl Read, PullError> {
+    let get = || agent.get(url).call();
+    let answer = match get() {
+        Err(ureq::Error::StatusCode(status)) if status < 500 => {
+            Err(ureq::Error::StatusCode(status))
+        }
+        Err(_) => get(),
+        answer => answer,
+    };
+    let failed = |error: ureq::Error| PullError::Http {
+        url: url.to_owned(),
+        source: error.into(),
+    };
+    Ok(answer
+        .map_err(failed)?
+        .into_body()
+        .into_with_config()
+        .limit(u64::MAX)
+        .reader())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{BufRead, BufReader, Write};
+    use std::net::TcpListener;
+
+    use super::*;
+    use crate::ModelCache;
+
+    /// A hub of one model; answers `n_requests` requests, then ends.
+    fn hub(
+        n_requests: usize,
+        weights_sha256: &'static str,
+    ) -> (String, std::thread::JoinHandle<Vec<String>>) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let serve = move || {
+            let mut asked = Vec::new();
+            for _ in 0..n_requests {
+                let (mut stream, _) = listener.accept().unwrap();
+                let mut lines = BufReader::new(stream.try_clone().unwrap()).lines();
+                let line = lines.next().unwrap().unwrap();
+                while lines.next().is_some_and(|line| !line.unwrap().is_empty()) {}
+                let path = line.split(' ').nth(1).unwrap().to_owned();
+                let body = match path.rsplit('/').next().unwrap() {
+                    "e5?blobs=true" => format!(
+                        r#"{{"sha":"abc","siblings":[{{"rfilename":"config.json","size":2}},
+                        {{"rfilename":"model.safetensors","size":4,"lfs":{{"sha256":"{weights_sha256}"}}}},
+                        {{"rfilename":"pytorch_model.bin"}},{{"rfilename":"onnx/model.onnx"}},
+                        {{"rfilename":"../evil.json"}},{{"rfilename":"1_Pooling/config.json"}}]}}"#
+                    ),
+                    "config.json" => "{}".to_owned(),
+                    "model.safetensors" => "abcd".to_owned(),
+                    _ => String::new(),
+                };
+                let head = format!(
+                    "HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close\r\n\r\n",
+                    body.len()
+                );
+                stream.write_all((head + &body).as_bytes()).unwrap();
+                asked.push(path);
+            }
+            asked
+        };
+        (url, std::thread::spawn(serve))
+    }
+
+    const SHA256_OF_ABCD: &str = "88d4266fd4e6338d13b845fcf289579d209c897823b9217da3e161936f031589";
+
+    #[test]
+    fn the_files_a_loader_reads_are_fetched_and_put_in_place() {
+        let folder = tempfile::tempdir().unwrap();
+        let (url, server) = hub(4, SHA256_OF_ABCD);
+        let cache = ModelCache::new(folder.path().join("models")).with_hub(url);
+        let pulled = cache.pull("intfloat/e5", &mut |_| ()).unwrap();
+        assert!(pulled.source.ends_with("intfloat/e5 at abc"));
+        assert_eq!(
+            fs::read(pulled.path.join("model.safetensors")).unwrap(),
+            b"abcd"
+        );
+        assert!(pulled.path.join("1_Pooling/config.json").is_file());
+        assert_eq!(server.join().unwrap().len(), 4);
+        assert_eq!(
+            cache.pull("intfloat/e5", &mut |_| ()).unwrap().source,
+            "already there"
+        );
+    }
+
+    #[test]
+    fn damaged_weights_are_refused_and_leave_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let (url, _server) = hub(3, "00");
+        let cache = ModelCache::new(folder.path().join("models")).with_hub(url);
+        let error = cache
+            .pull("intfloat/e5", &mut |_| ())
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("model.safetensors") && error.contains(SHA256_OF_ABCD),
+            "{error}"
+        );
+        assert!(!cache.contains("intfloat/e5"));
+        let left: Vec<_> = fs::read_dir(cache.root().join("intfloat"))
+            .unwrap()
+            .collect();
+        assert!(left.is_empty(), "{left:?}");
+    }
+}

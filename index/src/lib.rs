@@ -1,1 +1,31 @@
 //! Vectors to neighbours: exact flat search over typed, memory-mapped rows.
+//!
+//! This crate knows nothing of text or models. It maps rows of `f32` to *ordinals*, the numbers of passages in
+//! corpus order, and answers "which `k` ordinals score highest against this query". Read it in this order:
+//!
+//! 1. [`score`] says what a score is: the one definition that every search path, this crate's and later ones, ends with.
+//! 2. [`Neighbor`] says what order the answer has.
+//! 3. [`SectionFile`] is the container on disk; [`ShardWriter`] and [`FlatShard`] put rows into it and read them back.
+//! 4. `scan` finds the neighbours: a fast pass in `f32` with a proven error bound, then [`score`] for what it cannot rule out.
+//! 5. [`ShardedIndex`] makes many shards answer as one.
+
+mod error;
+mod kernel;
+mod metric;
+mod neighbor;
+mod scan;
+mod search;
+mod section;
+mod shard;
+mod sharded;
+
+pub use error::{OpenError, WriteError};
+pub use metric::{Metric, normalize, score};
+pub use neighbor::Neighbor;
+pub use search::{Bitmap, Capabilities, Device, SearchError, SearchParams, VectorIndex};
+pub use section::{KnownSection, Need, SectionFile, SectionWriter, Verify};
+pub use shard::{FlatShard, MAX_WIDTH, RowType, ShardConfig, ShardSummary, ShardWriter};
+pub use sharded::ShardedIndex;
+
+#[cfg(target_endian = "big")]
+compile_error!("vector files are little-endian and are mapped into memory as they are");

@@ -1,0 +1,114 @@
+//! What every index offers, whatever is behind it.
+
+use std::num::NonZeroUsize;
+
+use crate::{Metric, Neighbor, metric};
+
+/// A set of ordinals: the rows a filtered search may return.
+pub type Bitmap = roaring::RoaringBitmap;
+
+/// An index of vectors: flat today, graphs and other devices behind the same interface.
+pub trait VectorIndex: Send + Sync {
+    /// Number of rows.
+    fn len(&self) -> usize;
+
+    /// True when there is no row.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Values in a row and in a query.
+    fn width(&self) -> usize;
+
+    /// What a score is here.
+    fn metric(&self) -> Metric;
+
+    /// What the index can do, for callers that plan.
+    fn capabilities(&self) -> Capabilities;
+
+    /// Returns the `k` nearest rows of each query, best first; ties go to the smaller ordinal.
+    ///
+    /// `queries` holds B rows of [`Self::width`] values, row-major, as the encoder gave them: under
+    /// [`Metric::Cosine`] they are normalized here. Only rows in `filter` are considered when there is one; ordinals
+    /// in it that the index lacks are ignored. Scores are [`score`](crate::score)s: higher is nearer. The answer has B
+    /// lists of `min(k, rows considered)` neighbors when the search is exact.
+    ///
+    /// # Errors
+    /// [`SearchError`] names the query that cannot be compared. One such query refuses the whole batch.
+    fn search(
+        &self,
+        queries: &[f32],
+        k: usize,
+        filter: Option<&Bitmap>,
+        params: &SearchParams,
+    ) -> Result<Vec<Vec<Neighbor>>, SearchError>;
+}
+
+/// What an index can do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Capabilities {
+    /// A filter is applied while searching, so that `k` passing rows are found when there are `k`.
+    pub filter: bool,
+    /// Answers are exact even when [`SearchParams::exact`] does not ask for it.
+    pub exact: bool,
+    /// Where the search runs.
+    pub device: Device,
+}
+
+/// Where a search runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Device {
+    /// The host's processors.
+    Cpu,
+}
+
+/// How to search.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SearchParams {
+    /// Demands an exact answer of an index that could also approximate.
+    pub exact: bool,
+    /// How many threads work on this search. They come from the rayon pool the call is made in; with one, the
+    /// calling thread does all the work itself. `None`: all of the pool.
+    pub threads: Option<NonZeroUsize>,
+}
+
+/// Why a search was refused.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[expect(missing_docs, reason = "each message says what its fields are")]
+#[non_exhaustive]
+pub enum SearchError {
+    /// The query values do not divide into whole queries.
+    #[error("{n_values} query values do not divide into queries of width {width}")]
+    Width { n_values: usize, width: usize },
+    /// A query holds NaN or infinity.
+    #[error("query {query} is not finite at dimension {dimension}")]
+    NotFinite { query: usize, dimension: usize },
+    /// A query is zero, which has no direction and so no cosine.
+    #[error("query {query} is zero, which has no cosine")]
+    ZeroQuery { query: usize },
+}
+
+/// Returns the queries as the metric compares them, or the first that cannot be compared.
+pub(crate) fn prepare_queries(
+    queries: &[f32],
+    width: usize,
+    metric: Metric,
+) -> Result<Vec<f32>, SearchError> {
+    if !queries.len().is_multiple_of(width) {
+        return Err(SearchError::Width {
+            n_values: queries.len(),
+            width,
+        });
+    }
+    let mut prepared = queries.to_vec();
+    for (query, values) in prepared.chunks_exact_mut(width).enumerate() {
+        if let Some(dimension) = values.iter().position(|value| !value.is_finite()) {
+            return Err(SearchError::NotFinite { query, dimension });
+        }
+        if metric == Metric::Cosine && metric::normalize(values) == 0.0 {
+            return Err(SearchError::ZeroQuery { query });
+        }
+    }
+    Ok(prepared)
+}

@@ -1,0 +1,353 @@
+//! A shard: a contiguous range of ordinals and their rows, in one file.
+//!
+//! Sections of a shard's file, version 1 each, all required:
+//!
+//! | name          | content                                                                                         |
+//! |---------------|-------------------------------------------------------------------------------------------------|
+//! | `rows`        | the rows, row-major, `f32`                                                                      |
+//! | `block_norms` | for each block of 256 rows a `f32` that no row of the block exceeds in length                   |
+//! | `shard`       | `u32` metric (0 inner product, 1 cosine, 2 L2), row type (0 `f32`), width, first ordinal; `u64` number of rows |
+
+use std::ops::Range;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use crate::metric::normalize;
+use crate::scan::{self, upper_norm};
+use crate::section::{KnownSection, Need, SectionFile, SectionWriter, Verify, u32_at, u64_at};
+use crate::{
+    Bitmap, Capabilities, Device, Metric, Neighbor, OpenError, SearchError, SearchParams,
+    VectorIndex, WriteError,
+};
+
+/// The widest row. The error bound of the first pass is proven up to here, far above any encoder.
+pub const MAX_WIDTH: usize = 1 << 16;
+
+/// Rows in a block, the unit in which rows are searched and their norms are bounded. Part of the format.
+pub(crate) const BLOCK_ROWS: usize = 256;
+
+const ROWS: KnownSection = KnownSection {
+    name: "rows",
+    version: 1,
+};
+const BLOCK_NORMS: KnownSection = KnownSection {
+    name: "block_norms",
+    version: 1,
+};
+const SHARD: KnownSection = KnownSection {
+    name: "shard",
+    version: 1,
+};
+const SHARD_BYTES: usize = 24;
+
+/// How the values of a row are stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum RowType {
+    /// 32-bit floats, as encoders give them.
+    F32,
+}
+
+/// What a shard holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ShardConfig {
+    /// Values in a row, 1 to [`MAX_WIDTH`].
+    pub width: usize,
+    /// What a score is.
+    pub metric: Metric,
+    /// How values are stored.
+    pub row_type: RowType,
+    /// Ordinal of the first row.
+    pub first_ordinal: u32,
+}
+
+/// What was written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ShardSummary {
+    /// Number of rows.
+    pub n_rows: u64,
+    /// Length of the file.
+    pub n_bytes: u64,
+}
+
+/// Writes the file of a shard row by row.
+///
+/// Memory: a buffer of 1 MiB, one row, and 4 bytes for every 256 rows. The file appears under its name in
+/// [`Self::finish`]; see [`SectionWriter`].
+pub struct ShardWriter {
+    config: ShardConfig,
+    sections: SectionWriter,
+    n_rows: u64,
+    block_norms: Vec<f32>,
+    /// The row being written, as stored.
+    row: Vec<f32>,
+    bytes: Vec<u8>,
+}
+
+impl ShardWriter {
+    /// Starts the shard that will be at `path`.
+    ///
+    /// # Errors
+    /// [`WriteError::Width`]; [`WriteError::Write`].
+    pub fn create(path: &Path, config: ShardConfig) -> Result<Self, WriteError> {
+        if !(1..=MAX_WIDTH).contains(&config.width) {
+            return Err(WriteError::Width {
+                width: config.width,
+                max: MAX_WIDTH,
+            });
+        }
+        let mut sections = SectionWriter::create(path)?;
+        sections.begin(ROWS.name, ROWS.version, Need::Required)?;
+        Ok(Self {
+            config,
+            sections,
+            n_rows: 0,
+            block_norms: Vec::new(),
+            row: Vec::new(),
+            bytes: Vec::new(),
+        })
+    }
+
+    /// Appends a row; under [`Metric::Cosine`] it is normalized first.
+    ///
+    /// # Errors
+    /// The row is refused by its ordinal when its width is wrong, when it is not finite, when it is zero under cosine,
+    /// or when no ordinal is left. The shard is then as it was before, so a caller may skip the row.
+    pub fn push(&mut self, row: &[f32]) -> Result<(), WriteError> {
+        let ordinal = u32::try_from(u64::from(self.config.first_ordinal) + self.n_rows)
+            .map_err(|_| WriteError::TooManyRows)?;
+        if row.len() != self.config.width {
+            return Err(WriteError::RowWidth {
+                ordinal,
+                expected: self.config.width,
+                found: row.len(),
+            });
+        }
+        if let Some(dimension) = row.iter().position(|value| !value.is_finite()) {
+            return Err(WriteError::NotFinite { ordinal, dimension });
+        }
+        self.row.clear();
+        self.row.extend_from_slice(row);
+        if self.config.metric == Metric::Cosine && normalize(&mut self.row) == 0.0 {
+            return Err(WriteError::ZeroRow { ordinal });
+        }
+        self.bytes.clear();
+        self.bytes
+            .extend(self.row.iter().flat_map(|value| value.to_le_bytes()));
+        self.sections.write(&self.bytes)?;
+
+        let norm = (upper_norm(&self.row) as f32).next_up(); // rounded up
+        match self.block_norms.last_mut() {
+            Some(largest) if !self.n_rows.is_multiple_of(BLOCK_ROWS as u64) => {
+                *largest = largest.max(norm)
+            }
+            _ => self.block_norms.push(norm),
+        }
+        self.n_rows += 1;
+        Ok(())
+    }
+
+    /// Completes the shard, makes it durable and gives it its name.
+    ///
+    /// # Errors
+    /// [`WriteError::Write`].
+    pub fn finish(mut self) -> Result<ShardSummary, WriteError> {
+        self.sections
+            .begin(BLOCK_NORMS.name, BLOCK_NORMS.version, Need::Required)?;
+        for norm in &self.block_norms {
+            self.sections.write(&norm.to_le_bytes())?;
+        }
+        self.sections
+            .begin(SHARD.name, SHARD.version, Need::Required)?;
+        let metric: u32 = match self.config.metric {
+            Metric::InnerProduct => 0,
+            Metric::Cosine => 1,
+            Metric::L2 => 2,
+        };
+        let row_type: u32 = match self.config.row_type {
+            RowType::F32 => 0,
+        };
+        for number in [
+            metric,
+            row_type,
+            self.config.width as u32,
+            self.config.first_ordinal,
+        ] {
+            self.sections.write(&number.to_le_bytes())?;
+        }
+        self.sections.write(&self.n_rows.to_le_bytes())?;
+        Ok(ShardSummary {
+            n_rows: self.n_rows,
+            n_bytes: self.sections.finish()?,
+        })
+    }
+}
+
+/// A shard open for exact search, memory-mapped.
+#[derive(Debug)]
+pub struct FlatShard {
+    file: SectionFile,
+    config: ShardConfig,
+    n_rows: usize,
+    /// Where the sections are in the file.
+    rows: Range<usize>,
+    block_norms: Range<usize>,
+}
+
+impl FlatShard {
+    /// Opens the shard at `path`.
+    ///
+    /// # Errors
+    /// [`OpenError`] names what is damaged or not understood. With [`Verify::Checksums`] that is every changed or
+    /// missing byte.
+    pub fn open(path: &Path, verify: Verify) -> Result<Self, OpenError> {
+        let file = SectionFile::open(path, &[ROWS, BLOCK_NORMS, SHARD], verify)?;
+        let (config, n_rows) = read_config(&file)?;
+        let rows = checked_section(&file, ROWS, n_rows * config.width as u64 * 4)?;
+        let block_norms =
+            checked_section(&file, BLOCK_NORMS, n_rows.div_ceil(BLOCK_ROWS as u64) * 4)?;
+        Ok(Self {
+            file,
+            config,
+            n_rows: n_rows as usize,
+            rows,
+            block_norms,
+        })
+    }
+
+    /// Where the shard is.
+    pub fn path(&self) -> &Path {
+        self.file.path()
+    }
+
+    /// What the shard holds.
+    pub fn config(&self) -> &ShardConfig {
+        &self.config
+    }
+
+    /// Ordinal of the first row.
+    pub fn first_ordinal(&self) -> u32 {
+        self.config.first_ordinal
+    }
+
+    /// One past the ordinal of the last row.
+    pub(crate) fn end_ordinal(&self) -> u64 {
+        u64::from(self.config.first_ordinal) + self.n_rows as u64
+    }
+
+    /// A stored row, counted from 0 in this shard; under cosine it is normalized.
+    ///
+    /// # Panics
+    /// When `i` is not below [`VectorIndex::len`].
+    pub fn row(&self, i: usize) -> &[f32] {
+        assert!(i < self.n_rows, "row {i} of {}", self.n_rows);
+        &floats(&self.file.bytes()[self.rows.clone()])[i * self.config.width..][..self.config.width]
+    }
+
+    /// A bound on the length of the rows of a block.
+    pub(crate) fn block_norm(&self, block: usize) -> f32 {
+        floats(&self.file.bytes()[self.block_norms.clone()])[block]
+    }
+}
+
+impl VectorIndex for FlatShard {
+    fn len(&self) -> usize {
+        self.n_rows
+    }
+
+    fn width(&self) -> usize {
+        self.config.width
+    }
+
+    fn metric(&self) -> Metric {
+        self.config.metric
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        Capabilities {
+            filter: true,
+            exact: true,
+            device: Device::Cpu,
+        }
+    }
+
+    fn search(
+        &self,
+        queries: &[f32],
+        k: usize,
+        filter: Option<&Bitmap>,
+        params: &SearchParams,
+    ) -> Result<Vec<Vec<Neighbor>>, SearchError> {
+        scan::search(std::slice::from_ref(self), queries, k, filter, params)
+    }
+}
+
+/// Reads the section `shard`. Afterwards all ordinals are within `u32`.
+fn read_config(file: &SectionFile) -> Result<(ShardConfig, u64), OpenError> {
+    let bytes = &file.bytes()[checked_section(file, SHARD, SHARD_BYTES as u64)?];
+    let bad = |field, found| OpenError::ShardField {
+        path: file.path().to_owned(),
+        field,
+        found,
+    };
+    let metric = match u32_at(bytes, 0) {
+        0 => Metric::InnerProduct,
+        1 => Metric::Cosine,
+        2 => Metric::L2,
+        found => return Err(bad("metric", found.into())),
+    };
+    let row_type = match u32_at(bytes, 4) {
+        0 => RowType::F32,
+        found => return Err(bad("row type", found.into())),
+    };
+    let (width, first_ordinal, n_rows) = (u32_at(bytes, 8), u32_at(bytes, 12), u64_at(bytes, 16));
+    if !(1..=MAX_WIDTH).contains(&(width as usize)) {
+        return Err(bad("width", width.into()));
+    }
+    if n_rows > (1 << 32) - u64::from(first_ordinal) {
+        return Err(bad("number of rows", n_rows));
+    }
+    Ok((
+        ShardConfig {
+            width: width as usize,
+            metric,
+            row_type,
+            first_ordinal,
+        },
+        n_rows,
+    ))
+}
+
+/// Where a section is, if it has the length that the shape of the shard asks for.
+fn checked_section(
+    file: &SectionFile,
+    section: KnownSection,
+    expected: u64,
+) -> Result<Range<usize>, OpenError> {
+    let range = file.section(section.name)?;
+    let found = range.len() as u64;
+    if found != expected {
+        let (path, section) = (file.path().to_owned(), section.name.to_owned());
+        return Err(OpenError::SectionLength {
+            path,
+            section,
+            expected,
+            found,
+        });
+    }
+    Ok(range)
+}
+
+/// The `f32` in a section of them.
+fn floats(section: &[u8]) -> &[f32] {
+    // SAFETY: every four bytes are some `f32`.
+    let (before, floats, after) = unsafe { section.align_to() };
+    assert!(
+        before.is_empty() && after.is_empty(),
+        "sections of floats are aligned and whole"
+    );
+    floats
+}

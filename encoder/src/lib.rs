@@ -1,1 +1,32 @@
 //! Text to vectors and scores: model directories, tokenisation, batching, layers, pooling.
+//!
+//! [`BiEncoder`] and [`CrossEncoder`] read a Hugging Face or sentence-transformers directory, take tokenised texts
+//! and return rows with truncation counts. Vectors equal those of the reference implementation: [`Golden`] proves it.
+//!
+//! Invariant: this crate knows no corpus and no index; prompts and lengths come from the model, templates do not.
+
+mod architecture;
+mod batch;
+mod bi_encoder;
+mod checkpoint;
+mod cross_encoder;
+mod directory;
+mod error;
+mod fingerprint;
+mod golden;
+mod kernel;
+mod network;
+mod options;
+mod pooling;
+mod tokenizer;
+mod weights;
+
+pub use architecture::{Activation, Architecture, Family};
+pub use bi_encoder::{BiEncoder, Embeddings};
+pub use checkpoint::Checkpoint;
+pub use cross_encoder::{CrossEncoder, Scores};
+pub use error::{EncodeError, LoadError};
+pub use fingerprint::{Difference, Fingerprint, TextSpec};
+pub use golden::{Golden, GoldenError, GoldenReport};
+pub use options::{Arithmetic, EncoderConfig, ModelOptions, Pooling, Preset, Role, Similarity};
+pub use tokenizer::{Text, Tokens};

@@ -1,0 +1,320 @@
+//! What `config.json` says about a transformer.
+
+use std::path::Path;
+
+use serde_json::{Map, Value, json};
+
+use crate::directory::read_json;
+use crate::error::LoadError;
+
+/// The transformer families whose checkpoints can be read. They differ in names, positions and heads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Family {
+    /// Devlin et al. 2018 (arXiv 1810.04805).
+    Bert,
+    /// Liu et al. 2019 (arXiv 1907.11692); also XLM-RoBERTa and CamemBERT.
+    Roberta,
+    /// Sanh et al. 2019 (arXiv 1910.01108).
+    DistilBert,
+    /// Song et al. 2020 (arXiv 2004.09297): relative positions added to the attention scores.
+    Mpnet,
+}
+
+/// Function between the two layers of a feed-forward block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Activation {
+    /// `x Φ(x)`
+    Gelu,
+    /// The tanh approximation of GELU.
+    GeluTanh,
+    /// `max(x, 0)`
+    Relu,
+    /// `x / (1 + e⁻ˣ)`
+    Silu,
+}
+
+/// The shape of a transformer, with the names of the BERT paper whatever the family calls them.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Architecture {
+    /// Whose names and positions.
+    pub family: Family,
+    /// Rows of the token table.
+    pub n_vocabulary: usize,
+    /// H
+    pub width: usize,
+    /// Number of layers.
+    pub n_layers: usize,
+    /// Attention heads of each layer.
+    pub n_heads: usize,
+    /// Width between the two feed-forward layers.
+    pub n_intermediate: usize,
+    /// Rows of the position table.
+    pub n_positions: usize,
+    /// Rows of the token type table, 0 without one.
+    pub n_types: usize,
+    /// Position of the first token: 0, or after the padding id in RoBERTa and MPNet.
+    pub first_position: usize,
+    /// Token id that RoBERTa and MPNet leave out when they count positions.
+    pub padding_id: Option<u32>,
+    /// Buckets of the relative positions (MPNet).
+    pub n_buckets: usize,
+    /// Added to the variance in every normalization.
+    pub epsilon: f64,
+    /// Between the two feed-forward layers.
+    pub activation: Activation,
+    /// Outputs of the classification head, where the checkpoint has one.
+    pub n_labels: usize,
+    /// Whether `architectures` names a model for sequence classification.
+    pub has_classifier: bool,
+    /// Activation that the cross-encoder's configuration names.
+    pub score_activation: Option<String>,
+}
+
+impl Architecture {
+    /// Reads the `config.json` of a transformer.
+    ///
+    /// # Errors
+    /// [`LoadError::Config`] for a family, activation or kind of position that is not supported, or a missing entry.
+    pub fn read(path: &Path) -> Result<Self, LoadError> {
+        let map: Map<String, Value> = read_json(path)?;
+        let config = Entries { path, map: &map };
+        let model_type = config.text("model_type")?.unwrap_or("none");
+        let family = match model_type {
+            "bert" => Family::Bert,
+            "roberta" | "xlm-roberta" | "camembert" => Family::Roberta,
+            "distilbert" => Family::DistilBert,
+            "mpnet" => Family::Mpnet,
+            other => {
+                return Err(config.refuse(format!(
+                    "model_type is `{other}`; supported are bert, roberta, xlm-roberta, camembert, distilbert and mpnet"
+                )));
+            }
+        };
+        if let Some(kind) = config
+            .text("position_embedding_type")?
+            .filter(|&kind| kind != "absolute")
+        {
+            return Err(config.refuse(format!(
+                "position_embedding_type is `{kind}`; supported is absolute"
+            )));
+        }
+        if map.get("is_decoder") == Some(&Value::Bool(true)) {
+            return Err(config.refuse("is_decoder is true; supported are encoders".into()));
+        }
+        // DistilBERT has names of its own; everybody else has BERT's.
+        let distil = family == Family::DistilBert;
+        let name =
+            |bert: &'static str, distilbert: &'static str| if distil { distilbert } else { bert };
+        let padding_id = config
+            .count("pad_token_id")?
+            .unwrap_or(usize::from(!distil && family != Family::Bert))
+            as u32;
+        let counts_from_padding = matches!(family, Family::Roberta | Family::Mpnet);
+        let architecture = Self {
+            family,
+            n_vocabulary: config.need("vocab_size")?,
+            width: config.need(name("hidden_size", "dim"))?,
+            n_layers: config.need(name("num_hidden_layers", "n_layers"))?,
+            n_heads: config.need(name("num_attention_heads", "n_heads"))?,
+            n_intermediate: config.need(name("intermediate_size", "hidden_dim"))?,
+            n_positions: config.need("max_position_embeddings")?,
+            n_types: match family {
+                Family::Bert | Family::Roberta => config.count("type_vocab_size")?.unwrap_or(2),
+                Family::DistilBert | Family::Mpnet => 0,
+            },
+            first_position: if counts_from_padding {
+                padding_id as usize + 1
+            } else {
+                0
+            },
+            padding_id: counts_from_padding.then_some(padding_id),
+            n_buckets: match family {
+                Family::Mpnet => config
+                    .count("relative_attention_num_buckets")?
+                    .unwrap_or(32),
+                _ => 0,
+            },
+            epsilon: if distil {
+                1e-12
+            } else {
+                config.number("layer_norm_eps")?.unwrap_or(1e-12)
+            },
+            activation: match config
+                .text(name("hidden_act", "activation"))?
+                .unwrap_or("gelu")
+            {
+                "gelu" => Activation::Gelu,
+                "gelu_new" | "gelu_fast" | "gelu_pytorch_tanh" => Activation::GeluTanh,
+                "relu" => Activation::Relu,
+                "silu" | "swish" => Activation::Silu,
+                other => {
+                    return Err(config.refuse(format!("activation `{other}` is not supported")));
+                }
+            },
+            n_labels: match map.get("id2label") {
+                Some(Value::Object(labels)) => labels.len(),
+                _ => config.count("num_labels")?.unwrap_or(2),
+            },
+            has_classifier: map
+                .get("architectures")
+                .and_then(Value::as_array)
+                .is_some_and(|names| {
+                    names
+                        .iter()
+                        .filter_map(Value::as_str)
+                        .any(|name| name.ends_with("ForSequenceClassification"))
+                }),
+            score_activation: map
+                .get("sentence_transformers")
+                .and_then(|entry| entry.get("activation_fn"))
+                .or_else(|| map.get("sbert_ce_default_activation_function"))
+                .and_then(Value::as_str)
+                .map(str::to_owned),
+        };
+        architecture.check(&config)?;
+        Ok(architecture)
+    }
+
+    /// Refuses sizes that no checkpoint has, before anything is computed with them.
+    fn check(&self, config: &Entries<'_>) -> Result<(), LoadError> {
+        const MOST: usize = 1 << 24;
+        let sizes = [
+            ("vocab_size", self.n_vocabulary),
+            ("hidden_size", self.width),
+            ("num_hidden_layers", self.n_layers),
+            ("num_attention_heads", self.n_heads),
+            ("intermediate_size", self.n_intermediate),
+            ("max_position_embeddings", self.n_positions),
+        ];
+        for (name, size) in sizes {
+            if size == 0 || size > MOST {
+                return Err(config.refuse(format!("{name} is {size}; supported are 1 to {MOST}")));
+            }
+        }
+        for (name, size) in [
+            ("type_vocab_size", self.n_types),
+            ("id2label", self.n_labels),
+            ("buckets", self.n_buckets),
+        ] {
+            if size > MOST {
+                return Err(config.refuse(format!("{name} is {size}; supported are up to {MOST}")));
+            }
+        }
+        if !self.width.is_multiple_of(self.n_heads) {
+            return Err(config.refuse(format!(
+                "hidden_size {} is no multiple of num_attention_heads {}",
+                self.width, self.n_heads
+            )));
+        }
+        if self.family == Family::Mpnet && self.n_buckets < 4 {
+            return Err(config.refuse(format!(
+                "relative_attention_num_buckets is {}",
+                self.n_buckets
+            )));
+        }
+        if self.max_tokens() == 0 {
+            return Err(config.refuse(format!(
+                "max_position_embeddings {} leaves no position after padding id {:?}",
+                self.n_positions, self.padding_id
+            )));
+        }
+        if !(self.epsilon.is_finite() && self.epsilon >= 0.0) {
+            return Err(config.refuse(format!("layer_norm_eps is {}", self.epsilon)));
+        }
+        Ok(())
+    }
+
+    /// Tokens that the position table has room for.
+    pub fn max_tokens(&self) -> usize {
+        self.n_positions.saturating_sub(self.first_position)
+    }
+
+    /// The position of each token, as the reference implementation counts them.
+    pub fn positions(&self, ids: &[u32]) -> Vec<u32> {
+        let Some(padding_id) = self.padding_id else {
+            return (0..ids.len() as u32).collect();
+        };
+        // A literal padding token inside a text has the position of padding and is not counted.
+        let mut position = padding_id;
+        let next = |&id: &u32| {
+            if id == padding_id {
+                return padding_id;
+            }
+            position += 1;
+            position
+        };
+        ids.iter().map(next).collect()
+    }
+
+    /// The entries that change the output, for the fingerprint.
+    pub(crate) fn describe(&self) -> Value {
+        json!({
+            "family": format!("{:?}", self.family).to_lowercase(),
+            "vocabulary": self.n_vocabulary,
+            "width": self.width,
+            "layers": self.n_layers,
+            "heads": self.n_heads,
+            "intermediate": self.n_intermediate,
+            "positions": self.n_positions,
+            "types": self.n_types,
+            "first_position": self.first_position,
+            "buckets": self.n_buckets,
+            "epsilon": format!("{:e}", self.epsilon),
+            "activation": format!("{:?}", self.activation).to_lowercase(),
+        })
+    }
+}
+
+/// The entries of one configuration file, with its path for the errors.
+struct Entries<'a> {
+    path: &'a Path,
+    map: &'a Map<String, Value>,
+}
+
+impl Entries<'_> {
+    fn refuse(&self, reason: String) -> LoadError {
+        LoadError::Config {
+            path: self.path.to_path_buf(),
+            reason,
+        }
+    }
+
+    fn get(&self, name: &str) -> Option<&Value> {
+        self.map.get(name).filter(|value| !value.is_null())
+    }
+
+    fn count(&self, name: &str) -> Result<Option<usize>, LoadError> {
+        let Some(value) = self.get(name) else {
+            return Ok(None);
+        };
+        match value.as_u64().and_then(|count| u32::try_from(count).ok()) {
+            Some(count) => Ok(Some(count as usize)),
+            None => Err(self.refuse(format!("{name} is {value}, not a count"))),
+        }
+    }
+
+    fn need(&self, name: &str) -> Result<usize, LoadError> {
+        self.count(name)?
+            .ok_or_else(|| self.refuse(format!("{name} is missing")))
+    }
+
+    fn number(&self, name: &str) -> Result<Option<f64>, LoadError> {
+        let Some(value) = self.get(name) else {
+            return Ok(None);
+        };
+        value
+            .as_f64()
+            .map(Some)
+            .ok_or_else(|| self.refuse(format!("{name} is {value}, not a number")))
+    }
+
+    fn text(&self, name: &str) -> Result<Option<&str>, LoadError> {
+        let Some(value) = self.get(name) else {
+            return Ok(None);
+        };
+        value
+            .as_str()
+            .map(Some)
+            .ok_or_else(|| self.refuse(format!("{name} is {value}, not a text")))
+    }
+}

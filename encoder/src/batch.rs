@@ -1,0 +1,181 @@
+//! Groups of texts for the threads.
+
+use std::ops::Range;
+
+use rayon::ThreadPool;
+use rayon::prelude::*;
+
+use crate::architecture::Architecture;
+use crate::error::{EncodeError, LoadError};
+use crate::network::Workspace;
+use crate::tokenizer::Tokens;
+
+/// Starts the threads of an encoder; with one, work runs on the caller's.
+pub(crate) fn start_threads(n_threads: usize) -> Result<Option<ThreadPool>, LoadError> {
+    if n_threads <= 1 {
+        return Ok(None);
+    }
+    let builder = rayon::ThreadPoolBuilder::new().num_threads(n_threads);
+    let builder = builder.thread_name(|index| format!("encoder-{index}"));
+    builder
+        .build()
+        .map(Some)
+        .map_err(|source| LoadError::Threads { n_threads, source })
+}
+
+/// Calls `compute` for groups of about `batch_tokens` tokens of texts of about equal length, longest first, and writes
+/// what it returns, one row of `width` values per text, at the places of the input.
+pub(crate) fn for_groups(
+    pool: Option<&ThreadPool>,
+    texts: &[Tokens],
+    batch_tokens: usize,
+    width: usize,
+    compute: impl Fn(&[&Tokens], &mut Workspace) -> Vec<f32> + Sync,
+) -> Vec<f32> {
+    let mut order: Vec<usize> = (0..texts.len()).collect();
+    order.sort_by_key(|&index| std::cmp::Reverse(texts[index].len()));
+    let groups = cut(texts, &order, batch_tokens);
+    let run = |workspace: &mut Workspace, group: &Range<usize>| {
+        let group: Vec<&Tokens> = order[group.clone()]
+            .iter()
+            .map(|&index| &texts[index])
+            .collect();
+        compute(&group, workspace)
+    };
+    let computed: Vec<Vec<f32>> = match pool {
+        // One group at a time to each thread, in order: the long ones start first.
+        Some(pool) if groups.len() > 1 => pool.install(|| {
+            groups
+                .par_iter()
+                .with_max_len(1)
+                .map_init(Workspace::default, |workspace, group| run(workspace, group))
+                .collect()
+        }),
+        _ => {
+            let mut workspace = Workspace::default();
+            groups
+                .iter()
+                .map(|group| run(&mut workspace, group))
+                .collect()
+        }
+    };
+    let mut values = vec![0.0; texts.len() * width];
+    for (&index, row) in order
+        .iter()
+        .zip(computed.iter().flat_map(|rows| rows.chunks_exact(width)))
+    {
+        values[index * width..(index + 1) * width].copy_from_slice(row);
+    }
+    values
+}
+
+/// Cuts texts in `order` into groups of up to `batch_tokens` tokens, at least one text each.
+fn cut(texts: &[Tokens], order: &[usize], batch_tokens: usize) -> Vec<Range<usize>> {
+    let mut groups = Vec::new();
+    let (mut start, mut n_tokens) = (0, 0);
+    for (place, &index) in order.iter().enumerate() {
+        let length = texts[index].len();
+        if place > start && n_tokens + length > batch_tokens {
+            groups.push(start..place);
+            (start, n_tokens) = (place, 0);
+        }
+        n_tokens += length;
+    }
+    if start < order.len() {
+        groups.push(start..order.len());
+    }
+    groups
+}
+
+/// Refuses tokens that the tables have no row for.
+pub(crate) fn check(architecture: &Architecture, texts: &[Tokens]) -> Result<(), EncodeError> {
+    let most = architecture.max_tokens();
+    let n_types = architecture.n_types.max(1);
+    for (row, text) in texts.iter().enumerate() {
+        if text.is_empty() {
+            return Err(EncodeError::Empty { row });
+        }
+        if text.len() > most {
+            return Err(EncodeError::TooLong {
+                row,
+                n_tokens: text.len(),
+                most,
+            });
+        }
+        if text.ids.len() != text.type_ids.len() {
+            return Err(EncodeError::Uneven {
+                row,
+                n_ids: text.ids.len(),
+                n_type_ids: text.type_ids.len(),
+            });
+        }
+        let known = |what, ids: &[u32], n_known: usize| match ids
+            .iter()
+            .find(|&&id| id as usize >= n_known)
+        {
+            Some(&id) => Err(EncodeError::UnknownId {
+                row,
+                what,
+                id,
+                n_known,
+            }),
+            None => Ok(()),
+        };
+        known("token id", &text.ids, architecture.n_vocabulary)?;
+        if architecture.n_types > 0 {
+            known("type id", &text.type_ids, n_types)?;
+        }
+    }
+    Ok(())
+}
+
+/// Refuses NaN and infinity, naming the row.
+pub(crate) fn check_finite(values: &[f32], width: usize) -> Result<(), EncodeError> {
+    match values.iter().position(|value| !value.is_finite()) {
+        Some(position) => Err(EncodeError::NotFinite {
+            row: position / width,
+            value: values[position],
+        }),
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn texts(lengths: &[usize]) -> Vec<Tokens> {
+        lengths
+            .iter()
+            .map(|&length| Tokens {
+                ids: vec![1; length],
+                ..Tokens::default()
+            })
+            .collect()
+    }
+
+    fn check_cut(lengths: &[usize], batch_tokens: usize, expected: &[Range<usize>]) {
+        let texts = texts(lengths);
+        let order: Vec<usize> = (0..texts.len()).collect();
+        assert_eq!(cut(&texts, &order, batch_tokens), expected);
+    }
+
+    #[test]
+    fn groups_keep_the_budget_where_a_text_does() {
+        check_cut(&[], 10, &[]);
+        check_cut(&[5, 5, 5], 10, &[0..2, 2..3]);
+        check_cut(&[50, 3, 3], 10, &[0..1, 1..3]);
+        check_cut(&[4, 4, 4], 0, &[0..1, 1..2, 2..3]);
+    }
+
+    #[test]
+    fn rows_come_back_in_the_order_of_the_input() {
+        let texts = texts(&[3, 9, 1, 5, 2]);
+        for pool in [None, start_threads(2).expect("two threads start")] {
+            let lengths = for_groups(pool.as_ref(), &texts, 6, 1, |group, _| {
+                group.iter().map(|text| text.len() as f32).collect()
+            });
+            assert_eq!(lengths, [3.0, 9.0, 1.0, 5.0, 2.0]);
+        }
+    }
+}

@@ -1,0 +1,489 @@
+use std::path::Path;
+
+use compute::Simd;
+use rayon::ThreadPool;
+use rayon::prelude::*;
+use serde_json::json;
+
+use crate::architecture::Architecture;
+use crate::batch;
+use crate::checkpoint::Checkpoint;
+use crate::directory::{DenseConfig, Directory, OutputActivation, Step};
+use crate::error::{EncodeError, LoadError};
+use crate::fingerprint::{Fingerprint, TextSpec};
+use crate::kernel;
+use crate::network::{Network, PackedLinear, Workspace};
+use crate::options::{EncoderConfig, ModelOptions, Pooling, Role, Similarity};
+use crate::pooling::normalize;
+use crate::tokenizer::{Text, TextTokenizer, Tokens};
+use crate::weights::{Linear, Weights};
+
+/// Vectors of texts.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Embeddings {
+    /// Values of each vector.
+    pub width: usize,
+    /// One row per text in the order of the input, row-major.
+    pub values: Vec<f32>,
+    /// Tokens that were encoded.
+    pub n_tokens: usize,
+    /// Texts of which tokens were cut off.
+    pub n_truncated: usize,
+}
+
+impl Embeddings {
+    /// Number of vectors.
+    pub fn len(&self) -> usize {
+        self.values.len() / self.width.max(1)
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.values.is_empty()
+    }
+
+    /// The vector of a text.
+    pub fn row(&self, index: usize) -> &[f32] {
+        &self.values[index * self.width..(index + 1) * self.width]
+    }
+}
+
+/// A model that turns queries and passages into vectors of one space.
+pub struct BiEncoder {
+    name: String,
+    config: EncoderConfig,
+    directory: Directory,
+    architecture: Architecture,
+    tokenizer: TextTokenizer,
+    network: Network,
+    dense: Vec<DenseLayer>,
+    simd: Simd,
+    width: usize,
+    query: Side,
+    passage: Side,
+    /// sha256 of the transformer's tensors.
+    weights: String,
+    pool: Option<ThreadPool>,
+}
+
+/// What differs between queries and passages.
+struct Side {
+    prompt: String,
+    max_tokens: usize,
+}
+
+/// A Dense module, packed.
+struct DenseLayer {
+    linear: PackedLinear,
+    /// sha256 of its tensors.
+    weights: String,
+}
+
+impl BiEncoder {
+    /// Loads a model directory.
+    ///
+    /// # Errors
+    /// [`LoadError`], naming the file; [`LoadError::NotSentenceTransformers`] when neither the directory nor the
+    /// options say how vectors are made.
+    pub fn load(
+        path: &Path,
+        options: &ModelOptions,
+        config: &EncoderConfig,
+    ) -> Result<Self, LoadError> {
+        let directory = Directory::read(path, options)?;
+        let config_path = directory.transformer.join("config.json");
+        let architecture = Architecture::read(&config_path)?;
+        let tokenizer = TextTokenizer::load(&directory.transformer, directory.lower_case)?;
+        check_vocabulary(&config_path, &architecture, &tokenizer)?;
+        let max_tokens = directory
+            .max_tokens
+            .or(tokenizer.max_tokens)
+            .unwrap_or(usize::MAX);
+        let max_tokens = max_tokens.min(architecture.max_tokens());
+        let side = |what, requested: Option<usize>, prompt: &str| {
+            let max_tokens = check_max_tokens(
+                what,
+                requested.unwrap_or(max_tokens),
+                &architecture,
+                &tokenizer,
+            )?;
+            Ok(Side {
+                prompt: prompt.to_owned(),
+                max_tokens,
+            })
+        };
+        let query = side("query", directory.query_tokens, &directory.query_prompt)?;
+        let passage = side(
+            "passage",
+            directory.passage_tokens,
+            &directory.passage_prompt,
+        )?;
+
+        let mut checkpoint = Checkpoint::open(&directory.transformer)?;
+        let simd = Simd::detect();
+        let weights = Weights::load(&architecture, &mut checkpoint)?;
+        let network = Network::new(simd, &architecture, weights);
+        let mut width = architecture.width * directory.pooling.len();
+        let mut dense = Vec::new();
+        for step in &directory.steps {
+            if let Step::Dense(config) = step {
+                dense.push(DenseLayer::load(config, width)?);
+                width = config.n_out;
+            }
+        }
+        Ok(Self {
+            name: name_of(path),
+            pool: batch::start_threads(config.threads)?,
+            config: config.clone(),
+            width: directory
+                .truncate_width
+                .map_or(width, |kept| kept.min(width)),
+            weights: checkpoint.digest(),
+            directory,
+            architecture,
+            tokenizer,
+            network,
+            dense,
+            simd,
+            query,
+            passage,
+        })
+    }
+
+    /// Values of each vector.
+    pub fn width(&self) -> usize {
+        self.width
+    }
+
+    /// How the vectors are compared.
+    pub fn similarity(&self) -> Similarity {
+        self.directory.similarity
+    }
+
+    /// Most tokens of a text, special tokens and prompt included.
+    pub fn max_tokens(&self, role: Role) -> usize {
+        self.side(role).max_tokens
+    }
+
+    /// What is put before each text of a role; often empty.
+    pub fn prompt(&self, role: Role) -> &str {
+        &self.side(role).prompt
+    }
+
+    /// Name of the model directory.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// How it is run.
+    pub fn config(&self) -> &EncoderConfig {
+        &self.config
+    }
+
+    /// The shape of its transformer.
+    pub fn architecture(&self) -> &Architecture {
+        &self.architecture
+    }
+
+    /// How token vectors become one; more than one are concatenated.
+    pub fn pooling(&self) -> &[Pooling] {
+        &self.directory.pooling
+    }
+
+    /// Whether a text's vector is bit-equal whatever texts are encoded beside it, and with how many threads.
+    ///
+    /// It is: each value is computed in an order that its own text decides. On another processor it is bit-equal too
+    /// where both have AVX2 and FMA.
+    pub fn batch_invariant(&self) -> bool {
+        true
+    }
+
+    fn side(&self, role: Role) -> &Side {
+        match role {
+            Role::Query => &self.query,
+            Role::Passage => &self.passage,
+        }
+    }
+
+    /// Tokenises texts of a role, each after the role's prompt, in parallel.
+    ///
+    /// # Errors
+    /// [`EncodeError::Tokenize`], naming the text.
+    pub fn tokenize(&self, role: Role, texts: &[Text<'_>]) -> Result<Vec<Tokens>, EncodeError> {
+        self.tokenize_with_prompt(&self.side(role).prompt, role, texts)
+    }
+
+    /// Tokenises texts of a role after a prompt of the caller's; of a pair the first text gets it.
+    ///
+    /// # Errors
+    /// [`EncodeError::Tokenize`], naming the text.
+    pub fn tokenize_with_prompt(
+        &self,
+        prompt: &str,
+        role: Role,
+        texts: &[Text<'_>],
+    ) -> Result<Vec<Tokens>, EncodeError> {
+        let max_tokens = self.side(role).max_tokens;
+        let failed = |row, error: tokenizers::Error| EncodeError::Tokenize {
+            row,
+            reason: error.to_string(),
+        };
+        let n_unpooled = match self.directory.pools_prompt {
+            true => 0,
+            false => self
+                .tokenizer
+                .n_prompt_tokens(prompt, max_tokens)
+                .map_err(|error| failed(0, error))?,
+        };
+        let encode = |(row, text): (usize, &Text<'_>)| {
+            let tokens = self
+                .tokenizer
+                .encode(prompt, *text, max_tokens)
+                .map_err(|error| failed(row, error))?;
+            Ok(Tokens {
+                n_unpooled,
+                ..tokens
+            })
+        };
+        match &self.pool {
+            Some(pool) if texts.len() > 1 => pool.install(|| {
+                texts
+                    .par_iter()
+                    .enumerate()
+                    .with_min_len(8)
+                    .map(encode)
+                    .collect()
+            }),
+            _ => texts.iter().enumerate().map(encode).collect(),
+        }
+    }
+
+    /// Encodes tokenised texts; rows are in the order of the input.
+    ///
+    /// Texts are sorted by length and packed without padding into groups of `batch_tokens`, one per thread at a time.
+    ///
+    /// # Errors
+    /// [`EncodeError`], naming the row: no or too many tokens, ids outside the tables, a vector that is not finite.
+    pub fn encode(&self, texts: &[Tokens]) -> Result<Embeddings, EncodeError> {
+        batch::check(&self.architecture, texts)?;
+        let compute =
+            |group: &[&Tokens], workspace: &mut Workspace| self.encode_group(group, workspace);
+        let values = batch::for_groups(
+            self.pool.as_ref(),
+            texts,
+            self.config.batch_tokens,
+            self.width,
+            compute,
+        );
+        batch::check_finite(&values, self.width)?;
+        Ok(Embeddings {
+            width: self.width,
+            values,
+            n_tokens: texts.iter().map(Tokens::len).sum(),
+            n_truncated: texts.iter().filter(|text| text.truncated).count(),
+        })
+    }
+
+    /// Tokenises and encodes.
+    ///
+    /// # Errors
+    /// As [`Self::tokenize`] and [`Self::encode`].
+    pub fn encode_texts(&self, role: Role, texts: &[Text<'_>]) -> Result<Embeddings, EncodeError> {
+        self.encode(&self.tokenize(role, texts)?)
+    }
+
+    /// Computes the vectors of one group on this thread: transformer, pooling, modules.
+    fn encode_group(&self, group: &[&Tokens], workspace: &mut Workspace) -> Vec<f32> {
+        let hidden = self.network.forward(group, workspace); // (tokens, H)
+        let n_hidden = self.architecture.width;
+        let mut width = n_hidden * self.directory.pooling.len();
+        let mut vectors = vec![0.0; group.len() * width];
+        let mut start = 0;
+        for (text, vector) in group.iter().zip(vectors.chunks_exact_mut(width)) {
+            let tokens = &hidden[start * n_hidden..(start + text.len()) * n_hidden];
+            for (pooling, part) in self
+                .directory
+                .pooling
+                .iter()
+                .zip(vector.chunks_exact_mut(n_hidden))
+            {
+                pooling.pool(self.simd, tokens, text.n_unpooled, part);
+            }
+            start += text.len();
+        }
+        let mut dense = self.dense.iter();
+        for step in &self.directory.steps {
+            match step {
+                Step::Normalize => vectors
+                    .chunks_exact_mut(width)
+                    .for_each(|vector| normalize(self.simd, vector)),
+                Step::Dense(config) => {
+                    let layer = dense
+                        .next()
+                        .expect("one layer was loaded for each Dense step");
+                    let mut out = vec![0.0; group.len() * config.n_out];
+                    layer
+                        .linear
+                        .apply(self.simd, &vectors, &mut out, group.len());
+                    config.activation.apply(self.simd, &mut out);
+                    (vectors, width) = (out, config.n_out);
+                }
+            }
+        }
+        if self.width < width {
+            vectors = vectors
+                .chunks_exact(width)
+                .flat_map(|vector| &vector[..self.width])
+                .copied()
+                .collect();
+        }
+        vectors
+    }
+
+    /// What the vectors of this model depend on, together with how its texts are made.
+    pub fn fingerprint(&self, texts: &TextSpec) -> Fingerprint {
+        let mut dense = self.dense.iter();
+        let mut normalized = false;
+        let mut layers = Vec::new();
+        for step in &self.directory.steps {
+            match step {
+                Step::Normalize => normalized = true,
+                Step::Dense(config) => {
+                    let layer = dense
+                        .next()
+                        .expect("one layer was loaded for each Dense step");
+                    layers.push(json!({
+                        "in": config.n_in,
+                        "out": config.n_out,
+                        "activation": format!("{:?}", config.activation).to_lowercase(),
+                        "normalized_input": normalized,
+                        "weights": layer.weights,
+                    }));
+                    normalized = false;
+                }
+            }
+        }
+        let side = |side: &Side, template: &str, pair: bool| {
+            json!({
+                "prompt": side.prompt,
+                "template": template,
+                "pair": pair,
+                "max_tokens": side.max_tokens,
+                "split": null,
+            })
+        };
+        Fingerprint {
+            version: Fingerprint::VERSION,
+            space: json!({
+                "architecture": self.architecture.describe(),
+                "weights": self.weights,
+                "tokenizer": self.tokenizer.digest,
+                "pooling": {
+                    "modes": self.directory.pooling.iter().map(|pooling| pooling.as_str()).collect::<Vec<_>>(),
+                    "prompt": self.directory.pools_prompt,
+                },
+                "dense": layers,
+                "normalize": normalized,
+                "dimension": self.width,
+                "similarity": self.directory.similarity.as_str(),
+            }),
+            passage: side(&self.passage, &texts.passage_template, texts.passage_pair),
+            query: side(&self.query, &texts.query_template, texts.query_pair),
+        }
+    }
+}
+
+impl DenseLayer {
+    fn load(config: &DenseConfig, width: usize) -> Result<Self, LoadError> {
+        if config.n_in != width {
+            let reason = format!("in_features is {}, but {width} values come in", config.n_in);
+            return Err(LoadError::Config {
+                path: config.folder.join("config.json"),
+                reason,
+            });
+        }
+        let checkpoint = Checkpoint::open(&config.folder)?;
+        let weight = checkpoint.tensor("linear.weight", &[config.n_out, config.n_in])?;
+        let bias = config
+            .has_bias
+            .then(|| checkpoint.tensor("linear.bias", &[config.n_out]))
+            .transpose()?;
+        let linear = PackedLinear::new(&Linear {
+            weight,
+            bias,
+            n_in: config.n_in,
+            n_out: config.n_out,
+        });
+        Ok(Self {
+            linear,
+            weights: checkpoint.digest(),
+        })
+    }
+}
+
+impl OutputActivation {
+    /// Applies it to every value.
+    pub(crate) fn apply(self, simd: Simd, values: &mut [f32]) {
+        match self {
+            Self::Identity => {}
+            Self::Sigmoid => values
+                .iter_mut()
+                .for_each(|x| *x = 1.0 / (1.0 + (-*x).exp())),
+            Self::Tanh => values.iter_mut().for_each(|x| *x = x.tanh()),
+            Self::Relu => kernel::relu(simd, values),
+            Self::Gelu => kernel::gelu(simd, values),
+        }
+    }
+}
+
+/// Refuses a tokenizer that knows ids for which the token table has no row.
+pub(crate) fn check_vocabulary(
+    path: &Path,
+    architecture: &Architecture,
+    tokenizer: &TextTokenizer,
+) -> Result<(), LoadError> {
+    let n_ids = tokenizer.n_ids();
+    if n_ids > architecture.n_vocabulary {
+        let reason = format!(
+            "vocab_size is {}, the tokenizer has ids up to {}",
+            architecture.n_vocabulary,
+            n_ids - 1
+        );
+        return Err(LoadError::Config {
+            path: path.to_path_buf(),
+            reason,
+        });
+    }
+    Ok(())
+}
+
+/// Refuses a length without room for a token, or beyond the model's positions.
+pub(crate) fn check_max_tokens(
+    what: &'static str,
+    requested: usize,
+    architecture: &Architecture,
+    tokenizer: &TextTokenizer,
+) -> Result<usize, LoadError> {
+    let (least, most) = (
+        tokenizer.n_special(true).max(tokenizer.n_special(false)) + 1,
+        architecture.max_tokens(),
+    );
+    if !(least..=most).contains(&requested) {
+        return Err(LoadError::MaxTokens {
+            what,
+            requested,
+            least,
+            most,
+        });
+    }
+    Ok(requested)
+}
+
+/// The last part of a path, resolved so that `.` has a name too.
+pub(crate) fn name_of(path: &Path) -> String {
+    let path = path.canonicalize().unwrap_or_else(|_| path.to_path_buf());
+    path.file_name().map_or_else(
+        || path.display().to_string(),
+        |name| name.to_string_lossy().into_owned(),
+    )
+}

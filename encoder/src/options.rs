@@ -1,0 +1,224 @@
+use serde::{Deserialize, Serialize};
+
+/// Which of the two sides of retrieval a text is on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    /// What is searched for.
+    Query,
+    /// What is found.
+    Passage,
+}
+
+/// How the vectors of a text's tokens become one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Pooling {
+    /// The first token's.
+    Cls,
+    /// Their mean.
+    Mean,
+    /// The greatest value of each column.
+    Max,
+    /// The last token's.
+    Last,
+    /// Their mean, the i-th token counting i times.
+    WeightedMean,
+    /// Their sum over the square root of their number.
+    MeanSqrtLength,
+}
+
+impl Pooling {
+    /// The name in flags and manifests.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Cls => "cls",
+            Self::Mean => "mean",
+            Self::Max => "max",
+            Self::Last => "last",
+            Self::WeightedMean => "weighted_mean",
+            Self::MeanSqrtLength => "mean_sqrt_length",
+        }
+    }
+
+    /// The name that sentence-transformers gives it.
+    pub(crate) fn from_sentence_transformers(name: &str) -> Option<Self> {
+        Some(match name {
+            "cls" => Self::Cls,
+            "mean" => Self::Mean,
+            "max" => Self::Max,
+            "lasttoken" => Self::Last,
+            "weightedmean" => Self::WeightedMean,
+            "mean_sqrt_len_tokens" => Self::MeanSqrtLength,
+            _ => return None,
+        })
+    }
+}
+
+/// How vectors of the model are compared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Similarity {
+    /// Higher is nearer.
+    InnerProduct,
+    /// Inner product of the normalized vectors.
+    Cosine,
+    /// Euclidean distance: lower is nearer.
+    L2,
+}
+
+impl Similarity {
+    /// The name in flags and manifests.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::InnerProduct => "inner_product",
+            Self::Cosine => "cosine",
+            Self::L2 => "l2",
+        }
+    }
+}
+
+/// Settings of a research project whose released checkpoints do not carry them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Preset {
+    /// MASTER, Zhou et al. 2022 (arXiv 2212.07841).
+    Master,
+    /// RetroMAE, Xiao et al. 2022 (arXiv 2205.12035).
+    Retromae,
+    /// CoT-MAE, Wu et al. 2022 (arXiv 2208.07670).
+    Cotmae,
+    /// Models trained with OpenMatch.
+    Openmatch,
+    /// SimLM, Wang et al. 2022 (arXiv 2207.02578).
+    Simlm,
+}
+
+impl Preset {
+    /// The names that flags take.
+    pub const NAMES: [&'static str; 5] = ["master", "retromae", "cotmae", "openmatch", "simlm"];
+
+    /// The name in flags and manifests.
+    pub fn as_str(self) -> &'static str {
+        Self::NAMES[self as usize]
+    }
+
+    /// Template of a passage's text: SimLM reads title and text as a pair, so its template is the text alone.
+    pub fn passage_template(self) -> &'static str {
+        match self {
+            Self::Simlm => "<text>",
+            _ => "<title> <text>",
+        }
+    }
+
+    /// Template of a query's text.
+    pub fn query_template(self) -> &'static str {
+        "<text>"
+    }
+
+    /// Whether passages are a pair of title and text, with token types.
+    pub fn passage_pair(self) -> bool {
+        self == Self::Simlm
+    }
+
+    /// All take the [CLS] vector; lengths are those of the projects' fine-tuning scripts.
+    pub(crate) fn options(self) -> ModelOptions {
+        let simlm = self == Self::Simlm;
+        ModelOptions {
+            preset: Some(self),
+            pooling: Some(Pooling::Cls),
+            normalize: Some(simlm),
+            similarity: Some(if simlm {
+                Similarity::Cosine
+            } else {
+                Similarity::InnerProduct
+            }),
+            query_tokens: Some(32),
+            passage_tokens: Some(if simlm { 144 } else { 128 }),
+            ..ModelOptions::default()
+        }
+    }
+}
+
+/// What the user says about a model. `None` leaves the decision to the model directory.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ModelOptions {
+    /// Settings of a project, for directories without modules.json.
+    pub preset: Option<Preset>,
+    /// How token vectors become one, for directories without modules.json.
+    pub pooling: Option<Pooling>,
+    /// Whether vectors are brought to length 1, for directories without modules.json.
+    pub normalize: Option<bool>,
+    /// How vectors are compared.
+    pub similarity: Option<Similarity>,
+    /// Most tokens of a query, special tokens included.
+    pub query_tokens: Option<usize>,
+    /// Most tokens of a passage, special tokens included.
+    pub passage_tokens: Option<usize>,
+    /// Put before each query.
+    pub query_prompt: Option<String>,
+    /// Put before each passage.
+    pub passage_prompt: Option<String>,
+}
+
+impl ModelOptions {
+    /// Fills what is not given from the preset.
+    pub(crate) fn with_preset(&self) -> Self {
+        let Some(preset) = self.preset else {
+            return self.clone();
+        };
+        let base = preset.options();
+        Self {
+            preset: Some(preset),
+            pooling: self.pooling.or(base.pooling),
+            normalize: self.normalize.or(base.normalize),
+            similarity: self.similarity.or(base.similarity),
+            query_tokens: self.query_tokens.or(base.query_tokens),
+            passage_tokens: self.passage_tokens.or(base.passage_tokens),
+            query_prompt: self.query_prompt.clone(),
+            passage_prompt: self.passage_prompt.clone(),
+        }
+    }
+}
+
+/// The numbers that a model computes with.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Arithmetic {
+    /// 32-bit floats throughout.
+    #[default]
+    F32,
+}
+
+impl Arithmetic {
+    /// The name in flags and manifests.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+        }
+    }
+}
+
+/// How a model is run. Nothing here changes a vector beyond the arithmetic.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct EncoderConfig {
+    /// Threads that tokenise and encode.
+    pub threads: usize,
+    /// Tokens that one thread computes in one go: texts of about equal length, packed without padding.
+    pub batch_tokens: usize,
+    /// The numbers to compute with.
+    pub arithmetic: Arithmetic,
+}
+
+impl Default for EncoderConfig {
+    fn default() -> Self {
+        Self {
+            threads: compute::thread_budget(None),
+            batch_tokens: 384,
+            arithmetic: Arithmetic::F32,
+        }
+    }
+}

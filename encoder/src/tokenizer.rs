@@ -1,0 +1,216 @@
+use std::path::Path;
+
+use serde::Deserialize;
+use serde_json::Value;
+use tokenizers::normalizers::{Lowercase, NormalizerWrapper, Sequence};
+use tokenizers::utils::truncation::{TruncationDirection, TruncationParams, truncate_encodings};
+use tokenizers::{PostProcessor, Tokenizer};
+
+use crate::directory::{read_bytes, read_json};
+use crate::error::LoadError;
+
+/// What the model is asked to read: one text, or two that it sees as first and second segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Text<'a> {
+    /// One text.
+    Single(&'a str),
+    /// First and second segment, such as title and text.
+    Pair(&'a str, &'a str),
+}
+
+impl<'a> From<&'a str> for Text<'a> {
+    fn from(text: &'a str) -> Self {
+        Self::Single(text)
+    }
+}
+
+/// A tokenised text, special tokens included.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Tokens {
+    /// Token ids.
+    pub ids: Vec<u32>,
+    /// Segment of each token: 0, or 1 in the second text of a pair where the model distinguishes them.
+    pub type_ids: Vec<u32>,
+    /// Leading tokens that the pooling leaves out: those of the prompt in the few models that ask for it, else 0.
+    pub n_unpooled: usize,
+    /// Whether tokens were cut off.
+    pub truncated: bool,
+}
+
+impl Tokens {
+    /// Number of tokens.
+    pub fn len(&self) -> usize {
+        self.ids.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.ids.is_empty()
+    }
+}
+
+/// The tokenizer of a model directory, without the truncation and padding that its file may carry.
+pub(crate) struct TextTokenizer {
+    tokenizer: Tokenizer,
+    truncation: TruncationDirection,
+    /// Whether the model distinguishes segments.
+    has_types: bool,
+    /// `model_max_length` of tokenizer_config.json.
+    pub(crate) max_tokens: Option<usize>,
+    /// sha256 of tokenizer.json as used: canonical JSON, without truncation and padding.
+    pub(crate) digest: String,
+}
+
+#[derive(Default, Deserialize)]
+struct TokenizerConfig {
+    #[serde(default)]
+    model_max_length: Option<f64>, // "no limit" is stored as 1e30
+    #[serde(default)]
+    truncation_side: Option<String>,
+    #[serde(default)]
+    model_input_names: Option<Vec<String>>,
+}
+
+impl TextTokenizer {
+    pub(crate) fn load(folder: &Path, lower_case: bool) -> Result<Self, LoadError> {
+        let path = folder.join("tokenizer.json");
+        let bytes = read_bytes(&path)?;
+        let refuse = |error: tokenizers::Error| LoadError::Tokenizer {
+            path: path.clone(),
+            reason: error.to_string(),
+        };
+        let mut stored: Value =
+            serde_json::from_slice(&bytes).map_err(|source| LoadError::Json {
+                path: path.clone(),
+                source,
+            })?;
+        let mut tokenizer = Tokenizer::from_bytes(&bytes).map_err(refuse)?;
+        tokenizer.with_truncation(None).map_err(refuse)?;
+        tokenizer.with_padding(None);
+        if lower_case {
+            // sentence-transformers puts it first; lower-casing twice changes nothing.
+            let mut steps = vec![NormalizerWrapper::Lowercase(Lowercase)];
+            steps.extend(tokenizer.get_normalizer().cloned());
+            tokenizer
+                .with_normalizer(Some(Sequence::new(steps)))
+                .map_err(refuse)?;
+        }
+        let config_path = folder.join("tokenizer_config.json");
+        let config: TokenizerConfig = if config_path.exists() {
+            read_json(&config_path)?
+        } else {
+            Default::default()
+        };
+        let truncation = match config.truncation_side.as_deref() {
+            None | Some("right") => TruncationDirection::Right,
+            Some("left") => TruncationDirection::Left,
+            Some(other) => {
+                let reason = format!("truncation_side is `{other}`; supported are left and right");
+                return Err(LoadError::Config {
+                    path: config_path,
+                    reason,
+                });
+            }
+        };
+        if let Some(entries) = stored.as_object_mut() {
+            entries.remove("truncation");
+            entries.remove("padding");
+        }
+        let settings = serde_json::json!({
+            "tokenizer": stored,
+            "lower_case": lower_case,
+            "truncation_side": truncation.as_ref(),
+        });
+        Ok(Self {
+            tokenizer,
+            truncation,
+            has_types: config
+                .model_input_names
+                .is_none_or(|names| names.iter().any(|name| name == "token_type_ids")),
+            max_tokens: config
+                .model_max_length
+                .filter(|&length| length < 1e9)
+                .map(|length| length as usize),
+            digest: crate::fingerprint::sha256_of_json(&settings),
+        })
+    }
+
+    /// Special tokens around one text, or around a pair.
+    pub(crate) fn n_special(&self, is_pair: bool) -> usize {
+        self.tokenizer
+            .get_post_processor()
+            .map_or(0, |processor| processor.added_tokens(is_pair))
+    }
+
+    /// Largest token id plus one.
+    pub(crate) fn n_ids(&self) -> usize {
+        self.tokenizer
+            .get_vocab(true)
+            .values()
+            .max()
+            .map_or(0, |&id| id as usize + 1)
+    }
+
+    /// Tokenises, cuts to `max_tokens` as transformers does (the longer text of a pair first), adds special tokens.
+    ///
+    /// `max_tokens` is at least the number of special tokens.
+    pub(crate) fn encode(
+        &self,
+        prompt: &str,
+        text: Text<'_>,
+        max_tokens: usize,
+    ) -> Result<Tokens, tokenizers::Error> {
+        let pieces = |text: &str| self.tokenizer.encode_fast(text, false);
+        let prompted = |text: &str| {
+            if prompt.is_empty() {
+                pieces(text)
+            } else {
+                pieces(&format!("{prompt}{text}"))
+            }
+        };
+        let (first, second) = match text {
+            Text::Single(text) => (prompted(text)?, None),
+            Text::Pair(first, second) => (prompted(first)?, Some(pieces(second)?)),
+        };
+        let room = max_tokens - self.n_special(second.is_some());
+        let n_pieces = first.len() + second.as_ref().map_or(0, |second| second.len());
+        let truncation = TruncationParams {
+            max_length: room,
+            direction: self.truncation,
+            ..Default::default()
+        };
+        let (first, second) = truncate_encodings(first, second, &truncation)?;
+        let encoding = self.tokenizer.post_process(first, second, true)?;
+        let ids = encoding.get_ids().to_vec();
+        let type_ids = if self.has_types {
+            encoding.get_type_ids().to_vec()
+        } else {
+            vec![0; ids.len()]
+        };
+        Ok(Tokens {
+            ids,
+            type_ids,
+            n_unpooled: 0,
+            truncated: n_pieces > room,
+        })
+    }
+
+    /// Number of tokens before the text when a prompt stands there: the opening special token and the prompt's own.
+    pub(crate) fn n_prompt_tokens(
+        &self,
+        prompt: &str,
+        max_tokens: usize,
+    ) -> Result<usize, tokenizers::Error> {
+        if prompt.is_empty() {
+            return Ok(0);
+        }
+        let tokens = self.encode(prompt, Text::Single(""), max_tokens)?;
+        let closes = |id: &u32| {
+            self.tokenizer
+                .get_added_tokens_decoder()
+                .get(id)
+                .is_some_and(|token| token.special)
+        };
+        Ok(tokens.len() - usize::from(tokens.ids.last().is_some_and(closes)))
+    }
+}

@@ -1,0 +1,3 @@
+//! Integration tests of the encoder, in one binary.
+
+mod parity;

@@ -1,1 +1,29 @@
 //! The read path: query to vector to shards to passages, fused and reranked.
+//!
+//! A [`Retriever`] is one generation of a collection, open for reading. It owns no model: whoever calls it brings a
+//! [`QueryEncoder`] and, if passages shall be reranked, a [`Reranker`]. On the command line these call the model at
+//! once ([`DirectEncoder`], [`DirectReranker`]); in the server they are the scheduler, which batches what many
+//! requests ask for. Where the vectors are searched is behind [`SearchBackend`].
+//!
+//! Every step has the same [`Deadline`]; what could not be done in time is named in [`SearchResponse::degraded`].
+
+mod backend;
+mod deadline;
+mod fingerprint;
+mod fusion;
+mod models;
+mod request;
+mod retriever;
+
+pub use backend::{BackendError, InProcess, SearchBackend};
+pub use deadline::Deadline;
+pub use fingerprint::{FingerprintError, check_encoder};
+pub use fusion::{Fused, reciprocal_rank_fusion};
+pub use models::{
+    DirectEncoder, DirectReranker, Encoded, ModelError, QueryEncoder, Reranked, Reranker,
+};
+pub use request::{
+    Hit, Include, Mode, OnTimeout, QueryInput, RerankRequest, Scores, SearchOptions, SearchRequest,
+    SearchResponse, Timing, Usage,
+};
+pub use retriever::{OpenConfig, OpenError, Retriever, SearchError};

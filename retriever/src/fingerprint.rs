@@ -1,0 +1,49 @@
+use collection::Manifest;
+use encoder::{BiEncoder, Fingerprint, TextSpec};
+use serde_json::Value;
+
+/// An encoder that does not belong to a generation, or a generation that does not say which encoder does.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum FingerprintError {
+    /// The encoder would make other vectors than those in the index.
+    #[error("encoder and index differ in `{entry}`: encoder has {encoder}, index has {index}")]
+    Mismatch {
+        /// The first entry that differs, such as `space.weights`.
+        entry: String,
+        /// What the encoder has there.
+        encoder: String,
+        /// What the index was built with.
+        index: String,
+    },
+    /// The manifest's fingerprint cannot be read.
+    #[error("fingerprint of the index cannot be read")]
+    Unreadable(#[source] serde_json::Error),
+}
+
+/// Compares an encoder with the one a generation was built with, under the generation's templates.
+///
+/// # Errors
+/// [`FingerprintError::Mismatch`] names the first entry that differs.
+pub fn check_encoder(manifest: &Manifest, encoder: &BiEncoder) -> Result<(), FingerprintError> {
+    let of_index: Fingerprint = serde_json::from_value(manifest.fingerprint.clone())
+        .map_err(FingerprintError::Unreadable)?;
+    let of_encoder = encoder.fingerprint(&TextSpec {
+        passage_template: manifest.templates.passage.clone(),
+        query_template: manifest.templates.query.clone(),
+        passage_pair: is_pair(&of_index.passage),
+        query_pair: is_pair(&of_index.query),
+    });
+    match of_encoder.first_difference(&of_index) {
+        None => Ok(()),
+        Some(difference) => Err(FingerprintError::Mismatch {
+            entry: difference.entry,
+            encoder: difference.left,
+            index: difference.right,
+        }),
+    }
+}
+
+fn is_pair(side: &Value) -> bool {
+    side.get("pair").and_then(Value::as_bool).unwrap_or(false)
+}

@@ -1,0 +1,200 @@
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::Deadline;
+
+/// What is searched for.
+#[derive(Clone, Debug, PartialEq)]
+pub enum QueryInput {
+    /// Text, made a vector by the encoder.
+    Text(String),
+    /// A vector of the index's width.
+    Vector(Vec<f32>),
+}
+
+/// Which ranking is made before reranking.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Mode {
+    /// Nearest vectors.
+    #[default]
+    Dense,
+    /// BM25 over title and text.
+    Lexical,
+    /// Both, fused by reciprocal rank.
+    Hybrid {
+        /// The constant of the fusion; 60 in the paper.
+        k: u32,
+    },
+}
+
+/// What happens when reranking is not finished in time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnTimeout {
+    /// The order of the first stage is returned, and the answer says so.
+    #[default]
+    Skip,
+    /// The request fails.
+    Fail,
+}
+
+/// How many passages the cross-encoder reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RerankRequest {
+    /// The first so many of the first stage are scored; the rest follow in their order.
+    pub candidates: usize,
+    /// The most time reranking may take, inside the request's own deadline.
+    pub timeout: Option<Duration>,
+    /// What happens then.
+    pub on_timeout: OnTimeout,
+}
+
+/// Parts of a passage that are returned beside id and scores.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Include {
+    /// Title and text.
+    pub text: bool,
+    /// Metadata.
+    pub metadata: bool,
+}
+
+/// Everything about a search but the query.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SearchOptions {
+    /// The ranking of the first stage.
+    pub mode: Mode,
+    /// Hits returned.
+    pub top_k: usize,
+    /// Hits skipped before the first one returned.
+    pub offset: usize,
+    /// Passages that each source of the first stage brings; at least `offset + top_k` are asked for.
+    pub candidates: usize,
+    /// Reranking of the first stage's list.
+    pub rerank: Option<RerankRequest>,
+    /// Search exhaustively even where a faster, approximate index exists.
+    pub exact: bool,
+    /// Prompt used in place of the model's query prompt.
+    pub prompt: Option<String>,
+    /// What to return of each passage.
+    pub include: Include,
+    /// When the answer is of no more use.
+    pub deadline: Deadline,
+}
+
+impl Default for SearchOptions {
+    fn default() -> Self {
+        Self {
+            mode: Mode::Dense,
+            top_k: 10,
+            offset: 0,
+            candidates: 100,
+            rerank: None,
+            exact: false,
+            prompt: None,
+            include: Include {
+                text: true,
+                metadata: true,
+            },
+            deadline: Deadline::NONE,
+        }
+    }
+}
+
+/// One search.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SearchRequest {
+    /// What is searched for.
+    pub query: QueryInput,
+    /// How.
+    pub options: SearchOptions,
+}
+
+/// The score of a passage in each stage that saw it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct Scores {
+    /// Similarity of query and passage vectors.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dense: Option<f32>,
+    /// BM25.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bm25: Option<f32>,
+    /// Reciprocal rank fusion of the two.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fused: Option<f32>,
+    /// The cross-encoder's score.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rerank: Option<f32>,
+}
+
+/// One passage of the answer.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Hit {
+    /// Its place in the corpus.
+    #[serde(skip)]
+    pub ordinal: u32,
+    /// Its id.
+    pub id: String,
+    /// Its place in the answer, from 1; hits skipped by `offset` count.
+    pub rank: usize,
+    /// The score that the last stage gave it.
+    pub score: f32,
+    /// The scores of all stages.
+    pub scores: Scores,
+    /// Title, when asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub title: Option<String>,
+    /// Text, when asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub text: Option<String>,
+    /// Metadata, when asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub metadata: Option<Map<String, Value>>,
+}
+
+/// Where the time of an answer went. For a batch, the time of the whole batch.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Timing {
+    /// Waiting for the encoder.
+    pub queue: Duration,
+    /// Text to tokens.
+    pub tokenize: Duration,
+    /// Tokens to vector.
+    pub encode: Duration,
+    /// Vector (and text) to passages, fusion included.
+    pub search: Duration,
+    /// Reranking, its wait included.
+    pub rerank: Duration,
+    /// Reading titles, texts and metadata.
+    pub fetch: Duration,
+    /// All of it.
+    pub total: Duration,
+}
+
+/// What an answer cost.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Usage {
+    /// Tokens of the query. For a batch, of all queries.
+    pub query_tokens: usize,
+    /// Tokens of all reranked pairs.
+    pub rerank_tokens: usize,
+    /// Whether the query, or a reranked pair, was cut at the model's limit.
+    pub truncated: bool,
+}
+
+/// The answer to one search.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SearchResponse {
+    /// The passages, best first.
+    pub hits: Vec<Hit>,
+    /// Where the time went.
+    pub timing: Timing,
+    /// What it cost.
+    pub usage: Usage,
+    /// What was left out for lack of time, by name: `rerank_skipped`.
+    pub degraded: Vec<&'static str>,
+    /// Whether the list is exact over the stored rows.
+    pub exact: bool,
+}

@@ -1,0 +1,605 @@
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Instant;
+
+use collection::{Generation, Manifest};
+use corpus::{Passage, Query, Template, TemplateError};
+use index::{Neighbor, SearchParams, ShardedIndex, VectorIndex};
+use store::{LexicalHit, Store};
+
+use crate::{
+    BackendError, Deadline, Encoded, Hit, InProcess, Mode, ModelError, OnTimeout, QueryEncoder,
+    QueryInput, RerankRequest, Reranker, Scores, SearchBackend, SearchOptions, SearchRequest,
+    SearchResponse, Timing, Usage, reciprocal_rank_fusion,
+};
+
+/// How a generation is opened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct OpenConfig {
+    /// Reads every byte and compares checksums; without it only headers and lengths are checked.
+    pub verify: bool,
+}
+
+/// Why a generation could not be opened for search.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum OpenError {
+    /// The vectors cannot be read.
+    #[error("cannot open the vectors of generation `{generation}`")]
+    Index {
+        /// The generation.
+        generation: String,
+        /// Why.
+        source: index::OpenError,
+    },
+    /// The texts cannot be read.
+    #[error("cannot open the texts of generation `{generation}`")]
+    Store {
+        /// The generation.
+        generation: String,
+        /// Why.
+        source: store::StoreError,
+    },
+    /// Parts of one generation disagree.
+    #[error(
+        "{part} holds {found} passages, the manifest of generation `{generation}` says {expected}"
+    )]
+    Count {
+        /// The generation.
+        generation: String,
+        /// `index` or `store`.
+        part: &'static str,
+        /// What the manifest says.
+        expected: u64,
+        /// What the part holds.
+        found: u64,
+    },
+    /// A template of the manifest cannot be read.
+    #[error("template of generation `{generation}`")]
+    Template {
+        /// The generation.
+        generation: String,
+        /// Why.
+        source: TemplateError,
+    },
+}
+
+/// Why a search gave no answer.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SearchError {
+    /// The vector of a query has the wrong width.
+    #[error("query vector has {given} values, index width is {expected}")]
+    Width {
+        /// Values given.
+        given: usize,
+        /// Values of a row.
+        expected: usize,
+    },
+    /// The query vector cannot be compared with rows.
+    #[error("query vector holds a value that is not finite at position {position}")]
+    NotFinite {
+        /// Position of the value.
+        position: usize,
+    },
+    /// Lexical search needs text.
+    #[error("{mode} search needs a query text, a vector was given")]
+    TextNeeded {
+        /// `lexical`, `hybrid` or `rerank`.
+        mode: &'static str,
+    },
+    /// A batch mixes texts and vectors.
+    #[error("batch mixes query texts and query vectors")]
+    MixedBatch,
+    /// Reranking was asked for and there is no cross-encoder.
+    #[error("no reranker is loaded")]
+    NoReranker,
+    /// The encoder gave no vector.
+    #[error("cannot encode the query")]
+    Encode(#[source] ModelError),
+    /// The cross-encoder gave no scores.
+    #[error("cannot rerank")]
+    Rerank(#[source] ModelError),
+    /// The index gave no neighbors.
+    #[error("cannot search the index")]
+    Backend(#[source] BackendError),
+    /// A passage cannot be read.
+    #[error("cannot read a passage")]
+    Store(#[source] store::StoreError),
+    /// The deadline passed between two steps.
+    #[error("deadline passed before {step}")]
+    DeadlineExceeded {
+        /// The step that was not begun.
+        step: &'static str,
+    },
+    /// The search ended without an answer.
+    #[error("search stopped without an answer")]
+    Stopped,
+}
+
+/// One generation of a collection, open for reading.
+///
+/// Cheap to share: searches take `&self`, and any number may run at once.
+pub struct Retriever {
+    generation: Generation,
+    backend: Box<dyn SearchBackend>,
+    store: Arc<Store>,
+    query_template: Template,
+    passage_template: Template,
+    exact: bool,
+}
+
+impl Retriever {
+    /// Opens the vectors and texts of a generation.
+    ///
+    /// # Errors
+    /// [`OpenError`] when a part is missing or damaged, or when the parts do not belong together.
+    pub fn open(generation: Generation, config: OpenConfig) -> Result<Self, OpenError> {
+        let name = generation.id.to_string();
+        let manifest = &generation.manifest;
+        let paths: Vec<PathBuf> = manifest
+            .shards
+            .iter()
+            .map(|shard| generation.path.join(&shard.path))
+            .collect();
+        let (of_index, of_store) = if config.verify {
+            (index::Verify::Checksums, store::Verify::Checksums)
+        } else {
+            (index::Verify::Header, store::Verify::Header)
+        };
+        let index = ShardedIndex::open(&paths, of_index).map_err(|source| OpenError::Index {
+            generation: name.clone(),
+            source,
+        })?;
+        let store = Store::open(&generation.path, of_store).map_err(|source| OpenError::Store {
+            generation: name.clone(),
+            source,
+        })?;
+        let expected = manifest.counts.passages;
+        for (part, found) in [("index", index.len() as u64), ("store", store.len() as u64)] {
+            if found != expected {
+                return Err(OpenError::Count {
+                    generation: name,
+                    part,
+                    expected,
+                    found,
+                });
+            }
+        }
+        let template = |text: &str| {
+            Template::parse(text).map_err(|source| OpenError::Template {
+                generation: name.clone(),
+                source,
+            })
+        };
+        let query_template = template(&manifest.templates.query)?;
+        let passage_template = template(&manifest.templates.passage)?;
+        let exact = index.capabilities().exact;
+        let backend = Box::new(InProcess::new(Arc::new(index)));
+        Ok(Self {
+            generation,
+            backend,
+            store: Arc::new(store),
+            query_template,
+            passage_template,
+            exact,
+        })
+    }
+
+    /// The generation that answers.
+    #[must_use]
+    pub fn generation(&self) -> &Generation {
+        &self.generation
+    }
+
+    /// Its manifest.
+    #[must_use]
+    pub fn manifest(&self) -> &Manifest {
+        &self.generation.manifest
+    }
+
+    /// Its texts.
+    #[must_use]
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// Values of one row.
+    #[must_use]
+    pub fn width(&self) -> usize {
+        self.backend.width()
+    }
+
+    /// Answers one search.
+    ///
+    /// # Errors
+    /// [`SearchError`]; a passed deadline is an error unless only reranking was left out.
+    pub async fn search(
+        &self,
+        request: SearchRequest,
+        encoder: &dyn QueryEncoder,
+        reranker: Option<&dyn Reranker>,
+    ) -> Result<SearchResponse, SearchError> {
+        let mut answers = self
+            .search_batch(vec![request.query], &request.options, encoder, reranker)
+            .await?;
+        answers.pop().ok_or(SearchError::Stopped)
+    }
+
+    /// Answers many searches with equal options, in the order given: queries are encoded and searched together.
+    ///
+    /// # Errors
+    /// The first [`SearchError`] of any of them; a batch is all texts or all vectors.
+    pub async fn search_batch(
+        &self,
+        queries: Vec<QueryInput>,
+        options: &SearchOptions,
+        encoder: &dyn QueryEncoder,
+        reranker: Option<&dyn Reranker>,
+    ) -> Result<Vec<SearchResponse>, SearchError> {
+        let start = Instant::now();
+        let n_queries = queries.len();
+        let (texts, vectors) = split(queries)?;
+        self.check(&texts, options, reranker)?;
+
+        let page_end = options.offset.saturating_add(options.top_k);
+        let to_rerank = options.rerank.map_or(0, |rerank| rerank.candidates);
+        let depth = match options.mode {
+            Mode::Hybrid { .. } => page_end.max(to_rerank).max(options.candidates),
+            Mode::Dense | Mode::Lexical => page_end.max(to_rerank),
+        };
+
+        let encoded = match (&texts, options.mode) {
+            (_, Mode::Lexical) => Encoded::default(),
+            (Some(texts), _) => {
+                let rendered = texts.iter().map(|text| self.render_query(text)).collect();
+                let encoded = encoder.encode(rendered, options.prompt.clone(), options.deadline);
+                encoded.await.map_err(SearchError::Encode)?
+            }
+            (None, _) => Encoded {
+                values: vectors,
+                ..Encoded::default()
+            },
+        };
+        self.check_vectors(&encoded.values, n_queries, options.mode)?;
+        if options.deadline.expired() {
+            return Err(SearchError::DeadlineExceeded { step: "search" });
+        }
+
+        let search_start = Instant::now();
+        let dense = match options.mode {
+            Mode::Lexical => vec![Vec::new(); n_queries],
+            Mode::Dense | Mode::Hybrid { .. } => {
+                self.search_dense(encoded.values, depth, options).await?
+            }
+        };
+        let lexical = match (&texts, options.mode) {
+            (Some(texts), Mode::Lexical | Mode::Hybrid { .. }) => {
+                self.search_lexical(texts.clone(), depth, options.deadline)
+                    .await?
+            }
+            _ => vec![Vec::new(); n_queries],
+        };
+        let mut lists: Vec<Vec<Candidate>> = dense
+            .iter()
+            .zip(&lexical)
+            .map(|(dense, lexical)| first_stage(options.mode, dense, lexical))
+            .collect();
+        let mut timing = Timing {
+            queue: encoded.queue,
+            tokenize: encoded.tokenize,
+            encode: encoded.compute,
+            search: search_start.elapsed(),
+            ..Timing::default()
+        };
+        let mut usage = Usage {
+            query_tokens: encoded.n_tokens,
+            rerank_tokens: 0,
+            truncated: encoded.n_truncated > 0,
+        };
+
+        let mut degraded = vec![Vec::new(); n_queries];
+        if let (Some(rerank), Some(reranker), Some(texts)) = (options.rerank, reranker, &texts) {
+            let rerank_start = Instant::now();
+            for ((list, text), degraded) in lists.iter_mut().zip(texts).zip(&mut degraded) {
+                let outcome = self
+                    .rerank(list, text, rerank, options.deadline, reranker)
+                    .await?;
+                match outcome {
+                    Some((n_tokens, truncated)) => {
+                        usage.rerank_tokens += n_tokens;
+                        usage.truncated |= truncated;
+                    }
+                    None => degraded.push("rerank_skipped"),
+                }
+            }
+            timing.rerank = rerank_start.elapsed();
+        }
+
+        let fetch_start = Instant::now();
+        let mut answers = Vec::with_capacity(n_queries);
+        for (list, degraded) in lists.into_iter().zip(degraded) {
+            let hits = self.page(&list, options)?;
+            let exact = options.mode != Mode::Lexical && self.exact;
+            answers.push(SearchResponse {
+                hits,
+                timing,
+                usage,
+                degraded,
+                exact,
+            });
+        }
+        timing.fetch = fetch_start.elapsed();
+        timing.total = start.elapsed();
+        for answer in &mut answers {
+            answer.timing = timing;
+        }
+        Ok(answers)
+    }
+
+    /// The text the cross-encoder reads of a passage: the template the index was built with.
+    #[must_use]
+    pub fn render_passage(&self, passage: &Passage) -> String {
+        self.passage_template.render(passage).text
+    }
+
+    fn render_query(&self, text: &str) -> String {
+        let query = Query {
+            text: text.to_owned(),
+            ..Query::default()
+        };
+        self.query_template.render_query(&query).text
+    }
+
+    fn check(
+        &self,
+        texts: &Option<Vec<String>>,
+        options: &SearchOptions,
+        reranker: Option<&dyn Reranker>,
+    ) -> Result<(), SearchError> {
+        if texts.is_none() {
+            let mode = match options.mode {
+                Mode::Lexical => Some("lexical"),
+                Mode::Hybrid { .. } => Some("hybrid"),
+                Mode::Dense => options.rerank.map(|_| "reranked"),
+            };
+            if let Some(mode) = mode {
+                return Err(SearchError::TextNeeded { mode });
+            }
+        }
+        if options.rerank.is_some() && reranker.is_none() {
+            return Err(SearchError::NoReranker);
+        }
+        Ok(())
+    }
+
+    fn check_vectors(
+        &self,
+        values: &[f32],
+        n_queries: usize,
+        mode: Mode,
+    ) -> Result<(), SearchError> {
+        if mode == Mode::Lexical {
+            return Ok(());
+        }
+        let expected = self.width();
+        if values.len() != n_queries * expected {
+            return Err(SearchError::Width {
+                given: values.len() / n_queries.max(1),
+                expected,
+            });
+        }
+        match values.iter().position(|value| !value.is_finite()) {
+            Some(position) => Err(SearchError::NotFinite {
+                position: position % expected,
+            }),
+            None => Ok(()),
+        }
+    }
+
+    async fn search_dense(
+        &self,
+        queries: Vec<f32>,
+        depth: usize,
+        options: &SearchOptions,
+    ) -> Result<Vec<Vec<Neighbor>>, SearchError> {
+        let params = SearchParams {
+            exact: options.exact,
+            ..SearchParams::default()
+        };
+        let lists = self
+            .backend
+            .search(queries, depth, None, params, options.deadline)
+            .await;
+        lists
+            .into_iter()
+            .map(|list| list.map_err(SearchError::Backend))
+            .collect()
+    }
+
+    async fn search_lexical(
+        &self,
+        texts: Vec<String>,
+        depth: usize,
+        deadline: Deadline,
+    ) -> Result<Vec<Vec<LexicalHit>>, SearchError> {
+        let store = Arc::clone(&self.store);
+        let task = tokio::task::spawn_blocking(move || {
+            let mut lists = Vec::with_capacity(texts.len());
+            for text in &texts {
+                if deadline.expired() {
+                    return Err(SearchError::DeadlineExceeded {
+                        step: "lexical search",
+                    });
+                }
+                let hits = store.search_lexical(text, depth, None);
+                lists.push(hits.map_err(SearchError::Store)?);
+            }
+            Ok(lists)
+        });
+        task.await.map_err(|_| SearchError::Stopped)?
+    }
+
+    /// Reorders the first candidates by the cross-encoder; `None` when there was no time and the list is as it was.
+    async fn rerank(
+        &self,
+        list: &mut [Candidate],
+        query: &str,
+        request: RerankRequest,
+        deadline: Deadline,
+        reranker: &dyn Reranker,
+    ) -> Result<Option<(usize, bool)>, SearchError> {
+        let n_candidates = request.candidates.min(list.len());
+        let head = &mut list[..n_candidates];
+        if head.is_empty() {
+            return Ok(Some((0, false)));
+        }
+        let ordinals: Vec<u32> = head.iter().map(|candidate| candidate.ordinal).collect();
+        let passages = self.store.passages(&ordinals).map_err(SearchError::Store)?;
+        let texts = passages
+            .iter()
+            .map(|passage| self.render_passage(passage))
+            .collect();
+        let within = request
+            .timeout
+            .map_or(Deadline::NONE, Deadline::after)
+            .min(deadline);
+        let reranked = match reranker.rerank(query.to_owned(), texts, within).await {
+            Ok(reranked) => reranked,
+            Err(ModelError::DeadlineExceeded | ModelError::Overloaded { .. })
+                if request.on_timeout == OnTimeout::Skip =>
+            {
+                return Ok(None);
+            }
+            Err(error) => return Err(SearchError::Rerank(error)),
+        };
+        for (candidate, score) in head.iter_mut().zip(&reranked.scores) {
+            candidate.scores.rerank = Some(*score);
+            candidate.score = *score;
+        }
+        // Stable: equal scores keep the order of the first stage.
+        head.sort_by(|a, b| b.score.total_cmp(&a.score));
+        Ok(Some((reranked.n_tokens, reranked.n_truncated > 0)))
+    }
+
+    fn page(&self, list: &[Candidate], options: &SearchOptions) -> Result<Vec<Hit>, SearchError> {
+        let page: Vec<&Candidate> = list
+            .iter()
+            .skip(options.offset)
+            .take(options.top_k)
+            .collect();
+        let ordinals: Vec<u32> = page.iter().map(|candidate| candidate.ordinal).collect();
+        let include = options.include;
+        let mut passages = if include.text || include.metadata {
+            self.store.passages(&ordinals).map_err(SearchError::Store)?
+        } else {
+            Vec::new()
+        }
+        .into_iter();
+        let mut hits = Vec::with_capacity(page.len());
+        for (position, candidate) in page.into_iter().enumerate() {
+            let (id, title, text, metadata) = match passages.next() {
+                Some(Passage {
+                    id,
+                    title,
+                    text,
+                    metadata,
+                }) => (
+                    id,
+                    include.text.then_some(title),
+                    include.text.then_some(text),
+                    include.metadata.then_some(metadata),
+                ),
+                None => {
+                    let id = self
+                        .store
+                        .id(candidate.ordinal)
+                        .map_err(SearchError::Store)?;
+                    (id.to_string(), None, None, None)
+                }
+            };
+            hits.push(Hit {
+                ordinal: candidate.ordinal,
+                id,
+                rank: options.offset + position + 1,
+                score: candidate.score,
+                scores: candidate.scores,
+                title,
+                text,
+                metadata,
+            });
+        }
+        Ok(hits)
+    }
+}
+
+/// A passage on its way through the stages.
+struct Candidate {
+    ordinal: u32,
+    score: f32,
+    scores: Scores,
+}
+
+/// The texts of a batch, or its vectors in one row-major piece.
+fn split(queries: Vec<QueryInput>) -> Result<(Option<Vec<String>>, Vec<f32>), SearchError> {
+    let n_queries = queries.len();
+    let (mut texts, mut vectors, mut width) = (Vec::new(), Vec::new(), None);
+    for query in queries {
+        match query {
+            QueryInput::Text(text) => texts.push(text),
+            QueryInput::Vector(vector) => {
+                let expected = *width.get_or_insert(vector.len());
+                if vector.len() != expected {
+                    return Err(SearchError::Width {
+                        given: vector.len(),
+                        expected,
+                    });
+                }
+                vectors.extend(vector);
+            }
+        }
+    }
+    match texts.len() {
+        n if n == n_queries => Ok((Some(texts), Vec::new())),
+        0 => Ok((None, vectors)),
+        _ => Err(SearchError::MixedBatch),
+    }
+}
+
+fn first_stage(mode: Mode, dense: &[Neighbor], lexical: &[LexicalHit]) -> Vec<Candidate> {
+    let dense_scores: HashMap<u32, f32> =
+        dense.iter().map(|hit| (hit.ordinal, hit.score)).collect();
+    let bm25_scores: HashMap<u32, f32> =
+        lexical.iter().map(|hit| (hit.ordinal, hit.score)).collect();
+    let candidate = |ordinal: u32, score: f32, fused: Option<f32>| Candidate {
+        ordinal,
+        score,
+        scores: Scores {
+            dense: dense_scores.get(&ordinal).copied(),
+            bm25: bm25_scores.get(&ordinal).copied(),
+            fused,
+            rerank: None,
+        },
+    };
+    match mode {
+        Mode::Dense => dense
+            .iter()
+            .map(|hit| candidate(hit.ordinal, hit.score, None))
+            .collect(),
+        Mode::Lexical => lexical
+            .iter()
+            .map(|hit| candidate(hit.ordinal, hit.score, None))
+            .collect(),
+        Mode::Hybrid { k } => {
+            let lists = [
+                dense.iter().map(|hit| hit.ordinal).collect(),
+                lexical.iter().map(|hit| hit.ordinal).collect(),
+            ];
+            reciprocal_rank_fusion(&lists, k)
+                .into_iter()
+                .map(|fused| candidate(fused.ordinal, fused.score, Some(fused.score)))
+                .collect()
+        }
+    }
+}

@@ -61,6 +61,14 @@ impl Building {
         self.path.join("work")
     }
 
+    /// Removes the build and what was made for resuming it.
+    ///
+    /// # Errors
+    /// When the folder cannot be removed.
+    pub fn discard(&self) -> Result<(), CollectionError> {
+        fs::remove_dir_all(&self.path).map_err(|source| CollectionError::write(&self.path, source))
+    }
+
     /// sha256 of the spec's canonical JSON.
     pub fn spec_digest(&self) -> &str {
         &self.spec_digest
@@ -102,8 +110,7 @@ impl Writer {
                 }
             }
             BuildMode::Restart if exists => {
-                fs::remove_dir_all(&building.path)
-                    .map_err(|source| CollectionError::write(&building.path, source))?;
+                building.discard()?;
             }
             BuildMode::New | BuildMode::Restart => {}
         }

@@ -1,1 +1,32 @@
 //! The write path: corpus to vectors to a published generation.
+//!
+//! [`build`] reads the corpus twice. The first pass validates and counts it and takes its digest; with it the *spec* is complete,
+//! everything that decides the content. The second pass cuts the corpus into *chunks* of a fixed number of passages and turns each
+//! into one durable file in the building folder: vectors, records, counts. When every chunk is there, shards, store and lexical
+//! index are assembled from them and the generation is promoted. Interrupted or killed at any moment, a build loses at most the
+//! chunk it was working on; resumed, it checks the finished chunks and goes on. Batches never cross a chunk, so the vectors do
+//! not depend on how often a build was interrupted.
+//!
+//! # Memory
+//!
+//! Independent of the number of passages, but for what finds duplicate ids and what a store keeps of its ids, together below 100
+//! bytes a passage. Beside them: three chunks of texts (one being read, one waiting, one being encoded) with their tokens, one
+//! chunk of vectors, the encoder's batch, and the 64 MiB heap of the lexical index.
+//!
+//! # Disk
+//!
+//! While shards are assembled, vectors and records exist twice: as chunks and as the generation.
+
+mod assemble;
+mod build;
+mod chunk;
+mod config;
+mod digest;
+mod encode;
+mod error;
+mod progress;
+
+pub use build::{BuildReport, build};
+pub use config::{BuildConfig, DEFAULT_CHUNK_PASSAGES};
+pub use error::BuildError;
+pub use progress::{NoProgress, Phase, Progress};

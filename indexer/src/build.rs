@@ -1,0 +1,238 @@
+//! From a corpus to a generation.
+
+use std::fs;
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
+use std::time::SystemTime;
+
+use collection::{
+    AliasName, Collection, Counts, Generation, GenerationId, LIVE, Manifest, Start, Templates,
+};
+use corpus::{BadLine, CorpusError, Schema, Survey};
+use encoder::{BiEncoder, Fingerprint, Similarity, TextSpec};
+use index::Metric;
+use serde_json::{Value, json};
+use store::StoreConfig;
+
+use crate::assemble::{ARITHMETIC, Layout, assemble};
+use crate::digest::content_digest;
+use crate::encode::{Plan, encode_chunks};
+use crate::progress::Watch;
+use crate::{BuildConfig, BuildError, Phase, Progress};
+
+/// What a build made.
+#[derive(Clone, Debug)]
+pub struct BuildReport {
+    /// The generation.
+    pub generation: GenerationId,
+    /// Its folder.
+    pub path: PathBuf,
+    /// sha256 over its content.
+    pub content_digest: String,
+    /// Whether it is `live` now.
+    pub live: bool,
+    /// What was read and written.
+    pub counts: Counts,
+    /// Passages whose vectors an earlier, interrupted run had made.
+    pub n_resumed: u64,
+    /// Some of the lines that were skipped as bad.
+    pub bad_examples: Vec<BadLine>,
+    /// The metadata fields, declared or inferred.
+    pub schema: Schema,
+}
+
+/// Builds a generation and publishes it if asked to, or if it is the collection's first.
+///
+/// Sets nothing in motion that outlives it: when `cancelled` becomes true it stops after the chunk it is encoding.
+///
+/// # Errors
+/// [`BuildError`]; readers of the collection then see no change. [`BuildError::Interrupted`] when cancelled.
+pub fn build(
+    config: &BuildConfig,
+    encoder: &BiEncoder,
+    progress: &dyn Progress,
+    cancelled: &AtomicBool,
+) -> Result<BuildReport, BuildError> {
+    let watch = Watch {
+        progress,
+        cancelled,
+    };
+    let collection = Collection::create(&config.collection)?;
+    let writer = collection.writer()?;
+    let stamp = CorpusStamp::take(config)?;
+    let survey = survey(config, watch)?;
+    config.passage_template.check_fields(&survey.schema)?;
+    let plan = plan(config, encoder, &survey)?;
+    let metric = config
+        .metric
+        .unwrap_or_else(|| metric_of(encoder.similarity()));
+    let fingerprint = encoder.fingerprint(&TextSpec {
+        passage_template: config.passage_template.as_str().to_owned(),
+        query_template: config.query_template.as_str().to_owned(),
+        passage_pair: config.passage_pair,
+        ..TextSpec::default()
+    });
+
+    let spec = spec(config, &survey, &fingerprint, metric);
+    let (generation, n_resumed) = match writer.begin(&spec, config.mode)? {
+        Start::Done(generation) => (*generation, survey.n_passages),
+        Start::Build(building) => {
+            let work = building.work();
+            let n_finished = plan.n_finished(&work);
+            encode_chunks(config, encoder, plan, &work, n_finished, watch)?;
+            if CorpusStamp::take(config)? != stamp {
+                building.discard()?; // Some chunks may hold what the digest does not stand for.
+                return Err(BuildError::CorpusChanged);
+            }
+            let store = StoreConfig {
+                language: config.language,
+                schema: survey.schema.clone(),
+                ..StoreConfig::default()
+            };
+            let layout = Layout {
+                n_shards: config.n_shards,
+                metric,
+                store,
+            };
+            let (shards, counts) = assemble(plan, &layout, &work, building.path(), watch)?;
+            let contents = Manifest {
+                fingerprint_digest: fingerprint.digest(),
+                fingerprint: to_value(&fingerprint),
+                corpus_digest: survey.digest.clone(),
+                content_digest: content_digest(building.path(), &shards, watch)?,
+                counts: Counts {
+                    bad_lines: survey.n_bad,
+                    ..counts
+                },
+                width: plan.width,
+                metric: metric.as_str().to_owned(),
+                shards,
+                batch_invariant: encoder.batch_invariant(),
+                templates: Templates {
+                    passage: config.passage_template.as_str().to_owned(),
+                    query: config.query_template.as_str().to_owned(),
+                },
+                schema: to_value(&survey.schema),
+                build: to_value(config),
+                ..Manifest::default()
+            };
+            let n_resumed =
+                (n_finished as u64 * u64::from(plan.chunk_passages)).min(survey.n_passages);
+            (writer.promote(&building, contents)?, n_resumed)
+        }
+    };
+    if config.publish {
+        writer.publish(&generation.id)?;
+    }
+    let live = collection
+        .aliases()?
+        .get(&AliasName::parse(LIVE).expect("it is a name"))
+        == Some(&generation.id);
+    tracing::info!(generation = %generation.id, n_passages = generation.manifest.counts.passages, live, "generation built");
+    let Generation { id, path, manifest } = generation;
+    Ok(BuildReport {
+        generation: id,
+        path,
+        content_digest: manifest.content_digest,
+        live,
+        counts: manifest.counts,
+        n_resumed,
+        bad_examples: survey.bad_examples,
+        schema: survey.schema,
+    })
+}
+
+fn survey(config: &BuildConfig, watch: Watch<'_>) -> Result<Survey, BuildError> {
+    let mut interrupted = None;
+    let surveyed = corpus::survey(&config.corpus, &mut |found| {
+        interrupted = watch
+            .update(Phase::Survey, found.n_bytes_read, found.n_bytes_total)
+            .err();
+        if interrupted.is_some() {
+            ControlFlow::Break(())
+        } else {
+            ControlFlow::Continue(())
+        }
+    });
+    match interrupted {
+        Some(error) => Err(error),
+        None => Ok(surveyed?),
+    }
+}
+
+fn plan(config: &BuildConfig, encoder: &BiEncoder, survey: &Survey) -> Result<Plan, BuildError> {
+    let (n_shards, n_passages, max) = (config.n_shards, survey.n_passages, u64::from(u32::MAX));
+    if n_passages > max {
+        return Err(BuildError::TooManyPassages { n_passages, max });
+    }
+    if n_shards == 0 || n_shards as u64 > n_passages {
+        return Err(BuildError::Shards {
+            n_shards,
+            n_passages,
+        });
+    }
+    if config.chunk_passages == 0 {
+        return Err(BuildError::EmptyChunks);
+    }
+    let chunk_passages = config.chunk_passages.min(n_passages as usize) as u32;
+    Ok(Plan {
+        n_passages: n_passages as u32,
+        chunk_passages,
+        width: encoder.width(),
+    })
+}
+
+/// Everything that decides the content of a generation, and nothing else: equal specs give equal content.
+fn spec(config: &BuildConfig, survey: &Survey, fingerprint: &Fingerprint, metric: Metric) -> Value {
+    json!({
+        "spec_version": 1,
+        "corpus_digest": survey.digest,
+        "fingerprint": fingerprint.digest(),
+        "passage_template": config.passage_template.as_str(),
+        "passage_pair": config.passage_pair,
+        "query_template": config.query_template.as_str(),
+        "chunk_passages": config.chunk_passages,
+        "n_shards": config.n_shards,
+        "metric": metric.as_str(),
+        "schema": to_value(&survey.schema),
+        "language": config.language.as_str(),
+        "arithmetic": ARITHMETIC,
+    })
+}
+
+fn metric_of(similarity: Similarity) -> Metric {
+    match similarity {
+        Similarity::InnerProduct => Metric::InnerProduct,
+        Similarity::Cosine => Metric::Cosine,
+        Similarity::L2 => Metric::L2,
+    }
+}
+
+fn to_value(value: &impl serde::Serialize) -> Value {
+    serde_json::to_value(value).expect("configs, schemas and fingerprints have string keys only")
+}
+
+/// Length and time of change of every file of the corpus: a cheap proof that both passes read the same bytes.
+#[derive(PartialEq)]
+struct CorpusStamp(Vec<(u64, Option<SystemTime>)>);
+
+impl CorpusStamp {
+    fn take(config: &BuildConfig) -> Result<Self, BuildError> {
+        let stamp = |path: &PathBuf| match fs::metadata(path) {
+            Ok(metadata) => Ok((metadata.len(), metadata.modified().ok())),
+            Err(source) => Err(CorpusError::Open {
+                path: path.clone(),
+                source,
+            }
+            .into()),
+        };
+        config
+            .corpus
+            .paths
+            .iter()
+            .map(stamp)
+            .collect::<Result<_, _>>()
+            .map(Self)
+    }
+}

@@ -1,0 +1,67 @@
+//! What to build.
+
+use std::path::PathBuf;
+
+use collection::BuildMode;
+use corpus::{CorpusConfig, Template};
+use encoder::ModelOptions;
+use index::Metric;
+use serde::Serialize;
+use store::Language;
+
+/// Passages in a chunk unless told otherwise.
+pub const DEFAULT_CHUNK_PASSAGES: usize = 1024;
+
+/// What to build, and where. The manifest keeps a copy.
+#[derive(Clone, Debug, Serialize)]
+pub struct BuildConfig {
+    /// Folder of the collection; made when it is not there.
+    pub collection: PathBuf,
+    /// The passages.
+    pub corpus: CorpusConfig,
+    /// Where the encoder was loaded from, for the record.
+    pub model: PathBuf,
+    /// How it was told to read its directory, for the record.
+    pub model_options: ModelOptions,
+    /// Whether the encoder takes the title and the templated text as a pair, in place of the templated text alone.
+    pub passage_pair: bool,
+    /// How a passage becomes the text that is encoded.
+    pub passage_template: Template,
+    /// How a query becomes the text that is encoded; searches read it from the manifest.
+    pub query_template: Template,
+    /// Number of shards.
+    pub n_shards: usize,
+    /// Passages in a chunk: what a kill can cost, and what is encoded together.
+    pub chunk_passages: usize,
+    /// How rows are compared; the model's own similarity when `None`.
+    pub metric: Option<Metric>,
+    /// Language of the lexical index.
+    pub language: Language,
+    /// What to do about an earlier build with the same content.
+    #[serde(skip)]
+    pub mode: BuildMode,
+    /// Whether the generation becomes `live`; the first one of a collection always does.
+    #[serde(skip)]
+    pub publish: bool,
+}
+
+impl BuildConfig {
+    /// One shard, default templates and chunks, English, a new unpublished build.
+    pub fn new(collection: PathBuf, corpus: CorpusConfig, model: PathBuf) -> Self {
+        Self {
+            collection,
+            corpus,
+            model,
+            model_options: ModelOptions::default(),
+            passage_pair: false,
+            passage_template: Template::default(),
+            query_template: Template::query_default(),
+            n_shards: 1,
+            chunk_passages: DEFAULT_CHUNK_PASSAGES,
+            metric: None,
+            language: Language::default(),
+            mode: BuildMode::New,
+            publish: false,
+        }
+    }
+}

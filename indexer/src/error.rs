@@ -1,0 +1,64 @@
+//! Why a build failed.
+
+use std::path::PathBuf;
+
+use crate::Phase;
+
+/// Why a build failed. The collection's readers see no change; the build can be resumed, unless the corpus itself has to change.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+#[expect(missing_docs, reason = "the message of a variant names its fields")]
+pub enum BuildError {
+    /// The corpus cannot be read.
+    #[error(transparent)]
+    Corpus(#[from] corpus::CorpusError),
+    /// A template asks for a field that no passage has.
+    #[error(transparent)]
+    Template(#[from] corpus::TemplateError),
+    /// The collection cannot be read or written.
+    #[error(transparent)]
+    Collection(#[from] collection::CollectionError),
+    /// The encoder failed.
+    #[error("cannot encode passages {first_ordinal} to {last_ordinal}")]
+    Encode {
+        first_ordinal: u32,
+        last_ordinal: u32,
+        source: encoder::EncodeError,
+    },
+    /// The index refused a vector, or could not be written.
+    #[error("cannot write vectors")]
+    WriteVectors(#[from] index::WriteError),
+    /// The store could not be written.
+    #[error("cannot write passages")]
+    WriteStore(#[from] store::WriteError),
+    /// Vectors that were just written cannot be read.
+    #[error("cannot read the vectors back")]
+    ReadVectors(#[from] index::OpenError),
+    /// Passages that were just written cannot be read.
+    #[error("cannot read the passages back")]
+    ReadStore(#[from] store::StoreError),
+    /// A chunk changed on disk after it was checked.
+    #[error("chunk `{}` is damaged: {reason}", path.display())]
+    Chunk { path: PathBuf, reason: &'static str },
+    /// A folder of the build cannot be made or read.
+    #[error("cannot access `{}`", path.display())]
+    Io {
+        path: PathBuf,
+        source: std::io::Error,
+    },
+    /// The corpus was written to while it was being read.
+    #[error("the corpus changed while it was being indexed")]
+    CorpusChanged,
+    /// Ordinals are 32 bits wide.
+    #[error("the corpus has {n_passages} passages, a generation holds at most {max}")]
+    TooManyPassages { n_passages: u64, max: u64 },
+    /// Every shard needs a row.
+    #[error("{n_shards} shards cannot share {n_passages} passages")]
+    Shards { n_shards: usize, n_passages: u64 },
+    /// Chunks of no passages lead nowhere.
+    #[error("a chunk needs at least one passage")]
+    EmptyChunks,
+    /// The caller asked to stop.
+    #[error("interrupted in phase {} at {done} of {total} {}; the build can be resumed", phase.as_str(), phase.unit())]
+    Interrupted { phase: Phase, done: u64, total: u64 },
+}

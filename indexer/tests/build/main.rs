@@ -1,0 +1,370 @@
+//! Builds with the small test encoder: what comes out, and what is left when they are stopped, killed or damaged.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod kill;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use collection::{BuildMode, Collection, CollectionError};
+use corpus::{CorpusConfig, CorpusError, Template};
+use encoder::{BiEncoder, EncoderConfig, ModelOptions, Role, Text};
+use index::{SearchParams, ShardedIndex, VectorIndex};
+use indexer::{BuildConfig, BuildError, BuildReport, NoProgress, Phase, Progress, build};
+use store::Store;
+
+pub(crate) fn encoder() -> BiEncoder {
+    let config = EncoderConfig {
+        threads: 2,
+        ..EncoderConfig::default()
+    };
+    BiEncoder::load(&model(), &ModelOptions::default(), &config).unwrap()
+}
+
+fn model() -> PathBuf {
+    testkit::fixture("models/tiny-bert")
+}
+
+/// Writes a corpus of generated passages: a title, a few words, a year.
+pub(crate) fn write_corpus(path: &Path, seed: u64, n_passages: usize) {
+    const WORDS: [&str; 12] = [
+        "tide", "moon", "salt", "wind", "stone", "river", "glass", "iron", "bread", "winter",
+        "lamp", "bird",
+    ];
+    let mut state = seed;
+    let mut text = String::new();
+    for i in 0..n_passages {
+        let words: Vec<_> = (0..8)
+            .map(|_| {
+                state = state
+                    .wrapping_mul(6364136223846793005)
+                    .wrapping_add(1442695040888963407);
+                WORDS[(state >> 33) as usize % WORDS.len()]
+            })
+            .collect();
+        let record = serde_json::json!({
+            "_id": format!("p{i}"), "title": words[0], "text": words[1..].join(" "), "year": 1900 + i % 100,
+        });
+        text += &format!("{record}\n");
+    }
+    fs::write(path, text).unwrap();
+}
+
+pub(crate) fn config(root: &Path, corpus: &Path) -> BuildConfig {
+    let corpus = CorpusConfig {
+        paths: vec![corpus.to_owned()],
+        ..CorpusConfig::default()
+    };
+    BuildConfig {
+        chunk_passages: 16,
+        ..BuildConfig::new(root.to_owned(), corpus, model())
+    }
+}
+
+pub(crate) fn run(config: &BuildConfig) -> Result<BuildReport, BuildError> {
+    build(config, &encoder(), &NoProgress, &AtomicBool::new(false))
+}
+
+/// Cancels the build when a phase has come so far.
+struct StopAt<'a>(Phase, u64, &'a AtomicBool);
+
+impl Progress for StopAt<'_> {
+    fn update(&self, phase: Phase, done: u64, _: u64) {
+        if phase == self.0 && done >= self.1 {
+            self.2.store(true, Ordering::Relaxed);
+        }
+    }
+}
+
+fn run_until(config: &BuildConfig, phase: Phase, done: u64) -> BuildError {
+    let cancelled = AtomicBool::new(false);
+    build(
+        config,
+        &encoder(),
+        &StopAt(phase, done, &cancelled),
+        &cancelled,
+    )
+    .unwrap_err()
+}
+
+struct Folder(tempfile::TempDir);
+
+impl Folder {
+    fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+
+    fn corpus(&self, seed: u64, n_passages: usize) -> PathBuf {
+        let path = self
+            .0
+            .path()
+            .join(format!("corpus-{seed}-{n_passages}.jsonl"));
+        write_corpus(&path, seed, n_passages);
+        path
+    }
+
+    fn lines(&self, lines: &[&str]) -> PathBuf {
+        let path = self.0.path().join("lines.jsonl");
+        fs::write(&path, lines.join("\n")).unwrap();
+        path
+    }
+
+    fn collection(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+}
+
+#[test]
+fn a_generation_holds_the_corpus_in_order() {
+    let folder = Folder::new();
+    let config = BuildConfig {
+        n_shards: 3,
+        ..config(&folder.collection("c"), &folder.corpus(1, 100))
+    };
+    let report = run(&config).unwrap();
+    assert!(report.live);
+    assert_eq!(report.counts.passages, 100);
+
+    let generation = Collection::open(&config.collection)
+        .unwrap()
+        .resolve("live")
+        .unwrap();
+    assert_eq!(generation.id, report.generation);
+    assert_eq!(generation.verify(|_| ()).len(), 0);
+    let manifest = &generation.manifest;
+    assert_eq!(manifest.templates.passage, "<title> <text>");
+    assert_eq!(
+        manifest
+            .shards
+            .iter()
+            .map(|shard| shard.n_rows)
+            .collect::<Vec<_>>(),
+        [33, 33, 34]
+    );
+
+    let store = Store::open(&generation.path, store::Verify::Checksums).unwrap();
+    let shards: Vec<_> = manifest
+        .shards
+        .iter()
+        .map(|shard| generation.path.join(&shard.path))
+        .collect();
+    let index = ShardedIndex::open(&shards, index::Verify::Checksums).unwrap();
+    assert_eq!((store.len(), index.len()), (100, 100));
+    let encoder = encoder();
+    for ordinal in [0, 33, 99] {
+        let passage = store.passage(ordinal).unwrap();
+        assert_eq!(passage.id, format!("p{ordinal}"));
+        assert_eq!(passage.metadata["year"], 1900 + ordinal);
+        let text = config.passage_template.render(&passage).text;
+        let query = encoder
+            .encode(
+                &encoder
+                    .tokenize(Role::Passage, &[Text::Single(&text)])
+                    .unwrap(),
+            )
+            .unwrap();
+        let found = index
+            .search(&query.values, 1, None, &SearchParams::default())
+            .unwrap();
+        assert_eq!(
+            store.passage(found[0][0].ordinal).unwrap().text,
+            passage.text
+        );
+    }
+}
+
+#[test]
+fn content_does_not_depend_on_shards() {
+    let folder = Folder::new();
+    let corpus = folder.corpus(1, 50);
+    let one = run(&config(&folder.collection("one"), &corpus)).unwrap();
+    let five = run(&BuildConfig {
+        n_shards: 5,
+        ..config(&folder.collection("five"), &corpus)
+    })
+    .unwrap();
+    assert_eq!(one.content_digest, five.content_digest);
+    let other = run(&config(&folder.collection("other"), &folder.corpus(2, 50))).unwrap();
+    assert_ne!(one.content_digest, other.content_digest);
+}
+
+fn check_resumes_after(phase: Phase, done: u64, n_resumed: u64) {
+    let folder = Folder::new();
+    let corpus = folder.corpus(1, 100);
+    let whole = run(&config(&folder.collection("whole"), &corpus)).unwrap();
+
+    let config = config(&folder.collection("stopped"), &corpus);
+    let error = run_until(&config, phase, done);
+    assert!(matches!(error, BuildError::Interrupted { .. }), "{error}");
+    assert!(
+        Collection::open(&config.collection)
+            .unwrap()
+            .generations()
+            .unwrap()
+            .is_empty()
+    );
+    if phase != Phase::Survey {
+        let error = run(&config).unwrap_err();
+        assert!(
+            matches!(
+                error,
+                BuildError::Collection(CollectionError::InProgress { .. })
+            ),
+            "{error}"
+        );
+    }
+    let resumed = run(&BuildConfig {
+        mode: BuildMode::Resume,
+        ..config
+    })
+    .unwrap();
+    assert_eq!(resumed.n_resumed, n_resumed);
+    assert_eq!(resumed.content_digest, whole.content_digest);
+    assert_eq!(resumed.counts, whole.counts);
+}
+
+#[test]
+fn a_stopped_build_resumes_where_it_was() {
+    check_resumes_after(Phase::Survey, 0, 0);
+    check_resumes_after(Phase::Encode, 0, 0);
+    check_resumes_after(Phase::Encode, 48, 48);
+    check_resumes_after(Phase::Assemble, 32, 100);
+    check_resumes_after(Phase::Lexical, 100, 100);
+    check_resumes_after(Phase::Digest, 100, 100);
+}
+
+#[test]
+fn damaged_chunks_are_encoded_again() {
+    let folder = Folder::new();
+    let corpus = folder.corpus(1, 100);
+    let whole = run(&config(&folder.collection("whole"), &corpus)).unwrap();
+    let config = config(&folder.collection("damaged"), &corpus);
+    run_until(&config, Phase::Assemble, 0);
+    let building = fs::read_dir(config.collection.join("building"))
+        .unwrap()
+        .next()
+        .unwrap()
+        .unwrap()
+        .path();
+    let chunk = building.join("work/000003.chunk");
+    let mut bytes = fs::read(&chunk).unwrap();
+    bytes[100] ^= 4;
+    fs::write(&chunk, bytes).unwrap();
+    let resumed = run(&BuildConfig {
+        mode: BuildMode::Resume,
+        ..config
+    })
+    .unwrap();
+    assert_eq!(resumed.n_resumed, 48);
+    assert_eq!(resumed.content_digest, whole.content_digest);
+}
+
+#[test]
+fn a_finished_build_is_not_built_again_on_resume() {
+    let folder = Folder::new();
+    let config = config(&folder.collection("c"), &folder.corpus(1, 20));
+    let first = run(&config).unwrap();
+    let again = run(&BuildConfig {
+        mode: BuildMode::Resume,
+        ..config.clone()
+    })
+    .unwrap();
+    assert_eq!(again.generation, first.generation);
+    let second = run(&config).unwrap();
+    assert_ne!(second.generation, first.generation);
+    assert!(!second.live);
+    let third = run(&BuildConfig {
+        publish: true,
+        ..config
+    })
+    .unwrap();
+    assert!(third.live);
+}
+
+#[test]
+fn what_was_lost_is_counted() {
+    let folder = Folder::new();
+    let long = format!(r#"{{"_id": "b", "text": "{}"}}"#, "stone ".repeat(2000));
+    let corpus = folder.lines(&[
+        r#"{"_id": "a", "text": "salt", "place": "sea"}"#,
+        &long,
+        "not json",
+        r#"{"_id": "a", "text": "twice"}"#,
+    ]);
+    let mut config = config(&folder.collection("c"), &corpus);
+    config.passage_template = Template::parse("<place>: <text>").unwrap();
+
+    let error = run(&config).unwrap_err();
+    assert!(
+        matches!(error, BuildError::Corpus(CorpusError::BadLine(_))),
+        "{error}"
+    );
+    config.corpus.skip_bad_lines = true;
+    let report = run(&config).unwrap();
+    let counts = report.counts;
+    assert_eq!(
+        (
+            counts.passages,
+            counts.bad_lines,
+            counts.missing_fields,
+            counts.truncated
+        ),
+        (2, 2, 1, 1)
+    );
+    assert!(counts.tokens > 0);
+    assert_eq!(report.bad_examples.len(), 2);
+}
+
+#[test]
+fn impossible_requests_have_names() {
+    let folder = Folder::new();
+    let base = config(&folder.collection("c"), &folder.corpus(1, 3));
+    let check = |config: BuildConfig, expected: &str| {
+        let error = run(&config).unwrap_err().to_string();
+        assert!(error.contains(expected), "{error}");
+    };
+    check(
+        BuildConfig {
+            n_shards: 4,
+            ..base.clone()
+        },
+        "4 shards cannot share 3 passages",
+    );
+    check(
+        BuildConfig {
+            n_shards: 0,
+            ..base.clone()
+        },
+        "0 shards",
+    );
+    check(
+        BuildConfig {
+            chunk_passages: 0,
+            ..base.clone()
+        },
+        "at least one passage",
+    );
+    let passage_template = Template::parse("<author>").unwrap();
+    check(
+        BuildConfig {
+            passage_template,
+            ..base.clone()
+        },
+        "`author`",
+    );
+    check(
+        BuildConfig {
+            collection: folder.0.path().to_owned(),
+            ..base.clone()
+        },
+        "neither a collection nor empty",
+    );
+    let writer = Collection::create(&base.collection)
+        .unwrap()
+        .writer()
+        .unwrap();
+    check(base, "is being written by process");
+    drop(writer);
+}

@@ -1,0 +1,194 @@
+use std::io::{BufRead, Write};
+use std::path::PathBuf;
+
+use anyhow::Context;
+use encoder::{BiEncoder, Role, Text};
+use serde::Deserialize;
+
+use crate::failure::{Exit, Failure};
+use crate::model::ModelArgs;
+use crate::output::{self, Output};
+use crate::progress::Progress;
+
+/// Texts encoded together: enough to fill the threads, few enough for a steady stream of answers.
+const BATCH: usize = 512;
+
+/// Arguments of `trawl embed`.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Reads one text a line from standard input and prints one JSON array of numbers a line.
+
+Examples:
+  echo 'the tide comes in twice a day' | trawl embed
+  trawl embed --query --output queries.npy < queries.txt
+  trawl embed --jsonl < passages.jsonl               lines such as {\"text\": \"…\"}"
+)]
+pub struct EmbedArgs {
+    #[command(flatten)]
+    model: ModelArgs,
+    /// The texts are queries: the model's query prompt and query length apply.
+    #[arg(long)]
+    query: bool,
+    /// Put nothing before the texts, whatever prompt the model has for their role.
+    #[arg(long)]
+    no_prompt: bool,
+    /// Lines are JSON objects with a string under `text`.
+    #[arg(long)]
+    jsonl: bool,
+    /// Write a NumPy array of shape (texts, width), 32-bit floats, in place of lines.
+    #[arg(long, value_name = "FILE.npy")]
+    output: Option<PathBuf>,
+}
+
+#[derive(Deserialize)]
+struct Line {
+    text: String,
+}
+
+pub fn run(args: EmbedArgs, output: &Output) -> anyhow::Result<()> {
+    let encoder = args.model.load(&args.model.directory()?)?;
+    let role = if args.query {
+        Role::Query
+    } else {
+        Role::Passage
+    };
+    let prompt = if args.no_prompt {
+        String::new()
+    } else {
+        encoder.prompt(role).to_owned()
+    };
+    let mut sink = Sink::new(&args, encoder.width())?;
+    let progress = Progress::new(output);
+    let (mut n_texts, mut n_truncated) = (0, 0);
+    let mut batch = Vec::with_capacity(BATCH);
+    let mut lines = std::io::stdin().lock().lines().enumerate().peekable();
+    while let Some((number, line)) = lines.next() {
+        let line =
+            line.with_context(|| format!("cannot read line {} of standard input", number + 1));
+        batch.push(text_of(line?, number + 1, args.jsonl)?);
+        if batch.len() == BATCH || lines.peek().is_none() {
+            n_truncated += encode(&encoder, role, &prompt, &batch, &mut sink)?;
+            n_texts += batch.len() as u64;
+            progress.update("encode", "texts", n_texts, 0);
+            batch.clear();
+        }
+    }
+    progress.finish();
+    sink.finish()?;
+    if n_truncated > 0 {
+        let limit = encoder.max_tokens(role);
+        output.remark(format!(
+            "{n_truncated} of {n_texts} texts were cut at {limit} tokens"
+        ));
+    }
+    Ok(())
+}
+
+fn text_of(line: String, number: usize, jsonl: bool) -> anyhow::Result<String> {
+    if !jsonl {
+        return Ok(line);
+    }
+    serde_json::from_str::<Line>(&line)
+        .map(|line| line.text)
+        .map_err(|error| {
+            Failure::new(
+                Exit::BadInput,
+                format!("standard input, line {number}: {error}"),
+            )
+            .into()
+        })
+}
+
+fn encode(
+    encoder: &BiEncoder,
+    role: Role,
+    prompt: &str,
+    texts: &[String],
+    sink: &mut Sink,
+) -> anyhow::Result<usize> {
+    let texts: Vec<Text<'_>> = texts.iter().map(|text| Text::Single(text)).collect();
+    let tokens = encoder.tokenize_with_prompt(prompt, role, &texts)?;
+    let embeddings = encoder.encode(&tokens)?;
+    for row in embeddings.values.chunks_exact(embeddings.width) {
+        sink.push(row)?;
+    }
+    Ok(embeddings.n_truncated)
+}
+
+/// Where rows go: JSON lines, or a NumPy file that appears only when it is whole.
+enum Sink {
+    Lines,
+    Npy {
+        file: tempfile::NamedTempFile,
+        path: PathBuf,
+        n_rows: usize,
+        width: usize,
+    },
+}
+
+/// The header of a NumPy file is written twice, before and after the rows are counted, and so has a fixed length.
+const NPY_HEADER_BYTES: usize = 128;
+
+impl Sink {
+    fn new(args: &EmbedArgs, width: usize) -> anyhow::Result<Self> {
+        let Some(path) = &args.output else {
+            return Ok(Self::Lines);
+        };
+        let folder = match path.parent() {
+            Some(folder) if !folder.as_os_str().is_empty() => folder.to_owned(),
+            _ => PathBuf::from("."),
+        };
+        let mut file = tempfile::NamedTempFile::new_in(&folder)
+            .with_context(|| format!("cannot write into `{}`", folder.display()))?;
+        file.write_all(&[0; NPY_HEADER_BYTES])?;
+        Ok(Self::Npy {
+            file,
+            path: path.clone(),
+            n_rows: 0,
+            width,
+        })
+    }
+
+    fn push(&mut self, row: &[f32]) -> anyhow::Result<()> {
+        match self {
+            Self::Lines => output::print(&(serde_json::to_string(row)? + "\n")),
+            Self::Npy { file, n_rows, .. } => {
+                let bytes: Vec<u8> = row.iter().flat_map(|value| value.to_le_bytes()).collect();
+                file.write_all(&bytes)?;
+                *n_rows += 1;
+                Ok(())
+            }
+        }
+    }
+
+    fn finish(self) -> anyhow::Result<()> {
+        let Self::Npy {
+            mut file,
+            path,
+            n_rows,
+            width,
+        } = self
+        else {
+            return Ok(());
+        };
+        use std::io::Seek;
+        file.rewind()?;
+        file.write_all(&npy_header(n_rows, width))?;
+        file.as_file().sync_all()?;
+        file.persist(&path)
+            .with_context(|| format!("cannot write `{}`", path.display()))?;
+        Ok(())
+    }
+}
+
+/// NumPy format 1.0: magic, version, length of the dictionary, the dictionary padded with spaces.
+fn npy_header(n_rows: usize, width: usize) -> Vec<u8> {
+    let mut header = b"\x93NUMPY\x01\x00".to_vec();
+    header.extend(((NPY_HEADER_BYTES - 10) as u16).to_le_bytes());
+    let shape =
+        format!("{{'descr': '<f4', 'fortran_order': False, 'shape': ({n_rows}, {width}), }}");
+    header.extend(shape.bytes());
+    header.resize(NPY_HEADER_BYTES - 1, b' ');
+    header.push(b'\n');
+    header
+}

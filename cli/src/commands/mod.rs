@@ -1,0 +1,38 @@
+//! One file a command.
+
+mod completions;
+mod doctor;
+mod embed;
+mod model;
+mod rerank;
+mod search;
+
+use crate::output::Output;
+
+/// What to do.
+#[derive(Debug, clap::Subcommand)]
+pub enum Command {
+    /// Search a collection: one query, or a file of queries into a TREC run.
+    Search(search::SearchArgs),
+    /// Reorder a TREC run with a cross-encoder.
+    Rerank(rerank::RerankArgs),
+    /// Turn texts into vectors, one a line.
+    Embed(embed::EmbedArgs),
+    /// Get, describe and check models.
+    Model(model::ModelCommandArgs),
+    /// Say what this machine offers and what is missing.
+    Doctor(doctor::DoctorArgs),
+    /// Print a completion script for a shell.
+    Completions(completions::CompletionsArgs),
+}
+
+pub fn run(command: Command, output: &Output) -> anyhow::Result<()> {
+    match command {
+        Command::Search(args) => search::run(args, output),
+        Command::Rerank(args) => rerank::run(args, output),
+        Command::Embed(args) => embed::run(args, output),
+        Command::Model(args) => model::run(args, output),
+        Command::Doctor(args) => doctor::run(args, output),
+        Command::Completions(args) => completions::run(args),
+    }
+}

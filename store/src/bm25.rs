@@ -1,10 +1,11 @@
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BinaryHeap};
 
+use tantivy::error::DataCorruption;
 use tantivy::fieldnorm::FieldNormReader;
 use tantivy::postings::Postings;
 use tantivy::schema::{Field, IndexRecordOption};
-use tantivy::{DocSet, Searcher, TERMINATED, Term};
+use tantivy::{DocSet, Searcher, TERMINATED, TantivyError, Term};
 
 use crate::Bitmap;
 use crate::lexical::ORDINAL;
@@ -112,10 +113,7 @@ pub(crate) fn search(
             for (document, score) in (start..).zip(&mut scores) {
                 let score = std::mem::take(score);
                 if score > 0.0 && score >= best.floor() {
-                    let ordinal = ordinals
-                        .first(document)
-                        .expect("every document has its ordinal")
-                        as u32;
+                    let ordinal = ordinals.first(document).ok_or_else(no_ordinal)? as u32;
                     if filter.is_none_or(|filter| filter.contains(ordinal)) {
                         best.offer(LexicalHit { ordinal, score });
                     }
@@ -124,6 +122,10 @@ pub(crate) fn search(
         }
     }
     Ok(best.hits.into_sorted_vec())
+}
+
+fn no_ordinal() -> TantivyError {
+    TantivyError::DataCorruption(DataCorruption::comment_only("a document has no ordinal"))
 }
 
 /// The k best hits so far, the worst of them on top of the heap.

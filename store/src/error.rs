@@ -74,7 +74,7 @@ pub enum StoreError {
         /// Passages in the store.
         n_passages: u32,
     },
-    /// The derived lexical index cannot be read; [`crate::rebuild_lexical`] makes it again.
+    /// tantivy cannot read the derived lexical index; [`crate::rebuild_lexical`] makes it again.
     #[error("cannot read lexical index `{}`", path.display())]
     Lexical {
         /// The folder.

@@ -1,4 +1,5 @@
 use std::fs::File;
+use std::io;
 use std::path::Path;
 
 use memmap2::Mmap;
@@ -76,16 +77,20 @@ impl Header {
 
 /// Maps a file of the given kind and reads its header.
 pub(crate) fn open(path: &Path, kind: &Kind) -> Result<(Mmap, Header), StoreError> {
-    let read = |source| StoreError::Read {
+    let map = File::open(path).and_then(|file| map(&file));
+    let map = map.map_err(|source| StoreError::Read {
         path: path.to_owned(),
         source,
-    };
-    let file = File::open(path).map_err(read)?;
-    // SAFETY: the bytes must not change while they are mapped. Files of a store never change after they were
-    // finished; the writer makes new ones and takes the old names away.
-    let map = unsafe { Mmap::map(&file) }.map_err(read)?;
+    })?;
     let header = Header::decode(&map, kind, path)?;
     Ok((map, header))
+}
+
+/// Maps a finished file of a store.
+pub(crate) fn map(file: &File) -> io::Result<Mmap> {
+    // SAFETY: the bytes must not change while they are mapped. Files of a store never change after they were
+    // finished; the writer makes new ones and takes the old names away.
+    unsafe { Mmap::map(file) }
 }
 
 /// Little-endian number at a byte offset that the caller has checked.

@@ -1,16 +1,10 @@
 use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::io;
+use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use corpus::{FieldKind, Passage};
 use serde_json::Value;
-use tantivy::directory::error::{DeleteError, LockError, OpenReadError, OpenWriteError};
-use tantivy::directory::{
-    Directory, DirectoryLock, FileHandle, INDEX_WRITER_LOCK, Lock, META_LOCK, MmapDirectory,
-    WatchCallback, WatchHandle, WritePtr,
-};
+use tantivy::directory::MmapDirectory;
 use tantivy::schema::{
     FAST, Field, FieldType, INDEXED, IndexRecordOption, STORED, STRING, Schema, TextFieldIndexing,
     TextOptions,
@@ -22,7 +16,8 @@ use tantivy::{
 
 use crate::bm25::{self, LexicalHit};
 use crate::passages::write_error;
-use crate::{Bitmap, Language, StoreConfig, StoreError, WriteError};
+use crate::read_only::ReadOnly;
+use crate::{Bitmap, Language, StoreConfig, StoreError, Verify, WriteError, file_list};
 
 pub(crate) const ORDINAL: &str = "ordinal";
 const ID: &str = "id";
@@ -163,15 +158,7 @@ impl LexicalWriter {
         let error = lexical_error(&self.path);
         self.writer.commit().map_err(&error)?;
         self.writer.wait_merging_threads().map_err(&error)?;
-        for lock in [&*INDEX_WRITER_LOCK, &*META_LOCK] {
-            match fs::remove_file(self.path.join(&lock.filepath)) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                    return Err(write_error(&self.path)(error));
-                }
-                _ => {}
-            }
-        }
-        sync_files(&self.path).map_err(write_error(&self.path))
+        file_list::seal(&self.path).map_err(write_error(&self.path))
     }
 }
 
@@ -180,13 +167,6 @@ fn lexical_error(path: &Path) -> impl Fn(TantivyError) -> WriteError {
         path: path.to_owned(),
         source,
     }
-}
-
-fn sync_files(folder: &Path) -> io::Result<()> {
-    for entry in fs::read_dir(folder)? {
-        File::open(entry?.path())?.sync_all()?;
-    }
-    File::open(folder)?.sync_all()
 }
 
 /// Adds a value that its kind accepts; an array adds each of its elements.
@@ -234,7 +214,8 @@ pub(crate) struct Lexical {
 }
 
 impl Lexical {
-    pub fn open(path: &Path) -> Result<Self, StoreError> {
+    pub fn open(path: &Path, verify: Verify) -> Result<Self, StoreError> {
+        file_list::check(path, verify)?;
         let error = |source| StoreError::Lexical {
             path: path.to_owned(),
             source,
@@ -263,21 +244,9 @@ impl Lexical {
         self.reader.searcher().num_docs()
     }
 
-    /// Reads every file against the checksum in its footer.
+    /// Reads every file against its checksum.
     pub fn verify(&self) -> Result<(), StoreError> {
-        let damaged = self
-            .reader
-            .searcher()
-            .index()
-            .validate_checksum()
-            .map_err(self.error())?;
-        match damaged.into_iter().min() {
-            Some(file) => Err(StoreError::Checksum {
-                path: self.path.join(file),
-                part: "body".into(),
-            }),
-            None => Ok(()),
-        }
+        file_list::check(&self.path, Verify::Checksums)
     }
 
     pub fn search(
@@ -313,52 +282,40 @@ fn analyzer_name(schema: &Schema, field: Field) -> Option<String> {
     }
 }
 
-/// A folder that is read and never written: tantivy's own takes a lock file on every open, which fails on a
-/// read-only file system and would change a finished generation.
-#[derive(Clone, Debug)]
-struct ReadOnly(MmapDirectory);
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-fn read_only() -> io::Error {
-    io::ErrorKind::ReadOnlyFilesystem.into()
-}
-
-impl Directory for ReadOnly {
-    fn get_file_handle(&self, path: &Path) -> Result<Arc<dyn FileHandle>, OpenReadError> {
-        self.0.get_file_handle(path)
-    }
-
-    fn exists(&self, path: &Path) -> Result<bool, OpenReadError> {
-        self.0.exists(path)
-    }
-
-    fn atomic_read(&self, path: &Path) -> Result<Vec<u8>, OpenReadError> {
-        self.0.atomic_read(path)
-    }
-
-    fn acquire_lock(&self, _lock: &Lock) -> Result<DirectoryLock, LockError> {
-        Ok(DirectoryLock::from(Box::new(()))) // nobody writes, so there is nothing to keep out
-    }
-
-    fn watch(&self, _callback: WatchCallback) -> tantivy::Result<WatchHandle> {
-        Ok(WatchHandle::empty())
-    }
-
-    fn open_write(&self, path: &Path) -> Result<WritePtr, OpenWriteError> {
-        Err(OpenWriteError::wrap_io_error(read_only(), path.to_owned()))
-    }
-
-    fn atomic_write(&self, _path: &Path, _data: &[u8]) -> io::Result<()> {
-        Err(read_only())
-    }
-
-    fn delete(&self, path: &Path) -> Result<(), DeleteError> {
-        Err(DeleteError::IoError {
-            io_error: Arc::new(read_only()),
-            filepath: path.to_owned(),
-        })
-    }
-
-    fn sync_directory(&self) -> io::Result<()> {
-        Ok(())
+    #[test]
+    fn segments_change_neither_ordinals_nor_scores() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = StoreConfig::default();
+        let passage = |ordinal: u32| Passage {
+            id: ordinal.to_string(),
+            text: format!("apple {}", "pear ".repeat(ordinal as usize % 4)),
+            ..Passage::default()
+        };
+        let build = |name: &str, ordinals: &[u32], segment_len: usize| {
+            let path = folder.path().join(name);
+            let mut writer = LexicalWriter::create(&path, &config).unwrap();
+            for segment in ordinals.chunks(segment_len) {
+                writer.n_queued_bytes = QUEUE_BYTES; // a full queue is committed as a segment
+                segment
+                    .iter()
+                    .for_each(|&ordinal| writer.push(ordinal, &passage(ordinal)).unwrap());
+            }
+            writer.finish().unwrap();
+            Lexical::open(&path, Verify::Checksums).unwrap()
+        };
+        let in_order: Vec<u32> = (0..50).collect();
+        let shuffled: Vec<u32> = in_order.iter().map(|ordinal| ordinal * 7 % 50).collect();
+        let (two, many) = (build("two", &in_order, 50), build("many", &shuffled, 10));
+        assert_eq!(two.reader.searcher().segment_readers().len(), 2);
+        assert_eq!(many.reader.searcher().segment_readers().len(), 6);
+        for query in ["pear", "apples and pears"] {
+            let hits = two.search(query, 20, None).unwrap();
+            assert_eq!(hits.len(), 20);
+            assert_eq!(many.search(query, 20, None).unwrap(), hits);
+        }
     }
 }

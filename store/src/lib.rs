@@ -13,11 +13,13 @@
 
 mod bm25;
 mod error;
+mod file_list;
 mod header;
 mod ids;
 mod language;
 mod lexical;
 mod passages;
+mod read_only;
 mod store;
 mod writer;
 

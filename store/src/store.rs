@@ -17,7 +17,8 @@ pub(crate) const LEXICAL: &str = "lexical";
 pub enum Verify {
     /// Every byte against its checksum.
     Checksums,
-    /// Headers, lengths and the directory of blocks. Blocks are checked whenever they are read, the bytes of ids not.
+    /// Headers, lengths and the directory of blocks. Blocks are checked whenever they are read, ids and the lexical index
+    /// are not.
     Header,
 }
 
@@ -38,7 +39,7 @@ impl Store {
             [IDS, PASSAGES, LEXICAL].map(|name| folder.join(name));
         let ids = Ids::open(&ids_path)?;
         let passages = Passages::open(&passages_path)?;
-        let lexical = Lexical::open(&lexical_path)?;
+        let lexical = Lexical::open(&lexical_path, verify)?;
         let expected = u64::from(ids.len());
         for (path, found) in [
             (passages_path, u64::from(passages.len())),
@@ -58,7 +59,8 @@ impl Store {
             lexical,
         };
         if verify == Verify::Checksums {
-            store.verify()?;
+            store.ids.verify()?;
+            store.passages.verify()?;
         }
         Ok(store)
     }

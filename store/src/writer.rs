@@ -55,11 +55,12 @@ pub struct StoreWriter {
 }
 
 impl StoreWriter {
-    /// Begins a store in a folder; what an earlier writer left there of `ids`, `passages` and `lexical/` is removed.
+    /// Begins a store in a folder, which is made if it is not there; what an earlier writer left there of `ids`, `passages` and `lexical/` is removed.
     ///
     /// # Errors
     /// [`WriteError::Write`] and [`WriteError::Lexical`].
     pub fn create(folder: &Path, config: &StoreConfig) -> Result<Self, WriteError> {
+        fs::create_dir_all(folder).map_err(write_error(folder))?;
         let [ids, passages, lexical] = [IDS, PASSAGES, LEXICAL].map(|name| folder.join(name));
         remove(&ids)?;
         remove(&passages)?;

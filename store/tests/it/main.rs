@@ -2,10 +2,12 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panic")]
 
 mod bm25;
+mod damage;
+mod roundtrip;
 
 use std::path::Path;
 
-use corpus::Passage;
+use corpus::{Field, FieldKind, Passage, Schema};
 use store::{Store, StoreConfig, StoreSummary, StoreWriter, Verify};
 
 fn passage(id: &str, title: &str, text: &str, metadata: &serde_json::Value) -> Passage {
@@ -15,6 +17,21 @@ fn passage(id: &str, title: &str, text: &str, metadata: &serde_json::Value) -> P
         title: title.into(),
         text: text.into(),
         metadata,
+    }
+}
+
+fn schema(fields: &[(&str, FieldKind)]) -> Schema {
+    let field = |&(name, kind): &(&str, FieldKind)| {
+        (
+            name.to_owned(),
+            Field {
+                kind,
+                filterable: true,
+            },
+        )
+    };
+    Schema {
+        fields: fields.iter().map(field).collect(),
     }
 }
 

@@ -1,143 +1,243 @@
 //! The two inner loops: many rows against many queries in `f32`, and one row against one query in `f64`.
-//!
-//! Each is written once, over arrays as long as a vector register, and compiled once per instruction set.
 
 use std::array;
 
+use compute::{Level, Simd, simd_function};
+
 use crate::Metric;
 
-/// Which instructions to use. Only [`Arithmetic::detect`] and [`Arithmetic::available`] make one, so holding one
-/// means that the machine has them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Arithmetic(InstructionSet);
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum InstructionSet {
-    Portable,
-    #[cfg(target_arch = "x86_64")]
-    Avx2,
-    #[cfg(target_arch = "x86_64")]
-    Avx512,
-}
-
-impl Arithmetic {
-    /// The best the machine has.
-    #[cfg(target_arch = "x86_64")]
-    pub fn detect() -> Self {
-        if is_x86_feature_detected!("avx512f") {
-            Self(InstructionSet::Avx512)
-        } else if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-            Self(InstructionSet::Avx2)
-        } else {
-            Self(InstructionSet::Portable)
-        }
+simd_function! {
+    /// `Σ xᵢqᵢ` in `f64`, in the order that [`score`](crate::score) defines.
+    pub(crate) fn inner_product_f64(row: &[f32], query: &[f32]) -> f64 {
+        sum_f64(row, query, |x, q| x * q)
     }
 
-    /// The best the machine has.
-    #[cfg(not(target_arch = "x86_64"))]
-    pub fn detect() -> Self {
-        Self(InstructionSet::Portable)
-    }
-
-    /// Everything the machine has, for tests that compare them.
-    #[cfg(test)]
-    pub fn available() -> Vec<Self> {
-        let mut all = vec![Self(InstructionSet::Portable)];
-        #[cfg(target_arch = "x86_64")]
-        match Self::detect().0 {
-            InstructionSet::Portable => {}
-            InstructionSet::Avx2 => all.push(Self(InstructionSet::Avx2)),
-            InstructionSet::Avx512 => {
-                all.extend([Self(InstructionSet::Avx2), Self(InstructionSet::Avx512)])
-            }
-        }
-        all
+    /// `Σ (xᵢ − qᵢ)²` in `f64`, in the order that [`score`](crate::score) defines.
+    pub(crate) fn squared_distance_f64(row: &[f32], query: &[f32]) -> f64 {
+        sum_f64(row, query, |x, q| (x - q) * (x - q))
     }
 }
 
-/// Makes `$name(arithmetic, …)`, which runs `$portable`, `$avx2` or `$avx512` compiled for that instruction set.
-/// All three are always inlined, so that the whole loop takes the instruction set of the function around it.
-macro_rules! per_instruction_set {
-    ($(#[$doc:meta])* fn $name:ident($($arg:ident: $type:ty),*) $(-> $output:ty)?;
-     portable: $portable:expr, avx2: $avx2:expr, avx512: $avx512:expr) => {
-        $(#[$doc])*
-        pub(crate) fn $name(arithmetic: Arithmetic, $($arg: $type),*) $(-> $output)? {
-            #[cfg(target_arch = "x86_64")]
-            #[target_feature(enable = "avx2,fma")]
-            fn avx2($($arg: $type),*) $(-> $output)? {
-                $avx2($($arg),*)
-            }
-            #[cfg(target_arch = "x86_64")]
-            #[target_feature(enable = "avx512f,avx2,fma")]
-            fn avx512($($arg: $type),*) $(-> $output)? {
-                $avx512($($arg),*)
-            }
-            match arithmetic.0 {
-                InstructionSet::Portable => $portable($($arg),*),
-                // SAFETY: an `Arithmetic` holds this only where AVX2 and FMA were detected.
-                #[cfg(target_arch = "x86_64")]
-                InstructionSet::Avx2 => unsafe { avx2($($arg),*) },
-                // SAFETY: an `Arithmetic` holds this only where AVX-512F was detected, which comes with AVX2 and FMA.
-                #[cfg(target_arch = "x86_64")]
-                InstructionSet::Avx512 => unsafe { avx512($($arg),*) },
-            }
+/// Eight running sums of every eighth term, then added pairwise. Nothing is fused, so every machine rounds alike.
+#[inline(always)]
+fn sum_f64(row: &[f32], query: &[f32], term: impl Fn(f64, f64) -> f64) -> f64 {
+    const LANES: usize = 8;
+    let mut sums = [0.0_f64; LANES];
+    let (rows, row_rest) = row.as_chunks::<LANES>();
+    let (queries, query_rest) = query.as_chunks::<LANES>();
+    for (x, q) in rows.iter().zip(queries) {
+        for lane in 0..LANES {
+            sums[lane] += term(x[lane].into(), q[lane].into());
         }
-    };
+    }
+    for (sum, (&x, &q)) in sums.iter_mut().zip(row_rest.iter().zip(query_rest)) {
+        *sum += term(x.into(), q.into());
+    }
+    let [a, b, c, d, e, f, g, h] = sums;
+    ((a + e) + (c + g)) + ((b + f) + (d + h))
 }
 
 /// Scores every row for every query in `f32`: `scores[q · rows.len() + r]` is row `r` for query `q`.
 ///
-/// `queries` holds rows of one width, row-major, the width of each of `rows`. Every element of the sum goes through at
+/// `queries` holds rows of one width, row-major, the width of each of `rows`. Every element of a sum goes through at
 /// most `width` roundings (one for its product, fewer than `width` for the additions, fused or not), and L2 through
 /// two more; `scan` bounds the error with that.
+///
+/// # Panics
+/// When a row is not as wide as the first one, or `queries` or `scores` has another length.
 pub(crate) fn first_pass(
-    arithmetic: Arithmetic,
+    simd: Simd,
     metric: Metric,
     rows: &[&[f32]],
     queries: &[f32],
     scores: &mut [f32],
 ) {
-    match metric {
-        Metric::InnerProduct | Metric::Cosine => {
-            first_pass_products(arithmetic, rows, queries, scores)
-        }
-        Metric::L2 => first_pass_distances(arithmetic, rows, queries, scores),
+    let Some(width) = rows.first().map(|row| row.len()) else {
+        return;
+    };
+    assert!(
+        rows.iter().all(|row| row.len() == width),
+        "rows have one width"
+    );
+    assert_eq!(
+        queries.len() * rows.len(),
+        scores.len() * width,
+        "there is a score for each row and query"
+    );
+    let pass = Pass {
+        rows,
+        queries,
+        width,
+        scores,
+    };
+    match (simd.level(), metric) {
+        // SAFETY: a `Simd` of this level exists only where the machine has these instructions.
+        #[cfg(target_arch = "x86_64")]
+        (Level::Avx512, Metric::InnerProduct | Metric::Cosine) => unsafe {
+            pass.avx512::<Product>()
+        },
+        // SAFETY: as above.
+        #[cfg(target_arch = "x86_64")]
+        (Level::Avx512, Metric::L2) => unsafe { pass.avx512::<SquaredDifference>() },
+        // SAFETY: as above.
+        #[cfg(target_arch = "x86_64")]
+        (Level::Avx2, Metric::InnerProduct | Metric::Cosine) => unsafe { pass.avx2::<Product>() },
+        // SAFETY: as above.
+        #[cfg(target_arch = "x86_64")]
+        (Level::Avx2, Metric::L2) => unsafe { pass.avx2::<SquaredDifference>() },
+        (_, Metric::InnerProduct | Metric::Cosine) => pass.run::<[f32; 4], Product, 2>(),
+        (_, Metric::L2) => pass.run::<[f32; 4], SquaredDifference, 2>(),
     }
 }
 
-// Queries in a tile, lanes in a sum: a tile of four rows must fit the registers, which are 32 of 16 lanes with
-// AVX-512, 16 of 8 with AVX2 and 16 of 4 in any x86-64.
-per_instruction_set! {
-    fn first_pass_products(rows: &[&[f32]], queries: &[f32], scores: &mut [f32]);
-    portable: score_tiles::<Product, 2, 4, false>,
-    avx2: score_tiles::<Product, 2, 8, true>,
-    avx512: score_tiles::<Product, 4, 16, true>
+/// Rows in a tile.
+const TILE_ROWS: usize = 4;
+
+/// What [`first_pass`] was given, checked.
+struct Pass<'a> {
+    rows: &'a [&'a [f32]],
+    queries: &'a [f32],
+    width: usize,
+    scores: &'a mut [f32],
 }
-per_instruction_set! {
-    fn first_pass_distances(rows: &[&[f32]], queries: &[f32], scores: &mut [f32]);
-    portable: score_tiles::<SquaredDifference, 2, 4, false>,
-    avx2: score_tiles::<SquaredDifference, 2, 8, true>,
-    avx512: score_tiles::<SquaredDifference, 4, 16, true>
+
+impl Pass<'_> {
+    /// Four queries in a tile: 16 sums, 4 rows and a query fit the 32 registers.
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
+    fn avx512<T: Term>(self) {
+        self.run::<std::arch::x86_64::__m512, T, 4>();
+    }
+
+    /// Two queries in a tile: 8 sums, 4 rows and a query fit the 16 registers.
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx2,fma")]
+    fn avx2<T: Term>(self) {
+        self.run::<std::arch::x86_64::__m256, T, 2>();
+    }
+
+    /// Scores tile by tile: four rows stay in the nearest cache while every query passes.
+    #[inline(always)]
+    fn run<R: Register, T: Term, const QUERIES: usize>(self) {
+        let Self {
+            rows,
+            queries,
+            width,
+            scores,
+        } = self;
+        let n_rows = rows.len();
+        for first_row in (0..n_rows).step_by(TILE_ROWS) {
+            // The last tile repeats its last row rather than being a case of its own.
+            let tile = array::from_fn(|r| rows[(first_row + r).min(n_rows - 1)]);
+            let n_tile = TILE_ROWS.min(n_rows - first_row);
+            let mut put = |query: usize, sums: &[f32; TILE_ROWS]| {
+                scores[query * n_rows + first_row..][..n_tile].copy_from_slice(&sums[..n_tile]);
+            };
+            let mut query = 0;
+            let mut groups = queries.chunks_exact(QUERIES * width);
+            for group in &mut groups {
+                for sums in sum_tile::<R, T, QUERIES>(
+                    &tile,
+                    &array::from_fn(|q| &group[q * width..][..width]),
+                ) {
+                    put(query, &sums);
+                    query += 1;
+                }
+            }
+            for rest in groups.remainder().chunks_exact(width) {
+                let [sums] = sum_tile::<R, T, 1>(&tile, &[rest]);
+                put(query, &sums);
+                query += 1;
+            }
+        }
+    }
 }
-per_instruction_set! {
-    /// `Σ xᵢqᵢ` in `f64`, in the order that [`score`](crate::score) defines.
-    fn inner_product_f64(row: &[f32], query: &[f32]) -> f64;
-    portable: sum_f64::<Product>, avx2: sum_f64::<Product>, avx512: sum_f64::<Product>
+
+/// The scores of one tile, by query and then by row. All vectors have one width.
+#[inline(always)]
+fn sum_tile<R: Register, T: Term, const QUERIES: usize>(
+    rows: &[&[f32]; TILE_ROWS],
+    queries: &[&[f32]; QUERIES],
+) -> [[f32; TILE_ROWS]; QUERIES] {
+    let width = rows[0].len();
+    let whole = width - width % R::LANES;
+    debug_assert!(
+        rows.iter()
+            .chain(queries)
+            .all(|vector| vector.len() == width)
+    );
+    // SAFETY: the machine has the instructions of R, since `first_pass` chose it. Every `at` is followed by as many
+    // values as R has lanes, in vectors that all have the same width; the padded ends have `MAX_LANES` values.
+    unsafe {
+        let mut sums = [[R::zero(); TILE_ROWS]; QUERIES];
+        for at in (0..whole).step_by(R::LANES) {
+            let at = |vector: &[f32]| vector.as_ptr().add(at);
+            add_terms::<R, T, QUERIES>(&mut sums, rows.map(at), queries.map(at));
+        }
+        if whole < width {
+            // Padded with zeros, which add nothing.
+            let rows = rows.map(|row| padded(&row[whole..]));
+            let queries = queries.map(|query| padded(&query[whole..]));
+            let (rows, queries) = (
+                rows.each_ref().map(|row| row.as_ptr()),
+                queries.each_ref().map(|query| query.as_ptr()),
+            );
+            add_terms::<R, T, QUERIES>(&mut sums, rows, queries);
+        }
+        let mut scores = [[0.0; TILE_ROWS]; QUERIES];
+        for (scores, sums) in scores.iter_mut().zip(sums) {
+            for (score, sum) in scores.iter_mut().zip(sums) {
+                *score = T::SIGN * sum.total();
+            }
+        }
+        scores
+    }
 }
-per_instruction_set! {
-    /// `Σ (xᵢ − qᵢ)²` in `f64`, in the order that [`score`](crate::score) defines.
-    fn squared_distance_f64(row: &[f32], query: &[f32]) -> f64;
-    portable: sum_f64::<SquaredDifference>, avx2: sum_f64::<SquaredDifference>, avx512: sum_f64::<SquaredDifference>
+
+/// Adds the terms of one register of dimensions, for each pair of a query and a row.
+///
+/// Loops rather than `map`: a closure that is not inlined is compiled without the instructions of R.
+///
+/// # Safety
+/// The machine has the instructions of R, and each pointer is followed by as many values as R has lanes.
+#[inline(always)]
+unsafe fn add_terms<R: Register, T: Term, const QUERIES: usize>(
+    sums: &mut [[R; TILE_ROWS]; QUERIES],
+    rows: [*const f32; TILE_ROWS],
+    queries: [*const f32; QUERIES],
+) {
+    // SAFETY: as the caller promises.
+    unsafe {
+        let mut x = [R::zero(); TILE_ROWS];
+        for (x, row) in x.iter_mut().zip(rows) {
+            *x = R::load(row);
+        }
+        for (sums, query) in sums.iter_mut().zip(queries) {
+            let q = R::load(query);
+            for (sum, x) in sums.iter_mut().zip(x) {
+                *sum = T::add(*sum, x, q);
+            }
+        }
+    }
+}
+
+/// The end of a vector, followed by zeros.
+#[inline(always)]
+fn padded(end: &[f32]) -> [f32; MAX_LANES] {
+    let mut values = [0.0; MAX_LANES];
+    values[..end.len()].copy_from_slice(end);
+    values
 }
 
 /// What is summed over the dimensions.
 trait Term {
-    /// What a sum is multiplied by to become a score.
+    /// What the sum is multiplied by to become a score.
     const SIGN: f32;
-    /// Adds the term of one dimension in `f32`, in one rounding where the machine can.
-    fn add_f32<const FUSED: bool>(sum: f32, x: f32, q: f32) -> f32;
-    /// The term in `f64`; not fused, so that it is the same everywhere.
-    fn term_f64(x: f64, q: f64) -> f64;
+    /// Adds the term of one dimension, in each lane.
+    ///
+    /// # Safety
+    /// The machine has the instructions of R.
+    unsafe fn add<R: Register>(sum: R, x: R, q: R) -> R;
 }
 
 struct Product;
@@ -146,17 +246,9 @@ impl Term for Product {
     const SIGN: f32 = 1.0;
 
     #[inline(always)]
-    fn add_f32<const FUSED: bool>(sum: f32, x: f32, q: f32) -> f32 {
-        if FUSED {
-            x.mul_add(q, sum)
-        } else {
-            sum + x * q
-        }
-    }
-
-    #[inline(always)]
-    fn term_f64(x: f64, q: f64) -> f64 {
-        x * q
+    unsafe fn add<R: Register>(sum: R, x: R, q: R) -> R {
+        // SAFETY: as the caller promises.
+        unsafe { x.mul_add(q, sum) }
     }
 }
 
@@ -166,117 +258,137 @@ impl Term for SquaredDifference {
     const SIGN: f32 = -1.0;
 
     #[inline(always)]
-    fn add_f32<const FUSED: bool>(sum: f32, x: f32, q: f32) -> f32 {
-        Product::add_f32::<FUSED>(sum, x - q, x - q)
+    unsafe fn add<R: Register>(sum: R, x: R, q: R) -> R {
+        // SAFETY: as the caller promises.
+        unsafe {
+            let difference = x.sub(q);
+            difference.mul_add(difference, sum)
+        }
+    }
+}
+
+/// Lanes of the widest register.
+const MAX_LANES: usize = 16;
+
+/// One vector register of `f32`. All of its functions need a machine that has its instructions.
+trait Register: Copy {
+    const LANES: usize;
+    unsafe fn zero() -> Self;
+    /// Reads as many values as there are lanes.
+    unsafe fn load(from: *const f32) -> Self;
+    /// `self − b`
+    unsafe fn sub(self, b: Self) -> Self;
+    /// `self · b + c`
+    unsafe fn mul_add(self, b: Self, c: Self) -> Self;
+    /// The sum of the lanes.
+    unsafe fn total(self) -> f32;
+}
+
+#[cfg(target_arch = "x86_64")]
+mod x86_64 {
+    use std::arch::x86_64::*;
+
+    use super::Register;
+
+    macro_rules! register {
+        ($register:ty, $lanes:literal, $zero:ident, $load:ident, $sub:ident, $mul_add:ident, $total:expr) => {
+            impl Register for $register {
+                const LANES: usize = $lanes;
+
+                #[inline(always)]
+                unsafe fn zero() -> Self {
+                    // SAFETY: the caller runs on a machine with this instruction; so below.
+                    unsafe { $zero() }
+                }
+
+                #[inline(always)]
+                unsafe fn load(from: *const f32) -> Self {
+                    // SAFETY: the caller has as many values there; the load needs no alignment.
+                    unsafe { $load(from) }
+                }
+
+                #[inline(always)]
+                unsafe fn sub(self, b: Self) -> Self {
+                    // SAFETY: as in `zero`.
+                    unsafe { $sub(self, b) }
+                }
+
+                #[inline(always)]
+                unsafe fn mul_add(self, b: Self, c: Self) -> Self {
+                    // SAFETY: as in `zero`.
+                    unsafe { $mul_add(self, b, c) }
+                }
+
+                #[inline(always)]
+                unsafe fn total(self) -> f32 {
+                    // SAFETY: as in `zero`.
+                    unsafe { $total(self) }
+                }
+            }
+        };
+    }
+
+    register!(
+        __m512,
+        16,
+        _mm512_setzero_ps,
+        _mm512_loadu_ps,
+        _mm512_sub_ps,
+        _mm512_fmadd_ps,
+        _mm512_reduce_add_ps
+    );
+    register!(
+        __m256,
+        8,
+        _mm256_setzero_ps,
+        _mm256_loadu_ps,
+        _mm256_sub_ps,
+        _mm256_fmadd_ps,
+        total_256
+    );
+
+    #[target_feature(enable = "avx2")]
+    fn total_256(lanes: __m256) -> f32 {
+        let four = _mm_add_ps(
+            _mm256_castps256_ps128(lanes),
+            _mm256_extractf128_ps::<1>(lanes),
+        );
+        let two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+        _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)))
+    }
+}
+
+/// Any processor: the compiler makes of four floats what it has.
+impl Register for [f32; 4] {
+    const LANES: usize = 4;
+
+    #[inline(always)]
+    unsafe fn zero() -> Self {
+        [0.0; 4]
     }
 
     #[inline(always)]
-    fn term_f64(x: f64, q: f64) -> f64 {
-        (x - q) * (x - q)
+    unsafe fn load(from: *const f32) -> Self {
+        // SAFETY: the caller has four values there, and an array is aligned as its values are.
+        unsafe { from.cast::<Self>().read() }
     }
-}
 
-/// Rows in a tile.
-const TILE_ROWS: usize = 4;
-
-/// Scores all rows for all queries, tile by tile: a tile of rows stays in the nearest cache while every query passes.
-#[inline(always)]
-fn score_tiles<T: Term, const QUERIES: usize, const LANES: usize, const FUSED: bool>(
-    rows: &[&[f32]],
-    queries: &[f32],
-    scores: &mut [f32],
-) {
-    let Some(width) = rows.first().map(|row| row.len()) else {
-        return;
-    };
-    let n_rows = rows.len();
-    for first_row in (0..n_rows).step_by(TILE_ROWS) {
-        // The last tile repeats its last row rather than being a case of its own.
-        let tile: [&[f32]; TILE_ROWS] = array::from_fn(|r| rows[(first_row + r).min(n_rows - 1)]);
-        let n_tile = TILE_ROWS.min(n_rows - first_row);
-        let mut groups = queries.chunks_exact(QUERIES * width);
-        let mut n_scored = 0;
-        for group in &mut groups {
-            let sums = sum_tile::<T, QUERIES, LANES, FUSED>(
-                &tile,
-                array::from_fn(|q| &group[q * width..][..width]),
-            );
-            for (q, sums) in sums.iter().enumerate() {
-                scores[(n_scored + q) * n_rows + first_row..][..n_tile]
-                    .copy_from_slice(&sums[..n_tile]);
-            }
-            n_scored += QUERIES;
-        }
-        for query in groups.remainder().chunks_exact(width) {
-            let [sums] = sum_tile::<T, 1, LANES, FUSED>(&tile, [query]);
-            scores[n_scored * n_rows + first_row..][..n_tile].copy_from_slice(&sums[..n_tile]);
-            n_scored += 1;
-        }
+    #[inline(always)]
+    unsafe fn sub(self, b: Self) -> Self {
+        array::from_fn(|i| self[i] - b[i])
     }
-}
 
-/// The scores of one tile, by query and then by row.
-#[inline(always)]
-fn sum_tile<T: Term, const QUERIES: usize, const LANES: usize, const FUSED: bool>(
-    rows: &[&[f32]; TILE_ROWS],
-    queries: [&[f32]; QUERIES],
-) -> [[f32; TILE_ROWS]; QUERIES] {
-    let width = queries[0].len();
-    let whole = width - width % LANES;
-    let mut sums = [[[0.0_f32; LANES]; TILE_ROWS]; QUERIES];
-    for at in (0..whole).step_by(LANES) {
-        let x: [&[f32]; TILE_ROWS] = rows.map(|row| &row[at..at + LANES]);
-        for q in 0..QUERIES {
-            let query = &queries[q][at..at + LANES];
-            for r in 0..TILE_ROWS {
-                for lane in 0..LANES {
-                    sums[q][r][lane] =
-                        T::add_f32::<FUSED>(sums[q][r][lane], x[r][lane], query[lane]);
-                }
-            }
-        }
-    }
-    array::from_fn(|q| {
-        array::from_fn(|r| {
-            let mut sums = sums[q][r];
-            for (lane, i) in (whole..width).enumerate() {
-                sums[lane] = T::add_f32::<FUSED>(sums[lane], rows[r][i], queries[q][i]);
-            }
-            T::SIGN * add_pairwise(&mut sums)
+    #[inline(always)]
+    unsafe fn mul_add(self, b: Self, c: Self) -> Self {
+        array::from_fn(|i| {
+            compute::mul_add::<{ cfg!(target_arch = "aarch64") }>(self[i], b[i], c[i])
         })
-    })
-}
+    }
 
-/// One sum in `f64`: running sums of every eighth term, then added pairwise.
-#[inline(always)]
-fn sum_f64<T: Term>(row: &[f32], query: &[f32]) -> f64 {
-    const LANES: usize = 8;
-    let mut sums = [0.0_f64; LANES];
-    let (rows, row_rest) = row.as_chunks::<LANES>();
-    let (queries, query_rest) = query.as_chunks::<LANES>();
-    for (x, q) in rows.iter().zip(queries) {
-        for lane in 0..LANES {
-            sums[lane] += T::term_f64(x[lane].into(), q[lane].into());
-        }
+    #[inline(always)]
+    unsafe fn total(self) -> f32 {
+        (self[0] + self[2]) + (self[1] + self[3])
     }
-    for (sum, (&x, &q)) in sums.iter_mut().zip(row_rest.iter().zip(query_rest)) {
-        *sum += T::term_f64(x.into(), q.into());
-    }
-    let [a, b, c, d, e, f, g, h] = sums;
-    ((a + e) + (c + g)) + ((b + f) + (d + h))
-}
-
-/// Adds the upper half of the lanes to the lower until one is left.
-#[inline(always)]
-fn add_pairwise<const LANES: usize>(sums: &mut [f32; LANES]) -> f32 {
-    let mut half = LANES / 2;
-    while half > 0 {
-        for lane in 0..half {
-            sums[lane] += sums[lane + half];
-        }
-        half /= 2;
-    }
-    sums[0]
 }
 
 #[cfg(test)]
@@ -288,18 +400,18 @@ mod tests {
         for width in [1, 8, 31, 384] {
             let row: Vec<f32> = (0..width).map(|i| (i as f32 * 0.7).sin() * 1e3).collect();
             let query: Vec<f32> = (0..width).map(|i| (i as f32 * 1.3).cos()).collect();
-            let scores = |arithmetic| {
+            let scores = |simd| {
                 [
-                    inner_product_f64(arithmetic, &row, &query),
-                    squared_distance_f64(arithmetic, &row, &query),
+                    inner_product_f64(simd, &row, &query),
+                    squared_distance_f64(simd, &row, &query),
                 ]
                 .map(f64::to_bits)
             };
-            for arithmetic in Arithmetic::available() {
+            for simd in Simd::available() {
                 assert_eq!(
-                    scores(arithmetic),
-                    scores(Arithmetic(InstructionSet::Portable)),
-                    "{arithmetic:?}, width {width}"
+                    scores(simd),
+                    scores(Simd::available()[0]),
+                    "{simd:?}, width {width}"
                 );
             }
         }
@@ -323,12 +435,12 @@ mod tests {
                     .chunks(width)
                     .flat_map(|query| rows.iter().map(move |row| crate::score(metric, row, query)))
                     .collect();
-                for arithmetic in Arithmetic::available() {
+                for simd in Simd::available() {
                     let mut scores = vec![f32::NAN; n_rows * n_queries];
-                    first_pass(arithmetic, metric, &rows, &queries, &mut scores);
+                    first_pass(simd, metric, &rows, &queries, &mut scores);
                     assert_eq!(
                         scores, expected,
-                        "{arithmetic:?}, {metric:?}, {n_rows} x {n_queries} x {width}"
+                        "{simd:?}, {metric:?}, {n_rows} x {n_queries} x {width}"
                     );
                 }
             }

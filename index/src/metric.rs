@@ -1,8 +1,9 @@
 //! What a score is.
 
+use compute::Simd;
 use serde::{Deserialize, Serialize};
 
-use crate::kernel::{self, Arithmetic};
+use crate::kernel;
 
 /// How a query is compared with a row. Whatever the metric, a higher score is nearer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -39,20 +40,15 @@ impl Metric {
 /// # Panics
 /// When `row` and `query` differ in length.
 pub fn score(metric: Metric, row: &[f32], query: &[f32]) -> f32 {
-    score_with(Arithmetic::detect(), metric, row, query)
+    score_with(Simd::detect(), metric, row, query)
 }
 
-/// [`score`] for callers that have detected the machine's arithmetic already.
-pub(crate) fn score_with(
-    arithmetic: Arithmetic,
-    metric: Metric,
-    row: &[f32],
-    query: &[f32],
-) -> f32 {
+/// [`score`] for callers that have detected the machine's instructions already.
+pub(crate) fn score_with(simd: Simd, metric: Metric, row: &[f32], query: &[f32]) -> f32 {
     assert_eq!(row.len(), query.len(), "a row and a query have one width");
     let score = match metric {
-        Metric::InnerProduct | Metric::Cosine => kernel::inner_product_f64(arithmetic, row, query),
-        Metric::L2 => -kernel::squared_distance_f64(arithmetic, row, query),
+        Metric::InnerProduct | Metric::Cosine => kernel::inner_product_f64(simd, row, query),
+        Metric::L2 => -kernel::squared_distance_f64(simd, row, query),
     };
     score as f32 + 0.0 // −0.0 + 0.0 is 0.0: two spellings of zero would break ties by sign
 }

@@ -32,9 +32,10 @@
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use compute::Simd;
 use rayon::prelude::*;
 
-use crate::kernel::{self, Arithmetic};
+use crate::kernel;
 use crate::metric::{norm, score_with};
 use crate::neighbor::{Neighbor, TopK};
 use crate::search::{Bitmap, SearchError, SearchParams, prepare_queries};
@@ -69,7 +70,7 @@ pub(crate) fn search(
     let scan = |_thread: usize| {
         let mut scan = Scan::new(&queries, k);
         while let Some((shard, rows)) = blocks.get(next.fetch_add(1, Ordering::Relaxed)) {
-            scan.block(shard, rows, filter);
+            scan.offer(&Candidates::new(shard, rows, filter));
         }
         scan.best
     };
@@ -160,10 +161,37 @@ pub(crate) fn upper_norm(vector: &[f32]) -> f64 {
     norm(vector) * (1.0 + 1.0 / f64::from(1 << 20))
 }
 
+/// The rows of a block that pass the filter.
+struct Candidates<'a> {
+    ordinals: Vec<u32>,
+    rows: Vec<&'a [f32]>,
+    /// No row is longer.
+    max_norm: f64,
+}
+
+impl<'a> Candidates<'a> {
+    /// `rows` are consecutive, not empty, and in one block of the shard.
+    fn new(shard: &'a FlatShard, rows: Range<usize>, filter: Option<&Bitmap>) -> Self {
+        let first = shard.first_ordinal();
+        let ordinals = first + rows.start as u32..=first + (rows.end - 1) as u32; // a shard ends within u32
+        let ordinals: Vec<u32> = match filter {
+            None => ordinals.collect(),
+            Some(filter) => filter.range(ordinals).collect(),
+        };
+        let row = |ordinal: &u32| shard.row((ordinal - first) as usize);
+        let max_norm = shard.block_norm(rows.start / BLOCK_ROWS).into();
+        Self {
+            rows: ordinals.iter().map(row).collect(),
+            ordinals,
+            max_norm,
+        }
+    }
+}
+
 /// The work of one thread.
 struct Scan<'a> {
     queries: &'a Queries,
-    arithmetic: Arithmetic,
+    simd: Simd,
     /// By query.
     best: Vec<TopK>,
     /// First-pass scores of a block for a group of queries; kept to save allocations.
@@ -175,94 +203,87 @@ impl<'a> Scan<'a> {
         let best = vec![TopK::new(k); queries.len()];
         Self {
             queries,
-            arithmetic: Arithmetic::detect(),
+            simd: Simd::detect(),
             best,
             scores: Vec::new(),
         }
     }
 
-    /// Offers the rows of one block that pass the filter to every query.
-    fn block(&mut self, shard: &FlatShard, rows: Range<usize>, filter: Option<&Bitmap>) {
-        let max_norm = shard.block_norm(rows.start / BLOCK_ROWS).into();
-        let first = shard.first_ordinal();
-        let ordinals = first + rows.start as u32..=first + (rows.end - 1) as u32; // a shard ends within u32
-        let ordinals: Vec<u32> = match filter {
-            None => ordinals.collect(),
-            Some(filter) => filter.range(ordinals).collect(),
-        };
-        if ordinals.is_empty() {
+    /// Offers the rows to every query.
+    fn offer(&mut self, candidates: &Candidates<'_>) {
+        let n_rows = candidates.rows.len();
+        if n_rows == 0 {
             return;
         }
-        let rows: Vec<&[f32]> = ordinals
-            .iter()
-            .map(|ordinal| shard.row((ordinal - first) as usize))
-            .collect();
         let n_queries = self.queries.len();
         for start in (0..n_queries).step_by(GROUP_QUERIES) {
             let group = start..n_queries.min(start + GROUP_QUERIES);
-            self.scores.resize(rows.len() * group.len(), 0.0);
             let values = self.queries.values(group.clone());
+            self.scores.resize(n_rows * group.len(), 0.0);
             kernel::first_pass(
-                self.arithmetic,
+                self.simd,
                 self.queries.metric,
-                &rows,
+                &candidates.rows,
                 values,
                 &mut self.scores,
             );
-            for (i, query) in group.enumerate() {
-                self.rescore(query, i * rows.len(), &ordinals, &rows, max_norm);
-            }
-        }
-    }
-
-    /// Gives every row its defined score for one query and keeps the best, but for the rows whose first-pass score,
-    /// found from `self.scores[at]` on, proves that they are not among them.
-    fn rescore(
-        &mut self,
-        query: usize,
-        at: usize,
-        ordinals: &[u32],
-        rows: &[&[f32]],
-        max_norm: f64,
-    ) {
-        let &Queries { metric, width, .. } = self.queries;
-        let values = self.queries.values(query..query + 1);
-        let norms = max_norm * self.queries.norms[query];
-        let best = &mut self.best[query];
-        let limit = |best: &TopK| {
-            best.threshold()
-                .map(|threshold| skip_below(metric, width, norms, threshold))
-        };
-        let mut skip_below = limit(best);
-        for ((&ordinal, &row), &first_score) in ordinals.iter().zip(rows).zip(&self.scores[at..]) {
-            // Neither −∞ nor NaN proves anything: both can come from overflow.
-            if skip_below
-                .is_some_and(|limit| f32::NEG_INFINITY < first_score && first_score < limit)
-            {
-                continue;
-            }
-            if best.offer(Neighbor {
-                ordinal,
-                score: score_with(self.arithmetic, metric, row, values),
-            }) {
-                skip_below = limit(best);
+            for (query, first_scores) in group.zip(self.scores.chunks_exact(n_rows)) {
+                let (simd, queries, best) = (self.simd, self.queries, &mut self.best[query]);
+                offer_to_one(simd, queries, query, candidates, first_scores, best);
             }
         }
     }
 }
 
-/// The first-pass score below which no row reaches `threshold`.
+/// Gives the rows their defined score for one query and keeps the best, but for the rows whose first-pass score
+/// proves that they are not among them.
+fn offer_to_one(
+    simd: Simd,
+    queries: &Queries,
+    query: usize,
+    candidates: &Candidates<'_>,
+    first_scores: &[f32],
+    best: &mut TopK,
+) {
+    let &Queries { metric, width, .. } = queries;
+    let norms = candidates.max_norm * queries.norms[query];
+    let values = queries.values(query..query + 1);
+    let limit_of = |best: &TopK| match best.threshold() {
+        Some(threshold) => skip_limit(metric, width, norms, threshold),
+        None => f32::NEG_INFINITY, // there are not k yet
+    };
+    let mut limit = limit_of(best);
+    let rows = candidates.ordinals.iter().zip(&candidates.rows);
+    for ((&ordinal, row), &first_score) in rows.zip(first_scores) {
+        if may_skip(first_score, limit) {
+            continue;
+        }
+        let score = score_with(simd, metric, row, values);
+        if best.offer(Neighbor { ordinal, score }) {
+            limit = limit_of(best);
+        }
+    }
+}
+
+/// True when a first-pass score proves that the row does not reach the threshold that `limit` was made for.
+///
+/// Neither −∞ nor NaN proves anything: both can come from overflow.
+fn may_skip(first_score: f32, limit: f32) -> bool {
+    f32::NEG_INFINITY < first_score && first_score < limit
+}
+
+/// The first-pass score below which no row reaches `threshold`: `T − ε`, rounded down.
 ///
 /// `norms` is at least `|x||q|` for every row in question. See the module's documentation for the proof.
-fn skip_below(metric: Metric, width: usize, norms: f64, threshold: f32) -> f32 {
+fn skip_limit(metric: Metric, width: usize, norms: f64, threshold: f32) -> f32 {
     let n = width as f64;
     let threshold = f64::from(threshold.min(f32::MAX));
-    let margin = match metric {
+    let error = match metric {
         Metric::InnerProduct | Metric::Cosine => gamma(n + 4.0) * norms,
         Metric::L2 => gamma(n + 6.0) * threshold.abs(),
     };
     let underflow = (n + 2.0) * f64::from(f32::from_bits(1));
-    ((threshold - margin - underflow) as f32).next_down() // rounded down, so that the limit is not above the proven one
+    ((threshold - error - underflow) as f32).next_down()
 }
 
 /// `γₘ`, the relative error bound of `m` roundings in `f32`.
@@ -295,32 +316,63 @@ mod tests {
         ]
     }
 
+    /// A row's own score is the hardest threshold it reaches: there it must not be skipped.
+    fn check_kept(metric: Metric, row: &[f32], query: &[f32]) {
+        let score = crate::score(metric, row, query);
+        let limit = skip_limit(
+            metric,
+            row.len(),
+            upper_norm(row) * upper_norm(query),
+            score,
+        );
+        for simd in Simd::available() {
+            let mut first_score = [0.0];
+            kernel::first_pass(simd, metric, &[row], query, &mut first_score);
+            assert!(
+                !may_skip(first_score[0], limit),
+                "{metric:?}, {simd:?}: {first_score:?} of {score}, limit {limit}"
+            );
+        }
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig { cases: 3000, failure_persistence: None, ..ProptestConfig::default() })]
 
-        /// The claim of the module's documentation: the skipped score is below the threshold, whatever the threshold.
+        /// The claim of the module's documentation.
         #[test]
-        fn a_skipped_row_is_below_the_threshold(
+        fn no_row_is_skipped_at_its_own_score(
             (row, query) in (1usize..80).prop_flat_map(|width| (values(width), values(width))),
             metric in prop::sample::select(vec![Metric::InnerProduct, Metric::L2]),
         ) {
-            let score = crate::score(metric, &row, &query);
-            let norms = f64::from(upper_norm(&row) as f32) * upper_norm(&query);
-            for arithmetic in Arithmetic::available() {
-                let mut first_score = [0.0];
-                kernel::first_pass(arithmetic, metric, &[&row], &query, &mut first_score);
-                // The row's own score is the hardest threshold it reaches.
-                let limit = skip_below(metric, row.len(), norms, score);
-                let skipped = f32::NEG_INFINITY < first_score[0] && first_score[0] < limit;
-                prop_assert!(!skipped, "{:?}: first pass {}, limit {}, score {}", arithmetic, first_score[0], limit, score);
-            }
+            check_kept(metric, &row, &query);
         }
+    }
+
+    #[test]
+    fn no_row_is_skipped_for_products_that_vanish() {
+        let root = 2.0_f32.powi(-75); // its square is half of the smallest positive number
+        check_kept(Metric::InnerProduct, &[root * 0.99; 64], &[root; 64]); // each product rounds to 0
+        check_kept(Metric::InnerProduct, &[-root * 1.01; 64], &[root; 64]); // each is nearly doubled
+        check_kept(Metric::L2, &[root * 1.01; 64], &[0.0; 64]);
+    }
+
+    #[test]
+    fn no_row_is_skipped_for_sums_that_overflow() {
+        // −∞ in the first lane takes the sum with it; the true sum is 8e38.
+        let mut row = [0.0; 16];
+        (row[0], row[1], row[2], row[4], row[8]) = (-2e19, 1.5e19, 1.5e19, 1.5e19, 1.5e19);
+        assert_eq!(
+            crate::score(Metric::InnerProduct, &row, &[2e19; 16]),
+            f32::INFINITY
+        );
+        check_kept(Metric::InnerProduct, &row, &[2e19; 16]);
+        check_kept(Metric::L2, &[3e38; 5], &[-3e38; 5]);
     }
 
     #[test]
     fn the_limit_is_close_to_the_threshold_and_never_above() {
         for metric in [Metric::InnerProduct, Metric::L2] {
-            let limit = skip_below(metric, 384, 1.0, -0.5);
+            let limit = skip_limit(metric, 384, 1.0, -0.5);
             assert!(limit < -0.5 && limit > -0.5 - 3e-5, "{metric:?}: {limit}");
         }
     }
@@ -328,14 +380,14 @@ mod tests {
     #[test]
     fn nothing_is_skipped_where_the_bound_overflows() {
         assert_eq!(
-            skip_below(Metric::InnerProduct, 8, f64::INFINITY, 1.0),
+            skip_limit(Metric::InnerProduct, 8, f64::INFINITY, 1.0),
             f32::NEG_INFINITY
         );
-        assert!(skip_below(Metric::InnerProduct, 8, f64::NAN, 1.0).is_nan()); // an infinite norm times a zero query
+        assert!(skip_limit(Metric::InnerProduct, 8, f64::NAN, 1.0).is_nan()); // an infinite norm times a zero query
         assert_eq!(
-            skip_below(Metric::L2, 8, 1.0, f32::NEG_INFINITY),
+            skip_limit(Metric::L2, 8, 1.0, f32::NEG_INFINITY),
             f32::NEG_INFINITY
         );
-        assert!(skip_below(Metric::InnerProduct, 8, 1.0, f32::INFINITY) < f32::MAX);
+        assert!(skip_limit(Metric::InnerProduct, 8, 1.0, f32::INFINITY) < f32::MAX);
     }
 }

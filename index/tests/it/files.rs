@@ -40,6 +40,17 @@ fn rows_are_read_as_written() {
 }
 
 #[test]
+fn format_version_1_is_what_it_was() {
+    let folder = tempfile::tempdir().unwrap();
+    let fixture = include_bytes!("../fixtures/shard-v1.trawl");
+    assert_eq!(
+        small_shard(folder.path()),
+        fixture,
+        "a change of the format needs a new version"
+    );
+}
+
+#[test]
 fn every_truncation_is_a_named_error() {
     let folder = tempfile::tempdir().unwrap();
     let bytes = small_shard(folder.path());

@@ -143,16 +143,13 @@ pub fn find(model: &Path) -> anyhow::Result<PathBuf> {
 ///
 /// Refused when its fingerprint is another one.
 pub fn encoder_of(manifest: &Manifest, args: &ModelArgs) -> anyhow::Result<Arc<BiEncoder>> {
-    let recorded = || {
-        manifest
-            .build
-            .get("model")
-            .and_then(|model| model.as_str())
-            .map(PathBuf::from)
+    let recorded = |name: &str| manifest.build.get(name).cloned().unwrap_or_default();
+    let options = match args.options() {
+        given if given != ModelOptions::default() => given,
+        _ => serde_json::from_value(recorded("model_options")).unwrap_or_default(),
     };
-    let encoder = match (&args.model, recorded()) {
-        (Some(_), _) | (None, None) => args.load(&args.directory()?)?,
-        (None, Some(path)) if path.is_dir() => args.load(&path)?,
+    let directory = match (&args.model, recorded("model").as_str().map(PathBuf::from)) {
+        (None, Some(path)) if path.is_dir() => path,
         (None, Some(path)) => {
             let text = format!(
                 "model directory `{}` of the index is not there",
@@ -162,7 +159,9 @@ pub fn encoder_of(manifest: &Manifest, args: &ModelArgs) -> anyhow::Result<Arc<B
                 .hint("name the model with `--model`")
                 .into());
         }
+        _ => args.directory()?,
     };
+    let encoder = load_encoder(&directory, &options, &args.encoder_config())?;
     retriever::check_encoder(manifest, &encoder)?;
     Ok(encoder)
 }

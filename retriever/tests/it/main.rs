@@ -1,5 +1,7 @@
 //! The read path over a small real generation: the sample corpus, the two-layer test encoder.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
 use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;

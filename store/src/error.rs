@@ -1,4 +1,5 @@
-use std::path::PathBuf;
+use std::io;
+use std::path::{Path, PathBuf};
 
 /// Why a store could not be opened or read.
 #[derive(Debug, thiserror::Error)]
@@ -10,7 +11,7 @@ pub enum StoreError {
         /// The file.
         path: PathBuf,
         /// What the system said.
-        source: std::io::Error,
+        source: io::Error,
     },
     /// The file begins with other bytes than its kind does; an unfinished file begins with zeros.
     #[error("`{}` is not a finished `{kind}` file", path.display())]
@@ -94,7 +95,7 @@ pub enum WriteError {
         /// The file or folder.
         path: PathBuf,
         /// What the system said.
-        source: std::io::Error,
+        source: io::Error,
     },
     /// The lexical index cannot be written.
     #[error("cannot write lexical index `{}`", path.display())]
@@ -132,4 +133,12 @@ pub enum WriteError {
     /// The truth files of a store cannot be read to derive its lexical index from them.
     #[error("cannot derive the lexical index")]
     Store(#[from] StoreError),
+}
+
+/// What makes a [`WriteError`] of a failed write to a path.
+pub(crate) fn write_error(path: &Path) -> impl Fn(io::Error) -> WriteError {
+    move |source| WriteError::Write {
+        path: path.to_owned(),
+        source,
+    }
 }

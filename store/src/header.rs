@@ -1,5 +1,5 @@
 use std::fs::File;
-use std::io;
+use std::io::{self, BufWriter, Seek, SeekFrom, Write};
 use std::path::Path;
 
 use memmap2::Mmap;
@@ -27,7 +27,16 @@ pub(crate) struct Kind {
 }
 
 impl Header {
-    pub fn encode(&self, kind: &Kind) -> [u8; HEADER_BYTES] {
+    /// Puts the header over the zeros at the start of a file, once everything else is on disk.
+    pub fn complete(&self, file: BufWriter<File>, kind: &Kind) -> io::Result<()> {
+        let mut file = file.into_inner().map_err(io::IntoInnerError::into_error)?;
+        file.sync_all()?;
+        file.seek(SeekFrom::Start(0))?;
+        file.write_all(&self.encode(kind))?;
+        file.sync_all()
+    }
+
+    fn encode(&self, kind: &Kind) -> [u8; HEADER_BYTES] {
         let mut bytes = [0; HEADER_BYTES];
         bytes[..8].copy_from_slice(&kind.magic);
         bytes[8..12].copy_from_slice(&kind.version.to_le_bytes());

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use memmap2::Mmap;
 use xxhash_rust::xxh3::{Xxh3Default, xxh3_64};
 
+use crate::error::write_error;
 use crate::header::{self, HEADER_BYTES, Header, Kind, u32_at, u64_at};
-use crate::passages::{write_error, write_header_and_sync};
 use crate::{StoreError, WriteError};
 
 // The file, all numbers little-endian:
@@ -106,7 +106,8 @@ impl IdsWriter {
             ends_checksum,
             lookup_checksum,
         ];
-        write_header_and_sync(self.file, &Header { numbers }.encode(&KIND))
+        Header { numbers }
+            .complete(self.file, &KIND)
             .map_err(write_error(&self.path))
     }
 }

@@ -15,7 +15,7 @@ use tantivy::{
 };
 
 use crate::bm25::{self, LexicalHit};
-use crate::passages::write_error;
+use crate::error::write_error;
 use crate::read_only::ReadOnly;
 use crate::{Bitmap, Language, StoreConfig, StoreError, Verify, WriteError, file_list};
 
@@ -28,6 +28,8 @@ const TEXT: &str = "text";
 const HEAP_BYTES: usize = 64 << 20;
 /// Text handed to tantivy's queue before a commit empties it; bounds the queue whatever the passages' length.
 const QUEUE_BYTES: usize = 64 << 20;
+/// Different terms of a query that are searched; each holds a block of its postings in memory.
+const MAX_QUERY_TERMS: usize = 1024;
 
 /// Schema of the lexical index.
 ///
@@ -260,9 +262,10 @@ impl Lexical {
             .clone()
             .token_stream(query)
             .process(&mut |token| {
-                *terms
-                    .entry(Term::from_field_text(self.text, &token.text))
-                    .or_insert(0) += 1;
+                let term = Term::from_field_text(self.text, &token.text);
+                if terms.len() < MAX_QUERY_TERMS || terms.contains_key(&term) {
+                    *terms.entry(term).or_insert(0) += 1;
+                }
             });
         bm25::search(&self.reader.searcher(), self.text, &terms, k, filter).map_err(self.error())
     }

@@ -1,5 +1,5 @@
 use std::fs::File;
-use std::io::{BufWriter, Read, Seek, SeekFrom, Write};
+use std::io::{BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 
 use corpus::Passage;
@@ -7,6 +7,7 @@ use memmap2::Mmap;
 use serde_json::{Map, Value};
 use xxhash_rust::xxh3::xxh3_64;
 
+use crate::error::write_error;
 use crate::header::{self, HEADER_BYTES, Header, Kind, u32_at, u64_at};
 use crate::{StoreError, WriteError};
 
@@ -97,7 +98,8 @@ impl PassagesWriter {
             xxh3_64(&directory),
             0,
         ];
-        write_header_and_sync(self.file, &Header { numbers }.encode(&KIND))
+        Header { numbers }
+            .complete(self.file, &KIND)
             .map_err(write_error(&self.path))
     }
 
@@ -119,24 +121,6 @@ impl PassagesWriter {
 
     fn write(&mut self, bytes: &[u8]) -> Result<(), WriteError> {
         self.file.write_all(bytes).map_err(write_error(&self.path))
-    }
-}
-
-/// Puts the header over the zeros at the start once everything else is on disk.
-pub(crate) fn write_header_and_sync(file: BufWriter<File>, header: &[u8]) -> std::io::Result<()> {
-    let mut file = file
-        .into_inner()
-        .map_err(std::io::IntoInnerError::into_error)?;
-    file.sync_all()?;
-    file.seek(SeekFrom::Start(0))?;
-    file.write_all(header)?;
-    file.sync_all()
-}
-
-pub(crate) fn write_error(path: &Path) -> impl Fn(std::io::Error) -> WriteError {
-    move |source| WriteError::Write {
-        path: path.to_owned(),
-        source,
     }
 }
 

@@ -113,7 +113,7 @@ impl Store {
     /// Returns the `k` best passages by BM25 over title and text, best first; ties go to the smaller ordinal.
     ///
     /// `query` is plain text without any syntax: a passage matches when it has one of its words, after stop words and
-    /// stemming. `filter` keeps only the ordinals it holds; it does not change scores.
+    /// stemming. Only the first 1,024 different words count. `filter` keeps only the ordinals it holds; it does not change scores.
     ///
     /// # Errors
     /// [`StoreError::Lexical`].

@@ -5,9 +5,10 @@ use std::path::{Path, PathBuf};
 use corpus::{Passage, Schema};
 use serde::{Deserialize, Serialize};
 
+use crate::error::write_error;
 use crate::ids::{Ids, IdsWriter};
 use crate::lexical::LexicalWriter;
-use crate::passages::{Passages, PassagesWriter, write_error};
+use crate::passages::{Passages, PassagesWriter};
 use crate::store::{IDS, LEXICAL, PASSAGES};
 use crate::{Language, WriteError};
 

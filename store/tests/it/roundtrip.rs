@@ -274,3 +274,76 @@ fn a_value_of_another_kind_is_refused_by_name() {
     assert!(matches!(error, WriteError::Value { .. }));
     assert_eq!(StoreConfig::default().schema, Schema::default());
 }
+
+#[test]
+fn any_field_name_and_length_of_value_is_taken() {
+    let folder = tempfile::tempdir().unwrap();
+    let names = [
+        "",
+        "-",
+        "a.b",
+        "a\\.b",
+        "a\0b",
+        "\u{1}",
+        "ordinal",
+        "naïve ✓",
+        &"n".repeat(100_000),
+    ];
+    let fields: Vec<_> = names
+        .iter()
+        .map(|&name| (name, FieldKind::Keyword))
+        .collect();
+    let metadata = |value: &str| {
+        names
+            .iter()
+            .map(|&name| (name.to_owned(), json!(value)))
+            .collect()
+    };
+    let values = ["x".to_owned(), String::new(), "é".repeat(50_000)];
+    let passages: Vec<_> = values
+        .iter()
+        .map(|value| {
+            passage(
+                value,
+                "",
+                value,
+                &serde_json::Value::Object(metadata(value)),
+            )
+        })
+        .collect();
+    write(
+        folder.path(),
+        &StoreConfig {
+            schema: schema(&fields),
+            ..Default::default()
+        },
+        &passages,
+    );
+    let store = open(folder.path());
+    assert_eq!(store.passages(&[0, 1, 2]).unwrap(), passages);
+    assert_eq!(store.search_lexical("x", 10, None).unwrap().len(), 1);
+}
+
+#[test]
+fn a_query_may_be_as_long_as_a_book() {
+    let folder = tempfile::tempdir().unwrap();
+    let words = |n: usize| (0..n).map(|i| format!("w{i} ")).collect::<String>();
+    write(
+        folder.path(),
+        &StoreConfig::default(),
+        &[passage("a", "", &words(3000), &json!({}))],
+    );
+    let store = open(folder.path());
+    let score = |n| store.search_lexical(&words(n), 1, None).unwrap()[0].score;
+    assert!(score(1000) < score(1024));
+    assert_eq!(score(1024), score(200_000));
+}
+
+#[test]
+fn a_folder_that_cannot_be_written_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("taken");
+    fs::write(&path, "a file").unwrap();
+    let error = StoreWriter::create(&path, &StoreConfig::default()).err();
+    assert!(matches!(error, Some(WriteError::Write { path: named, .. }) if named == path));
+}

@@ -1,3 +1,7 @@
 //! Integration tests of the encoder, in one binary.
 
+mod directories;
+mod fingerprints;
+mod invariance;
 mod parity;
+mod texts;

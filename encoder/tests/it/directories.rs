@@ -1,0 +1,613 @@
+//! Model directories that are incomplete, contradictory or damaged: every one is an error that names the thing.
+
+use std::fs;
+use std::path::Path;
+
+use encoder::{
+    BiEncoder, CrossEncoder, EncoderConfig, Golden, LoadError, ModelOptions, Pooling, Preset, Role,
+    Similarity,
+};
+use serde_json::{Value, json};
+
+/// Copies a model directory.
+pub(crate) fn copy(from: &Path, to: &Path) {
+    for entry in fs::read_dir(from).expect("a folder") {
+        let entry = entry.expect("an entry");
+        let target = to.join(entry.file_name());
+        if entry.path().is_dir() {
+            fs::create_dir_all(&target).expect("a folder is made");
+            copy(&entry.path(), &target);
+        } else {
+            fs::write(&target, fs::read(entry.path()).expect("a file")).expect("a file is written");
+        }
+    }
+}
+
+/// Returns the error of a copy of `name` after `spoil`.
+fn error_of(name: &str, spoil: impl FnOnce(&Path)) -> String {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    copy(&testkit::fixture("models").join(name), folder.path());
+    spoil(folder.path());
+    let error = if name.starts_with("tiny-cross") {
+        CrossEncoder::load(folder.path(), None, &EncoderConfig::default()).err()
+    } else {
+        BiEncoder::load(
+            folder.path(),
+            &ModelOptions::default(),
+            &EncoderConfig::default(),
+        )
+        .err()
+    };
+    let error = error.expect("the directory is refused");
+    let source = std::error::Error::source(&error)
+        .map(|source| format!(": {source}"))
+        .unwrap_or_default();
+    format!("{error}{source}").replace(&folder.path().display().to_string(), "DIR")
+}
+
+fn check(name: &str, expected: &str, spoil: impl FnOnce(&Path)) {
+    let error = error_of(name, spoil);
+    assert!(
+        error.contains(expected),
+        "{error}\n  does not contain\n{expected}"
+    );
+}
+
+/// Changes one file of JSON.
+fn edit(path: &Path, change: impl FnOnce(&mut Value)) {
+    let mut value = serde_json::from_slice(&fs::read(path).expect("a file")).expect("valid JSON");
+    change(&mut value);
+    fs::write(path, value.to_string()).expect("a file is written");
+}
+
+/// Writes `model.safetensors` anew: `change` sees name, shape and bytes of each tensor and says which to keep.
+fn edit_weights(
+    folder: &Path,
+    mut change: impl FnMut(&str, &mut Vec<usize>, &mut Vec<u8>) -> bool,
+) {
+    let path = folder.join("model.safetensors");
+    let bytes = fs::read(&path).expect("weights");
+    let stored = safetensors::SafeTensors::deserialize(&bytes).expect("valid weights");
+    let mut tensors = Vec::new();
+    for (name, view) in stored.tensors() {
+        let (mut shape, mut data) = (view.shape().to_vec(), view.data().to_vec());
+        if change(&name, &mut shape, &mut data) {
+            tensors.push((name, view.dtype(), shape, data));
+        }
+    }
+    let views = tensors.iter().map(|(name, dtype, shape, data)| {
+        let view = safetensors::tensor::TensorView::new(*dtype, shape.clone(), data);
+        (name.as_str(), view.expect("shape and bytes agree"))
+    });
+    fs::write(
+        &path,
+        safetensors::serialize(views, None).expect("serialisable"),
+    )
+    .expect("weights are written");
+}
+
+#[test]
+fn missing_files_are_named() {
+    for file in [
+        "config.json",
+        "tokenizer.json",
+        "model.safetensors",
+        "1_Pooling/config.json",
+    ] {
+        check(
+            "tiny-bert",
+            &format!("model file `DIR/{file}` is missing"),
+            |folder| {
+                fs::remove_file(folder.join(file)).expect("the file was there");
+            },
+        );
+    }
+    check(
+        "tiny-bert-sharded",
+        "model file `DIR/model-00002-of-00003.safetensors` is missing",
+        |folder| {
+            fs::remove_file(folder.join("model-00002-of-00003.safetensors"))
+                .expect("the file was there");
+        },
+    );
+    let nowhere = Path::new("no/such/model");
+    let error = BiEncoder::load(nowhere, &ModelOptions::default(), &EncoderConfig::default()).err();
+    assert_eq!(
+        error.expect("nothing there").to_string(),
+        "no model directory at `no/such/model`"
+    );
+}
+
+#[test]
+fn damaged_json_is_named() {
+    let files = [
+        "config.json",
+        "tokenizer.json",
+        "modules.json",
+        "1_Pooling/config.json",
+        "sentence_bert_config.json",
+        "config_sentence_transformers.json",
+        "tokenizer_config.json",
+    ];
+    for file in files {
+        for content in [&b""[..], b"{", b"[1, 2", b"\xff\xfe{}", b"42"] {
+            check("tiny-bert", &format!("`DIR/{file}`"), |folder| {
+                fs::write(folder.join(file), content).expect("a file is written");
+            });
+        }
+    }
+    check(
+        "tiny-bert-sharded",
+        "`DIR/model.safetensors.index.json`: weight_map",
+        |folder| {
+            edit(&folder.join("model.safetensors.index.json"), |index| {
+                index["weight_map"]["embeddings.LayerNorm.bias"] =
+                    json!("../elsewhere.safetensors");
+            });
+        },
+    );
+}
+
+#[test]
+fn weights_cut_short_are_named_wherever_the_cut_is() {
+    let whole = fs::metadata(testkit::fixture("models/tiny-bert/model.safetensors"))
+        .expect("weights")
+        .len();
+    for length in [
+        0,
+        1,
+        7,
+        8,
+        9,
+        100,
+        1000,
+        whole / 2,
+        whole - 4,
+        whole - 1,
+        whole + 1,
+    ] {
+        check(
+            "tiny-bert",
+            "weight file `DIR/model.safetensors` is damaged",
+            |folder| {
+                let file = fs::OpenOptions::new()
+                    .write(true)
+                    .open(folder.join("model.safetensors"))
+                    .expect("weights");
+                file.set_len(length).expect("the length is set");
+            },
+        );
+    }
+    for length in [0, 1, 100, 1000, 20_000] {
+        check(
+            "tiny-bert-bin",
+            "`DIR/pytorch_model.bin` is damaged",
+            |folder| {
+                let file = fs::OpenOptions::new()
+                    .write(true)
+                    .open(folder.join("pytorch_model.bin"))
+                    .expect("weights");
+                file.set_len(length).expect("the length is set");
+            },
+        );
+    }
+}
+
+#[test]
+fn damaged_headers_of_weights_are_named() {
+    let header = |length: u64, text: &[u8]| [&length.to_le_bytes(), text].concat();
+    let damaged = [
+        header(u64::MAX, b"{}"),
+        header(1 << 40, b"{}"),
+        header(3, b"{}"),
+        header(2, b"[]"),
+        header(4, b"\xff\xff\xff\xff"),
+        header(
+            64,
+            br#"{"a":{"dtype":"F32","shape":[2,2],"data_offsets":[0,9999999999]}}"#,
+        ),
+        header(
+            63,
+            br#"{"a":{"dtype":"F32","shape":[4294967296,4294967296,9],"data_offsets":[0,4]}}"#,
+        ),
+        header(
+            60,
+            br#"{"a":{"dtype":"F32","shape":[1],"data_offsets":[4,0]}}      "#,
+        ),
+    ];
+    for bytes in damaged {
+        check(
+            "tiny-bert",
+            "weight file `DIR/model.safetensors` is damaged",
+            |folder| {
+                fs::write(folder.join("model.safetensors"), &bytes).expect("weights are written");
+            },
+        );
+    }
+}
+
+#[test]
+fn tensors_that_do_not_fit_are_named() {
+    let query = "encoder.layer.1.attention.self.query.weight";
+    check(
+        "tiny-bert",
+        &format!("`DIR/model.safetensors` has no tensor `{query}`"),
+        |folder| {
+            edit_weights(folder, |name, _, _| name != query);
+        },
+    );
+    check(
+        "tiny-bert",
+        &format!("tensor `{query}` of `DIR/model.safetensors` has shape [32, 16]"),
+        |folder| {
+            edit_weights(folder, |name, shape, bytes| {
+                if name == query {
+                    *shape = vec![32, 16];
+                    bytes.truncate(32 * 16 * 4);
+                }
+                true
+            });
+        },
+    );
+    for (value, shown) in [
+        (f32::NAN, "NaN"),
+        (f32::INFINITY, "inf"),
+        (f32::NEG_INFINITY, "-inf"),
+    ] {
+        check(
+            "tiny-bert",
+            &format!("`{query}` of `DIR/model.safetensors` holds {shown} at position 5"),
+            |folder| {
+                edit_weights(folder, |name, _, bytes| {
+                    if name == query {
+                        bytes[20..24].copy_from_slice(&value.to_le_bytes());
+                    }
+                    true
+                });
+            },
+        );
+    }
+    check(
+        "tiny-cross-bert",
+        "has no tensor `classifier.weight`",
+        |folder| {
+            edit_weights(folder, |name, _, _| name != "classifier.weight");
+        },
+    );
+    check(
+        "tiny-bert",
+        "vocab_size is 100, the tokenizer has ids up to",
+        |folder| {
+            edit(&folder.join("config.json"), |config| {
+                config["vocab_size"] = json!(100)
+            });
+        },
+    );
+}
+
+#[test]
+fn half_precision_and_old_names_load() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    copy(&testkit::fixture("models/tiny-bert"), folder.path());
+    let path = folder.path().join("model.safetensors");
+    let bytes = fs::read(&path).expect("weights");
+    let stored = safetensors::SafeTensors::deserialize(&bytes).expect("valid weights");
+    let halves: Vec<_> = stored
+        .tensors()
+        .into_iter()
+        .map(|(name, view)| {
+            let name = name
+                .replace("LayerNorm.weight", "LayerNorm.gamma")
+                .replace("LayerNorm.bias", "LayerNorm.beta");
+            let values = view.data().chunks_exact(4).map(|bytes| {
+                half::f16::from_f32(f32::from_le_bytes(bytes.try_into().expect("four bytes")))
+                    .to_le_bytes()
+            });
+            (
+                format!("bert.{name}"),
+                view.shape().to_vec(),
+                values.flatten().collect::<Vec<u8>>(),
+            )
+        })
+        .collect();
+    let views = halves.iter().map(|(name, shape, data)| {
+        let view =
+            safetensors::tensor::TensorView::new(safetensors::Dtype::F16, shape.clone(), data);
+        (name.as_str(), view.expect("shape and bytes agree"))
+    });
+    fs::write(
+        &path,
+        safetensors::serialize(views, None).expect("serialisable"),
+    )
+    .expect("weights are written");
+    let encoder = BiEncoder::load(
+        folder.path(),
+        &ModelOptions::default(),
+        &EncoderConfig::default(),
+    );
+    let golden =
+        Golden::load(&testkit::golden("encoder/tiny-bert/golden.json")).expect("golden file");
+    let report = golden
+        .check_bi(&encoder.expect("the model loads"))
+        .expect("comparable");
+    assert!(
+        report.min_cosine > 0.9999 && report.wrong_tokens.is_empty(),
+        "{report:?}"
+    );
+}
+
+#[test]
+fn configurations_that_cannot_be_are_refused() {
+    let changes = [
+        (
+            "model_type",
+            json!("t5"),
+            "model_type is `t5`; supported are bert",
+        ),
+        ("model_type", json!(7), "model_type is 7, not a text"),
+        (
+            "hidden_act",
+            json!("mish"),
+            "activation `mish` is not supported",
+        ),
+        (
+            "hidden_size",
+            json!(0),
+            "hidden_size is 0; supported are 1 to",
+        ),
+        (
+            "hidden_size",
+            json!(4_000_000_000_u64),
+            "hidden_size is 4000000000; supported are 1 to",
+        ),
+        ("hidden_size", json!(-1), "hidden_size is -1, not a count"),
+        (
+            "num_attention_heads",
+            json!(5),
+            "hidden_size 32 is no multiple of num_attention_heads 5",
+        ),
+        (
+            "num_hidden_layers",
+            json!(null),
+            "num_hidden_layers is missing",
+        ),
+        (
+            "num_hidden_layers",
+            json!(3),
+            "has no tensor `encoder.layer.2.attention.self.query.weight`",
+        ),
+        (
+            "position_embedding_type",
+            json!("relative_key"),
+            "position_embedding_type is `relative_key`",
+        ),
+        ("is_decoder", json!(true), "is_decoder is true"),
+        (
+            "max_position_embeddings",
+            json!(32),
+            "tensor `embeddings.position_embeddings.weight`",
+        ),
+    ];
+    for (entry, value, expected) in changes {
+        let spoil =
+            |folder: &Path| edit(&folder.join("config.json"), |config| config[entry] = value);
+        check("tiny-bert", expected, spoil);
+    }
+    check(
+        "tiny-cross-bert",
+        "names no model for sequence classification",
+        |folder| {
+            edit(&folder.join("config.json"), |config| {
+                config["architectures"] = json!(["BertModel"])
+            });
+        },
+    );
+    check(
+        "tiny-cross-bert",
+        "activation `my.own.Activation` is not supported",
+        |folder| {
+            edit(
+                &folder.join("config_sentence_transformers.json"),
+                |config| {
+                    config["activation_fn"] = json!("my.own.Activation");
+                },
+            );
+        },
+    );
+}
+
+#[test]
+fn modules_that_are_not_known_are_refused() {
+    let modules =
+        |change: fn(&mut Value)| move |folder: &Path| edit(&folder.join("modules.json"), change);
+    check(
+        "tiny-bert",
+        "module 0 is `missing`",
+        modules(|modules| *modules = json!([])),
+    );
+    check(
+        "tiny-bert",
+        "module 1 is `a.b.LSTM`",
+        modules(|modules| modules[1]["type"] = json!("a.b.LSTM")),
+    );
+    check(
+        "tiny-bert",
+        "module 2 is `a.WordWeights`",
+        modules(|modules| modules[2]["type"] = json!("a.WordWeights")),
+    );
+    let escape = |modules: &mut Value| modules[1]["path"] = json!("../1_Pooling");
+    check(
+        "tiny-bert",
+        "module 1 is `sentence_transformers",
+        modules(escape),
+    );
+    let pooling = |folder: &Path| {
+        edit(&folder.join("1_Pooling/config.json"), |config| {
+            config["pooling_mode"] = json!("attention")
+        });
+    };
+    check(
+        "tiny-bert",
+        "pooling_mode \"attention\" is not known",
+        pooling,
+    );
+    let dense = |change: fn(&mut Value)| {
+        move |folder: &Path| edit(&folder.join("2_Dense/config.json"), change)
+    };
+    check(
+        "tiny-bert-cls-dense",
+        "in_features is 7, but 32 values come in",
+        dense(|c| c["in_features"] = json!(7)),
+    );
+    check(
+        "tiny-bert-cls-dense",
+        "tensor `linear.weight`",
+        dense(|c| c["out_features"] = json!(15)),
+    );
+    check(
+        "tiny-bert-cls-dense",
+        "`os.system` is not supported",
+        dense(|c| c["activation_function"] = json!("os.system")),
+    );
+    check("tiny-bert", "similarity_fn_name is `manhattan`", |folder| {
+        edit(&folder.join("config_sentence_transformers.json"), |c| {
+            c["similarity_fn_name"] = json!("manhattan")
+        });
+    });
+}
+
+#[test]
+fn a_bare_checkpoint_is_refused_without_a_preset_or_all_options() {
+    let path = testkit::fixture("models/tiny-bert-plain");
+    let load = |options: &ModelOptions| BiEncoder::load(&path, options, &EncoderConfig::default());
+    let error = load(&ModelOptions::default())
+        .err()
+        .expect("nothing says how to pool")
+        .to_string();
+    for word in [
+        "--preset",
+        "master, retromae, cotmae, openmatch, simlm",
+        "--pooling",
+        "--passage-tokens",
+    ] {
+        assert!(error.contains(word), "{error}");
+    }
+    let some = ModelOptions {
+        pooling: Some(Pooling::Cls),
+        normalize: Some(false),
+        ..ModelOptions::default()
+    };
+    let Some(LoadError::NotSentenceTransformers { missing, .. }) = load(&some).err() else {
+        panic!("refused")
+    };
+    assert_eq!(
+        missing,
+        ["--similarity", "--query-tokens", "--passage-tokens"]
+    );
+
+    let preset = ModelOptions {
+        preset: Some(Preset::Retromae),
+        query_tokens: Some(16),
+        ..ModelOptions::default()
+    };
+    let encoder = load(&preset).expect("the preset says it all");
+    assert_eq!(encoder.pooling(), [Pooling::Cls]);
+    assert_eq!(encoder.similarity(), Similarity::InnerProduct);
+    assert_eq!(
+        (
+            encoder.max_tokens(Role::Query),
+            encoder.max_tokens(Role::Passage)
+        ),
+        (16, 128)
+    );
+    let simlm = ModelOptions {
+        preset: Some(Preset::Simlm),
+        ..ModelOptions::default()
+    };
+    let error = load(&simlm)
+        .err()
+        .expect("this model has 128 positions")
+        .to_string();
+    assert_eq!(
+        error,
+        "144 tokens for the passage: the model takes 4 to 128"
+    );
+    assert!(Preset::Simlm.passage_pair() && !Preset::Master.passage_pair());
+}
+
+#[test]
+fn options_that_contradict_the_directory_are_refused() {
+    let path = testkit::fixture("models/tiny-bert");
+    let load = |options: &ModelOptions| BiEncoder::load(&path, options, &EncoderConfig::default());
+    let same = ModelOptions {
+        pooling: Some(Pooling::Mean),
+        normalize: Some(true),
+        ..ModelOptions::default()
+    };
+    assert!(load(&same).is_ok());
+    let contradictions = [
+        ModelOptions {
+            pooling: Some(Pooling::Cls),
+            ..ModelOptions::default()
+        },
+        ModelOptions {
+            normalize: Some(false),
+            ..ModelOptions::default()
+        },
+        ModelOptions {
+            preset: Some(Preset::Simlm),
+            ..ModelOptions::default()
+        },
+    ];
+    for options in contradictions {
+        assert!(
+            matches!(load(&options).err(), Some(LoadError::Contradiction { .. })),
+            "{options:?}"
+        );
+    }
+    let other = ModelOptions {
+        similarity: Some(Similarity::InnerProduct),
+        ..ModelOptions::default()
+    };
+    assert_eq!(
+        load(&other).expect("a similarity is a choice").similarity(),
+        Similarity::InnerProduct
+    );
+    for tokens in [0, 3, 129] {
+        let options = ModelOptions {
+            query_tokens: Some(tokens),
+            ..ModelOptions::default()
+        };
+        assert!(
+            matches!(load(&options).err(), Some(LoadError::MaxTokens { .. })),
+            "{tokens}"
+        );
+    }
+}
+
+#[test]
+fn a_golden_file_of_another_model_fails() {
+    let path = testkit::fixture("models/tiny-bert-last");
+    let encoder = BiEncoder::load(&path, &ModelOptions::default(), &EncoderConfig::default())
+        .expect("it loads");
+    let golden =
+        |name: &str| Golden::load(&testkit::golden("encoder").join(name).join("golden.json"));
+    let report = golden("tiny-bert")
+        .expect("golden file")
+        .check_bi(&encoder)
+        .expect("comparable");
+    assert!(!report.passed && report.max_abs > 1e-2, "{report:?}");
+    assert!(
+        golden("tiny-cross-bert")
+            .expect("golden file")
+            .check_bi(&encoder)
+            .is_err()
+    );
+    assert!(
+        golden("minilm")
+            .expect("golden file")
+            .check_bi(&encoder)
+            .is_err(),
+        "another width"
+    );
+}

@@ -1,0 +1,185 @@
+//! A vector depends on its own text only: not on the batch, its order, or the threads.
+
+use encoder::{
+    BiEncoder, CrossEncoder, Embeddings, EncoderConfig, ModelOptions, Role, Text, Tokens,
+};
+
+const BI_ENCODERS: [&str; 5] = [
+    "tiny-bert",
+    "tiny-bert-cls-dense",
+    "tiny-roberta",
+    "tiny-distilbert",
+    "tiny-mpnet",
+];
+
+fn load(name: &str, threads: usize, batch_tokens: usize) -> BiEncoder {
+    let config = EncoderConfig {
+        threads,
+        batch_tokens,
+        ..EncoderConfig::default()
+    };
+    BiEncoder::load(
+        &testkit::fixture("models").join(name),
+        &ModelOptions::default(),
+        &config,
+    )
+    .expect("the model loads")
+}
+
+/// Texts of many lengths, some cut, some empty.
+fn texts() -> Vec<String> {
+    let words = [
+        "river",
+        "stone",
+        "market",
+        "engine",
+        "garden",
+        "letter",
+        "winter",
+        "copper",
+        "signal",
+        "é",
+        "図書館",
+    ];
+    let word = |i: usize| words[(i * i + i / 7) % words.len()];
+    (0..40)
+        .map(|i| {
+            (0..i * 13 % 90)
+                .map(|j| word(i + j))
+                .collect::<Vec<_>>()
+                .join(" ")
+        })
+        .collect()
+}
+
+fn tokens(encoder: &BiEncoder) -> Vec<Tokens> {
+    let texts = texts();
+    let texts: Vec<Text<'_>> = texts.iter().map(|text| Text::Single(text)).collect();
+    encoder
+        .tokenize(Role::Passage, &texts)
+        .expect("texts tokenise")
+}
+
+/// A permutation of 0..n, another for each seed.
+fn shuffled(n: usize, seed: u64) -> Vec<usize> {
+    let mut state = seed;
+    let mut order: Vec<usize> = (0..n).collect();
+    for i in (1..n).rev() {
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        order.swap(i, (state >> 33) as usize % (i + 1));
+    }
+    order
+}
+
+fn assert_same_rows(name: &str, found: &Embeddings, order: &[usize], expected: &Embeddings) {
+    for (place, &index) in order.iter().enumerate() {
+        assert_eq!(
+            found.row(place),
+            expected.row(index),
+            "{name}: text {index} at place {place}"
+        );
+    }
+}
+
+#[test]
+fn vectors_are_bit_equal_for_every_order_grouping_and_number_of_threads() {
+    for name in BI_ENCODERS {
+        let alone = load(name, 1, 1);
+        assert!(alone.batch_invariant());
+        let tokens = tokens(&alone);
+        let expected = alone.encode(&tokens).expect("texts encode");
+        for (seed, threads, batch_tokens) in [(1, 1, 64), (2, 2, 100), (3, 3, 384), (4, 2, 100_000)]
+        {
+            let encoder = load(name, threads, batch_tokens);
+            let order = shuffled(tokens.len(), seed);
+            let permuted: Vec<Tokens> = order.iter().map(|&index| tokens[index].clone()).collect();
+            assert_same_rows(
+                name,
+                &encoder.encode(&permuted).expect("texts encode"),
+                &order,
+                &expected,
+            );
+        }
+    }
+}
+
+#[test]
+fn all_minilm_is_bit_equal_alone_and_in_a_batch() {
+    let config = EncoderConfig {
+        threads: 2,
+        ..EncoderConfig::default()
+    };
+    let encoder = BiEncoder::load(&testkit::default_model(), &ModelOptions::default(), &config)
+        .expect("the model loads");
+    let tokens = tokens(&encoder);
+    let together = encoder.encode(&tokens).expect("texts encode");
+    for index in [0, 1, 7, 20, 39] {
+        let alone = encoder
+            .encode(&tokens[index..=index])
+            .expect("a text encodes");
+        assert_eq!(alone.values, together.row(index), "text {index}");
+    }
+}
+
+#[test]
+fn scores_are_bit_equal_alone_and_in_a_batch() {
+    for name in [
+        "tiny-cross-bert",
+        "tiny-cross-bert-3",
+        "tiny-cross-roberta",
+        "tiny-cross-distilbert",
+    ] {
+        let config = EncoderConfig {
+            threads: 2,
+            batch_tokens: 150,
+            ..EncoderConfig::default()
+        };
+        let path = testkit::fixture("models").join(name);
+        let encoder = CrossEncoder::load(&path, None, &config).expect("the model loads");
+        let texts = texts();
+        let pairs: Vec<(&str, &str)> = texts
+            .iter()
+            .map(|text| ("stone garden", text.as_str()))
+            .collect();
+        let tokens = encoder.tokenize(&pairs).expect("pairs tokenise");
+        let together = encoder.score(&tokens).expect("pairs score");
+        assert_eq!(together.values.len(), pairs.len() * encoder.n_labels());
+        for (index, pair) in tokens.iter().enumerate() {
+            let alone = encoder
+                .score(std::slice::from_ref(pair))
+                .expect("a pair scores");
+            let row = &together.values[index * encoder.n_labels()..][..encoder.n_labels()];
+            assert_eq!(alone.values, row, "{name}: pair {index}");
+        }
+    }
+}
+
+#[test]
+fn nothing_gives_nothing() {
+    let encoder = load("tiny-bert", 2, 384);
+    let embeddings = encoder
+        .encode_texts(Role::Query, &[])
+        .expect("nothing encodes");
+    assert!(embeddings.is_empty());
+    assert_eq!(
+        (embeddings.len(), embeddings.width, embeddings.n_tokens),
+        (0, encoder.width(), 0)
+    );
+}
+
+#[test]
+fn encoders_are_shared_between_threads() {
+    fn assert_shared<T: Send + Sync>() {}
+    assert_shared::<BiEncoder>();
+    assert_shared::<CrossEncoder>();
+    let encoder = load("tiny-bert", 2, 64);
+    let tokens = tokens(&encoder);
+    let expected = encoder.encode(&tokens).expect("texts encode");
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| assert_eq!(encoder.encode(&tokens).expect("texts encode"), expected));
+        }
+    });
+}

@@ -19,6 +19,7 @@ mod network;
 mod options;
 mod pooling;
 mod tokenizer;
+mod transformer;
 mod weights;
 
 pub use architecture::{Activation, Architecture, Family};
@@ -30,3 +31,4 @@ pub use fingerprint::{Difference, Fingerprint, TextSpec};
 pub use golden::{Golden, GoldenError, GoldenReport};
 pub use options::{Arithmetic, EncoderConfig, ModelOptions, Pooling, Preset, Role, Similarity};
 pub use tokenizer::{Text, Tokens};
+pub use transformer::{Batch, Transformer};

@@ -10,13 +10,13 @@ use crate::Phase;
 #[expect(missing_docs, reason = "the message of a variant names its fields")]
 pub enum BuildError {
     /// The corpus cannot be read.
-    #[error(transparent)]
+    #[error("cannot read the corpus")]
     Corpus(#[from] corpus::CorpusError),
     /// A template asks for a field that no passage has.
-    #[error(transparent)]
+    #[error("cannot use the passage template")]
     Template(#[from] corpus::TemplateError),
     /// The collection cannot be read or written.
-    #[error(transparent)]
+    #[error("cannot use the collection")]
     Collection(#[from] collection::CollectionError),
     /// The encoder failed.
     #[error("cannot encode passages {first_ordinal} to {last_ordinal}")]

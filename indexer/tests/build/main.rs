@@ -4,6 +4,7 @@
 
 mod kill;
 
+use std::error::Error;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -322,8 +323,12 @@ fn impossible_requests_have_names() {
     let folder = Folder::new();
     let base = config(&folder.collection("c"), &folder.corpus(1, 3));
     let check = |config: BuildConfig, expected: &str| {
-        let error = run(&config).unwrap_err().to_string();
-        assert!(error.contains(expected), "{error}");
+        let error = run(&config).unwrap_err();
+        let cause = error.source().map(ToString::to_string);
+        assert!(
+            format!("{error}: {cause:?}").contains(expected),
+            "{error}: {cause:?}"
+        );
     };
     check(
         BuildConfig {

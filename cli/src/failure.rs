@@ -95,11 +95,15 @@ fn classify(error: &anyhow::Error) -> (Exit, Option<String>) {
         if is_corrupt(cause) {
             return (Exit::Corrupt, Some(VERIFY.to_owned()));
         }
-        if let Some(BuildError::Interrupted { .. }) = cause.downcast_ref() {
-            return (
-                Exit::Interrupted,
-                Some("`--resume` continues where it stopped".to_owned()),
-            );
+        match cause.downcast_ref() {
+            Some(BuildError::Interrupted { .. }) => {
+                let hint = "`--resume` continues where it stopped";
+                return (Exit::Interrupted, Some(hint.to_owned()));
+            }
+            Some(BuildError::Template(_) | BuildError::Shards { .. } | BuildError::EmptyChunks) => {
+                return (Exit::Usage, None);
+            }
+            _ => {}
         }
         if let Some(CollectionError::InProgress { .. }) = cause.downcast_ref() {
             let hint = "`--resume` continues that build, `--restart` drops it";

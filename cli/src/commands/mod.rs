@@ -3,6 +3,7 @@
 mod completions;
 mod doctor;
 mod embed;
+mod index;
 mod model;
 mod rerank;
 mod search;
@@ -12,6 +13,8 @@ use crate::output::Output;
 /// What to do.
 #[derive(Debug, clap::Subcommand)]
 pub enum Command {
+    /// Build, list, verify and publish the generations of a collection.
+    Index(index::IndexArgs),
     /// Search a collection: one query, or a file of queries into a TREC run.
     Search(search::SearchArgs),
     /// Reorder a TREC run with a cross-encoder.
@@ -28,6 +31,7 @@ pub enum Command {
 
 pub fn run(command: Command, output: &Output) -> anyhow::Result<()> {
     match command {
+        Command::Index(args) => index::run(args, output),
         Command::Search(args) => search::run(args, output),
         Command::Rerank(args) => rerank::run(args, output),
         Command::Embed(args) => embed::run(args, output),

@@ -1,0 +1,415 @@
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use anyhow::Context;
+use collection::{BuildMode, Collection, Generation, GenerationId, LIVE};
+use corpus::{CorpusConfig, CorpusFormat, Schema, Template};
+use encoder::{Preset, Role};
+use index::Metric;
+use indexer::{BuildConfig, BuildReport, DEFAULT_CHUNK_PASSAGES, Phase};
+use serde_json::json;
+use store::Language;
+
+use crate::failure::{Exit, Failure};
+use crate::interrupt;
+use crate::model::{ModelArgs, named};
+use crate::output::{self, Output};
+use crate::progress::Progress;
+
+/// Arguments of `trawl index`.
+#[derive(Debug, clap::Args)]
+pub struct IndexArgs {
+    #[command(subcommand)]
+    command: IndexCommand,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum IndexCommand {
+    /// Build a generation from a corpus.
+    Build(Box<BuildArgs>),
+    /// List the generations of a collection, oldest first.
+    List {
+        /// Folder of the collection.
+        collection: PathBuf,
+    },
+    /// Read every file and compare it with its manifest.
+    Verify {
+        /// Folder of the collection.
+        collection: PathBuf,
+        /// Alias or generation to verify (default: all).
+        #[arg(long, value_name = "NAME")]
+        generation: Option<String>,
+    },
+    /// Make a generation the one that is searched.
+    Publish {
+        /// Folder of the collection.
+        collection: PathBuf,
+        /// The generation (default: the newest).
+        generation: Option<String>,
+    },
+}
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  trawl index build --corpus corpus.jsonl --collection data/docs
+  trawl index build --corpus part-*.jsonl.zst --model models/mine --collection data/docs --shards 4 --publish
+  trawl index build --corpus docs.tsv --columns id,text,title --collection data/docs --resume
+
+The first generation of a collection is searched at once, later ones when they are published.")]
+struct BuildArgs {
+    /// Files of the corpus: JSON lines, TSV or CSV; gzip and zstd are recognised.
+    #[arg(long, value_name = "FILE", required = true, num_args = 1..)]
+    corpus: Vec<PathBuf>,
+    /// Folder of the collection; made when it is not there.
+    #[arg(long, value_name = "PATH")]
+    collection: PathBuf,
+    #[command(flatten)]
+    model: ModelArgs,
+    #[command(flatten)]
+    reading: ReadingArgs,
+    /// Text of a passage that is encoded (default: `<title> <text>`, or what the preset says).
+    #[arg(long, value_name = "TEMPLATE")]
+    template: Option<String>,
+    /// Text of a query that is encoded (default: `<text>`, or what the preset says).
+    #[arg(long, value_name = "TEMPLATE")]
+    query_template: Option<String>,
+    /// How vectors are compared (default: as the model says): inner_product, cosine, l2.
+    #[arg(long, value_name = "NAME", value_parser = named::<Metric>)]
+    metric: Option<Metric>,
+    /// Language of the BM25 index: its stop words and stemmer.
+    #[arg(long, value_name = "NAME", default_value_t, value_parser = named::<Language>)]
+    language: Language,
+    /// Shards that the vectors are divided into.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    shards: usize,
+    /// Passages that are encoded and made durable together; what a kill can cost.
+    #[arg(long, value_name = "N", default_value_t = DEFAULT_CHUNK_PASSAGES)]
+    chunk_passages: usize,
+    /// Continue an interrupted build of the same content; a finished one is taken as it is.
+    #[arg(long, conflicts_with = "restart")]
+    resume: bool,
+    /// Drop an interrupted build of the same content.
+    #[arg(long)]
+    restart: bool,
+    /// Search the new generation as soon as it is complete.
+    #[arg(long)]
+    publish: bool,
+}
+
+/// How the corpus is read.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Corpus")]
+struct ReadingArgs {
+    /// Format of the corpus (default: told from its name and content): jsonl, tsv, csv.
+    #[arg(long, value_name = "NAME", value_parser = named::<CorpusFormat>)]
+    format: Option<CorpusFormat>,
+    /// Names of the columns of a TSV or CSV corpus, in order (default: its first line).
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    columns: Option<Vec<String>>,
+    /// Kinds of the metadata fields, as TOML (default: inferred).
+    #[arg(long, value_name = "FILE")]
+    schema: Option<PathBuf>,
+    /// Leave bad lines out and count them, in place of stopping at the first.
+    #[arg(long)]
+    skip_bad_lines: bool,
+}
+
+impl BuildArgs {
+    fn resolve(self, model: PathBuf) -> anyhow::Result<BuildConfig> {
+        let options = self.model.options();
+        let preset = options.preset;
+        let template =
+            |text: Option<String>, preset: Option<&str>, default: fn() -> Template| match text
+                .as_deref()
+                .or(preset)
+            {
+                Some(text) => {
+                    Template::parse(text).map_err(|error| Failure::usage(error.to_string()))
+                }
+                None => Ok(default()),
+            };
+        let schema = self
+            .reading
+            .schema
+            .as_deref()
+            .map(Schema::from_toml)
+            .transpose()?;
+        Ok(BuildConfig {
+            collection: self.collection,
+            corpus: CorpusConfig {
+                paths: self.corpus,
+                format: self.reading.format.unwrap_or_default(),
+                columns: self.reading.columns,
+                skip_bad_lines: self.reading.skip_bad_lines,
+                schema,
+            },
+            model,
+            model_options: options,
+            passage_pair: preset.is_some_and(Preset::passage_pair),
+            passage_template: template(
+                self.template,
+                preset.map(Preset::passage_template),
+                Template::default,
+            )?,
+            query_template: template(
+                self.query_template,
+                preset.map(Preset::query_template),
+                Template::query_default,
+            )?,
+            n_shards: self.shards,
+            chunk_passages: self.chunk_passages,
+            metric: self.metric,
+            language: self.language,
+            mode: match (self.resume, self.restart) {
+                (true, _) => BuildMode::Resume,
+                (_, true) => BuildMode::Restart,
+                _ => BuildMode::New,
+            },
+            publish: self.publish,
+        })
+    }
+}
+
+impl indexer::Progress for Progress {
+    fn update(&self, phase: Phase, done: u64, total: u64) {
+        self.update(phase.as_str(), phase.unit(), done, total);
+    }
+}
+
+pub fn run(args: IndexArgs, output: &Output) -> anyhow::Result<()> {
+    match args.command {
+        IndexCommand::Build(args) => build(*args, output),
+        IndexCommand::List { collection } => list(&open(&collection)?, output),
+        IndexCommand::Verify {
+            collection,
+            generation,
+        } => verify(&open(&collection)?, generation, output),
+        IndexCommand::Publish {
+            collection,
+            generation,
+        } => publish(&open(&collection)?, generation, output),
+    }
+}
+
+fn open(path: &Path) -> anyhow::Result<Collection> {
+    Collection::open(path).with_context(|| format!("cannot open collection `{}`", path.display()))
+}
+
+fn build(args: BuildArgs, output: &Output) -> anyhow::Result<()> {
+    let start = Instant::now();
+    let directory = args.model.directory()?.canonicalize()?;
+    let encoder = args.model.load(&directory)?;
+    let config = args.resolve(directory)?;
+    let (progress, cancelled) = (Progress::new(output), interrupt::flag()?);
+    let built = indexer::build(&config, &encoder, &progress, &cancelled);
+    progress.finish();
+    let report =
+        built.with_context(|| format!("cannot index into `{}`", config.collection.display()))?;
+    for bad_line in &report.bad_examples {
+        output.remark(format!("skipped {bad_line}"));
+    }
+    let (counts, seconds) = (report.counts, start.elapsed().as_secs_f64());
+    let shown = json!({
+        "generation": report.generation,
+        "path": report.path,
+        "live": report.live,
+        "content_digest": report.content_digest,
+        "counts": counts,
+        "resumed_passages": report.n_resumed,
+        "schema": report.schema,
+        "seconds": seconds,
+    });
+    output.result(&shown, |_| {
+        summary(&report, encoder.max_tokens(Role::Passage), seconds)
+    })
+}
+
+fn summary(report: &BuildReport, max_tokens: usize, seconds: f64) -> String {
+    let BuildReport {
+        generation, counts, ..
+    } = report;
+    let state = if report.live {
+        "live"
+    } else {
+        "not live yet: `trawl index publish` makes it so"
+    };
+    let mut text = format!("generation {generation} ({state})\n");
+    text += &format!(
+        "{} passages, {} tokens, {seconds:.1} s\n",
+        counts.passages, counts.tokens
+    );
+    let remarks = [
+        (
+            report.n_resumed,
+            "passages taken from an earlier run".to_owned(),
+        ),
+        (
+            counts.truncated,
+            format!("passages cut at {max_tokens} tokens"),
+        ),
+        (counts.missing_fields, "template fields missing".to_owned()),
+        (counts.bad_lines, "bad lines skipped".to_owned()),
+    ];
+    for (n, what) in remarks.iter().filter(|(n, _)| *n > 0) {
+        text += &format!("{n} {what}\n");
+    }
+    for (name, field) in &report.schema.fields {
+        let kind = serde_json::to_value(field.kind).unwrap_or_default();
+        let filterable = if field.filterable { ", filterable" } else { "" };
+        text += &format!(
+            "field {name}: {}{filterable}\n",
+            kind.as_str().unwrap_or_default()
+        );
+    }
+    text
+}
+
+fn list(collection: &Collection, output: &Output) -> anyhow::Result<()> {
+    let aliases = collection.aliases()?;
+    let mut shown = Vec::new();
+    for id in collection.generations()? {
+        let names = aliases.iter().filter(|(_, named)| **named == id);
+        let names: Vec<_> = names.map(|(alias, _)| alias.to_string()).collect();
+        shown.push(match collection.generation(&id) {
+            Ok(Generation { manifest, .. }) => json!({
+                "generation": id,
+                "aliases": names,
+                "created": manifest.created,
+                "passages": manifest.counts.passages,
+                "shards": manifest.shards.len(),
+                "width": manifest.width,
+                "metric": manifest.metric,
+                "bytes": manifest.files.iter().map(|file| file.bytes).sum::<u64>(),
+                "fingerprint": manifest.fingerprint_digest,
+                "content_digest": manifest.content_digest,
+            }),
+            Err(error) => {
+                json!({ "generation": id, "aliases": names, "error": chain(&error) })
+            }
+        });
+    }
+    output.result(&shown, |shown| {
+        let header = [
+            "generation",
+            "aliases",
+            "created",
+            "passages",
+            "shards",
+            "width",
+            "metric",
+            "bytes",
+            "error",
+        ];
+        let cell = |row: &serde_json::Value, name: &str| match &row[name] {
+            serde_json::Value::Null => String::new(),
+            serde_json::Value::String(text) => text.clone(),
+            serde_json::Value::Array(names) => names
+                .iter()
+                .filter_map(|name| name.as_str())
+                .collect::<Vec<_>>()
+                .join(", "),
+            other => other.to_string(),
+        };
+        let header: Vec<_> = header
+            .into_iter()
+            .filter(|name| shown.iter().any(|row| !row[name].is_null()))
+            .collect();
+        let rows = shown
+            .iter()
+            .map(|row| header.iter().map(|name| cell(row, name)).collect());
+        output::table(
+            &header,
+            &["passages", "shards", "width", "bytes"],
+            rows.collect(),
+        )
+    })
+}
+
+fn verify(collection: &Collection, name: Option<String>, output: &Output) -> anyhow::Result<()> {
+    let names = match name {
+        Some(name) => vec![name],
+        None => collection
+            .generations()?
+            .into_iter()
+            .map(String::from)
+            .collect(),
+    };
+    let (mut generations, mut faults) = (Vec::new(), Vec::new());
+    for name in &names {
+        match collection.resolve(name) {
+            Ok(generation) => generations.push(generation),
+            Err(error) if error.is_corrupt() => faults.push((name.clone(), chain(&error))),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    let progress = Progress::new(output);
+    let files = generations
+        .iter()
+        .flat_map(|generation| &generation.manifest.files);
+    let n_total = files.map(|file| file.bytes).sum();
+    let mut n_bytes = 0;
+    for generation in &generations {
+        let found = generation.verify(|bytes| {
+            n_bytes += bytes;
+            progress.update("verify", "bytes", n_bytes, n_total);
+        });
+        faults.extend(
+            found
+                .iter()
+                .map(|fault| (generation.id.to_string(), chain(fault))),
+        );
+    }
+    progress.finish();
+    let shown = json!({
+        "generations": names.len(),
+        "bytes": n_bytes,
+        "faults": faults.iter().map(|(name, fault)| json!({ "generation": name, "fault": fault })).collect::<Vec<_>>(),
+    });
+    output.result(&shown, |_| match faults.as_slice() {
+        [] => format!("{} generations, {n_bytes} bytes: intact", names.len()),
+        faults => faults
+            .iter()
+            .map(|(name, fault)| format!("{name}: {fault}\n"))
+            .collect(),
+    })?;
+    if faults.is_empty() {
+        return Ok(());
+    }
+    let text = format!(
+        "{} damaged files in `{}`",
+        faults.len(),
+        collection.root().display()
+    );
+    Err(Failure::new(Exit::Corrupt, text).into())
+}
+
+fn publish(collection: &Collection, name: Option<String>, output: &Output) -> anyhow::Result<()> {
+    let id: GenerationId = match name {
+        Some(name) => collection.resolve(&name)?.id,
+        None => collection.generations()?.pop().ok_or_else(|| {
+            Failure::new(
+                Exit::Failed,
+                format!(
+                    "collection `{}` has no generation",
+                    collection.root().display()
+                ),
+            )
+        })?,
+    };
+    collection
+        .writer()?
+        .publish(&id)
+        .with_context(|| format!("cannot publish `{id}`"))?;
+    output.result(&json!({ "generation": id, "alias": LIVE }), |_| {
+        format!("generation {id} is live")
+    })
+}
+
+/// An error and its causes on one line.
+fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join(": ")
+}

@@ -145,7 +145,7 @@ impl Writer {
         let mut files = Vec::new();
         seal(&building.path, "", &mut files)?;
         files.sort_by(|a, b| a.path.cmp(&b.path));
-        let now = OffsetDateTime::now_utc();
+        let now = OffsetDateTime::now_utc().truncate_to_second();
         let manifest = Manifest {
             format_version: FORMAT_VERSION,
             generation: self.unused_id(now),

@@ -91,11 +91,17 @@ pub fn print(text: &str) -> anyhow::Result<()> {
     }
 }
 
+/// Characters of a line that is printed into a file or a pipe.
+const WIDTH_OF_NO_TERMINAL: u16 = 120;
+
 /// A table with a header; columns named in `numbers` are aligned to the right.
 pub fn table(header: &[&str], numbers: &[&str], rows: Vec<Vec<String>>) -> String {
     let mut table = Table::new();
-    table.load_style(presets::UTF8_HORIZONTAL_ONLY);
+    table.load_style(presets::UTF8_FULL_CONDENSED);
     table.set_content_arrangement(ContentArrangement::Dynamic);
+    if !std::io::stdout().is_terminal() {
+        table.set_width(WIDTH_OF_NO_TERMINAL);
+    }
     table.set_header(header.to_vec());
     table.add_rows(rows);
     for (position, name) in header.iter().enumerate() {

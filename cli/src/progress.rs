@@ -19,6 +19,7 @@ pub struct Progress {
 
 struct Phase {
     name: String,
+    unit: String,
     bar: ProgressBar,
     last_line: Instant,
     start: Instant,
@@ -50,6 +51,7 @@ impl Progress {
             let (bar, now) = (self.bar(phase, unit, total), Instant::now());
             *current = Some(Phase {
                 name: phase.to_owned(),
+                unit: unit.to_owned(),
                 bar,
                 last_line: now,
                 start: now,
@@ -114,6 +116,7 @@ impl Progress {
     fn end(&self, phase: &Phase) {
         let done = phase.bar.position();
         phase.bar.finish_and_clear();
-        eprintln!("{}: {done} in {:.1?}", phase.name, phase.start.elapsed());
+        let seconds = phase.start.elapsed().as_secs_f64();
+        eprintln!("{}: {done} {} in {seconds:.1} s", phase.name, phase.unit);
     }
 }

@@ -10,7 +10,7 @@ use collection::{
     AliasName, Collection, Counts, Generation, GenerationId, LIVE, Manifest, Start, Templates,
 };
 use corpus::{BadLine, CorpusError, Schema, Survey};
-use encoder::{BiEncoder, Fingerprint, Similarity, TextSpec};
+use encoder::{BiEncoder, Fingerprint};
 use index::Metric;
 use serde_json::{Value, json};
 use store::StoreConfig;
@@ -19,7 +19,8 @@ use crate::assemble::{ARITHMETIC, Layout, assemble};
 use crate::digest::content_digest;
 use crate::encode::{Plan, encode_chunks};
 use crate::progress::Watch;
-use crate::{BuildConfig, BuildError, Phase, Progress};
+use crate::source::Source;
+use crate::{BroughtVectors, BuildConfig, BuildError, Phase, Progress};
 
 /// What a build made.
 #[derive(Clone, Debug)]
@@ -44,13 +45,35 @@ pub struct BuildReport {
 
 /// Builds a generation and publishes it if asked to, or if it is the collection's first.
 ///
-/// Sets nothing in motion that outlives it: when `cancelled` becomes true it stops after the chunk it is encoding.
+/// When `cancelled` becomes true it stops after the chunk it is encoding.
 ///
 /// # Errors
 /// [`BuildError`]; readers of the collection then see no change. [`BuildError::Interrupted`] when cancelled.
 pub fn build(
     config: &BuildConfig,
     encoder: &BiEncoder,
+    progress: &dyn Progress,
+    cancelled: &AtomicBool,
+) -> Result<BuildReport, BuildError> {
+    build_from(config, Source::Encoder(encoder), progress, cancelled)
+}
+
+/// Builds a generation, as [`build`] does, of vectors that were made elsewhere; templates and model are not used.
+///
+/// # Errors
+/// As [`build`]; [`BuildError::Vectors`] when passages and vectors do not correspond one to one.
+pub fn build_from_vectors(
+    config: &BuildConfig,
+    vectors: &BroughtVectors,
+    progress: &dyn Progress,
+    cancelled: &AtomicBool,
+) -> Result<BuildReport, BuildError> {
+    build_from(config, Source::Brought(vectors), progress, cancelled)
+}
+
+fn build_from(
+    config: &BuildConfig,
+    source: Source<'_>,
     progress: &dyn Progress,
     cancelled: &AtomicBool,
 ) -> Result<BuildReport, BuildError> {
@@ -63,24 +86,19 @@ pub fn build(
     let stamp = CorpusStamp::take(config)?;
     let survey = survey(config, watch)?;
     config.passage_template.check_fields(&survey.schema)?;
-    let plan = plan(config, encoder, &survey)?;
+    let plan = plan(config, source, &survey)?;
     let metric = config
         .metric
-        .unwrap_or_else(|| metric_of(encoder.similarity()));
-    let fingerprint = encoder.fingerprint(&TextSpec {
-        passage_template: config.passage_template.as_str().to_owned(),
-        query_template: config.query_template.as_str().to_owned(),
-        passage_pair: config.passage_pair,
-        ..TextSpec::default()
-    });
-
-    let spec = spec(config, &survey, &fingerprint, metric);
+        .or(source.metric())
+        .ok_or(BuildError::NoMetric)?;
+    let fingerprint = source.fingerprint(config, metric);
+    let spec = spec(config, &survey, source, &fingerprint, metric);
     let (generation, n_resumed) = match writer.begin(&spec, config.mode)? {
         Start::Done(generation) => (*generation, survey.n_passages),
         Start::Build(building) => {
             let work = building.work();
             let n_finished = plan.n_finished(&work);
-            encode_chunks(config, encoder, plan, &work, n_finished, watch)?;
+            encode_chunks(config, source, plan, &work, n_finished, watch)?;
             if CorpusStamp::take(config)? != stamp {
                 building.discard()?; // Some chunks may hold what the digest does not stand for.
                 return Err(BuildError::CorpusChanged);
@@ -108,7 +126,7 @@ pub fn build(
                 width: plan.width,
                 metric: metric.as_str().to_owned(),
                 shards,
-                batch_invariant: encoder.batch_invariant(),
+                batch_invariant: source.batch_invariant(),
                 templates: Templates {
                     passage: config.passage_template.as_str().to_owned(),
                     query: config.query_template.as_str().to_owned(),
@@ -161,7 +179,7 @@ fn survey(config: &BuildConfig, watch: Watch<'_>) -> Result<Survey, BuildError> 
     }
 }
 
-fn plan(config: &BuildConfig, encoder: &BiEncoder, survey: &Survey) -> Result<Plan, BuildError> {
+fn plan(config: &BuildConfig, source: Source<'_>, survey: &Survey) -> Result<Plan, BuildError> {
     let (n_shards, n_passages, max) = (config.n_shards, survey.n_passages, u64::from(u32::MAX));
     if n_passages > max {
         return Err(BuildError::TooManyPassages { n_passages, max });
@@ -172,6 +190,9 @@ fn plan(config: &BuildConfig, encoder: &BiEncoder, survey: &Survey) -> Result<Pl
             n_passages,
         });
     }
+    if let Source::Brought(vectors) = source {
+        vectors.check_count(n_passages)?;
+    }
     if config.chunk_passages == 0 {
         return Err(BuildError::EmptyChunks);
     }
@@ -179,16 +200,23 @@ fn plan(config: &BuildConfig, encoder: &BiEncoder, survey: &Survey) -> Result<Pl
     Ok(Plan {
         n_passages: n_passages as u32,
         chunk_passages,
-        width: encoder.width(),
+        width: source.width(),
     })
 }
 
 /// Everything that decides the content of a generation, and nothing else: equal specs give equal content.
-fn spec(config: &BuildConfig, survey: &Survey, fingerprint: &Fingerprint, metric: Metric) -> Value {
+fn spec(
+    config: &BuildConfig,
+    survey: &Survey,
+    source: Source<'_>,
+    fingerprint: &Fingerprint,
+    metric: Metric,
+) -> Value {
     json!({
         "spec_version": 1,
         "corpus_digest": survey.digest,
         "fingerprint": fingerprint.digest(),
+        "vectors_digest": source.digest(),
         "passage_template": config.passage_template.as_str(),
         "passage_pair": config.passage_pair,
         "query_template": config.query_template.as_str(),
@@ -199,14 +227,6 @@ fn spec(config: &BuildConfig, survey: &Survey, fingerprint: &Fingerprint, metric
         "language": config.language.as_str(),
         "arithmetic": ARITHMETIC,
     })
-}
-
-fn metric_of(similarity: Similarity) -> Metric {
-    match similarity {
-        Similarity::InnerProduct => Metric::InnerProduct,
-        Similarity::Cosine => Metric::Cosine,
-        Similarity::L2 => Metric::L2,
-    }
 }
 
 fn to_value(value: &impl serde::Serialize) -> Value {

@@ -19,8 +19,8 @@ pub struct BuildConfig {
     pub collection: PathBuf,
     /// The passages.
     pub corpus: CorpusConfig,
-    /// Where the encoder was loaded from, for the record.
-    pub model: PathBuf,
+    /// Where the encoder was loaded from, for the record; none when vectors are brought.
+    pub model: Option<PathBuf>,
     /// How it was told to read its directory, for the record.
     pub model_options: ModelOptions,
     /// Whether the encoder takes the title and the templated text as a pair, in place of the templated text alone.
@@ -47,11 +47,15 @@ pub struct BuildConfig {
 
 impl BuildConfig {
     /// One shard, default templates and chunks, English, a new unpublished build.
-    pub fn new(collection: PathBuf, corpus: CorpusConfig, model: PathBuf) -> Self {
+    pub fn new(
+        collection: PathBuf,
+        corpus: CorpusConfig,
+        model: impl Into<Option<PathBuf>>,
+    ) -> Self {
         Self {
             collection,
             corpus,
-            model,
+            model: model.into(),
             model_options: ModelOptions::default(),
             passage_pair: false,
             passage_template: Template::default(),

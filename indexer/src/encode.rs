@@ -5,10 +5,10 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
 
 use corpus::{CorpusReader, Passage};
-use encoder::{BiEncoder, Role, Text, Tokens};
 
 use crate::chunk::{self, Chunk, Place};
 use crate::progress::Watch;
+use crate::source::{Input, Output, Source};
 use crate::{BuildConfig, BuildError, Phase};
 
 /// The division of a corpus into chunks.
@@ -42,17 +42,16 @@ impl Plan {
     }
 }
 
-/// A chunk whose texts are tokens and not yet vectors.
-struct Prepared {
+/// A chunk that is read and prepared and has no rows yet.
+struct Prepared<'a> {
     passages: Vec<Passage>,
-    tokens: Vec<Tokens>,
-    n_missing: u64,
+    input: Input<'a>,
 }
 
-/// Encodes the chunks from `first_chunk` on into files in `work`. Reading and tokenising run one chunk ahead, on their own thread.
+/// Makes the chunks from `first_chunk` on, as files in `work`. Reading and tokenising run one chunk ahead, on their own thread.
 pub(crate) fn encode_chunks(
     config: &BuildConfig,
-    encoder: &BiEncoder,
+    source: Source<'_>,
     plan: Plan,
     work: &Path,
     first_chunk: usize,
@@ -64,8 +63,8 @@ pub(crate) fn encode_chunks(
     let (sender, receiver) = sync_channel(1);
     thread::scope(|scope| {
         let reader =
-            scope.spawn(move || prepare_chunks(config, encoder, plan, first_chunk, &sender));
-        let encoded = encode_prepared(encoder, plan, work, first_chunk, receiver, watch);
+            scope.spawn(move || prepare_chunks(config, source, plan, first_chunk, &sender));
+        let encoded = encode_prepared(plan, work, first_chunk, receiver, watch);
         // The reader's error comes first: it is why chunks are missing.
         reader
             .join()
@@ -76,89 +75,65 @@ pub(crate) fn encode_chunks(
 
 /// Takes the receiver, so that the reader stops when this function does.
 fn encode_prepared(
-    encoder: &BiEncoder,
     plan: Plan,
     work: &Path,
     first_chunk: usize,
-    receiver: Receiver<Prepared>,
+    receiver: Receiver<Prepared<'_>>,
     watch: Watch<'_>,
 ) -> Result<(), BuildError> {
     let n_total = u64::from(plan.n_passages);
     for number in first_chunk..plan.n_chunks() {
         let Place {
             first_ordinal,
-            n_rows,
             width,
+            ..
         } = plan.place(number);
         watch.update(Phase::Encode, u64::from(first_ordinal), n_total)?;
-        let Ok(Prepared {
-            passages,
-            tokens,
-            n_missing,
-        }) = receiver.recv()
-        else {
-            return Ok(());
+        let Ok(Prepared { passages, input }) = receiver.recv() else {
+            return Ok(()); // The reader knows why.
         };
-        let embeddings = encoder
-            .encode(&tokens)
-            .map_err(|source| BuildError::Encode {
-                first_ordinal,
-                last_ordinal: first_ordinal + n_rows - 1,
-                source,
-            })?;
+        let Output {
+            rows,
+            n_tokens,
+            n_truncated,
+            n_missing,
+        } = input.encode()?;
         let chunk = Chunk {
             first_ordinal,
             width,
+            rows,
             passages,
+            n_tokens,
+            n_truncated,
             n_missing,
-            n_tokens: embeddings.n_tokens as u64,
-            n_truncated: embeddings.n_truncated as u64,
-            rows: embeddings.values,
         };
         chunk.write(&chunk::path(work, number))?;
     }
     watch.update(Phase::Encode, n_total, n_total)
 }
 
-fn prepare_chunks(
+fn prepare_chunks<'a>(
     config: &BuildConfig,
-    encoder: &BiEncoder,
+    source: Source<'a>,
     plan: Plan,
     first_chunk: usize,
-    sender: &SyncSender<Prepared>,
+    sender: &SyncSender<Prepared<'a>>,
 ) -> Result<(), BuildError> {
     let mut reader = CorpusReader::open(&config.corpus)?;
-    let n_finished = first_chunk as u64 * u64::from(plan.chunk_passages);
-    for _ in 0..n_finished {
+    for _ in 0..plan.place(first_chunk).first_ordinal {
         reader.next().ok_or(BuildError::CorpusChanged)??;
     }
     for number in first_chunk..plan.n_chunks() {
-        let Place {
-            first_ordinal,
-            n_rows,
-            ..
-        } = plan.place(number);
+        let n_rows = plan.place(number).n_rows as usize;
         let passages = reader
             .by_ref()
-            .take(n_rows as usize)
+            .take(n_rows)
             .collect::<Result<Vec<_>, _>>()?;
-        if passages.len() != n_rows as usize {
+        if passages.len() != n_rows {
             return Err(BuildError::CorpusChanged);
         }
-        let (tokens, n_missing) =
-            tokenize(config, encoder, &passages).map_err(|source| BuildError::Encode {
-                first_ordinal,
-                last_ordinal: first_ordinal + n_rows - 1,
-                source,
-            })?;
-        if sender
-            .send(Prepared {
-                passages,
-                tokens,
-                n_missing,
-            })
-            .is_err()
-        {
+        let input = source.prepare(&passages, config)?;
+        if sender.send(Prepared { passages, input }).is_err() {
             return Ok(()); // Nobody encodes any more; the receiver's side knows why.
         }
     }
@@ -166,28 +141,4 @@ fn prepare_chunks(
         None => Ok(()),
         Some(_) => Err(BuildError::CorpusChanged),
     }
-}
-
-fn tokenize(
-    config: &BuildConfig,
-    encoder: &BiEncoder,
-    passages: &[Passage],
-) -> Result<(Vec<Tokens>, u64), encoder::EncodeError> {
-    let rendered: Vec<_> = passages
-        .iter()
-        .map(|passage| config.passage_template.render(passage))
-        .collect();
-    let texts: Vec<_> = passages
-        .iter()
-        .zip(&rendered)
-        .map(|(passage, rendered)| match config.passage_pair {
-            true => Text::Pair(&passage.title, &rendered.text),
-            false => Text::Single(&rendered.text),
-        })
-        .collect();
-    let n_missing = rendered
-        .iter()
-        .map(|rendered| rendered.n_missing as u64)
-        .sum();
-    Ok((encoder.tokenize(Role::Passage, &texts)?, n_missing))
 }

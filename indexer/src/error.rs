@@ -19,12 +19,11 @@ pub enum BuildError {
     #[error("cannot use the collection")]
     Collection(#[from] collection::CollectionError),
     /// The encoder failed.
-    #[error("cannot encode passages {first_ordinal} to {last_ordinal}")]
-    Encode {
-        first_ordinal: u32,
-        last_ordinal: u32,
-        source: encoder::EncodeError,
-    },
+    #[error("cannot encode the passages")]
+    Encode(#[from] encoder::EncodeError),
+    /// Vectors made elsewhere cannot be used.
+    #[error("cannot use the vectors")]
+    Vectors(#[from] crate::VectorsError),
     /// The index refused a vector, or could not be written.
     #[error("cannot write vectors")]
     WriteVectors(#[from] index::WriteError),
@@ -55,6 +54,9 @@ pub enum BuildError {
     /// Every shard needs a row.
     #[error("{n_shards} shards cannot share {n_passages} passages")]
     Shards { n_shards: usize, n_passages: u64 },
+    /// Vectors made elsewhere do not say how they are compared, and neither did the caller.
+    #[error("the metric of vectors made elsewhere has to be given")]
+    NoMetric,
     /// Chunks of no passages lead nowhere.
     #[error("a chunk needs at least one passage")]
     EmptyChunks,

@@ -25,8 +25,11 @@ mod digest;
 mod encode;
 mod error;
 mod progress;
+mod source;
+mod vectors;
 
-pub use build::{BuildReport, build};
+pub use build::{BuildReport, build, build_from_vectors};
 pub use config::{BuildConfig, DEFAULT_CHUNK_PASSAGES};
 pub use error::BuildError;
 pub use progress::{NoProgress, Phase, Progress};
+pub use vectors::{BroughtVectors, VectorsError};

@@ -6,7 +6,9 @@ use collection::{BuildMode, Collection, Generation, GenerationId, LIVE};
 use corpus::{CorpusConfig, CorpusFormat, Schema, Template};
 use encoder::{Preset, Role};
 use index::Metric;
-use indexer::{BuildConfig, BuildReport, DEFAULT_CHUNK_PASSAGES, Phase};
+use indexer::{
+    BroughtVectors, BuildConfig, BuildReport, DEFAULT_CHUNK_PASSAGES, Phase, build_from_vectors,
+};
 use serde_json::json;
 use store::Language;
 
@@ -65,6 +67,12 @@ struct BuildArgs {
     collection: PathBuf,
     #[command(flatten)]
     model: ModelArgs,
+    /// NumPy file of 32-bit floats, shape (passages, width), in place of a model; needs `--ids` and `--metric`.
+    #[arg(long, value_name = "FILE.npy", requires_all = ["ids", "metric"], conflicts_with_all = ["model", "template", "query_template"])]
+    vectors: Option<PathBuf>,
+    /// Text file with the id of each vector's passage, one a line.
+    #[arg(long, value_name = "FILE", requires = "vectors")]
+    ids: Option<PathBuf>,
     #[command(flatten)]
     reading: ReadingArgs,
     /// Text of a passage that is encoded (default: `<title> <text>`, or what the preset says).
@@ -115,7 +123,7 @@ struct ReadingArgs {
 }
 
 impl BuildArgs {
-    fn resolve(self, model: PathBuf) -> anyhow::Result<BuildConfig> {
+    fn resolve(self, model: Option<PathBuf>) -> anyhow::Result<BuildConfig> {
         let options = self.model.options();
         let preset = options.preset;
         let template =
@@ -197,14 +205,27 @@ fn open(path: &Path) -> anyhow::Result<Collection> {
 
 fn build(args: BuildArgs, output: &Output) -> anyhow::Result<()> {
     let start = Instant::now();
-    let directory = args.model.directory()?.canonicalize()?;
-    let encoder = args.model.load(&directory)?;
-    let config = args.resolve(directory)?;
-    let (progress, cancelled) = (Progress::new(output), interrupt::flag()?);
-    let built = indexer::build(&config, &encoder, &progress, &cancelled);
+    let vectors = args.vectors.as_deref().zip(args.ids.as_deref());
+    let vectors = vectors
+        .map(|(vectors, ids)| BroughtVectors::open(vectors, ids))
+        .transpose()?;
+    let progress = Progress::new(output);
+    let cancelled = interrupt::flag()?;
+    let mut max_tokens = 0;
+    let (collection, built) = if let Some(vectors) = vectors {
+        let config = args.resolve(None)?;
+        let built = build_from_vectors(&config, &vectors, &progress, &cancelled);
+        (config.collection, built)
+    } else {
+        let directory = args.model.directory()?.canonicalize()?;
+        let encoder = args.model.load(&directory)?;
+        max_tokens = encoder.max_tokens(Role::Passage);
+        let config = args.resolve(Some(directory))?;
+        let built = indexer::build(&config, &encoder, &progress, &cancelled);
+        (config.collection, built)
+    };
     progress.finish();
-    let report =
-        built.with_context(|| format!("cannot index into `{}`", config.collection.display()))?;
+    let report = built.with_context(|| format!("cannot index into `{}`", collection.display()))?;
     for bad_line in &report.bad_examples {
         output.remark(format!("skipped {bad_line}"));
     }
@@ -219,9 +240,7 @@ fn build(args: BuildArgs, output: &Output) -> anyhow::Result<()> {
         "schema": report.schema,
         "seconds": seconds,
     });
-    output.result(&shown, |_| {
-        summary(&report, encoder.max_tokens(Role::Passage), seconds)
-    })
+    output.result(&shown, |_| summary(&report, max_tokens, seconds))
 }
 
 fn summary(report: &BuildReport, max_tokens: usize, seconds: f64) -> String {

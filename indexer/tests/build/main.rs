@@ -12,8 +12,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use collection::{BuildMode, Collection, CollectionError};
 use corpus::{CorpusConfig, CorpusError, Template};
 use encoder::{BiEncoder, EncoderConfig, ModelOptions, Role, Text};
-use index::{SearchParams, ShardedIndex, VectorIndex};
-use indexer::{BuildConfig, BuildError, BuildReport, NoProgress, Phase, Progress, build};
+use index::{Metric, SearchParams, ShardedIndex, VectorIndex};
+use indexer::{
+    BroughtVectors, BuildConfig, BuildError, BuildReport, NoProgress, Phase, Progress,
+    VectorsError, build, build_from_vectors,
+};
 use store::Store;
 
 pub(crate) fn encoder() -> BiEncoder {
@@ -372,4 +375,70 @@ fn impossible_requests_have_names() {
         .unwrap();
     check(base, "is being written by process");
     drop(writer);
+}
+
+/// Writes vectors and ids of `n` passages, in descending order of the passages.
+fn brought_vectors(folder: &Folder, n: usize) -> BroughtVectors {
+    let dictionary = format!("{{'descr': '<f4', 'fortran_order': False, 'shape': ({n}, 2), }}");
+    let mut bytes = b"\x93NUMPY\x01\x00".to_vec();
+    bytes.extend((dictionary.len() as u16).to_le_bytes());
+    bytes.extend(dictionary.bytes());
+    let mut ids = String::new();
+    for i in (0..n).rev() {
+        bytes.extend([i as f32, 1.0].iter().flat_map(|value| value.to_le_bytes()));
+        ids += &format!("p{i}\n");
+    }
+    let (vectors, names) = (folder.collection("v.npy"), folder.collection("v.ids"));
+    fs::write(&vectors, bytes).unwrap();
+    fs::write(&names, ids).unwrap();
+    BroughtVectors::open(&vectors, &names).unwrap()
+}
+
+#[test]
+fn vectors_made_elsewhere_meet_their_passages() {
+    let folder = Folder::new();
+    let config = config(&folder.collection("c"), &folder.corpus(1, 40));
+    let run = |config: &BuildConfig, n: usize| {
+        build_from_vectors(
+            config,
+            &brought_vectors(&folder, n),
+            &NoProgress,
+            &AtomicBool::new(false),
+        )
+    };
+    assert!(matches!(
+        run(&config, 40).unwrap_err(),
+        BuildError::NoMetric
+    ));
+    let config = BuildConfig {
+        metric: Some(Metric::InnerProduct),
+        ..config
+    };
+    let missing = run(&config, 39).unwrap_err();
+    assert!(
+        matches!(missing, BuildError::Vectors(VectorsError::Missing { ref id }) if id == "p39"),
+        "{missing}"
+    );
+    let unused = run(&config, 41).unwrap_err();
+    assert!(
+        matches!(unused, BuildError::Vectors(VectorsError::Unused { .. })),
+        "{unused}"
+    );
+
+    let report = run(&config, 40).unwrap();
+    let generation = Collection::open(&config.collection)
+        .unwrap()
+        .resolve("live")
+        .unwrap();
+    assert_eq!(generation.manifest.fingerprint["space"], "external");
+    let index = ShardedIndex::open(
+        &[report.path.join("shards/000/vectors.trawl")],
+        index::Verify::Checksums,
+    )
+    .unwrap();
+    let found = index
+        .search(&[1.0, 0.0], 2, None, &SearchParams::default())
+        .unwrap();
+    assert_eq!((found[0][0].ordinal, found[0][0].score), (39, 39.0));
+    assert_eq!(found[0][1].ordinal, 38);
 }

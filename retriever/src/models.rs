@@ -66,6 +66,9 @@ pub enum ModelError {
     /// The model is going away.
     #[error("model is shutting down")]
     ShuttingDown,
+    /// The model ended without an answer.
+    #[error("model stopped without an answer")]
+    Stopped,
     /// The model refused its input or failed.
     #[error("model failed")]
     Failed(#[from] EncodeError),

@@ -7,6 +7,7 @@
 mod collections;
 mod embeddings;
 mod health;
+mod object;
 mod problem;
 mod rerank;
 mod search;
@@ -20,6 +21,7 @@ pub use embeddings::{
     EmbeddingValues, EncodingFormat, InputType, OpenAiError, OpenAiErrorBody,
 };
 pub use health::{Health, HealthStatus};
+pub use object::object;
 pub use problem::{ErrorCode, FieldError, Problem};
 pub use rerank::{
     RerankDocument, RerankDocumentText, RerankRequest, RerankResponse, RerankResult, RerankUsage,

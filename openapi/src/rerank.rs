@@ -34,6 +34,7 @@ pub enum RerankDocument {
     /// The text.
     Text(String),
     /// The text in an object.
+    #[serde(deserialize_with = "crate::object")]
     Object(RerankDocumentText),
 }
 

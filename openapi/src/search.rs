@@ -2,6 +2,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
+use crate::object::{object, object_or_null};
+
 /// A search by text or by vector: exactly one of `query` and `vector` is given.
 #[derive(Clone, Debug, PartialEq, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -25,13 +27,13 @@ pub struct SearchRequest {
     #[serde(default)]
     pub mode: SearchMode,
     /// Options of `"mode": "hybrid"`.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "object_or_null")]
     pub hybrid: Option<HybridOptions>,
     /// Options of the vector search.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "object")]
     pub search: SearchOptions,
     /// Reranks the first candidates with the collection's cross-encoder.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "object_or_null")]
     pub rerank: Option<RerankOptions>,
     /// What to return of each passage beside its id and scores.
     #[serde(default = "everything")]

@@ -1,1 +1,26 @@
 //! The HTTP server: routes, error mapping, scheduler, limits, metrics, shutdown.
+//!
+//! ```text
+//! connection (serve) → exchange (id, limits, errors, metrics) → route → retriever → model (tokenize) → scheduler → model call
+//! ```
+//!
+//! Requests are handled by tokio's threads, texts become tokens on blocking threads, and each model is called by the one thread
+//! of its scheduler. Only types of `openapi` cross the network, and only `problem` knows which error has which code.
+
+mod body;
+mod check;
+mod config;
+mod exchange;
+mod metrics;
+mod model;
+mod problem;
+mod routes;
+mod scheduler;
+mod serve;
+mod state;
+
+pub use check::CheckError;
+pub use config::{Limits, QueueConfig, ServerConfig};
+pub use routes::openapi_document;
+pub use serve::{BoundServer, ServeError, Server};
+pub use state::AttachError;

@@ -5,6 +5,7 @@ mod doctor;
 mod embed;
 mod index;
 mod model;
+mod openapi;
 mod rerank;
 mod search;
 
@@ -25,6 +26,8 @@ pub enum Command {
     Model(model::ModelCommandArgs),
     /// Say what this machine offers and what is missing.
     Doctor(doctor::DoctorArgs),
+    /// Print the OpenAPI document of the HTTP API.
+    Openapi,
     /// Print a completion script for a shell.
     Completions(completions::CompletionsArgs),
 }
@@ -37,6 +40,7 @@ pub fn run(command: Command, output: &Output) -> anyhow::Result<()> {
         Command::Embed(args) => embed::run(args, output),
         Command::Model(args) => model::run(args, output),
         Command::Doctor(args) => doctor::run(args, output),
+        Command::Openapi => openapi::run(),
         Command::Completions(args) => completions::run(args),
     }
 }

@@ -1,0 +1,271 @@
+//! Reading a JSON body: type, size, time, syntax and fields, each with its own error.
+
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::extract::{FromRequest, Request};
+use axum::http::HeaderMap;
+use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
+use http_body_util::BodyExt;
+use openapi::{ErrorCode, FieldError};
+use serde::de::DeserializeOwned;
+use serde_path_to_error::{Path, Segment, Track};
+use tokio::time::timeout;
+
+use crate::problem::ApiError;
+use crate::state::App;
+
+/// A body read as `T`.
+pub(crate) struct Json<T>(pub(crate) T);
+
+impl<T: DeserializeOwned> FromRequest<App> for Json<T> {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, app: &App) -> Result<Self, ApiError> {
+        let (parts, mut body) = request.into_parts();
+        if let Err(error) = check_type(&parts.headers) {
+            discard(body);
+            return Err(error);
+        }
+        let max_bytes = app.config.max_body_bytes;
+        let too_large = |given: Option<u64>| {
+            let (code, setting) = (ErrorCode::BodyTooLarge, "server.max_body");
+            ApiError::too_many(code, "bytes of the body:", given, max_bytes, setting)
+        };
+        if let Some(given) = declared_length(&parts.headers)
+            && given > max_bytes as u64
+        {
+            discard(body);
+            return Err(too_large(Some(given)));
+        }
+        let collected = timeout(app.config.read_timeout, collect(&mut body, max_bytes)).await;
+        let bytes = match collected {
+            Ok(Ok(Some(bytes))) => bytes,
+            Ok(Ok(None)) => {
+                discard(body);
+                return Err(too_large(None));
+            }
+            Ok(Err(error)) => {
+                let text = format!("body broke off: {error}");
+                return Err(ApiError::new(ErrorCode::BadRequest, text));
+            }
+            Err(_) => {
+                let seconds = app.config.read_timeout.as_secs_f64();
+                let text =
+                    format!("body did not arrive within {seconds} s (`server.read_timeout`)");
+                return Err(ApiError::new(ErrorCode::SlowClient, text));
+            }
+        };
+        parse(&bytes).map(Json)
+    }
+}
+
+fn check_type(headers: &HeaderMap) -> Result<(), ApiError> {
+    let given = headers
+        .get(CONTENT_TYPE)
+        .map(|value| String::from_utf8_lossy(value.as_bytes()));
+    let essence = given
+        .as_deref()
+        .unwrap_or_default()
+        .split(';')
+        .next()
+        .unwrap_or_default();
+    let essence = essence.trim().to_ascii_lowercase();
+    if essence == "application/json"
+        || (essence.starts_with("application/") && essence.ends_with("+json"))
+    {
+        return Ok(());
+    }
+    let text = match given {
+        Some(given) => format!("content-type is `{given}`, expected `application/json`"),
+        None => "content-type is missing, expected `application/json`".to_owned(),
+    };
+    Err(ApiError::new(ErrorCode::UnsupportedMediaType, text))
+}
+
+fn declared_length(headers: &HeaderMap) -> Option<u64> {
+    headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}
+
+/// The bytes of a body; `None` when they are more than `max_bytes`.
+async fn collect(body: &mut Body, max_bytes: usize) -> Result<Option<Vec<u8>>, axum::Error> {
+    let mut bytes = Vec::new();
+    while let Some(frame) = body.frame().await {
+        if let Ok(data) = frame?.into_data() {
+            if bytes.len() + data.len() > max_bytes {
+                return Ok(None);
+            }
+            bytes.extend_from_slice(&data);
+        }
+    }
+    Ok(Some(bytes))
+}
+
+/// Reads on for a while and forgets what it reads. A client that is still sending would otherwise meet a closed connection
+/// before it has read why.
+fn discard(mut body: Body) {
+    const LONGEST: Duration = Duration::from_secs(10);
+    tokio::spawn(timeout(LONGEST, async move {
+        while let Some(Ok(_)) = body.frame().await {}
+    }));
+}
+
+fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
+    let mut deserializer = serde_json::Deserializer::from_slice(bytes);
+    let mut track = Track::new();
+    let tracking = serde_path_to_error::Deserializer::new(&mut deserializer, &mut track);
+    let value = openapi::object(tracking).map_err(|error: serde_json::Error| {
+        let pointer = pointer(&track.path());
+        if error.is_data() {
+            field_error(pointer, &error)
+        } else {
+            syntax_error(&error)
+        }
+    })?;
+    deserializer.end().map_err(|error| syntax_error(&error))?;
+    Ok(value)
+}
+
+fn syntax_error(error: &serde_json::Error) -> ApiError {
+    ApiError::new(ErrorCode::BadRequest, format!("body is not JSON: {error}"))
+}
+
+fn field_error(mut pointer: String, error: &serde_json::Error) -> ApiError {
+    let text = error.to_string();
+    let message = text.split(" at line ").next().unwrap_or(&text);
+    let starts = |kind: &str| message.starts_with(kind);
+    let code = if starts("unknown field") {
+        "unknown_field"
+    } else if starts("unknown variant") {
+        "unknown_value"
+    } else if starts("duplicate field") {
+        "duplicate"
+    } else if starts("missing field") {
+        if let Some(name) = message.split('`').nth(1) {
+            pointer.push('/');
+            pointer.push_str(&escape(name));
+        }
+        "missing"
+    } else {
+        "wrong_type"
+    };
+    let code = code.to_owned();
+    let message = format!("is wrong: {message}");
+    ApiError::fields(vec![FieldError {
+        pointer,
+        code,
+        message,
+        ..FieldError::default()
+    }])
+}
+
+/// RFC 6901.
+fn pointer(path: &Path) -> String {
+    let mut pointer = String::new();
+    for segment in path.iter() {
+        match segment {
+            Segment::Seq { index } => pointer.push_str(&format!("/{index}")),
+            Segment::Map { key } => pointer.push_str(&format!("/{}", escape(key))),
+            Segment::Enum { .. } | Segment::Unknown => {}
+        }
+    }
+    pointer
+}
+
+fn escape(key: &str) -> String {
+    key.replace('~', "~0").replace('/', "~1")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use openapi::SearchRequest;
+
+    #[track_caller]
+    fn check(body: &[u8], code: ErrorCode, detail: &str) {
+        let error = parse::<SearchRequest>(body).expect_err("the body is bad");
+        assert_eq!(error.code, code, "{error:?}");
+        assert!(error.detail.contains(detail), "{error:?}");
+    }
+
+    #[test]
+    fn what_is_no_json_is_placed_by_line_and_column() {
+        check(
+            b"{\"query\":\n \"a\"",
+            ErrorCode::BadRequest,
+            "line 2 column 4",
+        );
+        check(b"", ErrorCode::BadRequest, "line 1 column 0");
+        check(b"{\"query\": \"\xff\"}", ErrorCode::BadRequest, "line 1");
+        check(
+            b"{\"query\": \"a\"} x",
+            ErrorCode::BadRequest,
+            "trailing characters",
+        );
+        check(
+            b"{\"vector\": [1e400]}",
+            ErrorCode::BadRequest,
+            "out of range",
+        );
+    }
+
+    #[test]
+    fn a_bad_field_is_placed_by_pointer() {
+        check(
+            b"{\"query\": 1}",
+            ErrorCode::Validation,
+            "/query is wrong: invalid type",
+        );
+        check(
+            b"{\"vector\": [1, \"a\"]}",
+            ErrorCode::Validation,
+            "/vector/1 is wrong",
+        );
+        check(
+            b"{\"rerank\": {\"model\": 1}}",
+            ErrorCode::Validation,
+            "/rerank/model is wrong: unknown field",
+        );
+        check(
+            b"{\"a/b~c\": 1}",
+            ErrorCode::Validation,
+            "/a~1b~0c is wrong: unknown field",
+        );
+        check(
+            b"{\"mode\": \"sparse\"}",
+            ErrorCode::Validation,
+            "/mode is wrong: unknown variant",
+        );
+        check(
+            b"{\"top_k\": 1, \"top_k\": 2}",
+            ErrorCode::Validation,
+            "duplicate field",
+        );
+        check(b"{\"top_k\": -1}", ErrorCode::Validation, "/top_k is wrong");
+        check(
+            b"{\"rerank\": [50]}",
+            ErrorCode::Validation,
+            "/rerank is wrong: invalid type",
+        );
+        check(
+            b"[]",
+            ErrorCode::Validation,
+            "body is wrong: invalid type: sequence, expected an object",
+        );
+    }
+
+    #[test]
+    fn deep_nesting_is_refused() {
+        let deep = |open: &str| open.repeat(100_000);
+        for body in [
+            deep("["),
+            deep("{\"a\":"),
+            format!("{{\"query\":{}", deep("[")),
+        ] {
+            assert!(parse::<SearchRequest>(body.as_bytes()).is_err());
+            assert!(parse::<openapi::EmbeddingRequest>(body.as_bytes()).is_err());
+        }
+        let ignored = format!("{{\"model\": \"m\", \"input\": {}", deep("["));
+        assert!(parse::<openapi::EmbeddingRequest>(ignored.as_bytes()).is_err());
+    }
+}

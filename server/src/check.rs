@@ -1,0 +1,205 @@
+//! The known answer: before the server says that it is ready, every model and every collection has answered once.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use encoder::{Role, Text, Tokens};
+use index::Metric;
+use retriever::{
+    Deadline, Include, Mode, ModelError, QueryInput, SearchError, SearchOptions, SearchRequest,
+};
+
+use crate::model::{OnBehalf, ServedEncoder};
+use crate::scheduler::Class;
+use crate::state::{ServedCollection, Shared};
+
+/// What a model or a collection did wrong.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CheckError {
+    /// A model gave no answer.
+    #[error("model `{model}` does not answer")]
+    Model {
+        /// The model.
+        model: String,
+        /// Why.
+        source: ModelError,
+    },
+    /// A model answered the same question in two ways.
+    #[error("model `{model}` gives one text two vectors")]
+    Unstable {
+        /// The model.
+        model: String,
+    },
+    /// A collection gave no answer.
+    #[error("collection `{collection}` does not answer")]
+    Search {
+        /// The collection.
+        collection: String,
+        /// Why.
+        source: Box<SearchError>,
+    },
+    /// The manifest says that vectors are compared in a way that is not known.
+    #[error("collection `{collection}` compares vectors by `{metric}`, which is not known")]
+    Metric {
+        /// The collection.
+        collection: String,
+        /// What its manifest says.
+        metric: String,
+    },
+    /// A stored passage is not found by its own text.
+    #[error(
+        "the first passage of collection `{collection}` scores {score} against its own text, expected {expected} or more"
+    )]
+    Unfamiliar {
+        /// The collection.
+        collection: String,
+        /// The best score of any stored row.
+        score: f32,
+        /// The score of the passage's vector, made anew, against itself.
+        expected: f32,
+    },
+}
+
+const TEXT: &str = "The quick brown fox jumps over the lazy dog.";
+
+/// Score lost at most between a row and its vector made anew, relative to the score: other thread counts and batches move
+/// the last bits, a wrong model moves the first.
+const TOLERANCE: f32 = 1e-2;
+
+pub(crate) async fn known_answers(app: &Shared) -> Result<(), CheckError> {
+    for encoder in app.encoders.values() {
+        let first = encode(encoder, TEXT.to_owned(), Role::Query).await?;
+        if first != encode(encoder, TEXT.to_owned(), Role::Query).await? {
+            return Err(CheckError::Unstable {
+                model: encoder.name.clone(),
+            });
+        }
+    }
+    for reranker in app.rerankers.values() {
+        let passages = vec![TEXT.to_owned()];
+        let scored = reranker
+            .score(
+                TEXT.to_owned(),
+                passages,
+                Class::Interactive,
+                Deadline::NONE,
+            )
+            .await;
+        scored.map_err(|source| CheckError::Model {
+            model: reranker.name.clone(),
+            source,
+        })?;
+    }
+    for collection in app.collections.values() {
+        check_collection(collection).await?;
+    }
+    Ok(())
+}
+
+async fn check_collection(served: &Arc<ServedCollection>) -> Result<(), CheckError> {
+    let Some(encoder) = served.encoder.as_deref() else {
+        return Ok(());
+    };
+    if served.retriever.store().is_empty() {
+        return Ok(());
+    }
+    let failed = |source| CheckError::Search {
+        collection: served.name.clone(),
+        source: Box::new(source),
+    };
+    let passage = served
+        .retriever
+        .store()
+        .passage(0)
+        .map_err(|e| failed(SearchError::Store(e)))?;
+    let manifest = served.retriever.manifest();
+    let vector = match manifest.fingerprint["passage"]["pair"].as_bool() {
+        Some(true) => {
+            let pair = [Text::Pair(&passage.title, &passage.text)];
+            let tokens = encoder
+                .model
+                .tokenize(Role::Passage, &pair)
+                .map_err(ModelError::from);
+            answer(encoder, tokens).await?
+        }
+        _ => {
+            encode(
+                encoder,
+                served.retriever.render_passage(&passage),
+                Role::Passage,
+            )
+            .await?
+        }
+    };
+    let request = SearchRequest {
+        query: QueryInput::Vector(vector.clone()),
+        options: SearchOptions {
+            mode: Mode::Dense,
+            top_k: 1,
+            exact: true,
+            include: Include {
+                text: false,
+                metadata: false,
+            },
+            ..SearchOptions::default()
+        },
+    };
+    let on_behalf = OnBehalf {
+        model: encoder,
+        class: Class::Interactive,
+    };
+    let answer = served
+        .retriever
+        .search(request, &on_behalf, None)
+        .await
+        .map_err(failed)?;
+    let score = answer
+        .hits
+        .first()
+        .map_or(f32::NEG_INFINITY, |hit| hit.score);
+    let Ok(metric) = serde_json::from_value::<Metric>(manifest.metric.as_str().into()) else {
+        let (collection, metric) = (served.name.clone(), manifest.metric.clone());
+        return Err(CheckError::Metric { collection, metric });
+    };
+    let expected = index::score(metric, &vector, &vector);
+    let allowed = expected - TOLERANCE * expected.abs().max(1.0);
+    if score < allowed {
+        return Err(CheckError::Unfamiliar {
+            collection: served.name.clone(),
+            score,
+            expected,
+        });
+    }
+    Ok(())
+}
+
+async fn encode(encoder: &ServedEncoder, text: String, role: Role) -> Result<Vec<f32>, CheckError> {
+    let tokens = encoder
+        .model
+        .tokenize(role, &[Text::Single(&text)])
+        .map_err(ModelError::from);
+    answer(encoder, tokens).await
+}
+
+async fn answer(
+    encoder: &ServedEncoder,
+    tokens: Result<Vec<Tokens>, ModelError>,
+) -> Result<Vec<f32>, CheckError> {
+    let encoded = match tokens {
+        Ok(tokens) => {
+            let (class, none) = (Class::Interactive, Duration::ZERO);
+            encoder
+                .encode_tokens(tokens, class, Deadline::NONE, none)
+                .await
+        }
+        Err(error) => Err(error),
+    };
+    match encoded {
+        Ok(encoded) => Ok(encoded.values),
+        Err(source) => Err(CheckError::Model {
+            model: encoder.name.clone(),
+            source,
+        }),
+    }
+}

@@ -1,0 +1,106 @@
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+/// Everything about a server but its models and collections, resolved.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ServerConfig {
+    /// Address and port; port 0 takes a free one.
+    pub bind: SocketAddr,
+    /// Bytes of a request body at most (`server.max_body`).
+    pub max_body_bytes: usize,
+    /// Time a request has when it names none (`server.default_timeout`).
+    pub default_timeout: Duration,
+    /// The most time a request may ask for (`server.max_timeout`).
+    pub max_timeout: Duration,
+    /// Time in which headers, and then the body, have to arrive (`server.read_timeout`).
+    pub read_timeout: Duration,
+    /// How long requests in flight may go on after the shutdown began (`server.shutdown_grace`).
+    pub shutdown_grace: Duration,
+    /// Texts turned into tokens at the same time.
+    pub tokenizer_threads: usize,
+    /// What one request may ask for.
+    pub limits: Limits,
+    /// The queue in front of each model.
+    pub queue: QueueConfig,
+}
+
+impl Default for ServerConfig {
+    fn default() -> Self {
+        Self {
+            bind: SocketAddr::from(([127, 0, 0, 1], 8080)),
+            max_body_bytes: 32 << 20,
+            default_timeout: Duration::from_secs(10),
+            max_timeout: Duration::from_secs(120),
+            read_timeout: Duration::from_secs(30),
+            shutdown_grace: Duration::from_secs(30),
+            tokenizer_threads: 2,
+            limits: Limits::default(),
+            queue: QueueConfig::default(),
+        }
+    }
+}
+
+/// Limits on one request, and on all of them together. Errors name the setting: `limits.<field>`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Limits {
+    /// Hits of a search.
+    pub top_k: usize,
+    /// `offset + top_k` of a search.
+    pub window: usize,
+    /// Passages that one search reranks.
+    pub rerank_candidates: usize,
+    /// Bytes of a query text.
+    pub query_bytes: usize,
+    /// Texts of one embeddings request.
+    pub embedding_inputs: usize,
+    /// Documents of one rerank request.
+    pub rerank_documents: usize,
+    /// Bytes of all headers of a request.
+    pub header_bytes: usize,
+    /// Requests under `/v1` in flight at the same time.
+    pub requests: usize,
+    /// Open connections; further ones wait to be accepted.
+    pub connections: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            top_k: 1000,
+            window: 10_000,
+            rerank_candidates: 200,
+            query_bytes: 16 << 10,
+            embedding_inputs: 2048,
+            rerank_documents: 1000,
+            header_bytes: 16 << 10,
+            requests: 512,
+            connections: 4096,
+        }
+    }
+}
+
+/// The queue in front of a model.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct QueueConfig {
+    /// Tokens that may wait; what does not fit is refused with `overloaded`.
+    pub max_tokens: usize,
+    /// Tokens that the model reads at once; raised to the model's maximum length where it is smaller.
+    pub max_batch_tokens: usize,
+    /// Part of each batch that interactive requests may have while bulk requests wait, between 0 and 1.
+    pub interactive_share: f64,
+}
+
+impl Default for QueueConfig {
+    fn default() -> Self {
+        Self {
+            max_tokens: 262_144,
+            max_batch_tokens: 4096,
+            interactive_share: 0.8,
+        }
+    }
+}

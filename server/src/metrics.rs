@@ -1,0 +1,136 @@
+use std::time::Duration;
+
+use metrics::{Key, Label, Level, Metadata, Recorder, Unit};
+use metrics_exporter_prometheus::{
+    BuildError, Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder,
+};
+
+const REQUESTS: &str = "trawl_http_requests_total";
+const REQUEST_SECONDS: &str = "trawl_http_request_seconds";
+const STAGE_SECONDS: &str = "trawl_stage_seconds";
+const QUEUE_TOKENS: &str = "trawl_queue_tokens";
+const DROPPED: &str = "trawl_queue_dropped_total";
+const BATCH_TOKENS: &str = "trawl_batch_tokens";
+const BATCH_ROWS: &str = "trawl_batch_rows";
+const BATCH_SECONDS: &str = "trawl_batch_seconds";
+
+const METADATA: Metadata<'static> = Metadata::new("trawl", Level::INFO, None);
+
+/// The figures of one server, in Prometheus' text format. Nothing is global: two servers in one process count apart.
+pub(crate) struct Metrics {
+    recorder: PrometheusRecorder,
+    handle: PrometheusHandle,
+}
+
+impl Metrics {
+    pub(crate) fn new() -> Result<Self, BuildError> {
+        let seconds: Vec<f64> = (0..18).map(|power| 1e-4 * f64::from(1 << power)).collect();
+        let sizes: Vec<f64> = (0..16).map(|power| f64::from(1 << power)).collect();
+        let recorder = PrometheusBuilder::new()
+            .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &seconds)?
+            .set_buckets_for_metric(Matcher::Prefix("trawl_batch_".to_owned()), &sizes)?
+            .build_recorder();
+        for (name, unit, text) in [
+            (
+                REQUESTS,
+                Unit::Count,
+                "Requests answered, by route, status and error code",
+            ),
+            (
+                DROPPED,
+                Unit::Count,
+                "Requests that never reached a model, by model and reason",
+            ),
+        ] {
+            recorder.describe_counter(name.into(), Some(unit), text.into());
+        }
+        recorder.describe_gauge(
+            QUEUE_TOKENS.into(),
+            Some(Unit::Count),
+            "Tokens waiting for a model".into(),
+        );
+        for (name, unit, text) in [
+            (
+                REQUEST_SECONDS,
+                Unit::Seconds,
+                "From the arrival of a request to its answer",
+            ),
+            (
+                STAGE_SECONDS,
+                Unit::Seconds,
+                "Time of each stage of a search",
+            ),
+            (BATCH_TOKENS, Unit::Count, "Tokens of a batch"),
+            (BATCH_ROWS, Unit::Count, "Texts of a batch"),
+            (BATCH_SECONDS, Unit::Seconds, "Time of a batch in the model"),
+        ] {
+            recorder.describe_histogram(name.into(), Some(unit), text.into());
+        }
+        let handle = recorder.handle();
+        Ok(Self { recorder, handle })
+    }
+
+    pub(crate) fn render(&self) -> String {
+        self.handle.render()
+    }
+
+    /// Folds samples into their histograms; without it they would pile up until somebody asks.
+    pub(crate) fn fold(&self) {
+        self.handle.run_upkeep();
+    }
+
+    pub(crate) fn request(&self, route: &str, status: u16, code: &'static str, elapsed: Duration) {
+        let route = Label::new("route", route.to_owned());
+        let labels = [
+            route.clone(),
+            Label::new("status", status.to_string()),
+            Label::from_static_parts("code", code),
+        ];
+        self.count(REQUESTS, labels.to_vec(), 1);
+        self.observe(REQUEST_SECONDS, vec![route], elapsed.as_secs_f64());
+    }
+
+    pub(crate) fn stage(&self, stage: &'static str, elapsed: Duration) {
+        let labels = vec![Label::from_static_parts("stage", stage)];
+        self.observe(STAGE_SECONDS, labels, elapsed.as_secs_f64());
+    }
+
+    pub(crate) fn queue_tokens(&self, model: &str, n_tokens: usize) {
+        let key = Key::from_parts(QUEUE_TOKENS, vec![of(model)]);
+        self.recorder
+            .register_gauge(&key, &METADATA)
+            .set(n_tokens as f64);
+    }
+
+    pub(crate) fn dropped(&self, model: &str, reason: &'static str, n: u64) {
+        if n > 0 {
+            self.count(
+                DROPPED,
+                vec![of(model), Label::from_static_parts("reason", reason)],
+                n,
+            );
+        }
+    }
+
+    pub(crate) fn batch(&self, model: &str, n_rows: usize, n_tokens: usize, elapsed: Duration) {
+        self.observe(BATCH_ROWS, vec![of(model)], n_rows as f64);
+        self.observe(BATCH_TOKENS, vec![of(model)], n_tokens as f64);
+        self.observe(BATCH_SECONDS, vec![of(model)], elapsed.as_secs_f64());
+    }
+
+    fn count(&self, name: &'static str, labels: Vec<Label>, n: u64) {
+        let key = Key::from_parts(name, labels);
+        self.recorder.register_counter(&key, &METADATA).increment(n);
+    }
+
+    fn observe(&self, name: &'static str, labels: Vec<Label>, value: f64) {
+        let key = Key::from_parts(name, labels);
+        self.recorder
+            .register_histogram(&key, &METADATA)
+            .record(value);
+    }
+}
+
+fn of(model: &str) -> Label {
+    Label::new("model", model.to_owned())
+}

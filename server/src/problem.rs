@@ -1,0 +1,299 @@
+//! The one place where what went wrong becomes a status, a stable code and a text for the caller.
+//!
+//! Handlers return an [`ApiError`]. It travels as an extension of an empty response to the outermost layer, which knows the
+//! request id, logs the cause and writes the body: `application/problem+json`, or OpenAI's form on OpenAI's routes.
+
+use std::error::Error;
+use std::time::Duration;
+
+use axum::http::header::{CONTENT_TYPE, RETRY_AFTER};
+use axum::http::{HeaderValue, StatusCode};
+use axum::response::{IntoResponse, Response};
+use openapi::{ErrorCode, FieldError, OpenAiError, OpenAiErrorBody, Problem};
+use retriever::{BackendError, ModelError, SearchError};
+
+type Cause = Box<dyn Error + Send + Sync>;
+
+/// Why a request gets no answer.
+#[derive(Debug)]
+pub(crate) struct ApiError {
+    pub(crate) code: ErrorCode,
+    pub(crate) detail: String,
+    retry_after: Option<Duration>,
+    fields: Vec<FieldError>,
+    /// For the log, never for the caller.
+    cause: Option<Cause>,
+}
+
+impl ApiError {
+    pub(crate) fn new(code: ErrorCode, detail: impl Into<String>) -> Self {
+        Self {
+            code,
+            detail: detail.into(),
+            retry_after: None,
+            fields: Vec::new(),
+            cause: None,
+        }
+    }
+
+    /// The server's fault; the caller learns no more than that.
+    pub(crate) fn internal(cause: impl Into<Cause>) -> Self {
+        let error = Self::new(
+            ErrorCode::Internal,
+            "the server's log has the cause under the request id",
+        );
+        Self {
+            cause: Some(cause.into()),
+            ..error
+        }
+    }
+
+    pub(crate) fn deadline_exceeded() -> Self {
+        Self::new(
+            ErrorCode::DeadlineExceeded,
+            "no answer within the time of the request",
+        )
+    }
+
+    pub(crate) fn overloaded(detail: impl Into<String>, retry_after: Duration) -> Self {
+        let error = Self::new(ErrorCode::Overloaded, detail);
+        Self {
+            retry_after: Some(retry_after),
+            ..error
+        }
+    }
+
+    /// One or more fields of the body are at fault.
+    pub(crate) fn fields(fields: Vec<FieldError>) -> Self {
+        let detail: Vec<String> = fields
+            .iter()
+            .map(|field| match field.pointer.as_str() {
+                "" => format!("body {}", field.message),
+                pointer => format!("{pointer} {}", field.message),
+            })
+            .collect();
+        Self {
+            fields,
+            ..Self::new(ErrorCode::Validation, detail.join("; "))
+        }
+    }
+
+    /// One field of the body is at fault.
+    pub(crate) fn field(
+        pointer: impl Into<String>,
+        code: &str,
+        message: impl Into<String>,
+    ) -> Self {
+        let (code, message) = (code.to_owned(), message.into());
+        let pointer = pointer.into();
+        Self::fields(vec![FieldError {
+            pointer,
+            code,
+            message,
+            ..FieldError::default()
+        }])
+    }
+
+    /// More than a setting allows, in a list or body as a whole.
+    pub(crate) fn too_many(
+        code: ErrorCode,
+        what: &str,
+        given: Option<u64>,
+        limit: usize,
+        setting: &str,
+    ) -> Self {
+        let limit = limit as u64;
+        let message = match given {
+            Some(given) => format!("{what} {given}, limit is {limit} (`{setting}`)"),
+            None => format!("{what} more than {limit} (`{setting}`)"),
+        };
+        let field = FieldError {
+            pointer: String::new(),
+            code: "too_large".to_owned(),
+            message: message.clone(),
+            limit: Some(limit),
+            given,
+            setting: Some(setting.to_owned()),
+        };
+        Self {
+            fields: vec![field],
+            ..Self::new(code, message)
+        }
+    }
+
+    pub(crate) fn model(error: ModelError) -> Self {
+        match error {
+            ModelError::Overloaded { retry_after, .. } => {
+                Self::overloaded(error.to_string(), retry_after)
+            }
+            ModelError::TooLarge { given, limit } => {
+                let given = Some(given as u64);
+                let code = ErrorCode::BatchTooLarge;
+                Self::too_many(
+                    code,
+                    "tokens of the request:",
+                    given,
+                    limit,
+                    "queue.max_tokens",
+                )
+            }
+            ModelError::DeadlineExceeded => Self::deadline_exceeded(),
+            ModelError::ShuttingDown => Self::new(ErrorCode::Draining, error.to_string()),
+            error => Self::internal(error),
+        }
+    }
+
+    pub(crate) fn search(error: SearchError, by_vector: bool) -> Self {
+        match error {
+            SearchError::Width { given, expected } if by_vector => Self::fields(vec![FieldError {
+                pointer: "/vector".to_owned(),
+                code: "wrong_width".to_owned(),
+                message: format!("has {given} values, the collection's vectors have {expected}"),
+                limit: Some(expected as u64),
+                given: Some(given as u64),
+                setting: None,
+            }]),
+            SearchError::NotFinite { position } if by_vector => {
+                let pointer = format!("/vector/{position}");
+                Self::field(pointer, "not_finite", "does not fit a finite 32-bit float")
+            }
+            SearchError::Backend(BackendError::Search(index::SearchError::ZeroQuery {
+                ..
+            })) if by_vector => Self::field(
+                "/vector",
+                "zero",
+                "is zero and has no direction to compare by",
+            ),
+            SearchError::TextNeeded { .. } => Self::field("/query", "missing", error.to_string()),
+            SearchError::NoReranker => Self::field(
+                "/rerank",
+                "unsupported",
+                "asks for a reranker, the collection has none",
+            ),
+            SearchError::Encode(error) | SearchError::Rerank(error) => Self::model(error),
+            SearchError::DeadlineExceeded { .. }
+            | SearchError::Backend(BackendError::DeadlineExceeded) => Self::deadline_exceeded(),
+            error => Self::internal(error),
+        }
+    }
+
+    /// What an error status means that axum or hyper gave without our doing.
+    pub(crate) fn from_status(status: StatusCode) -> Self {
+        let code = ErrorCode::ALL
+            .into_iter()
+            .find(|code| code.status() == status.as_u16());
+        match code {
+            Some(code) => Self::new(code, code.title().to_lowercase()),
+            None if status.is_client_error() => {
+                Self::new(ErrorCode::BadRequest, "request cannot be read")
+            }
+            None => Self::internal(format!("a handler answered {status}")),
+        }
+    }
+
+    /// The cause and what lies behind it, for the log.
+    pub(crate) fn causes(&self) -> String {
+        let mut causes = Vec::new();
+        let mut next = self.cause.as_deref().map(|cause| cause as &dyn Error);
+        while let Some(cause) = next {
+            causes.push(cause.to_string());
+            next = cause.source();
+        }
+        causes.join(": ")
+    }
+
+    /// Writes the body and the headers that belong to it. `response` keeps its other headers (`Allow`, for one).
+    pub(crate) fn render(
+        self,
+        response: &mut Response,
+        path: &str,
+        request_id: &str,
+        openai: bool,
+    ) {
+        *response.status_mut() =
+            StatusCode::from_u16(self.code.status()).expect("statuses of error codes are valid");
+        if let Some(retry_after) = self.retry_after {
+            let seconds = retry_after.as_secs_f64().ceil().max(1.0) as u64;
+            response
+                .headers_mut()
+                .insert(RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        let (media_type, body) = if openai {
+            ("application/json", serde_json::to_vec(&self.openai()))
+        } else {
+            (
+                "application/problem+json",
+                serde_json::to_vec(&self.problem(path, request_id)),
+            )
+        };
+        let body = body.expect("an error has string keys only");
+        response
+            .headers_mut()
+            .remove(axum::http::header::CONTENT_LENGTH);
+        response
+            .headers_mut()
+            .insert(CONTENT_TYPE, HeaderValue::from_static(media_type));
+        *response.body_mut() = body.into();
+    }
+
+    fn problem(self, path: &str, request_id: &str) -> Problem {
+        Problem {
+            r#type: format!("https://trawl.invalid/errors/{}", self.code.as_str()),
+            title: self.code.title().to_owned(),
+            status: self.code.status(),
+            detail: self.detail,
+            instance: path.to_owned(),
+            code: self.code,
+            retryable: self.code.retryable(),
+            retry_after_ms: self.retry_after.map(|time| time.as_millis() as u64),
+            request_id: request_id.to_owned(),
+            errors: self.fields,
+        }
+    }
+
+    fn openai(self) -> OpenAiError {
+        let kind = match self.code.status() {
+            429 => "rate_limit_error",
+            500.. => "server_error",
+            _ => "invalid_request_error",
+        };
+        let param = self
+            .fields
+            .into_iter()
+            .map(|field| field.pointer)
+            .find(|p| !p.is_empty());
+        OpenAiError {
+            error: OpenAiErrorBody {
+                message: self.detail,
+                r#type: kind.to_owned(),
+                param: param.map(|pointer| pointer.trim_start_matches('/').to_owned()),
+                code: self.code,
+            },
+        }
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let mut response = StatusCode::INTERNAL_SERVER_ERROR.into_response();
+        // Extensions have to be `Clone`, which a cause is not.
+        response
+            .extensions_mut()
+            .insert(Carried(std::sync::Arc::new(std::sync::Mutex::new(Some(
+                self,
+            )))));
+        response
+    }
+}
+
+#[derive(Clone)]
+struct Carried(std::sync::Arc<std::sync::Mutex<Option<ApiError>>>);
+
+/// Takes the error out of a response that carries one.
+pub(crate) fn take_error(response: &mut Response) -> Option<ApiError> {
+    let Carried(slot) = response.extensions_mut().remove()?;
+    let mut slot = slot
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner);
+    slot.take()
+}

@@ -1,0 +1,127 @@
+//! One file a route, and the router.
+
+mod collections;
+mod embeddings;
+mod health;
+mod rerank;
+mod search;
+
+use axum::extract::Request;
+use axum::http::{HeaderName, HeaderValue, StatusCode};
+use axum::middleware::{from_fn_with_state, map_response};
+use axum::response::Response;
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use openapi::ErrorCode;
+use utoipa::OpenApi;
+use utoipa_swagger_ui::{Config, SwaggerUi};
+
+use crate::exchange::exchange;
+use crate::problem::ApiError;
+use crate::state::App;
+
+static GENERATION: HeaderName = HeaderName::from_static("x-index-generation");
+static FINGERPRINT: HeaderName = HeaderName::from_static("x-model-fingerprint");
+static SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
+
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "trawl",
+        description = "Dense retrieval: search collections by text or vector, embed and rerank texts.",
+        license(name = "Apache-2.0 OR MIT", identifier = "Apache-2.0 OR MIT"),
+    ),
+    paths(
+        search::search,
+        collections::list,
+        collections::show,
+        embeddings::embed,
+        rerank::rerank,
+        health::live,
+        health::ready,
+        health::metrics,
+        health::document,
+    ),
+    tags(
+        (name = "search", description = "Passages for a query"),
+        (name = "models", description = "Vectors and scores of texts brought along"),
+        (name = "operation", description = "Health, figures, this document"),
+    ),
+)]
+struct Document;
+
+/// The OpenAPI document of all routes, as JSON text that ends in a line feed.
+#[must_use]
+pub fn openapi_document() -> String {
+    let document = Document::openapi();
+    document
+        .to_pretty_json()
+        .expect("the document has string keys only")
+        + "\n"
+}
+
+pub(crate) fn router(app: App) -> Router {
+    // Without a validator: the page would otherwise ask a public one.
+    let docs = SwaggerUi::new("/docs").config(
+        Config::new(["/openapi.json"])
+            .validator_url("none")
+            .try_it_out_enabled(true),
+    );
+    let docs: Router<App> = Router::from(docs).layer(map_response(keep_to_ourselves));
+    Router::new()
+        .route("/v1/collections", get(collections::list))
+        .route("/v1/collections/{name}", get(collections::show))
+        .route("/v1/collections/{name}/search", post(search::search))
+        .route("/v1/embeddings", post(embeddings::embed))
+        .route("/v1/rerank", post(rerank::rerank))
+        .route("/livez", get(health::live))
+        .route("/readyz", get(health::ready))
+        .route("/metrics", get(health::metrics))
+        .route("/openapi.json", get(health::document))
+        .merge(docs)
+        .fallback(no_route)
+        .method_not_allowed_fallback(no_method)
+        .layer(from_fn_with_state(app.clone(), exchange))
+        .with_state(app)
+}
+
+async fn no_route(request: Request) -> ApiError {
+    ApiError::new(
+        ErrorCode::NotFound,
+        format!("there is no route `{}`", request.uri().path()),
+    )
+}
+
+async fn no_method(request: Request) -> ApiError {
+    let (method, path) = (request.method(), request.uri().path());
+    let text = format!("`{path}` does not take {method}; the header `Allow` says what it takes");
+    ApiError::new(ErrorCode::MethodNotAllowed, text)
+}
+
+/// The page may load and ask this server only.
+async fn keep_to_ourselves(mut response: Response) -> Response {
+    let policy = "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:";
+    let headers = response.headers_mut();
+    headers.insert("content-security-policy", HeaderValue::from_static(policy));
+    headers.insert(
+        "x-content-type-options",
+        HeaderValue::from_static("nosniff"),
+    );
+    response
+}
+
+/// A 200 with the two headers that say what answered.
+fn identified<T: serde::Serialize>(
+    body: T,
+    generation: Option<&str>,
+    fingerprint: &str,
+) -> Response {
+    let mut response = axum::response::IntoResponse::into_response((StatusCode::OK, Json(body)));
+    let headers = response.headers_mut();
+    for (name, value) in [(&GENERATION, generation), (&FINGERPRINT, Some(fingerprint))] {
+        if let Some(Ok(value)) = value.map(HeaderValue::from_str) {
+            headers.insert(name, value);
+        }
+    }
+    response
+}

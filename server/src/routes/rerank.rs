@@ -1,0 +1,120 @@
+use axum::Json as Answer;
+use axum::extract::{Extension, State};
+use openapi::{
+    ErrorCode, Problem, RerankDocument, RerankDocumentText, RerankRequest, RerankResponse,
+    RerankResult, RerankUsage,
+};
+
+use crate::body::Json;
+use crate::exchange::Context;
+use crate::problem::ApiError;
+use crate::scheduler::Class;
+use crate::state::App;
+
+/// Order documents by how well they answer a query
+///
+/// Request and answer are Jina's, which Cohere's clients understand as well. A pair over the model's length is cut there.
+#[utoipa::path(
+    post, path = "/v1/rerank", tag = "models", operation_id = "rerank",
+    params(
+        ("x-timeout-ms" = Option<u64>, Header, description = "Time of the request in milliseconds"),
+        ("x-priority" = Option<String>, Header, description = "`interactive` (default) or `bulk`"),
+        ("x-request-id" = Option<String>, Header, description = "Given back, and kept in the log"),
+    ),
+    request_body = RerankRequest,
+    responses(
+        (status = 200, description = "The documents, best first", body = RerankResponse),
+        (status = 400, description = "`bad_request`", body = Problem, content_type = "application/problem+json"),
+        (status = 404, description = "`model_not_found`", body = Problem, content_type = "application/problem+json"),
+        (status = 408, description = "`slow_client`", body = Problem, content_type = "application/problem+json"),
+        (status = 413, description = "`body_too_large`, `batch_too_large`", body = Problem, content_type = "application/problem+json"),
+        (status = 415, description = "`unsupported_media_type`", body = Problem, content_type = "application/problem+json"),
+        (status = 422, description = "`validation`", body = Problem, content_type = "application/problem+json"),
+        (status = 429, description = "`overloaded`, with `Retry-After`", body = Problem, content_type = "application/problem+json"),
+        (status = 500, description = "`internal`", body = Problem, content_type = "application/problem+json"),
+        (status = 503, description = "`not_ready`, `draining`", body = Problem, content_type = "application/problem+json"),
+        (status = 504, description = "`deadline_exceeded`", body = Problem, content_type = "application/problem+json"),
+    ),
+)]
+pub(super) async fn rerank(
+    State(app): State<App>,
+    Extension(context): Extension<Context>,
+    Json(body): Json<RerankRequest>,
+) -> Result<Answer<RerankResponse>, ApiError> {
+    let model = match (&body.model, app.rerankers.len()) {
+        (Some(name), _) => app.rerankers.get(name).cloned(),
+        (None, 1) => app.rerankers.values().next().cloned(),
+        (None, _) => None,
+    };
+    let model = model.ok_or_else(|| {
+        let known: Vec<&str> = app.rerankers.keys().map(String::as_str).collect();
+        let asked = body.model.as_deref().unwrap_or_default();
+        let text = format!(
+            "there is no reranker `{asked}`; loaded: {}",
+            known.join(", ")
+        );
+        ApiError::new(ErrorCode::ModelNotFound, text)
+    })?;
+    let limits = &app.config.limits;
+    let (n_documents, limit) = (body.documents.len(), limits.rerank_documents);
+    if n_documents > limit {
+        let (code, given) = (ErrorCode::BatchTooLarge, Some(n_documents as u64));
+        return Err(ApiError::too_many(
+            code,
+            "documents:",
+            given,
+            limit,
+            "limits.rerank_documents",
+        ));
+    }
+    if n_documents == 0 {
+        return Err(ApiError::field("/documents", "too_small", "is empty"));
+    }
+    if body.query.trim().is_empty() {
+        return Err(ApiError::field("/query", "blank", "is blank"));
+    }
+    if body.query.len() > limits.query_bytes {
+        let (given, limit) = (body.query.len(), limits.query_bytes);
+        let text = format!("has {given} bytes, limit is {limit} (`limits.query_bytes`)");
+        return Err(ApiError::field("/query", "too_large", text));
+    }
+    if body.top_n == Some(0) {
+        return Err(ApiError::field("/top_n", "too_small", "is 0, limit is 1"));
+    }
+    let deadline = context.deadline(None, &app)?;
+    let class = context.class(Class::Interactive);
+    let texts: Vec<String> = body
+        .documents
+        .into_iter()
+        .map(RerankDocument::into_text)
+        .collect();
+    let kept = if body.return_documents {
+        texts.clone()
+    } else {
+        Vec::new()
+    };
+    let scored = model
+        .score(body.query, texts, class, deadline)
+        .await
+        .map_err(ApiError::model)?;
+
+    let mut order: Vec<usize> = (0..scored.scores.len()).collect();
+    // Stable: equal scores keep the order given.
+    order.sort_by(|&a, &b| scored.scores[b].total_cmp(&scored.scores[a]));
+    order.truncate(body.top_n.unwrap_or(usize::MAX));
+    let result = |index: usize| RerankResult {
+        index,
+        relevance_score: scored.scores[index],
+        document: kept
+            .get(index)
+            .map(|text| RerankDocumentText { text: text.clone() }),
+    };
+    Ok(Answer(RerankResponse {
+        id: context.request_id,
+        model: model.name.clone(),
+        results: order.into_iter().map(result).collect(),
+        usage: RerankUsage {
+            total_tokens: scored.n_tokens,
+        },
+    }))
+}

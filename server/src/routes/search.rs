@@ -1,0 +1,330 @@
+use std::time::Duration;
+
+use axum::extract::{Extension, Path, State};
+use axum::http::HeaderValue;
+use axum::response::Response;
+use openapi::{
+    FieldError, HitScores, IncludeField, Problem, SearchHit, SearchMode, SearchResponse,
+    SearchTiming, SearchUsage,
+};
+use retriever::{
+    Deadline, Include, Mode, OnTimeout, QueryEncoder, QueryInput, RerankRequest, Reranker,
+    SearchOptions, SearchRequest, Timing,
+};
+use tokio::time::timeout_at;
+
+use super::{SERVER_TIMING, identified};
+use crate::Limits;
+use crate::body::Json;
+use crate::exchange::Context;
+use crate::model::{NoEncoder, OnBehalf};
+use crate::problem::ApiError;
+use crate::scheduler::Class;
+use crate::state::{App, ServedCollection, Shared};
+
+/// Every stage watches the deadline itself. This is how much later an answer is given up that none of them gave up,
+/// so that one whose reranking was cut short at the deadline still has time to be written.
+const SLACK: Duration = Duration::from_millis(200);
+
+/// Search a collection by text or by vector
+///
+/// Answers come from one generation of the collection, named in the body and in the header `x-index-generation`.
+#[utoipa::path(
+    post, path = "/v1/collections/{name}/search", tag = "search", operation_id = "search",
+    params(
+        ("name" = String, Path, description = "Name of the collection", example = "docs"),
+        ("x-timeout-ms" = Option<u64>, Header, description = "As `timeout_ms` of the body"),
+        ("x-priority" = Option<String>, Header, description = "`interactive` (default) or `bulk`"),
+        ("x-request-id" = Option<String>, Header, description = "Given back, and kept in the log"),
+    ),
+    request_body = openapi::SearchRequest,
+    responses(
+        (status = 200, description = "The passages, best first", body = SearchResponse, headers(
+            ("x-index-generation" = String, description = "The generation that answered"),
+            ("x-model-fingerprint" = String, description = "Fingerprint of the generation's model and texts"),
+            ("Server-Timing" = String, description = "Time of each stage"),
+        )),
+        (status = 400, description = "`bad_request`", body = Problem, content_type = "application/problem+json"),
+        (status = 404, description = "`not_found`", body = Problem, content_type = "application/problem+json"),
+        (status = 408, description = "`slow_client`", body = Problem, content_type = "application/problem+json"),
+        (status = 413, description = "`body_too_large`", body = Problem, content_type = "application/problem+json"),
+        (status = 415, description = "`unsupported_media_type`", body = Problem, content_type = "application/problem+json"),
+        (status = 422, description = "`validation`", body = Problem, content_type = "application/problem+json"),
+        (status = 429, description = "`overloaded`, with `Retry-After`", body = Problem, content_type = "application/problem+json"),
+        (status = 500, description = "`internal`", body = Problem, content_type = "application/problem+json"),
+        (status = 503, description = "`not_ready`, `draining`", body = Problem, content_type = "application/problem+json"),
+        (status = 504, description = "`deadline_exceeded`", body = Problem, content_type = "application/problem+json"),
+    ),
+)]
+pub(super) async fn search(
+    State(app): State<App>,
+    Extension(context): Extension<Context>,
+    Path(name): Path<String>,
+    Json(body): Json<openapi::SearchRequest>,
+) -> Result<Response, ApiError> {
+    let collection = app.collection(&name)?;
+    let deadline = context.deadline(body.timeout_ms, &app)?;
+    let class = context.class(Class::Interactive);
+    let by_vector = body.vector.is_some();
+    let request = resolve(body, &app.config.limits, &collection, deadline)?;
+
+    let encoder = collection
+        .encoder
+        .as_deref()
+        .map(|model| OnBehalf { model, class });
+    let encoder: &dyn QueryEncoder = encoder.as_ref().map_or(&NoEncoder, |encoder| encoder);
+    let reranker = collection
+        .reranker
+        .as_deref()
+        .map(|model| OnBehalf { model, class });
+    let reranker = reranker.as_ref().map(|reranker| reranker as &dyn Reranker);
+
+    let answer = collection.retriever.search(request, encoder, reranker);
+    let answer = match deadline.moment() {
+        Some(moment) => timeout_at((moment + SLACK).into(), answer)
+            .await
+            .map_err(|_| ApiError::deadline_exceeded())?,
+        None => answer.await,
+    };
+    let answer = answer.map_err(|error| ApiError::search(error, by_vector))?;
+    record(&app, &answer.timing);
+    Ok(respond(&collection, answer, context.request_id))
+}
+
+/// Checks everything that can be checked before anything is computed.
+fn resolve(
+    body: openapi::SearchRequest,
+    limits: &Limits,
+    collection: &ServedCollection,
+    deadline: Deadline,
+) -> Result<SearchRequest, ApiError> {
+    let mut faults = Faults(Vec::new());
+    faults.range("/top_k", body.top_k, 1, limits.top_k, "limits.top_k");
+    let end = body.offset.saturating_add(body.top_k);
+    if end > limits.window {
+        faults.range("/offset", end, 0, limits.window, "limits.window");
+    }
+    if let Some(hybrid) = &body.hybrid {
+        if body.mode != SearchMode::Hybrid {
+            faults.add(
+                "/hybrid",
+                "conflict",
+                "has an effect with `\"mode\": \"hybrid\"` only",
+            );
+        }
+        faults.range("/hybrid/k", hybrid.k as usize, 1, u32::MAX as usize, "");
+    }
+    if body.timeout_ms == Some(0) {
+        faults.range("/timeout_ms", 0, 1, usize::MAX, "");
+    }
+    if let Some(rerank) = &body.rerank {
+        let (setting, limit) = ("limits.rerank_candidates", limits.rerank_candidates);
+        faults.range("/rerank/candidates", rerank.candidates, 1, limit, setting);
+        if rerank.timeout_ms == Some(0) {
+            faults.range("/rerank/timeout_ms", 0, 1, usize::MAX, "");
+        }
+        if collection.reranker.is_none() {
+            faults.add(
+                "/rerank",
+                "unsupported",
+                "asks for a reranker, the collection has none",
+            );
+        }
+    }
+    let query = match (body.query, body.vector) {
+        (Some(_), Some(_)) => {
+            faults.add(
+                "/vector",
+                "conflict",
+                "is given beside `query`; one of them is enough",
+            );
+            None
+        }
+        (None, None) => {
+            faults.add("/query", "missing", "is missing, and so is `vector`");
+            None
+        }
+        (Some(text), None) => {
+            if text.trim().is_empty() {
+                faults.add("/query", "blank", "is blank");
+            }
+            faults.range(
+                "/query",
+                text.len(),
+                0,
+                limits.query_bytes,
+                "limits.query_bytes",
+            );
+            if collection.encoder.is_none() && body.mode != SearchMode::Lexical {
+                let text = "is text, but the collection's vectors were made elsewhere and it has no encoder";
+                faults.add("/query", "unsupported", text);
+            }
+            Some(QueryInput::Text(text))
+        }
+        (None, Some(vector)) => {
+            if body.mode != SearchMode::Dense {
+                faults.add("/mode", "conflict", "needs a `query`, a `vector` is given");
+            }
+            if body.rerank.is_some() {
+                faults.add(
+                    "/rerank",
+                    "conflict",
+                    "needs a `query`, a `vector` is given",
+                );
+            }
+            Some(QueryInput::Vector(vector))
+        }
+    };
+    let query = match query {
+        Some(query) if faults.0.is_empty() => query,
+        _ => return Err(ApiError::fields(faults.0)),
+    };
+    let options = SearchOptions {
+        mode: match body.mode {
+            SearchMode::Dense => Mode::Dense,
+            SearchMode::Lexical => Mode::Lexical,
+            SearchMode::Hybrid => Mode::Hybrid {
+                k: body.hybrid.unwrap_or_default().k,
+            },
+        },
+        top_k: body.top_k,
+        offset: body.offset,
+        rerank: body.rerank.map(|rerank| RerankRequest {
+            candidates: rerank.candidates,
+            timeout: rerank.timeout_ms.map(Duration::from_millis),
+            on_timeout: match rerank.on_timeout {
+                openapi::OnTimeout::Skip => OnTimeout::Skip,
+                openapi::OnTimeout::Fail => OnTimeout::Fail,
+            },
+        }),
+        exact: body.search.exact,
+        include: Include {
+            text: body.include.contains(&IncludeField::Text),
+            metadata: body.include.contains(&IncludeField::Metadata),
+        },
+        deadline,
+        ..SearchOptions::default()
+    };
+    Ok(SearchRequest { query, options })
+}
+
+struct Faults(Vec<FieldError>);
+
+impl Faults {
+    fn add(&mut self, pointer: &str, code: &str, message: &str) {
+        let (pointer, code, message) = (pointer.to_owned(), code.to_owned(), message.to_owned());
+        self.0.push(FieldError {
+            pointer,
+            code,
+            message,
+            ..FieldError::default()
+        });
+    }
+
+    /// `setting` is empty where the limit cannot be set.
+    fn range(&mut self, pointer: &str, given: usize, least: usize, most: usize, setting: &str) {
+        if (least..=most).contains(&given) {
+            return;
+        }
+        let (code, limit) = if given < least {
+            ("too_small", least)
+        } else {
+            ("too_large", most)
+        };
+        let setting = Some(setting).filter(|setting| given > most && !setting.is_empty());
+        let named = setting.map_or_else(String::new, |setting| format!(" (`{setting}`)"));
+        self.0.push(FieldError {
+            pointer: pointer.to_owned(),
+            code: code.to_owned(),
+            message: format!("is {given}, limit is {limit}{named}"),
+            limit: Some(limit as u64),
+            given: Some(given as u64),
+            setting: setting.map(str::to_owned),
+        });
+    }
+}
+
+fn record(app: &Shared, timing: &Timing) {
+    for (stage, elapsed) in stages(timing) {
+        app.metrics.stage(stage, elapsed);
+    }
+}
+
+fn stages(timing: &Timing) -> [(&'static str, Duration); 7] {
+    [
+        ("queue", timing.queue),
+        ("tokenize", timing.tokenize),
+        ("encode", timing.encode),
+        ("search", timing.search),
+        ("rerank", timing.rerank),
+        ("fetch", timing.fetch),
+        ("total", timing.total),
+    ]
+}
+
+fn millis(duration: Duration) -> f64 {
+    duration.as_micros() as f64 / 1e3
+}
+
+fn respond(
+    collection: &ServedCollection,
+    answer: retriever::SearchResponse,
+    request_id: String,
+) -> Response {
+    let manifest = collection.retriever.manifest();
+    let timing = &answer.timing;
+    let server_timing: Vec<String> = stages(timing)
+        .iter()
+        .map(|(stage, elapsed)| format!("{stage};dur={}", millis(*elapsed)))
+        .collect();
+    let body = SearchResponse {
+        degraded: answer
+            .degraded
+            .iter()
+            .map(|part| (*part).to_owned())
+            .collect(),
+        exact: answer.exact,
+        usage: SearchUsage {
+            query_tokens: answer.usage.query_tokens,
+            rerank_tokens: answer.usage.rerank_tokens,
+            truncated: answer.usage.truncated,
+        },
+        timing_ms: SearchTiming {
+            queue: millis(timing.queue),
+            tokenize: millis(timing.tokenize),
+            encode: millis(timing.encode),
+            search: millis(timing.search),
+            rerank: millis(timing.rerank),
+            fetch: millis(timing.fetch),
+            total: millis(timing.total),
+        },
+        results: answer.hits.into_iter().map(hit).collect(),
+        collection: collection.name.clone(),
+        generation: manifest.generation.to_string(),
+        model_fingerprint: manifest.fingerprint_digest.clone(),
+        request_id,
+    };
+    let generation = body.generation.clone();
+    let mut response = identified(body, Some(&generation), &manifest.fingerprint_digest);
+    if let Ok(value) = HeaderValue::from_str(&server_timing.join(", ")) {
+        response.headers_mut().insert(&SERVER_TIMING, value);
+    }
+    response
+}
+
+fn hit(hit: retriever::Hit) -> SearchHit {
+    SearchHit {
+        id: hit.id,
+        score: hit.score,
+        rank: hit.rank,
+        scores: HitScores {
+            dense: hit.scores.dense,
+            bm25: hit.scores.bm25,
+            fused: hit.scores.fused,
+            rerank: hit.scores.rerank,
+        },
+        title: hit.title,
+        text: hit.text,
+        metadata: hit.metadata,
+    }
+}

@@ -1,0 +1,263 @@
+use std::future::Future;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use encoder::{BiEncoder, CrossEncoder};
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::service::TowerToHyperService;
+use retriever::Retriever;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
+
+use crate::check::{CheckError, known_answers};
+use crate::metrics::Metrics;
+use crate::routes::router;
+use crate::state::{App, AttachError, Phase, Shared};
+use crate::{QueueConfig, ServerConfig};
+
+/// Why a server could not start or had to stop.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ServeError {
+    /// The address is not to be had.
+    #[error("cannot listen on {address}")]
+    Bind {
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A model or a collection failed its check.
+    #[error("the check before serving failed")]
+    Check(#[from] CheckError),
+    /// The check ended without an outcome.
+    #[error("the check before serving was broken off")]
+    CheckStopped,
+}
+
+/// Models and collections that are about to be served.
+///
+/// Models come first, then the collections that name them, then [`Server::bind`] and [`BoundServer::run`].
+pub struct Server {
+    shared: Shared,
+}
+
+impl Server {
+    /// A server without models and collections.
+    #[must_use]
+    pub fn new(config: ServerConfig) -> Self {
+        let metrics = Metrics::new().expect("histograms have at least one bucket");
+        Self {
+            shared: Shared::new(config, metrics),
+        }
+    }
+
+    /// Adds a bi-encoder and starts the thread that owns it.
+    ///
+    /// # Errors
+    /// [`AttachError`] when the name or the queue cannot be used.
+    pub fn add_encoder(
+        &mut self,
+        name: &str,
+        model: Arc<BiEncoder>,
+        queue: QueueConfig,
+    ) -> Result<(), AttachError> {
+        self.shared.add_encoder(name, model, queue)
+    }
+
+    /// Adds a cross-encoder and starts the thread that owns it.
+    ///
+    /// # Errors
+    /// [`AttachError`] when the name or the queue cannot be used.
+    pub fn add_reranker(
+        &mut self,
+        name: &str,
+        model: Arc<CrossEncoder>,
+        queue: QueueConfig,
+    ) -> Result<(), AttachError> {
+        self.shared.add_reranker(name, model, queue)
+    }
+
+    /// Adds a collection under a name, with the names of the models that answer for it. Without an encoder it is searched
+    /// by vector and by BM25.
+    ///
+    /// # Errors
+    /// [`AttachError::Fingerprint`] when the encoder is not the one that made the collection's vectors; it names the first
+    /// entry that differs.
+    pub fn add_collection(
+        &mut self,
+        name: &str,
+        retriever: Retriever,
+        encoder: Option<&str>,
+        reranker: Option<&str>,
+    ) -> Result<(), AttachError> {
+        self.shared
+            .add_collection(name, retriever, encoder, reranker)
+    }
+
+    /// Takes the address. Connections wait until [`BoundServer::run`].
+    ///
+    /// # Errors
+    /// [`ServeError::Bind`].
+    pub async fn bind(self) -> Result<BoundServer, ServeError> {
+        let address = self.shared.config.bind;
+        let failed = |source| ServeError::Bind { address, source };
+        let listener = TcpListener::bind(address).await.map_err(failed)?;
+        let address = listener.local_addr().map_err(failed)?;
+        Ok(BoundServer {
+            app: Arc::new(self.shared),
+            listener,
+            address,
+        })
+    }
+}
+
+/// A server that has its address.
+pub struct BoundServer {
+    app: App,
+    listener: TcpListener,
+    address: SocketAddr,
+}
+
+impl BoundServer {
+    /// The address, with the port that was taken where 0 was asked for.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Serves until `shutdown` is ready; then takes no more connections, finishes the requests in flight within the grace
+    /// period, and returns.
+    ///
+    /// Models and collections are checked while the first connections are taken: `/readyz` and everything under `/v1` answer
+    /// 503 until each of them gave its known answer.
+    ///
+    /// # Errors
+    /// [`ServeError::Check`] when one of them did not.
+    pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), ServeError> {
+        let Self { app, listener, .. } = self;
+        let connections = Connections::new(Arc::clone(&app));
+        let folding = tokio::spawn(fold_metrics(Arc::clone(&app)));
+        let outcome = accept_until(&app, &listener, &connections, shutdown).await;
+        app.enter(Phase::Draining);
+        drop(listener);
+        connections.drain(app.config.shutdown_grace).await;
+        folding.abort();
+        outcome
+    }
+}
+
+async fn accept_until(
+    app: &App,
+    listener: &TcpListener,
+    connections: &Connections,
+    shutdown: impl Future<Output = ()>,
+) -> Result<(), ServeError> {
+    let mut shutdown = std::pin::pin!(shutdown);
+    let checked = Arc::clone(app);
+    let mut check = tokio::spawn(async move { known_answers(&checked).await });
+    loop {
+        tokio::select! {
+            () = &mut shutdown => {
+                check.abort();
+                return Ok(());
+            }
+            outcome = &mut check, if app.phase() == Phase::Starting => {
+                outcome.map_err(|_| ServeError::CheckStopped)??;
+                app.enter(Phase::Ready);
+            }
+            () = connections.accept(listener) => {}
+        }
+    }
+}
+
+/// The open connections.
+struct Connections {
+    router: axum::Router,
+    http: http1::Builder,
+    permits: Arc<Semaphore>,
+    graceful: GracefulShutdown,
+    tasks: tokio_util::task::TaskTracker,
+    stop: tokio_util::sync::CancellationToken,
+}
+
+impl Connections {
+    fn new(app: App) -> Self {
+        let config = &app.config;
+        let mut http = http1::Builder::new();
+        http.timer(TokioTimer::new())
+            .header_read_timeout(config.read_timeout);
+        // hyper refuses on its own what is far over the limit; up to there the answer is ours and says why.
+        http.max_buf_size((4 * config.limits.header_bytes).max(64 << 10));
+        let permits = config.limits.connections.clamp(1, Semaphore::MAX_PERMITS);
+        Self {
+            http,
+            permits: Arc::new(Semaphore::new(permits)),
+            graceful: GracefulShutdown::new(),
+            tasks: tokio_util::task::TaskTracker::new(),
+            stop: tokio_util::sync::CancellationToken::new(),
+            router: router(app),
+        }
+    }
+
+    /// Takes one connection and serves it in a task of its own. Dropping the future loses no connection.
+    async fn accept(&self, listener: &TcpListener) {
+        let Ok(permit) = Arc::clone(&self.permits).acquire_owned().await else {
+            return;
+        };
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                // Out of descriptors, most likely: some will be free again soon.
+                tracing::warn!(%error, "cannot accept a connection");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                return;
+            }
+        };
+        let connection = self.connection(stream);
+        let stop = self.stop.clone();
+        self.tasks.spawn(async move {
+            tokio::select! {
+                _ = connection => {}
+                () = stop.cancelled() => {}
+            }
+            drop(permit);
+        });
+    }
+
+    fn connection(
+        &self,
+        stream: TcpStream,
+    ) -> impl Future<Output = Result<(), hyper::Error>> + use<> {
+        // Answers are written at once; waiting to fill a packet would only delay them.
+        let _ = stream.set_nodelay(true);
+        let service = TowerToHyperService::new(self.router.clone());
+        self.graceful
+            .watch(self.http.serve_connection(TokioIo::new(stream), service))
+    }
+
+    /// Lets requests in flight end, for as long as `grace` allows.
+    async fn drain(self, grace: Duration) {
+        self.tasks.close();
+        if timeout(grace, self.graceful.shutdown()).await.is_err() {
+            tracing::warn!(
+                open = self.tasks.len(),
+                "grace period is over, closing connections"
+            );
+        }
+        self.stop.cancel();
+        self.tasks.wait().await;
+    }
+}
+
+async fn fold_metrics(app: App) {
+    let mut every = tokio::time::interval(Duration::from_secs(5));
+    loop {
+        every.tick().await;
+        app.metrics.fold();
+    }
+}

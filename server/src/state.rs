@@ -1,0 +1,261 @@
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+
+use encoder::{BiEncoder, CrossEncoder};
+use openapi::ErrorCode;
+use retriever::{FingerprintError, Retriever, check_encoder};
+use tokio::sync::Semaphore;
+
+use crate::metrics::Metrics;
+use crate::model::{ServedEncoder, ServedReranker, Tokenizers};
+use crate::problem::ApiError;
+use crate::{QueueConfig, ServerConfig};
+
+/// Why a model or a collection cannot be served.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum AttachError {
+    /// Names stand in paths and labels.
+    #[error("`{name}` is no name: 1 to 64 letters, digits, `.`, `_`, `-`, not beginning with `.`")]
+    Name {
+        /// The name.
+        name: String,
+    },
+    /// Two things of a kind have one name.
+    #[error("there are two {kind}s named `{name}`")]
+    Duplicate {
+        /// `encoder`, `reranker` or `collection`.
+        kind: &'static str,
+        /// The name.
+        name: String,
+    },
+    /// A collection names a model that is not there.
+    #[error("collection `{collection}` names {kind} `{name}`, which is not loaded")]
+    NoModel {
+        /// The collection.
+        collection: String,
+        /// `encoder` or `reranker`.
+        kind: &'static str,
+        /// The model.
+        name: String,
+    },
+    /// The encoder is not the one that made the vectors.
+    #[error("encoder `{encoder}` does not belong to collection `{collection}`")]
+    Fingerprint {
+        /// The collection.
+        collection: String,
+        /// The encoder.
+        encoder: String,
+        /// The first entry that differs.
+        source: FingerprintError,
+    },
+    /// A queue is set up so that it could never pass anything on.
+    #[error("{setting} is {given}, expected {expected}")]
+    Setting {
+        /// The setting.
+        setting: &'static str,
+        /// What was given.
+        given: String,
+        /// What is accepted.
+        expected: &'static str,
+    },
+    /// The thread of a model cannot be started.
+    #[error("cannot start the thread of model `{name}`")]
+    Thread {
+        /// The model.
+        name: String,
+        /// Why.
+        source: std::io::Error,
+    },
+}
+
+/// A collection and the models that answer for it.
+pub(crate) struct ServedCollection {
+    pub(crate) name: String,
+    pub(crate) retriever: Retriever,
+    pub(crate) encoder: Option<Arc<ServedEncoder>>,
+    pub(crate) reranker: Option<Arc<ServedReranker>>,
+}
+
+/// Where the server is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Phase {
+    Starting,
+    Ready,
+    Draining,
+}
+
+/// Everything that requests share.
+pub(crate) struct Shared {
+    pub(crate) config: ServerConfig,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) encoders: BTreeMap<String, Arc<ServedEncoder>>,
+    pub(crate) rerankers: BTreeMap<String, Arc<ServedReranker>>,
+    pub(crate) collections: BTreeMap<String, Arc<ServedCollection>>,
+    /// Requests that may still begin.
+    pub(crate) requests: Semaphore,
+    tokenizers: Arc<Tokenizers>,
+    phase: AtomicU8,
+}
+
+pub(crate) type App = Arc<Shared>;
+
+impl Shared {
+    pub(crate) fn new(config: ServerConfig, metrics: Metrics) -> Self {
+        Self {
+            metrics: Arc::new(metrics),
+            encoders: BTreeMap::new(),
+            rerankers: BTreeMap::new(),
+            collections: BTreeMap::new(),
+            requests: Semaphore::new(config.limits.requests.min(Semaphore::MAX_PERMITS)),
+            tokenizers: Arc::new(Tokenizers::new(config.tokenizer_threads)),
+            phase: AtomicU8::new(Phase::Starting as u8),
+            config,
+        }
+    }
+
+    pub(crate) fn add_encoder(
+        &mut self,
+        name: &str,
+        model: Arc<BiEncoder>,
+        queue: QueueConfig,
+    ) -> Result<(), AttachError> {
+        check_new(&self.encoders, "encoder", name)?;
+        check_queue(&queue)?;
+        let (tokenizers, metrics) = (Arc::clone(&self.tokenizers), Arc::clone(&self.metrics));
+        let served =
+            ServedEncoder::start(name, model, queue, tokenizers, metrics).map_err(|source| {
+                AttachError::Thread {
+                    name: name.to_owned(),
+                    source,
+                }
+            })?;
+        self.encoders.insert(name.to_owned(), Arc::new(served));
+        Ok(())
+    }
+
+    pub(crate) fn add_reranker(
+        &mut self,
+        name: &str,
+        model: Arc<CrossEncoder>,
+        queue: QueueConfig,
+    ) -> Result<(), AttachError> {
+        check_new(&self.rerankers, "reranker", name)?;
+        check_queue(&queue)?;
+        let (tokenizers, metrics) = (Arc::clone(&self.tokenizers), Arc::clone(&self.metrics));
+        let served =
+            ServedReranker::start(name, model, queue, tokenizers, metrics).map_err(|source| {
+                AttachError::Thread {
+                    name: name.to_owned(),
+                    source,
+                }
+            })?;
+        self.rerankers.insert(name.to_owned(), Arc::new(served));
+        Ok(())
+    }
+
+    pub(crate) fn add_collection(
+        &mut self,
+        name: &str,
+        retriever: Retriever,
+        encoder: Option<&str>,
+        reranker: Option<&str>,
+    ) -> Result<(), AttachError> {
+        check_new(&self.collections, "collection", name)?;
+        let missing = |kind: &'static str, model: &str| AttachError::NoModel {
+            collection: name.to_owned(),
+            kind,
+            name: model.to_owned(),
+        };
+        let encoder = match encoder {
+            Some(model) => {
+                let served = self
+                    .encoders
+                    .get(model)
+                    .ok_or_else(|| missing("encoder", model))?;
+                check_encoder(retriever.manifest(), &served.model).map_err(|source| {
+                    let (collection, encoder) = (name.to_owned(), model.to_owned());
+                    AttachError::Fingerprint {
+                        collection,
+                        encoder,
+                        source,
+                    }
+                })?;
+                Some(Arc::clone(served))
+            }
+            None => None,
+        };
+        let reranker = match reranker {
+            Some(model) => {
+                let served = self
+                    .rerankers
+                    .get(model)
+                    .ok_or_else(|| missing("reranker", model))?;
+                Some(Arc::clone(served))
+            }
+            None => None,
+        };
+        let served = ServedCollection {
+            name: name.to_owned(),
+            retriever,
+            encoder,
+            reranker,
+        };
+        self.collections.insert(name.to_owned(), Arc::new(served));
+        Ok(())
+    }
+
+    pub(crate) fn phase(&self) -> Phase {
+        match self.phase.load(Ordering::Acquire) {
+            phase if phase == Phase::Starting as u8 => Phase::Starting,
+            phase if phase == Phase::Ready as u8 => Phase::Ready,
+            _ => Phase::Draining,
+        }
+    }
+
+    pub(crate) fn enter(&self, phase: Phase) {
+        self.phase.store(phase as u8, Ordering::Release);
+    }
+
+    pub(crate) fn collection(&self, name: &str) -> Result<Arc<ServedCollection>, ApiError> {
+        self.collections.get(name).cloned().ok_or_else(|| {
+            ApiError::new(
+                ErrorCode::NotFound,
+                format!("there is no collection `{name}`"),
+            )
+        })
+    }
+}
+
+fn check_new<T>(
+    known: &BTreeMap<String, T>,
+    kind: &'static str,
+    name: &str,
+) -> Result<(), AttachError> {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+    if !(1..=64).contains(&name.len()) || name.starts_with('.') || !name.bytes().all(plain) {
+        return Err(AttachError::Name {
+            name: name.to_owned(),
+        });
+    }
+    if known.contains_key(name) {
+        return Err(AttachError::Duplicate {
+            kind,
+            name: name.to_owned(),
+        });
+    }
+    Ok(())
+}
+
+fn check_queue(queue: &QueueConfig) -> Result<(), AttachError> {
+    let share = queue.interactive_share;
+    if share > 0.0 && share < 1.0 {
+        return Ok(());
+    }
+    Err(AttachError::Setting {
+        setting: "queue.interactive_share",
+        given: share.to_string(),
+        expected: "a number between 0 and 1",
+    })
+}

@@ -1,0 +1,296 @@
+//! A server on a free loopback port, a small collection, and a client.
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, mpsc};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use collection::Collection;
+use corpus::CorpusConfig;
+use encoder::{BiEncoder, CrossEncoder, EncoderConfig, ModelOptions};
+use indexer::{BuildConfig, NoProgress};
+use retriever::{OpenConfig, Retriever};
+use serde_json::Value;
+use server::{QueueConfig, ServeError, Server, ServerConfig};
+use tempfile::TempDir;
+use tokio::sync::oneshot;
+
+pub const CORPUS: &str = r#"{"_id": "tides", "title": "Tides", "text": "The sea comes in and goes out twice a day.", "lang": "en"}
+{"_id": "bees", "title": "Bees", "text": "Returning foragers steer by the sun.", "lang": "en"}
+{"_id": "bread", "title": "", "text": "Dough rises because yeast breathes.", "lang": "en"}
+{"_id": "sky", "title": "The sky", "text": "Air scatters blue light more than red.", "lang": "en"}
+{"_id": "glass", "title": "Glass", "text": "Sand melts and cools into a clear solid.", "lang": "en"}
+{"_id": "owls", "title": "Owls", "text": "Soft feathers make their flight silent.", "lang": "en"}
+"#;
+
+pub fn small_config() -> EncoderConfig {
+    EncoderConfig {
+        threads: 2,
+        ..EncoderConfig::default()
+    }
+}
+
+pub fn encoder(fixture: &str) -> Arc<BiEncoder> {
+    let path = testkit::fixture(fixture);
+    Arc::new(BiEncoder::load(&path, &ModelOptions::default(), &small_config()).unwrap())
+}
+
+pub fn reranker() -> Arc<CrossEncoder> {
+    let path = testkit::fixture("models/tiny-cross-bert");
+    Arc::new(CrossEncoder::load(&path, None, &small_config()).unwrap())
+}
+
+/// Builds the small collection in `folder`.
+pub fn build(folder: &Path, encoder: &BiEncoder) -> PathBuf {
+    let (file, root) = (folder.join("corpus.jsonl"), folder.join("docs"));
+    std::fs::write(&file, CORPUS).unwrap();
+    let corpus = CorpusConfig {
+        paths: vec![file],
+        ..CorpusConfig::default()
+    };
+    let config = BuildConfig::new(root.clone(), corpus, "models/tiny-bert".into());
+    indexer::build(&config, encoder, &NoProgress, &AtomicBool::new(false)).unwrap();
+    root
+}
+
+pub fn open(root: &Path) -> Retriever {
+    let generation = Collection::open(root).unwrap().resolve("live").unwrap();
+    Retriever::open(generation, OpenConfig { verify: true }).unwrap()
+}
+
+pub struct TestServer {
+    pub address: SocketAddr,
+    shutdown: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<Result<(), ServeError>>>,
+    _folder: TempDir,
+}
+
+impl TestServer {
+    pub fn start() -> Self {
+        Self::start_with(|_| {}, QueueConfig::default())
+    }
+
+    /// Serves `docs` with encoder `tiny` and reranker `tiny-cross`, and `plain` without models.
+    pub fn start_with(tweak: impl FnOnce(&mut ServerConfig), queue: QueueConfig) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let encoder = encoder("models/tiny-bert");
+        let root = build(folder.path(), &encoder);
+        let mut config = ServerConfig {
+            bind: SocketAddr::from(([127, 0, 0, 1], 0)),
+            ..ServerConfig::default()
+        };
+        tweak(&mut config);
+        let mut server = Server::new(config);
+        server.add_encoder("tiny", encoder, queue).unwrap();
+        server
+            .add_reranker("tiny-cross", reranker(), queue)
+            .unwrap();
+        server
+            .add_collection("docs", open(&root), Some("tiny"), Some("tiny-cross"))
+            .unwrap();
+        server
+            .add_collection("plain", open(&root), None, None)
+            .unwrap();
+
+        let (shutdown, stopped) = oneshot::channel();
+        let (bound, address) = mpsc::channel();
+        let thread = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Runtime::new().unwrap();
+            runtime.block_on(async move {
+                let server = server.bind().await?;
+                bound.send(server.address()).unwrap();
+                let stopped = async {
+                    let _ = stopped.await;
+                };
+                server.run(stopped).await
+            })
+        });
+        let address = address.recv().unwrap();
+        let started = Self {
+            address,
+            shutdown: Some(shutdown),
+            thread: Some(thread),
+            _folder: folder,
+        };
+        started.wait_until_ready();
+        started
+    }
+
+    fn wait_until_ready(&self) {
+        for _ in 0..500 {
+            if self.get("/readyz").status == 200 {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        panic!("the server did not become ready");
+    }
+
+    pub fn get(&self, path: &str) -> Answer {
+        self.raw(format!("GET {path} HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").as_bytes())
+    }
+
+    pub fn post(&self, path: &str, body: &Value) -> Answer {
+        self.post_with(path, "", body.to_string().as_bytes())
+    }
+
+    pub fn search(&self, body: Value) -> Answer {
+        self.post("/v1/collections/docs/search", &body)
+    }
+
+    /// `headers` are whole lines with their `\r\n`.
+    pub fn post_with(&self, path: &str, headers: &str, body: &[u8]) -> Answer {
+        let kind = match headers.contains("content-type") {
+            true => "",
+            false => "content-type: application/json\r\n",
+        };
+        let head = format!(
+            "POST {path} HTTP/1.1\r\nhost: a\r\nconnection: close\r\n{kind}{headers}content-length: {}\r\n\r\n",
+            body.len()
+        );
+        self.raw(&[head.as_bytes(), body].concat())
+    }
+
+    /// Sends bytes as they are and reads until the server closes.
+    pub fn raw(&self, request: &[u8]) -> Answer {
+        let mut client = self.connect();
+        client.send(request);
+        client.answer()
+    }
+
+    pub fn connect(&self) -> Client {
+        let stream = TcpStream::connect(self.address).unwrap();
+        stream
+            .set_read_timeout(Some(Duration::from_secs(30)))
+            .unwrap();
+        Client(stream)
+    }
+
+    /// Begins the shutdown.
+    pub fn stop(&mut self) {
+        self.shutdown.take().unwrap().send(()).unwrap();
+    }
+
+    /// Waits until the server has stopped by itself.
+    pub fn wait(mut self) -> Result<(), ServeError> {
+        self.thread.take().unwrap().join().unwrap()
+    }
+}
+
+impl Drop for TestServer {
+    fn drop(&mut self) {
+        drop(self.shutdown.take());
+        if let Some(thread) = self.thread.take()
+            && !std::thread::panicking()
+        {
+            thread.join().unwrap().unwrap();
+        }
+    }
+}
+
+pub struct Client(TcpStream);
+
+impl Client {
+    pub fn send(&mut self, bytes: &[u8]) {
+        self.0.write_all(bytes).unwrap();
+    }
+
+    /// Sends a head and returns when the server asks for the body, so that the request is certainly being handled.
+    pub fn begin(&mut self, path: &str, n_bytes: usize) {
+        let head = format!(
+            "POST {path} HTTP/1.1\r\nhost: a\r\nconnection: close\r\ncontent-type: application/json\r\n\
+             expect: 100-continue\r\ncontent-length: {n_bytes}\r\n\r\n"
+        );
+        self.send(head.as_bytes());
+        let expected = b"HTTP/1.1 100 Continue\r\n\r\n";
+        let mut answer = [0; 25];
+        self.0.read_exact(&mut answer).unwrap();
+        assert_eq!(&answer, expected);
+    }
+
+    pub fn close_sending(&self) {
+        self.0.shutdown(Shutdown::Write).unwrap();
+    }
+
+    pub fn answer(&mut self) -> Answer {
+        let mut bytes = Vec::new();
+        self.0.read_to_end(&mut bytes).unwrap();
+        Answer::parse(&bytes)
+    }
+}
+
+#[derive(Debug)]
+pub struct Answer {
+    pub status: u16,
+    headers: Vec<(String, String)>,
+    pub text: String,
+}
+
+impl Answer {
+    fn parse(bytes: &[u8]) -> Self {
+        let text = String::from_utf8(bytes.to_vec()).unwrap();
+        let (head, body) = text
+            .split_once("\r\n\r\n")
+            .unwrap_or_else(|| panic!("no answer: `{text}`"));
+        let mut lines = head.lines();
+        let status = lines
+            .next()
+            .unwrap()
+            .split(' ')
+            .nth(1)
+            .unwrap()
+            .parse()
+            .unwrap();
+        let header = |line: &str| {
+            let (name, value) = line.split_once(':').unwrap();
+            (name.to_ascii_lowercase(), value.trim().to_owned())
+        };
+        let headers = lines.map(header).collect();
+        Self {
+            status,
+            headers,
+            text: body.to_owned(),
+        }
+    }
+
+    pub fn header(&self, name: &str) -> &str {
+        let found = self.headers.iter().find(|(known, _)| known == name);
+        found.map_or("", |(_, value)| value)
+    }
+
+    #[track_caller]
+    pub fn json(&self) -> Value {
+        serde_json::from_str(&self.text).unwrap_or_else(|error| panic!("{error}: `{}`", self.text))
+    }
+
+    /// The body of a 200.
+    #[track_caller]
+    pub fn ok(&self) -> Value {
+        assert_eq!(self.status, 200, "{self:?}");
+        self.json()
+    }
+
+    /// The problem of an error, checked for what all problems have.
+    #[track_caller]
+    pub fn problem(&self, status: u16, code: &str) -> Value {
+        assert_eq!(self.status, status, "{self:?}");
+        assert_eq!(
+            self.header("content-type"),
+            "application/problem+json",
+            "{self:?}"
+        );
+        let problem = self.json();
+        assert_eq!(problem["status"], status);
+        assert_eq!(problem["code"], code, "{self:?}");
+        assert_eq!(
+            problem["type"],
+            format!("https://trawl.invalid/errors/{code}")
+        );
+        assert_eq!(problem["request_id"], self.header("x-request-id"));
+        assert!(!problem["detail"].as_str().unwrap().is_empty());
+        problem
+    }
+}

@@ -1,0 +1,760 @@
+//! A server as its callers see it: real sockets, a real collection, real (small) models.
+
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
+
+mod harness;
+
+use std::time::{Duration, Instant};
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use encoder::{Role, Text};
+use harness::{TestServer, build, encoder, open, reranker};
+use serde_json::{Value, json};
+use server::{AttachError, QueueConfig, Server, ServerConfig};
+
+const SEARCH: &str = "/v1/collections/docs/search";
+
+fn ids(answer: &Value) -> Vec<&str> {
+    let results = answer["results"].as_array().unwrap();
+    results
+        .iter()
+        .map(|hit| hit["id"].as_str().unwrap())
+        .collect()
+}
+
+#[test]
+fn a_search_says_what_answered_and_what_it_took() {
+    let server = TestServer::start();
+    let body = json!({"query": "why is the sky blue", "top_k": 3});
+    let headers = "x-request-id: mine-1\r\n";
+    let answer = server.post_with(SEARCH, headers, body.to_string().as_bytes());
+    let found = answer.ok();
+    let results = found["results"].as_array().unwrap();
+    assert_eq!(results.len(), 3);
+    for (place, hit) in results.iter().enumerate() {
+        assert_eq!(hit["rank"], place + 1);
+        assert_eq!(hit["score"], hit["scores"]["dense"]);
+        assert!(hit["text"].is_string() && hit["title"].is_string());
+        assert_eq!(hit["metadata"]["lang"], "en");
+    }
+    assert_eq!(found["degraded"], json!([]));
+    assert_eq!(found["exact"], true);
+    assert_eq!(found["collection"], "docs");
+    assert!(found["usage"]["query_tokens"].as_u64().unwrap() > 4);
+    assert!(found["timing_ms"]["total"].as_f64().unwrap() > 0.0);
+    assert_eq!(found["request_id"], "mine-1");
+    assert_eq!(answer.header("x-request-id"), "mine-1");
+    assert_eq!(found["generation"], answer.header("x-index-generation"));
+    assert_eq!(
+        found["model_fingerprint"],
+        answer.header("x-model-fingerprint")
+    );
+    assert!(answer.header("server-timing").contains("encode;dur="));
+
+    let shown = server.get("/v1/collections/docs").ok();
+    assert_eq!(shown["generation"], found["generation"]);
+    assert_eq!(shown["model_fingerprint"], found["model_fingerprint"]);
+    assert_eq!(
+        (&shown["passages"], &shown["counts"]["passages"]),
+        (&json!(6), &json!(6))
+    );
+    assert_eq!(
+        (&shown["encoder"], &shown["reranker"]),
+        (&json!("tiny"), &json!("tiny-cross"))
+    );
+    let list = server.get("/v1/collections").ok();
+    assert_eq!(list["collections"][0]["name"], "docs");
+    assert_eq!(list["collections"][1]["name"], "plain");
+    assert_eq!(list["collections"][1]["encoder"], Value::Null);
+}
+
+#[test]
+fn a_text_and_its_vector_find_the_same_passages() {
+    let server = TestServer::start();
+    let text = "silent flight";
+    let vectors = encoder("models/tiny-bert").encode_texts(Role::Query, &[Text::Single(text)]);
+    let by_vector = json!({"vector": vectors.unwrap().values, "top_k": 6});
+    let by_text = server.search(json!({"query": text, "top_k": 6})).ok();
+    let by_vector = server.post("/v1/collections/plain/search", &by_vector).ok();
+    assert_eq!(by_text["results"], by_vector["results"]);
+
+    let paged = server
+        .search(json!({"query": text, "top_k": 2, "offset": 3, "include": []}))
+        .ok();
+    assert_eq!(ids(&paged), ids(&by_text)[3..5]);
+    assert_eq!(paged["results"][0]["rank"], 4);
+    assert!(paged["results"][0].get("text").is_none());
+    assert!(paged["results"][0].get("metadata").is_none());
+}
+
+#[test]
+fn every_mode_answers_with_its_scores() {
+    let server = TestServer::start();
+    let query = "yeast and dough";
+    let lexical = server
+        .search(json!({"query": query, "mode": "lexical"}))
+        .ok();
+    assert_eq!(ids(&lexical), ["bread"]);
+    assert!(lexical["results"][0]["scores"]["bm25"].is_number());
+    let plain = json!({"query": query, "mode": "lexical"});
+    let plain = server.post("/v1/collections/plain/search", &plain).ok();
+    assert_eq!(plain["results"], lexical["results"]);
+
+    let body = json!({"query": query, "mode": "hybrid", "hybrid": {"k": 10}});
+    let hybrid = server.search(body).ok();
+    let hits = hybrid["results"].as_array().unwrap();
+    let bread = hits.iter().find(|hit| hit["id"] == "bread").unwrap();
+    for score in ["dense", "bm25", "fused"] {
+        assert!(bread["scores"][score].is_number(), "{bread}");
+    }
+
+    let body = json!({"query": query, "rerank": {"candidates": 4}, "search": {"exact": true}});
+    let reranked = server.search(body).ok();
+    let scores: Vec<f64> = reranked["results"].as_array().unwrap()[..4]
+        .iter()
+        .map(|hit| hit["scores"]["rerank"].as_f64().unwrap())
+        .collect();
+    assert!(scores.is_sorted_by(|a, b| a >= b), "{scores:?}");
+    assert!(reranked["results"][4]["scores"].get("rerank").is_none());
+    assert!(reranked["usage"]["rerank_tokens"].as_u64().unwrap() > 0);
+}
+
+#[test]
+fn a_bad_body_is_refused_with_its_place() {
+    let server = TestServer::start();
+    let width = 32;
+    let wide = vec![0.5; width + 1];
+    let huge: Vec<f64> = (0..width)
+        .map(|i| if i == 3 { 1e39 } else { 1.0 })
+        .collect();
+    for (body, pointer, code) in [
+        (json!({"query": 1}), "/query", "wrong_type"),
+        (json!({"query": "a", "top_k": "3"}), "/top_k", "wrong_type"),
+        (json!({"query": "a", "top_k": -1}), "/top_k", "wrong_type"),
+        (json!({"query": "a", "top_k": 0}), "/top_k", "too_small"),
+        (json!({"query": "a", "top_k": 1001}), "/top_k", "too_large"),
+        (
+            json!({"query": "a", "offset": 9_991}),
+            "/offset",
+            "too_large",
+        ),
+        (
+            json!({"query": "a", "offset": u64::MAX}),
+            "/offset",
+            "too_large",
+        ),
+        (
+            json!({"query": "a", "filter": {}}),
+            "/filter",
+            "unknown_field",
+        ),
+        (
+            json!({"query": "a", "rerank": {"model": "m"}}),
+            "/rerank/model",
+            "unknown_field",
+        ),
+        (
+            json!({"query": "a", "rerank": {"candidates": 500}}),
+            "/rerank/candidates",
+            "too_large",
+        ),
+        (
+            json!({"query": "a", "rerank": [50]}),
+            "/rerank",
+            "wrong_type",
+        ),
+        (
+            json!({"query": "a", "include": ["vectors"]}),
+            "/include/0",
+            "unknown_value",
+        ),
+        (
+            json!({"query": "a", "timeout_ms": 0}),
+            "/timeout_ms",
+            "too_small",
+        ),
+        (
+            json!({"query": "a", "timeout_ms": 10_000_000}),
+            "/timeout_ms",
+            "too_large",
+        ),
+        (
+            json!({"query": "a", "mode": "sparse"}),
+            "/mode",
+            "unknown_value",
+        ),
+        (
+            json!({"query": "a", "hybrid": {"k": 60}}),
+            "/hybrid",
+            "conflict",
+        ),
+        (
+            json!({"query": "a", "mode": "hybrid", "hybrid": {"k": 0}}),
+            "/hybrid/k",
+            "too_small",
+        ),
+        (json!({"query": " "}), "/query", "blank"),
+        (json!({"query": "a".repeat(20_000)}), "/query", "too_large"),
+        (json!({}), "/query", "missing"),
+        (json!([]), "", "wrong_type"),
+        (json!({"query": "a", "vector": [1]}), "/vector", "conflict"),
+        (json!({"vector": wide}), "/vector", "wrong_width"),
+        (json!({"vector": []}), "/vector", "wrong_width"),
+        (json!({"vector": ["a"]}), "/vector/0", "wrong_type"),
+        (json!({"vector": huge}), "/vector/3", "not_finite"),
+        (
+            json!({"vector": [0.5], "mode": "lexical"}),
+            "/mode",
+            "conflict",
+        ),
+        (
+            json!({"vector": [0.5], "rerank": {}}),
+            "/rerank",
+            "conflict",
+        ),
+    ] {
+        let problem = server.search(body.clone()).problem(422, "validation");
+        assert_eq!(
+            problem["errors"][0]["pointer"], pointer,
+            "{body}: {problem}"
+        );
+        assert_eq!(problem["errors"][0]["code"], code, "{body}: {problem}");
+        assert_eq!(problem["instance"], SEARCH);
+    }
+    let problem = server.search(json!({"query": "a", "top_k": 1001})).json();
+    assert_eq!(problem["errors"][0]["setting"], "limits.top_k");
+    assert_eq!(problem["errors"][0]["limit"], 1000);
+    let both = json!({"query": "", "top_k": 0});
+    assert_eq!(
+        server.search(both).json()["errors"]
+            .as_array()
+            .unwrap()
+            .len(),
+        2
+    );
+
+    let path = "/v1/collections/plain/search";
+    let problem = server
+        .post(path, &json!({"query": "a"}))
+        .problem(422, "validation");
+    assert_eq!(problem["errors"][0]["code"], "unsupported");
+    let body = json!({"query": "a", "mode": "lexical", "rerank": {}});
+    let problem = server.post(path, &body).problem(422, "validation");
+    assert_eq!(problem["errors"][0]["pointer"], "/rerank");
+}
+
+#[test]
+fn what_is_no_json_is_refused() {
+    let server = TestServer::start();
+    let deep = "[".repeat(1_000_000);
+    for (body, place) in [
+        (&b"{\"query\": \"a\",\n \"top_k\" 3}"[..], "line 2"),
+        (b"{\"query\": \"a", "line 1"),
+        (b"{\"query\": \"\xff\xfe\"}", "line 1"),
+        (b"", "line 1"),
+        (b"{\"query\": \"a\"}{}", "line 1"),
+        (
+            format!("{{\"query\": \"a\", \"vector\": {deep}").as_bytes(),
+            "",
+        ),
+        (deep.as_bytes(), ""),
+    ] {
+        let answer = server.post_with(SEARCH, "", body);
+        assert!([400, 422].contains(&answer.status), "{answer:?}");
+        let code = if answer.status == 400 {
+            "bad_request"
+        } else {
+            "validation"
+        };
+        let problem = answer.problem(answer.status, code);
+        assert!(
+            problem["detail"].as_str().unwrap().contains(place),
+            "{problem}"
+        );
+    }
+}
+
+#[test]
+fn a_body_of_the_wrong_type_or_size_is_refused() {
+    let server = TestServer::start();
+    let body = br#"{"query": "a"}"#;
+    for kind in [
+        "text/plain",
+        "application/x-www-form-urlencoded",
+        "json",
+        "",
+    ] {
+        let headers = format!("content-type: {kind}\r\n");
+        server
+            .post_with(SEARCH, &headers, body)
+            .problem(415, "unsupported_media_type");
+    }
+    let headers = "content-type: application/json; charset=utf-8\r\n";
+    server.post_with(SEARCH, headers, body).ok();
+
+    let large = vec![b' '; 100 << 20];
+    let problem = server
+        .post_with(SEARCH, "", &large)
+        .problem(413, "body_too_large");
+    assert_eq!(problem["errors"][0]["setting"], "server.max_body");
+    assert_eq!(problem["errors"][0]["limit"], 32 << 20);
+    // The same without a declared length.
+    let head = "POST /v1/rerank HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\
+                content-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n2800000\r\n";
+    let chunked = [head.as_bytes(), &large[..0x280_0000], b"\r\n0\r\n\r\n"].concat();
+    server.raw(&chunked).problem(413, "body_too_large");
+
+    let headers = format!("x-long: {}\r\n", "a".repeat(20_000));
+    let problem = server
+        .post_with(SEARCH, &headers, body)
+        .problem(431, "headers_too_large");
+    assert_eq!(problem["errors"][0]["setting"], "limits.header_bytes");
+}
+
+#[test]
+fn a_body_that_breaks_off_or_stalls_is_refused() {
+    let read_timeout = Duration::from_millis(300);
+    let server = TestServer::start_with(
+        |config| config.read_timeout = read_timeout,
+        QueueConfig::default(),
+    );
+    let mut client = server.connect();
+    client.begin(SEARCH, 100);
+    client.send(b"{\"query\": ");
+    client.close_sending();
+    client.answer().problem(400, "bad_request");
+
+    let mut client = server.connect();
+    client.begin(SEARCH, 100);
+    client.send(b"{\"query\": ");
+    let problem = client.answer().problem(408, "slow_client");
+    assert_eq!(problem["retryable"], true);
+}
+
+#[test]
+fn unknown_routes_methods_and_names_are_told_apart() {
+    let server = TestServer::start();
+    server.get("/v1/nothing").problem(404, "not_found");
+    server.get("/").problem(404, "not_found");
+    server
+        .get("/v1/collections/nothing")
+        .problem(404, "not_found");
+    server
+        .get("/v1/collections/%ff")
+        .problem(400, "bad_request");
+    let body = json!({"query": "a"});
+    server
+        .post("/v1/collections/nothing/search", &body)
+        .problem(404, "not_found");
+    let answer = server.get(SEARCH);
+    answer.problem(405, "method_not_allowed");
+    assert_eq!(answer.header("allow"), "POST");
+    let answer = server.post("/v1/collections", &body);
+    answer.problem(405, "method_not_allowed");
+    assert_eq!(answer.header("allow"), "GET,HEAD");
+    for headers in [
+        "x-timeout-ms: soon\r\n",
+        "x-timeout-ms: 0\r\n",
+        "x-priority: high\r\n",
+    ] {
+        let answer = server.post_with(SEARCH, headers, body.to_string().as_bytes());
+        answer.problem(400, "bad_request");
+    }
+}
+
+#[test]
+fn embeddings_are_those_of_the_model() {
+    let server = TestServer::start();
+    let texts = ["the tide comes in", "a silent owl", ""];
+    let model = encoder("models/tiny-bert");
+    for (input_type, role) in [("query", Role::Query), ("document", Role::Passage)] {
+        let tokens = model.tokenize(role, &texts.map(Text::Single)).unwrap();
+        let expected = model.encode(&tokens).unwrap();
+        let check = |mut body: Value, n_rows: usize| {
+            body["model"] = "tiny".into();
+            body["input_type"] = input_type.into();
+            let answer = server.post("/v1/embeddings", &body).ok();
+            assert_eq!(
+                (&answer["object"], &answer["model"]),
+                (&json!("list"), &json!("tiny"))
+            );
+            let n_tokens: usize = tokens[..n_rows].iter().map(|tokens| tokens.len()).sum();
+            assert_eq!(answer["usage"]["prompt_tokens"], n_tokens);
+            let data = answer["data"].as_array().unwrap();
+            assert_eq!(data.len(), n_rows);
+            for (index, entry) in data.iter().enumerate() {
+                assert_eq!(
+                    (&entry["object"], &entry["index"]),
+                    (&json!("embedding"), &json!(index))
+                );
+                assert_eq!(values(&entry["embedding"]), expected.row(index), "{body}");
+            }
+        };
+        check(
+            json!({"input": texts[0], "user": "ignored", "dimensions": 32}),
+            1,
+        );
+        check(json!({"input": texts}), 3);
+        check(json!({"input": texts, "encoding_format": "base64"}), 3);
+        check(json!({"input": tokens[0].ids}), 1);
+        check(
+            json!({"input": tokens.iter().map(|t| &t.ids).collect::<Vec<_>>()}),
+            3,
+        );
+    }
+}
+
+/// A vector as numbers or in base64.
+fn values(embedding: &Value) -> Vec<f32> {
+    match embedding.as_str() {
+        Some(text) => {
+            let bytes = STANDARD.decode(text).unwrap();
+            bytes
+                .as_chunks()
+                .0
+                .iter()
+                .map(|bytes| f32::from_le_bytes(*bytes))
+                .collect()
+        }
+        None => serde_json::from_value(embedding.clone()).unwrap(),
+    }
+}
+
+#[test]
+fn errors_of_embeddings_have_the_form_openais_clients_read() {
+    let server = TestServer::start();
+    let many = vec!["a"; 3000];
+    for (body, status, code, param) in [
+        (
+            json!({"model": "gpt", "input": "a"}),
+            404,
+            "model_not_found",
+            Value::Null,
+        ),
+        (json!({"input": "a"}), 422, "validation", json!("model")),
+        (
+            json!({"model": "tiny", "input": {}}),
+            422,
+            "validation",
+            json!("input"),
+        ),
+        (
+            json!({"model": "tiny", "input": []}),
+            422,
+            "validation",
+            json!("input"),
+        ),
+        (
+            json!({"model": "tiny", "input": [[1], []]}),
+            422,
+            "validation",
+            json!("input/1"),
+        ),
+        (
+            json!({"model": "tiny", "input": [4_000_000_000u32]}),
+            422,
+            "validation",
+            json!("input"),
+        ),
+        (
+            json!({"model": "tiny", "input": "a", "dimensions": 8}),
+            422,
+            "validation",
+            json!("dimensions"),
+        ),
+        (
+            json!({"model": "tiny", "input": many}),
+            413,
+            "batch_too_large",
+            Value::Null,
+        ),
+    ] {
+        let answer = server.post("/v1/embeddings", &body);
+        assert_eq!(answer.status, status, "{answer:?}");
+        assert_eq!(answer.header("content-type"), "application/json");
+        let error = &answer.json()["error"];
+        assert_eq!(error["code"], code, "{answer:?}");
+        assert_eq!(error["type"], "invalid_request_error");
+        assert_eq!(error["param"], param, "{answer:?}");
+        assert!(error["message"].is_string());
+    }
+    assert_eq!(
+        server.post_with("/v1/embeddings", "", b"{").json()["error"]["code"],
+        "bad_request"
+    );
+}
+
+#[test]
+fn rerank_orders_by_the_cross_encoder() {
+    let server = TestServer::start();
+    let (query, texts) = (
+        "yeast",
+        ["a silent owl", "dough rises", "dough rises", "blue light"],
+    );
+    let model = reranker();
+    let tokens = model.tokenize(&texts.map(|text| (query, text))).unwrap();
+    let scores = model.score(&tokens).unwrap().values;
+    let mut order: Vec<usize> = (0..texts.len()).collect();
+    order.sort_by(|&a, &b| scores[b].total_cmp(&scores[a]));
+
+    let body = json!({
+        "model": "tiny-cross", "query": query, "return_documents": true, "extra": 1,
+        "documents": [texts[0], {"text": texts[1]}, texts[2], texts[3]],
+    });
+    let answer = server.post("/v1/rerank", &body).ok();
+    let results = answer["results"].as_array().unwrap();
+    for (result, &index) in results.iter().zip(&order) {
+        assert_eq!(result["index"], index);
+        assert_eq!(
+            result["relevance_score"].as_f64().unwrap() as f32,
+            scores[index]
+        );
+        assert_eq!(result["document"]["text"], texts[index]);
+    }
+    assert_eq!(results.len(), 4);
+
+    let body = json!({"query": query, "documents": texts, "top_n": 2});
+    let answer = server.post("/v1/rerank", &body).ok();
+    assert_eq!(answer["model"], "tiny-cross");
+    assert_eq!(answer["results"].as_array().unwrap().len(), 2);
+    assert!(answer["results"][0].get("document").is_none());
+
+    let body = json!({"model": "other", "query": query, "documents": texts});
+    server
+        .post("/v1/rerank", &body)
+        .problem(404, "model_not_found");
+    for body in [
+        json!({"query": query, "documents": []}),
+        json!({"query": " ", "documents": texts}),
+        json!({"query": query, "documents": [1]}),
+        json!({"query": query, "documents": [["a"]]}),
+        json!({"query": query, "documents": texts, "top_n": 0}),
+        json!({"query": query}),
+    ] {
+        server.post("/v1/rerank", &body).problem(422, "validation");
+    }
+}
+
+#[test]
+fn a_full_queue_refuses_with_a_time_to_come_back() {
+    let queue = QueueConfig {
+        max_tokens: 10_000,
+        max_batch_tokens: 200,
+        ..QueueConfig::default()
+    };
+    let server = TestServer::start_with(|_| {}, queue);
+    let body = json!({"model": "tiny", "input": vec![vec![5; 30]; 300]});
+    let answers: Vec<_> = std::thread::scope(|scope| {
+        let send = || {
+            (0..20)
+                .map(|_| server.post("/v1/embeddings", &body))
+                .collect::<Vec<_>>()
+        };
+        let clients: Vec<_> = (0..16).map(|_| scope.spawn(send)).collect();
+        clients
+            .into_iter()
+            .flat_map(|client| client.join().unwrap())
+            .collect()
+    });
+    let refused: Vec<_> = answers
+        .iter()
+        .filter(|answer| answer.status == 429)
+        .collect();
+    let n_answered = answers.iter().filter(|answer| answer.status == 200).count();
+    assert_eq!(n_answered + refused.len(), answers.len());
+    assert!(
+        n_answered > 0 && !refused.is_empty(),
+        "{n_answered} answered"
+    );
+    for answer in refused {
+        assert!(answer.header("retry-after").parse::<u64>().unwrap() >= 1);
+        assert_eq!(answer.json()["error"]["type"], "rate_limit_error");
+    }
+    // More than the queue could ever hold is not a matter of time.
+    let body = json!({"model": "tiny", "input": vec![vec![5; 30]; 334]});
+    assert_eq!(server.post("/v1/embeddings", &body).status, 413);
+}
+
+#[test]
+fn requests_in_flight_are_limited() {
+    let server =
+        TestServer::start_with(|config| config.limits.requests = 1, QueueConfig::default());
+    let (mut slow, body) = (server.connect(), br#"{"query": "a"}"#);
+    slow.begin(SEARCH, body.len());
+    let refused = server.search(json!({"query": "a"}));
+    let problem = refused.problem(429, "overloaded");
+    assert_eq!(
+        (&problem["retryable"], &problem["retry_after_ms"]),
+        (&json!(true), &json!(1000))
+    );
+    assert_eq!(refused.header("retry-after"), "1");
+    server.get("/livez").ok();
+    slow.send(body);
+    slow.answer().ok();
+    server.search(json!({"query": "a"})).ok();
+}
+
+#[test]
+fn a_request_out_of_time_ends_and_says_so() {
+    let server = TestServer::start();
+    let long = vec!["tide and time wait for no man ".repeat(200); 500];
+    let body = json!({"query": "a", "documents": long}).to_string();
+    let start = Instant::now();
+    let answer = server.post_with("/v1/rerank", "x-timeout-ms: 5\r\n", body.as_bytes());
+    answer.problem(504, "deadline_exceeded");
+    assert!(
+        start.elapsed() < Duration::from_secs(5),
+        "{:?}",
+        start.elapsed()
+    );
+    let body = json!({"model": "tiny", "input": long}).to_string();
+    let answer = server.post_with("/v1/embeddings", "x-timeout-ms: 5\r\n", body.as_bytes());
+    assert_eq!(
+        (answer.status, &answer.json()["error"]["code"]),
+        (504, &json!("deadline_exceeded"))
+    );
+}
+
+#[test]
+fn a_shutdown_finishes_what_it_began() {
+    let mut server = TestServer::start();
+    let body = br#"{"query": "silent flight"}"#;
+    let mut slow = server.connect();
+    slow.begin(SEARCH, body.len());
+    slow.send(&body[..5]);
+    server.stop();
+    while std::net::TcpStream::connect(server.address).is_ok() {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    slow.send(&body[5..]);
+    slow.answer().ok();
+    server.wait().unwrap();
+}
+
+#[test]
+fn a_shutdown_does_not_wait_longer_than_its_grace() {
+    let grace = Duration::from_millis(200);
+    let mut server = TestServer::start_with(
+        |config| config.shutdown_grace = grace,
+        QueueConfig::default(),
+    );
+    let mut stuck = server.connect();
+    stuck.begin(SEARCH, 100);
+    let start = Instant::now();
+    server.stop();
+    server.wait().unwrap();
+    assert!(
+        start.elapsed() < Duration::from_secs(5),
+        "{:?}",
+        start.elapsed()
+    );
+}
+
+#[test]
+fn many_clients_get_what_one_would_get() {
+    let server = TestServer::start();
+    let queries: Vec<String> = (0..8)
+        .map(|number| format!("question {number} about the sea"))
+        .collect();
+    let body = |query: &str| json!({"query": query, "rerank": {"candidates": 3}});
+    let expected: Vec<Value> = queries
+        .iter()
+        .map(|query| server.search(body(query)).ok()["results"].clone())
+        .collect();
+    std::thread::scope(|scope| {
+        for client in 0..16 {
+            let (server, queries, expected) = (&server, &queries, &expected);
+            scope.spawn(move || {
+                for turn in 0..20 {
+                    let number = (client + turn) % queries.len();
+                    let answer = server.search(body(&queries[number]));
+                    assert_eq!(answer.ok()["results"], expected[number]);
+                }
+            });
+        }
+    });
+    let figures = server.get("/metrics").text;
+    let line = r#"trawl_http_requests_total{route="/v1/collections/{name}/search",status="200",code=""} 328"#;
+    assert!(figures.contains(line), "{figures}");
+    for name in [
+        "trawl_stage_seconds_bucket",
+        "trawl_batch_tokens_sum",
+        "trawl_queue_tokens",
+    ] {
+        assert!(figures.contains(name), "{figures}");
+    }
+}
+
+#[test]
+fn an_encoder_that_did_not_make_the_vectors_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = build(folder.path(), &encoder("models/tiny-bert"));
+    let mut server = Server::new(ServerConfig::default());
+    server
+        .add_encoder(
+            "other",
+            encoder("models/tiny-bert-last"),
+            QueueConfig::default(),
+        )
+        .unwrap();
+    let refused = server
+        .add_collection("docs", open(&root), Some("other"), None)
+        .unwrap_err();
+    let AttachError::Fingerprint { source, .. } = refused else {
+        panic!("{refused}")
+    };
+    assert!(source.to_string().contains("`space."), "{source}");
+    let refused = server
+        .add_collection("docs", open(&root), Some("none"), None)
+        .unwrap_err();
+    assert!(matches!(refused, AttachError::NoModel { .. }), "{refused}");
+    for name in ["", "../docs", "a/b", ".docs", "a b"] {
+        let refused = server
+            .add_collection(name, open(&root), None, None)
+            .unwrap_err();
+        assert!(matches!(refused, AttachError::Name { .. }), "{refused}");
+    }
+}
+
+#[test]
+fn the_checked_in_document_is_the_one_served() {
+    let checked_in = include_str!("../../../openapi/openapi.json");
+    assert!(
+        server::openapi_document() == checked_in,
+        "openapi/openapi.json is not what the code says; write it anew: cargo run -- openapi > openapi/openapi.json"
+    );
+    let server = TestServer::start();
+    assert_eq!(server.get("/openapi.json").text, checked_in);
+}
+
+#[test]
+fn the_page_of_the_document_asks_nobody_else() {
+    let server = TestServer::start();
+    let page = server.get("/docs/");
+    assert_eq!(page.status, 200);
+    assert!(
+        page.header("content-security-policy")
+            .starts_with("default-src 'self'")
+    );
+    for file in [
+        "swagger-ui.css",
+        "swagger-ui-bundle.js",
+        "swagger-ui-standalone-preset.js",
+        "swagger-initializer.js",
+    ] {
+        assert_eq!(server.get(&format!("/docs/{file}")).status, 200, "{file}");
+    }
+    for place in page
+        .text
+        .split("src=\"")
+        .skip(1)
+        .chain(page.text.split("href=\"").skip(1))
+    {
+        let link = place.split('"').next().unwrap();
+        assert!(!link.contains("//"), "{link}");
+    }
+    let start = server.get("/docs/swagger-initializer.js").text;
+    assert!(start.contains("\"validatorUrl\": \"none\""), "{start}");
+    assert!(!start.contains("http"), "{start}");
+}

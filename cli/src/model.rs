@@ -53,6 +53,14 @@ pub struct ModelArgs {
 }
 
 impl ModelArgs {
+    /// A model as its directory describes it.
+    pub fn named(model: &Path) -> Self {
+        Self {
+            model: Some(model.to_owned()),
+            ..Self::default()
+        }
+    }
+
     pub fn options(&self) -> ModelOptions {
         ModelOptions {
             preset: self.preset,

@@ -6,6 +6,7 @@ mod embed;
 mod index;
 mod model;
 mod openapi;
+mod quickstart;
 mod rerank;
 mod search;
 
@@ -14,6 +15,8 @@ use crate::output::Output;
 /// What to do.
 #[derive(Debug, clap::Subcommand)]
 pub enum Command {
+    /// Get the default model, index the sample corpus, answer three queries, and serve.
+    Quickstart(quickstart::QuickstartArgs),
     /// Build, list, verify and publish the generations of a collection.
     Index(index::IndexArgs),
     /// Search a collection: one query, or a file of queries into a TREC run.
@@ -34,6 +37,7 @@ pub enum Command {
 
 pub fn run(command: Command, output: &Output) -> anyhow::Result<()> {
     match command {
+        Command::Quickstart(args) => quickstart::run(args, output),
         Command::Index(args) => index::run(args, output),
         Command::Search(args) => search::run(args, output),
         Command::Rerank(args) => rerank::run(args, output),

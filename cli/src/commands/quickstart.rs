@@ -1,0 +1,138 @@
+use std::fs;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
+use std::time::Instant;
+
+use anyhow::Context;
+use collection::BuildMode;
+use corpus::CorpusConfig;
+use indexer::BuildConfig;
+use server::{QueueConfig, Server, ServerConfig};
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::search::{HowArgs, Session, hits_table};
+use crate::model::{self, DEFAULT_MODEL, ModelArgs};
+use crate::output::{self, Output};
+use crate::progress::Progress;
+
+/// The sample corpus travels inside the binary.
+const CORPUS: &str = include_str!("../../../tests/fixtures/sample/corpus.jsonl");
+const COLLECTION: &str = "sample";
+/// Paraphrases: none of them shares a content word with the passage that answers it.
+const QUERIES: [&str; 3] = [
+    "chopping shallots brings on tears",
+    "pleasant odor following a shower on parched earth",
+    "should I store my baguette in the fridge",
+];
+
+/// Arguments of `trawl quickstart`.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Gets the default model, indexes the sample corpus, answers three queries, and serves.
+
+Examples:
+  trawl quickstart
+  trawl quickstart --no-serve
+  trawl quickstart --port 9000 --dir /tmp/quick"
+)]
+pub struct QuickstartArgs {
+    /// End after the three answers.
+    #[arg(long)]
+    no_serve: bool,
+    /// Port to serve on, on 127.0.0.1.
+    #[arg(long, default_value_t = 8080, value_name = "N")]
+    port: u16,
+    /// Folder for the corpus and its index.
+    #[arg(long, default_value = "trawl-quickstart", value_name = "DIR")]
+    dir: PathBuf,
+}
+
+pub fn run(args: QuickstartArgs, output: &Output) -> anyhow::Result<()> {
+    let pulled = model::cache()?
+        .pull(DEFAULT_MODEL, &mut |line| output.remark(line))
+        .with_context(|| format!("cannot get model `{DEFAULT_MODEL}`"))?;
+    output.remark(format!("model: {DEFAULT_MODEL}, {}", pulled.source));
+
+    let collection = args.dir.join(COLLECTION);
+    let corpus = args.dir.join("corpus.jsonl");
+    let written = fs::create_dir_all(&args.dir).and_then(|()| fs::write(&corpus, CORPUS));
+    written.with_context(|| format!("cannot write `{}`", corpus.display()))?;
+    let model = ModelArgs::named(&pulled.path);
+    let encoder = model.load(&pulled.path)?;
+    let start = Instant::now();
+    let config = BuildConfig {
+        mode: BuildMode::Resume,
+        publish: true,
+        ..BuildConfig::new(
+            collection.clone(),
+            CorpusConfig {
+                paths: vec![corpus],
+                ..CorpusConfig::default()
+            },
+            pulled.path,
+        )
+    };
+    let progress = Progress::new(output);
+    let built = indexer::build(&config, &encoder, &progress, &AtomicBool::new(false));
+    progress.finish();
+    let report = built.with_context(|| format!("cannot index into `{}`", collection.display()))?;
+    let n_passages = report.counts.passages;
+    output.remark(format!(
+        "index: {n_passages} passages, generation {}, ready after {:.1} s",
+        report.generation,
+        start.elapsed().as_secs_f64()
+    ));
+
+    let session = Session::open(&collection, &HowArgs::top(3), &model)?;
+    for query in QUERIES {
+        let answer = session.search(query)?;
+        let milliseconds = answer.timing.total.as_secs_f64() * 1e3;
+        output::print(&format!(
+            "\n“{query}” ({milliseconds:.1} ms)\n{}",
+            hits_table(&answer)
+        ))?;
+    }
+    let body = format!(r#"{{"query": "{}", "top_k": 3}}"#, QUERIES[0]);
+    output::print(&format!(
+        "\nTry it:\n  trawl search {} \"your own question\"\n  \
+         curl -s http://127.0.0.1:{}/v1/collections/{COLLECTION}/search \\\n    \
+         -H 'content-type: application/json' -d '{body}'\n\n",
+        collection.display(),
+        args.port
+    ))?;
+    if args.no_serve {
+        return Ok(());
+    }
+    let config = ServerConfig {
+        bind: SocketAddr::from(([127, 0, 0, 1], args.port)),
+        ..ServerConfig::default()
+    };
+    let mut server = Server::new(config);
+    server.add_encoder(DEFAULT_MODEL, encoder, QueueConfig::default())?;
+    server.add_collection(COLLECTION, session.retriever, Some(DEFAULT_MODEL), None)?;
+    run_until_stopped(server, output)
+}
+
+/// Serves until Ctrl-C or SIGTERM, then finishes the requests in flight.
+fn run_until_stopped(server: Server, output: &Output) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(async {
+        let server = server.bind().await?;
+        output.remark(format!(
+            "serving on http://{}, Ctrl-C stops",
+            server.address()
+        ));
+        let mut terminate = signal(SignalKind::terminate())?;
+        let stop = async move {
+            tokio::select! {
+                _ = tokio::signal::ctrl_c() => {}
+                _ = terminate.recv() => {}
+            }
+        };
+        server.run(stop).await?;
+        Ok(())
+    })
+}

@@ -88,6 +88,25 @@ impl Collection {
         Ok(ids)
     }
 
+    /// The folders of builds that were begun and not finished.
+    ///
+    /// # Errors
+    /// When the folder cannot be read.
+    pub fn unfinished(&self) -> Result<Vec<PathBuf>, CollectionError> {
+        let folder = self.root.join("building");
+        let failed = |source| CollectionError::read(&folder, source);
+        if !folder.exists() {
+            return Ok(Vec::new());
+        }
+        let entries = fs::read_dir(&folder).map_err(failed)?;
+        let mut paths: Vec<_> = entries
+            .map(|entry| entry.map(|entry| entry.path()))
+            .collect::<Result<_, _>>()
+            .map_err(failed)?;
+        paths.sort();
+        Ok(paths)
+    }
+
     /// Opens a generation by its id.
     ///
     /// # Errors

@@ -118,6 +118,8 @@ fn a_build_is_neither_overwritten_nor_continued_by_another_spec() {
     assert_eq!(names(resumed.path()), ["spec.json", "work"]);
     assert_eq!(names(&resumed.work()), ["000000.chunk"]);
 
+    assert_eq!(collection.unfinished().unwrap().len(), 2);
+
     let restarted = begin(&writer, &spec, BuildMode::Restart);
     assert!(names(&restarted.work()).is_empty());
 

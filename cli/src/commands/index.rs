@@ -284,6 +284,9 @@ fn summary(report: &BuildReport, max_tokens: usize, seconds: f64) -> String {
 }
 
 fn list(collection: &Collection, output: &Output) -> anyhow::Result<()> {
+    for path in collection.unfinished()? {
+        output.remark(format!("unfinished build: {}", path.display()));
+    }
     let aliases = collection.aliases()?;
     let mut shown = Vec::new();
     for id in collection.generations()? {
@@ -308,6 +311,9 @@ fn list(collection: &Collection, output: &Output) -> anyhow::Result<()> {
         });
     }
     output.result(&shown, |shown| {
+        if shown.is_empty() {
+            return "no generation yet".to_owned();
+        }
         let header = [
             "generation",
             "aliases",

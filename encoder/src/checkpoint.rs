@@ -14,7 +14,7 @@ use safetensors::tensor::Metadata;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use crate::directory::{open, read_json};
+use crate::directory::{catch_damage, open, read_json};
 use crate::error::LoadError;
 
 /// Longest header of a safetensors file; the format's own limit.
@@ -120,11 +120,11 @@ impl Checkpoint {
 
     fn from_pickle(path: PathBuf) -> Result<Self, LoadError> {
         open(&path)?;
-        let damaged = |error: candle_core::Error| LoadError::Weights {
-            path: path.clone(),
-            reason: root_message(&error),
-        };
-        let tensors = PthTensors::new(&path, None).map_err(damaged)?;
+        let tensors =
+            unpickle(|| PthTensors::new(&path, None)).map_err(|reason| LoadError::Weights {
+                path: path.clone(),
+                reason,
+            })?;
         let names = tensors.tensor_infos().keys().cloned().collect();
         Ok(Self::new(Source::Pickle { tensors, names }, path))
     }
@@ -252,11 +252,12 @@ impl Checkpoint {
                 if !names.contains(name) {
                     return Err(missing());
                 }
-                let damaged = |error: candle_core::Error| LoadError::Weights {
+                let raw = unpickle(|| tensors.get(name)?.as_ref().map(raw_of).transpose());
+                let damaged = |reason| LoadError::Weights {
                     path: self.path.clone(),
-                    reason: format!("tensor `{name}`: {}", root_message(&error)),
+                    reason: format!("tensor `{name}`: {reason}"),
                 };
-                raw_of(&tensors.get(name).map_err(damaged)?.ok_or_else(missing)?).map_err(damaged)
+                raw.map_err(damaged)?.ok_or_else(missing)
             }
         }
     }
@@ -365,14 +366,18 @@ fn decode<const N: usize>(bytes: &[u8], from: fn([u8; N]) -> f32) -> Vec<f32> {
     values.iter().map(|&value| from(value)).collect()
 }
 
-/// candle appends backtraces to its errors; the first line is the message.
-fn root_message(error: &candle_core::Error) -> String {
-    error
-        .to_string()
-        .lines()
-        .next()
-        .unwrap_or_default()
-        .to_owned()
+/// Runs a step of candle's pickle reader and returns what is wrong as a text.
+fn unpickle<T>(step: impl FnOnce() -> candle_core::Result<T>) -> Result<T, String> {
+    // candle appends backtraces to its errors; the first line is the message.
+    let first_line = |error: candle_core::Error| {
+        error
+            .to_string()
+            .lines()
+            .next()
+            .unwrap_or_default()
+            .to_owned()
+    };
+    catch_damage(|| step().map_err(first_line))
 }
 
 pub(crate) fn hex(bytes: &[u8]) -> String {

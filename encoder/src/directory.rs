@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
@@ -499,4 +500,12 @@ pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, LoadError
         path: path.to_path_buf(),
         source,
     })
+}
+
+/// Runs a library's reader of outside bytes; a panic in it counts as damage of the file.
+///
+/// The pickle reader panics on an empty stack, the tokenizer on a template that names a token it does not list.
+pub(crate) fn catch_damage<T>(read: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
+    catch_unwind(AssertUnwindSafe(read))
+        .unwrap_or_else(|_| Err("it breaks off or contradicts itself".into()))
 }

@@ -1,12 +1,12 @@
 use std::path::Path;
 
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Map, Value, json};
 use tokenizers::normalizers::{Lowercase, NormalizerWrapper, Sequence};
 use tokenizers::utils::truncation::{TruncationDirection, TruncationParams, truncate_encodings};
 use tokenizers::{PostProcessor, Tokenizer};
 
-use crate::directory::{read_bytes, read_json};
+use crate::directory::{catch_damage, read_bytes, read_json};
 use crate::error::LoadError;
 
 /// What the model is asked to read: one text, or two that it sees as first and second segment.
@@ -69,22 +69,46 @@ struct TokenizerConfig {
     truncation_side: Option<String>,
     #[serde(default)]
     model_input_names: Option<Vec<String>>,
+    // What BERT's tokenizer needs beside a vocabulary.
+    #[serde(default)]
+    do_lower_case: Option<bool>,
+    #[serde(default)]
+    strip_accents: Option<bool>,
+    #[serde(default)]
+    tokenize_chinese_chars: Option<bool>,
 }
 
 impl TextTokenizer {
+    /// Reads `tokenizer.json`, else builds BERT's tokenizer from `vocab.txt`, which is all that old checkpoints have.
     pub(crate) fn load(folder: &Path, lower_case: bool) -> Result<Self, LoadError> {
-        let path = folder.join("tokenizer.json");
-        let bytes = read_bytes(&path)?;
-        let refuse = |error: tokenizers::Error| LoadError::Tokenizer {
-            path: path.clone(),
-            reason: error.to_string(),
+        let config_path = folder.join("tokenizer_config.json");
+        let config: TokenizerConfig = if config_path.exists() {
+            read_json(&config_path)?
+        } else {
+            Default::default()
+        };
+        let vocabulary = folder.join("vocab.txt");
+        let mut path = folder.join("tokenizer.json");
+        let bytes = if path.exists() || !vocabulary.exists() {
+            read_bytes(&path)?
+        } else {
+            path = vocabulary;
+            word_piece(&path, &config)?.to_string().into_bytes()
         };
         let mut stored: Value =
             serde_json::from_slice(&bytes).map_err(|source| LoadError::Json {
                 path: path.clone(),
                 source,
             })?;
-        let mut tokenizer = Tokenizer::from_bytes(&bytes).map_err(refuse)?;
+        let refuse = |error: tokenizers::Error| LoadError::Tokenizer {
+            path: path.clone(),
+            reason: error.to_string(),
+        };
+        let parse = || Tokenizer::from_bytes(&bytes).map_err(|error| error.to_string());
+        let mut tokenizer = catch_damage(parse).map_err(|reason| LoadError::Tokenizer {
+            path: path.clone(),
+            reason,
+        })?;
         tokenizer.with_truncation(None).map_err(refuse)?;
         tokenizer.with_padding(None);
         if lower_case {
@@ -95,12 +119,6 @@ impl TextTokenizer {
                 .with_normalizer(Some(Sequence::new(steps)))
                 .map_err(refuse)?;
         }
-        let config_path = folder.join("tokenizer_config.json");
-        let config: TokenizerConfig = if config_path.exists() {
-            read_json(&config_path)?
-        } else {
-            Default::default()
-        };
         let truncation = match config.truncation_side.as_deref() {
             None | Some("right") => TruncationDirection::Right,
             Some("left") => TruncationDirection::Left,
@@ -116,12 +134,12 @@ impl TextTokenizer {
             entries.remove("truncation");
             entries.remove("padding");
         }
-        let settings = serde_json::json!({
+        let settings = json!({
             "tokenizer": stored,
             "lower_case": lower_case,
             "truncation_side": truncation.as_ref(),
         });
-        Ok(Self {
+        let tokenizer = Self {
             tokenizer,
             truncation,
             has_types: config
@@ -132,7 +150,17 @@ impl TextTokenizer {
                 .filter(|&length| length < 1e9)
                 .map(|length| length as usize),
             digest: crate::fingerprint::sha256_of_json(&settings),
-        })
+        };
+        // A tokenizer that contradicts itself fails when it is used: better now than in the middle of a corpus.
+        let probe = |text| {
+            tokenizer
+                .encode("", text, usize::MAX)
+                .map(|_| ())
+                .map_err(|error| error.to_string())
+        };
+        catch_damage(|| probe(Text::Single("a")).and_then(|()| probe(Text::Pair("a", "b"))))
+            .map_err(|reason| LoadError::Tokenizer { path, reason })?;
+        Ok(tokenizer)
     }
 
     /// Special tokens around one text, or around a pair.
@@ -213,4 +241,55 @@ impl TextTokenizer {
         };
         Ok(tokens.len() - usize::from(tokens.ids.last().is_some_and(closes)))
     }
+}
+
+/// Returns the `tokenizer.json` of BERT's word pieces with the vocabulary of `vocab.txt`, one piece a line.
+fn word_piece(path: &Path, config: &TokenizerConfig) -> Result<Value, LoadError> {
+    let refuse = |reason: String| LoadError::Tokenizer {
+        path: path.to_path_buf(),
+        reason,
+    };
+    let text = String::from_utf8(read_bytes(path)?).map_err(|error| refuse(error.to_string()))?;
+    let vocabulary: Map<String, Value> = text
+        .lines()
+        .enumerate()
+        .map(|(id, piece)| (piece.to_owned(), id.into()))
+        .collect();
+    let id = |token: &str| {
+        vocabulary
+            .get(token)
+            .cloned()
+            .ok_or_else(|| refuse(format!("it has no {token}")))
+    };
+    let mut added = Vec::new();
+    for token in ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"] {
+        added.push(json!({
+            "id": id(token)?, "content": token, "single_word": false, "lstrip": false, "rstrip": false,
+            "normalized": false, "special": true,
+        }));
+    }
+    Ok(json!({
+        "version": "1.0",
+        "added_tokens": added,
+        "normalizer": {
+            "type": "BertNormalizer",
+            "clean_text": true,
+            "handle_chinese_chars": config.tokenize_chinese_chars.unwrap_or(true),
+            "strip_accents": config.strip_accents,
+            "lowercase": config.do_lower_case.unwrap_or(true),
+        },
+        "pre_tokenizer": { "type": "BertPreTokenizer" },
+        "post_processor": {
+            "type": "BertProcessing",
+            "sep": ["[SEP]", id("[SEP]")?],
+            "cls": ["[CLS]", id("[CLS]")?],
+        },
+        "model": {
+            "type": "WordPiece",
+            "unk_token": "[UNK]",
+            "continuing_subword_prefix": "##",
+            "max_input_chars_per_word": 100,
+            "vocab": vocabulary,
+        },
+    }))
 }

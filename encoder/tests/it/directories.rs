@@ -337,6 +337,50 @@ fn half_precision_and_old_names_load() {
 }
 
 #[test]
+fn a_vocabulary_stands_in_for_the_tokenizer() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    copy(&testkit::fixture("models/tiny-bert"), folder.path());
+    let path = folder.path().join("tokenizer.json");
+    let tokenizer: Value =
+        serde_json::from_slice(&fs::read(&path).expect("a file")).expect("valid JSON");
+    let vocabulary = tokenizer["model"]["vocab"]
+        .as_object()
+        .expect("a vocabulary");
+    let mut pieces: Vec<_> = vocabulary
+        .iter()
+        .map(|(piece, id)| (id.as_u64(), piece.as_str()))
+        .collect();
+    pieces.sort_unstable();
+    let lines: Vec<_> = pieces.into_iter().map(|(_, piece)| piece).collect();
+    fs::write(folder.path().join("vocab.txt"), lines.join("\n")).expect("a file is written");
+    fs::remove_file(&path).expect("the file was there");
+    let load = || {
+        BiEncoder::load(
+            folder.path(),
+            &ModelOptions::default(),
+            &EncoderConfig::default(),
+        )
+    };
+    let golden =
+        Golden::load(&testkit::golden("encoder/tiny-bert/golden.json")).expect("golden file");
+    let report = golden
+        .check_bi(&load().expect("the model loads"))
+        .expect("comparable");
+    assert!(report.passed, "{report:?}");
+
+    let without_cls: Vec<_> = lines
+        .into_iter()
+        .filter(|&piece| piece != "[CLS]")
+        .collect();
+    fs::write(folder.path().join("vocab.txt"), without_cls.join("\n")).expect("a file is written");
+    let error = load().err().expect("no [CLS]").to_string();
+    assert!(
+        error.contains("vocab.txt") && error.ends_with("it has no [CLS]"),
+        "{error}"
+    );
+}
+
+#[test]
 fn configurations_that_cannot_be_are_refused() {
     let changes = [
         (
@@ -610,4 +654,48 @@ fn a_golden_file_of_another_model_fails() {
             .is_err(),
         "another width"
     );
+}
+
+#[test]
+fn flipped_bytes_never_panic() {
+    // A flip in a tensor's data gives other numbers; anywhere else it must be an error, not a panic or a huge request.
+    let cases = [
+        ("tiny-bert", "model.safetensors", 120),
+        ("tiny-bert-bin", "pytorch_model.bin", 200),
+        ("tiny-bert", "tokenizer.json", 80),
+        ("tiny-bert", "config.json", 120),
+        ("tiny-bert-cls-dense", "2_Dense/config.json", 60),
+    ];
+    for (name, file, n_flips) in cases {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        copy(&testkit::fixture("models").join(name), folder.path());
+        let path = folder.path().join(file);
+        let whole = fs::read(&path).expect("a file");
+        // Headers are at the start, the directory of a pickle's zip at the end: flip there more often than elsewhere.
+        let mut state = 7_u64;
+        let mut random = |n: usize| {
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
+            (state >> 33) as usize % n
+        };
+        for flip in 0..n_flips {
+            let mut bytes = whole.clone();
+            let place = match flip % 3 {
+                0 => random(whole.len()),
+                1 => random(whole.len().min(3000)),
+                _ => whole.len() - 1 - random(whole.len().min(5000)),
+            };
+            bytes[place] ^= 1 << random(8);
+            fs::write(&path, bytes).expect("a file is written");
+            let loaded = BiEncoder::load(
+                folder.path(),
+                &ModelOptions::default(),
+                &EncoderConfig::default(),
+            );
+            if let Ok(encoder) = loaded {
+                let _ = encoder.encode_texts(Role::Passage, &["a stone in the river".into()]);
+            }
+        }
+    }
 }

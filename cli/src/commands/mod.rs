@@ -3,6 +3,7 @@
 mod completions;
 mod doctor;
 mod embed;
+mod eval;
 mod index;
 mod model;
 mod openapi;
@@ -23,6 +24,8 @@ pub enum Command {
     Search(search::SearchArgs),
     /// Reorder a TREC run with a cross-encoder.
     Rerank(rerank::RerankArgs),
+    /// Measure a run, a collection, or many data sets.
+    Eval(eval::EvalArgs),
     /// Turn texts into vectors, one a line.
     Embed(embed::EmbedArgs),
     /// Get, describe and check models.
@@ -41,6 +44,7 @@ pub fn run(command: Command, output: &Output) -> anyhow::Result<()> {
         Command::Index(args) => index::run(args, output),
         Command::Search(args) => search::run(args, output),
         Command::Rerank(args) => rerank::run(args, output),
+        Command::Eval(args) => eval::run(args, output),
         Command::Embed(args) => embed::run(args, output),
         Command::Model(args) => model::run(args, output),
         Command::Doctor(args) => doctor::run(args, output),

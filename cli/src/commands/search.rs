@@ -69,7 +69,7 @@ pub struct HowArgs {
     exact: bool,
     /// Alias or generation to search.
     #[arg(long, default_value = "live", value_name = "NAME")]
-    generation: String,
+    pub generation: String,
     /// Read every byte of the generation and compare checksums before searching.
     #[arg(long)]
     verify: bool,

@@ -1,0 +1,258 @@
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use collection::{Collection, canonical_json, sha256_hex, write_atomic};
+use corpus::{Dataset, RunFormat};
+use evaluation::{EvaluationConfig, evaluate};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+
+use super::{MeasureArgs, input_error, read_run, search, split_of};
+use crate::commands::search::HowArgs;
+use crate::failure::{Exit, Failure};
+use crate::model::{ModelArgs, named};
+use crate::output::{self, Output};
+
+/// Arguments of `trawl eval suite`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  trawl eval suite beir/* --runs runs --out results --profile beir
+  trawl eval suite beir/* --collections data --out results -m ndcg@10,recall@100
+
+A data set NAME is evaluated from the run NAME.SPLIT.trec, or by searching the collection NAME. Its result is kept in
+OUT/NAME.SPLIT.json and used again while judgments, run or collection, measures and search options are the same.")]
+pub struct SuiteArgs {
+    /// Data sets in BEIR's layout.
+    #[arg(required = true)]
+    datasets: Vec<PathBuf>,
+    /// Folder of the runs.
+    #[arg(long, value_name = "DIR", required_unless_present = "collections")]
+    runs: Option<PathBuf>,
+    /// Folder of the collections to search.
+    #[arg(long, value_name = "DIR", conflicts_with = "runs")]
+    collections: Option<PathBuf>,
+    /// Folder of the results, and of the runs that were searched.
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+    /// Split of every data set (default: test, else dev).
+    #[arg(long, value_name = "NAME")]
+    split: Option<String>,
+    /// Layout of the runs: auto, trec, score3, marco, marco4.
+    #[arg(long, value_name = "NAME", default_value = "auto", value_parser = named::<RunFormat>)]
+    run_format: RunFormat,
+    #[command(flatten)]
+    measures: MeasureArgs,
+    #[command(flatten)]
+    how: HowArgs,
+    #[command(flatten)]
+    model: ModelArgs,
+}
+
+/// The result of one data set, as it is kept.
+#[derive(Debug, Serialize, Deserialize)]
+struct Outcome {
+    dataset: String,
+    split: String,
+    /// sha256 of everything that decides the result.
+    inputs: String,
+    /// Names of the measures, in order.
+    measures: Vec<String>,
+    report: Value,
+}
+
+pub fn run(args: SuiteArgs, output: &Output) -> anyhow::Result<()> {
+    std::fs::create_dir_all(&args.out)
+        .with_context(|| format!("cannot create `{}`", args.out.display()))?;
+    let mut outcomes: Vec<Outcome> = Vec::new();
+    for folder in &args.datasets {
+        let outcome = evaluate_dataset(folder, &args, output)
+            .with_context(|| format!("cannot evaluate data set `{}`", folder.display()))?;
+        if outcomes
+            .iter()
+            .any(|other| other.dataset == outcome.dataset && other.split == outcome.split)
+        {
+            let text = format!("two data sets are named `{}`", outcome.dataset);
+            return Err(Failure::usage(text).into());
+        }
+        if outcomes
+            .first()
+            .is_some_and(|first| first.measures != outcome.measures)
+        {
+            let text = format!(
+                "`{}` has other measures than `{}`",
+                outcome.dataset, outcomes[0].dataset
+            );
+            return Err(Failure::usage(text)
+                .hint("-m names the same measures for all")
+                .into());
+        }
+        outcomes.push(outcome);
+    }
+    let average = macro_average(&outcomes);
+    let shown =
+        json!({ "datasets": outcomes, "n_datasets": outcomes.len(), "macro_average": average });
+    output.result(&shown, |_| table(&outcomes, &average))
+}
+
+/// Returns the kept result if its inputs are the same, else evaluates and keeps it.
+fn evaluate_dataset(folder: &Path, args: &SuiteArgs, output: &Output) -> anyhow::Result<Outcome> {
+    let dataset = Dataset::open(folder).map_err(input_error)?;
+    let split = split_of(&dataset, args.split.as_deref())?;
+    let qrels = dataset.qrels(&split).map_err(input_error)?;
+    let config = args.measures.resolve(&qrels)?;
+    let name = format!("{}.{split}", dataset.name);
+    let (kept, run_path) = (
+        args.out.join(format!("{name}.json")),
+        args.out.join(format!("{name}.trec")),
+    );
+    let source = match (&args.runs, &args.collections) {
+        (Some(runs), _) => Source::Run(runs.join(format!("{name}.trec"))),
+        (_, Some(collections)) => Source::Collection(collections.join(&dataset.name)),
+        _ => return Err(Failure::usage("give --runs or --collections").into()),
+    };
+    let inputs = inputs_of(&source, &dataset, &split, &config, args)?;
+    if let Some(outcome) = read_kept(&kept).filter(|outcome| outcome.inputs == inputs) {
+        output.remark(format_args!(
+            "{name}: unchanged, result kept in {}",
+            kept.display()
+        ));
+        return Ok(outcome);
+    }
+    let run = match &source {
+        Source::Run(path) => read_run(path, args.run_format)?,
+        Source::Collection(path) => {
+            let run = search(
+                path,
+                &dataset,
+                &split,
+                &args.how,
+                &args.model,
+                &config,
+                output,
+            )?;
+            run.write(&run_path).map_err(input_error)?;
+            run
+        }
+    };
+    let report = evaluate(&qrels, &run, &config)
+        .map_err(|error| Failure::new(Exit::BadInput, error.to_string()))?;
+    let measures = config.measures.iter().map(ToString::to_string).collect();
+    let outcome = Outcome {
+        dataset: dataset.name,
+        split,
+        inputs,
+        measures,
+        report: report.to_json(true),
+    };
+    write_atomic(&kept, &serde_json::to_vec_pretty(&outcome)?)?;
+    output.remark(format_args!(
+        "{name}: evaluated, result kept in {}",
+        kept.display()
+    ));
+    Ok(outcome)
+}
+
+/// Where the results of queries come from.
+enum Source {
+    Run(PathBuf),
+    Collection(PathBuf),
+}
+
+/// sha256 over everything that decides a result: contents of files, not their names or times.
+fn inputs_of(
+    source: &Source,
+    dataset: &Dataset,
+    split: &str,
+    config: &EvaluationConfig,
+    args: &SuiteArgs,
+) -> anyhow::Result<String> {
+    let digest = |path: &Path| -> anyhow::Result<String> {
+        let bytes =
+            std::fs::read(path).with_context(|| format!("cannot read `{}`", path.display()))?;
+        Ok(sha256_hex(&bytes))
+    };
+    let source = match source {
+        Source::Run(path) => json!({ "run": digest(path)?, "format": args.run_format }),
+        Source::Collection(path) => {
+            let generation =
+                Collection::open(path).and_then(|found| found.resolve(&args.how.generation))?;
+            json!({
+                "content": generation.manifest.content_digest,
+                "fingerprint": generation.manifest.fingerprint_digest,
+                "queries": digest(&dataset.queries)?,
+                // Another wording of the same options only searches once more.
+                "how": format!("{:?} {:?}", args.how, args.model),
+            })
+        }
+    };
+    let inputs = json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "source": source,
+        "qrels": digest(&dataset.qrels_path(split).map_err(input_error)?)?,
+        "config": config,
+    });
+    Ok(sha256_hex(canonical_json(&inputs).as_bytes()))
+}
+
+/// A result that cannot be read is none.
+fn read_kept(path: &Path) -> Option<Outcome> {
+    serde_json::from_slice(&std::fs::read(path).ok()?).ok()
+}
+
+/// The mean of each measure over data sets, all with the same weight.
+fn macro_average(outcomes: &[Outcome]) -> Map<String, Value> {
+    let measures = outcomes
+        .first()
+        .map(|outcome| outcome.measures.as_slice())
+        .unwrap_or_default();
+    let mean = |measure: &String| {
+        let sum: f64 = outcomes
+            .iter()
+            .map(|outcome| value_of(outcome, measure))
+            .sum();
+        (measure.clone(), json!(sum / outcomes.len() as f64))
+    };
+    measures.iter().map(mean).collect()
+}
+
+fn value_of(outcome: &Outcome, measure: &str) -> f64 {
+    outcome.report["metrics"][measure]
+        .as_f64()
+        .unwrap_or(f64::NAN)
+}
+
+fn table(outcomes: &[Outcome], average: &Map<String, Value>) -> String {
+    let measures = outcomes
+        .first()
+        .map(|outcome| outcome.measures.as_slice())
+        .unwrap_or_default();
+    let count = |outcome: &Outcome, name: &str| outcome.report[name].to_string();
+    let mut rows: Vec<Vec<String>> = outcomes
+        .iter()
+        .map(|outcome| {
+            let mut row = vec![outcome.dataset.clone(), outcome.split.clone()];
+            row.extend([count(outcome, "num_q"), count(outcome, "num_q_missing")]);
+            row.extend(
+                measures
+                    .iter()
+                    .map(|measure| format!("{:.4}", value_of(outcome, measure))),
+            );
+            row
+        })
+        .collect();
+    let mut last = vec![
+        format!("mean of {}", outcomes.len()),
+        String::new(),
+        String::new(),
+        String::new(),
+    ];
+    last.extend(
+        measures
+            .iter()
+            .map(|measure| format!("{:.4}", average[measure].as_f64().unwrap_or(f64::NAN))),
+    );
+    rows.push(last);
+    let mut header = vec!["data set", "split", "queries", "missing"];
+    header.extend(measures.iter().map(String::as_str));
+    output::table(&header, &header[2..], rows)
+}

@@ -1,0 +1,236 @@
+//! `trawl eval` from its arguments to its output and exit code.
+#![expect(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
+use std::path::PathBuf;
+use std::process::{Command, Output};
+
+use serde_json::{Value, json};
+
+struct Folder(tempfile::TempDir);
+
+impl Folder {
+    fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+
+    fn write(&self, name: &str, text: &str) -> PathBuf {
+        let path = self.0.path().join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(&path, text).unwrap();
+        path
+    }
+
+    /// Runs `trawl` in the folder with arguments separated by spaces.
+    fn trawl(&self, arguments: &str) -> Output {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_trawl"));
+        command
+            .args(arguments.split(' '))
+            .current_dir(self.0.path())
+            .output()
+            .unwrap()
+    }
+
+    #[track_caller]
+    fn json(&self, arguments: &str) -> Value {
+        let output = self.trawl(&format!("{arguments} --json"));
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        serde_json::from_slice(&output.stdout).unwrap()
+    }
+
+    /// Checks the exit code and that standard error says `message`.
+    #[track_caller]
+    fn check_failure(&self, arguments: &str, exit: i32, message: &str) {
+        let output = self.trawl(arguments);
+        let errors = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(exit), "{errors}");
+        assert!(errors.contains(message), "{errors}");
+    }
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+/// Judgments of two queries, a run that has both, and one that has the first only.
+fn small() -> Folder {
+    let folder = Folder::new();
+    folder.write("qrels", "q1 0 a 1\nq1 0 b 2\nq2 0 c 1\n");
+    folder.write(
+        "run",
+        "q1 Q0 a 1 3 x\nq1 Q0 b 2 2 x\nq2 Q0 a 1 2 x\nq2 Q0 c 2 1 x\n",
+    );
+    folder.write("other", "q1 Q0 z 1 3 y\nq1 Q0 b 2 2 y\n");
+    folder
+}
+
+#[test]
+fn a_run_is_measured() {
+    let folder = small();
+    let output = folder.trawl("eval --qrels qrels --run run -m mrr@10,recall@1,10 -m P@1");
+    assert_eq!(
+        text(&output.stdout),
+        "num_q                 \tall\t2\nnum_q_missing         \tall\t0\nmrr@10                \tall\t0.7500\n\
+         recall@1              \tall\t0.2500\nrecall@10             \tall\t1.0000\nP@1                   \tall\t0.5000\n"
+    );
+    assert!(text(&output.stderr).contains("2 queries, 0 missing in the run"));
+    let found = folder.json("eval --qrels qrels --run run --profile trec-dl --per-query -m mrr");
+    assert_eq!(
+        (&found["relevance_level"], &found["metrics"]),
+        (&json!(2), &json!({"mrr": 0.25}))
+    );
+    assert_eq!(
+        found["per_query"],
+        json!({"q1": {"mrr": 0.5}, "q2": {"mrr": 0.0}})
+    );
+    let found = folder
+        .json("eval --qrels qrels --run other --average intersection -m mrr -l 2 --ties file");
+    assert_eq!(
+        (&found["metrics"]["mrr"], &found["num_q_missing"]),
+        (&json!(0.5), &json!(1))
+    );
+}
+
+#[test]
+fn two_runs_are_compared() {
+    let folder = small();
+    let found = folder.json("eval --qrels qrels --run run --against other -m mrr --per-query");
+    let comparison = &found["comparison"][0];
+    assert_eq!(comparison["differences"], json!({"q1": 0.5, "q2": 0.5}));
+    assert_eq!(
+        (&comparison["difference"], &comparison["interval"]),
+        (&json!(0.5), &json!([0.5, 0.5]))
+    );
+    // Of four assignments of signs, two are as far.
+    assert_eq!(
+        (&comparison["p_value"], &comparison["is_exact"]),
+        (&json!(0.5), &json!(true))
+    );
+    assert_eq!(found["against"]["metrics"]["mrr"], json!(0.25));
+    let output = folder.trawl("eval --qrels qrels --run run --against other -m mrr");
+    assert!(
+        text(&output.stdout).contains("+0.5000 to +0.5000"),
+        "{}",
+        text(&output.stdout)
+    );
+}
+
+#[test]
+fn answers_are_looked_for_in_texts() {
+    let folder = small();
+    folder.write("questions.jsonl", "{\"_id\": \"q1\", \"text\": \"?\", \"answers\": [\"Blue\"]}\n{\"_id\": \"q2\", \"text\": \"?\"}\n");
+    folder.write("corpus.jsonl", "{\"_id\": \"a\", \"text\": \"red\"}\n{\"_id\": \"b\", \"text\": \"the blue sky\"}\n{\"_id\": \"c\", \"text\": \"x\"}\n");
+    let found =
+        folder.json("eval --answers questions.jsonl --corpus corpus.jsonl --run run -m answer@1,2");
+    assert_eq!(
+        (&found["num_q"], &found["metrics"]),
+        (&json!(1), &json!({"answer@1": 0.0, "answer@2": 1.0}))
+    );
+    let other = "eval --answers questions.jsonl --corpus corpus.jsonl --run other";
+    folder.check_failure(other, 65, "passage `z` of query `q1` has no text");
+}
+
+#[test]
+fn failures_have_their_exit_codes() {
+    let folder = small();
+    folder.write("bad", "q1 0 a 1\nq1 0 b high\n");
+    folder.check_failure(
+        "eval --qrels bad --run run",
+        65,
+        "bad:2: relevance `high` is not an integer",
+    );
+    folder.check_failure(
+        "eval --qrels qrels --run other --strict",
+        65,
+        "the run lacks 1 of 2 queries",
+    );
+    folder.check_failure(
+        "eval --qrels qrels --run nowhere",
+        1,
+        "cannot open `nowhere`",
+    );
+    folder.check_failure(
+        "eval --qrels qrels --run run -m ndgc@10",
+        2,
+        "no measure `ndgc@10`",
+    );
+    folder.check_failure(
+        "eval --qrels qrels --run run --ties random",
+        2,
+        "expected trec, file or docid-asc",
+    );
+    folder.check_failure("eval --qrels qrels", 2, "<COLLECTION|--run <FILE>>");
+    folder.check_failure("eval --run run", 2, "--qrels");
+}
+
+fn dataset(folder: &Folder, name: &str, split: &str) {
+    folder.write(
+        &format!("sets/{name}/corpus.jsonl"),
+        "{\"_id\": \"a\", \"text\": \"x\"}\n",
+    );
+    folder.write(
+        &format!("sets/{name}/queries.jsonl"),
+        "{\"_id\": \"q1\", \"text\": \"y\"}\n",
+    );
+    folder.write(
+        &format!("sets/{name}/qrels/{split}.tsv"),
+        "query-id\tcorpus-id\tscore\nq1\ta\t1\n",
+    );
+}
+
+#[test]
+fn a_suite_is_averaged_and_not_done_twice() {
+    let folder = Folder::new();
+    dataset(&folder, "one", "test");
+    dataset(&folder, "two", "dev");
+    folder.write("runs/one.test.trec", "q1 Q0 a 1 1 x\n");
+    let suite = "eval suite sets/one sets/two --runs runs --out out -m mrr@10";
+    folder.check_failure(suite, 1, "cannot evaluate data set `sets/two`");
+
+    // The first data set is done; only the second is left.
+    folder.write("runs/two.dev.trec", "q1 Q0 b 1 2 x\nq1 Q0 a 2 1 x\n");
+    let output = folder.trawl(suite);
+    let errors = text(&output.stderr);
+    assert!(
+        errors.contains("one.test: unchanged") && errors.contains("two.dev: evaluated"),
+        "{errors}"
+    );
+    assert!(text(&output.stdout).contains("mean of 2"));
+    let found = folder.json(suite);
+    assert_eq!(
+        (&found["macro_average"], &found["n_datasets"]),
+        (&json!({"mrr@10": 0.75}), &json!(2))
+    );
+
+    // Contents decide, not names or times.
+    folder.write("runs/two.dev.trec", "q1 Q0 a 1 1 x\n");
+    let output = folder.trawl(suite);
+    let errors = text(&output.stderr);
+    assert!(
+        errors.contains("one.test: unchanged") && errors.contains("two.dev: evaluated"),
+        "{errors}"
+    );
+    folder.write("out/one.test.json", "damaged");
+    assert!(text(&folder.trawl(suite).stderr).contains("one.test: evaluated"));
+    let errors = text(&folder.trawl(&format!("{suite},100")).stderr);
+    assert!(
+        errors.contains("one.test: evaluated") && errors.contains("two.dev: evaluated"),
+        "{errors}"
+    );
+
+    folder.check_failure(
+        "eval suite sets/one sets/one --runs runs --out out",
+        2,
+        "two data sets are named `one`",
+    );
+    folder.check_failure(
+        "eval suite sets/one --runs runs --out out --split train",
+        65,
+        "has no `train.tsv`",
+    );
+    dataset(&folder, "three", "train");
+    folder.check_failure(
+        "eval suite sets/three --runs runs --out out",
+        2,
+        "neither split `test` nor `dev`",
+    );
+}

@@ -51,7 +51,7 @@ pub fn build(folder: &Path, encoder: &BiEncoder) -> PathBuf {
         paths: vec![file],
         ..CorpusConfig::default()
     };
-    let config = BuildConfig::new(root.clone(), corpus, "models/tiny-bert".into());
+    let config = BuildConfig::new(root.clone(), corpus, None);
     indexer::build(&config, encoder, &NoProgress, &AtomicBool::new(false)).unwrap();
     root
 }

@@ -25,7 +25,7 @@ pub enum Command {
     /// Reorder a TREC run with a cross-encoder.
     Rerank(rerank::RerankArgs),
     /// Measure a run, a collection, or many data sets.
-    Eval(eval::EvalArgs),
+    Eval(Box<eval::EvalArgs>),
     /// Turn texts into vectors, one a line.
     Embed(embed::EmbedArgs),
     /// Get, describe and check models.
@@ -44,7 +44,7 @@ pub fn run(command: Command, output: &Output) -> anyhow::Result<()> {
         Command::Index(args) => index::run(args, output),
         Command::Search(args) => search::run(args, output),
         Command::Rerank(args) => rerank::run(args, output),
-        Command::Eval(args) => eval::run(args, output),
+        Command::Eval(args) => eval::run(*args, output),
         Command::Embed(args) => embed::run(args, output),
         Command::Model(args) => model::run(args, output),
         Command::Doctor(args) => doctor::run(args, output),

@@ -201,6 +201,12 @@ fn a_suite_is_averaged_and_not_done_twice() {
         (&json!({"mrr@10": 0.75}), &json!(2))
     );
 
+    assert!(found["datasets"][0]["report"].get("per_query").is_none());
+    let kept: Value =
+        serde_json::from_slice(&std::fs::read(folder.0.path().join("out/two.dev.json")).unwrap())
+            .unwrap();
+    assert_eq!(kept["report"]["per_query"], json!({"q1": {"mrr@10": 0.5}}));
+
     // Contents decide, not names or times.
     folder.write("runs/two.dev.trec", "q1 Q0 a 1 1 x\n");
     let output = folder.trawl(suite);

@@ -89,6 +89,13 @@ pub fn run(args: SuiteArgs, output: &Output) -> anyhow::Result<()> {
         outcomes.push(outcome);
     }
     let average = macro_average(&outcomes);
+    for outcome in &mut outcomes {
+        // The kept results have every query.
+        outcome
+            .report
+            .as_object_mut()
+            .map(|report| report.remove("per_query"));
+    }
     let shown =
         json!({ "datasets": outcomes, "n_datasets": outcomes.len(), "macro_average": average });
     output.result(&shown, |_| table(&outcomes, &average))

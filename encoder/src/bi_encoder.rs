@@ -192,8 +192,7 @@ impl BiEncoder {
 
     /// Whether a text's vector is bit-equal whatever texts are encoded beside it, and with how many threads.
     ///
-    /// It is: each value is computed in an order that its own text decides. On another processor it is bit-equal too
-    /// where both have AVX2 and FMA.
+    /// It is: each value is computed in an order that its own text decides. AVX2 and AVX-512 give the same bits too.
     pub fn batch_invariant(&self) -> bool {
         true
     }

@@ -249,7 +249,7 @@ mod tests {
     use std::path::Path;
 
     use candle_core::Var;
-    use compute::Simd;
+    use compute::{Level, Simd};
 
     use super::*;
     use crate::checkpoint::Checkpoint;
@@ -307,6 +307,7 @@ mod tests {
             .forward(&batch)
             .expect("forward");
         let plain: Vec<Vec<Vec<f32>>> = plain.to_vec3().expect("three dimensions");
+        let mut fused: Option<Vec<f32>> = None;
         for simd in Simd::available() {
             let mut checkpoint = Checkpoint::open(&folder).expect("weights open");
             let weights =
@@ -315,6 +316,13 @@ mod tests {
             let group: Vec<&Tokens> = texts.iter().collect();
             let mut workspace = Workspace::default();
             let packed = network.forward(&group, &mut workspace);
+            if simd.level() != Level::Portable {
+                assert_eq!(
+                    fused.get_or_insert_with(|| packed.to_vec()),
+                    packed,
+                    "{name} {simd:?}"
+                );
+            }
             let rows = texts
                 .iter()
                 .zip(&plain)

@@ -1,4 +1,4 @@
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
@@ -13,7 +13,7 @@ pub struct SearchRequest {
     #[serde(default)]
     pub query: Option<String>,
     /// Query vector of the collection's width; finite, and not zero where vectors are compared by cosine.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "singles")]
     pub vector: Option<Vec<f32>>,
     /// Hits returned, at least 1. Limit: `limits.top_k`.
     #[serde(default = "ten")]
@@ -44,6 +44,23 @@ pub struct SearchRequest {
     #[serde(default)]
     #[schema(minimum = 1)]
     pub timeout_ms: Option<u64>,
+}
+
+/// Reads numbers of any size, so that one beyond f32 becomes infinite and is refused with its place in the vector, like any
+/// other value that cannot be compared.
+fn singles<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<f32>>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(from = "f64")]
+    struct Single(f32);
+
+    impl From<f64> for Single {
+        fn from(value: f64) -> Self {
+            Self(value as f32)
+        }
+    }
+
+    let values = Option::<Vec<Single>>::deserialize(deserializer)?;
+    Ok(values.map(|values| values.into_iter().map(|Single(value)| value).collect()))
 }
 
 /// The ranking before reranking.

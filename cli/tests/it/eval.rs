@@ -1,5 +1,4 @@
 //! `trawl eval` from its arguments to its output and exit code.
-#![expect(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 use std::path::PathBuf;
 use std::process::{Command, Output};

@@ -1,0 +1,54 @@
+//! The binary as its users run it: arguments in, exit code and output out.
+
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
+mod eval;
+mod quality;
+mod session;
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+/// Runs `trawl` with the arguments given and returns how it ended.
+pub fn trawl<'a>(arguments: impl IntoIterator<Item = &'a str>) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_trawl"))
+        .args(arguments)
+        .output()
+        .expect("the binary of this package starts")
+}
+
+/// Runs `trawl`, which must succeed, and returns what it printed.
+pub fn succeed<'a>(arguments: impl IntoIterator<Item = &'a str>) -> String {
+    let output = trawl(arguments);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{}: {errors}", output.status);
+    String::from_utf8(output.stdout).expect("results are UTF-8")
+}
+
+/// Runs `trawl`, which must print one JSON document.
+pub fn json<'a>(arguments: impl IntoIterator<Item = &'a str>) -> serde_json::Value {
+    serde_json::from_str(&succeed(arguments)).expect("--json prints one JSON document")
+}
+
+/// Runs `trawl`, which must fail with the exit code, and returns what it wrote to standard error.
+pub fn fail<'a>(exit: i32, arguments: impl IntoIterator<Item = &'a str>) -> String {
+    let output = trawl(arguments);
+    let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(exit), "{errors}");
+    errors
+}
+
+/// A path as an argument.
+pub fn text(path: &Path) -> &str {
+    path.to_str().expect("test paths are UTF-8")
+}
+
+/// The two-layer test encoder.
+pub fn tiny_model() -> PathBuf {
+    testkit::fixture("models/tiny-bert")
+}
+
+/// The sample corpus of the repository.
+pub fn sample(file: &str) -> PathBuf {
+    testkit::fixture("sample").join(file)
+}

@@ -1,0 +1,165 @@
+//! The real model on real data: what a user's figures rest on.
+
+use std::process::Command;
+
+use crate::{json, sample, succeed, text};
+
+/// Two of the reference rows of `docs/measurements.md`, made by `docs/reference/reference_rows.py`.
+const REFERENCE: [(&str, &str, f64, f64); 2] = [
+    ("cranfield", "test", 0.49948, 0.79095),
+    ("squadshifts-amazon", "dev", 0.29960, 0.71034),
+];
+
+#[test]
+fn retrieval_quality_equals_the_python_reference() {
+    let Some(data) = testkit::data_folder() else {
+        println!("did not run: TRAWL_DATA is not set");
+        return;
+    };
+    let model = testkit::default_model();
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    for (set, split, ndcg, recall) in REFERENCE {
+        let (source, collection) = (data.join(set), folder.path().join(set));
+        let (run, qrels) = (
+            folder.path().join("run.trec"),
+            source.join(format!("qrels/{split}.tsv")),
+        );
+        succeed([
+            "index",
+            "build",
+            "--quiet",
+            "--corpus",
+            text(&source.join("corpus.jsonl.gz")),
+            "--model",
+            text(&model),
+            "--collection",
+            text(&collection),
+        ]);
+        succeed([
+            "search",
+            text(&collection),
+            "--quiet",
+            "--queries",
+            text(&source.join("queries.jsonl")),
+            "--qrels",
+            text(&qrels),
+            "-k",
+            "100",
+            "--run-out",
+            text(&run),
+        ]);
+        let report = json([
+            "--json",
+            "eval",
+            "--qrels",
+            text(&qrels),
+            "--run",
+            text(&run),
+            "--measures",
+            "ndcg@10,recall@100",
+        ]);
+        for (measure, expected) in [("ndcg@10", ndcg), ("recall@100", recall)] {
+            let found = report["metrics"][measure].as_f64().expect("a number");
+            assert!(
+                (found - expected).abs() <= 0.002,
+                "{set} {measure}: {found}, reference {expected}"
+            );
+        }
+    }
+}
+
+#[test]
+fn dense_search_beats_bm25_on_the_sample_corpus() {
+    let model = testkit::default_model();
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let collection = folder.path().join("sample");
+    succeed([
+        "index",
+        "build",
+        "--quiet",
+        "--corpus",
+        text(&sample("corpus.jsonl")),
+        "--model",
+        text(&model),
+        "--collection",
+        text(&collection),
+    ]);
+    let ndcg = |how: &[&str]| {
+        let (run, queries, qrels) = (
+            folder.path().join("run.trec"),
+            sample("queries.jsonl"),
+            sample("qrels/test.tsv"),
+        );
+        let mut arguments = vec![
+            "search",
+            text(&collection),
+            "--quiet",
+            "--queries",
+            text(&queries),
+            "-k",
+            "100",
+            "--run-out",
+            text(&run),
+        ];
+        arguments.extend(how);
+        succeed(arguments);
+        let report = json([
+            "--json",
+            "eval",
+            "--qrels",
+            text(&qrels),
+            "--run",
+            text(&run),
+            "--measures",
+            "ndcg@10",
+        ]);
+        report["metrics"]["ndcg@10"].as_f64().expect("a number")
+    };
+    let (dense, lexical) = (ndcg(&[]), ndcg(&["--lexical"]));
+    println!("nDCG@10 on the sample corpus: dense {dense:.4}, BM25 {lexical:.4}");
+    assert!(dense > lexical + 0.1, "dense {dense}, BM25 {lexical}");
+}
+
+#[test]
+fn quickstart_answers_three_queries() {
+    let model = testkit::default_model();
+    let models = model.parent().expect("the model folder");
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    for _ in ["a first run builds", "a second one finds the collection"] {
+        let output = Command::new(env!("CARGO_BIN_EXE_trawl"))
+            .args([
+                "quickstart",
+                "--no-serve",
+                "--dir",
+                text(&folder.path().join("quick")),
+            ])
+            .env("TRAWL_MODELS", models)
+            .output()
+            .expect("starts");
+        let (shown, errors) = (
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr),
+        );
+        assert!(output.status.success(), "{errors}");
+        for id in ["kitchen-01", "soil-05", "bread-03"] {
+            assert!(shown.contains(id), "{shown}");
+        }
+        assert!(shown.contains("curl"), "{shown}");
+    }
+}
+
+#[test]
+fn the_default_model_reproduces_its_golden_file() {
+    let golden = testkit::golden("encoder/minilm").join("golden.json");
+    let model = testkit::default_model();
+    let report = json([
+        "--json",
+        "model",
+        "check",
+        "--model",
+        text(&model),
+        "--against",
+        text(&golden),
+    ]);
+    assert_eq!(report["passed"], true, "{report}");
+}

@@ -1,0 +1,312 @@
+//! A session with the test encoder: build, search, evaluate, break things.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use crate::{fail, json, sample, succeed, text, tiny_model, trawl};
+
+struct Built {
+    folder: tempfile::TempDir,
+    collection: PathBuf,
+}
+
+/// The sample corpus, indexed by the test encoder in three shards.
+fn build() -> Built {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let collection = folder.path().join("sample");
+    let report = json([
+        "--json",
+        "index",
+        "build",
+        "--corpus",
+        text(&sample("corpus.jsonl")),
+        "--model",
+        text(&tiny_model()),
+        "--collection",
+        text(&collection),
+        "--shards",
+        "3",
+    ]);
+    let n_lines = fs::read_to_string(sample("corpus.jsonl"))
+        .expect("the corpus")
+        .lines()
+        .count();
+    assert_eq!(report["counts"]["passages"], n_lines);
+    Built { folder, collection }
+}
+
+fn first_passage() -> serde_json::Value {
+    let corpus = fs::read_to_string(sample("corpus.jsonl")).expect("the corpus");
+    serde_json::from_str(corpus.lines().next().expect("a line")).expect("JSON")
+}
+
+fn string(value: &serde_json::Value) -> &str {
+    value.as_str().expect("a string")
+}
+
+#[test]
+fn a_passage_finds_itself_by_vector_by_words_and_by_both() {
+    let built = build();
+    let passage = first_passage();
+    let query = format!("{} {}", string(&passage["title"]), string(&passage["text"]));
+    for how in [
+        &[][..],
+        &["--lexical"],
+        &["--hybrid"],
+        &["--exact"],
+        &["--verify"],
+    ] {
+        let mut arguments = vec![
+            "--json",
+            "search",
+            text(&built.collection),
+            &query,
+            "-k",
+            "3",
+        ];
+        arguments.extend(how);
+        let answer = json(arguments);
+        assert_eq!(answer["results"][0]["id"], passage["_id"], "{how:?}");
+        assert_eq!(answer["results"][0]["rank"], 1);
+        assert_eq!(
+            answer["results"][0]["metadata"]["subject"],
+            passage["subject"]
+        );
+        assert_eq!(answer["results"].as_array().map(Vec::len), Some(3));
+    }
+    let table = succeed(["search", text(&built.collection), &query]);
+    assert!(table.contains(string(&passage["_id"])), "{table}");
+}
+
+#[test]
+fn a_run_of_passages_as_queries_scores_one_and_reranking_keeps_its_passages() {
+    let built = build();
+    let corpus = fs::read_to_string(sample("corpus.jsonl")).expect("the corpus");
+    let (mut queries, mut qrels) = (String::new(), "query-id\tcorpus-id\tscore\n".to_owned());
+    for line in corpus.lines().take(40) {
+        let passage: serde_json::Value = serde_json::from_str(line).expect("JSON");
+        let whole = format!("{} {}", string(&passage["title"]), string(&passage["text"]));
+        let id = format!("q-{}", string(&passage["_id"]));
+        queries += &format!("{}\n", serde_json::json!({ "_id": id, "text": whole }));
+        qrels += &format!("{id}\t{}\t1\n", string(&passage["_id"]));
+    }
+    let path = |name: &str| built.folder.path().join(name);
+    fs::write(path("queries.jsonl"), queries).expect("written");
+    fs::write(path("qrels.tsv"), qrels).expect("written");
+    succeed([
+        "search",
+        text(&built.collection),
+        "--queries",
+        text(&path("queries.jsonl")),
+        "--qrels",
+        text(&path("qrels.tsv")),
+        "-k",
+        "20",
+        "--run-out",
+        text(&path("run.trec")),
+    ]);
+    let report = json([
+        "--json",
+        "eval",
+        "--qrels",
+        text(&path("qrels.tsv")),
+        "--run",
+        text(&path("run.trec")),
+        "--measures",
+        "mrr@10,recall@20",
+    ]);
+    assert_eq!(report["metrics"]["mrr@10"], 1.0, "{report}");
+
+    let reranker = testkit::fixture("models/tiny-cross-bert");
+    succeed([
+        "rerank",
+        "--model",
+        text(&reranker),
+        "--run",
+        text(&path("run.trec")),
+        "--queries",
+        text(&path("queries.jsonl")),
+        "--corpus",
+        text(&sample("corpus.jsonl")),
+        "--depth",
+        "20",
+        "--run-out",
+        text(&path("reranked.trec")),
+    ]);
+    let ids = |name: &str| {
+        let run = fs::read_to_string(path(name)).expect("a run");
+        let mut ids: Vec<String> = run
+            .lines()
+            .map(|line| line.split(' ').step_by(2).take(2).collect())
+            .collect();
+        ids.sort();
+        ids
+    };
+    assert_eq!(ids("run.trec"), ids("reranked.trec"));
+    let order = |name: &str| fs::read_to_string(path(name)).expect("a run");
+    assert_ne!(order("run.trec"), order("reranked.trec"));
+}
+
+#[test]
+fn another_encoder_is_refused_with_the_entry_that_differs() {
+    let built = build();
+    let other = testkit::fixture("models/tiny-bert-last");
+    let arguments = [
+        "search",
+        text(&built.collection),
+        "tides",
+        "--model",
+        text(&other),
+    ];
+    let errors = fail(4, arguments);
+    assert!(errors.contains("differ in `space."), "{errors}");
+}
+
+#[test]
+fn a_bad_line_is_named_and_leaves_no_collection() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let corpus = folder.path().join("corpus.jsonl");
+    fs::write(
+        &corpus,
+        "{\"_id\": 1, \"text\": \"one\"}\n{\"_id\": 1, \"text\": \"two\"}\n",
+    )
+    .expect("written");
+    let collection = folder.path().join("docs");
+    let build = |more: &[&'static str]| {
+        let mut arguments = vec![
+            "index".to_owned(),
+            "build".to_owned(),
+            "--corpus".to_owned(),
+            text(&corpus).to_owned(),
+            "--model".to_owned(),
+            text(&tiny_model()).to_owned(),
+            "--collection".to_owned(),
+            text(&collection).to_owned(),
+        ];
+        arguments.extend(more.iter().map(|more| (*more).to_owned()));
+        arguments
+    };
+    let errors = fail(65, build(&[]).iter().map(String::as_str));
+    assert!(errors.contains("corpus.jsonl:2"), "{errors}");
+    assert!(!collection.join("aliases.json").exists());
+    succeed(build(&["--skip-bad-lines"]).iter().map(String::as_str));
+    let found = json(["--json", "search", text(&collection), "one", "-k", "5"]);
+    assert_eq!(found["results"].as_array().map(Vec::len), Some(1));
+}
+
+#[test]
+fn a_flipped_byte_is_found_by_verify_and_named() {
+    let built = build();
+    succeed(["index", "verify", text(&built.collection)]);
+    let mut files = Vec::new();
+    list(&built.collection.join("generations"), &mut files);
+    let vectors = files
+        .iter()
+        .find(|path| path.ends_with("001/vectors.trawl"))
+        .expect("a shard");
+    let mut bytes = fs::read(vectors).expect("read");
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(vectors, bytes).expect("written");
+    let output = trawl(["index", "verify", text(&built.collection)]);
+    assert_eq!(output.status.code(), Some(5));
+    let shown = String::from_utf8_lossy(&output.stdout);
+    assert!(shown.contains("shards/001/vectors.trawl"), "{shown}");
+    fail(5, ["search", text(&built.collection), "tides", "--verify"]);
+}
+
+fn list(folder: &Path, files: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(folder).expect("a folder") {
+        let path = entry.expect("an entry").path();
+        if path.is_dir() {
+            list(&path, files)
+        } else {
+            files.push(path)
+        }
+    }
+}
+
+#[test]
+fn embed_prints_one_vector_a_line_and_writes_numpy() {
+    use std::io::Write;
+    use std::process::{Command, Stdio};
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let npy = folder.path().join("vectors.npy");
+    let run = |more: &[&str]| {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_trawl"))
+            .args(["embed", "--model", text(&tiny_model())])
+            .args(more)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("starts");
+        child
+            .stdin
+            .take()
+            .expect("piped")
+            .write_all(b"one\n\nthree\n")
+            .expect("written");
+        let output = child.wait_with_output().expect("ends");
+        assert!(output.status.success());
+        String::from_utf8(output.stdout).expect("UTF-8")
+    };
+    let printed = run(&[]);
+    let rows: Vec<Vec<f32>> = printed
+        .lines()
+        .map(|line| serde_json::from_str(line).expect("an array"))
+        .collect();
+    assert_eq!(rows.iter().map(Vec::len).collect::<Vec<_>>(), [32, 32, 32]);
+    run(&["--output", text(&npy)]);
+    let bytes = fs::read(npy).expect("written");
+    assert_eq!(bytes.len(), 128 + 3 * 32 * 4);
+    assert!(String::from_utf8_lossy(&bytes[..128]).contains("'shape': (3, 32)"));
+    let values: Vec<f32> = bytes[128..]
+        .chunks_exact(4)
+        .map(|bytes| f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]))
+        .collect();
+    assert_eq!(values, rows.concat());
+}
+
+#[test]
+fn unknown_arguments_and_models_are_usage_errors() {
+    assert_eq!(trawl(["search"]).status.code(), Some(2));
+    assert_eq!(trawl(["dredge"]).status.code(), Some(2));
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let collection = folder.path().join("docs");
+    let corpus = sample("corpus.jsonl");
+    let errors = fail(
+        2,
+        [
+            "index",
+            "build",
+            "--corpus",
+            text(&corpus),
+            "--model",
+            "no-such-model",
+            "--collection",
+            text(&collection),
+        ],
+    );
+    assert!(
+        errors.contains("trawl model pull no-such-model"),
+        "{errors}"
+    );
+    let plain = testkit::fixture("models/tiny-bert-plain");
+    let errors = fail(
+        2,
+        [
+            "index",
+            "build",
+            "--corpus",
+            text(&corpus),
+            "--model",
+            text(&plain),
+            "--collection",
+            text(&collection),
+        ],
+    );
+    assert!(
+        errors.contains("--pooling") && errors.contains("--preset"),
+        "{errors}"
+    );
+}

@@ -23,8 +23,6 @@ pub struct ServerConfig {
     pub tokenizer_threads: usize,
     /// What one request may ask for.
     pub limits: Limits,
-    /// The queue in front of each model.
-    pub queue: QueueConfig,
 }
 
 impl Default for ServerConfig {
@@ -38,7 +36,6 @@ impl Default for ServerConfig {
             shutdown_grace: Duration::from_secs(30),
             tokenizer_threads: 2,
             limits: Limits::default(),
-            queue: QueueConfig::default(),
         }
     }
 }

@@ -10,6 +10,7 @@ mod interrupt;
 mod model;
 mod output;
 mod progress;
+mod server_file;
 
 use std::process::ExitCode;
 

@@ -10,6 +10,7 @@ mod openapi;
 mod quickstart;
 mod rerank;
 mod search;
+mod serve;
 
 use crate::output::Output;
 
@@ -22,6 +23,8 @@ pub enum Command {
     Index(index::IndexArgs),
     /// Search a collection: one query, or a file of queries into a TREC run.
     Search(search::SearchArgs),
+    /// Answer over HTTP: search, embeddings, reranking.
+    Serve(serve::ServeArgs),
     /// Reorder a TREC run with a cross-encoder.
     Rerank(rerank::RerankArgs),
     /// Measure a run, a collection, or many data sets.
@@ -43,6 +46,7 @@ pub fn run(command: Command, output: &Output) -> anyhow::Result<()> {
         Command::Quickstart(args) => quickstart::run(args, output),
         Command::Index(args) => index::run(args, output),
         Command::Search(args) => search::run(args, output),
+        Command::Serve(args) => serve::run(args, output),
         Command::Rerank(args) => rerank::run(args, output),
         Command::Eval(args) => eval::run(*args, output),
         Command::Embed(args) => embed::run(args, output),

@@ -9,9 +9,9 @@ use collection::BuildMode;
 use corpus::CorpusConfig;
 use indexer::BuildConfig;
 use server::{QueueConfig, Server, ServerConfig};
-use tokio::signal::unix::{SignalKind, signal};
 
 use super::search::{HowArgs, Session, hits_table};
+use super::serve::run_until_stopped;
 use crate::model::{self, DEFAULT_MODEL, ModelArgs};
 use crate::output::{self, Output};
 use crate::progress::Progress;
@@ -112,27 +112,4 @@ pub fn run(args: QuickstartArgs, output: &Output) -> anyhow::Result<()> {
     server.add_encoder(DEFAULT_MODEL, encoder, QueueConfig::default())?;
     server.add_collection(COLLECTION, session.retriever, Some(DEFAULT_MODEL), None)?;
     run_until_stopped(server, output)
-}
-
-/// Serves until Ctrl-C or SIGTERM, then finishes the requests in flight.
-fn run_until_stopped(server: Server, output: &Output) -> anyhow::Result<()> {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()?;
-    runtime.block_on(async {
-        let server = server.bind().await?;
-        output.remark(format!(
-            "serving on http://{}, Ctrl-C stops",
-            server.address()
-        ));
-        let mut terminate = signal(SignalKind::terminate())?;
-        let stop = async move {
-            tokio::select! {
-                _ = tokio::signal::ctrl_c() => {}
-                _ = terminate.recv() => {}
-            }
-        };
-        server.run(stop).await?;
-        Ok(())
-    })
 }

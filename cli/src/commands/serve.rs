@@ -1,0 +1,263 @@
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::Context;
+use collection::Collection;
+use encoder::{BiEncoder, ModelOptions};
+use retriever::{OpenConfig, Retriever};
+use server::{QueueConfig, Server, ServerConfig};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use crate::failure::Failure;
+use crate::model::{self, ModelArgs};
+use crate::output::Output;
+use crate::server_file::{CollectionSection, ModelRole, ServerFile};
+
+/// Arguments of `trawl serve`.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "A flag stands above the variable TRAWL__SECTION__KEY, that above the configuration file, and that above the default.
+Without models in the file, each collection is answered by the model that its manifest names.
+
+Examples:
+  trawl serve data/docs
+  trawl serve data/docs data/faq --rerank models/my-cross-encoder --bind 127.0.0.1:9000
+  TRAWL__LIMITS__TOP_K=100 trawl serve --config server.toml"
+)]
+pub struct ServeArgs {
+    /// Folders of collections; each is served under the name of its folder.
+    #[arg(value_name = "COLLECTION")]
+    collections: Vec<PathBuf>,
+    /// Configuration file (default: `server.toml` here, else in `/etc/trawl`).
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Address and port to listen on (default: 127.0.0.1:8080).
+    #[arg(long, value_name = "ADDR")]
+    bind: Option<SocketAddr>,
+    /// Listen on an address that other machines reach, although everybody there may then search.
+    #[arg(long)]
+    insecure: bool,
+    /// Cross-encoder (directory or name) for the collections named here.
+    #[arg(long, value_name = "DIR|NAME", requires = "collections")]
+    rerank: Option<PathBuf>,
+    #[command(flatten)]
+    model: ModelArgs,
+}
+
+pub fn run(args: ServeArgs, output: &Output) -> anyhow::Result<()> {
+    let variables = std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+    let file = ServerFile::read(args.config.as_deref(), variables)?;
+    let config = resolve(&args, &file)?;
+    let mut setup = Setup {
+        server: Server::new(config),
+        file: &file,
+        args: &args,
+        encoders: Vec::new(),
+        rerankers: Vec::new(),
+    };
+    for (name, section) in &file.models {
+        setup.add_model(name, &section.path, section.role, section.max_batch_tokens)?;
+    }
+    let collections = collections(&args, &file)?;
+    for (name, section) in &collections {
+        setup.add_collection(name, section)?;
+        output.remark(format!("collection `{name}`: {}", section.path.display()));
+    }
+    run_until_stopped(setup.server, output)
+}
+
+fn resolve(args: &ServeArgs, file: &ServerFile) -> anyhow::Result<ServerConfig> {
+    let section = &file.server;
+    let bind = args.bind.unwrap_or(section.bind);
+    if !bind.ip().is_loopback() && !args.insecure {
+        let text =
+            format!("{bind} can be reached from other machines, and nobody is asked for a key");
+        let hint =
+            "bind to 127.0.0.1, or say `--insecure` where a proxy or firewall stands in front";
+        return Err(Failure::usage(text).hint(hint).into());
+    }
+    Ok(ServerConfig {
+        bind,
+        max_body_bytes: section.max_body.0,
+        default_timeout: section.default_timeout.0,
+        max_timeout: section.max_timeout.0,
+        read_timeout: section.read_timeout.0,
+        shutdown_grace: section.shutdown_grace.0,
+        tokenizer_threads: compute::thread_budget(args.model.threads),
+        limits: file.limits,
+    })
+}
+
+/// The collections of the command line, or else those of the file.
+fn collections(
+    args: &ServeArgs,
+    file: &ServerFile,
+) -> anyhow::Result<Vec<(String, CollectionSection)>> {
+    let named = |path: &PathBuf| {
+        let absolute = std::path::absolute(path)?;
+        let name = absolute.file_name().and_then(|name| name.to_str());
+        let name = name.with_context(|| format!("`{}` names no folder", path.display()))?;
+        let section = CollectionSection {
+            path: path.clone(),
+            alias: collection::LIVE.to_owned(),
+            encoder: None,
+            reranker: None,
+        };
+        Ok((name.to_owned(), section))
+    };
+    if !args.collections.is_empty() {
+        return args.collections.iter().map(named).collect();
+    }
+    if file.collections.is_empty() && file.models.is_empty() {
+        let hint = "name a folder made by `trawl index build`, or list it in `server.toml`";
+        return Err(Failure::usage("there is nothing to serve")
+            .hint(hint)
+            .into());
+    }
+    Ok(file
+        .collections
+        .iter()
+        .map(|(name, section)| (name.clone(), section.clone()))
+        .collect())
+}
+
+/// A server on its way, and the models it has so far.
+struct Setup<'a> {
+    server: Server,
+    file: &'a ServerFile,
+    args: &'a ServeArgs,
+    encoders: Vec<(String, Arc<BiEncoder>)>,
+    rerankers: Vec<String>,
+}
+
+impl Setup<'_> {
+    fn queue(&self, max_batch_tokens: Option<usize>) -> QueueConfig {
+        let default = QueueConfig::default();
+        QueueConfig {
+            max_tokens: self.file.queue.max_tokens,
+            max_batch_tokens: max_batch_tokens.unwrap_or(default.max_batch_tokens),
+            interactive_share: self.file.queue.interactive_share,
+        }
+    }
+
+    fn add_model(
+        &mut self,
+        name: &str,
+        path: &Path,
+        role: ModelRole,
+        max_batch_tokens: Option<usize>,
+    ) -> anyhow::Result<()> {
+        let queue = self.queue(max_batch_tokens);
+        match role {
+            ModelRole::Encoder => {
+                let config = self.args.model.encoder_config();
+                let options = ModelOptions::default();
+                let encoder = model::load_encoder(&model::find(path)?, &options, &config)?;
+                self.add_encoder(name, encoder, queue)
+            }
+            ModelRole::Reranker => {
+                let reranker = model::load_reranker(path, self.args.model.threads)?;
+                self.server.add_reranker(name, reranker, queue)?;
+                self.rerankers.push(name.to_owned());
+                Ok(())
+            }
+        }
+    }
+
+    fn add_encoder(
+        &mut self,
+        name: &str,
+        encoder: Arc<BiEncoder>,
+        queue: QueueConfig,
+    ) -> anyhow::Result<()> {
+        self.server.add_encoder(name, Arc::clone(&encoder), queue)?;
+        self.encoders.push((name.to_owned(), encoder));
+        Ok(())
+    }
+
+    fn add_collection(&mut self, name: &str, section: &CollectionSection) -> anyhow::Result<()> {
+        let context = || format!("cannot open collection `{}`", section.path.display());
+        let generation = Collection::open(&section.path)
+            .and_then(|collection| collection.resolve(&section.alias))
+            .with_context(context)?;
+        let retriever = Retriever::open(generation, OpenConfig::default()).with_context(context)?;
+        let encoder = match &section.encoder {
+            Some(encoder) => Some(encoder.clone()),
+            None => self.fitting_encoder(&retriever)?,
+        };
+        let reranker = match (&section.reranker, &self.args.rerank) {
+            (Some(reranker), _) => Some(reranker.clone()),
+            (None, Some(path)) if !self.args.collections.is_empty() => Some(self.reranker(path)?),
+            (None, _) => None,
+        };
+        self.server
+            .add_collection(name, retriever, encoder.as_deref(), reranker.as_deref())?;
+        Ok(())
+    }
+
+    /// The name of a loaded encoder that made the vectors, else of the one that the manifest or `--model` names, loaded now.
+    fn fitting_encoder(&mut self, retriever: &Retriever) -> anyhow::Result<Option<String>> {
+        let manifest = retriever.manifest();
+        if manifest.fingerprint["space"] == "external" {
+            return Ok(None);
+        }
+        let fits = |(_, encoder): &&(String, Arc<BiEncoder>)| {
+            retriever::check_encoder(manifest, encoder).is_ok()
+        };
+        if let Some((name, _)) = self.encoders.iter().find(fits) {
+            return Ok(Some(name.clone()));
+        }
+        let encoder = model::encoder_of(manifest, &self.args.model)?;
+        let name = encoder.name().to_owned();
+        self.add_encoder(&name, encoder, self.queue(None))?;
+        Ok(Some(name))
+    }
+
+    /// The name of the cross-encoder of the command line, loaded when first asked for.
+    fn reranker(&mut self, path: &Path) -> anyhow::Result<String> {
+        let reranker = path
+            .file_name()
+            .unwrap_or(path.as_os_str())
+            .to_string_lossy()
+            .into_owned();
+        if !self.rerankers.contains(&reranker) {
+            self.add_model(&reranker, path, ModelRole::Reranker, None)?;
+        }
+        Ok(reranker)
+    }
+}
+
+/// Serves until Ctrl-C or SIGTERM, then finishes the requests in flight; a second signal ends the process at once.
+pub fn run_until_stopped(server: Server, output: &Output) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(async {
+        let server = server.bind().await?;
+        let address = server.address();
+        output.remark(format!(
+            "serving on http://{address}, API at http://{address}/docs, Ctrl-C stops"
+        ));
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut terminate = signal(SignalKind::terminate())?;
+        let stop = async {
+            either(&mut interrupt, &mut terminate).await;
+            output.remark("finishing the requests in flight; once more to stop at once");
+            tokio::spawn(async move {
+                either(&mut interrupt, &mut terminate).await;
+                std::process::exit(130);
+            });
+        };
+        server.run(stop).await?;
+        Ok(())
+    })
+}
+
+async fn either(interrupt: &mut Signal, terminate: &mut Signal) {
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+    }
+}

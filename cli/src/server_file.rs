@@ -1,0 +1,378 @@
+//! `server.toml` and the environment variables that stand above it.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::Context;
+use serde::de::{self, Deserialize, Deserializer, Visitor};
+use server::{Limits, ServerConfig};
+use toml::{Table, Value};
+
+use crate::failure::Failure;
+
+/// Looked for when no file is named, in this order.
+const PLACES: [&str; 2] = ["server.toml", "/etc/trawl/server.toml"];
+const PREFIX: &str = "TRAWL__";
+
+/// What a server is to serve, and how.
+#[derive(Debug, Default, serde::Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ServerFile {
+    pub server: ServerSection,
+    pub models: BTreeMap<String, ModelSection>,
+    pub collections: BTreeMap<String, CollectionSection>,
+    pub limits: Limits,
+    pub queue: QueueSection,
+}
+
+/// `[server]`.
+#[derive(Debug, serde::Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ServerSection {
+    pub bind: SocketAddr,
+    pub max_body: Size,
+    pub default_timeout: Time,
+    pub max_timeout: Time,
+    pub read_timeout: Time,
+    pub shutdown_grace: Time,
+}
+
+impl Default for ServerSection {
+    fn default() -> Self {
+        let config = ServerConfig::default();
+        Self {
+            bind: config.bind,
+            max_body: Size(config.max_body_bytes),
+            default_timeout: Time(config.default_timeout),
+            max_timeout: Time(config.max_timeout),
+            read_timeout: Time(config.read_timeout),
+            shutdown_grace: Time(config.shutdown_grace),
+        }
+    }
+}
+
+/// `[models.NAME]`.
+#[derive(Debug, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ModelSection {
+    /// Directory, or a name in the model folder.
+    pub path: PathBuf,
+    pub role: ModelRole,
+    pub max_batch_tokens: Option<usize>,
+}
+
+/// What a model is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ModelRole {
+    Encoder,
+    Reranker,
+}
+
+/// `[collections.NAME]`.
+#[derive(Clone, Debug, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CollectionSection {
+    pub path: PathBuf,
+    #[serde(default = "live")]
+    pub alias: String,
+    pub encoder: Option<String>,
+    pub reranker: Option<String>,
+}
+
+/// `[queue]`.
+#[derive(Debug, serde::Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct QueueSection {
+    pub max_tokens: usize,
+    pub interactive_share: f64,
+}
+
+impl Default for QueueSection {
+    fn default() -> Self {
+        let server::QueueConfig {
+            max_tokens,
+            interactive_share,
+            ..
+        } = server::QueueConfig::default();
+        Self {
+            max_tokens,
+            interactive_share,
+        }
+    }
+}
+
+fn live() -> String {
+    collection::LIVE.to_owned()
+}
+
+impl ServerFile {
+    /// Reads the file named, else the first one in its usual places, and puts the variables above it.
+    pub fn read(
+        named: Option<&Path>,
+        variables: impl Iterator<Item = (String, String)>,
+    ) -> anyhow::Result<Self> {
+        let found = || {
+            PLACES
+                .map(Path::new)
+                .into_iter()
+                .find(|path| path.is_file())
+        };
+        let (text, place) = match named.or_else(found) {
+            Some(path) => {
+                let text = std::fs::read_to_string(path)
+                    .with_context(|| format!("cannot read `{}`", path.display()))?;
+                (text, format!("`{}`", path.display()))
+            }
+            None => (String::new(), "defaults".to_owned()),
+        };
+        Self::merge(&text, &place, variables)
+    }
+
+    fn merge(
+        text: &str,
+        place: &str,
+        variables: impl Iterator<Item = (String, String)>,
+    ) -> anyhow::Result<Self> {
+        let mut table: Table = text.parse().map_err(|error| refused(place, &error))?;
+        let mut names = Vec::new();
+        for (name, value) in variables {
+            if let Some(keys) = name.strip_prefix(PREFIX) {
+                set(&mut table, keys, &value).map_err(Failure::usage)?;
+                names.push(name);
+            }
+        }
+        if names.is_empty() {
+            // The text knows its lines, the table does not.
+            return toml::from_str(text).map_err(|error| refused(place, &error).into());
+        }
+        names.sort();
+        let place = format!("{place} with {}", names.join(", "));
+        Self::deserialize(table).map_err(|error| refused(&place, &error).into())
+    }
+}
+
+/// Sets `SECTION__KEY`. A value that is no TOML is a text.
+fn set(table: &mut Table, keys: &str, value: &str) -> Result<(), String> {
+    let (parents, key) = keys.rsplit_once("__").unwrap_or(("", keys));
+    let mut table = table;
+    for parent in parents.split("__").filter(|parent| !parent.is_empty()) {
+        let parent = known(table, parent);
+        let inner = table
+            .entry(parent)
+            .or_insert_with(|| Value::Table(Table::new()));
+        table = inner
+            .as_table_mut()
+            .ok_or_else(|| format!("{PREFIX}{keys}: there is no such section"))?;
+    }
+    let parsed = format!("value = {value}").parse::<Table>().ok();
+    let parsed = parsed.and_then(|mut table| table.remove("value"));
+    let key = known(table, key);
+    table.insert(
+        key,
+        parsed.unwrap_or_else(|| Value::String(value.to_owned())),
+    );
+    Ok(())
+}
+
+/// Variables are in capitals: a key is the one that is there but for its case, else in small letters.
+fn known(table: &Table, key: &str) -> String {
+    let found = table.keys().find(|known| known.eq_ignore_ascii_case(key));
+    found.cloned().unwrap_or_else(|| key.to_ascii_lowercase())
+}
+
+fn refused(place: &str, error: &toml::de::Error) -> Failure {
+    let failure = Failure::usage(format!("{place}: {}", error.to_string().trim_end()));
+    match nearest(error.message()) {
+        Some(known) => failure.hint(format!("did you mean `{known}`?")),
+        None => failure,
+    }
+}
+
+/// Of the keys that serde's message expects, the one most like the one it does not know.
+fn nearest(message: &str) -> Option<&str> {
+    let rest = message.strip_prefix("unknown field `")?;
+    let (unknown, expected) = rest.split_once('`')?;
+    let known = expected.split('`').skip(1).step_by(2);
+    let like = |known: &str| strsim::jaro_winkler(unknown, known);
+    let nearest = known.max_by(|a, b| like(a).total_cmp(&like(b)))?;
+    (like(nearest) > 0.75).then_some(nearest)
+}
+
+/// A number of bytes: `1024`, `"64KiB"`, `"32MiB"`, `"1GiB"`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Size(pub usize);
+
+impl<'de> Deserialize<'de> for Size {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(SizeVisitor)
+    }
+}
+
+struct SizeVisitor;
+
+impl Visitor<'_> for SizeVisitor {
+    type Value = Size;
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("a number of bytes such as 1024 or \"32MiB\"")
+    }
+
+    fn visit_i64<E: de::Error>(self, bytes: i64) -> Result<Size, E> {
+        let unexpected = de::Unexpected::Signed(bytes);
+        usize::try_from(bytes)
+            .map(Size)
+            .map_err(|_| E::invalid_value(unexpected, &self))
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<Size, E> {
+        let units = [
+            ("KiB", 1usize << 10),
+            ("MiB", 1 << 20),
+            ("GiB", 1 << 30),
+            ("B", 1),
+        ];
+        let bytes = units.iter().find_map(|(unit, factor)| {
+            let number: usize = text.strip_suffix(unit)?.trim_end().parse().ok()?;
+            number.checked_mul(*factor)
+        });
+        let unexpected = de::Unexpected::Str(text);
+        bytes
+            .map(Size)
+            .ok_or_else(|| E::invalid_value(unexpected, &self))
+    }
+}
+
+/// A time: `"200ms"`, `"30s"`, `"2m"`, `"1h"`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Time(pub Duration);
+
+impl<'de> Deserialize<'de> for Time {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let units = [("ms", 1), ("s", 1000), ("m", 60_000), ("h", 3_600_000)];
+        let millis = units.iter().find_map(|(unit, factor)| {
+            let number: u64 = text.strip_suffix(unit)?.trim_end().parse().ok()?;
+            number.checked_mul(*factor)
+        });
+        let expected = "a time such as \"200ms\", \"30s\" or \"2m\"";
+        let unexpected = de::Unexpected::Str(&text);
+        let millis = millis.ok_or_else(|| de::Error::invalid_value(unexpected, &expected))?;
+        Ok(Self(Duration::from_millis(millis)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FILE: &str = r#"
+        [server]
+        bind = "127.0.0.1:9000"
+        max_body = "1MiB"
+        shutdown_grace = "500ms"
+        [models.Enc]
+        path = "models/enc"
+        role = "encoder"
+        [collections.docs]
+        path = "data/docs"
+        encoder = "Enc"
+        [limits]
+        top_k = 50
+        [queue]
+        max_tokens = 1000
+    "#;
+
+    fn merge(text: &str, variables: &[(&str, &str)]) -> anyhow::Result<ServerFile> {
+        let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
+        ServerFile::merge(text, "`server.toml`", variables.iter().map(owned))
+    }
+
+    #[test]
+    fn a_file_stands_above_the_defaults() {
+        let file = merge(FILE, &[]).unwrap();
+        assert_eq!(file.server.bind.port(), 9000);
+        assert_eq!(file.server.max_body, Size(1 << 20));
+        assert_eq!(file.server.shutdown_grace, Time(Duration::from_millis(500)));
+        assert_eq!(
+            file.server.read_timeout,
+            ServerSection::default().read_timeout
+        );
+        assert_eq!(file.models["Enc"].role, ModelRole::Encoder);
+        assert_eq!(file.collections["docs"].alias, "live");
+        assert_eq!(
+            (file.limits.top_k, file.limits.window),
+            (50, Limits::default().window)
+        );
+    }
+
+    #[test]
+    fn a_variable_stands_above_the_file() {
+        let variables = [
+            ("TRAWL__SERVER__BIND", "127.0.0.1:9001"),
+            ("TRAWL__SERVER__MAX_BODY", "2048"),
+            ("TRAWL__SERVER__MAX_TIMEOUT", "1m"),
+            ("TRAWL__MODELS__ENC__PATH", "elsewhere"),
+            ("TRAWL__QUEUE__INTERACTIVE_SHARE", "0.5"),
+            ("TRAWL_MODELS", "not ours"),
+        ];
+        let file = merge(FILE, &variables).unwrap();
+        assert_eq!(file.server.bind.port(), 9001);
+        assert_eq!(file.server.max_body, Size(2048));
+        assert_eq!(file.server.max_timeout, Time(Duration::from_secs(60)));
+        assert_eq!(file.models["Enc"].path, Path::new("elsewhere"));
+        assert_eq!(
+            (file.queue.max_tokens, file.queue.interactive_share),
+            (1000, 0.5)
+        );
+    }
+
+    #[test]
+    fn what_is_not_known_is_refused_with_its_place() {
+        let refused = |text: &str, variables: &[(&str, &str)]| {
+            format!("{:#}", merge(text, variables).unwrap_err())
+        };
+        let error = refused("[server]\nbnid = \"127.0.0.1:1\"", &[]);
+        assert!(
+            error.contains("`server.toml`") && error.contains("line 2"),
+            "{error}"
+        );
+        assert!(error.contains("unknown field `bnid`"), "{error}");
+        assert!(refused("[sever]", &[]).contains("unknown field `sever`"));
+        let error = refused("", &[("TRAWL__LIMITS__TOPK", "3")]);
+        assert!(
+            error.contains("TRAWL__LIMITS__TOPK") && error.contains("`topk`"),
+            "{error}"
+        );
+        for (text, expected) in [
+            ("[server]\nmax_body = \"32 megabytes\"", "number of bytes"),
+            ("[server]\nmax_body = -1", "number of bytes"),
+            ("[server]\nshutdown_grace = \"soon\"", "a time such as"),
+            ("[models.a]\nrole = \"encoder\"", "missing field `path`"),
+            (
+                "[models.a]\npath = \"a\"\nrole = \"both\"",
+                "unknown variant `both`",
+            ),
+            ("server = 1", "invalid type"),
+            ("[server", "line 1"),
+        ] {
+            let error = refused(text, &[]);
+            assert!(error.contains(expected), "{error}");
+        }
+    }
+
+    #[test]
+    fn the_nearest_key_is_suggested() {
+        let message =
+            "unknown field `max_boddy`, expected one of `bind`, `max_body`, `max_timeout`";
+        assert_eq!(nearest(message), Some("max_body"));
+        assert_eq!(
+            nearest("unknown field `xyz`, expected one of `bind`, `max_body`"),
+            None
+        );
+        assert_eq!(nearest("missing field `path`"), None);
+    }
+}

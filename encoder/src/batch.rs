@@ -23,8 +23,12 @@ pub(crate) fn start_threads(n_threads: usize) -> Result<Option<ThreadPool>, Load
         .map_err(|source| LoadError::Threads { n_threads, source })
 }
 
+/// Fewer tokens than this are not worth a thread of their own.
+const LEAST_TOKENS: usize = 64;
+
 /// Calls `compute` for groups of about `batch_tokens` tokens of texts of about equal length, longest first, and writes
-/// what it returns, one row of `width` values per text, at the places of the input.
+/// what it returns, one row of `width` values per text, at the places of the input. Groups are smaller where a thread
+/// would otherwise have nothing to do.
 pub(crate) fn for_groups(
     pool: Option<&ThreadPool>,
     texts: &[Tokens],
@@ -34,7 +38,9 @@ pub(crate) fn for_groups(
 ) -> Vec<f32> {
     let mut order: Vec<usize> = (0..texts.len()).collect();
     order.sort_by_key(|&index| std::cmp::Reverse(texts[index].len()));
-    let groups = cut(texts, &order, batch_tokens);
+    let n_tokens: usize = texts.iter().map(Tokens::len).sum();
+    let share = n_tokens.div_ceil(pool.map_or(1, ThreadPool::current_num_threads));
+    let groups = cut(texts, &order, batch_tokens.min(share.max(LEAST_TOKENS)));
     let run = |workspace: &mut Workspace, group: &Range<usize>| {
         let group: Vec<&Tokens> = order[group.clone()]
             .iter()

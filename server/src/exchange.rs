@@ -213,7 +213,40 @@ fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
 
 #[cfg(test)]
 mod tests {
+    use axum::Router;
+    use axum::body::Body;
+    use axum::middleware::from_fn_with_state;
+    use axum::routing::get;
+    use http_body_util::BodyExt;
+    use openapi::Problem;
+    use tower::ServiceExt;
+
     use super::*;
+    use crate::ServerConfig;
+    use crate::metrics::Metrics;
+
+    async fn panic() {
+        panic!("a secret of the house");
+    }
+
+    #[tokio::test]
+    async fn a_panic_is_an_internal_error_that_tells_nothing() {
+        let app = App::new(Shared::new(
+            ServerConfig::default(),
+            Metrics::new().unwrap(),
+        ));
+        let router = Router::new()
+            .route("/panic", get(panic))
+            .layer(from_fn_with_state(App::clone(&app), exchange));
+        let request = Request::get("/panic").body(Body::empty()).unwrap();
+        let response = router.oneshot(request).await.unwrap();
+        assert_eq!(response.status(), 500);
+        let body = response.into_body().collect().await.unwrap().to_bytes();
+        let problem: Problem = serde_json::from_slice(&body).unwrap();
+        assert_eq!(problem.code, ErrorCode::Internal);
+        assert!(!String::from_utf8_lossy(&body).contains("secret"));
+        assert!(app.metrics.render().contains("code=\"internal\""));
+    }
 
     #[test]
     fn a_harmless_request_id_is_kept_and_another_replaced() {

@@ -10,8 +10,9 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use encoder::{Role, Text};
 use harness::{TestServer, build, encoder, open, reranker};
+use retriever::{OpenConfig, Retriever};
 use serde_json::{Value, json};
-use server::{AttachError, QueueConfig, Server, ServerConfig};
+use server::{AttachError, CheckError, QueueConfig, ServeError, Server, ServerConfig};
 
 const SEARCH: &str = "/v1/collections/docs/search";
 
@@ -715,6 +716,56 @@ fn an_encoder_that_did_not_make_the_vectors_is_refused() {
             .unwrap_err();
         assert!(matches!(refused, AttachError::Name { .. }), "{refused}");
     }
+}
+
+#[test]
+fn a_collection_that_does_not_know_its_own_passages_is_not_served() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = encoder("models/tiny-bert");
+    let root = build(folder.path(), &model);
+    // Other rows under the same manifest, as a damaged disk or a wrong copy would leave them.
+    let rows: Vec<Vec<f32>> = (0..6)
+        .map(|row| (0..32).map(|i| if i == row { 1.0 } else { 0.0 }).collect())
+        .collect();
+    let generation = open(&root).generation().clone();
+    let path = generation.path.join(&generation.manifest.shards[0].path);
+    let config = index::ShardConfig {
+        width: 32,
+        metric: index::Metric::Cosine,
+        row_type: index::RowType::F32,
+        first_ordinal: 0,
+    };
+    std::fs::remove_file(&path).unwrap();
+    let mut writer = index::ShardWriter::create(&path, config).unwrap();
+    for row in &rows {
+        writer.push(row).unwrap();
+    }
+    writer.finish().unwrap();
+
+    let mut server = Server::new(ServerConfig {
+        bind: ([127, 0, 0, 1], 0).into(),
+        ..ServerConfig::default()
+    });
+    server
+        .add_encoder("tiny", model, QueueConfig::default())
+        .unwrap();
+    let retriever = Retriever::open(generation, OpenConfig { verify: false }).unwrap();
+    server
+        .add_collection("docs", retriever, Some("tiny"), None)
+        .unwrap();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let outcome = runtime.block_on(async {
+        server
+            .bind()
+            .await
+            .unwrap()
+            .run(std::future::pending())
+            .await
+    });
+    let Err(ServeError::Check(CheckError::Unfamiliar { collection, .. })) = outcome else {
+        panic!("{outcome:?}");
+    };
+    assert_eq!(collection, "docs");
 }
 
 #[test]

@@ -4,6 +4,7 @@
 
 mod eval;
 mod quality;
+mod serve;
 mod session;
 
 use std::path::{Path, PathBuf};

@@ -5,13 +5,13 @@ use std::path::{Path, PathBuf};
 
 use crate::{fail, json, sample, succeed, text, tiny_model, trawl};
 
-struct Built {
-    folder: tempfile::TempDir,
-    collection: PathBuf,
+pub struct Built {
+    pub folder: tempfile::TempDir,
+    pub collection: PathBuf,
 }
 
 /// The sample corpus, indexed by the test encoder in three shards.
-fn build() -> Built {
+pub fn build() -> Built {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let collection = folder.path().join("sample");
     let report = json([

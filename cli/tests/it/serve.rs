@@ -1,0 +1,145 @@
+//! `trawl serve`: what it takes from flags, variables and file, what it refuses, and how it stops.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::process::{Child, Command, Stdio};
+
+use serde_json::{Value, json};
+
+use crate::session::{Built, build};
+use crate::{fail, text, tiny_model};
+
+/// A file that serves the collection as `docs`; returns its path.
+fn write_file(built: &Built) -> String {
+    let path = built.folder.path().join("server.toml");
+    let (encoder, reranker) = (tiny_model(), testkit::fixture("models/tiny-cross-bert"));
+    let file = format!(
+        "[server]\nbind = \"127.0.0.1:0\"\n\
+         [models.enc]\npath = {encoder:?}\nrole = \"encoder\"\n\
+         [models.ce]\npath = {reranker:?}\nrole = \"reranker\"\n\
+         [collections.docs]\npath = {:?}\nencoder = \"enc\"\nreranker = \"ce\"\n\
+         [limits]\ntop_k = 50\n",
+        built.collection,
+    );
+    fs::write(&path, file).unwrap();
+    path.to_str().unwrap().to_owned()
+}
+
+struct Serving {
+    process: Child,
+    address: String,
+}
+
+impl Serving {
+    /// Starts a server and waits until it says where it listens.
+    fn start(arguments: &[&str], variable: (&str, &str)) -> Self {
+        let mut process = Command::new(env!("CARGO_BIN_EXE_trawl"))
+            .arg("serve")
+            .args(arguments)
+            .env(variable.0, variable.1)
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(process.stderr.as_mut().unwrap()).lines();
+        let address = lines.find_map(|line| {
+            let line = line.unwrap();
+            let (_, rest) = line.split_once("serving on http://")?;
+            rest.split(',').next().map(str::to_owned)
+        });
+        let address = address.expect("a server that starts says where it listens");
+        Self { process, address }
+    }
+
+    /// Posts to a path until the server is ready; status and body.
+    fn post(&self, path: &str, body: &Value) -> (u16, Value) {
+        let body = body.to_string();
+        let request = format!(
+            "POST {path} HTTP/1.1\r\nhost: a\r\nconnection: close\r\ncontent-type: application/json\r\n\
+             content-length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        loop {
+            let mut stream = TcpStream::connect(&self.address).unwrap();
+            stream.write_all(request.as_bytes()).unwrap();
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).unwrap();
+            let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+            let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+            if status != 503 {
+                return (status, serde_json::from_str(body).unwrap());
+            }
+        }
+    }
+
+    /// Sends SIGTERM and waits for the end; the exit code.
+    fn stop(mut self) -> Option<i32> {
+        let process = self.process.id().to_string();
+        assert!(
+            Command::new("kill")
+                .args(["-TERM", &process])
+                .status()
+                .unwrap()
+                .success()
+        );
+        self.process.wait().unwrap().code()
+    }
+}
+
+#[test]
+fn a_file_under_variables_is_served_until_sigterm() {
+    let built = build();
+    let file = write_file(&built);
+    let server = Serving::start(&["--config", &file], ("TRAWL__LIMITS__TOP_K", "7"));
+    let search = "/v1/collections/docs/search";
+    let body = json!({"query": "onions", "top_k": 7, "rerank": {"candidates": 5}});
+    let (status, found) = server.post(search, &body);
+    assert_eq!(status, 200, "{found}");
+    assert_eq!(found["results"].as_array().unwrap().len(), 7);
+    let (status, problem) = server.post(search, &json!({"query": "onions", "top_k": 8}));
+    assert_eq!((status, &problem["errors"][0]["limit"]), (422, &json!(7)));
+    let (status, vectors) = server.post("/v1/embeddings", &json!({"model": "enc", "input": "a"}));
+    assert_eq!(status, 200, "{vectors}");
+    assert_eq!(server.stop(), Some(0));
+}
+
+#[test]
+fn a_collection_alone_is_served_with_the_model_it_names() {
+    let built = build();
+    let arguments = [text(&built.collection), "--bind", "127.0.0.1:0"];
+    let server = Serving::start(&arguments, ("TRAWL__SERVER__BIND", "127.0.0.1:1"));
+    let (status, found) = server.post("/v1/collections/sample/search", &json!({"query": "onions"}));
+    assert_eq!(status, 200, "{found}");
+    assert_eq!(server.stop(), Some(0));
+}
+
+#[test]
+fn what_cannot_be_served_is_refused() {
+    let built = build();
+    let collection = text(&built.collection);
+    let other = testkit::fixture("models/tiny-bert-last");
+    let errors = fail(
+        4,
+        [
+            "serve",
+            collection,
+            "--model",
+            text(&other),
+            "--bind",
+            "127.0.0.1:0",
+        ],
+    );
+    assert!(errors.contains("differ in `space."), "{errors}");
+    let errors = fail(2, ["serve", collection, "--bind", "0.0.0.0:0"]);
+    assert!(errors.contains("--insecure"), "{errors}");
+    let file = write_file(&built);
+    fs::write(
+        &file,
+        fs::read_to_string(&file).unwrap().replace("top_k", "topk"),
+    )
+    .unwrap();
+    let errors = fail(2, ["serve", "--config", &file]);
+    assert!(errors.contains("did you mean `top_k`?"), "{errors}");
+    let errors = fail(1, ["serve", "--config", "no/such/server.toml"]);
+    assert!(errors.contains("no/such/server.toml"), "{errors}");
+}

@@ -26,4 +26,4 @@ ci:
 
 # 200 kills during a build, and a resume after each
 kill-test n="200":
-    TRAWL_KILLS={{n}} cargo test --release -p indexer --test it kill -- --nocapture
+    TRAWL_KILLS={{n}} cargo test -p indexer --test build kill -- --nocapture

@@ -1,11 +1,14 @@
 //! How a failure ends the process: one report, one exit code, one hint.
 
+use std::io::ErrorKind;
 use std::process::ExitCode;
 
 use collection::CollectionError;
+use corpus::CorpusError;
 use encoder::LoadError;
 use indexer::BuildError;
 use retriever::FingerprintError;
+use server::ServeError;
 use store::StoreError;
 
 /// Exit codes, as documented by `trawl --help`.
@@ -66,16 +69,25 @@ pub fn report(error: &anyhow::Error) -> ExitCode {
 }
 
 /// The one place that knows which library error means what to a user.
-fn classify(error: &anyhow::Error) -> (Exit, Option<String>) {
-    for cause in error.chain() {
+fn classify(error_chain: &anyhow::Error) -> (Exit, Option<String>) {
+    for cause in error_chain.chain() {
         if let Some(failure) = cause.downcast_ref::<Failure>() {
             return (failure.exit, failure.hint.clone());
         }
-        if let Some(error) = cause.downcast_ref::<corpus::CorpusError>()
+        if let Some(error) = cause.downcast_ref::<CorpusError>()
             && error.is_bad_input()
         {
-            let hint = "`--skip-bad-lines` leaves bad lines out and counts them";
-            return (Exit::BadInput, Some(hint.to_owned()));
+            let building = error_in_chain::<BuildError>(error_chain);
+            let hint = match error {
+                CorpusError::BadLine(_) if building => {
+                    Some("`--skip-bad-lines` leaves bad lines out and counts them".to_owned())
+                }
+                CorpusError::UnnamedColumns { .. } if building => {
+                    Some("`--columns` names the columns".to_owned())
+                }
+                _ => None,
+            };
+            return (Exit::BadInput, hint);
         }
         if let Some(error) = cause.downcast_ref::<FingerprintError>() {
             let hint =
@@ -88,9 +100,15 @@ fn classify(error: &anyhow::Error) -> (Exit, Option<String>) {
         }
         if let Some(error) = cause.downcast_ref::<LoadError>() {
             match error {
-                LoadError::NotSentenceTransformers { .. } => return (Exit::Usage, None),
+                LoadError::NotSentenceTransformers { .. }
+                | LoadError::MaxTokens { .. }
+                | LoadError::Contradiction { .. } => return (Exit::Usage, None),
                 _ => return (Exit::Failed, Some(MODEL.to_owned())),
             }
+        }
+        if let Some(ServeError::Bind { .. }) = cause.downcast_ref() {
+            let hint = "take another port: `serve --bind 127.0.0.1:N`, `quickstart --port N`";
+            return (Exit::Failed, Some(hint.to_owned()));
         }
         if is_corrupt(cause) {
             return (Exit::Corrupt, Some(VERIFY.to_owned()));
@@ -113,13 +131,24 @@ fn classify(error: &anyhow::Error) -> (Exit, Option<String>) {
     (Exit::Failed, None)
 }
 
+fn error_in_chain<E: std::error::Error + Send + Sync + 'static>(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| cause.is::<E>())
+}
+
 /// Whether bytes on disk are not those that were written.
 fn is_corrupt(cause: &(dyn std::error::Error + 'static)) -> bool {
     if let Some(error) = cause.downcast_ref::<index::OpenError>() {
-        return !matches!(error, index::OpenError::Read { .. });
+        return match error {
+            index::OpenError::Read { source, .. } => source.kind() == ErrorKind::NotFound,
+            _ => true,
+        };
     }
     if let Some(error) = cause.downcast_ref::<StoreError>() {
-        return !matches!(error, StoreError::Read { .. } | StoreError::Ordinal { .. });
+        return match error {
+            StoreError::Read { source, .. } => source.kind() == ErrorKind::NotFound,
+            StoreError::Ordinal { .. } => false,
+            _ => true,
+        };
     }
     matches!(
         cause.downcast_ref(),

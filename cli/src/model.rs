@@ -151,6 +151,12 @@ pub fn find(model: &Path) -> anyhow::Result<PathBuf> {
 ///
 /// Refused when its fingerprint is another one.
 pub fn encoder_of(manifest: &Manifest, args: &ModelArgs) -> anyhow::Result<Arc<BiEncoder>> {
+    if manifest.fingerprint["space"] == "external" {
+        let text =
+            "vectors of the index were made elsewhere, so no model here can encode a query text";
+        let hint = "search by words with `--lexical`, or by vector over HTTP";
+        return Err(Failure::usage(text).hint(hint).into());
+    }
     let recorded = |name: &str| manifest.build.get(name).cloned().unwrap_or_default();
     let options = match args.options() {
         given if given != ModelOptions::default() => given,

@@ -15,6 +15,7 @@ use crate::pinned::{DEFAULT_MODEL, DEFAULT_MODEL_ON_HUB, check_default_model, ch
 use crate::{PullError, is_name};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 const MAX_LISTING_BYTES: u64 = 16 << 20;
 
 #[derive(Deserialize)]
@@ -51,6 +52,7 @@ pub fn fetch(
     say(&format!("asking {hub} for {id}"));
     let config = Agent::config_builder()
         .timeout_connect(Some(CONNECT_TIMEOUT))
+        .timeout_recv_response(Some(ANSWER_TIMEOUT))
         .build();
     let agent = Agent::new_with_config(config);
     let listing = list(&agent, &format!("{hub}/api/models/{id}?blobs=true"))?;

@@ -195,6 +195,6 @@ pub struct SearchResponse {
     pub usage: Usage,
     /// What was left out for lack of time, by name: `rerank_skipped`.
     pub degraded: Vec<&'static str>,
-    /// Whether the list is exact over the stored rows.
+    /// Whether the first stage is the exact ranking by vector over the stored rows.
     pub exact: bool,
 }

@@ -321,7 +321,7 @@ impl Retriever {
         let mut answers = Vec::with_capacity(n_queries);
         for (list, degraded) in lists.into_iter().zip(degraded) {
             let hits = self.page(&list, options)?;
-            let exact = options.mode != Mode::Lexical && self.exact;
+            let exact = options.mode == Mode::Dense && self.exact;
             answers.push(SearchResponse {
                 hits,
                 timing,

@@ -116,7 +116,8 @@ async fn check_collection(served: &Arc<ServedCollection>) -> Result<(), CheckErr
     let manifest = served.retriever.manifest();
     let vector = match manifest.fingerprint["passage"]["pair"].as_bool() {
         Some(true) => {
-            let pair = [Text::Pair(&passage.title, &passage.text)];
+            let text = served.retriever.render_passage(&passage);
+            let pair = [Text::Pair(&passage.title, &text)];
             let tokens = encoder
                 .model
                 .tokenize(Role::Passage, &pair)
@@ -162,7 +163,12 @@ async fn check_collection(served: &Arc<ServedCollection>) -> Result<(), CheckErr
         let (collection, metric) = (served.name.clone(), manifest.metric.clone());
         return Err(CheckError::Metric { collection, metric });
     };
-    let expected = index::score(metric, &vector, &vector);
+    // As the index stores it: cosine compares directions, and not every model brings its vectors to length 1.
+    let mut stored = vector;
+    if metric == Metric::Cosine {
+        index::normalize(&mut stored);
+    }
+    let expected = index::score(metric, &stored, &stored);
     let allowed = expected - TOLERANCE * expected.abs().max(1.0);
     if score < allowed {
         return Err(CheckError::Unfamiliar {

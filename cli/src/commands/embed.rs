@@ -1,4 +1,6 @@
+use std::fs::Permissions;
 use std::io::{BufRead, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
 use anyhow::Context;
@@ -138,7 +140,9 @@ impl Sink {
             Some(folder) if !folder.as_os_str().is_empty() => folder.to_owned(),
             _ => PathBuf::from("."),
         };
-        let mut file = tempfile::NamedTempFile::new_in(&folder)
+        let mut file = tempfile::Builder::new()
+            .permissions(Permissions::from_mode(0o666)) // less what the user's umask takes away
+            .tempfile_in(&folder)
             .with_context(|| format!("cannot write into `{}`", folder.display()))?;
         file.write_all(&[0; NPY_HEADER_BYTES])?;
         Ok(Self::Npy {

@@ -30,33 +30,51 @@ enum ModelCommand {
         to: Option<PathBuf>,
     },
     /// Describe a model: architecture, width, lengths, pooling, prompts.
-    Info(ModelArgs),
+    #[command(after_help = "Example: trawl model info all-MiniLM-L6-v2")]
+    Info(OneModelArgs),
     /// Print a model's fingerprint: the digest and what went into it.
-    Fingerprint(ModelArgs),
+    Fingerprint(OneModelArgs),
     /// Compare a model's vectors or scores with a golden file.
-    #[command(
-        after_help = "Example: trawl model check --model all-MiniLM-L6-v2 --against golden.json"
-    )]
+    #[command(after_help = "Example: trawl model check all-MiniLM-L6-v2 --against golden.json")]
     Check {
         #[command(flatten)]
-        model: ModelArgs,
+        model: OneModelArgs,
         /// Golden file: texts with the vectors of a reference implementation.
         #[arg(long, value_name = "FILE")]
         against: PathBuf,
     },
 }
 
+/// A model, named first or by `--model`.
+#[derive(Debug, clap::Args)]
+struct OneModelArgs {
+    /// Model directory, or name in the model folder; the same as `--model`.
+    #[arg(value_name = "DIR|NAME", conflicts_with = "model")]
+    directory: Option<PathBuf>,
+    #[command(flatten)]
+    model: ModelArgs,
+}
+
+impl OneModelArgs {
+    fn resolve(self) -> ModelArgs {
+        let mut args = self.model;
+        args.model = self.directory.or(args.model);
+        args
+    }
+}
+
 pub fn run(args: ModelCommandArgs, output: &Output) -> anyhow::Result<()> {
     match args.command {
         ModelCommand::Pull { name, to } => pull(&name, to, output),
-        ModelCommand::Info(args) => info(&args, output),
+        ModelCommand::Info(args) => info(&args.resolve(), output),
         ModelCommand::Fingerprint(args) => {
+            let args = args.resolve();
             let encoder = args.load(&args.directory()?)?;
             let fingerprint = encoder.fingerprint(&TextSpec::default());
             let shown = json!({ "digest": fingerprint.digest(), "fingerprint": fingerprint });
             output.result(&shown, |_| fingerprint.digest())
         }
-        ModelCommand::Check { model, against } => check(&model, &against, output),
+        ModelCommand::Check { model, against } => check(&model.resolve(), &against, output),
     }
 }
 

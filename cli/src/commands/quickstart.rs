@@ -102,7 +102,10 @@ pub fn run(args: QuickstartArgs, output: &Output) -> anyhow::Result<()> {
         args.port
     ))?;
     if args.no_serve {
-        return Ok(());
+        return output::print(&format!(
+            "(curl needs the server: `trawl serve {}`)\n",
+            collection.display()
+        ));
     }
     let config = ServerConfig {
         bind: SocketAddr::from(([127, 0, 0, 1], args.port)),

@@ -5,7 +5,7 @@ use anyhow::Context;
 use collection::Collection;
 use corpus::{Run, Scored};
 use retriever::{
-    DirectEncoder, DirectReranker, Include, Mode, OpenConfig, QueryEncoder, QueryInput,
+    DirectEncoder, DirectReranker, Hit, Include, Mode, OpenConfig, QueryEncoder, QueryInput,
     RerankRequest, Reranker, Retriever, SearchOptions, SearchRequest, SearchResponse,
 };
 use serde_json::json;
@@ -199,12 +199,7 @@ impl Session {
         for (position, batch) in queries.chunks(BATCH).enumerate() {
             let texts = batch.iter().map(|query| query.text.clone()).collect();
             for (query, answer) in batch.iter().zip(self.search_many(texts)?) {
-                let hits = answer.hits.into_iter();
-                let hits = hits.map(|hit| Scored {
-                    id: hit.id,
-                    score: f64::from(hit.score),
-                });
-                run.insert(query.id.clone(), hits.collect());
+                run.insert(query.id.clone(), scored(answer.hits));
             }
             let done = (position * BATCH + batch.len()) as u64;
             progress.update("search", "queries", done, queries.len() as u64);
@@ -212,6 +207,32 @@ impl Session {
         progress.finish();
         Ok(run)
     }
+}
+
+/// The hits of an answer with scores that fall as their ranks rise.
+///
+/// After reranking, the passages that the cross-encoder did not read follow those it did, but their scores are of the
+/// first stage and may be higher. A run has one column of scores, and whoever reads it sorts by that: these passages
+/// get the last reranked score less 1, 2, 3, ….
+fn scored(hits: Vec<Hit>) -> Vec<Scored> {
+    let n_reranked = hits
+        .iter()
+        .take_while(|hit| hit.scores.rerank.is_some())
+        .count();
+    let last = hits[..n_reranked].last().map(|hit| f64::from(hit.score));
+    let score = |position: usize, hit: &Hit| match last {
+        Some(last) if position >= n_reranked => last - (position - n_reranked + 1) as f64,
+        _ => f64::from(hit.score),
+    };
+    let scores: Vec<f64> = hits
+        .iter()
+        .enumerate()
+        .map(|(position, hit)| score(position, hit))
+        .collect();
+    let ids = hits.into_iter().map(|hit| hit.id);
+    ids.zip(scores)
+        .map(|(id, score)| Scored { id, score })
+        .collect()
 }
 
 pub fn run(args: SearchArgs, output: &Output) -> anyhow::Result<()> {
@@ -323,5 +344,38 @@ impl QueryEncoder for NoEncoder {
         _: retriever::Deadline,
     ) -> futures::future::BoxFuture<'_, Result<retriever::Encoded, retriever::ModelError>> {
         Box::pin(async { Ok(retriever::Encoded::default()) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_keeps_the_order_of_an_answer_that_was_reranked_in_part() {
+        let hit = |id: &str, score: f32, rerank: Option<f32>| Hit {
+            ordinal: 0,
+            id: id.to_owned(),
+            rank: 0,
+            score,
+            scores: retriever::Scores {
+                rerank,
+                ..retriever::Scores::default()
+            },
+            title: None,
+            text: None,
+            metadata: None,
+        };
+        let hits = vec![
+            hit("a", 2.0, Some(2.0)),
+            hit("b", -0.5, Some(-0.5)),
+            hit("c", 0.9, None),
+            hit("d", 0.8, None),
+        ];
+        let scores: Vec<f64> = scored(hits).into_iter().map(|hit| hit.score).collect();
+        assert_eq!(scores, [2.0, -0.5, -1.5, -2.5]);
+        let plain = vec![hit("c", 0.9, None), hit("d", 0.8, None)];
+        let scores: Vec<f64> = scored(plain).into_iter().map(|hit| hit.score).collect();
+        assert_eq!(scores, [f64::from(0.9f32), f64::from(0.8f32)]);
     }
 }

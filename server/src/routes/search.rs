@@ -101,7 +101,8 @@ fn resolve(
     let mut faults = Faults(Vec::new());
     faults.range("/top_k", body.top_k, 1, limits.top_k, "limits.top_k");
     let end = body.offset.saturating_add(body.top_k);
-    if end > limits.window {
+    if end > limits.window && body.top_k <= limits.top_k {
+        // The number is that of `offset + top_k`, which the setting limits.
         faults.range("/offset", end, 0, limits.window, "limits.window");
     }
     if let Some(hybrid) = &body.hybrid {

@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 
 use serde_json::{Value, json};
 
-use crate::session::{Built, build};
+use crate::session::{Built, build, build_with};
 use crate::{fail, text, tiny_model};
 
 /// A file that serves the collection as `docs`; returns its path.
@@ -105,12 +105,16 @@ fn a_file_under_variables_is_served_until_sigterm() {
 
 #[test]
 fn a_collection_alone_is_served_with_the_model_it_names() {
-    let built = build();
-    let arguments = [text(&built.collection), "--bind", "127.0.0.1:0"];
-    let server = Serving::start(&arguments, ("TRAWL__SERVER__BIND", "127.0.0.1:1"));
-    let (status, found) = server.post("/v1/collections/sample/search", &json!({"query": "onions"}));
-    assert_eq!(status, 200, "{found}");
-    assert_eq!(server.stop(), Some(0));
+    // The second model does not bring its vectors to length 1, as most plain checkpoints.
+    for model in ["models/tiny-bert", "models/tiny-distilbert"] {
+        let built = build_with(&testkit::fixture(model));
+        let arguments = [text(&built.collection), "--bind", "127.0.0.1:0"];
+        let server = Serving::start(&arguments, ("TRAWL__SERVER__BIND", "127.0.0.1:1"));
+        let path = "/v1/collections/sample/search";
+        let (status, found) = server.post(path, &json!({"query": "onions"}));
+        assert_eq!(status, 200, "{model}: {found}");
+        assert_eq!(server.stop(), Some(0));
+    }
 }
 
 #[test]

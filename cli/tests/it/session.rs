@@ -12,6 +12,11 @@ pub struct Built {
 
 /// The sample corpus, indexed by the test encoder in three shards.
 pub fn build() -> Built {
+    build_with(&tiny_model())
+}
+
+/// The sample corpus, indexed by an encoder in three shards.
+pub fn build_with(model: &Path) -> Built {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let collection = folder.path().join("sample");
     let report = json([
@@ -21,7 +26,7 @@ pub fn build() -> Built {
         "--corpus",
         text(&sample("corpus.jsonl")),
         "--model",
-        text(&tiny_model()),
+        text(model),
         "--collection",
         text(&collection),
         "--shards",

@@ -145,11 +145,12 @@ impl Writer {
         let mut files = Vec::new();
         seal(&building.path, "", &mut files)?;
         files.sort_by(|a, b| a.path.cmp(&b.path));
-        let now = OffsetDateTime::now_utc().truncate_to_second();
+        let now = OffsetDateTime::now_utc();
         let manifest = Manifest {
             format_version: FORMAT_VERSION,
-            generation: self.unused_id(now),
+            generation: GenerationId::new(now, &self.collection.generations()?),
             created: now
+                .truncate_to_second()
                 .format(&Rfc3339)
                 .expect("the present has a year of four digits"),
             spec_digest: building.spec_digest.clone(),
@@ -194,15 +195,6 @@ impl Writer {
             return Ok(());
         }
         self.publish(id)
-    }
-
-    fn unused_id(&self, now: OffsetDateTime) -> GenerationId {
-        loop {
-            let id = GenerationId::new(now);
-            if !self.collection.generations_folder().join(&id).exists() {
-                return id;
-            }
-        }
     }
 }
 

@@ -1,12 +1,12 @@
 //! Names that become parts of paths: checked once, when they are made.
 
 use std::fmt;
-use std::hash::{BuildHasher, Hasher, RandomState};
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
-use time::OffsetDateTime;
+use time::format_description::BorrowedFormatItem;
 use time::macros::format_description;
+use time::{OffsetDateTime, PrimitiveDateTime};
 
 use crate::NameError;
 
@@ -70,16 +70,43 @@ name!(
     AliasName
 );
 
+/// How an id tells the second in which its generation was made.
+const STAMP: &[BorrowedFormatItem<'_>] =
+    format_description!("[year][month][day]T[hour][minute][second]Z");
+
+/// An id tells time in ticks of 2⁻²⁴ s.
+const TICK_BITS: u32 = 24;
+
 impl GenerationId {
-    /// Makes an id from the UTC time and 24 random bits; ids of later seconds sort later.
-    pub(crate) fn new(now: OffsetDateTime) -> Self {
-        let stamp = now
-            .format(format_description!(
-                "[year][month][day]T[hour][minute][second]Z"
-            ))
-            .expect("every component of a UTC time can be formatted");
-        let random = RandomState::new().build_hasher().finish() & 0xff_ffff;
-        Self(format!("{stamp}-{random:06x}"))
+    /// Makes an id from the UTC time: the second and, as hexadecimal digits, the ticks since it began.
+    ///
+    /// It sorts after every id of `existing` that was made so, even when the clock has been set back.
+    pub(crate) fn new(now: OffsetDateTime, existing: &[Self]) -> Self {
+        let fraction = (i64::from(now.nanosecond()) << TICK_BITS) / 1_000_000_000;
+        let now = (now.unix_timestamp() << TICK_BITS) + fraction;
+        let next = existing.iter().filter_map(Self::ticks).max();
+        next.and_then(|last| Self::from_ticks(now.max(last + 1)))
+            .or_else(|| Self::from_ticks(now))
+            .expect("the present has a year of four digits")
+    }
+
+    /// `None` after the year 9999.
+    fn from_ticks(ticks: i64) -> Option<Self> {
+        let second = OffsetDateTime::from_unix_timestamp(ticks >> TICK_BITS).ok()?;
+        let fraction = ticks & ((1 << TICK_BITS) - 1);
+        Some(Self(format!(
+            "{}-{fraction:06x}",
+            second.format(STAMP).ok()?
+        )))
+    }
+
+    /// `None` of a name that was given otherwise.
+    fn ticks(&self) -> Option<i64> {
+        let (stamp, fraction) = self.0.split_once('-')?;
+        let second = PrimitiveDateTime::parse(stamp, STAMP).ok()?.assume_utc();
+        let fraction = i64::from_str_radix(fraction, 16).ok()?;
+        let ticks = (second.unix_timestamp() << TICK_BITS).checked_add(fraction)?;
+        (Self::from_ticks(ticks).as_ref() == Some(self)).then_some(ticks)
     }
 }
 
@@ -133,12 +160,33 @@ mod tests {
 
     #[test]
     fn generation_ids_are_names_that_sort_by_time() {
-        let early = GenerationId::new(OffsetDateTime::UNIX_EPOCH);
-        let late = GenerationId::new(OffsetDateTime::UNIX_EPOCH + time::Duration::DAY);
+        let early = GenerationId::new(OffsetDateTime::UNIX_EPOCH, &[]);
+        let late = GenerationId::new(OffsetDateTime::UNIX_EPOCH + time::Duration::DAY, &[]);
         assert!(early < late);
         assert!(early.as_str().starts_with("19700101T000000Z-"), "{early}");
         assert_eq!(early.as_str().len(), 23);
         assert_eq!(GenerationId::parse(early.as_str()), Ok(early));
+        let half = OffsetDateTime::UNIX_EPOCH + time::Duration::milliseconds(500);
+        let half = GenerationId::new(half, &[]);
+        assert_eq!(half.as_str(), "19700101T000000Z-800000");
+    }
+
+    #[test]
+    fn a_new_generation_id_sorts_after_the_existing_ones() {
+        let now = OffsetDateTime::UNIX_EPOCH;
+        for (existing, expected) in [
+            ("19691231T235959Z-ffffff", "19700101T000000Z-000000"),
+            ("19700101T000000Z-000000", "19700101T000000Z-000001"),
+            ("19700101T000000Z-ffffff", "19700101T000001Z-000000"),
+            ("20261120T195500Z-3f9a1c", "20261120T195500Z-3f9a1d"),
+            ("99991231T235959Z-ffffff", "19700101T000000Z-000000"),
+            ("20261120T195500Z-3F9A1C", "19700101T000000Z-000000"),
+            ("mine", "19700101T000000Z-000000"),
+        ] {
+            let existing = GenerationId::parse(existing).unwrap();
+            let id = GenerationId::new(now, &[existing]);
+            assert_eq!(id.as_str(), expected);
+        }
     }
 
     proptest! {

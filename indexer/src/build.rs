@@ -9,7 +9,7 @@ use std::time::SystemTime;
 use collection::{
     AliasName, Collection, Counts, Generation, GenerationId, LIVE, Manifest, Start, Templates,
 };
-use corpus::{BadLine, CorpusError, Schema, Survey};
+use corpus::{BadLine, CorpusError, Schema, Survey, TemplateError};
 use encoder::{BiEncoder, Fingerprint};
 use index::Metric;
 use serde_json::{Value, json};
@@ -81,8 +81,7 @@ fn build_from(
         progress,
         cancelled,
     };
-    let collection = Collection::create(&config.collection)?;
-    let writer = collection.writer()?;
+    check_query_template(config)?;
     let stamp = CorpusStamp::take(config)?;
     let survey = survey(config, watch)?;
     config.passage_template.check_fields(&survey.schema)?;
@@ -93,6 +92,9 @@ fn build_from(
         .ok_or(BuildError::NoMetric)?;
     let fingerprint = source.fingerprint(config, metric);
     let spec = spec(config, &survey, source, &fingerprint, metric);
+    // Only now, so that a corpus that cannot be read leaves no empty collection.
+    let collection = Collection::create(&config.collection)?;
+    let writer = collection.writer()?;
     let (generation, n_resumed) = match writer.begin(&spec, config.mode)? {
         Start::Done(generation) => (*generation, survey.n_passages),
         Start::Build(building) => {
@@ -159,6 +161,18 @@ fn build_from(
         bad_examples: survey.bad_examples,
         schema: survey.schema,
     })
+}
+
+/// A query brings nothing but its text.
+fn check_query_template(config: &BuildConfig) -> Result<(), TemplateError> {
+    let fields = config.query_template.fields();
+    match fields.iter().find(|field| *field != "text") {
+        None => Ok(()),
+        Some(field) => Err(TemplateError::UnknownField {
+            field: field.clone(),
+            known: vec!["text".to_owned()],
+        }),
+    }
 }
 
 fn survey(config: &BuildConfig, watch: Watch<'_>) -> Result<Survey, BuildError> {

@@ -12,8 +12,8 @@ pub enum BuildError {
     /// The corpus cannot be read.
     #[error("cannot read the corpus")]
     Corpus(#[from] corpus::CorpusError),
-    /// A template asks for a field that no passage has.
-    #[error("cannot use the passage template")]
+    /// A template asks for a field that no passage, or no query, has.
+    #[error("cannot use the template")]
     Template(#[from] corpus::TemplateError),
     /// The collection cannot be read or written.
     #[error("cannot use the collection")]

@@ -81,8 +81,8 @@ struct BuildArgs {
     /// Text of a query that is encoded (default: `<text>`, or what the preset says).
     #[arg(long, value_name = "TEMPLATE")]
     query_template: Option<String>,
-    /// How vectors are compared (default: as the model says): inner_product, cosine, l2.
-    #[arg(long, value_name = "NAME", value_parser = named::<Metric>)]
+    /// How `--vectors` are compared: inner_product, cosine, l2. A model says so itself, or `--similarity` does.
+    #[arg(long, value_name = "NAME", requires = "vectors", value_parser = named::<Metric>)]
     metric: Option<Metric>,
     /// Language of the BM25 index: its stop words and stemmer.
     #[arg(long, value_name = "NAME", default_value_t, value_parser = named::<Language>)]

@@ -203,14 +203,11 @@ fn check_resumes_after(phase: Phase, done: u64, n_resumed: u64) {
     let config = config(&folder.collection("stopped"), &corpus);
     let error = run_until(&config, phase, done);
     assert!(matches!(error, BuildError::Interrupted { .. }), "{error}");
-    assert!(
-        Collection::open(&config.collection)
-            .unwrap()
-            .generations()
-            .unwrap()
-            .is_empty()
-    );
-    if phase != Phase::Survey {
+    if phase == Phase::Survey {
+        assert!(!config.collection.exists());
+    } else {
+        let collection = Collection::open(&config.collection).unwrap();
+        assert!(collection.generations().unwrap().is_empty());
         let error = run(&config).unwrap_err();
         assert!(
             matches!(
@@ -362,6 +359,14 @@ fn impossible_requests_have_names() {
             ..base.clone()
         },
         "`author`",
+    );
+    let query_template = Template::parse("<text> <title>").unwrap();
+    check(
+        BuildConfig {
+            query_template,
+            ..base.clone()
+        },
+        "`title` is not one of text",
     );
     check(
         BuildConfig {

@@ -8,6 +8,7 @@ mod commands;
 mod failure;
 mod interrupt;
 mod model;
+mod npy;
 mod output;
 mod progress;
 mod server_file;

@@ -1,6 +1,4 @@
-use std::fs::Permissions;
-use std::io::{BufRead, Write};
-use std::os::unix::fs::PermissionsExt;
+use std::io::BufRead;
 use std::path::PathBuf;
 
 use anyhow::Context;
@@ -9,6 +7,7 @@ use serde::Deserialize;
 
 use crate::failure::{Exit, Failure};
 use crate::model::ModelArgs;
+use crate::npy::NpyFile;
 use crate::output::{self, Output};
 use crate::progress::Progress;
 
@@ -59,7 +58,10 @@ pub fn run(args: EmbedArgs, output: &Output) -> anyhow::Result<()> {
     } else {
         encoder.prompt(role).to_owned()
     };
-    let mut sink = Sink::new(&args, encoder.width())?;
+    let mut sink = match &args.output {
+        Some(path) => Sink::Npy(NpyFile::create(path, encoder.width())?),
+        None => Sink::Lines,
+    };
     let progress = Progress::new(output);
     let (mut n_texts, mut n_truncated) = (0, 0);
     let mut batch = Vec::with_capacity(BATCH);
@@ -76,7 +78,9 @@ pub fn run(args: EmbedArgs, output: &Output) -> anyhow::Result<()> {
         }
     }
     progress.finish();
-    sink.finish()?;
+    if let Sink::Npy(file) = sink {
+        file.finish()?;
+    }
     if n_truncated > 0 {
         let limit = encoder.max_tokens(role);
         output.remark(format!(
@@ -117,82 +121,17 @@ fn encode(
     Ok(embeddings.n_truncated)
 }
 
-/// Where rows go: JSON lines, or a NumPy file that appears only when it is whole.
+/// Where rows go: JSON lines, or a NumPy file.
 enum Sink {
     Lines,
-    Npy {
-        file: tempfile::NamedTempFile,
-        path: PathBuf,
-        n_rows: usize,
-        width: usize,
-    },
+    Npy(NpyFile),
 }
 
-/// The header of a NumPy file is written twice, before and after the rows are counted, and so has a fixed length.
-const NPY_HEADER_BYTES: usize = 128;
-
 impl Sink {
-    fn new(args: &EmbedArgs, width: usize) -> anyhow::Result<Self> {
-        let Some(path) = &args.output else {
-            return Ok(Self::Lines);
-        };
-        let folder = match path.parent() {
-            Some(folder) if !folder.as_os_str().is_empty() => folder.to_owned(),
-            _ => PathBuf::from("."),
-        };
-        let mut file = tempfile::Builder::new()
-            .permissions(Permissions::from_mode(0o666)) // less what the user's umask takes away
-            .tempfile_in(&folder)
-            .with_context(|| format!("cannot write into `{}`", folder.display()))?;
-        file.write_all(&[0; NPY_HEADER_BYTES])?;
-        Ok(Self::Npy {
-            file,
-            path: path.clone(),
-            n_rows: 0,
-            width,
-        })
-    }
-
     fn push(&mut self, row: &[f32]) -> anyhow::Result<()> {
         match self {
             Self::Lines => output::print(&(serde_json::to_string(row)? + "\n")),
-            Self::Npy { file, n_rows, .. } => {
-                let bytes: Vec<u8> = row.iter().flat_map(|value| value.to_le_bytes()).collect();
-                file.write_all(&bytes)?;
-                *n_rows += 1;
-                Ok(())
-            }
+            Self::Npy(file) => file.push(row),
         }
     }
-
-    fn finish(self) -> anyhow::Result<()> {
-        let Self::Npy {
-            mut file,
-            path,
-            n_rows,
-            width,
-        } = self
-        else {
-            return Ok(());
-        };
-        use std::io::Seek;
-        file.rewind()?;
-        file.write_all(&npy_header(n_rows, width))?;
-        file.as_file().sync_all()?;
-        file.persist(&path)
-            .with_context(|| format!("cannot write `{}`", path.display()))?;
-        Ok(())
-    }
-}
-
-/// NumPy format 1.0: magic, version, length of the dictionary, the dictionary padded with spaces.
-fn npy_header(n_rows: usize, width: usize) -> Vec<u8> {
-    let mut header = b"\x93NUMPY\x01\x00".to_vec();
-    header.extend(((NPY_HEADER_BYTES - 10) as u16).to_le_bytes());
-    let shape =
-        format!("{{'descr': '<f4', 'fortran_order': False, 'shape': ({n_rows}, {width}), }}");
-    header.extend(shape.bytes());
-    header.resize(NPY_HEADER_BYTES - 1, b' ');
-    header.push(b'\n');
-    header
 }

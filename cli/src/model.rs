@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use collection::Manifest;
-use encoder::{BiEncoder, CrossEncoder, EncoderConfig, ModelOptions, Pooling, Preset, Similarity};
+use encoder::{
+    Arithmetic, BiEncoder, CrossEncoder, EncoderConfig, ModelOptions, Pooling, Preset, Similarity,
+};
 use hub::ModelCache;
 use serde::de::DeserializeOwned;
 use serde::de::IntoDeserializer;
@@ -89,6 +91,23 @@ impl ModelArgs {
     /// Loads the encoder from `directory` with the options given.
     pub fn load(&self, directory: &Path) -> anyhow::Result<Arc<BiEncoder>> {
         load_encoder(directory, &self.options(), &self.encoder_config())
+    }
+}
+
+/// The numbers to compute with, as flags name them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum ArithmeticArg {
+    /// The fastest that keeps every cosine to f32 at 0.9999 or more.
+    Auto,
+    /// 32-bit floats throughout.
+    F32,
+}
+
+impl ArithmeticArg {
+    pub fn resolve(self) -> Arithmetic {
+        match self {
+            Self::Auto | Self::F32 => Arithmetic::F32,
+        }
     }
 }
 

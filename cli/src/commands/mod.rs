@@ -1,5 +1,6 @@
 //! One file a command.
 
+mod bench;
 mod completions;
 mod doctor;
 mod embed;
@@ -33,6 +34,8 @@ pub enum Command {
     Embed(embed::EmbedArgs),
     /// Get, describe and check models.
     Model(model::ModelCommandArgs),
+    /// Measure speed on this machine, and what a faster arithmetic costs.
+    Bench(bench::BenchArgs),
     /// Say what this machine offers and what is missing.
     Doctor(doctor::DoctorArgs),
     /// Print the OpenAPI document of the HTTP API.
@@ -51,6 +54,7 @@ pub fn run(command: Command, output: &Output) -> anyhow::Result<()> {
         Command::Eval(args) => eval::run(*args, output),
         Command::Embed(args) => embed::run(args, output),
         Command::Model(args) => model::run(args, output),
+        Command::Bench(args) => bench::run(args, output),
         Command::Doctor(args) => doctor::run(args, output),
         Command::Openapi => openapi::run(),
         Command::Completions(args) => completions::run(args),

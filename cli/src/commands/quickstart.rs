@@ -17,7 +17,7 @@ use crate::output::{self, Output};
 use crate::progress::Progress;
 
 /// The sample corpus travels inside the binary.
-const CORPUS: &str = include_str!("../../../tests/fixtures/sample/corpus.jsonl");
+pub(super) const CORPUS: &str = include_str!("../../../tests/fixtures/sample/corpus.jsonl");
 const COLLECTION: &str = "sample";
 /// Paraphrases: none of them shares a content word with the passage that answers it.
 const QUERIES: [&str; 3] = [

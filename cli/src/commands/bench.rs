@@ -1,0 +1,24 @@
+mod clock;
+mod encode;
+mod texts;
+
+use crate::output::Output;
+
+/// Arguments of `trawl bench`.
+#[derive(Debug, clap::Args)]
+pub struct BenchArgs {
+    #[command(subcommand)]
+    command: BenchCommand,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum BenchCommand {
+    /// Measure a model: texts to vectors, queries one by one, or pairs to scores.
+    Encode(encode::EncodeArgs),
+}
+
+pub fn run(args: BenchArgs, output: &Output) -> anyhow::Result<()> {
+    match args.command {
+        BenchCommand::Encode(args) => encode::run(args, output),
+    }
+}

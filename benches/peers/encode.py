@@ -536,6 +536,8 @@ def run(args, folder):
     names = ", ".join(f"{name} {version}" for name, version in description["versions"].items())
     print(f"{description['machine']}, {description['cores']} cores, {args.threads} threads, "
           f"load {description['load_at_start']:.1f}; {names}")
+    if description["load_at_start"] > 0.5:
+        log("other work is running: it shows in wall times, and in the CPU time of threads that spin while they wait")
     figures = {}
     for row in args.rows:
         workload = prepare(row, args, folder, texts)

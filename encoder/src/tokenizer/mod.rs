@@ -1,3 +1,7 @@
+#[cfg(test)]
+mod identity;
+mod word_piece;
+
 use std::path::Path;
 
 use serde::Deserialize;
@@ -8,6 +12,7 @@ use tokenizers::{PostProcessor, Tokenizer};
 
 use crate::directory::{catch_damage, read_bytes, read_json};
 use crate::error::LoadError;
+use crate::tokenizer::word_piece::{Slot, WordPieces};
 
 /// What the model is asked to read: one text, or two that it sees as first and second segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,6 +57,8 @@ impl Tokens {
 /// The tokenizer of a model directory, without the truncation and padding that its file may carry.
 pub(crate) struct TextTokenizer {
     tokenizer: Tokenizer,
+    /// The fast path, where the tokenizer is one that it covers.
+    word_pieces: Option<WordPieces>,
     truncation: TruncationDirection,
     /// Whether the model distinguishes segments.
     has_types: bool,
@@ -140,6 +147,7 @@ impl TextTokenizer {
             "truncation_side": truncation.as_ref(),
         });
         let tokenizer = Self {
+            word_pieces: WordPieces::new(&tokenizer),
             tokenizer,
             truncation,
             has_types: config
@@ -183,6 +191,87 @@ impl TextTokenizer {
     ///
     /// `max_tokens` is at least the number of special tokens.
     pub(crate) fn encode(
+        &self,
+        prompt: &str,
+        text: Text<'_>,
+        max_tokens: usize,
+    ) -> Result<Tokens, tokenizers::Error> {
+        match self.encode_word_pieces(prompt, text, max_tokens) {
+            Some(tokens) => Ok(tokens),
+            None => self.encode_plain(prompt, text, max_tokens),
+        }
+    }
+
+    /// [`Self::encode_plain`] by the fast path, or none where that does not know the answer.
+    fn encode_word_pieces(
+        &self,
+        prompt: &str,
+        text: Text<'_>,
+        max_tokens: usize,
+    ) -> Option<Tokens> {
+        let word_pieces = self.word_pieces.as_ref()?;
+        let (first, second) = match text {
+            Text::Single(text) => (text, None),
+            Text::Pair(first, second) => (first, Some(second)),
+        };
+        let room = max_tokens - self.n_special(second.is_some());
+        // A cut at the end of a single text, or of the second, makes the rest of it needless: one token too many says
+        // that there is a cut, and as many as the first text has say which is the longer.
+        let stop = |limit: usize| match self.truncation {
+            TruncationDirection::Right => limit,
+            TruncationDirection::Left => usize::MAX,
+        };
+        let limit = if second.is_some() {
+            usize::MAX
+        } else {
+            stop(room)
+        };
+        let first = if prompt.is_empty() {
+            word_pieces.ids(first, limit)?
+        } else {
+            word_pieces.ids(&format!("{prompt}{first}"), limit)?
+        };
+        let second = match second {
+            Some(second) => Some(word_pieces.ids(second, stop(room.max(first.len())))?),
+            None => None,
+        };
+        let slots = word_pieces.slots(second.is_some());
+        let second = second.unwrap_or_default();
+        let (n_first, n_second) = kept(first.len(), second.len(), room);
+        let side = |ids: &[u32], n_kept: usize| match self.truncation {
+            TruncationDirection::Right => 0..n_kept,
+            TruncationDirection::Left => ids.len() - n_kept..ids.len(),
+        };
+        let n_tokens = n_first + n_second + slots.len();
+        let mut tokens = Tokens {
+            ids: Vec::with_capacity(n_tokens),
+            type_ids: Vec::with_capacity(n_tokens),
+            n_unpooled: 0,
+            truncated: first.len() + second.len() > room,
+        };
+        for &slot in slots {
+            let type_id = match slot {
+                Slot::Special { id, type_id } => {
+                    tokens.ids.push(id);
+                    type_id
+                }
+                Slot::First { type_id } => {
+                    tokens.ids.extend(&first[side(&first, n_first)]);
+                    type_id
+                }
+                Slot::Second { type_id } => {
+                    tokens.ids.extend(&second[side(&second, n_second)]);
+                    type_id
+                }
+            };
+            let type_id = if self.has_types { type_id } else { 0 };
+            tokens.type_ids.resize(tokens.ids.len(), type_id);
+        }
+        Some(tokens)
+    }
+
+    /// [`Self::encode`] by the tokenizers crate, which knows every tokenizer.
+    fn encode_plain(
         &self,
         prompt: &str,
         text: Text<'_>,
@@ -240,6 +329,19 @@ impl TextTokenizer {
                 .is_some_and(|token| token.special)
         };
         Ok(tokens.len() - usize::from(tokens.ids.last().is_some_and(closes)))
+    }
+}
+
+/// Tokens that stay of two texts when there is room for so many: the longer one loses its tokens first.
+fn kept(n_first: usize, n_second: usize, room: usize) -> (usize, usize) {
+    if n_first + n_second <= room {
+        return (n_first, n_second);
+    }
+    let shorter = n_first.min(n_second).min(room / 2);
+    if n_first > n_second {
+        (room - shorter, shorter)
+    } else {
+        (shorter, room - shorter)
     }
 }
 

@@ -19,6 +19,7 @@ mod network;
 mod options;
 mod pooling;
 mod tokenizer;
+pub mod training;
 mod transformer;
 mod weights;
 

@@ -5,3 +5,4 @@ mod fingerprints;
 mod invariance;
 mod parity;
 mod texts;
+mod training;

@@ -1,0 +1,494 @@
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use super::engine::Engine;
+use super::error::TrainingError;
+use super::function::{self, AdamWStep, IdleSteps};
+use super::parameter::{Gradient, Inner, Parameter, Parameters, save};
+
+/// Settings of [`AdamW`], with the names of the paper.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct AdamWConfig {
+    /// β₁: share of the first moment that a step keeps.
+    pub beta1: f64,
+    /// β₂: share of the second moment that a step keeps.
+    pub beta2: f64,
+    /// ε: added to the root of the second moment.
+    pub epsilon: f64,
+    /// λ: share of a weight that a step takes away, times the learning rate; biases and normalizations have none.
+    pub weight_decay: f64,
+}
+
+impl Default for AdamWConfig {
+    /// Those of PyTorch.
+    fn default() -> Self {
+        Self {
+            beta1: 0.9,
+            beta2: 0.999,
+            epsilon: 1e-8,
+            weight_decay: 0.01,
+        }
+    }
+}
+
+/// Adam with decoupled weight decay: Loshchilov & Hutter 2019 (arXiv 1711.05101), algorithm 2, as PyTorch has it.
+///
+/// With gradient g, learning rate η and step t:
+/// `m ← β₁ m + (1 − β₁) g`, `v ← β₂ v + (1 − β₂) g²`,
+/// `θ ← θ (1 − η λ) − η · (m / (1 − β₁ᵗ)) / (√(v / (1 − β₂ᵗ)) + ε)`.
+///
+/// A parameter that no backward pass has reached is left alone, as PyTorch leaves one without gradient.
+///
+/// **Lazy tables.** A row that a batch has not seen has gradient 0, and yet the rule above decays and moves it. Those
+/// steps are put off until the row is read, or a whole table is, and then taken at once: over idle steps i = s+1…t the
+/// moments shrink by β₁ⁿ and β₂ⁿ, so all updates are multiples of one, `m / (√v + ε′)`, and their factors add up row by
+/// row in f64. Deviation from the dense rule: ε′ = ε √((1 − β₂ˢ⁺¹) / β₂) is that of the first idle step for all of them,
+/// which matters only where √v is near ε; factors below 1e-12 of the first are left out.
+pub struct AdamW {
+    config: AdamWConfig,
+    parameters: Parameters,
+    engine: Arc<Engine>,
+}
+
+/// Values that one thread updates at a time.
+const CHUNK: usize = 1 << 16;
+
+impl AdamW {
+    /// Makes an optimizer for these parameters.
+    ///
+    /// # Errors
+    /// [`TrainingError::Setting`].
+    pub fn new(
+        parameters: &Parameters,
+        config: AdamWConfig,
+        engine: &Arc<Engine>,
+    ) -> Result<Self, TrainingError> {
+        let AdamWConfig {
+            beta1,
+            beta2,
+            epsilon,
+            weight_decay,
+        } = config;
+        let below_1 = "it is at least 0 and below 1";
+        for (name, value, is_fine, rule) in [
+            ("beta1", beta1, (0.0..1.0).contains(&beta1), below_1),
+            ("beta2", beta2, (0.0..1.0).contains(&beta2), below_1),
+            ("epsilon", epsilon, epsilon as f32 > 0.0, "it is above 0"),
+            (
+                "weight decay",
+                weight_decay,
+                weight_decay >= 0.0,
+                "it is at least 0",
+            ),
+        ] {
+            if !is_fine {
+                return Err(TrainingError::Setting { name, value, rule });
+            }
+        }
+        Ok(Self {
+            config,
+            parameters: parameters.clone(),
+            engine: engine.clone(),
+        })
+    }
+
+    /// Takes one step with what the backward passes have added up, forgets the gradients, and returns their global
+    /// norm; where that is above `max_norm`, gradients are scaled down to it first.
+    ///
+    /// # Errors
+    /// [`TrainingError::NotFinite`] before anything is changed, [`TrainingError::Setting`].
+    pub fn step(
+        &mut self,
+        learning_rate: f64,
+        max_norm: Option<f64>,
+    ) -> Result<f64, TrainingError> {
+        if !(learning_rate.is_finite() && learning_rate >= 0.0) {
+            return Err(TrainingError::Setting {
+                name: "learning rate",
+                value: learning_rate,
+                rule: "it is finite and at least 0",
+            });
+        }
+        let norm = self.norm()?;
+        let gradient_scale = match max_norm {
+            Some(max_norm) if norm > max_norm => max_norm / (norm + 1e-6), // as PyTorch clips
+            _ => 1.0,
+        };
+        let mut guards: Vec<_> = self
+            .parameters
+            .iter()
+            .map(|parameter| (parameter, parameter.write()))
+            .collect();
+        let mut work = Vec::new();
+        for (parameter, guard) in &mut guards {
+            let inner = &mut **guard;
+            if inner.gradient.is_empty() {
+                continue;
+            }
+            let moments = inner
+                .moments
+                .get_or_insert_with(|| Moments::new(parameter, inner.values.len()));
+            let weight_decay = if parameter.decays() {
+                self.config.weight_decay
+            } else {
+                0.0
+            };
+            let step = moments.advance(&self.config, weight_decay, learning_rate, gradient_scale);
+            moments.mark(&inner.gradient);
+            parameter.changed();
+            if inner.gradient.is_dense {
+                let steps = inner
+                    .values
+                    .chunks_mut(CHUNK)
+                    .zip(inner.gradient.values.chunks(CHUNK))
+                    .zip(
+                        moments
+                            .first
+                            .chunks_mut(CHUNK)
+                            .zip(moments.second.chunks_mut(CHUNK)),
+                    );
+                work.extend(steps.map(|((values, gradient), (first, second))| {
+                    (step, values, gradient, first, second)
+                }));
+                continue;
+            }
+            // The rows seen, in ascending order, each cut out of what lies behind the one before.
+            let width = parameter.width();
+            let mut order: Vec<usize> = (0..inner.gradient.rows.len()).collect();
+            order.sort_unstable_by_key(|&slot| inner.gradient.rows[slot]);
+            let mut rest = (
+                &mut inner.values[..],
+                &mut moments.first[..],
+                &mut moments.second[..],
+            );
+            let mut start = 0;
+            for slot in order {
+                let row = inner.gradient.rows[slot] as usize;
+                let skip = row * width - start;
+                let cut = |slice| split_row(slice, skip, width);
+                let ((values, rest_values), (first, rest_first), (second, rest_second)) =
+                    (cut(rest.0), cut(rest.1), cut(rest.2));
+                rest = (rest_values, rest_first, rest_second);
+                start = (row + 1) * width;
+                let gradient = &inner.gradient.row_values[slot * width..][..width];
+                work.push((step, values, gradient, first, second));
+            }
+        }
+        let simd = self.engine.kernel.simd;
+        let mut batches: Vec<_> = batches(work);
+        self.engine.run(&mut batches, |batch| {
+            for (step, values, gradient, first, second) in batch {
+                function::adamw(simd, values, gradient, first, second, *step);
+            }
+        });
+        drop(batches);
+        for (_, inner) in &mut guards {
+            inner.gradient.clear();
+        }
+        Ok(norm)
+    }
+
+    /// The norm of all gradients together; rows to be updated are brought up to date on the way.
+    fn norm(&self) -> Result<f64, TrainingError> {
+        let simd = self.engine.kernel.simd;
+        let mut squares: Vec<(&Arc<Parameter>, f64)> = self
+            .parameters
+            .iter()
+            .map(|parameter| (parameter, 0.0))
+            .collect();
+        self.engine.run(&mut squares, |(parameter, square)| {
+            let Inner {
+                values,
+                gradient,
+                moments,
+            } = &mut *parameter.write();
+            gradient.merge(parameter.width());
+            if gradient.is_empty() {
+                return;
+            }
+            *square = function::squared_norm(simd, gradient.present());
+            if let Some(moments) = moments {
+                if gradient.is_dense {
+                    moments.catch_up_all(values);
+                } else {
+                    moments.catch_up(&gradient.rows, values, parameter.width());
+                }
+            }
+        });
+        if let Some((parameter, _)) = squares.iter().find(|(_, square)| !square.is_finite()) {
+            return Err(TrainingError::NotFinite {
+                parameter: parameter.name().to_owned(),
+            });
+        }
+        Ok(squares.iter().map(|(_, square)| square).sum::<f64>().sqrt())
+    }
+
+    /// Writes moments and step counts to a safetensors file, after all tables are brought up to date.
+    ///
+    /// A run that goes on and a run that starts again from this file and from [`Parameters::save`] take equal steps.
+    ///
+    /// # Errors
+    /// [`TrainingError::Write`].
+    pub fn save(&self, path: &Path) -> Result<(), TrainingError> {
+        let mut tensors = Vec::new();
+        for parameter in self.parameters.iter() {
+            let (inner, name) = (parameter.read(), parameter.name());
+            let Some(moments) = &inner.moments else {
+                continue;
+            };
+            // Two f32 hold a step count exactly: thousands and the rest.
+            let (high, low) = (moments.n_steps / 4096, moments.n_steps % 4096);
+            tensors.push((
+                format!("{name}.steps"),
+                vec![2],
+                vec![high as f32, low as f32],
+            ));
+            tensors.push((
+                format!("{name}.first"),
+                parameter.shape().to_vec(),
+                moments.first.clone(),
+            ));
+            tensors.push((
+                format!("{name}.second"),
+                parameter.shape().to_vec(),
+                moments.second.clone(),
+            ));
+        }
+        save(path, tensors)
+    }
+
+    /// Reads what [`Self::save`] wrote. Parameters that the file does not name start from zero moments.
+    ///
+    /// # Errors
+    /// [`TrainingError::State`].
+    pub fn load(&mut self, path: &Path) -> Result<(), TrainingError> {
+        let refuse = |reason: String| TrainingError::State {
+            path: path.to_path_buf(),
+            reason,
+        };
+        let bytes = std::fs::read(path).map_err(|error| refuse(error.to_string()))?;
+        let tensors = safetensors::SafeTensors::deserialize(&bytes)
+            .map_err(|error| refuse(error.to_string()))?;
+        let read = |name: String, n: usize| {
+            let tensor = tensors
+                .tensor(&name)
+                .map_err(|error| refuse(format!("{name}: {error}")))?;
+            let (floats, _) = tensor.data().as_chunks::<4>();
+            if tensor.dtype() != safetensors::Dtype::F32 || floats.len() != n {
+                return Err(refuse(format!(
+                    "{name} is {:?} {:?}, not {n} f32",
+                    tensor.dtype(),
+                    tensor.shape()
+                )));
+            }
+            Ok(floats
+                .iter()
+                .map(|&bytes| f32::from_le_bytes(bytes))
+                .collect::<Vec<f32>>())
+        };
+        for parameter in self.parameters.iter() {
+            let (name, n) = (parameter.name(), parameter.shape().iter().product());
+            drop(parameter.read());
+            let steps = format!("{name}.steps");
+            parameter.write().moments = match tensors.tensor(&steps) {
+                Err(_) => None,
+                Ok(_) => {
+                    let n_steps = read(steps, 2)?;
+                    let n_steps = n_steps[0] as u64 * 4096 + n_steps[1] as u64;
+                    let (first, second) = (
+                        read(format!("{name}.first"), n)?,
+                        read(format!("{name}.second"), n)?,
+                    );
+                    Some(Moments::restore(parameter, n_steps, first, second))
+                }
+            };
+        }
+        Ok(())
+    }
+}
+
+/// Skips `skip` values and cuts off the `width` behind them.
+fn split_row(slice: &mut [f32], skip: usize, width: usize) -> (&mut [f32], &mut [f32]) {
+    slice[skip..].split_at_mut(width)
+}
+
+/// Groups pieces of work so that none is too small to be worth a turn.
+fn batches<'a>(work: Vec<Piece<'a>>) -> Vec<Vec<Piece<'a>>> {
+    let (mut batches, mut n_values) = (vec![Vec::new()], 0);
+    for piece in work {
+        if n_values > CHUNK {
+            batches.push(Vec::new());
+            n_values = 0;
+        }
+        n_values += piece.1.len();
+        batches
+            .last_mut()
+            .expect("there is one from the start")
+            .push(piece);
+    }
+    batches
+}
+
+/// Step, values, gradient, first and second moment.
+type Piece<'a> = (
+    AdamWStep,
+    &'a mut [f32],
+    &'a [f32],
+    &'a mut [f32],
+    &'a mut [f32],
+);
+
+/// What the optimizer remembers of one parameter.
+pub(super) struct Moments {
+    first: Vec<f32>,
+    second: Vec<f32>,
+    n_steps: u64,
+    /// Of a table: the last step that each row has taken.
+    row_steps: Vec<u64>,
+    config: AdamWConfig,
+    /// Of the steps after `history_start`: learning rates and the sum of ln(1 − η λ) so far.
+    history: Vec<(f64, f64)>,
+    history_start: u64,
+}
+
+impl Moments {
+    fn new(parameter: &Parameter, n: usize) -> Self {
+        Self::restore(parameter, 0, vec![0.0; n], vec![0.0; n])
+    }
+
+    fn restore(parameter: &Parameter, n_steps: u64, first: Vec<f32>, second: Vec<f32>) -> Self {
+        let n_rows = if parameter.is_table() {
+            first.len() / parameter.width().max(1)
+        } else {
+            0
+        };
+        Self {
+            first,
+            second,
+            n_steps,
+            row_steps: vec![n_steps; n_rows],
+            config: AdamWConfig::default(),
+            history: Vec::new(),
+            history_start: n_steps,
+        }
+    }
+
+    /// Counts a step and returns its numbers. Rows with a gradient are up to date; they are once more afterwards.
+    fn advance(
+        &mut self,
+        config: &AdamWConfig,
+        weight_decay: f64,
+        rate: f64,
+        gradient_scale: f64,
+    ) -> AdamWStep {
+        self.config = AdamWConfig {
+            weight_decay,
+            ..*config
+        };
+        self.n_steps += 1;
+        let t = self.n_steps as f64;
+        if !self.row_steps.is_empty() {
+            let log_keep = self.history.last().map_or(0.0, |&(_, sum)| sum);
+            self.history
+                .push((rate, log_keep + (1.0 - rate * weight_decay).ln()));
+        }
+        AdamWStep {
+            gradient_scale: gradient_scale as f32,
+            beta1: config.beta1 as f32,
+            beta2: config.beta2 as f32,
+            second_scale: (1.0 / (1.0 - config.beta2.powf(t)).sqrt()) as f32,
+            epsilon: config.epsilon as f32,
+            rate: (rate / (1.0 - config.beta1.powf(t))) as f32,
+            keep: (1.0 - rate * weight_decay) as f32,
+        }
+    }
+
+    /// Notes that the rows of a gradient take the present step.
+    fn mark(&mut self, gradient: &Gradient) {
+        if gradient.is_dense {
+            self.row_steps.fill(self.n_steps);
+        } else {
+            for &row in &gradient.rows {
+                self.row_steps[row as usize] = self.n_steps;
+            }
+        }
+    }
+
+    /// Takes the steps that rows of a table have put off.
+    pub(super) fn catch_up(&mut self, rows: &[u32], values: &mut [f32], width: usize) {
+        let mut known = HashMap::new();
+        for &row in rows {
+            self.catch_up_row(row as usize, values, width, &mut known);
+        }
+    }
+
+    /// Takes the steps that all rows of a table have put off.
+    pub(super) fn catch_up_all(&mut self, values: &mut [f32]) {
+        let n_rows = self.row_steps.len();
+        let mut known = HashMap::new();
+        for row in 0..n_rows {
+            self.catch_up_row(row, values, values.len() / n_rows, &mut known);
+        }
+    }
+
+    fn catch_up_row(
+        &mut self,
+        row: usize,
+        values: &mut [f32],
+        width: usize,
+        known: &mut HashMap<u64, IdleSteps>,
+    ) {
+        let since = self.row_steps[row];
+        if since == self.n_steps {
+            return;
+        }
+        let idle = *known.entry(since).or_insert_with(|| self.idle(since));
+        let range = row * width..(row + 1) * width;
+        let simd = compute::Simd::detect();
+        function::adamw_idle(
+            simd,
+            &mut values[range.clone()],
+            &mut self.first[range.clone()],
+            &mut self.second[range],
+            idle,
+        );
+        self.row_steps[row] = self.n_steps;
+    }
+
+    /// Adds up the steps after step `since` up to the present one: see [`AdamW`].
+    fn idle(&self, since: u64) -> IdleSteps {
+        const NEGLIGIBLE: f64 = 1e-12;
+        let AdamWConfig {
+            beta1,
+            beta2,
+            epsilon,
+            ..
+        } = self.config;
+        let log_keep = |step: u64| match step - self.history_start {
+            0 => 0.0,
+            place => self.history[place as usize - 1].1,
+        };
+        let end = log_keep(self.n_steps);
+        let (mut rate, mut power) = (0.0, 1.0);
+        for step in since + 1..=self.n_steps {
+            power *= beta1 / beta2.sqrt();
+            if power < NEGLIGIBLE {
+                break;
+            }
+            let t = step as f64;
+            let learning_rate = self.history[(step - self.history_start) as usize - 1].0;
+            let factor =
+                learning_rate * power * (1.0 - beta2.powf(t)).sqrt() / (1.0 - beta1.powf(t));
+            rate += factor * (end - log_keep(step)).exp();
+        }
+        let n = (self.n_steps - since) as f64;
+        IdleSteps {
+            rate: rate as f32,
+            epsilon: (epsilon * ((1.0 - beta2.powf(since as f64 + 1.0)) / beta2).sqrt()) as f32,
+            keep: (end - log_keep(since)).exp() as f32,
+            first: beta1.powf(n) as f32,
+            second: beta2.powf(n) as f32,
+        }
+    }
+}

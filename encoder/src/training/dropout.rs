@@ -1,0 +1,167 @@
+use compute::Simd;
+
+use super::function;
+
+/// Dropout whose masks are computed, not stored: the same numbers give the same mask, forward, backward and again.
+///
+/// Whether an element is kept depends on the seed, the step, the place in the network and the element alone. A text
+/// batch that is encoded in chunks, or twice as GradCache does (Gao et al. 2021, arXiv 2101.06983), names each chunk by
+/// a step of its own and repeats it in the second pass.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Dropout {
+    /// Probability to drop an element of the embeddings and of what a block adds to the residual stream.
+    pub hidden: f32,
+    /// Probability to drop an attention weight.
+    pub attention: f32,
+    /// Seed of the run.
+    pub seed: u64,
+    /// Number of the forward pass.
+    pub step: u64,
+}
+
+impl Dropout {
+    /// Drops nothing.
+    pub const NONE: Self = Self {
+        hidden: 0.0,
+        attention: 0.0,
+        seed: 0,
+        step: 0,
+    };
+
+    pub(super) fn check(&self) -> candle_core::Result<()> {
+        for p in [self.hidden, self.attention] {
+            if !(0.0..1.0).contains(&p) {
+                candle_core::bail!("dropout probability is {p}; it is at least 0 and below 1");
+            }
+        }
+        Ok(())
+    }
+
+    /// The masks of one place of the network, such as the output of the third layer.
+    pub(super) fn at(&self, probability: f32, place: u64) -> Mask {
+        let stream = scramble(scramble(scramble(self.seed) ^ self.step) ^ place);
+        Mask {
+            stream,
+            probability,
+        }
+    }
+}
+
+/// The masks of all rows of one matrix.
+#[derive(Clone, Copy)]
+pub(super) struct Mask {
+    stream: u64,
+    probability: f32,
+}
+
+impl Mask {
+    /// Whether nothing is dropped.
+    pub(super) fn is_none(self) -> bool {
+        self.probability == 0.0
+    }
+
+    /// A random number of this stream.
+    pub(super) fn number(self, index: u64) -> u64 {
+        scramble(self.stream ^ index.wrapping_mul(0x9e37_79b9_7f4a_7c15))
+    }
+
+    /// Drops elements of the row with this number; those left are scaled by `1 / (1 − p)`.
+    pub(super) fn apply(self, simd: Simd, row: u64, values: &mut [f32]) {
+        if self.is_none() {
+            return;
+        }
+        let key = self.number(row);
+        let key = (key as u32, (key >> 32) as u32);
+        let threshold = (f64::from(self.probability) * 4_294_967_296.0) as u32;
+        function::drop_out(simd, values, key, threshold, 1.0 / (1.0 - self.probability));
+    }
+
+    /// Drops elements of rows of `width` values, numbered from `first` on.
+    pub(super) fn apply_rows(self, simd: Simd, first: usize, rows: &mut [f32], width: usize) {
+        if self.is_none() {
+            return;
+        }
+        for (index, row) in rows.chunks_exact_mut(width).enumerate() {
+            self.apply(simd, (first + index) as u64, row);
+        }
+    }
+}
+
+/// SplitMix64's output function: Steele et al. 2014, "Fast splittable pseudorandom number generators".
+fn scramble(x: u64) -> u64 {
+    let x = x.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    x ^ (x >> 31)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mask(dropout: Dropout, place: u64, row: u64) -> Vec<f32> {
+        let mut values = vec![1.0; 4096];
+        dropout
+            .at(dropout.hidden, place)
+            .apply(Simd::detect(), row, &mut values);
+        values
+    }
+
+    #[test]
+    fn every_number_of_a_mask_matters_and_equal_ones_repeat_it() {
+        let dropout = Dropout {
+            hidden: 0.5,
+            seed: 1,
+            step: 2,
+            ..Dropout::NONE
+        };
+        let first = mask(dropout, 3, 4);
+        assert_eq!(first, mask(dropout, 3, 4));
+        for other in [
+            mask(Dropout { seed: 2, ..dropout }, 3, 4),
+            mask(Dropout { step: 3, ..dropout }, 3, 4),
+            mask(dropout, 4, 4),
+            mask(dropout, 3, 5),
+        ] {
+            let n_equal = first.iter().zip(&other).filter(|(a, b)| a == b).count();
+            assert!((1800..2300).contains(&n_equal), "{n_equal} of 4096 equal"); // 2048 ± 8 deviations of 32
+        }
+        for simd in Simd::available() {
+            let mut values = vec![1.0; 4096];
+            dropout.at(0.5, 3).apply(simd, 4, &mut values);
+            assert_eq!(values, first, "{simd:?}");
+        }
+    }
+
+    #[test]
+    fn shares_of_kept_elements_follow_the_probability() {
+        for p in [0.01f32, 0.1, 0.5, 0.9] {
+            let dropout = Dropout {
+                hidden: p,
+                seed: 7,
+                ..Dropout::NONE
+            };
+            let (mut n_kept, mut columns) = (0, vec![0u32; 4096]);
+            for row in 0..256 {
+                for (column, value) in mask(dropout, 0, row).into_iter().enumerate() {
+                    assert!(value == 0.0 || value == 1.0 / (1.0 - p));
+                    n_kept += u32::from(value != 0.0);
+                    columns[column] += u32::from(value != 0.0);
+                }
+            }
+            let (n, q) = (4096.0 * 256.0, f64::from(1.0 - p));
+            let deviation = (n * q * (1.0 - q)).sqrt();
+            assert!(
+                (f64::from(n_kept) - n * q).abs() < 5.0 * deviation,
+                "{p}: {n_kept} of {n}"
+            );
+            // χ² of the columns: mean 4096, deviation √8192 ≈ 91.
+            let expected = 256.0 * q;
+            let chi: f64 = columns
+                .iter()
+                .map(|&count| (f64::from(count) - expected).powi(2) / (expected * (1.0 - q)))
+                .sum();
+            assert!((chi - 4096.0).abs() < 6.0 * 91.0, "{p}: {chi}");
+        }
+    }
+}

@@ -1,0 +1,443 @@
+use std::ops::Range;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+
+use candle_core::{CpuStorage, CustomOp1, Device, Layout, Shape, Tensor};
+
+use super::dropout::{Dropout, Mask};
+use super::engine::{Engine, lock};
+use super::error::TrainingError;
+use super::function;
+use super::matrix::Precision;
+use super::network::{LayerParameters, Network, Packed, Pair, Tape};
+use super::parameter::{Kind, Parameter, Parameters};
+use crate::architecture::Architecture;
+use crate::batch;
+use crate::checkpoint::Checkpoint;
+use crate::tokenizer::Tokens;
+use crate::weights::{EMBEDDING_NORM, LayerNames, POSITIONS, RELATIVE_BIAS, TOKENS, TYPES};
+
+/// A transformer of the BERT family to be trained on packed texts, with the checkpoint's names.
+///
+/// Token vectors are (T, H): the texts of a batch one after the other, without padding. The values are those of
+/// [`crate::Transformer`], the gradients those of candle's basic operations on it. `loss.backward()` on any candle
+/// tensor that depends on the token vectors adds to the gradients of [`Self::parameters`]; candle's own gradient store
+/// does not hold them.
+///
+/// The dropout of the BERT family has its three places: after the normalization of the embeddings, on the attention
+/// weights, and on what each block adds to the residual stream.
+pub struct Encoder {
+    network: Arc<Network>,
+    embeddings: Arc<Embeddings>,
+    parameters: Parameters,
+}
+
+/// The tables that make the first token vectors.
+struct Embeddings {
+    engine: Arc<Engine>,
+    tokens: Arc<Parameter>,
+    positions: Arc<Parameter>,
+    types: Option<Arc<Parameter>>,
+    norm: Pair,
+    epsilon: f32,
+}
+
+/// Number of the embeddings among the places of dropout, behind those of any layer.
+const EMBEDDINGS_PLACE: u64 = u64::MAX;
+
+impl Encoder {
+    /// Reads `config.json` and the weights of a model directory.
+    ///
+    /// # Errors
+    /// [`TrainingError::Load`].
+    pub fn load(folder: &Path, engine: &Arc<Engine>) -> Result<Self, TrainingError> {
+        let architecture = Architecture::read(&folder.join("config.json"))?;
+        let mut checkpoint = Checkpoint::open(folder)?;
+        checkpoint.set_prefix(architecture.family.prefix(), TOKENS);
+        Self::new(architecture, engine, |name, shape| {
+            Ok(checkpoint.tensor(name, shape)?)
+        })
+    }
+
+    /// Draws weights as BERT does: normal with a deviation of 0.02, biases 0, scales of normalizations 1.
+    ///
+    /// # Errors
+    /// [`TrainingError::Setting`] when the precision does not fit the head width.
+    pub fn random(
+        architecture: Architecture,
+        seed: u64,
+        engine: &Arc<Engine>,
+    ) -> Result<Self, TrainingError> {
+        let mut drawn = 0u64;
+        Self::new(architecture, engine, |name, shape| {
+            let n = shape.iter().product();
+            if name.ends_with(".bias") {
+                return Ok(vec![0.0; n]);
+            }
+            if shape.len() == 1 {
+                return Ok(vec![1.0; n]);
+            }
+            drawn += 1;
+            Ok(normal(seed, drawn, n, 0.02))
+        })
+    }
+
+    fn new(
+        architecture: Architecture,
+        engine: &Arc<Engine>,
+        mut get: impl FnMut(&str, &[usize]) -> Result<Vec<f32>, TrainingError>,
+    ) -> Result<Self, TrainingError> {
+        let a = &architecture;
+        let d = a.width / a.n_heads;
+        if engine.precision() == Precision::Bf16 && !d.is_multiple_of(2) {
+            return Err(TrainingError::Setting {
+                name: "head width",
+                value: d as f64,
+                rule: "in bf16 it is even",
+            });
+        }
+        let mut parameters = Parameters::new();
+        let mut make =
+            |name: &str, shape: &[usize], kind| -> Result<Arc<Parameter>, TrainingError> {
+                Ok(parameters.insert(name, shape, get(name, shape)?, kind)?)
+            };
+        let tokens = make(TOKENS, &[a.n_vocabulary, a.width], Kind::Table)?;
+        let positions = make(POSITIONS, &[a.n_positions, a.width], Kind::Table)?;
+        let types = (a.n_types > 0)
+            .then(|| make(TYPES, &[a.n_types, a.width], Kind::Table))
+            .transpose()?;
+        let mut pair = |name: &str, shape: &[usize]| -> Result<Pair, TrainingError> {
+            let kind = if shape.len() > 1 {
+                Kind::Matrix
+            } else {
+                Kind::Plain
+            };
+            Ok(Pair {
+                weight: make(&format!("{name}.weight"), shape, kind)?,
+                bias: make(&format!("{name}.bias"), &shape[..1], Kind::Plain)?,
+            })
+        };
+        let norm = pair(EMBEDDING_NORM, &[a.width])?;
+        let layers = (0..a.n_layers)
+            .map(|layer| {
+                let names = LayerNames::new(a.family, layer);
+                Ok(LayerParameters {
+                    query: pair(&names.query, &[a.width, a.width])?,
+                    key: pair(&names.key, &[a.width, a.width])?,
+                    value: pair(&names.value, &[a.width, a.width])?,
+                    output: pair(&names.output, &[a.width, a.width])?,
+                    attention_norm: pair(&names.attention_norm, &[a.width])?,
+                    up: pair(&names.up, &[a.n_intermediate, a.width])?,
+                    down: pair(&names.down, &[a.width, a.n_intermediate])?,
+                    output_norm: pair(&names.output_norm, &[a.width])?,
+                })
+            })
+            .collect::<Result<Vec<_>, TrainingError>>()?;
+        let relative_bias = (a.n_buckets > 0)
+            .then(|| make(RELATIVE_BIAS, &[a.n_buckets, a.n_heads], Kind::Matrix))
+            .transpose()?;
+        let embeddings = Embeddings {
+            engine: engine.clone(),
+            tokens,
+            positions,
+            types,
+            norm,
+            epsilon: a.epsilon as f32,
+        };
+        Ok(Self {
+            network: Arc::new(Network::new(
+                engine.clone(),
+                architecture,
+                layers,
+                relative_bias,
+            )),
+            embeddings: Arc::new(embeddings),
+            parameters,
+        })
+    }
+
+    /// The shape of the model.
+    pub fn architecture(&self) -> &Architecture {
+        &self.network.architecture
+    }
+
+    /// All parameters, with the checkpoint's names without the prefix of a head.
+    pub fn parameters(&self) -> &Parameters {
+        &self.parameters
+    }
+
+    /// Threads and precision.
+    pub fn engine(&self) -> &Arc<Engine> {
+        &self.network.engine
+    }
+
+    /// Returns the last layer's token vectors, (T, H).
+    ///
+    /// # Errors
+    /// [`TrainingError::Encode`] for a text that does not fit the tables, [`TrainingError::Tensor`].
+    pub fn forward(&self, texts: &[Tokens], dropout: &Dropout) -> Result<Tensor, TrainingError> {
+        let hidden = self.embed(texts, dropout)?;
+        let lengths: Vec<usize> = texts.iter().map(Tokens::len).collect();
+        self.layers(0..self.network.layers.len(), &hidden, &lengths, dropout)
+    }
+
+    /// Returns what the first layer reads: sums of the tables' rows, normalized, (T, H).
+    ///
+    /// # Errors
+    /// As [`Self::forward`].
+    pub fn embed(&self, texts: &[Tokens], dropout: &Dropout) -> Result<Tensor, TrainingError> {
+        batch::check(&self.network.architecture, texts)?;
+        dropout.check()?;
+        let architecture = &self.network.architecture;
+        let operation = EmbedOperation {
+            embeddings: self.embeddings.clone(),
+            ids: texts.iter().flat_map(|text| &text.ids).copied().collect(),
+            types: texts
+                .iter()
+                .flat_map(|text| &text.type_ids)
+                .copied()
+                .collect(),
+            positions: texts
+                .iter()
+                .flat_map(|text| architecture.positions(&text.ids))
+                .collect(),
+            mask: dropout.at(dropout.hidden, EMBEDDINGS_PLACE),
+            kept: Mutex::default(),
+        };
+        Ok(self.embeddings.tokens.anchor().apply_op1(operation)?)
+    }
+
+    /// Takes token vectors of texts of these lengths, (T, H), through some of the layers.
+    ///
+    /// For heads that read an early layer, and for decoders: pass the layers in parts, or vectors made elsewhere.
+    ///
+    /// # Errors
+    /// [`TrainingError::Tensor`] when shapes or the range do not fit.
+    pub fn layers(
+        &self,
+        layers: Range<usize>,
+        hidden: &Tensor,
+        lengths: &[usize],
+        dropout: &Dropout,
+    ) -> Result<Tensor, TrainingError> {
+        let architecture = &self.network.architecture;
+        let (n_tokens, width) = hidden.dims2()?;
+        if n_tokens != lengths.iter().sum::<usize>()
+            || width != architecture.width
+            || lengths.contains(&0)
+        {
+            return Err(misfit(format!(
+                "token vectors {:?} are not those of texts {lengths:?}",
+                hidden.shape()
+            )));
+        }
+        if layers.start > layers.end || layers.end > self.network.layers.len() {
+            return Err(misfit(format!(
+                "layers {layers:?} of {}",
+                self.network.layers.len()
+            )));
+        }
+        let most = lengths.iter().copied().max().unwrap_or(0);
+        if architecture.n_buckets > 0 && most > architecture.n_positions {
+            return Err(misfit(format!(
+                "{most} tokens; the model has {} positions",
+                architecture.n_positions
+            )));
+        }
+        dropout.check()?;
+        if layers.is_empty() || lengths.is_empty() {
+            return Ok(hidden.clone());
+        }
+        let operation = LayersOperation {
+            packed: self.network.packed(),
+            network: self.network.clone(),
+            layers,
+            lengths: lengths.to_vec(),
+            dropout: *dropout,
+            tape: Mutex::default(),
+        };
+        Ok(hidden.contiguous()?.apply_op1(operation)?)
+    }
+
+    /// Writes the weights in f32 to a safetensors file.
+    ///
+    /// # Errors
+    /// [`TrainingError::Write`].
+    pub fn save(&self, path: &Path) -> Result<(), TrainingError> {
+        self.parameters.save(path)
+    }
+}
+
+fn misfit(message: String) -> TrainingError {
+    candle_core::Error::Msg(message).into()
+}
+
+/// Normal numbers from a counter: Box & Muller's transform of a multiplicative hash.
+pub(super) fn normal(seed: u64, stream: u64, n: usize, deviation: f64) -> Vec<f32> {
+    let mask = Dropout {
+        seed,
+        step: stream,
+        ..Dropout::NONE
+    }
+    .at(0.0, 0);
+    let uniform = |index: usize| (mask.number(index as u64) >> 11) as f64 / (1u64 << 53) as f64;
+    let value = |index: usize| {
+        let radius = (-2.0 * (1.0 - uniform(2 * index)).ln()).sqrt();
+        (deviation * radius * (std::f64::consts::TAU * uniform(2 * index + 1)).cos()) as f32
+    };
+    (0..n).map(value).collect()
+}
+
+/// The values of a contiguous f32 tensor on the CPU.
+pub(super) fn floats<'a>(
+    storage: &'a CpuStorage,
+    layout: &Layout,
+) -> candle_core::Result<&'a [f32]> {
+    let Some((start, end)) = layout.contiguous_offsets() else {
+        candle_core::bail!("a training layer reads contiguous tensors, not {layout:?}");
+    };
+    Ok(&storage.as_slice::<f32>()?[start..end])
+}
+
+/// A copy of all values of a tensor.
+pub(super) fn values(tensor: &Tensor) -> candle_core::Result<Vec<f32>> {
+    tensor.flatten_all()?.to_vec1::<f32>()
+}
+
+struct EmbedOperation {
+    embeddings: Arc<Embeddings>,
+    ids: Vec<u32>,
+    types: Vec<u32>,
+    positions: Vec<u32>,
+    mask: Mask,
+    /// Normalized rows and their scales.
+    kept: Mutex<(Vec<f32>, Vec<f32>)>,
+}
+
+impl CustomOp1 for EmbedOperation {
+    fn name(&self) -> &'static str {
+        "embed"
+    }
+
+    fn cpu_fwd(&self, _: &CpuStorage, _: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
+        let e = &*self.embeddings;
+        let (simd, width, n_tokens) = (e.engine.kernel.simd, e.tokens.width(), self.ids.len());
+        let (mut rows, mut others) = (vec![0.0; n_tokens * width], vec![0.0; n_tokens * width]);
+        e.tokens.gather(&self.ids, &mut rows);
+        e.positions.gather(&self.positions, &mut others);
+        function::add(simd, &mut rows, &others);
+        if let Some(types) = &e.types {
+            types.gather(&self.types, &mut others);
+            function::add(simd, &mut rows, &others);
+        }
+        let mut scales = vec![0.0; n_tokens];
+        let (weight, bias) = (e.norm.weight.read(), e.norm.bias.read());
+        function::layer_norm(
+            simd,
+            &mut rows,
+            &mut others,
+            &mut scales,
+            &weight.values,
+            &bias.values,
+            e.epsilon,
+        );
+        self.mask.apply_rows(simd, 0, &mut rows, width);
+        *lock(&self.kept) = (others, scales);
+        Ok((CpuStorage::F32(rows), Shape::from((n_tokens, width))))
+    }
+
+    fn bwd(
+        &self,
+        _: &Tensor,
+        _: &Tensor,
+        gradient: &Tensor,
+    ) -> candle_core::Result<Option<Tensor>> {
+        let e = &*self.embeddings;
+        let (simd, width) = (e.engine.kernel.simd, e.tokens.width());
+        let mut gradient = values(gradient)?;
+        self.mask.apply_rows(simd, 0, &mut gradient, width);
+        let (normalized, scales) = &*lock(&self.kept);
+        let (mut d_weight, mut d_bias) = (vec![0.0; width], vec![0.0; width]);
+        let weight = e.norm.weight.values();
+        function::layer_norm_backward(
+            simd,
+            &mut gradient,
+            normalized,
+            scales,
+            &weight,
+            &mut d_weight,
+            &mut d_bias,
+        );
+        e.norm.weight.add_gradient(&d_weight)?;
+        e.norm.bias.add_gradient(&d_bias)?;
+        e.tokens.add_row_gradient(&self.ids, &gradient);
+        e.positions.add_row_gradient(&self.positions, &gradient);
+        if let Some(types) = &e.types {
+            types.add_row_gradient(&self.types, &gradient);
+        }
+        Ok(None)
+    }
+}
+
+struct LayersOperation {
+    network: Arc<Network>,
+    packed: Arc<Packed>,
+    layers: Range<usize>,
+    lengths: Vec<usize>,
+    dropout: Dropout,
+    tape: Mutex<Option<Tape>>,
+}
+
+impl CustomOp1 for LayersOperation {
+    fn name(&self) -> &'static str {
+        "layers"
+    }
+
+    fn cpu_fwd(
+        &self,
+        storage: &CpuStorage,
+        layout: &Layout,
+    ) -> candle_core::Result<(CpuStorage, Shape)> {
+        let hidden = floats(storage, layout)?;
+        let (output, tape) = self.network.forward(
+            &self.packed,
+            self.layers.clone(),
+            hidden,
+            &self.lengths,
+            &self.dropout,
+        );
+        *lock(&self.tape) = Some(tape);
+        Ok((CpuStorage::F32(output), layout.shape().clone()))
+    }
+
+    fn bwd(
+        &self,
+        hidden: &Tensor,
+        _: &Tensor,
+        gradient: &Tensor,
+    ) -> candle_core::Result<Option<Tensor>> {
+        let gradient = values(gradient)?;
+        let mut tape = lock(&self.tape);
+        let tape = tape.as_mut().expect("candle runs the forward first");
+        let gradient = self.network.backward(
+            &self.packed,
+            self.layers.clone(),
+            tape,
+            &gradient,
+            &self.dropout,
+        );
+        Ok(Some(Tensor::from_vec(
+            gradient,
+            hidden.shape(),
+            &Device::Cpu,
+        )?))
+    }
+}
+
+impl Drop for LayersOperation {
+    fn drop(&mut self) {
+        if let Some(tape) = lock(&self.tape).take() {
+            self.network.engine.give_back(tape);
+        }
+    }
+}

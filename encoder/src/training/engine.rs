@@ -1,0 +1,97 @@
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use compute::{Simd, thread_budget};
+use rayon::ThreadPool;
+use rayon::prelude::*;
+
+use super::matrix::{Kernel, Precision};
+use super::network::{Tape, Workspace};
+use crate::batch::start_threads;
+use crate::error::LoadError;
+
+/// Where and how training computes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct EngineConfig {
+    /// Threads of the products and of the optimizer.
+    pub threads: usize,
+    /// Operands of matrix products.
+    pub precision: Precision,
+    /// Vector instructions; results of two levels differ in the last bits.
+    pub simd: Simd,
+}
+
+impl Default for EngineConfig {
+    /// What this process may use, in f32.
+    fn default() -> Self {
+        Self {
+            threads: thread_budget(None),
+            precision: Precision::F32,
+            simd: Simd::detect(),
+        }
+    }
+}
+
+/// Threads, instructions and buffers that the training layers share.
+///
+/// Results do not depend on the number of threads: work is cut by the batch alone, and sums have a fixed order.
+pub struct Engine {
+    pub(super) kernel: Kernel,
+    pool: Option<ThreadPool>,
+    workspaces: Mutex<Vec<Workspace>>,
+    tapes: Mutex<Vec<Tape>>,
+}
+
+impl Engine {
+    /// Starts the threads.
+    ///
+    /// # Errors
+    /// [`LoadError::Threads`] when the system refuses them.
+    pub fn new(config: &EngineConfig) -> Result<Arc<Self>, LoadError> {
+        Ok(Arc::new(Self {
+            kernel: Kernel::new(config.simd, config.precision),
+            pool: start_threads(config.threads)?,
+            workspaces: Mutex::default(),
+            tapes: Mutex::default(),
+        }))
+    }
+
+    /// How operands of matrix products are held.
+    pub fn precision(&self) -> Precision {
+        self.kernel.precision
+    }
+
+    /// Calls `work` for every item, each on one thread, the first ones first.
+    pub(super) fn run<T: Send>(&self, items: &mut [T], work: impl Fn(&mut T) + Sync + Send) {
+        match &self.pool {
+            Some(pool) if items.len() > 1 => {
+                pool.install(|| items.par_iter_mut().with_max_len(1).for_each(work));
+            }
+            _ => items.iter_mut().for_each(work),
+        }
+    }
+
+    /// Lends buffers to `work`; they keep their memory from call to call.
+    pub(super) fn with_workspace<R>(&self, work: impl FnOnce(&mut Workspace) -> R) -> R {
+        let mut workspace = lock(&self.workspaces).pop().unwrap_or_default();
+        let result = work(&mut workspace);
+        lock(&self.workspaces).push(workspace);
+        result
+    }
+
+    /// Fresh memory costs more than the arithmetic on it, so tapes are given back and taken again.
+    pub(super) fn take_tape(&self) -> Tape {
+        lock(&self.tapes).pop().unwrap_or_default()
+    }
+
+    pub(super) fn give_back(&self, tape: Tape) {
+        lock(&self.tapes).push(tape);
+    }
+}
+
+/// Locks what holds buffers only: a panic elsewhere leaves nothing half done in them.
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner)
+}

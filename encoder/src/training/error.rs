@@ -1,0 +1,50 @@
+use std::path::PathBuf;
+
+use crate::error::{EncodeError, LoadError};
+
+/// Why a training step or its preparation failed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TrainingError {
+    /// The model cannot be loaded.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// Texts do not fit the model.
+    #[error(transparent)]
+    Encode(#[from] EncodeError),
+    /// A tensor operation failed.
+    #[error(transparent)]
+    Tensor(#[from] candle_core::Error),
+    /// The gradient of a parameter holds NaN or infinity.
+    #[error("gradient of `{parameter}` is not finite")]
+    NotFinite {
+        /// Its name.
+        parameter: String,
+    },
+    /// A setting makes no sense.
+    #[error("{name} is {value}; {rule}")]
+    Setting {
+        /// Its name.
+        name: &'static str,
+        /// What it is.
+        value: f64,
+        /// What is accepted.
+        rule: &'static str,
+    },
+    /// A file cannot be written.
+    #[error("cannot write `{}`", path.display())]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        source: std::io::Error,
+    },
+    /// A file of optimizer state does not fit the parameters.
+    #[error("optimizer state `{}`: {reason}", path.display())]
+    State {
+        /// The file.
+        path: PathBuf,
+        /// What does not fit.
+        reason: String,
+    },
+}

@@ -1,0 +1,840 @@
+//! Matrix products of training, with operands in f32 or rounded to bf16, and sums in f32.
+//!
+//! Both precisions share one layout: operands are rows of 32-bit **words** along the summed dimension k. A word is one
+//! f32, or two neighboring bf16 (low half first), which is what `vdpbf16ps` multiplies. One kernel serves the forward,
+//! the gradient of inputs and the gradient of weights: only the way an operand was packed differs.
+
+use compute::{Level, Simd, simd_function};
+
+/// Columns of a full panel: three AVX-512 registers.
+pub(super) const PANEL: usize = 48;
+/// Panels are padded with zero columns to a multiple of this.
+pub(super) const LANES: usize = 16;
+/// Steps of a panel that are used in one go: 192 · 48 words fill three quarters of a 48 KiB L1 cache.
+const DEPTH: usize = 192;
+
+/// How the operands of matrix products are held. Sums, weights, gradients and all other arithmetic are f32.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Precision {
+    /// As they are.
+    #[default]
+    F32,
+    /// Rounded to bf16, to nearest, ties to even: relative error 2⁻⁹ per operand.
+    Bf16,
+}
+
+/// The instructions and the precision of all products of one engine.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Kernel {
+    pub(super) simd: Simd,
+    pub(super) precision: Precision,
+    /// Whether the processor multiplies bf16 pairs itself; elsewhere they are widened to f32 first.
+    has_pairs: bool,
+}
+
+impl Kernel {
+    pub(super) fn new(simd: Simd, precision: Precision) -> Self {
+        #[cfg(target_arch = "x86_64")]
+        let has_pairs = std::arch::is_x86_feature_detected!("avx512bf16");
+        #[cfg(not(target_arch = "x86_64"))]
+        let has_pairs = false;
+        Self {
+            simd,
+            precision,
+            has_pairs: has_pairs && simd.level() == Level::Avx512,
+        }
+    }
+
+    /// Words that hold `n` values.
+    pub(super) fn words(self, n: usize) -> usize {
+        match self.precision {
+            Precision::F32 => n,
+            Precision::Bf16 => n.div_ceil(2),
+        }
+    }
+
+    fn rounds(self) -> bool {
+        self.precision == Precision::Bf16
+    }
+
+    /// Packs rows of `n` values along k, for the left side of a product.
+    pub(super) fn pack(self, rows: &[f32], n: usize, words: &mut Vec<u32>) {
+        words.resize(rows.len() / n * self.words(n), 0);
+        pack_rows(
+            self.simd,
+            self.rounds(),
+            (rows, n),
+            n,
+            (words, self.words(n)),
+        );
+    }
+
+    /// Packs rows of `n` values that start every `stride` values, to rows that start every `words.1` words.
+    pub(super) fn pack_into(self, rows: (&[f32], usize), n: usize, words: (&mut [u32], usize)) {
+        pack_rows(self.simd, self.rounds(), rows, n, words);
+    }
+
+    /// Reverses [`Self::pack_into`], but for the rounding.
+    pub(super) fn unpack(self, words: (&[u32], usize), n: usize, rows: (&mut [f32], usize)) {
+        unpack_rows(self.simd, self.rounds(), words, n, rows);
+    }
+
+    /// Packs the columns of `k` rows that start every `stride` values, for the left side of a product that sums over
+    /// rows: word `(s, j)` holds rows 2s and 2s + 1 (bf16) or row s (f32) of column j.
+    pub(super) fn pack_columns(self, rows: &[f32], stride: usize, n: usize, words: &mut Vec<u32>) {
+        let k = rows.len() / stride;
+        words.resize(self.words(k) * n, 0);
+        pack_steps(self.simd, self.rounds(), (rows, stride), k, n, (words, n));
+    }
+}
+
+/// Rounds to bf16; NaN stays NaN.
+#[inline(always)]
+fn round(x: f32) -> u32 {
+    let bits = x.to_bits();
+    let rounded = bits.wrapping_add(0x7fff + ((bits >> 16) & 1)) >> 16;
+    if x.is_nan() { 0x7fc0 } else { rounded }
+}
+
+#[inline(always)]
+fn pair(low: f32, high: f32) -> u32 {
+    round(low) | (round(high) << 16)
+}
+
+simd_function! {
+    fn pack_rows(rounds: bool, rows: (&[f32], usize), n: usize, words: (&mut [u32], usize)) {
+        for (row, words) in rows.0.chunks(rows.1).zip(words.0.chunks_mut(words.1)) {
+            let row = &row[..n];
+            if !rounds {
+                for (word, value) in words.iter_mut().zip(row) {
+                    *word = value.to_bits();
+                }
+                continue;
+            }
+            let (pairs, last) = row.as_chunks::<2>();
+            for (word, &[low, high]) in words.iter_mut().zip(pairs) {
+                *word = pair(low, high);
+            }
+            if let [last] = last {
+                words[pairs.len()] = pair(*last, 0.0);
+            }
+        }
+    }
+
+    fn unpack_rows(rounds: bool, words: (&[u32], usize), n: usize, rows: (&mut [f32], usize)) {
+        for (row, words) in rows.0.chunks_mut(rows.1).zip(words.0.chunks(words.1)) {
+            let row = &mut row[..n];
+            if !rounds {
+                for (value, &word) in row.iter_mut().zip(words) {
+                    *value = f32::from_bits(word);
+                }
+                continue;
+            }
+            let (pairs, last) = row.as_chunks_mut::<2>();
+            for ([low, high], &word) in pairs.iter_mut().zip(words) {
+                (*low, *high) = (f32::from_bits(word << 16), f32::from_bits(word & 0xffff_0000));
+            }
+            if let [last] = last {
+                *last = f32::from_bits(words[pairs.len()] << 16);
+            }
+        }
+    }
+
+    /// Packs `n` columns of `k` rows; steps start every `words.1` words, and what lies between them becomes 0.
+    fn pack_steps(rounds: bool, rows: (&[f32], usize), k: usize, n: usize, words: (&mut [u32], usize)) {
+        let (values, stride) = rows;
+        let row = |index: usize| &values[index * stride..][..n];
+        for (step, words) in words.0.chunks_exact_mut(words.1).enumerate() {
+            let (words, padding) = words.split_at_mut(n);
+            padding.fill(0);
+            if !rounds {
+                for (word, value) in words.iter_mut().zip(row(step)) {
+                    *word = value.to_bits();
+                }
+            } else if 2 * step + 1 < k {
+                for ((word, &low), &high) in words.iter_mut().zip(row(2 * step)).zip(row(2 * step + 1)) {
+                    *word = pair(low, high);
+                }
+            } else {
+                for (word, &low) in words.iter_mut().zip(row(2 * step)) {
+                    *word = pair(low, 0.0);
+                }
+            }
+        }
+    }
+
+    /// Does as [`pack_steps`] for `k` rows of `n` values that are packed along the other dimension already.
+    fn repack_steps(rounds: bool, rows: (&[u32], usize), k: usize, n: usize, words: (&mut [u32], usize)) {
+        let (values, stride) = rows;
+        for (step, words) in words.0.chunks_exact_mut(words.1).enumerate() {
+            let (words, padding) = words.split_at_mut(n);
+            padding.fill(0);
+            if !rounds {
+                words.copy_from_slice(&values[step * stride..][..n]);
+                continue;
+            }
+            let low = &values[2 * step * stride..][..n.div_ceil(2)];
+            let high = if 2 * step + 1 < k { Some(&values[(2 * step + 1) * stride..][..n.div_ceil(2)]) } else { None };
+            let (pairs, last) = words.as_chunks_mut::<2>();
+            match high {
+                Some(high) => {
+                    for (([even, odd], &low), &high) in pairs.iter_mut().zip(low).zip(high) {
+                        (*even, *odd) = ((low & 0xffff) | (high << 16), (low >> 16) | (high & 0xffff_0000));
+                    }
+                }
+                None => {
+                    for ([even, odd], &low) in pairs.iter_mut().zip(low) {
+                        (*even, *odd) = (low & 0xffff, low >> 16);
+                    }
+                }
+            }
+            if let [last] = last {
+                *last = (low[pairs.len()] & 0xffff) | (high.map_or(0, |high| high[pairs.len()] << 16));
+            }
+        }
+    }
+}
+
+/// A (k, n) matrix for the right side of a product, cut into panels of up to 48 columns, stored step by step.
+///
+/// Its transpose can stand on the left side: see [`Panels::columns`].
+#[derive(Clone, Debug, Default)]
+pub(super) struct Panels {
+    n_steps: usize,
+    n: usize,
+    k: usize,
+    words: Vec<u32>,
+}
+
+/// One panel.
+#[derive(Clone, Copy)]
+pub(super) struct Panel<'a> {
+    words: &'a [u32],
+    n_steps: usize,
+    /// Columns with padding.
+    width: usize,
+    /// First column of the matrix that this panel holds.
+    pub(super) first: usize,
+    /// Columns without padding.
+    pub(super) kept: usize,
+}
+
+impl Panels {
+    pub(super) fn n_panels(&self) -> usize {
+        self.n.div_ceil(PANEL)
+    }
+
+    /// Sets the shape; what the panels hold is to be filled in afterwards.
+    pub(super) fn reshape(&mut self, kernel: Kernel, k: usize, n: usize) {
+        (self.k, self.n, self.n_steps) = (k, n, kernel.words(k));
+        self.words
+            .resize(self.n_steps * n.next_multiple_of(LANES), 0);
+    }
+
+    /// The places of panel `index`: (first column, columns, columns with padding, words).
+    fn panel_mut(&mut self, index: usize) -> (usize, usize, usize, &mut [u32]) {
+        let first = index * PANEL;
+        let kept = PANEL.min(self.n - first);
+        let width = kept.next_multiple_of(LANES);
+        let words = &mut self.words[first * self.n_steps..][..width * self.n_steps];
+        (first, kept, width, words)
+    }
+
+    pub(super) fn panel(&self, index: usize) -> Panel<'_> {
+        let first = index * PANEL;
+        let kept = PANEL.min(self.n - first);
+        let width = kept.next_multiple_of(LANES);
+        Panel {
+            words: &self.words[first * self.n_steps..][..width * self.n_steps],
+            n_steps: self.n_steps,
+            width,
+            first,
+            kept,
+        }
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = Panel<'_>> {
+        (0..self.n_panels()).map(|index| self.panel(index))
+    }
+
+    /// Packs `k` rows of `n` values that start every `stride` values.
+    pub(super) fn fill(&mut self, kernel: Kernel, rows: &[f32], stride: usize, k: usize, n: usize) {
+        self.reshape(kernel, k, n);
+        for index in 0..self.n_panels() {
+            let first = index * PANEL;
+            self.fill_panel(kernel, index, &rows[first.min(rows.len())..], stride);
+        }
+    }
+
+    /// Packs one panel from rows that start every `stride` values; the shape was set before.
+    pub(super) fn fill_panel(&mut self, kernel: Kernel, index: usize, rows: &[f32], stride: usize) {
+        let k = self.k;
+        let (_, kept, width, words) = self.panel_mut(index);
+        pack_steps(
+            kernel.simd,
+            kernel.rounds(),
+            (rows, stride),
+            k,
+            kept,
+            (words, width),
+        );
+    }
+
+    /// Packs `k` rows of `n` values each, packed along n, that start every `stride` words.
+    pub(super) fn fill_packed(
+        &mut self,
+        kernel: Kernel,
+        rows: &[u32],
+        stride: usize,
+        k: usize,
+        n: usize,
+    ) {
+        self.reshape(kernel, k, n);
+        for index in 0..self.n_panels() {
+            let (first, kept, width, words) = self.panel_mut(index);
+            let rows = &rows[kernel.words(first)..]; // panels start at even columns
+            repack_steps(
+                kernel.simd,
+                kernel.rounds(),
+                (rows, stride),
+                k,
+                kept,
+                (words, width),
+            );
+        }
+    }
+
+    /// Packs the transpose of `n` rows of `k` values each, packed along k, that start every `stride` words.
+    pub(super) fn fill_transposed(
+        &mut self,
+        kernel: Kernel,
+        rows: &[u32],
+        stride: usize,
+        n: usize,
+        k: usize,
+    ) {
+        self.reshape(kernel, k, n);
+        let n_steps = self.n_steps;
+        for index in 0..self.n_panels() {
+            let (first, kept, width, words) = self.panel_mut(index);
+            transpose(&rows[first * stride..], stride, kept, n_steps, words, width);
+        }
+    }
+}
+
+/// Writes `n` rows of `n_steps` words as columns, in squares that keep both sides in the cache.
+fn transpose(
+    rows: &[u32],
+    stride: usize,
+    n: usize,
+    n_steps: usize,
+    words: &mut [u32],
+    width: usize,
+) {
+    const SIDE: usize = 16;
+    for column in (0..width).step_by(SIDE) {
+        for step in (0..n_steps).step_by(SIDE) {
+            let n_rows = n.saturating_sub(column).min(SIDE);
+            let n_words = SIDE.min(n_steps - step);
+            let mut square = [[0; SIDE]; SIDE];
+            for (i, square) in square[..n_rows].iter_mut().enumerate() {
+                let start = (column + i) * stride + step;
+                square[..n_words].copy_from_slice(&rows[start..start + n_words]);
+            }
+            for j in 0..n_words {
+                let target = &mut words[(step + j) * width + column..][..SIDE];
+                for (target, square) in target.iter_mut().zip(&square) {
+                    *target = square[j];
+                }
+            }
+        }
+    }
+}
+
+/// The left side of a product: word (row i, step s) lies at `i · row + s · step`.
+#[derive(Clone, Copy)]
+pub(super) struct Left<'a> {
+    pub(super) words: &'a [u32],
+    pub(super) row: usize,
+    pub(super) step: usize,
+}
+
+impl<'a> Left<'a> {
+    /// Rows packed along k.
+    pub(super) fn rows(words: &'a [u32], stride: usize) -> Self {
+        Self {
+            words,
+            row: stride,
+            step: 1,
+        }
+    }
+
+    /// Columns of what [`Kernel::pack_columns`] packed.
+    pub(super) fn columns(words: &'a [u32], n: usize) -> Self {
+        Self {
+            words,
+            row: 1,
+            step: n,
+        }
+    }
+}
+
+impl<'a> Panel<'a> {
+    /// The panel's transpose as a left side: its columns become rows.
+    pub(super) fn columns(self) -> Left<'a> {
+        Left::columns(self.words, self.width)
+    }
+}
+
+/// What a product is added to.
+#[derive(Clone, Copy)]
+pub(super) enum Start<'a> {
+    /// Nothing.
+    Zero,
+    /// One value per column, padded to the width of the panel.
+    Bias(&'a [f32]),
+    /// What C holds.
+    Sum,
+}
+
+/// Computes `C = start + A · B` for `n_rows` rows of A and one panel of B.
+///
+/// Row i of C starts at `c[i · c_stride]` and receives the panel's columns without padding. Every value depends on its
+/// own row of A only, and is summed in the order of k.
+pub(super) fn multiply(
+    kernel: Kernel,
+    a: Left<'_>,
+    panel: Panel<'_>,
+    start: Start<'_>,
+    (c, c_stride): (&mut [f32], usize),
+    n_rows: usize,
+) {
+    let n_steps = panel.n_steps;
+    if n_rows == 0 || panel.kept == 0 {
+        return;
+    }
+    let last = (n_rows - 1) * a.row + n_steps.saturating_sub(1) * a.step;
+    assert!(
+        n_steps == 0 || last < a.words.len(),
+        "A has {n_rows} rows of {n_steps} words"
+    );
+    assert!(
+        (n_rows - 1) * c_stride + panel.kept <= c.len(),
+        "C has {n_rows} rows of {} values",
+        panel.kept
+    );
+    assert!(
+        n_rows == 1 || c_stride >= panel.kept,
+        "rows of C do not overlap"
+    );
+    assert!(
+        panel.words.len() >= n_steps * panel.width && panel.width <= PANEL,
+        "the panel is whole"
+    );
+    if let Start::Bias(bias) = start {
+        assert!(
+            bias.len() >= panel.width,
+            "one bias per column of the panel"
+        );
+    }
+    let block = Block {
+        a,
+        panel,
+        start,
+        c,
+        c_stride,
+        n_rows,
+    };
+    let rounds = kernel.rounds();
+    match kernel.simd.level() {
+        // SAFETY: a `Simd` of this level exists only where the machine has these instructions, and `has_pairs` says
+        // that it has those for bf16.
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx512 => unsafe {
+            match (rounds, kernel.has_pairs) {
+                (false, _) => multiply_avx512(block),
+                (true, true) => multiply_avx512_pairs(block),
+                (true, false) => multiply_avx512_widened(block),
+            }
+        },
+        // SAFETY: as above.
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx2 => unsafe {
+            if rounds {
+                multiply_avx2_widened(block)
+            } else {
+                multiply_avx2(block)
+            }
+        },
+        _ if rounds => block.run::<PortablePairs, 4>(),
+        _ => block.run::<Portable, 4>(),
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
+fn multiply_avx512(block: Block<'_>) {
+    block.run::<Avx512, 8>();
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma")]
+fn multiply_avx512_pairs(block: Block<'_>) {
+    block.run::<Avx512Pairs, 8>();
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
+fn multiply_avx512_widened(block: Block<'_>) {
+    block.run::<Avx512Widened, 8>();
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma")]
+fn multiply_avx2(block: Block<'_>) {
+    block.run::<Avx2, 4>();
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma")]
+fn multiply_avx2_widened(block: Block<'_>) {
+    block.run::<Avx2Widened, 4>();
+}
+
+/// The product of some rows of A with one panel.
+struct Block<'a> {
+    a: Left<'a>,
+    panel: Panel<'a>,
+    start: Start<'a>,
+    c: &'a mut [f32],
+    c_stride: usize,
+    n_rows: usize,
+}
+
+impl Block<'_> {
+    /// Cuts the block into tiles of up to `ROWS` rows and three registers of columns.
+    #[inline(always)]
+    fn run<R: Register, const ROWS: usize>(mut self) {
+        for depth in (0..self.panel.n_steps.max(1)).step_by(DEPTH) {
+            for row in (0..self.n_rows).step_by(ROWS) {
+                let mut column = 0;
+                while column < self.panel.kept {
+                    let registers = ((self.panel.width - column) / R::LANES).min(3);
+                    match registers {
+                        3 => self.rows::<R, ROWS, 3>(row, column, depth),
+                        2 => self.rows::<R, ROWS, 2>(row, column, depth),
+                        _ => self.rows::<R, ROWS, 1>(row, column, depth),
+                    }
+                    column += registers * R::LANES;
+                }
+            }
+        }
+    }
+
+    /// Computes `ROWS` rows from `row` on, or those that are left, in tiles of 8, 4, 2 and 1.
+    #[inline(always)]
+    fn rows<R: Register, const ROWS: usize, const WIDE: usize>(
+        &mut self,
+        mut row: usize,
+        column: usize,
+        depth: usize,
+    ) {
+        let end = self.n_rows.min(row + ROWS);
+        while row < end {
+            let left = end - row;
+            row += if ROWS >= 8 && left >= 8 {
+                self.tile::<R, 8, WIDE>(row, column, depth)
+            } else if left >= 4 {
+                self.tile::<R, 4, WIDE>(row, column, depth)
+            } else if left >= 2 {
+                self.tile::<R, 2, WIDE>(row, column, depth)
+            } else {
+                self.tile::<R, 1, WIDE>(row, column, depth)
+            };
+        }
+    }
+
+    /// Adds up to `DEPTH` steps to a tile of C and returns its height.
+    #[inline(always)]
+    fn tile<R: Register, const TALL: usize, const WIDE: usize>(
+        &mut self,
+        row: usize,
+        column: usize,
+        depth: usize,
+    ) -> usize {
+        let n_steps = DEPTH.min(self.panel.n_steps - depth);
+        let kept = (self.panel.kept - column).min(WIDE * R::LANES);
+        let ragged = kept < WIDE * R::LANES;
+        let goes_on = depth > 0 || matches!(self.start, Start::Sum);
+        // A tile at the ragged right edge is computed in a buffer, so that nothing outside C is touched.
+        let mut buffer = [0.0; 8 * PANEL];
+        let (target, stride) = if ragged {
+            if goes_on {
+                for i in 0..TALL {
+                    let stored = &self.c[(row + i) * self.c_stride + column..][..kept];
+                    buffer[i * PANEL..][..kept].copy_from_slice(stored);
+                }
+            }
+            (buffer.as_mut_ptr(), PANEL)
+        } else {
+            (
+                self.c[row * self.c_stride + column..].as_mut_ptr(),
+                self.c_stride,
+            )
+        };
+        // SAFETY: `multiply` has checked that A has `n_rows` rows of `n_steps` words, C as many of `kept` values, the
+        // panel `n_steps` steps of `width` words and a bias `width` values; row + TALL ≤ n_rows, depth + n_steps ≤ all
+        // steps, column + WIDE registers ≤ width. `target` is C where all columns are C's own, else a buffer of 8 rows
+        // of `PANEL`, and TALL ≤ 8. The instructions of `R` exist: the caller was compiled for them.
+        unsafe {
+            let mut sums = [[R::zero(); WIDE]; TALL];
+            for (i, sums) in sums.iter_mut().enumerate() {
+                for (j, sum) in sums.iter_mut().enumerate() {
+                    match self.start {
+                        _ if goes_on => *sum = R::load(target.add(i * stride + j * R::LANES)),
+                        Start::Bias(bias) => {
+                            *sum = R::load(bias.as_ptr().add(column + j * R::LANES))
+                        }
+                        _ => {}
+                    }
+                }
+            }
+            let mut a = self
+                .a
+                .words
+                .as_ptr()
+                .add(row * self.a.row + depth * self.a.step);
+            let mut b = self
+                .panel
+                .words
+                .as_ptr()
+                .add(depth * self.panel.width + column);
+            for _ in 0..n_steps {
+                let mut right = [R::splat_word(0); WIDE];
+                for (j, right) in right.iter_mut().enumerate() {
+                    *right = R::load_words(b.add(j * R::LANES));
+                }
+                for (i, sums) in sums.iter_mut().enumerate() {
+                    let left = R::splat_word(*a.add(i * self.a.row));
+                    for (sum, &right) in sums.iter_mut().zip(&right) {
+                        *sum = sum.add_product(left, right);
+                    }
+                }
+                a = a.wrapping_add(self.a.step);
+                b = b.wrapping_add(self.panel.width);
+            }
+            for (i, sums) in sums.iter().enumerate() {
+                for (j, sum) in sums.iter().enumerate() {
+                    sum.store(target.add(i * stride + j * R::LANES));
+                }
+            }
+        }
+        if ragged {
+            for i in 0..TALL {
+                let target = &mut self.c[(row + i) * self.c_stride + column..][..kept];
+                target.copy_from_slice(&buffer[i * PANEL..][..kept]);
+            }
+        }
+        TALL
+    }
+}
+
+/// A register of sums. Its functions are called only where its instructions exist.
+trait Register: Copy {
+    const LANES: usize;
+    type Words: Copy;
+    unsafe fn zero() -> Self;
+    unsafe fn load(from: *const f32) -> Self;
+    unsafe fn store(self, to: *mut f32);
+    unsafe fn splat_word(word: u32) -> Self::Words;
+    unsafe fn load_words(from: *const u32) -> Self::Words;
+    /// Adds the product of each pair of words.
+    unsafe fn add_product(self, a: Self::Words, b: Self::Words) -> Self;
+}
+
+#[cfg(target_arch = "x86_64")]
+use std::arch::x86_64::*;
+
+#[cfg(target_arch = "x86_64")]
+macro_rules! x86_register {
+    ($(#[$doc:meta])* $name:ident, $sums:ident, $words:ident, $lanes:literal, $zero:ident, $load:ident, $store:ident,
+     $splat:ident, $load_words:ident, |$sum:ident, $a:ident, $b:ident| $product:expr) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy)]
+        struct $name($sums);
+
+        impl Register for $name {
+            const LANES: usize = $lanes;
+            type Words = $words;
+            #[inline(always)]
+            unsafe fn zero() -> Self {
+                // SAFETY: the caller runs on a machine with this instruction.
+                Self(unsafe { $zero() })
+            }
+            #[inline(always)]
+            unsafe fn load(from: *const f32) -> Self {
+                // SAFETY: as above, and `from` points to as many floats as there are lanes.
+                Self(unsafe { $load(from) })
+            }
+            #[inline(always)]
+            unsafe fn store(self, to: *mut f32) {
+                // SAFETY: as above, and `to` points to as many floats as there are lanes.
+                unsafe { $store(to, self.0) }
+            }
+            #[inline(always)]
+            unsafe fn splat_word(word: u32) -> $words {
+                // SAFETY: as above.
+                unsafe { $splat(word as i32) }
+            }
+            #[inline(always)]
+            unsafe fn load_words(from: *const u32) -> $words {
+                // SAFETY: as above, and `from` points to as many words as there are lanes.
+                unsafe { $load_words(from.cast()) }
+            }
+            #[inline(always)]
+            unsafe fn add_product(self, $a: $words, $b: $words) -> Self {
+                let $sum = self.0;
+                // SAFETY: as above.
+                Self(unsafe { $product })
+            }
+        }
+    };
+}
+
+#[cfg(target_arch = "x86_64")]
+x86_register!(
+    Avx512,
+    __m512,
+    __m512i,
+    16,
+    _mm512_setzero_ps,
+    _mm512_loadu_ps,
+    _mm512_storeu_ps,
+    _mm512_set1_epi32,
+    _mm512_loadu_si512,
+    |sum, a, b| _mm512_fmadd_ps(_mm512_castsi512_ps(a), _mm512_castsi512_ps(b), sum)
+);
+#[cfg(target_arch = "x86_64")]
+x86_register!(
+    Avx512Pairs,
+    __m512,
+    __m512i,
+    16,
+    _mm512_setzero_ps,
+    _mm512_loadu_ps,
+    _mm512_storeu_ps,
+    _mm512_set1_epi32,
+    _mm512_loadu_si512,
+    // A `__m512bh` is the same 512 bits under another name; there is no intrinsic for the change of name.
+    |sum, a, b| _mm512_dpbf16_ps(
+        sum,
+        std::mem::transmute::<__m512i, __m512bh>(a),
+        std::mem::transmute::<__m512i, __m512bh>(b)
+    )
+);
+#[cfg(target_arch = "x86_64")]
+x86_register!(
+    /// bf16 where the processor has no instruction for it: the low half is shifted up, the high half masked.
+    Avx512Widened, __m512, __m512i, 16, _mm512_setzero_ps, _mm512_loadu_ps, _mm512_storeu_ps, _mm512_set1_epi32,
+    _mm512_loadu_si512, |sum, a, b| {
+        let low = |words| _mm512_castsi512_ps(_mm512_slli_epi32::<16>(words));
+        let high = |words| _mm512_castsi512_ps(_mm512_and_si512(words, _mm512_set1_epi32(0xffff_0000_u32 as i32)));
+        _mm512_fmadd_ps(high(a), high(b), _mm512_fmadd_ps(low(a), low(b), sum))
+    }
+);
+#[cfg(target_arch = "x86_64")]
+x86_register!(
+    Avx2,
+    __m256,
+    __m256i,
+    8,
+    _mm256_setzero_ps,
+    _mm256_loadu_ps,
+    _mm256_storeu_ps,
+    _mm256_set1_epi32,
+    _mm256_loadu_si256,
+    |sum, a, b| _mm256_fmadd_ps(_mm256_castsi256_ps(a), _mm256_castsi256_ps(b), sum)
+);
+#[cfg(target_arch = "x86_64")]
+x86_register!(
+    Avx2Widened,
+    __m256,
+    __m256i,
+    8,
+    _mm256_setzero_ps,
+    _mm256_loadu_ps,
+    _mm256_storeu_ps,
+    _mm256_set1_epi32,
+    _mm256_loadu_si256,
+    |sum, a, b| {
+        let low = |words| _mm256_castsi256_ps(_mm256_slli_epi32::<16>(words));
+        let high = |words| {
+            _mm256_castsi256_ps(_mm256_and_si256(
+                words,
+                _mm256_set1_epi32(0xffff_0000_u32 as i32),
+            ))
+        };
+        _mm256_fmadd_ps(high(a), high(b), _mm256_fmadd_ps(low(a), low(b), sum))
+    }
+);
+
+macro_rules! portable_register {
+    ($name:ident, |$sum:ident, $a:ident, $b:ident| $product:expr) => {
+        #[derive(Clone, Copy)]
+        struct $name([f32; 4]);
+
+        impl Register for $name {
+            const LANES: usize = 4;
+            type Words = [u32; 4];
+            #[inline(always)]
+            unsafe fn zero() -> Self {
+                Self([0.0; 4])
+            }
+            #[inline(always)]
+            unsafe fn load(from: *const f32) -> Self {
+                // SAFETY: `from` points to four floats; an array of floats has the alignment of one.
+                Self(unsafe { from.cast::<[f32; 4]>().read() })
+            }
+            #[inline(always)]
+            unsafe fn store(self, to: *mut f32) {
+                // SAFETY: `to` points to four floats.
+                unsafe { to.cast::<[f32; 4]>().write(self.0) }
+            }
+            #[inline(always)]
+            unsafe fn splat_word(word: u32) -> [u32; 4] {
+                [word; 4]
+            }
+            #[inline(always)]
+            unsafe fn load_words(from: *const u32) -> [u32; 4] {
+                // SAFETY: `from` points to four words.
+                unsafe { from.cast::<[u32; 4]>().read() }
+            }
+            #[inline(always)]
+            unsafe fn add_product(self, a: [u32; 4], b: [u32; 4]) -> Self {
+                Self(std::array::from_fn(|i| {
+                    let ($sum, $a, $b) = (self.0[i], a[i], b[i]);
+                    $product
+                }))
+            }
+        }
+    };
+}
+
+/// `a · b + c` as this architecture does it without asking for more.
+#[inline(always)]
+fn mul_add(a: f32, b: f32, c: f32) -> f32 {
+    compute::mul_add::<{ cfg!(target_arch = "aarch64") }>(a, b, c)
+}
+
+portable_register!(Portable, |sum, a, b| mul_add(
+    f32::from_bits(a),
+    f32::from_bits(b),
+    sum
+));
+portable_register!(PortablePairs, |sum, a, b| {
+    let (low, high) = (
+        |word| f32::from_bits(word << 16),
+        |word| f32::from_bits(word & 0xffff_0000),
+    );
+    mul_add(high(a), high(b), mul_add(low(a), low(b), sum))
+});

@@ -1,0 +1,45 @@
+//! Differentiable layers for training on the CPU.
+//!
+//! Kernels work on slices; candle stands at the edge. An [`Encoder`] takes packed texts to token vectors in one candle
+//! operation, so that losses are written with ordinary candle operations and `loss.backward()` works. Weights, gradients
+//! and moments live in [`Parameters`]; [`AdamW`] steps on what backward passes have added up.
+//!
+//! ```no_run
+//! use encoder::training::{AdamW, AdamWConfig, Dropout, Encoder, Engine, EngineConfig};
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let texts: Vec<encoder::Tokens> = Vec::new();
+//! let engine = Engine::new(&EngineConfig::default())?;
+//! let encoder = Encoder::load("all-MiniLM-L6-v2".as_ref(), &engine)?;
+//! let mut optimizer = AdamW::new(encoder.parameters(), AdamWConfig::default(), &engine)?;
+//! let hidden = encoder.forward(&texts, &Dropout::NONE)?;
+//! hidden.sqr()?.mean_all()?.backward()?;
+//! optimizer.step(2e-5, Some(1.0))?;
+//! # Ok(())
+//! # }
+//! ```
+
+mod adamw;
+mod dropout;
+mod encoder;
+mod engine;
+mod error;
+mod function;
+mod layer;
+mod linear;
+mod matrix;
+mod network;
+mod parameter;
+mod workload;
+
+pub use adamw::{AdamW, AdamWConfig};
+pub use dropout::Dropout;
+pub use encoder::Encoder;
+pub use engine::{Engine, EngineConfig};
+pub use error::TrainingError;
+pub use layer::{
+    IGNORED, LayerNorm, Linear, cross_entropy, dropout, embedding, first, mean,
+    sparse_cross_entropy,
+};
+pub use matrix::Precision;
+pub use parameter::{Kind, Parameter, Parameters};
+pub use workload::{StepTimes, TrainingBench, Workload};

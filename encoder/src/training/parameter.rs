@@ -1,0 +1,412 @@
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use candle_core::{CpuStorage, CustomOp1, DType, Device, Layout, Result, Shape, Tensor, Var};
+use safetensors::tensor::TensorView;
+
+use super::adamw::Moments;
+use super::error::TrainingError;
+
+/// A tensor to be trained: values, gradient and what the optimizer remembers.
+///
+/// Gradients add up until [`super::AdamW::step`] or [`Parameters::clear_gradients`]. A **table** is looked up by row:
+/// its gradient holds the rows that a batch has seen, and the optimizer leaves the others for later. Every way to read
+/// values brings them up to date first, so that nobody sees a stale row.
+pub struct Parameter {
+    name: String,
+    shape: Vec<usize>,
+    is_table: bool,
+    decays: bool,
+    anchor: Var,
+    version: AtomicU64,
+    inner: RwLock<Inner>,
+}
+
+#[derive(Default)]
+pub(super) struct Inner {
+    pub(super) values: Vec<f32>,
+    pub(super) gradient: Gradient,
+    pub(super) moments: Option<Moments>,
+}
+
+/// What backward passes have added up: whole tensors, rows of a table, or both.
+#[derive(Default)]
+pub(super) struct Gradient {
+    /// Meaningful where `is_dense`.
+    pub(super) values: Vec<f32>,
+    pub(super) is_dense: bool,
+    slots: HashMap<u32, usize>,
+    /// Rows of a table in the order of their first appearance, and their gradients.
+    pub(super) rows: Vec<u32>,
+    pub(super) row_values: Vec<f32>,
+}
+
+impl Gradient {
+    pub(super) fn is_empty(&self) -> bool {
+        !self.is_dense && self.rows.is_empty()
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.is_dense = false;
+        self.slots.clear();
+        self.rows.clear();
+        self.row_values.clear();
+    }
+
+    fn add(&mut self, values: &[f32]) {
+        if self.is_dense {
+            for (sum, value) in self.values.iter_mut().zip(values) {
+                *sum += value;
+            }
+        } else {
+            self.values.clear();
+            self.values.extend_from_slice(values);
+            self.is_dense = true;
+        }
+    }
+
+    fn add_rows(&mut self, rows: &[u32], values: &[f32], width: usize) {
+        for (&row, values) in rows.iter().zip(values.chunks_exact(width)) {
+            match self.slots.entry(row) {
+                Entry::Vacant(entry) => {
+                    entry.insert(self.rows.len());
+                    self.rows.push(row);
+                    self.row_values.extend_from_slice(values);
+                }
+                Entry::Occupied(entry) => {
+                    let sums = &mut self.row_values[entry.get() * width..][..width];
+                    for (sum, value) in sums.iter_mut().zip(values) {
+                        *sum += value;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Adds the rows to the whole tensor, where there is both.
+    pub(super) fn merge(&mut self, width: usize) {
+        if !self.is_dense || self.rows.is_empty() {
+            return;
+        }
+        for (&row, values) in self.rows.iter().zip(self.row_values.chunks_exact(width)) {
+            let sums = &mut self.values[row as usize * width..][..width];
+            for (sum, value) in sums.iter_mut().zip(values) {
+                *sum += value;
+            }
+        }
+        self.slots.clear();
+        self.rows.clear();
+        self.row_values.clear();
+    }
+
+    /// The values that are not zero by construction.
+    pub(super) fn present(&self) -> &[f32] {
+        if self.is_dense {
+            &self.values
+        } else {
+            &self.row_values
+        }
+    }
+}
+
+impl Parameter {
+    fn new(name: &str, shape: &[usize], values: Vec<f32>, kind: Kind) -> Result<Arc<Self>> {
+        if values.len() != shape.iter().product::<usize>() {
+            candle_core::bail!(
+                "parameter `{name}` of shape {shape:?} has {} values",
+                values.len()
+            );
+        }
+        Ok(Arc::new(Self {
+            name: name.to_owned(),
+            shape: shape.to_vec(),
+            is_table: kind == Kind::Table,
+            decays: kind != Kind::Plain,
+            anchor: Var::zeros((), DType::F32, &Device::Cpu)?,
+            version: AtomicU64::new(0),
+            inner: RwLock::new(Inner {
+                values,
+                ..Inner::default()
+            }),
+        }))
+    }
+
+    /// The name in the checkpoint.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The shape.
+    pub fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    /// Whether weight decay applies.
+    pub fn decays(&self) -> bool {
+        self.decays
+    }
+
+    /// Values of the last dimension.
+    pub(super) fn width(&self) -> usize {
+        self.shape.last().copied().unwrap_or(1)
+    }
+
+    pub(super) fn is_table(&self) -> bool {
+        self.is_table
+    }
+
+    /// Grows whenever values change.
+    pub(super) fn version(&self) -> u64 {
+        self.version.load(Ordering::Acquire)
+    }
+
+    pub(super) fn changed(&self) {
+        self.version.fetch_add(1, Ordering::AcqRel);
+    }
+
+    pub(super) fn write(&self) -> RwLockWriteGuard<'_, Inner> {
+        self.inner.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Locks for reading, after all rows of a table are brought up to date.
+    pub(super) fn read(&self) -> RwLockReadGuard<'_, Inner> {
+        if self.is_table {
+            let inner = &mut *self.write();
+            if let Some(moments) = &mut inner.moments {
+                moments.catch_up_all(&mut inner.values);
+            }
+        }
+        self.inner.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A copy of the values.
+    pub fn values(&self) -> Vec<f32> {
+        self.read().values.clone()
+    }
+
+    /// Replaces the values; what the optimizer remembers stays.
+    ///
+    /// # Errors
+    /// When there are not as many as before.
+    pub fn set_values(&self, values: &[f32]) -> Result<()> {
+        drop(self.read()); // pending steps belong to the old values
+        let inner = &mut *self.write();
+        if values.len() != inner.values.len() {
+            candle_core::bail!(
+                "parameter `{}` of shape {:?} is given {} values",
+                self.name,
+                self.shape,
+                values.len()
+            );
+        }
+        inner.values.copy_from_slice(values);
+        self.changed();
+        Ok(())
+    }
+
+    /// Copies rows of a table one after the other into `rows`.
+    pub(super) fn gather(&self, ids: &[u32], rows: &mut [f32]) {
+        let width = self.width();
+        let inner = &mut *self.write();
+        if let Some(moments) = &mut inner.moments {
+            moments.catch_up(ids, &mut inner.values, width);
+        }
+        for (&id, row) in ids.iter().zip(rows.chunks_exact_mut(width)) {
+            row.copy_from_slice(&inner.values[id as usize * width..][..width]);
+        }
+    }
+
+    /// The gradient so far as a whole tensor, `None` before a backward pass has reached this parameter.
+    pub fn gradient(&self) -> Option<Vec<f32>> {
+        let gradient = &mut self.write().gradient;
+        if gradient.is_empty() {
+            return None;
+        }
+        gradient.merge(self.width());
+        if gradient.is_dense {
+            return Some(gradient.values.clone());
+        }
+        let (mut whole, width) = (vec![0.0; self.shape.iter().product()], self.width());
+        for (&row, values) in gradient
+            .rows
+            .iter()
+            .zip(gradient.row_values.chunks_exact(width))
+        {
+            whole[row as usize * width..][..width].copy_from_slice(values);
+        }
+        Some(whole)
+    }
+
+    /// Adds to the gradient.
+    ///
+    /// # Errors
+    /// When the shape does not fit.
+    pub fn add_gradient(&self, values: &[f32]) -> Result<()> {
+        let mut inner = self.write();
+        if values.len() != inner.values.len() {
+            candle_core::bail!(
+                "gradient of `{}`, shape {:?}, has {} values",
+                self.name,
+                self.shape,
+                values.len()
+            );
+        }
+        inner.gradient.add(values);
+        Ok(())
+    }
+
+    pub(super) fn add_row_gradient(&self, rows: &[u32], values: &[f32]) {
+        self.write().gradient.add_rows(rows, values, self.width());
+    }
+
+    /// The values as a tensor for candle's operations; its gradient is added to this parameter's.
+    ///
+    /// # Errors
+    /// candle's.
+    pub fn tensor(self: &Arc<Self>) -> Result<Tensor> {
+        self.anchor.as_tensor().apply_op1(Whole(self.clone()))
+    }
+
+    /// A tensor that makes candle walk back to an operation that has parameters but no input.
+    pub(super) fn anchor(&self) -> &Tensor {
+        self.anchor.as_tensor()
+    }
+}
+
+/// The operation behind [`Parameter::tensor`].
+struct Whole(Arc<Parameter>);
+
+impl CustomOp1 for Whole {
+    fn name(&self) -> &'static str {
+        "parameter"
+    }
+
+    fn cpu_fwd(&self, _: &CpuStorage, _: &Layout) -> Result<(CpuStorage, Shape)> {
+        Ok((
+            CpuStorage::F32(self.0.values()),
+            Shape::from(self.0.shape.as_slice()),
+        ))
+    }
+
+    fn bwd(&self, _: &Tensor, _: &Tensor, gradient: &Tensor) -> Result<Option<Tensor>> {
+        self.0
+            .add_gradient(&gradient.flatten_all()?.to_vec1::<f32>()?)?;
+        Ok(None)
+    }
+}
+
+/// What a parameter is to the optimizer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A matrix: weight decay applies.
+    Matrix,
+    /// A matrix that is looked up by row: weight decay applies, rows that no batch has seen wait.
+    Table,
+    /// A bias, or a scale or shift of a normalization: no weight decay.
+    Plain,
+}
+
+/// Parameters by name, in the order in which they were made.
+#[derive(Clone, Default)]
+pub struct Parameters(Vec<Arc<Parameter>>);
+
+impl Parameters {
+    /// None yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Makes a parameter.
+    ///
+    /// # Errors
+    /// When the values do not fit the shape or the name is taken.
+    pub fn insert(
+        &mut self,
+        name: &str,
+        shape: &[usize],
+        values: Vec<f32>,
+        kind: Kind,
+    ) -> Result<Arc<Parameter>> {
+        if self.get(name).is_some() {
+            candle_core::bail!("parameter `{name}` exists already");
+        }
+        let parameter = Parameter::new(name, shape, values, kind)?;
+        self.0.push(parameter.clone());
+        Ok(parameter)
+    }
+
+    /// Takes over the parameters of another model, which keeps them too; those that both hold are kept once.
+    pub fn extend(&mut self, others: &Self) {
+        for other in others.iter() {
+            if !self.0.iter().any(|own| Arc::ptr_eq(own, other)) {
+                self.0.push(other.clone());
+            }
+        }
+    }
+
+    /// The parameter of this name.
+    pub fn get(&self, name: &str) -> Option<&Arc<Parameter>> {
+        self.0.iter().find(|parameter| parameter.name == name)
+    }
+
+    /// All of them.
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<Parameter>> {
+        self.0.iter()
+    }
+
+    /// Forgets all gradients.
+    pub fn clear_gradients(&self) {
+        for parameter in self.iter() {
+            parameter.write().gradient.clear();
+        }
+    }
+
+    /// Writes all values in f32 to a safetensors file, under a temporary name first.
+    ///
+    /// # Errors
+    /// [`TrainingError::Write`] naming the file.
+    pub fn save(&self, path: &Path) -> std::result::Result<(), TrainingError> {
+        let tensors = self.iter().map(|parameter| {
+            (
+                parameter.name.clone(),
+                parameter.shape.clone(),
+                parameter.values(),
+            )
+        });
+        save(path, tensors.collect())
+    }
+}
+
+/// Writes tensors of f32 to a safetensors file that is complete whenever it has its name.
+pub(super) fn save(
+    path: &Path,
+    tensors: Vec<(String, Vec<usize>, Vec<f32>)>,
+) -> std::result::Result<(), TrainingError> {
+    let refuse = |source| TrainingError::Write {
+        path: path.to_path_buf(),
+        source,
+    };
+    let bytes: Vec<Vec<u8>> = tensors
+        .iter()
+        .map(|(_, _, values)| {
+            values
+                .iter()
+                .flat_map(|value| value.to_le_bytes())
+                .collect()
+        })
+        .collect();
+    let views = tensors.iter().zip(&bytes).map(|((name, shape, _), bytes)| {
+        let view = TensorView::new(safetensors::Dtype::F32, shape.clone(), bytes)
+            .expect("a parameter fits its shape");
+        (name.clone(), view)
+    });
+    let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]); // transformers asks for it
+    let data = safetensors::serialize(views.collect::<Vec<_>>(), Some(metadata))
+        .map_err(|error| refuse(std::io::Error::other(error)))?;
+    let temporary = path.with_extension("safetensors.part");
+    std::fs::write(&temporary, data).map_err(refuse)?;
+    std::fs::rename(&temporary, path).map_err(refuse)
+}

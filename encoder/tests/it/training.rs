@@ -1,0 +1,746 @@
+//! The training layers against candle's basic operations and against PyTorch.
+
+use std::collections::HashMap;
+use std::convert::Infallible;
+use std::path::Path;
+use std::sync::Arc;
+
+use candle_core::{Device, Tensor, Var};
+use compute::Simd;
+use encoder::training::{
+    AdamW, AdamWConfig, Dropout, Encoder, Engine, EngineConfig, IGNORED, Kind, LayerNorm, Linear,
+    Parameters, Precision, TrainingError, cross_entropy, dropout, embedding, first, mean,
+    sparse_cross_entropy,
+};
+use encoder::{Activation, Architecture, Batch, Tokens, Transformer};
+
+fn engine(threads: usize, precision: Precision, simd: Simd) -> Arc<Engine> {
+    let mut config = EngineConfig::default();
+    (config.threads, config.precision, config.simd) = (threads, precision, simd);
+    Engine::new(&config).expect("threads start")
+}
+
+fn load(name: &str, engine: &Arc<Engine>) -> Encoder {
+    Encoder::load(&testkit::fixture("models").join(name), engine).expect("the model loads")
+}
+
+/// Values without a pattern, between −1 and 1.
+fn noise(n: usize, seed: u32) -> Vec<f32> {
+    let mut state = seed;
+    let mut next = || {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (state >> 8) as f32 / (1 << 23) as f32 - 1.0
+    };
+    (0..n).map(|_| next()).collect()
+}
+
+/// Texts of several lengths with ids all over the tables; no padding id, which would be looked up at other positions.
+fn texts(architecture: &Architecture, lengths: &[usize]) -> Vec<Tokens> {
+    let n_types = architecture.n_types.max(1);
+    let text = |(seed, &length): (usize, &usize)| Tokens {
+        ids: (0..length)
+            .map(|i| (5 + (i * 131 + seed * 17) % (architecture.n_vocabulary - 5)) as u32)
+            .collect(),
+        type_ids: (0..length).map(|i| (i % n_types) as u32).collect(),
+        ..Tokens::default()
+    };
+    lengths.iter().enumerate().map(text).collect()
+}
+
+/// `Σ hidden · noise`, a loss to which every value of the token vectors matters.
+fn loss(hidden: &Tensor) -> Tensor {
+    let weights = Tensor::from_vec(noise(hidden.elem_count(), 9), hidden.shape(), &Device::Cpu)
+        .expect("it fits");
+    (hidden * weights)
+        .and_then(|product| product.sum_all())
+        .expect("a sum")
+}
+
+/// Gradients by parameter.
+type Gradients = HashMap<String, Vec<f32>>;
+
+fn gradients(encoder: &Encoder, texts: &[Tokens], dropout: &Dropout) -> (Vec<f32>, Gradients) {
+    encoder.parameters().clear_gradients();
+    let hidden = encoder.forward(texts, dropout).expect("a forward");
+    loss(&hidden).backward().expect("a backward");
+    let gradients = encoder
+        .parameters()
+        .iter()
+        .filter_map(|p| Some((p.name().to_owned(), p.gradient()?)));
+    (
+        hidden
+            .flatten_all()
+            .and_then(|t| t.to_vec1())
+            .expect("values"),
+        gradients.collect(),
+    )
+}
+
+/// The same from the plain forward and candle's own backward.
+fn plain_gradients(encoder: &Encoder, texts: &[Tokens]) -> (Vec<f32>, Gradients) {
+    let mut variables = HashMap::new();
+    let get = |name: &str, shape: &[usize]| {
+        let values = encoder
+            .parameters()
+            .get(name)
+            .expect("both have the same parameters")
+            .values();
+        let variable = Tensor::from_vec(values, shape, &Device::Cpu)
+            .and_then(|t| Var::from_tensor(&t))
+            .expect("a var");
+        let tensor = variable.as_tensor().clone();
+        variables.insert(name.to_owned(), variable);
+        Ok::<_, Infallible>(tensor)
+    };
+    let Ok(transformer) = Transformer::load(encoder.architecture(), get);
+    let batch = Batch::new(texts, encoder.architecture(), 0, &Device::Cpu).expect("a batch");
+    let hidden = transformer.forward(&batch).expect("a forward");
+    let (_, length, width) = hidden.dims3().expect("three dimensions");
+    let kept = texts
+        .iter()
+        .enumerate()
+        .flat_map(|(row, text)| (0..text.len()).map(move |column| (row * length + column) as u32));
+    let kept = Tensor::from_iter(kept, &Device::Cpu).expect("indices");
+    let hidden = hidden
+        .reshape(((), width))
+        .and_then(|rows| rows.index_select(&kept, 0))
+        .expect("kept rows");
+    let store = loss(&hidden).backward().expect("a backward");
+    let gradients = variables.iter().map(|(name, variable)| {
+        let gradient = store.get(variable).expect("every parameter has one");
+        (
+            name.clone(),
+            gradient
+                .flatten_all()
+                .and_then(|t| t.to_vec1())
+                .expect("values"),
+        )
+    });
+    (
+        hidden
+            .flatten_all()
+            .and_then(|t| t.to_vec1())
+            .expect("values"),
+        gradients.collect(),
+    )
+}
+
+/// Largest difference over the root mean square of what was expected, of tensors that are not zero by symmetry.
+fn error(found: &[f32], expected: &[f32]) -> f32 {
+    assert_eq!(found.len(), expected.len());
+    let square: f32 = expected.iter().map(|x| x * x).sum();
+    let worst = found
+        .iter()
+        .zip(expected)
+        .map(|(a, b)| (a - b).abs())
+        .fold(0.0, f32::max);
+    assert!(found.iter().all(|x| x.is_finite()));
+    worst / (square / expected.len() as f32).sqrt().max(1e-3)
+}
+
+/// Length of the difference over the length of what was expected.
+fn distance(found: &[f32], expected: &[f32]) -> f32 {
+    let square = |values: &mut dyn Iterator<Item = f32>| values.map(|x| x * x).sum::<f32>();
+    let difference = square(&mut found.iter().zip(expected).map(|(a, b)| a - b));
+    (difference / square(&mut expected.iter().copied())).sqrt()
+}
+
+fn check_gradients(
+    name: &str,
+    precision: Precision,
+    simd: Simd,
+    tolerance: f32,
+    error: fn(&[f32], &[f32]) -> f32,
+) {
+    let encoder = load(name, &engine(2, precision, simd));
+    let texts = texts(
+        encoder.architecture(),
+        &[1, 2, 17, 64, 65, 100, encoder.architecture().max_tokens()],
+    );
+    let (hidden, found) = gradients(&encoder, &texts, &Dropout::NONE);
+    let (plain_hidden, expected) = plain_gradients(&encoder, &texts);
+    let worst = error(&hidden, &plain_hidden);
+    assert!(worst < tolerance, "{name} {simd:?} token vectors: {worst}");
+    assert_eq!(found.len(), expected.len());
+    for (parameter, expected) in &expected {
+        // The softmax cancels what a key bias adds, so its gradient is rounding alone.
+        if parameter.ends_with("key.bias")
+            || parameter.ends_with("k.bias")
+            || parameter.ends_with("k_lin.bias")
+        {
+            continue;
+        }
+        let worst = error(&found[parameter], expected);
+        assert!(
+            worst < tolerance,
+            "{name} {precision:?} {simd:?} {parameter}: {worst}"
+        );
+    }
+}
+
+#[test]
+fn gradients_equal_those_of_basic_operations() {
+    for name in [
+        "tiny-bert",
+        "tiny-bert-cls-dense",
+        "tiny-bert-weighted",
+        "tiny-roberta",
+        "tiny-distilbert",
+        "tiny-mpnet",
+    ] {
+        check_gradients(name, Precision::F32, Simd::detect(), 2e-4, error);
+    }
+}
+
+#[test]
+fn every_level_of_instructions_gives_these_gradients() {
+    for simd in Simd::available() {
+        check_gradients("tiny-bert", Precision::F32, simd, 2e-4, error);
+        check_gradients("tiny-mpnet", Precision::F32, simd, 2e-4, error);
+    }
+}
+
+/// Operands are rounded to 2⁻⁹; sharp attention over these wide random weights amplifies that to 2 % of a gradient at most.
+#[test]
+fn gradients_in_bf16_are_close() {
+    for simd in Simd::available() {
+        check_gradients("tiny-bert", Precision::Bf16, simd, 0.05, distance);
+        check_gradients("tiny-mpnet", Precision::Bf16, simd, 0.05, distance);
+    }
+}
+
+#[test]
+fn results_do_not_depend_on_the_number_of_threads() {
+    for precision in [Precision::F32, Precision::Bf16] {
+        let runs = [1, 2].map(|threads| {
+            let encoder = load("tiny-bert", &engine(threads, precision, Simd::detect()));
+            let texts = texts(encoder.architecture(), &[30, 7, 90, 64, 1, 55, 120]);
+            gradients(
+                &encoder,
+                &texts,
+                &Dropout {
+                    hidden: 0.1,
+                    attention: 0.1,
+                    seed: 1,
+                    step: 2,
+                },
+            )
+        });
+        assert_eq!(runs[0], runs[1], "{precision:?}");
+    }
+}
+
+/// Compares `gradient · u` with the difference quotient of the loss along u, for a random direction u of each parameter.
+fn check_differences(
+    parameters: &Parameters,
+    step: f32,
+    tolerance: f64,
+    loss: impl Fn() -> Tensor,
+) {
+    parameters.clear_gradients();
+    loss().backward().expect("a backward");
+    for parameter in parameters.iter() {
+        let name = parameter.name();
+        let values = parameter.values();
+        let gradient = parameter
+            .gradient()
+            .unwrap_or_else(|| panic!("{name} has no gradient"));
+        let direction = noise(values.len(), 77);
+        let at = |step: f32| {
+            let moved: Vec<f32> = values
+                .iter()
+                .zip(&direction)
+                .map(|(value, u)| value + step * u)
+                .collect();
+            parameter.set_values(&moved).expect("as many values");
+            f64::from(loss().to_scalar::<f32>().expect("a scalar"))
+        };
+        let quotient = (at(step) - at(-step)) / (2.0 * f64::from(step));
+        parameter.set_values(&values).expect("as many values");
+        let slope: f64 = gradient
+            .iter()
+            .zip(&direction)
+            .map(|(g, u)| f64::from(*g) * f64::from(*u))
+            .sum();
+        let size: f64 = gradient
+            .iter()
+            .map(|g| f64::from(*g).powi(2))
+            .sum::<f64>()
+            .sqrt();
+        assert!(
+            (slope - quotient).abs() < tolerance * (size + slope.abs()) + 2e-2,
+            "{name}: {slope} {quotient}"
+        );
+    }
+}
+
+#[test]
+fn gradients_with_dropout_equal_difference_quotients() {
+    for name in ["tiny-bert", "tiny-mpnet"] {
+        let encoder = load(name, &engine(2, Precision::F32, Simd::detect()));
+        let texts = texts(encoder.architecture(), &[9, 1, 30]);
+        let dropout = Dropout {
+            hidden: 0.2,
+            attention: 0.3,
+            seed: 5,
+            step: 6,
+        };
+        // Key biases and rows that no text reads have slope 0 on both sides.
+        check_differences(encoder.parameters(), 1e-3, 0.05, || {
+            loss(&encoder.forward(&texts, &dropout).expect("a forward"))
+        });
+    }
+}
+
+#[test]
+fn dropout_repeats_its_masks_and_changes_with_the_step() {
+    let encoder = load("tiny-bert", &engine(2, Precision::F32, Simd::detect()));
+    let texts = texts(encoder.architecture(), &[9, 1, 30]);
+    let at = |step| {
+        let dropout = Dropout {
+            hidden: 0.1,
+            attention: 0.1,
+            seed: 5,
+            step,
+        };
+        gradients(&encoder, &texts, &dropout)
+    };
+    assert_eq!(at(1), at(1));
+    assert_ne!(at(1).0, at(2).0);
+    assert_ne!(at(1).0, gradients(&encoder, &texts, &Dropout::NONE).0);
+}
+
+/// A head in the manner of BERT's for masked tokens: dense, activation, normalization, projection to the token table.
+#[test]
+fn single_layers_equal_difference_quotients() {
+    for activation in [Activation::Gelu, Activation::GeluTanh, Activation::Silu] {
+        let engine = engine(2, Precision::F32, Simd::detect());
+        let mut parameters = Parameters::new();
+        let (n_rows, width, n_classes) = (300, 24, 50);
+        let table = parameters.insert(
+            "table",
+            &[n_classes, width],
+            noise(n_classes * width, 1),
+            Kind::Table,
+        );
+        let table = table.expect("a new name");
+        let bias = parameters
+            .insert("bias", &[n_classes], noise(n_classes, 2), Kind::Plain)
+            .expect("a new name");
+        let values = (noise(width * width, 3), noise(width, 4));
+        let dense = Linear::new(&mut parameters, "dense", values, &engine)
+            .expect("a layer")
+            .with_activation(activation);
+        let norm = LayerNorm::new(&mut parameters, "norm", width, 1e-12, &engine).expect("a layer");
+        let projection = Linear::tied(&table, &bias, &engine).expect("shapes fit");
+        let ids: Vec<u32> = (0..n_rows).map(|i| (i * 7 % 40) as u32).collect();
+        let targets: Vec<i64> = (0..n_rows)
+            .map(|i| {
+                if i % 3 == 0 {
+                    (i % n_classes) as i64
+                } else {
+                    IGNORED
+                }
+            })
+            .collect();
+        let drop = Dropout {
+            hidden: 0.2,
+            seed: 3,
+            ..Dropout::NONE
+        };
+        check_differences(&parameters, 1e-3, 0.02, || {
+            let rows = embedding(&table, &ids).expect("known ids");
+            let inner = dropout(&dense.forward(&rows).expect("it fits"), &drop, 0, &engine)
+                .expect("a mask");
+            let rows = norm.forward(&inner, &rows).expect("it fits");
+            let pooled = mean(&rows, &[100, 200])
+                .and_then(|a| a + first(&rows, &[150, 150])?)
+                .expect("it fits");
+            let loss = sparse_cross_entropy(&rows, &projection, &targets).expect("targets fit");
+            (loss * 10.0)
+                .and_then(|l| l + pooled.sqr()?.sum_all()?)
+                .expect("a sum")
+        });
+    }
+}
+
+#[test]
+fn cross_entropy_equals_candles_and_leaves_out_ignored_rows() {
+    let logits = Tensor::from_vec(noise(40 * 7, 1), (40, 7), &Device::Cpu)
+        .and_then(|t| t * 5.0)
+        .expect("logits");
+    let logits = Var::from_tensor(&logits).expect("a variable");
+    let targets: Vec<i64> = (0..40)
+        .map(|i| if i % 4 == 1 { IGNORED } else { i % 7 })
+        .collect();
+    let found = cross_entropy(&logits, &targets).expect("a loss");
+    let kept: Vec<u32> = (0..40).filter(|i| i % 4 != 1).collect();
+    let kept_targets =
+        Tensor::from_iter(kept.iter().map(|i| i % 7), &Device::Cpu).expect("targets");
+    let kept = Tensor::new(kept, &Device::Cpu).expect("indices");
+    let rows = logits.index_select(&kept, 0).expect("rows");
+    let expected = candle_nn::loss::cross_entropy(&rows, &kept_targets).expect("a loss");
+    let scalar = |tensor: &Tensor| tensor.to_scalar::<f32>().expect("a scalar");
+    assert!((scalar(&found) - scalar(&expected)).abs() < 1e-5);
+    let gradient = |loss: &Tensor| {
+        let store = loss.backward().expect("a backward");
+        let gradient = store.get(&logits).expect("a gradient");
+        gradient
+            .flatten_all()
+            .and_then(|t| t.to_vec1::<f32>())
+            .expect("values")
+    };
+    assert!(error(&gradient(&found), &gradient(&expected)) < 1e-5);
+    assert_eq!(
+        scalar(&cross_entropy(&logits, &[IGNORED; 40]).expect("a loss")),
+        0.0
+    );
+    for targets in [vec![0; 39], vec![7; 40], vec![-1; 40]] {
+        assert!(cross_entropy(&logits, &targets).is_err());
+    }
+}
+
+/// Inputs and outputs of `docs/reference/training_golden.py`.
+#[derive(serde::Deserialize)]
+struct Golden {
+    settings: Settings,
+    steps: Vec<Step>,
+}
+
+#[derive(serde::Deserialize)]
+struct Settings {
+    learning_rate: f64,
+    weight_decay: f64,
+    temperature: f64,
+}
+
+#[derive(serde::Deserialize)]
+struct Step {
+    loss: f32,
+    queries: Vec<Vec<u32>>,
+    passages: Vec<Vec<u32>>,
+}
+
+fn info_nce(encoder: &Encoder, step: &Step, temperature: f64) -> Tensor {
+    let embed = |ids: &[Vec<u32>]| {
+        let texts: Vec<Tokens> = ids
+            .iter()
+            .map(|ids| Tokens {
+                ids: ids.clone(),
+                type_ids: vec![0; ids.len()],
+                ..Tokens::default()
+            })
+            .collect();
+        let lengths: Vec<usize> = ids.iter().map(Vec::len).collect();
+        let pooled = mean(
+            &encoder.forward(&texts, &Dropout::NONE).expect("a forward"),
+            &lengths,
+        )
+        .expect("lengths fit");
+        let norms = pooled
+            .sqr()
+            .and_then(|squares| squares.sum_keepdim(1)?.sqrt())
+            .expect("norms");
+        pooled.broadcast_div(&norms).expect("shapes fit")
+    };
+    let (queries, passages) = (embed(&step.queries), embed(&step.passages));
+    let scores = queries
+        .matmul(&passages.t().expect("a matrix"))
+        .and_then(|scores| scores / temperature);
+    let positives: Vec<i64> = (0..step.queries.len() as i64).map(|i| 2 * i).collect();
+    cross_entropy(&scores.expect("scores"), &positives).expect("a loss")
+}
+
+/// The tolerance is that of f32 sums in another order, twice through two wide random layers.
+fn check_golden(name: &str) {
+    let folder = testkit::golden("training").join(name);
+    let golden: Golden =
+        serde_json::from_slice(&std::fs::read(folder.join("steps.json")).expect("steps.json"))
+            .expect("valid JSON");
+    let tensors = candle_core::safetensors::load(folder.join("tensors.safetensors"), &Device::Cpu)
+        .expect("tensors");
+    let values = |name: &str| {
+        tensors[name]
+            .flatten_all()
+            .and_then(|t| t.to_vec1::<f32>())
+            .expect("values")
+    };
+    let engine = engine(2, Precision::F32, Simd::detect());
+    let encoder = load(name, &engine);
+    let Settings {
+        learning_rate,
+        weight_decay,
+        temperature,
+    } = golden.settings;
+    let config = AdamWConfig {
+        weight_decay,
+        ..AdamWConfig::default()
+    };
+    let mut optimizer = AdamW::new(encoder.parameters(), config, &engine).expect("valid settings");
+    for (index, step) in golden.steps.iter().enumerate() {
+        let loss = info_nce(&encoder, step, temperature);
+        let value = loss.to_scalar::<f32>().expect("a scalar");
+        assert!(
+            (value - step.loss).abs() < 1e-4 * step.loss,
+            "{name} step {index}: {value} {}",
+            step.loss
+        );
+        loss.backward().expect("a backward");
+        if index == 0 {
+            for parameter in encoder.parameters().iter() {
+                let found = parameter.gradient().expect("every parameter has one");
+                let worst = error(&found, &values(&format!("gradient.{}", parameter.name())));
+                assert!(
+                    worst < 2e-4,
+                    "{name} gradient of {}: {worst}",
+                    parameter.name()
+                );
+            }
+        }
+        optimizer.step(learning_rate, None).expect("a step");
+    }
+    let before = load(name, &engine);
+    for parameter in encoder.parameters().iter() {
+        let name = parameter.name();
+        // A key bias has no gradient but rounding, whose sign Adam turns into a step as long as any.
+        if name.contains("key.bias") || name.contains("attn.k.bias") {
+            continue;
+        }
+        let start = before
+            .parameters()
+            .get(name)
+            .expect("equal models")
+            .values();
+        let moved = |values: &[f32]| -> Vec<f32> {
+            values.iter().zip(&start).map(|(a, b)| a - b).collect()
+        };
+        let (found, expected) = (
+            moved(&parameter.values()),
+            moved(&values(&format!("after.{name}"))),
+        );
+        // Where a gradient is near rounding, Adam's step of ±η is too; the mean over a tensor is not.
+        let difference: f32 = found
+            .iter()
+            .zip(&expected)
+            .map(|(a, b)| (a - b).abs())
+            .sum();
+        let size: f32 = expected.iter().map(|x| x.abs()).sum();
+        assert!(
+            difference < 1e-3 * size,
+            "{name}: moved by {size} in sum, off by {difference}"
+        );
+    }
+}
+
+#[test]
+fn losses_gradients_and_steps_equal_pytorch() {
+    check_golden("tiny-bert");
+    check_golden("tiny-mpnet");
+}
+
+/// AdamW as its doc has it, in f64, on every value in every step.
+struct Dense {
+    values: Vec<f64>,
+    first: Vec<f64>,
+    second: Vec<f64>,
+    n_steps: i32,
+}
+
+impl Dense {
+    fn step(&mut self, gradient: &[f32], rate: f64, config: &AdamWConfig, scale: f64) {
+        self.n_steps += 1;
+        for (i, &g) in gradient.iter().enumerate() {
+            let g = f64::from(g) * scale;
+            self.first[i] = config.beta1 * self.first[i] + (1.0 - config.beta1) * g;
+            self.second[i] = config.beta2 * self.second[i] + (1.0 - config.beta2) * g * g;
+            let first = self.first[i] / (1.0 - config.beta1.powi(self.n_steps));
+            let second = self.second[i] / (1.0 - config.beta2.powi(self.n_steps));
+            self.values[i] -= rate * config.weight_decay * self.values[i];
+            self.values[i] -= rate * first / (second.sqrt() + config.epsilon);
+        }
+    }
+}
+
+#[test]
+fn lazy_rows_equal_dense_steps() {
+    let (n_rows, width) = (30, 20);
+    let engine = engine(2, Precision::F32, Simd::detect());
+    let mut parameters = Parameters::new();
+    let start = noise(n_rows * width, 1);
+    let table = parameters
+        .insert("table", &[n_rows, width], start.clone(), Kind::Table)
+        .expect("a new name");
+    let config = AdamWConfig {
+        weight_decay: 0.1,
+        ..AdamWConfig::default()
+    };
+    let mut optimizer = AdamW::new(&parameters, config, &engine).expect("valid settings");
+    let n = start.len();
+    let mut dense = Dense {
+        values: start.iter().map(|&x| f64::from(x)).collect(),
+        first: vec![0.0; n],
+        second: vec![0.0; n],
+        n_steps: 0,
+    };
+    let compare = |found: &[f32], expected: &[f64]| {
+        for (i, (a, b)) in found.iter().zip(expected).enumerate() {
+            assert!(
+                (f64::from(*a) - b).abs() < 2e-5,
+                "row {}: {a} {b}",
+                i / width
+            );
+        }
+    };
+    for step in 0..400u32 {
+        // Row 0 always, row 1 often, others rarely, row 29 never; one step in the middle has a gradient everywhere.
+        let ids: Vec<u32> = (0..29)
+            .filter(|row| step % (1 + row * row / 2) == 0)
+            .chain([0])
+            .collect();
+        let rows = embedding(&table, &ids).expect("known ids");
+        for (&id, row) in ids.iter().zip(rows.to_vec2::<f32>().expect("rows")) {
+            compare(&row, &dense.values[id as usize * width..][..width]);
+        }
+        let weights = noise(ids.len() * width, step);
+        let weights = Tensor::from_vec(weights, (ids.len(), width), &Device::Cpu).expect("it fits");
+        let mut loss = (rows * weights)
+            .and_then(|product| product.sum_all())
+            .expect("a sum");
+        if step == 200 {
+            let all = table
+                .tensor()
+                .and_then(|t| t.sqr()?.sum_all())
+                .expect("a sum");
+            loss = (loss + all).expect("a sum");
+        }
+        loss.backward().expect("a backward");
+        let gradient = table.gradient().expect("a gradient");
+        let norm: f64 = gradient
+            .iter()
+            .map(|&g| f64::from(g).powi(2))
+            .sum::<f64>()
+            .sqrt();
+        let rate = 1e-3 * (1.0 + f64::from(step % 7));
+        let found = optimizer.step(rate, Some(3.0)).expect("a step");
+        assert!((found - norm).abs() < 1e-4 * norm, "{found} {norm}");
+        dense.step(&gradient, rate, &config, (3.0 / (norm + 1e-6)).min(1.0));
+    }
+    compare(&table.values(), &dense.values);
+}
+
+#[test]
+fn a_run_goes_on_bit_for_bit_from_its_files() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let engine = engine(2, Precision::F32, Simd::detect());
+    let step = |encoder: &Encoder, optimizer: &mut AdamW, seed: usize| {
+        let texts = texts(encoder.architecture(), &[9 + seed, 3, 30]);
+        let dropout = Dropout {
+            hidden: 0.1,
+            attention: 0.1,
+            seed: 1,
+            step: seed as u64,
+        };
+        loss(&encoder.forward(&texts, &dropout).expect("a forward"))
+            .backward()
+            .expect("a backward");
+        optimizer.step(1e-3, Some(1.0)).expect("a step");
+    };
+    let values = |encoder: &Encoder| {
+        encoder
+            .parameters()
+            .iter()
+            .map(|p| p.values())
+            .collect::<Vec<_>>()
+    };
+    let encoder = load("tiny-bert", &engine);
+    let mut optimizer =
+        AdamW::new(encoder.parameters(), AdamWConfig::default(), &engine).expect("valid settings");
+    for seed in 0..5 {
+        step(&encoder, &mut optimizer, seed);
+    }
+    let [weights, state] =
+        ["model.safetensors", "optimizer.safetensors"].map(|name| folder.path().join(name));
+    encoder.save(&weights).expect("a file");
+    optimizer.save(&state).expect("a file");
+    for seed in 5..8 {
+        step(&encoder, &mut optimizer, seed);
+    }
+
+    let config = testkit::fixture("models").join("tiny-bert/config.json");
+    std::fs::copy(config, folder.path().join("config.json")).expect("a copy");
+    let resumed = Encoder::load(folder.path(), &engine).expect("it loads");
+    let mut optimizer =
+        AdamW::new(resumed.parameters(), AdamWConfig::default(), &engine).expect("valid settings");
+    optimizer.load(&state).expect("the state fits");
+    for seed in 5..8 {
+        step(&resumed, &mut optimizer, seed);
+    }
+    assert_eq!(values(&encoder), values(&resumed));
+
+    let other = load("tiny-mpnet", &engine);
+    let mut optimizer =
+        AdamW::new(other.parameters(), AdamWConfig::default(), &engine).expect("valid settings");
+    assert!(matches!(
+        optimizer.load(&state),
+        Err(TrainingError::State { .. })
+    ));
+    assert!(matches!(
+        optimizer.load(Path::new("nothing")),
+        Err(TrainingError::State { .. })
+    ));
+}
+
+#[test]
+fn bad_input_is_refused() {
+    let engine = engine(1, Precision::F32, Simd::detect());
+    let encoder = load("tiny-bert", &engine);
+    let fine = texts(encoder.architecture(), &[3]);
+    let mut unknown = fine.clone();
+    unknown[0].ids[1] = u32::MAX;
+    assert!(matches!(
+        encoder.forward(&unknown, &Dropout::NONE),
+        Err(TrainingError::Encode(_))
+    ));
+    let all = Dropout {
+        hidden: 1.0,
+        ..Dropout::NONE
+    };
+    assert!(matches!(
+        encoder.forward(&fine, &all),
+        Err(TrainingError::Tensor(_))
+    ));
+    let hidden = encoder.embed(&fine, &Dropout::NONE).expect("an embedding");
+    assert!(encoder.layers(0..3, &hidden, &[3], &Dropout::NONE).is_err());
+    assert!(encoder.layers(0..2, &hidden, &[2], &Dropout::NONE).is_err());
+    assert!(
+        encoder
+            .layers(0..2, &hidden, &[3, 0], &Dropout::NONE)
+            .is_err()
+    );
+    let config = AdamWConfig {
+        beta1: 1.0,
+        ..AdamWConfig::default()
+    };
+    assert!(matches!(
+        AdamW::new(encoder.parameters(), config, &engine),
+        Err(TrainingError::Setting { .. })
+    ));
+
+    let mut optimizer =
+        AdamW::new(encoder.parameters(), AdamWConfig::default(), &engine).expect("valid settings");
+    let parameter = encoder
+        .parameters()
+        .get("embeddings.LayerNorm.bias")
+        .expect("it exists");
+    let before = parameter.values();
+    parameter
+        .add_gradient(&vec![f32::NAN; before.len()])
+        .expect("it fits");
+    assert!(matches!(
+        optimizer.step(1e-3, None),
+        Err(TrainingError::NotFinite { .. })
+    ));
+    assert!(optimizer.step(f64::NAN, None).is_err());
+    assert_eq!(parameter.values(), before);
+    assert!(parameter.add_gradient(&[0.0]).is_err());
+}

@@ -176,9 +176,28 @@ impl Encoder {
     /// # Errors
     /// [`TrainingError::Encode`] for a text that does not fit the tables, [`TrainingError::Tensor`].
     pub fn forward(&self, texts: &[Tokens], dropout: &Dropout) -> Result<Tensor, TrainingError> {
-        let hidden = self.embed(texts, dropout)?;
-        let lengths: Vec<usize> = texts.iter().map(Tokens::len).collect();
+        let (hidden, lengths) = (self.embed(texts, dropout)?, lengths(texts));
         self.layers(0..self.network.layers.len(), &hidden, &lengths, dropout)
+    }
+
+    /// Returns the last layer's first token vector of each text, (B, H): what [`super::first`] takes from
+    /// [`Self::forward`], but the last layer computes nothing else.
+    ///
+    /// # Errors
+    /// As [`Self::forward`].
+    pub fn forward_first(
+        &self,
+        texts: &[Tokens],
+        dropout: &Dropout,
+    ) -> Result<Tensor, TrainingError> {
+        let (hidden, lengths) = (self.embed(texts, dropout)?, lengths(texts));
+        self.through(
+            0..self.network.layers.len(),
+            &hidden,
+            &lengths,
+            true,
+            dropout,
+        )
     }
 
     /// Returns what the first layer reads: sums of the tables' rows, normalized, (T, H).
@@ -220,6 +239,17 @@ impl Encoder {
         lengths: &[usize],
         dropout: &Dropout,
     ) -> Result<Tensor, TrainingError> {
+        self.through(layers, hidden, lengths, false, dropout)
+    }
+
+    fn through(
+        &self,
+        layers: Range<usize>,
+        hidden: &Tensor,
+        lengths: &[usize],
+        first_only: bool,
+        dropout: &Dropout,
+    ) -> Result<Tensor, TrainingError> {
         let architecture = &self.network.architecture;
         let (n_tokens, width) = hidden.dims2()?;
         if n_tokens != lengths.iter().sum::<usize>()
@@ -253,6 +283,7 @@ impl Encoder {
             network: self.network.clone(),
             layers,
             lengths: lengths.to_vec(),
+            first_only,
             dropout: *dropout,
             tape: Mutex::default(),
         };
@@ -266,6 +297,10 @@ impl Encoder {
     pub fn save(&self, path: &Path) -> Result<(), TrainingError> {
         self.parameters.save(path)
     }
+}
+
+fn lengths(texts: &[Tokens]) -> Vec<usize> {
+    texts.iter().map(Tokens::len).collect()
 }
 
 fn misfit(message: String) -> TrainingError {
@@ -384,6 +419,7 @@ struct LayersOperation {
     packed: Arc<Packed>,
     layers: Range<usize>,
     lengths: Vec<usize>,
+    first_only: bool,
     dropout: Dropout,
     tape: Mutex<Option<Tape>>,
 }
@@ -404,10 +440,13 @@ impl CustomOp1 for LayersOperation {
             self.layers.clone(),
             hidden,
             &self.lengths,
+            self.first_only,
             &self.dropout,
         );
         *lock(&self.tape) = Some(tape);
-        Ok((CpuStorage::F32(output), layout.shape().clone()))
+        let width = self.network.architecture.width;
+        let shape = Shape::from((output.len() / width, width));
+        Ok((CpuStorage::F32(output), shape))
     }
 
     fn bwd(
@@ -424,6 +463,7 @@ impl CustomOp1 for LayersOperation {
             self.layers.clone(),
             tape,
             &gradient,
+            self.first_only,
             &self.dropout,
         );
         Ok(Some(Tensor::from_vec(

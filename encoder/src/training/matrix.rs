@@ -562,30 +562,47 @@ impl Block<'_> {
         column: usize,
         depth: usize,
     ) -> usize {
-        let n_steps = DEPTH.min(self.panel.n_steps - depth);
         let kept = (self.panel.kept - column).min(WIDE * R::LANES);
-        let ragged = kept < WIDE * R::LANES;
-        let goes_on = depth > 0 || matches!(self.start, Start::Sum);
+        if kept == WIDE * R::LANES {
+            let target = self.c[row * self.c_stride + column..].as_mut_ptr();
+            // SAFETY: `multiply` has checked that C has `n_rows` rows of the panel's `kept` columns, row + TALL ≤ n_rows,
+            // and all columns of the tile are among them.
+            unsafe { self.add_steps::<R, TALL, WIDE>(row, column, depth, target, self.c_stride) };
+            return TALL;
+        }
         // A tile at the ragged right edge is computed in a buffer, so that nothing outside C is touched.
         let mut buffer = [0.0; 8 * PANEL];
-        let (target, stride) = if ragged {
-            if goes_on {
-                for i in 0..TALL {
-                    let stored = &self.c[(row + i) * self.c_stride + column..][..kept];
-                    buffer[i * PANEL..][..kept].copy_from_slice(stored);
-                }
-            }
-            (buffer.as_mut_ptr(), PANEL)
-        } else {
-            (
-                self.c[row * self.c_stride + column..].as_mut_ptr(),
-                self.c_stride,
-            )
-        };
-        // SAFETY: `multiply` has checked that A has `n_rows` rows of `n_steps` words, C as many of `kept` values, the
-        // panel `n_steps` steps of `width` words and a bias `width` values; row + TALL ≤ n_rows, depth + n_steps ≤ all
-        // steps, column + WIDE registers ≤ width. `target` is C where all columns are C's own, else a buffer of 8 rows
-        // of `PANEL`, and TALL ≤ 8. The instructions of `R` exist: the caller was compiled for them.
+        let place = |i: usize| (row + i) * self.c_stride + column;
+        for i in 0..TALL {
+            buffer[i * PANEL..][..kept].copy_from_slice(&self.c[place(i)..][..kept]);
+        }
+        // SAFETY: the buffer has 8 rows of `PANEL` values, TALL ≤ 8 and WIDE registers are at most a panel.
+        unsafe { self.add_steps::<R, TALL, WIDE>(row, column, depth, buffer.as_mut_ptr(), PANEL) };
+        for i in 0..TALL {
+            self.c[place(i)..][..kept].copy_from_slice(&buffer[i * PANEL..][..kept]);
+        }
+        TALL
+    }
+
+    /// Adds up to `DEPTH` steps to TALL rows of WIDE registers at `target`.
+    ///
+    /// # Safety
+    /// The tile lies inside A and the panel, `target` has room for its rows every `stride` values, and the caller was
+    /// compiled for the instructions of `R`.
+    #[inline(always)]
+    unsafe fn add_steps<R: Register, const TALL: usize, const WIDE: usize>(
+        &self,
+        row: usize,
+        column: usize,
+        depth: usize,
+        target: *mut f32,
+        stride: usize,
+    ) {
+        let n_steps = DEPTH.min(self.panel.n_steps - depth);
+        let goes_on = depth > 0 || matches!(self.start, Start::Sum);
+        // SAFETY: `multiply` has checked that A has `n_rows` rows of `n_steps` words, the panel `n_steps` steps of
+        // `width` words and a bias `width` values; row + TALL ≤ n_rows, depth + n_steps ≤ all steps, column + WIDE
+        // registers ≤ width. The rest is the caller's promise.
         unsafe {
             let mut sums = [[R::zero(); WIDE]; TALL];
             for (i, sums) in sums.iter_mut().enumerate() {
@@ -629,13 +646,6 @@ impl Block<'_> {
                 }
             }
         }
-        if ragged {
-            for i in 0..TALL {
-                let target = &mut self.c[(row + i) * self.c_stride + column..][..kept];
-                target.copy_from_slice(&buffer[i * PANEL..][..kept]);
-            }
-        }
-        TALL
     }
 }
 

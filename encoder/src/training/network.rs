@@ -305,12 +305,15 @@ impl Network {
     }
 
     /// Takes the token vectors of texts of these lengths, (T, H), through some layers, and keeps what the backward needs.
+    ///
+    /// With `first_only` the last of these layers computes the first row of each text alone, (B, H).
     pub(super) fn forward(
         &self,
         packed: &Packed,
         layers: Range<usize>,
         hidden: &[f32],
         lengths: &[usize],
+        first_only: bool,
         dropout: &Dropout,
     ) -> (Vec<f32>, Tape) {
         let width = self.architecture.width;
@@ -337,12 +340,22 @@ impl Network {
             rows.extend_from_slice(&hidden[start..start + group.n_rows() * width]);
             self.engine.with_workspace(|workspace| {
                 for (index, tape) in layers.clone().zip(tapes) {
-                    let pass = self.pass(packed, index, dropout, group);
+                    let pass = self.pass(
+                        packed,
+                        index,
+                        dropout,
+                        group,
+                        first_only && index + 1 == layers.end,
+                    );
                     pass.forward(tape, rows, workspace);
                 }
             });
         });
-        let mut output = Vec::with_capacity(hidden.len());
+        let mut output = Vec::with_capacity(if first_only {
+            lengths.len() * width
+        } else {
+            hidden.len()
+        });
         for group in tape.groups() {
             output.extend_from_slice(&group.hidden);
         }
@@ -356,19 +369,31 @@ impl Network {
         layers: Range<usize>,
         tape: &mut Tape,
         gradient: &[f32],
+        first_only: bool,
         dropout: &Dropout,
     ) -> Vec<f32> {
-        let width = self.architecture.width;
+        let mut rest = gradient;
         for tape in tape.groups() {
-            let start = tape.group.start * width;
+            let n_kept = if first_only {
+                tape.group.lengths.len()
+            } else {
+                tape.group.n_rows()
+            };
+            let (own, others) = rest.split_at(n_kept * self.architecture.width);
+            rest = others;
             tape.hidden.clear();
-            tape.hidden
-                .extend_from_slice(&gradient[start..start + tape.group.n_rows() * width]);
+            tape.hidden.extend_from_slice(own);
         }
         for (place, index) in layers.clone().enumerate().rev() {
             self.engine.run(tape.groups(), |tape| {
                 self.engine.with_workspace(|workspace| {
-                    let pass = self.pass(packed, index, dropout, &tape.group);
+                    let pass = self.pass(
+                        packed,
+                        index,
+                        dropout,
+                        &tape.group,
+                        first_only && index + 1 == layers.end,
+                    );
                     pass.backward(
                         &tape.layers[place],
                         &mut tape.gradients,
@@ -379,7 +404,7 @@ impl Network {
             });
             self.add_gradients(index, place, tape.groups());
         }
-        let mut output = Vec::with_capacity(gradient.len());
+        let mut output = Vec::new();
         for group in tape.groups() {
             output.extend_from_slice(&group.hidden);
         }
@@ -392,8 +417,14 @@ impl Network {
         index: usize,
         dropout: &'a Dropout,
         group: &'a Group,
+        first_only: bool,
     ) -> Pass<'a> {
+        let kept = match first_only {
+            true => group.texts().map(|text| text.start).collect(),
+            false => (0..group.n_rows()).collect(),
+        };
         Pass {
+            kept,
             kernel: self.engine.kernel,
             architecture: &self.architecture,
             layer: &packed.layers[index],
@@ -517,6 +548,8 @@ struct Pass<'a> {
     dropout: &'a Dropout,
     index: usize,
     group: &'a Group,
+    /// Rows of the group whose output counts: all, or the first of each text.
+    kept: Vec<usize>,
 }
 
 /// Places of dropout in a layer.
@@ -528,11 +561,12 @@ enum Place {
 }
 
 impl Pass<'_> {
-    fn forward(&self, tape: &mut LayerTape, hidden: &mut [f32], workspace: &mut Workspace) {
+    fn forward(&self, tape: &mut LayerTape, hidden: &mut Vec<f32>, workspace: &mut Workspace) {
         let (kernel, layer, n_rows) = (self.kernel, self.layer, self.group.n_rows());
+        let n_kept = self.kept.len();
         let (width, n_inner) = (self.architecture.width, self.architecture.n_intermediate);
         workspace.tile.resize(n_rows * PANEL, 0.0);
-        workspace.rows.resize(n_rows * width, 0.0);
+        workspace.rows.resize(n_kept * width, 0.0);
 
         // Queries, keys and values: (R, H) · (H, 3 H).
         kernel.pack(hidden, width, &mut workspace.words);
@@ -564,19 +598,26 @@ impl Pass<'_> {
             wide: context,
             ..
         } = workspace;
-        tape.context.fill(kernel, context, width, n_rows, width);
+        if n_kept < n_rows {
+            for (target, &row) in self.kept.iter().enumerate() {
+                hidden.copy_within(row * width..(row + 1) * width, target * width);
+            }
+            hidden.truncate(n_kept * width);
+            tile.truncate(n_kept * PANEL);
+        }
+        tape.context.fill(kernel, context, width, n_kept, width);
         kernel.pack(context, width, words);
         self.apply(&layer.output, Left::rows(words, kernel.words(width)), rows);
         self.mask(Place::Attention, rows);
         function::add(kernel.simd, rows, hidden);
         self.normalize(rows, &layer.attention_norm, &mut tape.attention_norm);
-        tape.attended.fill(kernel, rows, width, n_rows, width);
+        tape.attended.fill(kernel, rows, width, n_kept, width);
         kernel.pack(rows, width, words);
 
         // Feed-forward: (R, H) · (H, I), activation, (R, I) · (I, H), dropout, residual, normalization.
         let n_words = kernel.words(n_inner);
-        tape.inner.resize(n_rows * n_words, 0);
-        wide_words.resize(n_rows * n_words, 0);
+        tape.inner.resize(n_kept * n_words, 0);
+        wide_words.resize(n_kept * n_words, 0);
         let left = Left::rows(words, kernel.words(width));
         for panel in layer.up.forward.iter() {
             multiply(
@@ -585,7 +626,7 @@ impl Pass<'_> {
                 panel,
                 layer.up.start(panel),
                 (tile, PANEL),
-                n_rows,
+                n_kept,
             );
             let first = kernel.words(panel.first);
             kernel.pack_into(
@@ -611,10 +652,11 @@ impl Pass<'_> {
         &self,
         tape: &LayerTape,
         out: &mut GroupGradients,
-        gradient: &mut [f32],
+        gradient: &mut Vec<f32>,
         workspace: &mut Workspace,
     ) {
         let (kernel, layer, n_rows) = (self.kernel, self.layer, self.group.n_rows());
+        let n_kept = self.kept.len();
         let (width, n_inner) = (self.architecture.width, self.architecture.n_intermediate);
         let simd = kernel.simd;
         for (sums, n) in [
@@ -631,8 +673,8 @@ impl Pass<'_> {
             sums.clear();
             sums.resize(n, 0.0);
         }
-        workspace.tile.resize(n_rows * PANEL, 0.0);
-        workspace.second_tile.resize(n_rows * PANEL, 0.0);
+        workspace.tile.resize(n_kept * PANEL, 0.0);
+        workspace.second_tile.resize(n_kept * PANEL, 0.0);
 
         // Feed-forward. The gradient of the residual stays in `gradient`, that of the block is added to it.
         self.normalize_backward(
@@ -653,16 +695,16 @@ impl Pass<'_> {
             rows.clear();
             rows.extend_from_slice(gradient);
             self.mask(Place::Output, rows);
-            out.down.fill(kernel, rows, width, n_rows, width);
+            out.down.fill(kernel, rows, width, n_kept, width);
             function::add_rows(simd, rows, width, &mut out.down_bias);
             kernel.pack(rows, width, words);
             let n_words = kernel.words(n_inner);
-            wide_words.resize(n_rows * n_words, 0);
-            out.activated.reshape(kernel, n_rows, n_inner);
-            out.up.reshape(kernel, n_rows, n_inner);
+            wide_words.resize(n_kept * n_words, 0);
+            out.activated.reshape(kernel, n_kept, n_inner);
+            out.up.reshape(kernel, n_kept, n_inner);
             let left = Left::rows(words, kernel.words(width));
             for (index, panel) in layer.down.backward.iter().enumerate() {
-                multiply(kernel, left, panel, Start::Zero, (tile, PANEL), n_rows); // (R, 48) of dG
+                multiply(kernel, left, panel, Start::Zero, (tile, PANEL), n_kept); // (R, 48) of dG
                 let first = kernel.words(panel.first);
                 kernel.unpack(
                     (&tape.inner[first..], n_words),
@@ -697,7 +739,7 @@ impl Pass<'_> {
                     panel,
                     Start::Sum,
                     (&mut gradient[panel.first..], width),
-                    n_rows,
+                    n_kept,
                 );
             }
 
@@ -711,7 +753,7 @@ impl Pass<'_> {
             rows.clear();
             rows.extend_from_slice(gradient);
             self.mask(Place::Attention, rows);
-            out.output.fill(kernel, rows, width, n_rows, width);
+            out.output.fill(kernel, rows, width, n_kept, width);
             function::add_rows(simd, rows, width, &mut out.output_bias);
             kernel.pack(rows, width, words);
             let left = Left::rows(words, kernel.words(width));
@@ -722,11 +764,17 @@ impl Pass<'_> {
                     panel,
                     Start::Zero,
                     (&mut rows[panel.first..], width),
-                    n_rows,
+                    n_kept,
                 );
             }
         }
         self.attend_backward(tape, out, workspace); // from `rows` (R, H) to `wide` (R, 3 H)
+        if n_kept < n_rows {
+            let own = std::mem::replace(gradient, vec![0.0; n_rows * width]);
+            for (&row, own) in self.kept.iter().zip(own.chunks_exact(width)) {
+                gradient[row * width..(row + 1) * width].copy_from_slice(own);
+            }
+        }
         let Workspace { words, wide, .. } = workspace;
         for (part, panels) in out.projections.iter_mut().enumerate() {
             panels.fill(kernel, &wide[part * width..], 3 * width, n_rows, width);
@@ -760,12 +808,12 @@ impl Pass<'_> {
             values,
             ..
         } = workspace;
-        context.resize(n_rows * width, 0.0);
+        context.resize(self.kept.len() * width, 0.0);
         tape.log_sums.resize(n_heads * n_rows, 0.0);
         let mask = self
             .dropout
             .at(self.dropout.attention, self.place(Place::Weights));
-        for text in self.group.texts() {
+        for (text, kept) in self.group.texts().zip(self.kept_texts()) {
             let length = text.len();
             let columns = length.next_multiple_of(LANES);
             let projected = &tape.projected[text.start * stride..text.end * stride];
@@ -774,8 +822,8 @@ impl Pass<'_> {
                 let part = |part: usize| &projected[kernel.words(part * width + head * d)..];
                 keys.fill_transposed(kernel, part(1), stride, length, d);
                 values.fill_packed(kernel, part(2), stride, length, d);
-                for first in (0..length).step_by(QUERIES) {
-                    let n_queries = QUERIES.min(length - first);
+                for first in (0..kept.len()).step_by(QUERIES) {
+                    let n_queries = QUERIES.min(kept.len() - first);
                     let queries = Left::rows(&part(0)[first * stride..], stride);
                     for panel in keys.iter() {
                         multiply(
@@ -801,7 +849,7 @@ impl Pass<'_> {
                     let left = Left::rows(score_words, n_words);
                     for panel in values.iter() {
                         let target =
-                            &mut context[(text.start + first) * width + head * d + panel.first..];
+                            &mut context[(kept.start + first) * width + head * d + panel.first..];
                         multiply(kernel, left, panel, Start::Zero, (target, width), n_queries);
                     }
                 }
@@ -838,16 +886,19 @@ impl Pass<'_> {
             context,
             ..
         } = workspace;
+        if self.kept.len() < n_rows {
+            wide.clear(); // queries that do not count have gradient 0
+        }
         wide.resize(n_rows * 3 * width, 0.0);
         kernel.pack(d_context, width, words);
         let mask = self
             .dropout
             .at(self.dropout.attention, self.place(Place::Weights));
-        for text in self.group.texts() {
+        for (text, kept) in self.group.texts().zip(self.kept_texts()) {
             let length = text.len();
             let columns = length.next_multiple_of(LANES);
             let projected = &tape.projected[text.start * stride..text.end * stride];
-            let d_context = &words[text.start * context_stride..text.end * context_stride];
+            let d_context = &words[kept.start * context_stride..kept.end * context_stride];
             for buffer in [&mut *scores, &mut *score_gradients] {
                 buffer.resize(QUERIES.min(length) * columns, 0.0);
             }
@@ -857,8 +908,8 @@ impl Pass<'_> {
                 turned_keys.fill_transposed(kernel, part(1), stride, length, d);
                 values.fill_transposed(kernel, part(2), stride, length, d);
                 keys.fill_packed(kernel, part(1), stride, length, d);
-                for first in (0..length).step_by(QUERIES) {
-                    let n_queries = QUERIES.min(length - first);
+                for first in (0..kept.len()).step_by(QUERIES) {
+                    let n_queries = QUERIES.min(kept.len() - first);
                     let n_scores = n_queries * columns;
                     let query_words = &part(0)[first * stride..];
                     let context_words = &d_context[first * context_stride..];
@@ -958,6 +1009,13 @@ impl Pass<'_> {
         }
     }
 
+    /// Ranges of the texts' rows among those kept; in a text these are the first ones.
+    fn kept_texts(&self) -> impl Iterator<Item = Range<usize>> {
+        let all = self.kept.len() == self.group.n_rows();
+        let texts = self.group.texts().enumerate();
+        texts.map(move |(index, text)| if all { text } else { index..index + 1 })
+    }
+
     fn scale(&self) -> f32 {
         1.0 / ((self.architecture.width / self.architecture.n_heads) as f32).sqrt()
     }
@@ -982,7 +1040,7 @@ impl Pass<'_> {
 
     /// Computes `out = left · W + b`.
     fn apply(&self, linear: &PackedLinear, left: Left<'_>, out: &mut [f32]) {
-        let (n_rows, width) = (self.group.n_rows(), self.architecture.width);
+        let (n_rows, width) = (self.kept.len(), self.architecture.width);
         for panel in linear.forward.iter() {
             let target = (&mut out[panel.first..], width);
             multiply(
@@ -1007,17 +1065,18 @@ impl Pass<'_> {
 
     fn mask(&self, place: Place, rows: &mut [f32]) {
         let mask = self.dropout.at(self.dropout.hidden, self.place(place));
-        mask.apply_rows(
-            self.kernel.simd,
-            self.group.start,
-            rows,
-            self.architecture.width,
-        );
+        if mask.is_none() {
+            return;
+        }
+        let rows = rows.chunks_exact_mut(self.architecture.width);
+        for (&row, values) in self.kept.iter().zip(rows) {
+            mask.apply(self.kernel.simd, (self.group.start + row) as u64, values);
+        }
     }
 
     fn normalize(&self, rows: &mut [f32], norm: &Norm, tape: &mut NormTape) {
         tape.normalized.resize(rows.len(), 0.0);
-        tape.scales.resize(self.group.n_rows(), 0.0);
+        tape.scales.resize(self.kept.len(), 0.0);
         let epsilon = self.architecture.epsilon as f32;
         let NormTape { normalized, scales } = tape;
         function::layer_norm(

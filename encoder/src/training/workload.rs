@@ -7,7 +7,7 @@ use super::dropout::Dropout;
 use super::encoder::{Encoder, normal};
 use super::engine::{Engine, EngineConfig};
 use super::error::TrainingError;
-use super::layer::{Linear, cross_entropy, first, mean};
+use super::layer::{Linear, cross_entropy, mean};
 use crate::architecture::{Activation, Architecture, Family};
 use crate::tokenizer::Tokens;
 
@@ -121,11 +121,8 @@ impl TrainingBench {
 
     /// `−mean ln σ(±s)`, every second pair relevant.
     fn binary_cross_entropy(&self) -> Result<Tensor, TrainingError> {
-        let hidden = self.encoder.forward(&self.passages, &Dropout::NONE)?;
-        let scores = self
-            .head
-            .forward(&first(&hidden, &lengths(&self.passages))?)?
-            .flatten_all()?; // (B)
+        let first = self.encoder.forward_first(&self.passages, &Dropout::NONE)?;
+        let scores = self.head.forward(&first)?.flatten_all()?; // (B)
         let signs: Vec<f32> = (0..self.passages.len())
             .map(|i| if i % 2 == 0 { 1.0 } else { -1.0 })
             .collect();

@@ -744,3 +744,55 @@ fn bad_input_is_refused() {
     assert_eq!(parameter.values(), before);
     assert!(parameter.add_gradient(&[0.0]).is_err());
 }
+
+#[test]
+fn first_vectors_alone_equal_those_of_all() {
+    for (name, precision) in [
+        ("tiny-bert", Precision::F32),
+        ("tiny-mpnet", Precision::F32),
+        ("tiny-bert", Precision::Bf16),
+    ] {
+        let encoder = load(name, &engine(2, precision, Simd::detect()));
+        let lengths = [1, 2, 90, 64, 65, 100, 7];
+        let texts = texts(encoder.architecture(), &lengths);
+        let dropout = Dropout {
+            hidden: 0.1,
+            attention: 0.1,
+            seed: 5,
+            step: 1,
+        };
+        let run = |vectors: Tensor| {
+            encoder.parameters().clear_gradients();
+            loss(&vectors).backward().expect("a backward");
+            let gradients: Vec<_> = encoder
+                .parameters()
+                .iter()
+                .map(|p| p.gradient().expect("a gradient"))
+                .collect();
+            (
+                vectors
+                    .flatten_all()
+                    .and_then(|t| t.to_vec1::<f32>())
+                    .expect("values"),
+                gradients,
+            )
+        };
+        let all = encoder.forward(&texts, &dropout).expect("a forward");
+        let (expected, expected_gradients) = run(first(&all, &lengths).expect("lengths fit"));
+        let (found, gradients) = run(encoder.forward_first(&texts, &dropout).expect("a forward"));
+        assert_eq!(found, expected, "{name} {precision:?}");
+        for ((found, expected), parameter) in gradients
+            .iter()
+            .zip(&expected_gradients)
+            .zip(encoder.parameters().iter())
+        {
+            // Rows of zeros are summed in other places.
+            let worst = error(found, expected);
+            assert!(
+                worst < 1e-4,
+                "{name} {precision:?} {}: {worst}",
+                parameter.name()
+            );
+        }
+    }
+}

@@ -4,7 +4,9 @@
 //! f32, or two neighboring bf16 (low half first), which is what `vdpbf16ps` multiplies. One kernel serves the forward,
 //! the gradient of inputs and the gradient of weights: only the way an operand was packed differs.
 
-use compute::{Level, Simd, simd_function};
+use compute::{Level, Simd};
+
+use super::words::{pack_rows, pack_steps, repack_steps, unpack_rows};
 
 /// Columns of a full panel: three AVX-512 registers.
 pub(super) const PANEL: usize = 48;
@@ -29,7 +31,7 @@ pub(super) struct Kernel {
     pub(super) simd: Simd,
     pub(super) precision: Precision,
     /// Whether the processor multiplies bf16 pairs itself; elsewhere they are widened to f32 first.
-    has_pairs: bool,
+    pub(super) has_pairs: bool,
 }
 
 impl Kernel {
@@ -53,25 +55,19 @@ impl Kernel {
         }
     }
 
-    fn rounds(self) -> bool {
+    pub(super) fn rounds(self) -> bool {
         self.precision == Precision::Bf16
     }
 
     /// Packs rows of `n` values along k, for the left side of a product.
     pub(super) fn pack(self, rows: &[f32], n: usize, words: &mut Vec<u32>) {
         words.resize(rows.len() / n * self.words(n), 0);
-        pack_rows(
-            self.simd,
-            self.rounds(),
-            (rows, n),
-            n,
-            (words, self.words(n)),
-        );
+        pack_rows(self, (rows, n), n, (words, self.words(n)));
     }
 
     /// Packs rows of `n` values that start every `stride` values, to rows that start every `words.1` words.
     pub(super) fn pack_into(self, rows: (&[f32], usize), n: usize, words: (&mut [u32], usize)) {
-        pack_rows(self.simd, self.rounds(), rows, n, words);
+        pack_rows(self, rows, n, words);
     }
 
     /// Reverses [`Self::pack_into`], but for the rounding.
@@ -84,114 +80,7 @@ impl Kernel {
     pub(super) fn pack_columns(self, rows: &[f32], stride: usize, n: usize, words: &mut Vec<u32>) {
         let k = rows.len() / stride;
         words.resize(self.words(k) * n, 0);
-        pack_steps(self.simd, self.rounds(), (rows, stride), k, n, (words, n));
-    }
-}
-
-/// Rounds to bf16; NaN stays NaN.
-#[inline(always)]
-fn round(x: f32) -> u32 {
-    let bits = x.to_bits();
-    let rounded = bits.wrapping_add(0x7fff + ((bits >> 16) & 1)) >> 16;
-    if x.is_nan() { 0x7fc0 } else { rounded }
-}
-
-#[inline(always)]
-fn pair(low: f32, high: f32) -> u32 {
-    round(low) | (round(high) << 16)
-}
-
-simd_function! {
-    fn pack_rows(rounds: bool, rows: (&[f32], usize), n: usize, words: (&mut [u32], usize)) {
-        for (row, words) in rows.0.chunks(rows.1).zip(words.0.chunks_mut(words.1)) {
-            let row = &row[..n];
-            if !rounds {
-                for (word, value) in words.iter_mut().zip(row) {
-                    *word = value.to_bits();
-                }
-                continue;
-            }
-            let (pairs, last) = row.as_chunks::<2>();
-            for (word, &[low, high]) in words.iter_mut().zip(pairs) {
-                *word = pair(low, high);
-            }
-            if let [last] = last {
-                words[pairs.len()] = pair(*last, 0.0);
-            }
-        }
-    }
-
-    fn unpack_rows(rounds: bool, words: (&[u32], usize), n: usize, rows: (&mut [f32], usize)) {
-        for (row, words) in rows.0.chunks_mut(rows.1).zip(words.0.chunks(words.1)) {
-            let row = &mut row[..n];
-            if !rounds {
-                for (value, &word) in row.iter_mut().zip(words) {
-                    *value = f32::from_bits(word);
-                }
-                continue;
-            }
-            let (pairs, last) = row.as_chunks_mut::<2>();
-            for ([low, high], &word) in pairs.iter_mut().zip(words) {
-                (*low, *high) = (f32::from_bits(word << 16), f32::from_bits(word & 0xffff_0000));
-            }
-            if let [last] = last {
-                *last = f32::from_bits(words[pairs.len()] << 16);
-            }
-        }
-    }
-
-    /// Packs `n` columns of `k` rows; steps start every `words.1` words, and what lies between them becomes 0.
-    fn pack_steps(rounds: bool, rows: (&[f32], usize), k: usize, n: usize, words: (&mut [u32], usize)) {
-        let (values, stride) = rows;
-        let row = |index: usize| &values[index * stride..][..n];
-        for (step, words) in words.0.chunks_exact_mut(words.1).enumerate() {
-            let (words, padding) = words.split_at_mut(n);
-            padding.fill(0);
-            if !rounds {
-                for (word, value) in words.iter_mut().zip(row(step)) {
-                    *word = value.to_bits();
-                }
-            } else if 2 * step + 1 < k {
-                for ((word, &low), &high) in words.iter_mut().zip(row(2 * step)).zip(row(2 * step + 1)) {
-                    *word = pair(low, high);
-                }
-            } else {
-                for (word, &low) in words.iter_mut().zip(row(2 * step)) {
-                    *word = pair(low, 0.0);
-                }
-            }
-        }
-    }
-
-    /// Does as [`pack_steps`] for `k` rows of `n` values that are packed along the other dimension already.
-    fn repack_steps(rounds: bool, rows: (&[u32], usize), k: usize, n: usize, words: (&mut [u32], usize)) {
-        let (values, stride) = rows;
-        for (step, words) in words.0.chunks_exact_mut(words.1).enumerate() {
-            let (words, padding) = words.split_at_mut(n);
-            padding.fill(0);
-            if !rounds {
-                words.copy_from_slice(&values[step * stride..][..n]);
-                continue;
-            }
-            let low = &values[2 * step * stride..][..n.div_ceil(2)];
-            let high = if 2 * step + 1 < k { Some(&values[(2 * step + 1) * stride..][..n.div_ceil(2)]) } else { None };
-            let (pairs, last) = words.as_chunks_mut::<2>();
-            match high {
-                Some(high) => {
-                    for (([even, odd], &low), &high) in pairs.iter_mut().zip(low).zip(high) {
-                        (*even, *odd) = ((low & 0xffff) | (high << 16), (low >> 16) | (high & 0xffff_0000));
-                    }
-                }
-                None => {
-                    for ([even, odd], &low) in pairs.iter_mut().zip(low) {
-                        (*even, *odd) = (low & 0xffff, low >> 16);
-                    }
-                }
-            }
-            if let [last] = last {
-                *last = (low[pairs.len()] & 0xffff) | (high.map_or(0, |high| high[pairs.len()] << 16));
-            }
-        }
+        pack_steps(self, (rows, stride), k, n, (words, n));
     }
 }
 
@@ -270,14 +159,7 @@ impl Panels {
     pub(super) fn fill_panel(&mut self, kernel: Kernel, index: usize, rows: &[f32], stride: usize) {
         let k = self.k;
         let (_, kept, width, words) = self.panel_mut(index);
-        pack_steps(
-            kernel.simd,
-            kernel.rounds(),
-            (rows, stride),
-            k,
-            kept,
-            (words, width),
-        );
+        pack_steps(kernel, (rows, stride), k, kept, (words, width));
     }
 
     /// Packs `k` rows of `n` values each, packed along n, that start every `stride` words.

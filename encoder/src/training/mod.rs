@@ -29,6 +29,7 @@ mod linear;
 mod matrix;
 mod network;
 mod parameter;
+mod words;
 mod workload;
 
 pub use adamw::{AdamW, AdamWConfig};

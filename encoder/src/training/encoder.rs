@@ -287,7 +287,7 @@ impl Encoder {
             dropout: *dropout,
             tape: Mutex::default(),
         };
-        Ok(hidden.contiguous()?.apply_op1(operation)?)
+        Ok(self.embeddings.tokens.input(hidden)?.apply_op1(operation)?)
     }
 
     /// Writes the weights in f32 to a safetensors file.

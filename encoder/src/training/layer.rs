@@ -105,7 +105,7 @@ impl Linear {
             packed: self.packed(),
             tape: Mutex::default(),
         };
-        x.contiguous()?.apply_op1(operation)
+        self.weight.input(x)?.apply_op1(operation)
     }
 
     fn packed(&self) -> Arc<PackedLinear> {
@@ -326,7 +326,8 @@ impl LayerNorm {
             layer: self.clone(),
             kept: Mutex::default(),
         };
-        x.contiguous()?
+        self.weight
+            .input(x)?
             .apply_op2(&residual.contiguous()?, operation)
     }
 }

@@ -21,7 +21,8 @@ pub enum Precision {
     /// As they are.
     #[default]
     F32,
-    /// Rounded to bf16, to nearest, ties to even: relative error 2⁻⁹ per operand.
+    /// Rounded to bf16, to nearest, ties to even: relative error 2⁻⁹ per operand. Gradients of the small test models
+    /// with their wide weights lie within 5 % of those in f32, by length.
     Bf16,
 }
 
@@ -730,3 +731,156 @@ portable_register!(PortablePairs, |sum, a, b| {
     );
     mul_add(high(a), high(b), mul_add(low(a), low(b), sum))
 });
+
+#[cfg(test)]
+mod tests {
+    use half::bf16;
+
+    use super::*;
+
+    /// Values without a pattern, between −1 and 1.
+    fn noise(n: usize, seed: u32) -> Vec<f32> {
+        let mut state = seed;
+        let mut next = || {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (state >> 8) as f32 / (1 << 23) as f32 - 1.0
+        };
+        (0..n).map(|_| next()).collect()
+    }
+
+    /// Compares every way to pack both sides with three loops in f64 over rounded operands, at every level.
+    fn check_multiply(m: usize, k: usize, n: usize) {
+        let (a, b, bias) = (
+            noise(m * k, 1),
+            noise(k * n, 2),
+            noise(n.next_multiple_of(PANEL), 3),
+        ); // (m, k), (k, n)
+        let turn = |values: &[f32], rows: usize, columns: usize| -> Vec<f32> {
+            (0..columns)
+                .flat_map(|j| (0..rows).map(move |i| values[i * columns + j]))
+                .collect()
+        };
+        let (a_columns, b_columns) = (turn(&a, m, k), turn(&b, k, n));
+        for (precision, simd) in
+            [Precision::F32, Precision::Bf16]
+                .into_iter()
+                .flat_map(|precision| {
+                    Simd::available()
+                        .into_iter()
+                        .map(move |simd| (precision, simd))
+                })
+        {
+            let kernel = Kernel::new(simd, precision);
+            let rounded = |x: f32| {
+                f64::from(if kernel.rounds() {
+                    bf16::from_f32(x).to_f32()
+                } else {
+                    x
+                })
+            };
+            let expected = |i: usize, j: usize| -> f64 {
+                (0..k)
+                    .map(|s| rounded(a[i * k + s]) * rounded(b[s * n + j]))
+                    .sum()
+            };
+            let (mut a_words, mut a_column_words, mut b_words) =
+                (Vec::new(), Vec::new(), Vec::new());
+            kernel.pack(&a, k, &mut a_words);
+            kernel.pack_columns(&a_columns, m, m, &mut a_column_words);
+            kernel.pack(&b_columns, k, &mut b_words);
+            let mut panels: [Panels; 3] = Default::default();
+            panels[0].fill(kernel, &b, n, k, n);
+            panels[1].fill_transposed(kernel, &b_words, kernel.words(k), n, k);
+            let mut row_words = Vec::new();
+            kernel.pack(&b, n, &mut row_words);
+            panels[2].fill_packed(kernel, &row_words, kernel.words(n), k, n);
+            let mut a_panels = Panels::default();
+            a_panels.fill(kernel, &a_columns, m, k, m);
+            let stride = n + 5;
+            let check = |c: &[f32], start: &dyn Fn(usize) -> f64, first: usize, rows: usize| {
+                for i in 0..rows {
+                    for j in 0..n {
+                        let (found, expected) = (
+                            f64::from(c[i * stride + j]),
+                            start(j) + expected(first + i, j),
+                        );
+                        assert!(
+                            (found - expected).abs() < 1e-4,
+                            "{kernel:?} {m} x {k} x {n}: {found} {expected}"
+                        );
+                    }
+                    assert!(
+                        c[i * stride + n..][..5].iter().all(|x| x.is_nan()),
+                        "columns behind C"
+                    );
+                }
+            };
+            for panels in &panels {
+                for left in [
+                    Left::rows(&a_words, kernel.words(k)),
+                    Left::columns(&a_column_words, m),
+                ] {
+                    let mut c = vec![f32::NAN; m * stride];
+                    for (repeat, start) in [(1.0, Start::Zero), (2.0, Start::Sum)] {
+                        for panel in panels.iter() {
+                            multiply(
+                                kernel,
+                                left,
+                                panel,
+                                start,
+                                (&mut c[panel.first..], stride),
+                                m,
+                            );
+                        }
+                        for value in c.iter_mut().filter(|x| !x.is_nan()) {
+                            *value /= repeat; // a product twice, halved
+                        }
+                        check(&c, &|_| 0.0, 0, m);
+                    }
+                    for panel in panels.iter() {
+                        let start = Start::Bias(&bias[panel.first..]);
+                        multiply(
+                            kernel,
+                            left,
+                            panel,
+                            start,
+                            (&mut c[panel.first..], stride),
+                            m,
+                        );
+                    }
+                    check(&c, &|j| f64::from(bias[j]), 0, m);
+                }
+                for strip in a_panels.iter() {
+                    let mut c = vec![f32::NAN; strip.kept * stride];
+                    for panel in panels.iter() {
+                        let target = (&mut c[panel.first..], stride);
+                        multiply(
+                            kernel,
+                            strip.columns(),
+                            panel,
+                            Start::Zero,
+                            target,
+                            strip.kept,
+                        );
+                    }
+                    check(&c, &|_| 0.0, strip.first, strip.kept);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn products_equal_three_loops() {
+        for (m, k, n) in [
+            (1, 1, 1),
+            (2, 3, 5),
+            (9, 32, 16),
+            (15, 33, 47),
+            (50, 64, 49),
+            (23, 401, 100),
+            (8, 800, 32),
+        ] {
+            check_multiply(m, k, n);
+        }
+    }
+}

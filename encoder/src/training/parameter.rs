@@ -274,6 +274,18 @@ impl Parameter {
     pub(super) fn anchor(&self) -> &Tensor {
         self.anchor.as_tensor()
     }
+
+    /// `x` laid out row by row, as the input of an operation with this parameter.
+    ///
+    /// candle walks back to operations on variables alone, so a constant would cut the parameter off from the loss.
+    pub(super) fn input(&self, x: &Tensor) -> Result<Tensor> {
+        let x = x.contiguous()?;
+        if x.track_op() {
+            Ok(x)
+        } else {
+            x.broadcast_add(self.anchor())
+        }
+    }
 }
 
 /// The operation behind [`Parameter::tensor`].

@@ -265,7 +265,14 @@ mod tests {
     /// Ragged rows with space between them, packed at all levels and by definition.
     #[test]
     fn packing_rounds_to_nearest_even_on_every_path() {
-        for (n_rows, n) in [(1usize, 1usize), (2, 31), (5, 32), (4, 33), (7, 48), (3, 100)] {
+        for (n_rows, n) in [
+            (1usize, 1usize),
+            (2, 31),
+            (5, 32),
+            (4, 33),
+            (7, 48),
+            (3, 100),
+        ] {
             let (stride, mut columns) = (n + 3, vec![vec![0u32; n]; n_rows.div_ceil(2) * 2]);
             let values = values(n_rows * stride);
             for (row, columns) in columns[..n_rows].iter_mut().enumerate() {

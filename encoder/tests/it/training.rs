@@ -796,3 +796,38 @@ fn first_vectors_alone_equal_those_of_all() {
         }
     }
 }
+
+/// Vectors that no variable leads to, such as those of a frozen encoder, do not cut parameters off from the loss.
+#[test]
+fn layers_on_constants_have_gradients() {
+    let engine = engine(1, Precision::F32, Simd::detect());
+    let encoder = load("tiny-bert", &engine);
+    let mut parameters = encoder.parameters().clone();
+    let width = encoder.architecture().width;
+    let values = (noise(width * width, 1), noise(width, 2));
+    let dense = Linear::new(&mut parameters, "dense", values, &engine).expect("a layer");
+    let norm = LayerNorm::new(&mut parameters, "norm", width, 1e-12, &engine).expect("a layer");
+    let constant =
+        Tensor::from_vec(noise(7 * width, 3), (7, width), &Device::Cpu).expect("it fits");
+    let outputs = [
+        encoder
+            .layers(0..2, &constant, &[3, 4], &Dropout::NONE)
+            .expect("a forward"),
+        dense.forward(&constant).expect("it fits"),
+        norm.forward(&constant, &constant).expect("it fits"),
+    ];
+    for output in &outputs {
+        loss(output).backward().expect("a backward");
+    }
+    for parameter in parameters
+        .iter()
+        .filter(|parameter| !parameter.name().starts_with("embeddings."))
+    {
+        let gradient = parameter.gradient();
+        assert!(
+            gradient.is_some_and(|g| g.iter().any(|&x| x != 0.0)),
+            "{}",
+            parameter.name()
+        );
+    }
+}

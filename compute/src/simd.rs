@@ -1,3 +1,5 @@
+use std::fmt;
+
 /// The vector instructions that a kernel is compiled for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Level {
@@ -9,39 +11,104 @@ pub enum Level {
     Avx512,
 }
 
-/// Proof that this machine has the instructions of a [`Level`]: only detection makes one.
+impl Level {
+    /// The name in flags and reports.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Portable => "portable",
+            Self::Avx2 => "avx2",
+            Self::Avx512 => "avx512",
+        }
+    }
+}
+
+/// Proof that this machine has certain vector instructions: only detection makes one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Simd(Level);
+pub struct Simd {
+    level: Level,
+    vnni: bool,
+    bf16: bool,
+}
 
 impl Simd {
+    const PORTABLE: Self = Self {
+        level: Level::Portable,
+        vnni: false,
+        bf16: false,
+    };
+
     /// The widest level of this machine.
     pub fn detect() -> Self {
         #[cfg(target_arch = "x86_64")]
         {
             use std::arch::is_x86_feature_detected as has;
             if has!("avx2") && has!("fma") {
-                if has!("avx512f") && has!("avx512bw") && has!("avx512dq") && has!("avx512vl") {
-                    return Self(Level::Avx512);
-                }
-                return Self(Level::Avx2);
+                let wide =
+                    has!("avx512f") && has!("avx512bw") && has!("avx512dq") && has!("avx512vl");
+                let vnni = wide && has!("avx512vnni");
+                return Self {
+                    level: if wide { Level::Avx512 } else { Level::Avx2 },
+                    vnni,
+                    bf16: vnni && has!("avx512bf16"),
+                };
             }
         }
-        Self(Level::Portable)
+        Self::PORTABLE
     }
 
-    /// Every level of this machine, narrowest first; tests run their kernels at each.
+    /// Everything that this machine can be, narrowest first; tests run their kernels at each.
     pub fn available() -> Vec<Self> {
+        let of = |level, vnni, bf16| Self { level, vnni, bf16 };
         let widest = Self::detect();
-        [Level::Portable, Level::Avx2, Level::Avx512]
-            .map(Self)
-            .into_iter()
-            .filter(|simd| *simd <= widest)
-            .collect()
+        [
+            Self::PORTABLE,
+            of(Level::Avx2, false, false),
+            of(Level::Avx512, false, false),
+            of(Level::Avx512, true, false),
+            of(Level::Avx512, true, true),
+        ]
+        .into_iter()
+        .filter(|simd| *simd <= widest)
+        .collect()
     }
 
-    /// Which instructions these are.
+    /// The same machine, using nothing beyond a level.
+    pub fn at_most(self, level: Level) -> Self {
+        match level {
+            Level::Avx512 => self,
+            _ => Self {
+                level: self.level.min(level),
+                ..Self::PORTABLE
+            },
+        }
+    }
+
+    /// Which registers there are.
     pub fn level(self) -> Level {
-        self.0
+        self.level
+    }
+
+    /// Whether AVX-512 sums products of 8-bit and 16-bit integers in one instruction (AVX-512 VNNI).
+    pub fn has_vnni(self) -> bool {
+        self.vnni
+    }
+
+    /// Whether AVX-512 sums products of bf16 pairs in one instruction (AVX-512 BF16); never without VNNI.
+    pub fn has_bf16(self) -> bool {
+        self.bf16
+    }
+}
+
+impl fmt::Display for Simd {
+    /// Writes the name that flags take, with what comes on top.
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(self.level.as_str())?;
+        for (has, name) in [(self.vnni, " vnni"), (self.bf16, " bf16")] {
+            if has {
+                formatter.write_str(name)?;
+            }
+        }
+        Ok(())
     }
 }
 
@@ -117,6 +184,17 @@ mod tests {
         fn dot(a: &[f32], b: &[f32]) -> f32 {
             a.iter().zip(b).fold(0.0, |sum, (&a, &b)| mul_add::<FMA>(a, b, sum))
         }
+    }
+
+    #[test]
+    fn a_narrower_level_takes_its_extras_along() {
+        for simd in Simd::available() {
+            assert_eq!(simd.at_most(Level::Avx512), simd);
+            let narrow = simd.at_most(Level::Avx2);
+            assert!(narrow <= simd && !narrow.has_vnni() && !narrow.has_bf16());
+            assert_eq!(simd.at_most(Level::Portable), Simd::PORTABLE);
+        }
+        assert_eq!(Simd::PORTABLE.to_string(), "portable");
     }
 
     #[test]

@@ -22,6 +22,12 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut config = EncoderConfig::default();
     config.threads = numbers.first().copied().unwrap_or(config.threads);
     config.batch_tokens = numbers.get(1).copied().unwrap_or(config.batch_tokens);
+    let names = std::env::args().skip(1);
+    for name in names {
+        if let Ok(arithmetic) = serde_json::from_value(name.into()) {
+            config.arithmetic = arithmetic;
+        }
+    }
     let encoder = BiEncoder::load(&testkit::default_model(), &ModelOptions::default(), &config)?;
 
     let texts = texts()?;

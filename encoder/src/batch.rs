@@ -57,7 +57,15 @@ pub(crate) fn for_groups(
                 .map_init(Workspace::default, |workspace, group| run(workspace, group))
                 .collect()
         }),
-        _ => {
+        Some(pool) => pool.install(|| {
+            let mut workspace = Workspace::default();
+            workspace.shared = true;
+            groups
+                .iter()
+                .map(|group| run(&mut workspace, group))
+                .collect()
+        }),
+        None => {
             let mut workspace = Workspace::default();
             groups
                 .iter()

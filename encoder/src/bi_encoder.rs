@@ -11,8 +11,8 @@ use crate::checkpoint::Checkpoint;
 use crate::directory::{DenseConfig, Directory, OutputActivation, Step};
 use crate::error::{EncodeError, LoadError};
 use crate::fingerprint::{Fingerprint, TextSpec};
-use crate::kernel;
-use crate::network::{Network, PackedLinear, Workspace};
+use crate::kernel::{self, Format, Rows};
+use crate::network::{Network, PackedLinear, Wanted, Workspace};
 use crate::options::{EncoderConfig, ModelOptions, Pooling, Role, Similarity};
 use crate::pooling::normalize;
 use crate::tokenizer::{Text, TextTokenizer, Tokens};
@@ -120,21 +120,21 @@ impl BiEncoder {
         )?;
 
         let mut checkpoint = Checkpoint::open(&directory.transformer)?;
-        let simd = Simd::detect();
+        let (simd, config) = config.resolve();
         let weights = Weights::load(&architecture, &mut checkpoint)?;
-        let network = Network::new(simd, &architecture, weights);
+        let network = Network::new(simd, config.arithmetic.format(), &architecture, weights);
         let mut width = architecture.width * directory.pooling.len();
         let mut dense = Vec::new();
         for step in &directory.steps {
             if let Step::Dense(config) = step {
-                dense.push(DenseLayer::load(config, width)?);
+                dense.push(DenseLayer::load(simd, config, width)?);
                 width = config.n_out;
             }
         }
         Ok(Self {
             name: name_of(path),
             pool: batch::start_threads(config.threads)?,
-            config: config.clone(),
+            config,
             width: directory
                 .truncate_width
                 .map_or(width, |kept| kept.min(width)),
@@ -293,13 +293,20 @@ impl BiEncoder {
 
     /// Computes the vectors of one group on this thread: transformer, pooling, modules.
     fn encode_group(&self, group: &[&Tokens], workspace: &mut Workspace) -> Vec<f32> {
-        let hidden = self.network.forward(group, workspace); // (tokens, H)
+        let first_only = self.directory.pooling == [Pooling::Cls]
+            && group.iter().all(|text| text.n_unpooled == 0);
+        let wanted = match first_only {
+            true => Wanted::FirstTokens,
+            false => Wanted::AllTokens,
+        };
+        let hidden = self.network.forward(group, wanted, workspace); // (tokens or texts, H)
         let n_hidden = self.architecture.width;
         let mut width = n_hidden * self.directory.pooling.len();
         let mut vectors = vec![0.0; group.len() * width];
         let mut start = 0;
         for (text, vector) in group.iter().zip(vectors.chunks_exact_mut(width)) {
-            let tokens = &hidden[start * n_hidden..(start + text.len()) * n_hidden];
+            let n_rows = if first_only { 1 } else { text.len() };
+            let tokens = &hidden[start * n_hidden..(start + n_rows) * n_hidden];
             for (pooling, part) in self
                 .directory
                 .pooling
@@ -308,7 +315,7 @@ impl BiEncoder {
             {
                 pooling.pool(self.simd, tokens, text.n_unpooled, part);
             }
-            start += text.len();
+            start += n_rows;
         }
         let mut dense = self.dense.iter();
         for step in &self.directory.steps {
@@ -321,9 +328,12 @@ impl BiEncoder {
                         .next()
                         .expect("one layer was loaded for each Dense step");
                     let mut out = vec![0.0; group.len() * config.n_out];
-                    layer
-                        .linear
-                        .apply(self.simd, &vectors, &mut out, group.len());
+                    layer.linear.apply(
+                        self.simd,
+                        &vectors,
+                        (&mut Rows::default(), false),
+                        &mut out,
+                    );
                     config.activation.apply(self.simd, &mut out);
                     (vectors, width) = (out, config.n_out);
                 }
@@ -393,7 +403,7 @@ impl BiEncoder {
 }
 
 impl DenseLayer {
-    fn load(config: &DenseConfig, width: usize) -> Result<Self, LoadError> {
+    fn load(simd: Simd, config: &DenseConfig, width: usize) -> Result<Self, LoadError> {
         if config.n_in != width {
             let reason = format!("in_features is {}, but {width} values come in", config.n_in);
             return Err(LoadError::Config {
@@ -407,12 +417,16 @@ impl DenseLayer {
             .has_bias
             .then(|| checkpoint.tensor("linear.bias", &[config.n_out]))
             .transpose()?;
-        let linear = PackedLinear::new(&Linear {
-            weight,
-            bias,
-            n_in: config.n_in,
-            n_out: config.n_out,
-        });
+        let linear = PackedLinear::new(
+            simd,
+            Format::F32,
+            &Linear {
+                weight,
+                bias,
+                n_in: config.n_in,
+                n_out: config.n_out,
+            },
+        );
         Ok(Self {
             linear,
             weights: checkpoint.digest(),

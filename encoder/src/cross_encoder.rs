@@ -12,7 +12,8 @@ use crate::checkpoint::Checkpoint;
 use crate::directory::{OutputActivation, read_json};
 use crate::error::{EncodeError, LoadError};
 use crate::fingerprint::Fingerprint;
-use crate::network::{Network, PackedLinear, Workspace};
+use crate::kernel::{Format, Rows};
+use crate::network::{Network, PackedLinear, Wanted, Workspace};
 use crate::options::EncoderConfig;
 use crate::tokenizer::{Text, TextTokenizer, Tokens};
 use crate::weights::{Linear, Weights};
@@ -102,13 +103,13 @@ impl CrossEncoder {
 
         let mut checkpoint = Checkpoint::open(path)?;
         let weights = Weights::load(&architecture, &mut checkpoint)?;
-        let head = Head::load(&architecture, &checkpoint)?;
-        let simd = Simd::detect();
+        let (simd, config) = config.resolve();
+        let head = Head::load(simd, &architecture, &checkpoint)?;
         Ok(Self {
             name: name_of(path),
             pool: batch::start_threads(config.threads)?,
-            config: config.clone(),
-            network: Network::new(simd, &architecture, weights),
+            network: Network::new(simd, config.arithmetic.format(), &architecture, weights),
+            config,
             weights: checkpoint.digest(),
             architecture,
             tokenizer,
@@ -200,23 +201,22 @@ impl CrossEncoder {
     }
 
     fn score_group(&self, group: &[&Tokens], workspace: &mut Workspace) -> Vec<f32> {
-        let width = self.architecture.width;
-        let hidden = self.network.forward(group, workspace); // (tokens, H)
-        let mut first_tokens = Vec::with_capacity(group.len() * width);
-        let mut start = 0;
-        for pair in group {
-            first_tokens.extend_from_slice(&hidden[start * width..(start + 1) * width]);
-            start += pair.len();
-        }
+        let first_tokens = self.network.forward(group, Wanted::FirstTokens, workspace); // (pairs, H)
         let mut inner = vec![0.0; group.len() * self.head.hidden.n_out()];
-        self.head
-            .hidden
-            .apply(self.simd, &first_tokens, &mut inner, group.len()); // (pairs, H)
+        self.head.hidden.apply(
+            self.simd,
+            first_tokens,
+            (&mut Rows::default(), false),
+            &mut inner,
+        ); // (pairs, H)
         self.head.hidden_activation.apply(self.simd, &mut inner);
         let mut logits = vec![0.0; group.len() * self.head.classifier.n_out()];
-        self.head
-            .classifier
-            .apply(self.simd, &inner, &mut logits, group.len()); // (pairs, labels)
+        self.head.classifier.apply(
+            self.simd,
+            &inner,
+            (&mut Rows::default(), false),
+            &mut logits,
+        ); // (pairs, labels)
         logits
     }
 
@@ -240,17 +240,25 @@ impl CrossEncoder {
 
 impl Head {
     /// BERT pools before its dropout and classifier; the other families keep both layers in the head.
-    fn load(architecture: &Architecture, checkpoint: &Checkpoint) -> Result<Self, LoadError> {
+    fn load(
+        simd: Simd,
+        architecture: &Architecture,
+        checkpoint: &Checkpoint,
+    ) -> Result<Self, LoadError> {
         let (width, n_labels) = (architecture.width, architecture.n_labels);
         let head = |name: &str, n_out: usize| {
             let weight = checkpoint.head_tensor(&format!("{name}.weight"), &[n_out, width])?;
             let bias = Some(checkpoint.head_tensor(&format!("{name}.bias"), &[n_out])?);
-            Ok(PackedLinear::new(&Linear {
-                weight,
-                bias,
-                n_in: width,
-                n_out,
-            }))
+            Ok(PackedLinear::new(
+                simd,
+                Format::F32,
+                &Linear {
+                    weight,
+                    bias,
+                    n_in: width,
+                    n_out,
+                },
+            ))
         };
         let (hidden, hidden_activation, classifier) = match architecture.family {
             Family::Bert => ("bert.pooler.dense", OutputActivation::Tanh, "classifier"),

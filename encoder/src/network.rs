@@ -3,12 +3,14 @@
 use compute::Simd;
 
 use crate::architecture::{Activation, Architecture};
-use crate::kernel::{self, Panels};
+use crate::kernel::{self, Format, Panels, Rows};
 use crate::tokenizer::Tokens;
 use crate::weights::{LayerWeights, Linear, Norm, Weights};
 
 /// Query rows whose attention scores are held at once: 64 · 512 floats stay in the L2 cache.
 const ATTENTION_ROWS: usize = 64;
+/// Rows that go through both feed-forward products at once: 64 · 1,536 floats stay in the L2 cache.
+const FEED_FORWARD_ROWS: usize = 64;
 
 /// A transformer with its weights packed for [`kernel::multiply`].
 ///
@@ -16,6 +18,10 @@ const ATTENTION_ROWS: usize = 64;
 /// beside it: results are bit-equal for every grouping.
 pub(crate) struct Network {
     simd: Simd,
+    /// Format of queries, keys, attention weights and values.
+    attention: Format,
+    /// Whether GELU may have an error of 2e-6, which no product with smaller numbers notices.
+    quick: bool,
     architecture: Architecture,
     tokens: Vec<f32>,
     positions: Vec<f32>,
@@ -36,6 +42,14 @@ struct Layer {
     output_norm: Norm,
 }
 
+/// Which vectors of the last layer are used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Wanted {
+    AllTokens,
+    /// Those of each text's first token: most of the last layer is left out.
+    FirstTokens,
+}
+
 /// A linear layer with packed weights.
 pub(crate) struct PackedLinear {
     panels: Panels,
@@ -43,9 +57,15 @@ pub(crate) struct PackedLinear {
 }
 
 impl PackedLinear {
-    pub(crate) fn new(linear: &Linear) -> Self {
+    pub(crate) fn new(simd: Simd, format: Format, linear: &Linear) -> Self {
+        let Linear {
+            weight,
+            n_in,
+            n_out,
+            ..
+        } = linear;
         Self {
-            panels: Panels::from_transposed(&linear.weight, linear.n_out, linear.n_in),
+            panels: Panels::from_transposed(simd, format, weight, *n_out, *n_in),
             bias: linear.bias.clone(),
         }
     }
@@ -54,50 +74,78 @@ impl PackedLinear {
         self.panels.n()
     }
 
-    /// Computes `out = input · Wᵀ + b` for `n_rows` rows that follow each other.
-    pub(crate) fn apply(&self, simd: Simd, input: &[f32], out: &mut [f32], n_rows: usize) {
-        let (n_in, n_out) = (input.len() / n_rows.max(1), self.n_out());
-        kernel::multiply(
-            simd,
-            (input, n_in),
-            &self.panels,
-            self.bias.as_deref(),
-            (out, n_out),
-            n_rows,
-        );
+    /// Computes `out = input · Wᵀ + b` for rows that follow each other; `rows` holds them in the weights' format, and the
+    /// work is divided among idle threads where it is `shared`.
+    pub(crate) fn apply(
+        &self,
+        simd: Simd,
+        input: &[f32],
+        (rows, shared): (&mut Rows, bool),
+        out: &mut [f32],
+    ) {
+        let n_in = self.panels.k();
+        rows.fill(simd, &self.panels, (input, n_in), input.len() / n_in);
+        let (bias, out) = (self.bias.as_deref(), (out, self.n_out()));
+        let multiply = match shared {
+            true => kernel::multiply_shared,
+            false => kernel::multiply,
+        };
+        multiply(simd, rows, &self.panels, bias, out);
     }
 }
 
 /// Buffers of one thread, reused from group to group.
 #[derive(Default)]
 pub(crate) struct Workspace {
+    /// Whether the other threads of the pool have nothing to do, so that products are divided among them.
+    pub(crate) shared: bool,
     hidden: Vec<f32>,
     projected: Vec<f32>,
     context: Vec<f32>,
     summed: Vec<f32>,
     intermediate: Vec<f32>,
+    /// The left operand of the product at hand.
+    rows: Rows,
+    /// Keys on their way into panels.
+    columns: Rows,
     scores: Vec<f32>,
-    sums: Vec<f32>,
     keys: Panels,
     values: Panels,
 }
 
 impl Network {
-    pub(crate) fn new(simd: Simd, architecture: &Architecture, weights: Weights) -> Self {
+    pub(crate) fn new(
+        simd: Simd,
+        format: Format,
+        architecture: &Architecture,
+        weights: Weights,
+    ) -> Self {
+        let pack = |layer| Layer::new(simd, format, layer);
         Self {
             simd,
+            attention: match format {
+                Format::Int8 => Format::Fixed16,
+                format => format,
+            },
+            quick: format != Format::F32,
             relative_bias: relative_bias(architecture, &weights.relative_bias),
             architecture: architecture.clone(),
             tokens: weights.tokens,
             positions: weights.positions,
             types: weights.types,
             embedding_norm: weights.embedding_norm,
-            layers: weights.layers.into_iter().map(Layer::new).collect(),
+            layers: weights.layers.into_iter().map(pack).collect(),
         }
     }
 
-    /// Computes the last layer's token vectors of a group of texts, one text after the other, (tokens, H).
-    pub(crate) fn forward<'a>(&self, group: &[&Tokens], workspace: &'a mut Workspace) -> &'a [f32] {
+    /// Computes the last layer's token vectors of a group of texts, one text after the other, (tokens, H); where only
+    /// the first token's are `wanted`, (texts, H).
+    pub(crate) fn forward<'a>(
+        &self,
+        group: &[&Tokens],
+        wanted: Wanted,
+        workspace: &'a mut Workspace,
+    ) -> &'a [f32] {
         let Workspace {
             hidden,
             projected,
@@ -113,53 +161,63 @@ impl Network {
             (projected, 3 * width),
             (context, width),
             (summed, width),
-            (intermediate, n_intermediate),
         ] {
             buffer.resize(n_tokens * columns, 0.0);
         }
+        intermediate.resize(n_tokens.min(FEED_FORWARD_ROWS) * n_intermediate, 0.0);
+        let shared = workspace.shared;
         self.embed(group, workspace);
-        for layer in &self.layers {
-            layer.projections.apply(
-                self.simd,
-                &workspace.hidden,
-                &mut workspace.projected,
-                n_tokens,
-            ); // (T, 3 H)
-            let mut start = 0;
+        for (index, layer) in self.layers.iter().enumerate() {
+            let first_only = wanted == Wanted::FirstTokens && index + 1 == self.layers.len();
+            let Workspace {
+                hidden,
+                projected,
+                rows,
+                ..
+            } = workspace;
+            layer
+                .projections
+                .apply(self.simd, hidden, (rows, shared), projected); // (T, 3 H)
+            let (mut start, mut n_rows) = (0, 0);
             for text in group {
-                self.attend(start, text.len(), workspace);
+                let n_queries = if first_only { 1 } else { text.len() };
+                self.attend(start, text.len(), n_queries, n_rows, workspace);
+                if first_only {
+                    let first = start * width..(start + 1) * width;
+                    workspace.hidden.copy_within(first, n_rows * width);
+                }
                 start += text.len();
+                n_rows += n_queries;
             }
-            layer.output.apply(
-                self.simd,
-                &workspace.context,
-                &mut workspace.summed,
-                n_tokens,
-            ); // (T, H)
-            self.add_norm(
-                &mut workspace.summed,
-                &workspace.hidden,
-                &layer.attention_norm,
-            );
-            layer.up.apply(
-                self.simd,
-                &workspace.summed,
-                &mut workspace.intermediate,
-                n_tokens,
-            ); // (T, I)
-            match self.architecture.activation {
-                Activation::Gelu => kernel::gelu(self.simd, &mut workspace.intermediate),
-                Activation::GeluTanh => kernel::gelu_tanh(self.simd, &mut workspace.intermediate),
-                Activation::Relu => kernel::relu(self.simd, &mut workspace.intermediate),
-                Activation::Silu => kernel::silu(self.simd, &mut workspace.intermediate),
+            let Workspace {
+                hidden,
+                context,
+                summed,
+                intermediate,
+                rows,
+                ..
+            } = workspace;
+            for buffer in [&mut *hidden, context, summed] {
+                buffer.truncate(n_rows * width);
             }
-            layer.down.apply(
-                self.simd,
-                &workspace.intermediate,
-                &mut workspace.hidden,
-                n_tokens,
-            ); // (T, H)
-            self.add_norm(&mut workspace.hidden, &workspace.summed, &layer.output_norm);
+            layer
+                .output
+                .apply(self.simd, context, (rows, shared), summed); // (T, H)
+            self.add_norm(summed, hidden, &layer.attention_norm);
+            let chunks = summed.chunks(FEED_FORWARD_ROWS * width);
+            for (input, out) in chunks.zip(hidden.chunks_mut(FEED_FORWARD_ROWS * width)) {
+                let inner = &mut intermediate[..input.len() / width * n_intermediate];
+                layer.up.apply(self.simd, input, (rows, shared), inner); // (rows, I)
+                match self.architecture.activation {
+                    Activation::Gelu if self.quick => kernel::quick_gelu(self.simd, inner),
+                    Activation::Gelu => kernel::gelu(self.simd, inner),
+                    Activation::GeluTanh => kernel::gelu_tanh(self.simd, inner),
+                    Activation::Relu => kernel::relu(self.simd, inner),
+                    Activation::Silu => kernel::silu(self.simd, inner),
+                }
+                layer.down.apply(self.simd, inner, (rows, shared), out); // (rows, H)
+                self.add_norm(out, input, &layer.output_norm);
+            }
         }
         &workspace.hidden
     }
@@ -204,73 +262,73 @@ impl Network {
         );
     }
 
-    /// Computes the attention of one text: `softmax(Q Kᵀ / √d) V` for each head, from `projected` to `context`.
-    fn attend(&self, first: usize, length: usize, workspace: &mut Workspace) {
+    /// Computes the attention of one text, which is `length` rows of `projected` from `first` on:
+    /// `softmax(Q Kᵀ / √d) V` for each head and its first `n_queries` tokens, to `context` from row `target` on.
+    fn attend(
+        &self,
+        first: usize,
+        length: usize,
+        n_queries: usize,
+        target: usize,
+        workspace: &mut Workspace,
+    ) {
         let Workspace {
             projected,
             context,
+            rows,
+            columns,
             scores,
-            sums,
             keys,
             values,
             ..
         } = workspace;
         let (width, n_heads) = (self.architecture.width, self.architecture.n_heads);
+        let (simd, format) = (self.simd, self.attention);
         let (stride, d) = (3 * width, width / n_heads);
         let projected = &projected[first * stride..(first + length) * stride];
-        let context = &mut context[first * width..(first + length) * width];
+        let context = &mut context[target * width..(target + n_queries) * width];
         let scale = 1.0 / (d as f32).sqrt();
-        let columns = Panels::padded(length);
-        scores.resize(ATTENTION_ROWS.min(length) * columns, 0.0);
-        sums.resize(ATTENTION_ROWS.min(length), 0.0);
+        let padded = Panels::padded(length);
+        scores.resize(ATTENTION_ROWS.min(n_queries) * padded, 0.0);
         for head in 0..n_heads {
             let queries = &projected[head * d..];
-            keys.fill_transposed(&projected[width + head * d..], stride, length, d);
+            let head_keys = (&projected[width + head * d..], stride);
+            keys.fill_transposed(simd, format, head_keys, length, d, columns);
             keys.widen();
-            values.fill(&projected[2 * width + head * d..], stride, length, d);
-            for row in (0..length).step_by(ATTENTION_ROWS) {
-                let n_rows = ATTENTION_ROWS.min(length - row);
-                let queries = (&queries[row * stride..], stride);
-                kernel::multiply(self.simd, queries, keys, None, (scores, columns), n_rows); // (rows, L)
-                for (i, scores) in scores.chunks_exact_mut(columns).take(n_rows).enumerate() {
-                    sums[i] = match self.relative_biases(head, row + i, length) {
-                        None => kernel::exp_of_scaled(self.simd, scores, length, scale),
-                        Some(biases) => {
-                            kernel::scale(self.simd, scores, scale);
-                            kernel::add_scaled(self.simd, scores, 1.0, biases);
-                            kernel::exp_of_scaled(self.simd, scores, length, 1.0)
-                        }
-                    };
+            let head_values = (&projected[2 * width + head * d..], stride);
+            values.fill(simd, format, head_values, length, d);
+            for row in (0..n_queries).step_by(ATTENTION_ROWS) {
+                let n_rows = ATTENTION_ROWS.min(n_queries - row);
+                rows.fill(simd, keys, (&queries[row * stride..], stride), n_rows);
+                let scores = &mut scores[..n_rows * padded];
+                kernel::multiply(simd, rows, keys, None, (scores, padded)); // (rows, L)
+                let mut softmax_scale = scale;
+                if !self.relative_bias.is_empty() {
+                    for (i, scores) in scores.chunks_exact_mut(padded).enumerate() {
+                        let biases = self.relative_biases(head, row + i, length);
+                        kernel::scale(simd, scores, scale);
+                        kernel::add_scaled(simd, scores, 1.0, biases);
+                    }
+                    softmax_scale = 1.0;
                 }
+                rows.fill_softmax(simd, values, (scores, padded), softmax_scale);
                 let context = &mut context[row * width + head * d..];
-                kernel::multiply(
-                    self.simd,
-                    (scores, columns),
-                    values,
-                    None,
-                    (context, width),
-                    n_rows,
-                ); // (rows, d)
-                for (i, &sum) in sums[..n_rows].iter().enumerate() {
-                    kernel::scale(self.simd, &mut context[i * width..][..d], 1.0 / sum);
-                }
+                kernel::multiply(simd, rows, values, None, (context, width)); // (rows, d)
             }
         }
     }
 
     /// What is added to the scores of one query row, by key.
-    fn relative_biases(&self, head: usize, query: usize, length: usize) -> Option<&[f32]> {
-        if self.relative_bias.is_empty() {
-            return None;
-        }
+    fn relative_biases(&self, head: usize, query: usize, length: usize) -> &[f32] {
         let n_positions = self.architecture.n_positions;
         let start = head * (2 * n_positions - 1) + n_positions - 1 - query;
-        Some(&self.relative_bias[start..start + length])
+        &self.relative_bias[start..start + length]
     }
 }
 
 impl Layer {
-    fn new(weights: LayerWeights) -> Self {
+    fn new(simd: Simd, format: Format, weights: LayerWeights) -> Self {
+        let pack = |linear: &Linear| PackedLinear::new(simd, format, linear);
         let LayerWeights {
             query,
             key,
@@ -294,11 +352,11 @@ impl Layer {
             n_out: 3 * query.n_out,
         };
         Self {
-            projections: PackedLinear::new(&projections),
-            output: PackedLinear::new(&output),
+            projections: pack(&projections),
+            output: pack(&output),
             attention_norm,
-            up: PackedLinear::new(&up),
-            down: PackedLinear::new(&down),
+            up: pack(&up),
+            down: pack(&down),
             output_norm,
         }
     }

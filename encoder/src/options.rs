@@ -1,4 +1,7 @@
+use compute::{Level, Simd};
 use serde::{Deserialize, Serialize};
+
+use crate::kernel::Format;
 
 /// Which of the two sides of retrieval a text is on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -182,28 +185,55 @@ impl ModelOptions {
     }
 }
 
-/// The numbers that a model computes with.
+/// The numbers that the matrix products of a model compute with; everything between them is f32.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Arithmetic {
-    /// 32-bit floats throughout.
+    /// The fastest of this machine that keeps a cosine of 0.9999 to [`Self::F32`]: never [`Self::Int8`].
+    Auto,
+    /// 32-bit floats throughout: the reference.
     #[default]
     F32,
+    /// 16-bit integers, scaled for each token and output, summed exactly. Cosine to f32 above 0.999999.
+    Fixed16,
+    /// Operands rounded to bf16, sums in f32. Cosine to f32 about 0.9999.
+    Bf16,
+    /// 8-bit integers: lossy.
+    Int8,
 }
 
 impl Arithmetic {
+    /// The names that flags take.
+    pub const NAMES: [&'static str; 5] = ["auto", "f32", "fixed16", "bf16", "int8"];
+
     /// The name in flags and manifests.
     pub fn as_str(self) -> &'static str {
+        Self::NAMES[self as usize]
+    }
+
+    /// What `auto` is on a machine; the others are what they are.
+    pub fn resolve(self, simd: Simd) -> Self {
         match self {
-            Self::F32 => "f32",
+            Self::Auto if simd.has_vnni() => Self::Fixed16,
+            Self::Auto => Self::F32,
+            chosen => chosen,
+        }
+    }
+
+    /// How weights and activations are held.
+    pub(crate) fn format(self) -> Format {
+        match self {
+            Self::Fixed16 => Format::Fixed16,
+            Self::Bf16 => Format::Bf16,
+            Self::Int8 => Format::Int8,
+            Self::F32 | Self::Auto => Format::F32,
         }
     }
 }
 
 /// How a model is run. Nothing here changes a vector beyond the arithmetic.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct EncoderConfig {
     /// Threads that tokenise and encode.
     pub threads: usize,
@@ -211,6 +241,24 @@ pub struct EncoderConfig {
     pub batch_tokens: usize,
     /// The numbers to compute with.
     pub arithmetic: Arithmetic,
+    /// The vector instructions to use at most; by default all that the machine has.
+    pub simd: Option<Level>,
+}
+
+impl EncoderConfig {
+    /// The instructions to use, and the config with [`Arithmetic::Auto`] made concrete for them.
+    pub(crate) fn resolve(&self) -> (Simd, Self) {
+        let simd = Simd::detect();
+        let simd = self.simd.map_or(simd, |level| simd.at_most(level));
+        let arithmetic = self.arithmetic.resolve(simd);
+        (
+            simd,
+            Self {
+                arithmetic,
+                ..self.clone()
+            },
+        )
+    }
 }
 
 impl Default for EncoderConfig {
@@ -219,6 +267,7 @@ impl Default for EncoderConfig {
             threads: compute::thread_budget(None),
             batch_tokens: 384,
             arithmetic: Arithmetic::F32,
+            simd: None,
         }
     }
 }

@@ -254,7 +254,8 @@ mod tests {
     use super::*;
     use crate::checkpoint::Checkpoint;
     use crate::error::LoadError;
-    use crate::network::{Network, Workspace};
+    use crate::kernel::Format;
+    use crate::network::{Network, Wanted, Workspace};
     use crate::weights::Weights;
 
     fn architecture(name: &str) -> (std::path::PathBuf, Architecture) {
@@ -307,41 +308,72 @@ mod tests {
             .forward(&batch)
             .expect("forward");
         let plain: Vec<Vec<Vec<f32>>> = plain.to_vec3().expect("three dimensions");
-        let mut fused: Option<Vec<f32>> = None;
-        for simd in Simd::available() {
-            let mut checkpoint = Checkpoint::open(&folder).expect("weights open");
-            let weights =
-                Weights::load(&architecture, &mut checkpoint).expect("all tensors are there");
-            let network = Network::new(simd, &architecture, weights);
-            let group: Vec<&Tokens> = texts.iter().collect();
-            let mut workspace = Workspace::default();
-            let packed = network.forward(&group, &mut workspace);
-            if simd.level() != Level::Portable {
-                assert_eq!(
-                    fused.get_or_insert_with(|| packed.to_vec()),
-                    packed,
-                    "{name} {simd:?}"
-                );
-            }
-            let rows = texts
-                .iter()
-                .zip(&plain)
-                .flat_map(|(text, rows)| &rows[..text.len()]);
-            for (index, (packed, plain)) in packed
-                .chunks_exact(architecture.width)
-                .zip(rows)
-                .enumerate()
-            {
-                for (packed, plain) in packed.iter().zip(plain) {
-                    // The wide random weights amplify the last bits of sums in another order to 1.5e-5 at most; a
-                    // tensor left out moves values by 5e-3 or more.
+        let plain: Vec<&Vec<f32>> = texts
+            .iter()
+            .zip(&plain)
+            .flat_map(|(text, rows)| &rows[..text.len()])
+            .collect();
+        // The least cosine of a token's vector; the random weights are wide, which makes the losses large.
+        for (format, least) in [
+            (Format::F32, 0.999_999_9),
+            (Format::Fixed16, 0.999_999),
+            (Format::Bf16, 0.999),
+            (Format::Int8, 0.95),
+        ] {
+            let mut fused: Option<Vec<f32>> = None;
+            for simd in Simd::available() {
+                let mut checkpoint = Checkpoint::open(&folder).expect("weights open");
+                let weights =
+                    Weights::load(&architecture, &mut checkpoint).expect("all tensors are there");
+                let network = Network::new(simd, format, &architecture, weights);
+                let group: Vec<&Tokens> = texts.iter().collect();
+                let mut workspace = Workspace::default();
+                let packed = network
+                    .forward(&group, Wanted::AllTokens, &mut workspace)
+                    .to_vec();
+                if simd.level() != Level::Portable && format != Format::Bf16 {
+                    let fused = fused.get_or_insert_with(|| packed.to_vec());
+                    assert_eq!(*fused, packed, "{name} {format:?} {simd}");
+                }
+                let mut workspace = Workspace::default();
+                let first = network.forward(&group, Wanted::FirstTokens, &mut workspace);
+                let mut start = 0;
+                for (text, first) in texts.iter().zip(first.chunks_exact(architecture.width)) {
+                    assert_eq!(first, &packed[start * first.len()..][..first.len()]);
+                    start += text.len();
+                }
+                for (index, (packed, plain)) in packed
+                    .chunks_exact(architecture.width)
+                    .zip(&plain)
+                    .enumerate()
+                {
+                    let cosine = cosine(packed, plain);
                     assert!(
-                        (packed - plain).abs() < 3e-5,
-                        "{name} {simd:?} token {index}: {packed} {plain}"
+                        cosine >= least,
+                        "{name} {format:?} {simd} token {index}: {cosine}"
                     );
+                    if format == Format::F32 {
+                        for (packed, plain) in packed.iter().zip(*plain) {
+                            // Sums in another order move values by 1.5e-5 at most; a tensor left out by 5e-3 or more.
+                            assert!(
+                                (packed - plain).abs() < 3e-5,
+                                "{name} {simd} token {index}: {packed} {plain}"
+                            );
+                        }
+                    }
                 }
             }
         }
+    }
+
+    fn cosine(a: &[f32], b: &[f32]) -> f64 {
+        let dot = |a: &[f32], b: &[f32]| -> f64 {
+            a.iter()
+                .zip(b)
+                .map(|(&a, &b)| f64::from(a) * f64::from(b))
+                .sum()
+        };
+        dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()
     }
 
     #[test]

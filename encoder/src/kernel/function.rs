@@ -56,6 +56,37 @@ fn gelu_scalar<const FMA: bool>(x: f32) -> f32 {
     if x > 0.0 { x - tail } else { tail }
 }
 
+/// `2ˣ` with a relative error below 2.7e-6, for −126 ≤ x ≤ 126; a minimax fit as in [`exp`].
+#[inline(always)]
+fn quick_exp2<const FMA: bool>(x: f32) -> f32 {
+    const ROUND: f32 = 12_582_912.0; // 1.5 · 2²³
+    let shifted = x + ROUND;
+    let r = x - (shifted - ROUND);
+    let mut p = 0.009_570_102;
+    for coefficient in [0.055_917_863, 0.240_247_44, 0.693_121_8, 0.999_999_3] {
+        p = mul_add::<FMA>(p, r, coefficient);
+    }
+    f32::from_bits(p.to_bits().wrapping_add(shifted.to_bits() << 23))
+}
+
+/// [`gelu_scalar`] with an error below 2e-6 · |x|: q of degree 5, in base 2.
+#[inline(always)]
+fn quick_gelu_scalar<const FMA: bool>(x: f32) -> f32 {
+    let a = x.abs().min(6.0);
+    let mut q = -0.000_520_448_67;
+    for coefficient in [
+        0.007_397_464_5,
+        -0.052_561_168,
+        -0.459_254_7,
+        -1.151_091_3,
+        0.0,
+    ] {
+        q = mul_add::<FMA>(q, a, coefficient);
+    }
+    let tail = 0.5 * x * quick_exp2::<FMA>(q);
+    if x > 0.0 { x - tail } else { tail }
+}
+
 /// `tanh x` from [`exp`], with an absolute error below 2e-7.
 #[inline(always)]
 fn tanh_scalar<const FMA: bool>(x: f32) -> f32 {
@@ -67,6 +98,13 @@ simd_function! {
     pub(crate) fn gelu(values: &mut [f32]) {
         for x in values {
             *x = gelu_scalar::<FMA>(*x);
+        }
+    }
+
+    /// Applies the exact GELU with an error below 2e-6 · |x|.
+    pub(crate) fn quick_gelu(values: &mut [f32]) {
+        for x in values {
+            *x = quick_gelu_scalar::<FMA>(*x);
         }
     }
 
@@ -112,15 +150,39 @@ simd_function! {
         }
     }
 
-    /// Replaces the first `n` values of `row` by `e^(scale·x − max)`, the rest by 0, and returns the sum.
-    pub(crate) fn exp_of_scaled(row: &mut [f32], n: usize, scale: f32) -> f32 {
-        let (row, padding) = row.split_at_mut(n);
-        padding.fill(0.0);
+    /// Replaces `row` by `e^(scale·x − max)` and returns the sum and the sum of squares.
+    pub(super) fn exp_of_scaled(row: &mut [f32], scale: f32) -> [f32; 2] {
         let max = scale * max(row);
         for x in row.iter_mut() {
             *x = exp::<FMA>(mul_add::<FMA>(*x, scale, -max));
         }
-        sum(row)
+        [sum(row), sum_of_squares::<FMA>(row)]
+    }
+
+    /// As [`exp_of_scaled`], with a relative error of 3e-6 and 1e-7 for each unit below the greatest; what is below e⁻⁸⁷
+    /// of the greatest becomes that.
+    pub(super) fn quick_exp_of_scaled(row: &mut [f32], scale: f32) -> [f32; 2] {
+        let scale = scale * std::f32::consts::LOG2_E;
+        let max = scale * max(row);
+        let (mut sums, mut squares) = ([0.0; LANES], [0.0; LANES]);
+        let mut chunks = row.chunks_exact_mut(LANES);
+        for chunk in &mut chunks {
+            for i in 0..LANES {
+                let exponent = mul_add::<FMA>(chunk[i], scale, -max);
+                let exponent = if exponent < -126.0 { -126.0 } else { exponent };
+                let x = quick_exp2::<FMA>(exponent);
+                chunk[i] = x;
+                sums[i] += x;
+                squares[i] = mul_add::<FMA>(x, x, squares[i]);
+            }
+        }
+        for (i, x) in chunks.into_remainder().iter_mut().enumerate() {
+            let exponent = mul_add::<FMA>(*x, scale, -max);
+            *x = quick_exp2::<FMA>(if exponent < -126.0 { -126.0 } else { exponent });
+            sums[i] += *x;
+            squares[i] = mul_add::<FMA>(*x, *x, squares[i]);
+        }
+        [fold(sums, |a, b| a + b), fold(squares, |a, b| a + b)]
     }
 
     /// Multiplies every value.
@@ -173,7 +235,7 @@ fn sum(values: &[f32]) -> f32 {
 }
 
 #[inline(always)]
-fn sum_of_squares<const FMA: bool>(values: &[f32]) -> f32 {
+pub(super) fn sum_of_squares<const FMA: bool>(values: &[f32]) -> f32 {
     let mut columns = [0.0; LANES];
     let chunks = values.chunks_exact(LANES);
     let rest = chunks.remainder();
@@ -186,6 +248,24 @@ fn sum_of_squares<const FMA: bool>(values: &[f32]) -> f32 {
         *column = mul_add::<FMA>(x, x, *column);
     }
     fold(columns, |a, b| a + b)
+}
+
+/// The greatest of |x|; NaN counts as 0.
+#[inline(always)]
+pub(super) fn greatest_magnitude(values: &[f32]) -> f32 {
+    let mut columns = [0.0f32; LANES];
+    let chunks = values.chunks_exact(LANES);
+    let rest = chunks.remainder();
+    for chunk in chunks {
+        for i in 0..LANES {
+            let x = chunk[i].abs();
+            columns[i] = if x > columns[i] { x } else { columns[i] };
+        }
+    }
+    for (column, &x) in columns.iter_mut().zip(rest) {
+        *column = if x.abs() > *column { x.abs() } else { *column };
+    }
+    fold(columns, |a, b| if b > a { b } else { a })
 }
 
 /// The greatest value; NaN only when all are.
@@ -249,6 +329,12 @@ mod tests {
     fn activations_equal_their_definitions() {
         check(gelu, |x| 0.5 * x * (1.0 + erf(x / 2f64.sqrt())), 9.0, 2e-7);
         check(
+            quick_gelu,
+            |x| 0.5 * x * (1.0 + erf(x / 2f64.sqrt())),
+            9.0,
+            2e-6,
+        );
+        check(
             gelu_tanh,
             |x| 0.5 * x * (1.0 + (0.797_884_560_802_865_4 * (x + 0.044_715 * x.powi(3))).tanh()),
             9.0,
@@ -258,22 +344,36 @@ mod tests {
         check(silu, |x| x / (1.0 + (-x).exp()), 30.0, 3e-7);
     }
 
-    #[test]
-    fn exp_is_accurate_to_two_roundings() {
+    fn check_exp(function: fn(Simd, &mut [f32], f32) -> [f32; 2], tolerance: f64) {
         for simd in Simd::available() {
             for i in 0..40_000 {
                 let x = -80.0 * i as f32 / 40_000.0;
-                let mut row = [0.0, x, f32::NAN];
-                let total = exp_of_scaled(simd, &mut row, 2, 1.0);
+                let mut row = [x; 19]; // one chunk and a remainder
+                row[7] = 0.0;
+                let [sum, squares] = function(simd, &mut row, 1.0);
                 let exact = f64::from(x).exp();
-                assert!(
-                    (f64::from(row[1]) / exact - 1.0).abs() < 2e-7,
-                    "{simd:?} exp({x}) = {}",
-                    row[1]
-                );
-                assert_eq!((row[0], row[2], total), (1.0, 0.0, 1.0 + row[1]));
+                for j in [0, 18] {
+                    assert!(
+                        (f64::from(row[j]) / exact - 1.0).abs() < tolerance,
+                        "{simd:?} exp({x}) = {}",
+                        row[j]
+                    );
+                }
+                assert!((row[7] - 1.0).abs() < 1e-6);
+                let near = |value: f32, exact: f64| (f64::from(value) / exact - 1.0).abs() < 2e-5;
+                assert!(near(sum, 1.0 + 18.0 * exact), "{sum}");
+                assert!(near(squares, 1.0 + 18.0 * exact * exact), "{squares}");
             }
         }
+    }
+
+    #[test]
+    fn exp_is_as_accurate_as_it_says() {
+        check_exp(exp_of_scaled, 2e-7);
+        check_exp(quick_exp_of_scaled, 1.2e-5);
+        let mut row = [-1e30, 0.0]; // far below the smallest power
+        let [sum, _] = quick_exp_of_scaled(Simd::detect(), &mut row, 1.0);
+        assert!((sum - 1.0).abs() < 1e-6, "{row:?}");
     }
 
     #[test]
@@ -309,10 +409,14 @@ mod tests {
 
     #[test]
     fn nan_is_not_hidden() {
-        let mut row = [1.0, f32::NAN, 2.0];
-        assert!(exp_of_scaled(Simd::detect(), &mut row, 3, 1.0).is_nan());
-        let mut values = [f32::NAN];
-        gelu(Simd::detect(), &mut values);
-        assert!(values[0].is_nan());
+        for function in [exp_of_scaled, quick_exp_of_scaled] {
+            let mut row = [1.0, f32::NAN, 2.0];
+            assert!(function(Simd::detect(), &mut row, 1.0)[0].is_nan());
+        }
+        for function in [gelu, quick_gelu] {
+            let mut values = [f32::NAN];
+            function(Simd::detect(), &mut values);
+            assert!(values[0].is_nan());
+        }
     }
 }

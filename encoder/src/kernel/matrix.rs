@@ -1,52 +1,230 @@
 //! Matrix product with one operand packed beforehand.
+//!
+//! Numbers are held in 32-bit words: one f32, two bf16, two 16-bit or four 8-bit integers. A step of the innermost
+//! loop multiplies one word of a row with one word of each column, so that one loop serves all four. Along k both
+//! operands are cut into slabs, each of one format; integers have a scale for each row (or column) and slab.
+
+use std::marker::PhantomData;
+use std::ops::Range;
 
 use compute::{Level, Simd};
+
+use super::function::{exp_of_scaled, quick_exp_of_scaled};
+use super::quantize::{self, as_words};
+use super::register::Register;
 
 /// Columns of a full panel: three AVX-512 registers.
 const PANEL: usize = 48;
 /// Panels are padded with zero columns to a multiple of this.
 const LANES: usize = 16;
-/// Rows of a panel that are used in one go. 192 · 48 floats fill three quarters of a 48 KiB L1 cache.
+/// Most words of a slab: 192 · 48 fill three quarters of a 48 KiB L1 cache.
 const DEPTH: usize = 192;
+/// Words that a column is fetched ahead of its use: 12 KiB of a full panel.
+const AHEAD: usize = 64;
+/// Most 8-bit integers that share a scale.
+const INT8_DEPTH: usize = 160;
+
+/// How the numbers of both operands are held.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Format {
+    /// 32-bit floats.
+    #[default]
+    F32,
+    /// Floats with 8 bits of precision; sums are f32.
+    Bf16,
+    /// 16-bit integers; sums are exact.
+    Fixed16,
+    /// 8-bit integers; sums are exact.
+    Int8,
+}
+
+impl Format {
+    /// Numbers in a 32-bit word.
+    fn per_word(self) -> usize {
+        match self {
+            Self::F32 => 1,
+            Self::Bf16 | Self::Fixed16 => 2,
+            Self::Int8 => 4,
+        }
+    }
+
+    fn has_scales(self) -> bool {
+        matches!(self, Self::Fixed16 | Self::Int8)
+    }
+}
+
+/// A part of k that is held in one format.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Slab {
+    format: Format,
+    /// First number and how many.
+    first: usize,
+    len: usize,
+    first_word: usize,
+    n_words: usize,
+}
+
+/// Appends slabs of about equal length for `len` numbers in a format.
+fn push_slabs(slabs: &mut Vec<Slab>, format: Format, mut len: usize) {
+    let most = match format {
+        Format::Int8 => INT8_DEPTH,
+        format => DEPTH * format.per_word(),
+    };
+    let n_slabs = len.div_ceil(most);
+    let each = if format.has_scales() {
+        len.div_ceil(n_slabs.max(1)).next_multiple_of(16)
+    } else {
+        most
+    };
+    while len > 0 {
+        let last = slabs.last();
+        let slab = Slab {
+            format,
+            first: last.map_or(0, |slab| slab.first + slab.len),
+            len: each.min(len),
+            first_word: last.map_or(0, |slab| slab.first_word + slab.n_words),
+            n_words: each.min(len).div_ceil(format.per_word()),
+        };
+        slabs.push(slab);
+        len -= slab.len;
+    }
+}
 
 /// A (k, n) matrix, cut into panels of up to 48 columns, each stored row by row.
 ///
 /// The innermost loop reads a panel from first to last byte, whatever the shape of the matrix.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Panels {
+    /// Numbers of a column.
     k: usize,
     n: usize,
-    values: Vec<f32>,
+    slabs: Vec<Slab>,
+    /// Words of a column.
+    n_words: usize,
+    words: Vec<u32>,
+    /// Scales of the columns, (slabs, padded n); empty when all slabs are floats.
+    scales: Vec<f32>,
+    /// What sums of 8-bit integers start from, (slabs, padded n): the left operand holds x + 128 without sign, so
+    /// 128 times the sum of the column is taken off again.
+    starts: Vec<u32>,
 }
 
 impl Panels {
-    /// Packs the transpose of a row-major (n, k) matrix: the layout in which checkpoints hold linear layers.
-    pub(crate) fn from_transposed(rows: &[f32], n: usize, k: usize) -> Self {
+    /// Packs the transpose of a row-major (n, k) matrix in a format: checkpoints hold linear layers so.
+    pub(crate) fn from_transposed(
+        simd: Simd,
+        format: Format,
+        rows: &[f32],
+        n: usize,
+        k: usize,
+    ) -> Self {
         let mut panels = Self::default();
-        panels.fill_transposed(rows, k, n, k);
+        panels.fill_transposed(simd, format, (rows, k), n, k, &mut Rows::default());
         panels
     }
 
-    /// Repacks `self` with the transpose of `n` rows of `k` values that start every `stride` values.
-    pub(crate) fn fill_transposed(&mut self, rows: &[f32], stride: usize, n: usize, k: usize) {
-        self.resize(k, n);
-        for (first, width, panel) in panels_mut(&mut self.values, k, n) {
-            for column in 0..width.min(n - first) {
-                let row = &rows[(first + column) * stride..][..k];
-                for (value, target) in row.iter().zip(panel[column..].iter_mut().step_by(width)) {
-                    *target = *value;
+    /// Repacks `self` with the transpose of `n` rows of `k` floats that start every `stride` floats; `columns` is a
+    /// buffer.
+    pub(crate) fn fill_transposed(
+        &mut self,
+        simd: Simd,
+        format: Format,
+        (rows, stride): (&[f32], usize),
+        n: usize,
+        k: usize,
+        columns: &mut Rows,
+    ) {
+        self.cut(format, k, n);
+        self.place(simd, (rows, stride), columns);
+    }
+
+    /// Repacks `self` with `k` rows of `n` floats that start every `stride` floats, in any format but 8-bit integers.
+    pub(crate) fn fill(
+        &mut self,
+        simd: Simd,
+        format: Format,
+        (rows, stride): (&[f32], usize),
+        k: usize,
+        n: usize,
+    ) {
+        self.cut(format, k, n);
+        let (n_words, padded, slabs) = (self.n_words, Self::padded(n), &self.slabs);
+        for (first, width, panel) in panels_mut(&mut self.words, n_words, n) {
+            let kept = width.min(n - first);
+            for (index, slab) in slabs.iter().enumerate() {
+                let rows = &rows[slab.first * stride + first..];
+                let words = &mut panel[slab.first_word * width..][..slab.n_words * width];
+                match format {
+                    Format::F32 => {
+                        for (row, words) in rows.chunks(stride).zip(words.chunks_exact_mut(width)) {
+                            words[..kept].copy_from_slice(&as_words(row)[..kept]);
+                        }
+                    }
+                    Format::Bf16 => {
+                        quantize::columns_bf16(simd, rows, stride, slab.len, words, width, kept);
+                    }
+                    Format::Fixed16 => {
+                        let scales = &mut self.scales[index * padded + first..][..kept];
+                        quantize::columns_fixed16(
+                            simd, rows, stride, slab.len, words, width, scales,
+                        );
+                    }
+                    Format::Int8 => unreachable!("rows are not packed as 8-bit integers"),
                 }
             }
         }
     }
 
-    /// Repacks `self` with `k` rows of `n` values that start every `stride` values.
-    pub(crate) fn fill(&mut self, rows: &[f32], stride: usize, k: usize, n: usize) {
+    /// Makes room for a (k, n) matrix in one format.
+    fn cut(&mut self, format: Format, k: usize, n: usize) {
+        self.slabs.clear();
+        push_slabs(&mut self.slabs, format, k);
         self.resize(k, n);
-        for (first, width, panel) in panels_mut(&mut self.values, k, n) {
-            let kept = width.min(n - first);
-            for (row, target) in rows.chunks(stride).zip(panel.chunks_exact_mut(width)) {
-                target[..kept].copy_from_slice(&row[first..first + kept]);
+    }
+
+    fn resize(&mut self, k: usize, n: usize) {
+        (self.k, self.n) = (k, n);
+        self.n_words = self.slabs.iter().map(|slab| slab.n_words).sum();
+        let padded = Self::padded(n);
+        self.words.resize(self.n_words * padded, 0);
+        if n < padded {
+            // The padding is in the last panel, which may hold something older.
+            let first = n / PANEL * PANEL;
+            self.words[self.n_words * first..].fill(0);
+        }
+        let of = |has: bool| if has { self.slabs.len() * padded } else { 0 };
+        self.scales.clear();
+        let scaled = self.slabs.iter().any(|slab| slab.format.has_scales());
+        self.scales.resize(of(scaled), 0.0);
+        self.starts.clear();
+        let signed = self.slabs.iter().any(|slab| slab.format == Format::Int8);
+        self.starts.resize(of(signed), 0);
+    }
+
+    /// Converts the columns, which start every `stride` floats, and writes them into the panels.
+    fn place(&mut self, simd: Simd, (rows, stride): (&[f32], usize), columns: &mut Rows) {
+        let (n, n_words, padded) = (self.n, self.n_words, Self::padded(self.n));
+        columns.convert(simd, self, (rows, stride), n, 0);
+        for (first, width, panel) in panels_mut(&mut self.words, n_words, n) {
+            for column in 0..width.min(n - first) {
+                let words = &columns.words[(first + column) * n_words..][..n_words];
+                for (word, target) in words.iter().zip(panel[column..].iter_mut().step_by(width)) {
+                    *target = *word;
+                }
+            }
+        }
+        if self.scales.is_empty() {
+            return;
+        }
+        for (index, slab) in self.slabs.iter().enumerate() {
+            for column in 0..n {
+                let place = index * padded + column;
+                self.scales[place] = columns.scales[column * self.slabs.len() + index];
+                if slab.format == Format::Int8 {
+                    let words =
+                        &columns.words[column * n_words + slab.first_word..][..slab.n_words];
+                    self.starts[place] = (-128 * quantize::sum_of_bytes(words)).cast_unsigned();
+                }
             }
         }
     }
@@ -66,21 +244,20 @@ impl Panels {
         self.n
     }
 
-    fn resize(&mut self, k: usize, n: usize) {
-        (self.k, self.n) = (k, n);
-        self.values.clear();
-        self.values.resize(k * n.next_multiple_of(LANES), 0.0);
+    /// Numbers of a column.
+    pub(crate) fn k(&self) -> usize {
+        self.k
     }
 }
 
-/// Yields (first column, width with padding, values) of each panel.
+/// Yields (first column, width with padding, words) of each panel.
 fn panels_mut(
-    values: &mut [f32],
-    k: usize,
+    words: &mut [u32],
+    n_words: usize,
     n: usize,
-) -> impl Iterator<Item = (usize, usize, &mut [f32])> {
-    values
-        .chunks_mut((k * PANEL).max(1))
+) -> impl Iterator<Item = (usize, usize, &mut [u32])> {
+    words
+        .chunks_mut((n_words * PANEL).max(1))
         .enumerate()
         .map(move |(index, panel)| {
             let first = index * PANEL;
@@ -88,306 +265,510 @@ fn panels_mut(
         })
 }
 
-/// Computes `C = A · B + bias`, where row `i` of A starts at `a[i · a_stride]` and row `i` of C at `c[i · c_stride]`.
+/// Rows of a left operand, in the formats of the panels that they are multiplied with.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Rows {
+    n_rows: usize,
+    n_words: usize,
+    words: Vec<u32>,
+    /// (rows, slabs); empty when all slabs are floats.
+    scales: Vec<f32>,
+}
+
+impl Rows {
+    /// Takes `n_rows` rows, which start every `stride` floats, for a product with `panels`.
+    pub(crate) fn fill(
+        &mut self,
+        simd: Simd,
+        panels: &Panels,
+        (rows, stride): (&[f32], usize),
+        n_rows: usize,
+    ) {
+        self.convert(simd, panels, (rows, stride), n_rows, 128);
+    }
+
+    /// Takes rows of scores for a product with `panels`, each as `softmax(scale · scores)` of its first k values.
+    /// The scores are overwritten.
+    pub(crate) fn fill_softmax(
+        &mut self,
+        simd: Simd,
+        panels: &Panels,
+        (scores, stride): (&mut [f32], usize),
+        scale: f32,
+    ) {
+        let format = panels.slabs.first().map_or(Format::F32, |slab| slab.format);
+        self.resize(panels, scores.len() / stride);
+        let rows = scores
+            .chunks_exact_mut(stride)
+            .zip(self.words.chunks_exact_mut(self.n_words));
+        for (index, (scores, words)) in rows.enumerate() {
+            let scores = &mut scores[..panels.k];
+            if !panels.k.is_multiple_of(format.per_word()) {
+                words[self.n_words - 1] = 0;
+            }
+            match format {
+                Format::F32 => {
+                    let [sum, _] = exp_of_scaled(simd, scores, scale);
+                    super::scale(simd, scores, 1.0 / sum);
+                    words.copy_from_slice(as_words(scores));
+                }
+                Format::Bf16 => {
+                    let [sum, _] = quick_exp_of_scaled(simd, scores, scale);
+                    super::scale(simd, scores, 1.0 / sum);
+                    quantize::bf16(simd, scores, words);
+                }
+                _ => {
+                    // All slabs of the row share the scale that keeps the limits of the longest.
+                    let [sum, squares] = quick_exp_of_scaled(simd, scores, scale);
+                    let scale = quantize::fixed16_scale(squares, 1.0);
+                    quantize::multiples_of(simd, scores, scale, words);
+                    let n_slabs = panels.slabs.len();
+                    self.scales[index * n_slabs..][..n_slabs].fill(scale / sum);
+                }
+            }
+        }
+    }
+
+    fn resize(&mut self, panels: &Panels, n_rows: usize) {
+        (self.n_rows, self.n_words) = (n_rows, panels.n_words);
+        self.words.resize(n_rows * panels.n_words, 0);
+        let n_scales = if panels.scales.is_empty() {
+            0
+        } else {
+            panels.slabs.len()
+        };
+        self.scales.resize(n_rows * n_scales, 0.0);
+    }
+
+    /// Converts rows slab by slab; `offset` is added to 8-bit integers.
+    fn convert(
+        &mut self,
+        simd: Simd,
+        panels: &Panels,
+        (rows, stride): (&[f32], usize),
+        n_rows: usize,
+        offset: i32,
+    ) {
+        self.resize(panels, n_rows);
+        let (k, n_slabs) = (panels.k, panels.slabs.len());
+        for row in 0..n_rows {
+            let values = &rows[row * stride..][..k];
+            for (index, slab) in panels.slabs.iter().enumerate() {
+                let values = &values[slab.first..][..slab.len];
+                let first = row * self.n_words + slab.first_word;
+                let words = &mut self.words[first..first + slab.n_words];
+                if !slab.len.is_multiple_of(slab.format.per_word()) {
+                    words[slab.n_words - 1] = 0;
+                }
+                match slab.format {
+                    Format::F32 => words.copy_from_slice(as_words(values)),
+                    Format::Bf16 => quantize::bf16(simd, values, words),
+                    Format::Fixed16 => {
+                        self.scales[row * n_slabs + index] = quantize::fixed16(simd, values, words);
+                    }
+                    Format::Int8 => {
+                        self.scales[row * n_slabs + index] =
+                            quantize::int8(simd, values, words, offset);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Computes `C = A · B + bias` for rows that were converted for B; row `i` of C starts at `c[i · c_stride]`.
 ///
-/// Every value of C is the bias plus the products in the order of k, one fused addition each: it depends on its own
-/// row and column only, not on how many rows there are. The result is bit-equal at all levels that fuse.
+/// A value depends on its own row and column only. Floats are added in the order of k, from the bias on, one fused
+/// addition each, so that F32 is bit-equal at all levels that fuse; integers are summed exactly over a slab.
 pub(crate) fn multiply(
     simd: Simd,
-    (a, a_stride): (&[f32], usize),
+    a: &Rows,
     b: &Panels,
     bias: Option<&[f32]>,
     (c, c_stride): (&mut [f32], usize),
-    n_rows: usize,
 ) {
-    if n_rows == 0 || b.n == 0 {
-        return;
+    let c = Output::new(a, b, bias, c, c_stride);
+    multiply_panels(simd, a, b, bias, &c, 0..b.n.div_ceil(PANEL));
+}
+
+/// As [`multiply`], with the columns of C divided among the threads of the rayon pool that it runs in, where they are
+/// idle. The values are the same.
+pub(crate) fn multiply_shared(
+    simd: Simd,
+    a: &Rows,
+    b: &Panels,
+    bias: Option<&[f32]>,
+    (c, c_stride): (&mut [f32], usize),
+) {
+    fn halve(panels: Range<usize>, n_parts: usize, work: &(impl Fn(Range<usize>) + Sync)) {
+        let middle = panels.start + panels.len() * (n_parts / 2) / n_parts;
+        if n_parts == 1 || panels.len() == 1 {
+            return work(panels);
+        }
+        let (start, end) = (panels.start, panels.end);
+        rayon::join(
+            || halve(start..middle, n_parts / 2, work),
+            || halve(middle..end, n_parts - n_parts / 2, work),
+        );
     }
-    assert!(
-        (n_rows - 1) * a_stride + b.k <= a.len(),
-        "A has {n_rows} rows of {} values",
-        b.k
-    );
-    assert!(
-        (n_rows - 1) * c_stride + b.n <= c.len(),
-        "C has {n_rows} rows of {} values",
-        b.n
-    );
-    assert!(c_stride >= b.n, "rows of C do not overlap");
-    assert!(
-        bias.is_none_or(|bias| bias.len() == b.n),
-        "one bias per column"
-    );
-    let mut panel_start = 0;
-    for first in (0..b.n).step_by(PANEL) {
+    let c = Output::new(a, b, bias, c, c_stride);
+    let n_panels = b.n.div_ceil(PANEL);
+    let n_parts = rayon::current_num_threads().clamp(1, n_panels.max(1));
+    halve(0..n_panels, n_parts, &|panels| {
+        multiply_panels(simd, a, b, bias, &c, panels)
+    });
+}
+
+/// C, of which several threads write different columns.
+struct Output<'a> {
+    first: *mut f32,
+    stride: usize,
+    values: PhantomData<&'a mut [f32]>,
+}
+
+// SAFETY: threads write different panels' columns, and read only what they have written.
+unsafe impl Sync for Output<'_> {}
+
+impl<'a> Output<'a> {
+    /// Checks that the operands fit together.
+    fn new(a: &Rows, b: &Panels, bias: Option<&[f32]>, c: &'a mut [f32], stride: usize) -> Self {
+        let n_scales = if b.scales.is_empty() {
+            0
+        } else {
+            b.slabs.len()
+        };
+        assert_eq!(a.n_words, b.n_words, "operands of one length");
+        assert_eq!(
+            a.words.len(),
+            a.n_rows * b.n_words,
+            "A has {} rows",
+            a.n_rows
+        );
+        assert_eq!(
+            a.scales.len(),
+            a.n_rows * n_scales,
+            "one scale per row and slab"
+        );
+        assert!(
+            a.n_rows == 0 || (a.n_rows - 1) * stride + b.n <= c.len(),
+            "C has {} rows of {} values",
+            a.n_rows,
+            b.n
+        );
+        assert!(stride >= b.n, "rows of C do not overlap");
+        assert!(
+            bias.is_none_or(|bias| bias.len() == b.n),
+            "one bias per column"
+        );
+        Self {
+            first: c.as_mut_ptr(),
+            stride,
+            values: PhantomData,
+        }
+    }
+}
+
+/// Computes the columns of a range of panels. No two calls for one output may have a panel in common.
+fn multiply_panels(
+    simd: Simd,
+    a: &Rows,
+    b: &Panels,
+    bias: Option<&[f32]>,
+    c: &Output<'_>,
+    panels: Range<usize>,
+) {
+    let n_slabs = b.slabs.len();
+    let n_scales = if b.scales.is_empty() { 0 } else { n_slabs };
+    let padded = Panels::padded(b.n);
+    for first in panels.map(|panel| panel * PANEL) {
         let kept = PANEL.min(b.n - first);
         let width = kept.next_multiple_of(LANES);
-        let panel = &b.values[panel_start..panel_start + b.k * width];
-        panel_start += panel.len();
+        let panel = &b.words[first * b.n_words..][..b.n_words * width];
         let mut start = [0.0; PANEL];
         if let Some(bias) = bias {
             start[..kept].copy_from_slice(&bias[first..first + kept]);
         }
-        let block = Block {
-            a,
-            a_stride,
-            c: &mut c[first..],
-            c_stride,
-            n_rows,
-            k: b.k,
-            panel,
-            width,
-            kept,
-            start,
-        };
-        match simd.level() {
-            // SAFETY: a `Simd` of this level exists only where the machine has these instructions.
-            #[cfg(target_arch = "x86_64")]
-            Level::Avx512 => unsafe { multiply_avx512(block) },
-            // SAFETY: as above.
-            #[cfg(target_arch = "x86_64")]
-            Level::Avx2 => unsafe { multiply_avx2(block) },
-            _ => multiply_portable(block),
+        if n_slabs == 0 {
+            for row in 0..a.n_rows {
+                for (column, &bias) in start[..kept].iter().enumerate() {
+                    // SAFETY: `Output::new` has checked that C has these rows and columns.
+                    unsafe { *c.first.add(row * c.stride + first + column) = bias };
+                }
+            }
+        }
+        // SAFETY: `Output::new` has checked that C has `b.n` > `first` columns; without rows nothing is read or written.
+        let target = unsafe { c.first.add(if a.n_rows > 0 { first } else { 0 }) };
+        for (index, slab) in b.slabs.iter().enumerate() {
+            let block = Block {
+                a: &a.words[slab.first_word..],
+                a_stride: a.n_words,
+                a_scales: a.scales.get(index..).unwrap_or_default(),
+                a_scales_stride: n_scales,
+                b: &panel[slab.first_word * width..][..slab.n_words * width],
+                width,
+                b_scales: b.scales.get(index * padded + first..).unwrap_or_default(),
+                b_starts: b.starts.get(index * padded + first..).unwrap_or_default(),
+                c: target,
+                c_stride: c.stride,
+                n_rows: a.n_rows,
+                n_words: slab.n_words,
+                kept,
+                start: (index == 0).then_some(&start),
+            };
+            match slab.format {
+                Format::F32 => block.dispatch::<F32>(simd),
+                Format::Bf16 => block.dispatch::<Bf16>(simd),
+                Format::Fixed16 => block.dispatch::<Fixed16>(simd),
+                Format::Int8 => block.dispatch::<Int8>(simd),
+            }
         }
     }
 }
 
-/// The product of all rows of A with one panel.
+/// What differs between the formats in a tile.
+trait Arithmetic {
+    /// Whether sums are floats, which go on from what stands in C, or integers, which are added to it with scales.
+    const FLOATS: bool;
+    /// Whether sums start from [`Panels::starts`].
+    const STARTS: bool;
+    /// Adds the products of two words' numbers to a sum. The registers' instructions exist on this machine.
+    unsafe fn dot<R: Register>(a: R, b: R, sum: R) -> R;
+}
+
+macro_rules! arithmetic {
+    ($name:ident, $floats:literal, $starts:literal, $dot:ident) => {
+        struct $name;
+        impl Arithmetic for $name {
+            const FLOATS: bool = $floats;
+            const STARTS: bool = $starts;
+            #[inline(always)]
+            unsafe fn dot<R: Register>(a: R, b: R, sum: R) -> R {
+                // SAFETY: passed on to the caller.
+                unsafe { a.$dot(b, sum) }
+            }
+        }
+    };
+}
+arithmetic!(F32, true, false, mul_add);
+arithmetic!(Bf16, true, false, dot_bf16);
+arithmetic!(Fixed16, false, false, dot_i16);
+arithmetic!(Int8, false, true, dot_u8_i8);
+
+/// The product of all rows of A with one panel, over one slab.
 struct Block<'a> {
-    a: &'a [f32],
+    a: &'a [u32],
     a_stride: usize,
-    c: &'a mut [f32],
+    /// One scale for each row, `a_scales_stride` apart.
+    a_scales: &'a [f32],
+    a_scales_stride: usize,
+    b: &'a [u32],
+    /// Columns of the panel.
+    width: usize,
+    b_scales: &'a [f32],
+    /// What sums start from; zero where there are none.
+    b_starts: &'a [u32],
+    /// The panel's first column of C, which has `n_rows` rows of `kept` columns from here on that nobody else uses.
+    c: *mut f32,
     c_stride: usize,
     n_rows: usize,
-    k: usize,
-    panel: &'a [f32],
-    width: usize,
+    n_words: usize,
     /// Columns of the panel that are no padding.
     kept: usize,
-    /// Bias of the panel's columns.
-    start: [f32; PANEL],
+    /// The panel's bias in the first slab; later ones add to what stands in C.
+    start: Option<&'a [f32; PANEL]>,
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16,avx2,fma")]
+fn run_avx512_bf16<A: Arithmetic>(block: Block<'_>) {
+    block.run::<super::register::Zmm<true, true>, A, 8>();
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma")]
+fn run_avx512_vnni<A: Arithmetic>(block: Block<'_>) {
+    block.run::<super::register::Zmm<true, false>, A, 8>();
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
-fn multiply_avx512(block: Block<'_>) {
-    block.run::<std::arch::x86_64::__m512, 8>();
+fn run_avx512<A: Arithmetic>(block: Block<'_>) {
+    block.run::<super::register::Zmm<false, false>, A, 8>();
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
-fn multiply_avx2(block: Block<'_>) {
-    block.run::<std::arch::x86_64::__m256, 4>();
-}
-
-fn multiply_portable(block: Block<'_>) {
-    block.run::<[f32; 4], 4>();
+fn run_avx2<A: Arithmetic>(block: Block<'_>) {
+    block.run::<super::register::Ymm, A, 4>();
 }
 
 impl Block<'_> {
+    fn dispatch<A: Arithmetic>(self, simd: Simd) {
+        match simd.level() {
+            // SAFETY: a `Simd` of this level exists only where the machine has these instructions.
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx512 if simd.has_bf16() => unsafe { run_avx512_bf16::<A>(self) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx512 if simd.has_vnni() => unsafe { run_avx512_vnni::<A>(self) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx512 => unsafe { run_avx512::<A>(self) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx2 => unsafe { run_avx2::<A>(self) },
+            _ => self.run::<[u32; 4], A, 4>(),
+        }
+    }
+
     /// Cuts the block into tiles of up to `ROWS` rows and three registers of columns.
     #[inline(always)]
-    fn run<R: Register, const ROWS: usize>(mut self) {
-        for depth in (0..self.k.max(1)).step_by(DEPTH) {
-            let n_steps = DEPTH.min(self.k - depth);
-            let mut row = 0;
-            while row < self.n_rows {
-                let mut column = 0;
-                while column < self.kept {
-                    let registers = ((self.width - column) / R::LANES).min(3);
-                    match registers {
-                        3 => self.rows::<R, ROWS, 3>(row, column, depth, n_steps),
-                        2 => self.rows::<R, ROWS, 2>(row, column, depth, n_steps),
-                        _ => self.rows::<R, ROWS, 1>(row, column, depth, n_steps),
-                    }
-                    column += registers * R::LANES;
+    fn run<R: Register, A: Arithmetic, const ROWS: usize>(mut self) {
+        let mut row = 0;
+        while row < self.n_rows {
+            let mut column = 0;
+            while column < self.kept {
+                let registers = ((self.width - column) / R::LANES).min(3);
+                match registers {
+                    3 => self.rows::<R, A, ROWS, 3>(row, column),
+                    2 => self.rows::<R, A, ROWS, 2>(row, column),
+                    _ => self.rows::<R, A, ROWS, 1>(row, column),
                 }
-                row += ROWS;
+                column += registers * R::LANES;
             }
+            row += ROWS;
         }
     }
 
     /// Computes `ROWS` rows from `row` on, or those that are left, in tiles of 8, 4, 2 and 1.
     #[inline(always)]
-    fn rows<R: Register, const ROWS: usize, const WIDE: usize>(
+    fn rows<R: Register, A: Arithmetic, const ROWS: usize, const WIDE: usize>(
         &mut self,
         mut row: usize,
         column: usize,
-        depth: usize,
-        n_steps: usize,
     ) {
         let end = self.n_rows.min(row + ROWS);
         while row < end {
             let left = end - row;
             row += if ROWS >= 8 && left >= 8 {
-                self.tile::<R, 8, WIDE>(row, column, depth, n_steps)
+                self.tile::<R, A, 8, WIDE>(row, column)
             } else if left >= 4 {
-                self.tile::<R, 4, WIDE>(row, column, depth, n_steps)
+                self.tile::<R, A, 4, WIDE>(row, column)
             } else if left >= 2 {
-                self.tile::<R, 2, WIDE>(row, column, depth, n_steps)
+                self.tile::<R, A, 2, WIDE>(row, column)
             } else {
-                self.tile::<R, 1, WIDE>(row, column, depth, n_steps)
+                self.tile::<R, A, 1, WIDE>(row, column)
             };
         }
     }
 
-    /// Adds `n_steps` products to a tile of C and returns its height.
-    ///
-    /// The first pass starts from the bias, later ones from what the pass before has stored.
+    /// Adds the products to a tile of C and returns its height.
     #[inline(always)]
-    fn tile<R: Register, const TALL: usize, const WIDE: usize>(
+    fn tile<R: Register, A: Arithmetic, const TALL: usize, const WIDE: usize>(
         &mut self,
         row: usize,
         column: usize,
-        depth: usize,
-        n_steps: usize,
     ) -> usize {
-        let kept = (self.kept - column).min(WIDE * R::LANES);
-        let ragged = kept < WIDE * R::LANES;
+        let wide = WIDE * R::LANES;
+        let kept = (self.kept - column).min(wide);
         // A tile at the ragged right edge is computed in a buffer, so that nothing outside C is touched.
         let mut buffer = [0.0; 8 * PANEL];
-        let (target, stride) = if ragged {
-            if depth > 0 {
+        assert!(row + TALL <= self.n_rows && column + kept <= self.kept);
+        // SAFETY: rows and columns of C that are the block's own.
+        let c_tile = unsafe { self.c.add(row * self.c_stride + column) };
+        let (target, stride) = if kept < wide {
+            if self.start.is_none() {
                 for i in 0..TALL {
-                    let stored = &self.c[(row + i) * self.c_stride + column..][..kept];
-                    buffer[i * PANEL..][..kept].copy_from_slice(stored);
+                    // SAFETY: as above, and the buffer's rows are longer than `kept`.
+                    unsafe {
+                        let stored = c_tile.add(i * self.c_stride);
+                        stored.copy_to(buffer.as_mut_ptr().add(i * PANEL), kept);
+                    }
                 }
             }
             (buffer.as_mut_ptr(), PANEL)
         } else {
-            (
-                self.c[row * self.c_stride + column..].as_mut_ptr(),
-                self.c_stride,
-            )
+            (c_tile, self.c_stride)
         };
-        let a = &self.a[row * self.a_stride + depth..];
-        let b = &self.panel[depth * self.width + column..];
-        debug_assert!((TALL - 1) * self.a_stride + n_steps <= a.len());
-        debug_assert!(n_steps == 0 || (n_steps - 1) * self.width + WIDE * R::LANES <= b.len());
-        // SAFETY: `multiply` has checked that A has `n_rows` rows of k values and C as many of n values, and the panel
-        // has k rows of `width`; row + TALL ≤ n_rows, depth + n_steps ≤ k, column + WIDE registers ≤ width. `target` is
-        // C where all columns are C's own, else a buffer of 8 rows of `PANEL`, and TALL ≤ 8.
+        let (a, b) = (&self.a[row * self.a_stride..], &self.b[column..]);
+        assert!((TALL - 1) * self.a_stride + self.n_words <= a.len());
+        assert!((self.n_words - 1) * self.width + wide <= b.len());
+        let (mut scales, mut starts) = (&[][..], &[][..]);
+        if !A::FLOATS {
+            scales = &self.b_scales[column..][..wide];
+            if A::STARTS {
+                starts = &self.b_starts[column..][..wide];
+            }
+        }
+        // SAFETY: the assertions above: A has TALL rows of `n_words` words from `a` on, and B as many rows of `width` words
+        // with WIDE registers each from `b` on; `target` has TALL rows of WIDE registers in C, or is a buffer of 8 rows of
+        // `PANEL`, and TALL ≤ 8, WIDE registers ≤ `PANEL`; scales and starts have WIDE registers where they are read. The
+        // registers' instructions exist where this function runs.
         unsafe {
-            let mut sums = [[R::splat(0.0); WIDE]; TALL];
+            let previous = |i: usize, j: usize| {
+                let from = match self.start {
+                    Some(start) => start.as_ptr().add(column),
+                    None => target.add(i * stride).cast_const(),
+                };
+                R::load(from.add(j * R::LANES).cast())
+            };
+            let mut sums = [[R::splat(0); WIDE]; TALL];
             for (i, sums) in sums.iter_mut().enumerate() {
                 for (j, sum) in sums.iter_mut().enumerate() {
-                    let from = if depth == 0 {
-                        self.start.as_ptr().add(column)
-                    } else {
-                        target.add(i * stride)
-                    };
-                    *sum = R::load(from.add(j * R::LANES));
+                    if A::FLOATS {
+                        *sum = previous(i, j);
+                    } else if A::STARTS {
+                        *sum = R::load(starts.as_ptr().add(j * R::LANES));
+                    }
                 }
             }
             let (mut a, mut b) = (a.as_ptr(), b.as_ptr());
-            for _ in 0..n_steps {
-                let mut right = [R::splat(0.0); WIDE];
+            // The first rows meet B outside the L1 cache: they ask for it ahead of time, into the next panels too.
+            let (mut ahead, step) = match row {
+                0 => (b.wrapping_add(AHEAD * self.width), self.width),
+                _ => (b, 0),
+            };
+            for _ in 0..self.n_words {
+                let mut right = [R::splat(0); WIDE];
                 for (j, right) in right.iter_mut().enumerate() {
                     *right = R::load(b.add(j * R::LANES));
+                    R::prefetch(ahead.wrapping_add(j * R::LANES));
                 }
+                ahead = ahead.wrapping_add(step);
                 for (i, sums) in sums.iter_mut().enumerate() {
                     let left = R::splat(*a.add(i * self.a_stride));
                     for (sum, &right) in sums.iter_mut().zip(&right) {
-                        *sum = left.mul_add(right, *sum);
+                        *sum = A::dot(left, right, *sum);
                     }
                 }
                 a = a.add(1);
-                b = b.add(self.width);
+                b = b.wrapping_add(self.width);
             }
-            for (i, sums) in sums.iter().enumerate() {
-                for (j, sum) in sums.iter().enumerate() {
-                    sum.store(target.add(i * stride + j * R::LANES));
+            // By value: a sum whose address is taken would be written to memory at every step.
+            for (i, sums) in sums.into_iter().enumerate() {
+                for (j, sum) in sums.into_iter().enumerate() {
+                    let value = if A::FLOATS {
+                        sum
+                    } else {
+                        let scale = self.a_scales[(row + i) * self.a_scales_stride];
+                        let column_scale = R::load(scales.as_ptr().add(j * R::LANES).cast());
+                        let product = sum.to_f32().mul(R::splat(scale.to_bits()));
+                        product.mul_add(column_scale, previous(i, j))
+                    };
+                    value.store(target.add(i * stride + j * R::LANES).cast());
                 }
             }
         }
-        if ragged {
+        if kept < wide {
             for i in 0..TALL {
-                let target = &mut self.c[(row + i) * self.c_stride + column..][..kept];
-                target.copy_from_slice(&buffer[i * PANEL..][..kept]);
+                // SAFETY: as where the buffer was filled.
+                unsafe {
+                    let computed = buffer.as_ptr().add(i * PANEL);
+                    computed.copy_to(c_tile.add(i * self.c_stride), kept);
+                }
             }
         }
         TALL
-    }
-}
-
-/// One vector register. Its functions are called only where its instructions exist.
-trait Register: Copy {
-    const LANES: usize;
-    unsafe fn splat(value: f32) -> Self;
-    unsafe fn load(from: *const f32) -> Self;
-    unsafe fn store(self, to: *mut f32);
-    /// `self · b + c`
-    unsafe fn mul_add(self, b: Self, c: Self) -> Self;
-}
-
-#[cfg(target_arch = "x86_64")]
-macro_rules! x86_register {
-    ($register:ident, $lanes:literal, $splat:ident, $load:ident, $store:ident, $mul_add:ident) => {
-        impl Register for std::arch::x86_64::$register {
-            const LANES: usize = $lanes;
-            #[inline(always)]
-            unsafe fn splat(value: f32) -> Self {
-                // SAFETY: the caller runs on a machine with this instruction.
-                unsafe { std::arch::x86_64::$splat(value) }
-            }
-            #[inline(always)]
-            unsafe fn load(from: *const f32) -> Self {
-                // SAFETY: as above, and `from` points to as many floats as there are lanes.
-                unsafe { std::arch::x86_64::$load(from) }
-            }
-            #[inline(always)]
-            unsafe fn store(self, to: *mut f32) {
-                // SAFETY: as above, and `to` points to as many floats as there are lanes.
-                unsafe { std::arch::x86_64::$store(to, self) }
-            }
-            #[inline(always)]
-            unsafe fn mul_add(self, b: Self, c: Self) -> Self {
-                // SAFETY: the caller runs on a machine with this instruction.
-                unsafe { std::arch::x86_64::$mul_add(self, b, c) }
-            }
-        }
-    };
-}
-#[cfg(target_arch = "x86_64")]
-x86_register!(
-    __m512,
-    16,
-    _mm512_set1_ps,
-    _mm512_loadu_ps,
-    _mm512_storeu_ps,
-    _mm512_fmadd_ps
-);
-#[cfg(target_arch = "x86_64")]
-x86_register!(
-    __m256,
-    8,
-    _mm256_set1_ps,
-    _mm256_loadu_ps,
-    _mm256_storeu_ps,
-    _mm256_fmadd_ps
-);
-
-impl Register for [f32; 4] {
-    const LANES: usize = 4;
-    #[inline(always)]
-    unsafe fn splat(value: f32) -> Self {
-        [value; 4]
-    }
-    #[inline(always)]
-    unsafe fn load(from: *const f32) -> Self {
-        // SAFETY: `from` points to four floats; an array of floats has the alignment of one.
-        unsafe { from.cast::<Self>().read() }
-    }
-    #[inline(always)]
-    unsafe fn store(self, to: *mut f32) {
-        // SAFETY: `to` points to four floats.
-        unsafe { to.cast::<Self>().write(self) }
-    }
-    #[inline(always)]
-    unsafe fn mul_add(self, b: Self, c: Self) -> Self {
-        std::array::from_fn(|i| {
-            compute::mul_add::<{ cfg!(target_arch = "aarch64") }>(self[i], b[i], c[i])
-        })
     }
 }
 
@@ -405,32 +786,36 @@ mod tests {
         (0..n).map(|_| next()).collect()
     }
 
-    /// Compares with three loops in f64, at every level, with rows apart and columns after the last.
-    fn check_multiply(m: usize, k: usize, n: usize) {
+    /// Compares with three loops in f64, at every level, with rows apart and columns after the last. `tolerance` is
+    /// relative to the lengths of row and column.
+    fn check_multiply(
+        pack: impl Fn(Simd, &[f32], usize, usize) -> Panels,
+        (m, k, n): (usize, usize, usize),
+        tolerance: f64,
+    ) {
         let (a_stride, c_stride) = (k + 3, n + 5);
         let (a, weights, bias) = (noise(m * a_stride, 1), noise(n * k, 2), noise(n, 3));
-        let panels = Panels::from_transposed(&weights, n, k);
-        let mut fused: Option<Vec<f32>> = None;
+        let length = |values: &[f32]| values.iter().map(|x| f64::from(x * x)).sum::<f64>().sqrt();
         for simd in Simd::available() {
+            let panels = pack(simd, &weights, n, k);
+            let mut rows = Rows::default();
+            rows.fill(simd, &panels, (&a, a_stride), m);
             let mut c = vec![f32::NAN; m * c_stride];
-            multiply(
-                simd,
-                (&a, a_stride),
-                &panels,
-                Some(&bias),
-                (&mut c, c_stride),
-                m,
-            );
+            multiply(simd, &rows, &panels, Some(&bias), (&mut c, c_stride));
             for i in 0..m {
+                let row = &a[i * a_stride..][..k];
                 for j in 0..n {
-                    let exact = f64::from(bias[j])
-                        + (0..k)
-                            .map(|p| f64::from(a[i * a_stride + p]) * f64::from(weights[j * k + p]))
-                            .sum::<f64>();
+                    let column = &weights[j * k..][..k];
+                    let products = row
+                        .iter()
+                        .zip(column)
+                        .map(|(&x, &y)| f64::from(x) * f64::from(y));
+                    let exact = f64::from(bias[j]) + products.sum::<f64>();
                     let error = (f64::from(c[i * c_stride + j]) - exact).abs();
+                    let limit = tolerance * length(row) * length(column) + 1e-6;
                     assert!(
-                        error < 1e-6 * (k + 1) as f64,
-                        "{m}x{k}x{n} {simd:?} [{i}, {j}]: {error}"
+                        error < limit,
+                        "{m}x{k}x{n} {simd} [{i}, {j}]: {error} > {limit}"
                     );
                 }
                 assert!(
@@ -439,79 +824,184 @@ mod tests {
                         .all(|value| value.is_nan()),
                     "outside C"
                 );
-            }
-            let rows: Vec<f32> = c
-                .chunks(c_stride)
-                .flat_map(|row| row[..n].to_vec())
-                .collect();
-            if simd.level() != Level::Portable {
+                let mut shared = vec![f32::NAN; n];
+                rows.fill(simd, &panels, (&a[i * a_stride..], a_stride), 1);
+                multiply_shared(simd, &rows, &panels, Some(&bias), (&mut shared, n));
                 assert_eq!(
-                    *fused.get_or_insert_with(|| rows.clone()),
-                    rows,
-                    "levels differ"
+                    shared,
+                    c[i * c_stride..][..n],
+                    "row {i} depends on the threads"
                 );
-            }
-            for i in 0..m {
                 let mut alone = vec![0.0; n];
-                multiply(
-                    simd,
-                    (&a[i * a_stride..], a_stride),
-                    &panels,
-                    Some(&bias),
-                    (&mut alone, n),
-                    1,
-                );
+                rows.fill(simd, &panels, (&a[i * a_stride..], a_stride), 1);
+                multiply(simd, &rows, &panels, Some(&bias), (&mut alone, n));
                 assert_eq!(
                     alone,
-                    rows[i * n..(i + 1) * n],
+                    c[i * c_stride..][..n],
                     "row {i} depends on its neighbours"
                 );
             }
         }
     }
 
+    const SHAPES: [(usize, usize, usize); 8] = [
+        (1, 1, 1),
+        (3, 5, 7),
+        (8, 192, 48),
+        (9, 193, 49),
+        (17, 400, 100),
+        (5, 32, 64),
+        (2, 7, 96),
+        (4, 1000, 33),
+    ];
+
     #[test]
-    fn products_equal_three_loops() {
-        for (m, k, n) in [
-            (1, 1, 1),
-            (3, 5, 7),
-            (8, 192, 48),
-            (9, 193, 49),
-            (17, 400, 100),
-            (5, 32, 64),
-            (2, 7, 96),
+    fn products_equal_three_loops_in_every_format() {
+        for (format, tolerance) in [
+            (Format::F32, 1e-6),
+            (Format::Bf16, 3e-3),
+            (Format::Fixed16, 6e-5),
+            (Format::Int8, 1e-2),
         ] {
-            check_multiply(m, k, n);
+            let pack = |simd, rows: &[f32], n, k| Panels::from_transposed(simd, format, rows, n, k);
+            for shape in SHAPES {
+                check_multiply(pack, shape, tolerance);
+            }
         }
     }
 
     #[test]
-    fn rows_and_transposed_rows_pack_alike() {
-        let (k, n) = (5, 70);
+    fn every_level_sums_the_same_integers() {
+        let (m, k, n) = (5, 700, 50);
+        let (a, weights) = (noise(m * k, 4), noise(n * k, 5));
+        for format in [Format::F32, Format::Fixed16, Format::Int8] {
+            let mut first: Option<Vec<f32>> = None;
+            for simd in Simd::available().into_iter().skip(1) {
+                let panels = Panels::from_transposed(simd, format, &weights, n, k);
+                let mut rows = Rows::default();
+                rows.fill(simd, &panels, (&a, k), m);
+                let mut c = vec![0.0; m * n];
+                multiply(simd, &rows, &panels, None, (&mut c, n));
+                assert_eq!(
+                    *first.get_or_insert_with(|| c.clone()),
+                    c,
+                    "{format:?} {simd}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn sixteen_bit_sums_stay_within_their_limit() {
+        // Row and column alike: the sum is their squared length, the most that there can be.
+        for k in [1, 2, 384, 500, 3072] {
+            for values in [
+                vec![1.0; k],
+                (0..k).map(|i| 1.0 / (i + 1) as f32).collect::<Vec<_>>(),
+            ] {
+                let exact: f64 = values.iter().map(|&x| f64::from(x) * f64::from(x)).sum();
+                for simd in Simd::available() {
+                    let panels = Panels::from_transposed(simd, Format::Fixed16, &values, 1, k);
+                    let mut rows = Rows::default();
+                    rows.fill(simd, &panels, (&values, k), 1);
+                    let mut c = [0.0];
+                    multiply(simd, &rows, &panels, None, (&mut c, 1));
+                    assert!(
+                        (f64::from(c[0]) / exact - 1.0).abs() < 1e-3,
+                        "{k} {simd}: {c:?} {exact}"
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_not_finite_stays_so() {
+        for format in [Format::F32, Format::Bf16, Format::Fixed16, Format::Int8] {
+            for bad in [f32::NAN, f32::INFINITY] {
+                for simd in Simd::available() {
+                    let panels = Panels::from_transposed(simd, format, &[0.5; 40], 1, 40);
+                    let mut a = [1.0; 40];
+                    a[17] = bad;
+                    let (mut rows, mut c) = (Rows::default(), [0.0]);
+                    rows.fill(simd, &panels, (&a, 40), 1);
+                    multiply(simd, &rows, &panels, None, (&mut c, 1));
+                    assert!(!c[0].is_finite(), "{format:?} {simd}: {c:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn rows_pack_as_their_transpose_does() {
+        let (k, n) = (403, 70);
         let rows = noise(k * n, 4);
-        let transposed: Vec<f32> = (0..n)
-            .flat_map(|j| (0..k).map(move |p| (p, j)))
-            .map(|(p, j)| rows[p * n + j])
-            .collect();
-        let mut packed = Panels::default();
-        packed.fill(&rows, n, k, n);
-        assert_eq!(
-            packed.values,
-            Panels::from_transposed(&transposed, n, k).values
-        );
+        let at = |j: usize| (0..k).map(move |p| (p, j));
+        let transposed: Vec<f32> = (0..n).flat_map(at).map(|(p, j)| rows[p * n + j]).collect();
+        for format in [Format::F32, Format::Bf16, Format::Fixed16] {
+            for simd in Simd::available() {
+                let mut packed = Panels::from_transposed(simd, format, &[1.0; 900], 30, 30); // something older
+                packed.fill(simd, format, (&rows, n), k, n);
+                let expected = Panels::from_transposed(simd, format, &transposed, n, k);
+                let near = |(a, b): (&f32, &f32)| (a - b).abs() <= 1e-6 * b.abs();
+                assert!(
+                    packed.scales.iter().zip(&expected.scales).all(near),
+                    "{format:?} {simd}"
+                );
+                let half = |word: u32, shift: u32| i32::from((word >> shift) as i16);
+                for (&a, &b) in packed.words.iter().zip(&expected.words) {
+                    let close = [0, 16]
+                        .iter()
+                        .all(|&shift| (half(a, shift) - half(b, shift)).abs() <= 1);
+                    assert!(
+                        a == b || format == Format::Fixed16 && close,
+                        "{format:?} {simd}"
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn softmax_is_that_of_f64() {
+        let (n_rows, k, stride) = (3, 405, 416);
+        let scores: Vec<f32> = noise(n_rows * stride, 6).iter().map(|x| x * 9.0).collect();
+        for (format, tolerance) in [
+            (Format::F32, 1e-6),
+            (Format::Bf16, 5e-3),
+            (Format::Fixed16, 2e-4),
+        ] {
+            for simd in Simd::available() {
+                let mut identity = Panels::default(); // a column of ones: the products are sums of weights up to p
+                let ones: Vec<f32> = (0..k).map(|p| if p < 200 { 1.0 } else { 0.0 }).collect();
+                identity.fill(simd, format, (&ones, 1), k, 1);
+                let (mut rows, mut c) = (Rows::default(), [0.0; 3]);
+                rows.fill_softmax(simd, &identity, (&mut scores.clone(), stride), 0.5);
+                multiply(simd, &rows, &identity, None, (&mut c, 1));
+                for (row, value) in scores.chunks(stride).zip(c) {
+                    let weight = |&x: &f32| (f64::from(x) * 0.5).exp();
+                    let part: f64 = row[..200].iter().map(weight).sum();
+                    let exact = part / row[..k].iter().map(weight).sum::<f64>();
+                    assert!(
+                        (f64::from(value) - exact).abs() < tolerance,
+                        "{format:?} {simd}: {value} {exact}"
+                    );
+                }
+            }
+        }
     }
 
     #[test]
     fn an_empty_sum_is_the_bias() {
-        let panels = Panels::from_transposed(&[], 2, 0);
-        let mut c = [0.0; 2];
+        let panels = Panels::from_transposed(Simd::detect(), Format::F32, &[], 2, 0);
+        let (mut rows, mut c) = (Rows::default(), [0.0; 2]);
+        rows.fill(Simd::detect(), &panels, (&[], 0), 1);
         multiply(
             Simd::detect(),
-            (&[], 0),
+            &rows,
             &panels,
             Some(&[3.0, 4.0]),
             (&mut c, 2),
-            1,
         );
         assert_eq!(c, [3.0, 4.0]);
     }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use collection::Manifest;
+use compute::Level;
 use encoder::{
     Arithmetic, BiEncoder, CrossEncoder, EncoderConfig, ModelOptions, Pooling, Preset, Similarity,
 };
@@ -52,6 +53,39 @@ pub struct ModelArgs {
     /// Threads of the encoder (default: all that this process may use).
     #[arg(long, value_name = "N")]
     pub threads: Option<usize>,
+    #[command(flatten)]
+    pub kernel: KernelArgs,
+}
+
+/// How a model computes.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub struct KernelArgs {
+    /// Numbers of the matrix products: auto, f32, fixed16, bf16, int8 (lossy). `auto` is the fastest that keeps a cosine
+    /// of 0.9999 to f32.
+    #[arg(long, value_name = "NAME", value_parser = named::<Arithmetic>)]
+    pub precision: Option<Arithmetic>,
+    /// Vector instructions at most: portable, avx2, avx512 (default: all that the machine has).
+    #[arg(long, value_name = "NAME", value_parser = level)]
+    simd: Option<Level>,
+}
+
+impl KernelArgs {
+    /// The config of a model that runs on `threads`, all that this process may use when none are given.
+    pub fn config(&self, default: Arithmetic, threads: Option<usize>) -> EncoderConfig {
+        EncoderConfig {
+            threads: compute::thread_budget(threads),
+            arithmetic: self.precision.unwrap_or(default),
+            simd: self.simd,
+            ..EncoderConfig::default()
+        }
+    }
+}
+
+/// Parses the name of a level.
+fn level(name: &str) -> Result<Level, String> {
+    let levels = [Level::Portable, Level::Avx2, Level::Avx512];
+    let found = levels.into_iter().find(|level| level.as_str() == name);
+    found.ok_or_else(|| "expected portable, avx2 or avx512".to_owned())
 }
 
 impl ModelArgs {
@@ -76,11 +110,9 @@ impl ModelArgs {
         }
     }
 
-    pub fn encoder_config(&self) -> EncoderConfig {
-        EncoderConfig {
-            threads: compute::thread_budget(self.threads),
-            ..EncoderConfig::default()
-        }
+    /// How the model is run; `default` is the arithmetic of the command.
+    pub fn encoder_config(&self, default: Arithmetic) -> EncoderConfig {
+        self.kernel.config(default, self.threads)
     }
 
     /// The directory of the named model, else of the default one.
@@ -89,25 +121,8 @@ impl ModelArgs {
     }
 
     /// Loads the encoder from `directory` with the options given.
-    pub fn load(&self, directory: &Path) -> anyhow::Result<Arc<BiEncoder>> {
-        load_encoder(directory, &self.options(), &self.encoder_config())
-    }
-}
-
-/// The numbers to compute with, as flags name them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub enum ArithmeticArg {
-    /// The fastest that keeps every cosine to f32 at 0.9999 or more.
-    Auto,
-    /// 32-bit floats throughout.
-    F32,
-}
-
-impl ArithmeticArg {
-    pub fn resolve(self) -> Arithmetic {
-        match self {
-            Self::Auto | Self::F32 => Arithmetic::F32,
-        }
+    pub fn load(&self, directory: &Path, default: Arithmetic) -> anyhow::Result<Arc<BiEncoder>> {
+        load_encoder(directory, &self.options(), &self.encoder_config(default))
     }
 }
 
@@ -123,13 +138,9 @@ pub fn load_encoder(
 }
 
 /// Loads a cross-encoder by directory or name.
-pub fn load_reranker(model: &Path, threads: Option<usize>) -> anyhow::Result<Arc<CrossEncoder>> {
+pub fn load_reranker(model: &Path, config: &EncoderConfig) -> anyhow::Result<Arc<CrossEncoder>> {
     let directory = find(model)?;
-    let config = EncoderConfig {
-        threads: compute::thread_budget(threads),
-        ..EncoderConfig::default()
-    };
-    let reranker = CrossEncoder::load(&directory, None, &config)
+    let reranker = CrossEncoder::load(&directory, None, config)
         .with_context(|| format!("cannot load reranker `{}`", directory.display()))?;
     Ok(Arc::new(reranker))
 }
@@ -194,7 +205,7 @@ pub fn encoder_of(manifest: &Manifest, args: &ModelArgs) -> anyhow::Result<Arc<B
         }
         _ => args.directory()?,
     };
-    let encoder = load_encoder(&directory, &options, &args.encoder_config())?;
+    let encoder = load_encoder(&directory, &options, &args.encoder_config(Arithmetic::Auto))?;
     retriever::check_encoder(manifest, &encoder)?;
     Ok(encoder)
 }

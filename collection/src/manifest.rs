@@ -87,7 +87,7 @@ pub struct Shard {
     pub first_ordinal: u32,
     /// Number of rows.
     pub n_rows: u32,
-    /// The encoder's arithmetic: `f32`, `bf16` or `int8`.
+    /// The encoder's arithmetic: `f32`, `fixed16`, `bf16` or `int8`.
     pub arithmetic: String,
 }
 

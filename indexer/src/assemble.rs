@@ -12,14 +12,13 @@ use crate::encode::Plan;
 use crate::progress::Watch;
 use crate::{BuildError, Phase};
 
-/// Arithmetic of the vectors this crate writes.
-pub(crate) const ARITHMETIC: &str = "f32";
-
 /// How a generation is laid out.
 pub(crate) struct Layout {
     pub n_shards: usize,
     pub metric: Metric,
     pub store: StoreConfig,
+    /// Arithmetic of the vectors.
+    pub arithmetic: &'static str,
 }
 
 /// Writes the files of a generation into `output` and returns its shards and what the chunks counted.
@@ -36,6 +35,7 @@ pub(crate) fn assemble(
         n_shards,
         metric,
         ref store,
+        arithmetic,
     } = layout;
     let n_total = u64::from(plan.n_passages);
     let first_ordinal = |shard: usize| (shard as u64 * n_total / n_shards as u64) as u32;
@@ -44,7 +44,7 @@ pub(crate) fn assemble(
             path: format!("shards/{i:03}/vectors.trawl"),
             first_ordinal: first_ordinal(i),
             n_rows: first_ordinal(i + 1) - first_ordinal(i),
-            arithmetic: ARITHMETIC.to_owned(),
+            arithmetic: arithmetic.to_owned(),
         })
         .collect();
     let mut passages = StoreWriter::create(output, store)?;

@@ -15,7 +15,7 @@ use index::Metric;
 use serde_json::{Value, json};
 use store::StoreConfig;
 
-use crate::assemble::{ARITHMETIC, Layout, assemble};
+use crate::assemble::{Layout, assemble};
 use crate::digest::content_digest;
 use crate::encode::{Plan, encode_chunks};
 use crate::progress::Watch;
@@ -114,6 +114,7 @@ fn build_from(
                 n_shards: config.n_shards,
                 metric,
                 store,
+                arithmetic: source.arithmetic(),
             };
             let (shards, counts) = assemble(plan, &layout, &work, building.path(), watch)?;
             let contents = Manifest {
@@ -239,7 +240,7 @@ fn spec(
         "metric": metric.as_str(),
         "schema": to_value(&survey.schema),
         "language": config.language.as_str(),
-        "arithmetic": ARITHMETIC,
+        "arithmetic": source.arithmetic(),
     })
 }
 

@@ -1,7 +1,7 @@
 //! Where the vectors of passages come from.
 
 use corpus::Passage;
-use encoder::{BiEncoder, Fingerprint, Role, Similarity, Text, TextSpec, Tokens};
+use encoder::{Arithmetic, BiEncoder, Fingerprint, Role, Similarity, Text, TextSpec, Tokens};
 use index::Metric;
 
 use crate::{BroughtVectors, BuildConfig, BuildError};
@@ -11,6 +11,16 @@ use crate::{BroughtVectors, BuildConfig, BuildError};
 pub(crate) enum Source<'a> {
     Encoder(&'a BiEncoder),
     Brought(&'a BroughtVectors),
+}
+
+impl Source<'_> {
+    /// The arithmetic of the vectors, as manifests name it.
+    pub(crate) fn arithmetic(self) -> &'static str {
+        match self {
+            Self::Encoder(encoder) => encoder.config().arithmetic.as_str(),
+            Self::Brought(_) => Arithmetic::F32.as_str(),
+        }
+    }
 }
 
 /// What a chunk of passages needs to become rows.

@@ -2,7 +2,7 @@ use std::io::BufRead;
 use std::path::PathBuf;
 
 use anyhow::Context;
-use encoder::{BiEncoder, Role, Text};
+use encoder::{Arithmetic, BiEncoder, Role, Text};
 use serde::Deserialize;
 
 use crate::failure::{Exit, Failure};
@@ -47,7 +47,7 @@ struct Line {
 }
 
 pub fn run(args: EmbedArgs, output: &Output) -> anyhow::Result<()> {
-    let encoder = args.model.load(&args.model.directory()?)?;
+    let encoder = args.model.load(&args.model.directory()?, Arithmetic::F32)?;
     let role = if args.query {
         Role::Query
     } else {

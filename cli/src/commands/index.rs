@@ -4,7 +4,7 @@ use std::time::Instant;
 use anyhow::Context;
 use collection::{BuildMode, Collection, Generation, GenerationId, LIVE};
 use corpus::{CorpusConfig, CorpusFormat, Schema, Template};
-use encoder::{Preset, Role};
+use encoder::{Arithmetic, Preset, Role};
 use index::Metric;
 use indexer::{
     BroughtVectors, BuildConfig, BuildReport, DEFAULT_CHUNK_PASSAGES, Phase, build_from_vectors,
@@ -218,7 +218,7 @@ fn build(args: BuildArgs, output: &Output) -> anyhow::Result<()> {
         (config.collection, built)
     } else {
         let directory = args.model.directory()?.canonicalize()?;
-        let encoder = args.model.load(&directory)?;
+        let encoder = args.model.load(&directory, Arithmetic::Auto)?;
         max_tokens = encoder.max_tokens(Role::Passage);
         let config = args.resolve(Some(directory))?;
         let built = indexer::build(&config, &encoder, &progress, &cancelled);

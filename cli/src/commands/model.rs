@@ -1,7 +1,7 @@
 use std::path::PathBuf;
 
 use anyhow::Context;
-use encoder::{BiEncoder, CrossEncoder, Golden, Role, TextSpec};
+use encoder::{Arithmetic, BiEncoder, CrossEncoder, Golden, Role, TextSpec};
 use serde_json::json;
 
 use crate::failure::{Exit, Failure};
@@ -69,7 +69,7 @@ pub fn run(args: ModelCommandArgs, output: &Output) -> anyhow::Result<()> {
         ModelCommand::Info(args) => info(&args.resolve(), output),
         ModelCommand::Fingerprint(args) => {
             let args = args.resolve();
-            let encoder = args.load(&args.directory()?)?;
+            let encoder = args.load(&args.directory()?, Arithmetic::F32)?;
             let fingerprint = encoder.fingerprint(&TextSpec::default());
             let shown = json!({ "digest": fingerprint.digest(), "fingerprint": fingerprint });
             output.result(&shown, |_| fingerprint.digest())
@@ -94,7 +94,7 @@ fn pull(name: &str, to: Option<PathBuf>, output: &Output) -> anyhow::Result<()> 
 
 fn info(args: &ModelArgs, output: &Output) -> anyhow::Result<()> {
     let directory = args.directory()?;
-    let encoder = args.load(&directory)?;
+    let encoder = args.load(&directory, Arithmetic::F32)?;
     let fingerprint = encoder.fingerprint(&TextSpec::default());
     let shown = json!({
         "path": directory,
@@ -121,10 +121,10 @@ fn check(args: &ModelArgs, against: &std::path::Path, output: &Output) -> anyhow
         .with_context(|| format!("cannot read golden file `{}`", against.display()))?;
     let directory = args.directory()?;
     let report = if golden.is_cross() {
-        let reranker = CrossEncoder::load(&directory, None, &args.encoder_config())?;
+        let reranker = CrossEncoder::load(&directory, None, &args.encoder_config(Arithmetic::F32))?;
         golden.check_cross(&reranker)?
     } else {
-        let encoder: &BiEncoder = &*args.load(&directory)?;
+        let encoder: &BiEncoder = &*args.load(&directory, Arithmetic::F32)?;
         golden.check_bi(encoder)?
     };
     let shown = json!({

@@ -10,6 +10,8 @@ use corpus::CorpusConfig;
 use indexer::BuildConfig;
 use server::{QueueConfig, Server, ServerConfig};
 
+use encoder::Arithmetic;
+
 use super::search::{HowArgs, Session, hits_table};
 use super::serve::run_until_stopped;
 use crate::model::{self, DEFAULT_MODEL, ModelArgs};
@@ -59,7 +61,7 @@ pub fn run(args: QuickstartArgs, output: &Output) -> anyhow::Result<()> {
     let written = fs::create_dir_all(&args.dir).and_then(|()| fs::write(&corpus, CORPUS));
     written.with_context(|| format!("cannot write `{}`", corpus.display()))?;
     let model = ModelArgs::named(&pulled.path);
-    let encoder = model.load(&pulled.path)?;
+    let encoder = model.load(&pulled.path, Arithmetic::Auto)?;
     let start = Instant::now();
     let config = BuildConfig {
         mode: BuildMode::Resume,

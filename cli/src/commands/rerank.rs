@@ -4,10 +4,11 @@ use std::time::Instant;
 
 use anyhow::Context;
 use corpus::{CorpusConfig, CorpusReader, Passage, Run, RunFormat, Scored, Template};
+use encoder::Arithmetic;
 use serde_json::json;
 
 use crate::failure::{Exit, Failure};
-use crate::model;
+use crate::model::{self, KernelArgs};
 use crate::output::Output;
 use crate::progress::Progress;
 
@@ -41,6 +42,8 @@ pub struct RerankArgs {
     /// Threads (default: all that this process may use).
     #[arg(long, value_name = "N")]
     threads: Option<usize>,
+    #[command(flatten)]
+    kernel: KernelArgs,
 }
 
 pub fn run(args: RerankArgs, output: &Output) -> anyhow::Result<()> {
@@ -54,7 +57,10 @@ pub fn run(args: RerankArgs, output: &Output) -> anyhow::Result<()> {
         .map(|query| (query.id, query.text))
         .collect();
     let texts = passages_of(&run, &args, &template)?;
-    let reranker = model::load_reranker(&args.model, args.threads)?;
+    let reranker = model::load_reranker(
+        &args.model,
+        &args.kernel.config(Arithmetic::F32, args.threads),
+    )?;
 
     let start = Instant::now();
     let progress = Progress::new(output);

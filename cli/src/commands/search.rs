@@ -10,6 +10,8 @@ use retriever::{
 };
 use serde_json::json;
 
+use encoder::Arithmetic;
+
 use crate::failure::{Exit, Failure};
 use crate::model::{self, ModelArgs};
 use crate::output::{self, Output};
@@ -144,7 +146,10 @@ impl Session {
         let reranker = match &how.rerank {
             None => None,
             Some(name) => {
-                let reranker = DirectReranker(model::load_reranker(name, model.threads)?);
+                let reranker = DirectReranker(model::load_reranker(
+                    name,
+                    &model.encoder_config(Arithmetic::Auto),
+                )?);
                 Some(Box::new(reranker) as Box<dyn Reranker>)
             }
         };

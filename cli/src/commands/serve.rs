@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use collection::Collection;
-use encoder::{BiEncoder, ModelOptions};
+use encoder::{Arithmetic, BiEncoder, ModelOptions};
 use retriever::{OpenConfig, Retriever};
 use server::{QueueConfig, Server, ServerConfig};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -152,13 +152,14 @@ impl Setup<'_> {
         let queue = self.queue(max_batch_tokens);
         match role {
             ModelRole::Encoder => {
-                let config = self.args.model.encoder_config();
+                let config = self.args.model.encoder_config(Arithmetic::Auto);
                 let options = ModelOptions::default();
                 let encoder = model::load_encoder(&model::find(path)?, &options, &config)?;
                 self.add_encoder(name, encoder, queue)
             }
             ModelRole::Reranker => {
-                let reranker = model::load_reranker(path, self.args.model.threads)?;
+                let reranker =
+                    model::load_reranker(path, &self.args.model.encoder_config(Arithmetic::Auto))?;
                 self.server.add_reranker(name, reranker, queue)?;
                 self.rerankers.push(name.to_owned());
                 Ok(())

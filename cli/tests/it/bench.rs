@@ -94,6 +94,28 @@ fn passages_of_the_sample_have_the_tokens_that_an_index_counts() {
 }
 
 #[test]
+fn faster_arithmetic_is_compared_with_f32() {
+    for (precision, least) in [("fixed16", 0.999_999), ("bf16", 0.999), ("int8", 0.95)] {
+        for simd in ["portable", "avx512"] {
+            let report = bench(&tiny_model(), &["--precision", precision, "--simd", simd]);
+            assert_eq!(report["precision"], precision);
+            assert_eq!(report["simd"] == "portable", simd == "portable", "{report}");
+            let [min, mean] = ["cosine_min", "cosine_mean"].map(|name| report[name].as_f64());
+            assert!(min >= Some(least) && mean >= min, "{report}");
+        }
+    }
+    let report = bench(&tiny_model(), &["--precision", "auto", "--simd", "avx2"]);
+    assert_eq!(
+        report["precision"], "f32",
+        "nothing else is both fast and near there"
+    );
+    let model = testkit::fixture("models/tiny-cross-bert");
+    let pairs = ["--workload", "pairs", "--precision", "fixed16"];
+    let rmse = bench(&model, &pairs)["logit_rmse"].as_f64();
+    assert!(rmse < Some(0.01), "{rmse:?}");
+}
+
+#[test]
 fn queries_are_the_texts_of_six_to_twenty_tokens() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let lines = format!(
@@ -270,6 +292,7 @@ fn wrong_arguments_are_usage_errors_that_name_what_helps() {
         "[possible values: passages, queries, pairs]",
     );
     refused(2, &["--precision", "f12"], "--precision");
+    refused(2, &["--simd", "sse"], "expected portable, avx2 or avx512");
     refused(2, &["--repeats", "0"], "--repeats");
     refused(2, &["--max-texts", "0"], "--max-texts");
     refused(2, &["--batch-tokens", "0"], "--batch-tokens");

@@ -16,7 +16,7 @@ use super::texts::{Line, Lines};
 use crate::commands::quickstart;
 use crate::failure::{Exit, Failure};
 use crate::interrupt;
-use crate::model::{self, ArithmeticArg, ModelArgs};
+use crate::model::{self, ModelArgs};
 use crate::npy::NpyFile;
 use crate::output::{self, Output};
 use crate::progress::Progress;
@@ -58,9 +58,6 @@ pub struct EncodeArgs {
     /// Tokens of a text at most (default: what the model says; for pairs 180, or less if the model takes less).
     #[arg(long, value_name = "N", conflicts_with_all = ["passage_tokens", "query_tokens"])]
     max_tokens: Option<usize>,
-    /// The numbers to compute with; compared with f32 on the same texts.
-    #[arg(long, value_enum, default_value_t = ArithmeticArg::Auto, value_name = "NAME")]
-    precision: ArithmeticArg,
     /// Tokens that one thread computes in one go (default: the encoder's).
     #[arg(long, value_name = "N")]
     batch_tokens: Option<NonZeroUsize>,
@@ -111,7 +108,7 @@ struct Report {
     workload: Workload,
     model: String,
     precision: &'static str,
-    /// Widest vector instructions of the machine.
+    /// Vector instructions used.
     simd: String,
     threads: usize,
     batch_tokens: usize,
@@ -138,7 +135,7 @@ struct Report {
 
 pub fn run(args: EncodeArgs, output: &Output) -> anyhow::Result<()> {
     let stopped = interrupt::flag()?;
-    let model = Model::load(&args, args.precision.resolve())?;
+    let model = Model::load(&args, args.model.encoder_config(Arithmetic::Auto))?;
     let lines = read(&args, &model)?;
     let texts = args.workload.texts(&lines);
     let tokens = model.tokenize(&texts)?;
@@ -173,21 +170,24 @@ pub fn run(args: EncodeArgs, output: &Output) -> anyhow::Result<()> {
     let (mut cosines, mut logit_rmse) = (None, None);
     if config.arithmetic != Arithmetic::F32 {
         output.remark("comparing with f32");
-        let expected = Model::load(&args, Arithmetic::F32)?.encode_all(
-            &tokens,
-            args.per_call(texts.len()),
-            &stopped,
-        )?;
+        let plain = EncoderConfig {
+            arithmetic: Arithmetic::F32,
+            ..config.clone()
+        };
+        let expected =
+            Model::load(&args, plain)?.encode_all(&tokens, args.per_call(texts.len()), &stopped)?;
         match args.workload {
             Workload::Pairs => logit_rmse = relative_rmse(&rows, &expected),
             _ => cosines = Some(least_and_mean_cosine(&rows, &expected, model.width())),
         }
     }
+    let simd = Simd::detect();
+    let simd = config.simd.map_or(simd, |level| simd.at_most(level));
     let report = Report {
         workload: args.workload,
         model: model.name().to_owned(),
         precision: config.arithmetic.as_str(),
-        simd: format!("{:?}", Simd::detect().level()).to_lowercase(),
+        simd: simd.to_string(),
         threads: config.threads,
         batch_tokens: config.batch_tokens,
         n_texts: texts.len(),
@@ -214,17 +214,6 @@ fn wall(passes: &[Pass]) -> f64 {
 }
 
 impl EncodeArgs {
-    fn config(&self, arithmetic: Arithmetic) -> EncoderConfig {
-        let config = self.model.encoder_config();
-        EncoderConfig {
-            batch_tokens: self
-                .batch_tokens
-                .map_or(config.batch_tokens, NonZeroUsize::get),
-            arithmetic,
-            ..config
-        }
-    }
-
     /// Texts of one call.
     fn per_call(&self, n_texts: usize) -> usize {
         match self.workload {
@@ -241,8 +230,10 @@ enum Model {
 }
 
 impl Model {
-    fn load(args: &EncodeArgs, arithmetic: Arithmetic) -> anyhow::Result<Self> {
-        let config = args.config(arithmetic);
+    fn load(args: &EncodeArgs, mut config: EncoderConfig) -> anyhow::Result<Self> {
+        if let Some(batch_tokens) = args.batch_tokens {
+            config.batch_tokens = batch_tokens.get();
+        }
         let mut options = args.model.options();
         let role = match args.workload {
             Workload::Passages => Role::Passage,

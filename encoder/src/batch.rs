@@ -1,6 +1,7 @@
 //! Groups of texts for the threads.
 
 use std::ops::Range;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rayon::ThreadPool;
 use rayon::prelude::*;
@@ -28,9 +29,10 @@ const LEAST_TOKENS: usize = 64;
 
 /// Calls `compute` for groups of about `batch_tokens` tokens of texts of about equal length, longest first, and writes
 /// what it returns, one row of `width` values per text, at the places of the input. Groups are smaller where a thread
-/// would otherwise have nothing to do.
+/// would otherwise have nothing to do. `n_running` counts the calls at work, so that a lone group is shared by all threads
+/// only when no other call needs them.
 pub(crate) fn for_groups(
-    pool: Option<&ThreadPool>,
+    (pool, n_running): (Option<&ThreadPool>, &AtomicUsize),
     texts: &[Tokens],
     batch_tokens: usize,
     width: usize,
@@ -48,6 +50,7 @@ pub(crate) fn for_groups(
             .collect();
         compute(&group, workspace)
     };
+    let n_before = n_running.fetch_add(1, Ordering::Relaxed);
     let computed: Vec<Vec<f32>> = match pool {
         // One group at a time to each thread, in order: the long ones start first.
         Some(pool) if groups.len() > 1 => pool.install(|| {
@@ -57,7 +60,8 @@ pub(crate) fn for_groups(
                 .map_init(Workspace::default, |workspace, group| run(workspace, group))
                 .collect()
         }),
-        Some(pool) => pool.install(|| {
+        // One group and nobody else at work: all threads share it.
+        Some(pool) if n_before == 0 => pool.install(|| {
             let mut workspace = Workspace::default();
             workspace.shared = true;
             groups
@@ -65,7 +69,7 @@ pub(crate) fn for_groups(
                 .map(|group| run(&mut workspace, group))
                 .collect()
         }),
-        None => {
+        _ => {
             let mut workspace = Workspace::default();
             groups
                 .iter()
@@ -73,6 +77,7 @@ pub(crate) fn for_groups(
                 .collect()
         }
     };
+    n_running.fetch_sub(1, Ordering::Relaxed);
     let mut values = vec![0.0; texts.len() * width];
     for (&index, row) in order
         .iter()
@@ -186,7 +191,8 @@ mod tests {
     fn rows_come_back_in_the_order_of_the_input() {
         let texts = texts(&[3, 9, 1, 5, 2]);
         for pool in [None, start_threads(2).expect("two threads start")] {
-            let lengths = for_groups(pool.as_ref(), &texts, 6, 1, |group, _| {
+            let threads = (pool.as_ref(), &AtomicUsize::new(0));
+            let lengths = for_groups(threads, &texts, 6, 1, |group, _| {
                 group.iter().map(|text| text.len() as f32).collect()
             });
             assert_eq!(lengths, [3.0, 9.0, 1.0, 5.0, 2.0]);

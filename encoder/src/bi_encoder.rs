@@ -1,4 +1,5 @@
 use std::path::Path;
+use std::sync::atomic::AtomicUsize;
 
 use compute::Simd;
 use rayon::ThreadPool;
@@ -64,6 +65,8 @@ pub struct BiEncoder {
     /// sha256 of the transformer's tensors.
     weights: String,
     pool: Option<ThreadPool>,
+    /// Calls that are being computed.
+    n_running: AtomicUsize,
 }
 
 /// What differs between queries and passages.
@@ -134,6 +137,7 @@ impl BiEncoder {
         Ok(Self {
             name: name_of(path),
             pool: batch::start_threads(config.threads)?,
+            n_running: AtomicUsize::new(0),
             config,
             width: directory
                 .truncate_width
@@ -192,7 +196,8 @@ impl BiEncoder {
 
     /// Whether a text's vector is bit-equal whatever texts are encoded beside it, and with how many threads.
     ///
-    /// It is: each value is computed in an order that its own text decides. AVX2 and AVX-512 give the same bits too.
+    /// It is: each value is computed in an order that its own text decides. In every arithmetic but bf16, AVX2
+    /// and AVX-512 give the same bits too.
     pub fn batch_invariant(&self) -> bool {
         true
     }
@@ -268,7 +273,7 @@ impl BiEncoder {
         let compute =
             |group: &[&Tokens], workspace: &mut Workspace| self.encode_group(group, workspace);
         let values = batch::for_groups(
-            self.pool.as_ref(),
+            (self.pool.as_ref(), &self.n_running),
             texts,
             self.config.batch_tokens,
             self.width,

@@ -1,4 +1,5 @@
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicUsize;
 
 use compute::Simd;
 use rayon::ThreadPool;
@@ -46,6 +47,8 @@ pub struct CrossEncoder {
     simd: Simd,
     weights: String,
     pool: Option<ThreadPool>,
+    /// Calls that are being computed.
+    n_running: AtomicUsize,
 }
 
 /// From the first token's vector to the labels: a layer with an activation, and the classifier.
@@ -108,6 +111,7 @@ impl CrossEncoder {
         Ok(Self {
             name: name_of(path),
             pool: batch::start_threads(config.threads)?,
+            n_running: AtomicUsize::new(0),
             network: Network::new(simd, config.arithmetic.format(), &architecture, weights),
             config,
             weights: checkpoint.digest(),
@@ -182,7 +186,7 @@ impl CrossEncoder {
         let compute =
             |group: &[&Tokens], workspace: &mut Workspace| self.score_group(group, workspace);
         let logits = batch::for_groups(
-            self.pool.as_ref(),
+            (self.pool.as_ref(), &self.n_running),
             pairs,
             self.config.batch_tokens,
             n_labels,

@@ -256,6 +256,7 @@ mod tests {
     use crate::error::LoadError;
     use crate::kernel::Format;
     use crate::network::{Network, Wanted, Workspace};
+    use crate::training::{Encoder, Engine, EngineConfig};
     use crate::weights::Weights;
 
     fn architecture(name: &str) -> (std::path::PathBuf, Architecture) {
@@ -302,11 +303,13 @@ mod tests {
 
     fn check_twins(name: &str) {
         let (folder, architecture) = architecture(name);
-        let texts = texts(&architecture);
-        let batch = Batch::new(&texts, &architecture, 0, &Device::Cpu).expect("a batch");
-        let plain = load(&folder, &architecture)
-            .forward(&batch)
-            .expect("forward");
+        check_twins_in(name, &folder, &architecture);
+    }
+
+    fn check_twins_in(name: &str, folder: &Path, architecture: &Architecture) {
+        let texts = texts(architecture);
+        let batch = Batch::new(&texts, architecture, 0, &Device::Cpu).expect("a batch");
+        let plain = load(folder, architecture).forward(&batch).expect("forward");
         let plain: Vec<Vec<Vec<f32>>> = plain.to_vec3().expect("three dimensions");
         let plain: Vec<&Vec<f32>> = texts
             .iter()
@@ -322,10 +325,10 @@ mod tests {
         ] {
             let mut fused: Option<Vec<f32>> = None;
             for simd in Simd::available() {
-                let mut checkpoint = Checkpoint::open(&folder).expect("weights open");
+                let mut checkpoint = Checkpoint::open(folder).expect("weights open");
                 let weights =
-                    Weights::load(&architecture, &mut checkpoint).expect("all tensors are there");
-                let network = Network::new(simd, format, &architecture, weights);
+                    Weights::load(architecture, &mut checkpoint).expect("all tensors are there");
+                let network = Network::new(simd, format, architecture, weights);
                 let group: Vec<&Tokens> = texts.iter().collect();
                 let mut workspace = Workspace::default();
                 let packed = network
@@ -387,6 +390,22 @@ mod tests {
             "tiny-mpnet",
         ] {
             check_twins(name);
+        }
+    }
+
+    #[test]
+    fn wide_networks_take_every_path() {
+        // Several slabs along k and along keys, heads of more columns than a panel, and of an odd number.
+        for (width, n_heads) in [(400, 5), (400, 16)] {
+            let (_, mut architecture) = architecture("tiny-bert");
+            (architecture.width, architecture.n_heads) = (width, n_heads);
+            (architecture.n_intermediate, architecture.n_positions) = (900, 512);
+            let folder = tempfile::tempdir().expect("a temporary folder");
+            let engine = Engine::new(&EngineConfig::default()).expect("threads start");
+            let random = Encoder::random(architecture.clone(), 7, &engine).expect("a model");
+            let path = folder.path().join("model.safetensors");
+            random.save(&path).expect("the weights are written");
+            check_twins_in(&format!("{n_heads} heads"), folder.path(), &architecture);
         }
     }
 

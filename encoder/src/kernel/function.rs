@@ -119,7 +119,7 @@ simd_function! {
     /// Applies `max(x, 0)`.
     pub(crate) fn relu(values: &mut [f32]) {
         for x in values {
-            *x = x.max(0.0);
+            *x = if *x < 0.0 { 0.0 } else { *x }; // NaN stays
         }
     }
 
@@ -152,9 +152,9 @@ simd_function! {
 
     /// Replaces `row` by `e^(scale·x − max)` and returns the sum and the sum of squares.
     pub(super) fn exp_of_scaled(row: &mut [f32], scale: f32) -> [f32; 2] {
-        let max = scale * max(row);
+        let max = max(row);
         for x in row.iter_mut() {
-            *x = exp::<FMA>(mul_add::<FMA>(*x, scale, -max));
+            *x = exp::<FMA>((*x - max) * scale); // exactly 0 at the maximum, however great that is
         }
         [sum(row), sum_of_squares::<FMA>(row)]
     }
@@ -163,12 +163,12 @@ simd_function! {
     /// of the greatest becomes that.
     pub(super) fn quick_exp_of_scaled(row: &mut [f32], scale: f32) -> [f32; 2] {
         let scale = scale * std::f32::consts::LOG2_E;
-        let max = scale * max(row);
+        let max = max(row);
         let (mut sums, mut squares) = ([0.0; LANES], [0.0; LANES]);
         let mut chunks = row.chunks_exact_mut(LANES);
         for chunk in &mut chunks {
             for i in 0..LANES {
-                let exponent = mul_add::<FMA>(chunk[i], scale, -max);
+                let exponent = (chunk[i] - max) * scale;
                 let exponent = if exponent < -126.0 { -126.0 } else { exponent };
                 let x = quick_exp2::<FMA>(exponent);
                 chunk[i] = x;
@@ -177,7 +177,7 @@ simd_function! {
             }
         }
         for (i, x) in chunks.into_remainder().iter_mut().enumerate() {
-            let exponent = mul_add::<FMA>(*x, scale, -max);
+            let exponent = (*x - max) * scale;
             *x = quick_exp2::<FMA>(if exponent < -126.0 { -126.0 } else { exponent });
             sums[i] += *x;
             squares[i] = mul_add::<FMA>(*x, *x, squares[i]);
@@ -413,7 +413,7 @@ mod tests {
             let mut row = [1.0, f32::NAN, 2.0];
             assert!(function(Simd::detect(), &mut row, 1.0)[0].is_nan());
         }
-        for function in [gelu, quick_gelu] {
+        for function in [gelu, quick_gelu, gelu_tanh, relu, silu] {
             let mut values = [f32::NAN];
             function(Simd::detect(), &mut values);
             assert!(values[0].is_nan());

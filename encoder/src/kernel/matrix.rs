@@ -5,6 +5,7 @@
 //! operands are cut into slabs, each of one format; integers have a scale for each row (or column) and slab.
 
 use std::marker::PhantomData;
+use std::mem::MaybeUninit;
 use std::ops::Range;
 
 use compute::{Level, Simd};
@@ -14,7 +15,7 @@ use super::quantize::{self, as_words};
 use super::register::Register;
 
 /// Columns of a full panel: three AVX-512 registers.
-const PANEL: usize = 48;
+pub(super) const PANEL: usize = 48;
 /// Panels are padded with zero columns to a multiple of this.
 const LANES: usize = 16;
 /// Most words of a slab: 192 · 48 fill three quarters of a 48 KiB L1 cache.
@@ -317,8 +318,9 @@ impl Rows {
                     super::scale(simd, scores, 1.0 / sum);
                     quantize::bf16(simd, scores, words);
                 }
-                _ => {
-                    // All slabs of the row share the scale that keeps the limits of the longest.
+                Format::Int8 => unreachable!("attention weights are not held in 8 bits"),
+                Format::Fixed16 => {
+                    // The squares of all slabs are in its sum, so that every slab keeps the limit.
                     let [sum, squares] = quick_exp_of_scaled(simd, scores, scale);
                     let scale = quantize::fixed16_scale(squares, 1.0);
                     quantize::multiples_of(simd, scores, scale, words);
@@ -387,8 +389,9 @@ pub(crate) fn multiply(
     bias: Option<&[f32]>,
     (c, c_stride): (&mut [f32], usize),
 ) {
-    let c = Output::new(a, b, bias, c, c_stride);
-    multiply_panels(simd, a, b, bias, &c, 0..b.n.div_ceil(PANEL));
+    let product = Product::new(simd, a, b, bias, (c, c_stride));
+    // SAFETY: one call computes all panels.
+    unsafe { product.compute(0..product.n_panels()) };
 }
 
 /// As [`multiply`], with the columns of C divided among the threads of the rayon pool that it runs in, where they are
@@ -411,27 +414,38 @@ pub(crate) fn multiply_shared(
             || halve(middle..end, n_parts - n_parts / 2, work),
         );
     }
-    let c = Output::new(a, b, bias, c, c_stride);
-    let n_panels = b.n.div_ceil(PANEL);
+    let product = Product::new(simd, a, b, bias, (c, c_stride));
+    let n_panels = product.n_panels();
     let n_parts = rayon::current_num_threads().clamp(1, n_panels.max(1));
-    halve(0..n_panels, n_parts, &|panels| {
-        multiply_panels(simd, a, b, bias, &c, panels)
+    // SAFETY: the parts have no panel in common.
+    halve(0..n_panels, n_parts, &|panels| unsafe {
+        product.compute(panels)
     });
 }
 
-/// C, of which several threads write different columns.
-struct Output<'a> {
-    first: *mut f32,
-    stride: usize,
-    values: PhantomData<&'a mut [f32]>,
+/// A product whose operands were found to fit together, of which several threads compute different panels.
+struct Product<'a> {
+    simd: Simd,
+    a: &'a Rows,
+    b: &'a Panels,
+    bias: Option<&'a [f32]>,
+    c: *mut f32,
+    c_stride: usize,
+    /// C is borrowed for as long.
+    _c: PhantomData<&'a mut [f32]>,
 }
 
-// SAFETY: threads write different panels' columns, and read only what they have written.
-unsafe impl Sync for Output<'_> {}
+// SAFETY: `compute` is called for different panels only, and touches no other columns of C.
+unsafe impl Sync for Product<'_> {}
 
-impl<'a> Output<'a> {
-    /// Checks that the operands fit together.
-    fn new(a: &Rows, b: &Panels, bias: Option<&[f32]>, c: &'a mut [f32], stride: usize) -> Self {
+impl<'a> Product<'a> {
+    fn new(
+        simd: Simd,
+        a: &'a Rows,
+        b: &'a Panels,
+        bias: Option<&'a [f32]>,
+        (c, c_stride): (&'a mut [f32], usize),
+    ) -> Self {
         let n_scales = if b.scales.is_empty() {
             0
         } else {
@@ -450,76 +464,83 @@ impl<'a> Output<'a> {
             "one scale per row and slab"
         );
         assert!(
-            a.n_rows == 0 || (a.n_rows - 1) * stride + b.n <= c.len(),
+            a.n_rows == 0 || (a.n_rows - 1) * c_stride + b.n <= c.len(),
             "C has {} rows of {} values",
             a.n_rows,
             b.n
         );
-        assert!(stride >= b.n, "rows of C do not overlap");
+        assert!(c_stride >= b.n, "rows of C do not overlap");
         assert!(
             bias.is_none_or(|bias| bias.len() == b.n),
             "one bias per column"
         );
         Self {
-            first: c.as_mut_ptr(),
-            stride,
-            values: PhantomData,
+            simd,
+            a,
+            b,
+            bias,
+            c: c.as_mut_ptr(),
+            c_stride,
+            _c: PhantomData,
         }
     }
-}
 
-/// Computes the columns of a range of panels. No two calls for one output may have a panel in common.
-fn multiply_panels(
-    simd: Simd,
-    a: &Rows,
-    b: &Panels,
-    bias: Option<&[f32]>,
-    c: &Output<'_>,
-    panels: Range<usize>,
-) {
-    let n_slabs = b.slabs.len();
-    let n_scales = if b.scales.is_empty() { 0 } else { n_slabs };
-    let padded = Panels::padded(b.n);
-    for first in panels.map(|panel| panel * PANEL) {
-        let kept = PANEL.min(b.n - first);
-        let width = kept.next_multiple_of(LANES);
-        let panel = &b.words[first * b.n_words..][..b.n_words * width];
-        let mut start = [0.0; PANEL];
-        if let Some(bias) = bias {
-            start[..kept].copy_from_slice(&bias[first..first + kept]);
+    /// Without rows there is nothing to compute.
+    fn n_panels(&self) -> usize {
+        match self.a.n_rows {
+            0 => 0,
+            _ => self.b.n.div_ceil(PANEL),
         }
-        if n_slabs == 0 {
-            for row in 0..a.n_rows {
-                for (column, &bias) in start[..kept].iter().enumerate() {
-                    // SAFETY: `Output::new` has checked that C has these rows and columns.
-                    unsafe { *c.first.add(row * c.stride + first + column) = bias };
+    }
+
+    /// Computes the columns of a range of panels.
+    ///
+    /// # Safety
+    /// The range is within `n_panels`, and no other call computes one of these panels at the same time.
+    unsafe fn compute(&self, panels: Range<usize>) {
+        let Self { a, b, .. } = *self;
+        let n_slabs = b.slabs.len();
+        let n_scales = if b.scales.is_empty() { 0 } else { n_slabs };
+        let padded = Panels::padded(b.n);
+        for first in panels.map(|panel| panel * PANEL) {
+            let kept = PANEL.min(b.n - first);
+            let width = kept.next_multiple_of(LANES);
+            let panel = &b.words[first * b.n_words..][..b.n_words * width];
+            let mut start = [0.0; PANEL];
+            if let Some(bias) = self.bias {
+                start[..kept].copy_from_slice(&bias[first..first + kept]);
+            }
+            // SAFETY: `new` has checked that C has these columns; there are rows when there are panels.
+            let c = unsafe { self.c.add(first) };
+            if n_slabs == 0 {
+                for row in 0..a.n_rows {
+                    // SAFETY: as above, `kept` columns of each row.
+                    unsafe { c.add(row * self.c_stride).copy_from(start.as_ptr(), kept) };
                 }
             }
-        }
-        // SAFETY: `Output::new` has checked that C has `b.n` > `first` columns; without rows nothing is read or written.
-        let target = unsafe { c.first.add(if a.n_rows > 0 { first } else { 0 }) };
-        for (index, slab) in b.slabs.iter().enumerate() {
-            let block = Block {
-                a: &a.words[slab.first_word..],
-                a_stride: a.n_words,
-                a_scales: a.scales.get(index..).unwrap_or_default(),
-                a_scales_stride: n_scales,
-                b: &panel[slab.first_word * width..][..slab.n_words * width],
-                width,
-                b_scales: b.scales.get(index * padded + first..).unwrap_or_default(),
-                b_starts: b.starts.get(index * padded + first..).unwrap_or_default(),
-                c: target,
-                c_stride: c.stride,
-                n_rows: a.n_rows,
-                n_words: slab.n_words,
-                kept,
-                start: (index == 0).then_some(&start),
-            };
-            match slab.format {
-                Format::F32 => block.dispatch::<F32>(simd),
-                Format::Bf16 => block.dispatch::<Bf16>(simd),
-                Format::Fixed16 => block.dispatch::<Fixed16>(simd),
-                Format::Int8 => block.dispatch::<Int8>(simd),
+            for (index, slab) in b.slabs.iter().enumerate() {
+                let block = Block {
+                    a: &a.words[slab.first_word..],
+                    a_stride: a.n_words,
+                    a_scales: a.scales.get(index..).unwrap_or_default(),
+                    a_scales_stride: n_scales,
+                    b: &panel[slab.first_word * width..][..slab.n_words * width],
+                    width,
+                    b_scales: b.scales.get(index * padded + first..).unwrap_or_default(),
+                    b_starts: b.starts.get(index * padded + first..).unwrap_or_default(),
+                    c,
+                    c_stride: self.c_stride,
+                    n_rows: a.n_rows,
+                    n_words: slab.n_words,
+                    kept,
+                    start: (index == 0).then_some(&start),
+                };
+                match slab.format {
+                    Format::F32 => block.dispatch::<F32>(self.simd),
+                    Format::Bf16 => block.dispatch::<Bf16>(self.simd),
+                    Format::Fixed16 => block.dispatch::<Fixed16>(self.simd),
+                    Format::Int8 => block.dispatch::<Int8>(self.simd),
+                }
             }
         }
     }
@@ -672,11 +693,12 @@ impl Block<'_> {
         let wide = WIDE * R::LANES;
         let kept = (self.kept - column).min(wide);
         // A tile at the ragged right edge is computed in a buffer, so that nothing outside C is touched.
-        let mut buffer = [0.0; 8 * PANEL];
+        let mut buffer = MaybeUninit::<[f32; 8 * PANEL]>::uninit();
         assert!(row + TALL <= self.n_rows && column + kept <= self.kept);
         // SAFETY: rows and columns of C that are the block's own.
         let c_tile = unsafe { self.c.add(row * self.c_stride + column) };
         let (target, stride) = if kept < wide {
+            let buffer = buffer.write([0.0; 8 * PANEL]);
             if self.start.is_none() {
                 for i in 0..TALL {
                     // SAFETY: as above, and the buffer's rows are longer than `kept`.
@@ -763,7 +785,7 @@ impl Block<'_> {
             for i in 0..TALL {
                 // SAFETY: as where the buffer was filled.
                 unsafe {
-                    let computed = buffer.as_ptr().add(i * PANEL);
+                    let computed = target.add(i * PANEL);
                     computed.copy_to(c_tile.add(i * self.c_stride), kept);
                 }
             }
@@ -897,6 +919,7 @@ mod tests {
         for k in [1, 2, 384, 500, 3072] {
             for values in [
                 vec![1.0; k],
+                vec![1e-18; k],
                 (0..k).map(|i| 1.0 / (i + 1) as f32).collect::<Vec<_>>(),
             ] {
                 let exact: f64 = values.iter().map(|&x| f64::from(x) * f64::from(x)).sum();
@@ -927,6 +950,38 @@ mod tests {
                     rows.fill(simd, &panels, (&a, 40), 1);
                     multiply(simd, &rows, &panels, None, (&mut c, 1));
                     assert!(!c[0].is_finite(), "{format:?} {simd}: {c:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_greatest_score_of_any_size_weighs_most() {
+        let k = 40;
+        for format in [Format::F32, Format::Bf16, Format::Fixed16] {
+            for simd in Simd::available() {
+                let mut values = Panels::default(); // the last key's weight
+                let last: Vec<f32> = (0..k).map(|p| if p + 1 == k { 1.0 } else { 0.0 }).collect();
+                values.fill(simd, format, (&last, 1), k, 1);
+                for step in -400..400 {
+                    let greatest = step as f32 * 12.345;
+                    let mut scores = vec![greatest - 200.0; 48];
+                    scores[k - 1] = greatest;
+                    let (mut rows, mut c) = (Rows::default(), [0.0]);
+                    rows.fill_softmax(simd, &values, (&mut scores, 48), 0.17);
+                    multiply(simd, &rows, &values, None, (&mut c, 1));
+                    assert!(
+                        (c[0] - 1.0).abs() < 1e-3,
+                        "{format:?} {simd} {greatest}: {c:?}"
+                    );
+                }
+                for bad in [f32::NAN, f32::INFINITY] {
+                    let mut scores = vec![0.0; 48];
+                    scores[3] = bad;
+                    let (mut rows, mut c) = (Rows::default(), [0.0]);
+                    rows.fill_softmax(simd, &values, (&mut scores, 48), 0.17);
+                    multiply(simd, &rows, &values, None, (&mut c, 1));
+                    assert!(c[0].is_nan(), "{format:?} {simd} {bad}: {c:?}");
                 }
             }
         }

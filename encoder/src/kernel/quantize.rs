@@ -3,6 +3,7 @@
 use compute::simd_function;
 
 use super::function::{greatest_magnitude, sum_of_squares};
+use super::matrix::PANEL;
 
 /// Adding it rounds a float below 2²² to an integer, ties to even, and leaves that in the low bits.
 const ROUND: f32 = 12_582_912.0; // 1.5 · 2²³
@@ -15,8 +16,7 @@ simd_function! {
     /// Rounds to the nearest bf16, ties to even.
     pub(super) fn bf16(values: &[f32], words: &mut [u32]) {
         for (half, x) in halves(words).iter_mut().zip(values) {
-            let bits = x.to_bits();
-            *half = ((bits + (0x7fff + (bits >> 16 & 1))) >> 16) as u16;
+            *half = rounded_bf16(*x) as u16;
         }
     }
 
@@ -35,17 +35,16 @@ simd_function! {
     /// Packs `n_keys` rows of `kept` floats, `stride` apart, as the columns of a right operand: the bf16 of two rows
     /// stand in one word.
     pub(super) fn columns_bf16(values: &[f32], stride: usize, n_keys: usize, words: &mut [u32], padded: usize, kept: usize) {
-        let rounded = |x: f32| (x.to_bits() + (0x7fff + (x.to_bits() >> 16 & 1))) >> 16;
         for (pair, words) in words.chunks_exact_mut(padded).enumerate() {
             let first = &values[2 * pair * stride..][..kept];
             if 2 * pair + 1 < n_keys {
                 let second = &values[(2 * pair + 1) * stride..][..kept];
                 for ((word, &x), &y) in words.iter_mut().zip(first).zip(second) {
-                    *word = rounded(x) | rounded(y) << 16;
+                    *word = rounded_bf16(x) | rounded_bf16(y) << 16;
                 }
             } else {
                 for (word, &x) in words.iter_mut().zip(first) {
-                    *word = rounded(x);
+                    *word = rounded_bf16(x);
                 }
             }
         }
@@ -55,7 +54,7 @@ simd_function! {
     /// stand in one word, and each column has one scale, by its length over all rows.
     pub(super) fn columns_fixed16(values: &[f32], stride: usize, n_keys: usize, words: &mut [u32], padded: usize, scales: &mut [f32]) {
         let width = scales.len();
-        let mut greatest = [0.0f32; 48];
+        let mut greatest = [0.0f32; PANEL];
         let greatest = &mut greatest[..width];
         scales.fill(0.0);
         for row in values.chunks(stride).take(n_keys) {
@@ -98,9 +97,19 @@ simd_function! {
     }
 }
 
+/// The bits of the nearest bf16, ties to even. NaN stays so: those of arithmetic have no payload that could carry over.
+#[inline(always)]
+fn rounded_bf16(x: f32) -> u32 {
+    let bits = x.to_bits();
+    bits.wrapping_add(0x7fff + (bits >> 16 & 1)) >> 16
+}
+
 /// The scale of 16-bit integers that keeps the limits of length and of magnitude.
 #[inline(always)]
 pub(super) fn fixed16_scale(sum_of_squares: f32, magnitude: f32) -> f32 {
+    if sum_of_squares < f32::MIN_POSITIVE {
+        return 0.0; // too small for its length to be known; all zeros, as far as f32 can tell
+    }
     let (by_norm, by_magnitude) = (sum_of_squares.sqrt() / GREATEST_NORM, magnitude / 32_767.0);
     // Written so that NaN in the sum is kept.
     if by_magnitude > by_norm {

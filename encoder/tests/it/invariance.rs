@@ -1,7 +1,8 @@
 //! A vector depends on its own text only: not on the batch, its order, or the threads.
 
 use encoder::{
-    BiEncoder, CrossEncoder, Embeddings, EncoderConfig, ModelOptions, Role, Text, Tokens,
+    Arithmetic, BiEncoder, CrossEncoder, Embeddings, EncoderConfig, ModelOptions, Role, Text,
+    Tokens,
 };
 
 const BI_ENCODERS: [&str; 5] = [
@@ -12,10 +13,18 @@ const BI_ENCODERS: [&str; 5] = [
     "tiny-mpnet",
 ];
 
-fn load(name: &str, threads: usize, batch_tokens: usize) -> BiEncoder {
+const ARITHMETIC: [Arithmetic; 4] = [
+    Arithmetic::F32,
+    Arithmetic::Fixed16,
+    Arithmetic::Bf16,
+    Arithmetic::Int8,
+];
+
+fn load(name: &str, arithmetic: Arithmetic, threads: usize, batch_tokens: usize) -> BiEncoder {
     let config = EncoderConfig {
         threads,
         batch_tokens,
+        arithmetic,
         ..EncoderConfig::default()
     };
     BiEncoder::load(
@@ -85,14 +94,17 @@ fn assert_same_rows(name: &str, found: &Embeddings, order: &[usize], expected: &
 
 #[test]
 fn vectors_are_bit_equal_for_every_order_grouping_and_number_of_threads() {
-    for name in BI_ENCODERS {
-        let alone = load(name, 1, 1);
+    for (name, arithmetic) in BI_ENCODERS
+        .into_iter()
+        .flat_map(|name| ARITHMETIC.map(|a| (name, a)))
+    {
+        let alone = load(name, arithmetic, 1, 1);
         assert!(alone.batch_invariant());
         let tokens = tokens(&alone);
         let expected = alone.encode(&tokens).expect("texts encode");
         for (seed, threads, batch_tokens) in [(1, 1, 64), (2, 2, 100), (3, 3, 384), (4, 2, 100_000)]
         {
-            let encoder = load(name, threads, batch_tokens);
+            let encoder = load(name, arithmetic, threads, batch_tokens);
             let order = shuffled(tokens.len(), seed);
             let permuted: Vec<Tokens> = order.iter().map(|&index| tokens[index].clone()).collect();
             assert_same_rows(
@@ -107,19 +119,52 @@ fn vectors_are_bit_equal_for_every_order_grouping_and_number_of_threads() {
 
 #[test]
 fn all_minilm_is_bit_equal_alone_and_in_a_batch() {
-    let config = EncoderConfig {
-        threads: 2,
-        ..EncoderConfig::default()
-    };
-    let encoder = BiEncoder::load(&testkit::default_model(), &ModelOptions::default(), &config)
-        .expect("the model loads");
-    let tokens = tokens(&encoder);
-    let together = encoder.encode(&tokens).expect("texts encode");
-    for index in [0, 1, 7, 20, 39] {
-        let alone = encoder
-            .encode(&tokens[index..=index])
-            .expect("a text encodes");
-        assert_eq!(alone.values, together.row(index), "text {index}");
+    let mut plain = None;
+    // The least cosine to f32 that the documentation promises.
+    for (arithmetic, least) in ARITHMETIC.into_iter().zip([1.0, 0.999_999, 0.9999, 0.99]) {
+        let config = EncoderConfig {
+            threads: 2,
+            arithmetic,
+            ..EncoderConfig::default()
+        };
+        let options = ModelOptions {
+            passage_tokens: Some(512),
+            ..ModelOptions::default()
+        };
+        let encoder =
+            BiEncoder::load(&testkit::default_model(), &options, &config).expect("the model loads");
+        let mut tokens = tokens(&encoder);
+        let long = "water runs down to the sea. ".repeat(90);
+        tokens.extend(
+            encoder
+                .tokenize(Role::Passage, &[Text::Single(&long)])
+                .expect("a text tokenises"),
+        );
+        assert_eq!(tokens[40].len(), 512);
+        let together = encoder.encode(&tokens).expect("texts encode");
+        for index in [0, 1, 7, 20, 39, 40] {
+            let alone = encoder
+                .encode(&tokens[index..=index])
+                .expect("a text encodes");
+            assert_eq!(
+                alone.values,
+                together.row(index),
+                "{arithmetic:?} text {index}"
+            );
+        }
+        let plain = plain.get_or_insert_with(|| together.clone());
+        for index in 0..together.len() {
+            let dot = |a: &[f32], b: &[f32]| -> f64 {
+                let pairs = a.iter().zip(b);
+                pairs.map(|(&a, &b)| f64::from(a) * f64::from(b)).sum()
+            };
+            let (a, b) = (together.row(index), plain.row(index));
+            let cosine = dot(a, b) / (dot(a, a) * dot(b, b)).sqrt();
+            assert!(
+                cosine >= least - 1e-12,
+                "{arithmetic:?} text {index}: {cosine}"
+            );
+        }
     }
 }
 
@@ -158,7 +203,7 @@ fn scores_are_bit_equal_alone_and_in_a_batch() {
 
 #[test]
 fn nothing_gives_nothing() {
-    let encoder = load("tiny-bert", 2, 384);
+    let encoder = load("tiny-bert", Arithmetic::Fixed16, 2, 384);
     let embeddings = encoder
         .encode_texts(Role::Query, &[])
         .expect("nothing encodes");
@@ -174,7 +219,7 @@ fn encoders_are_shared_between_threads() {
     fn assert_shared<T: Send + Sync>() {}
     assert_shared::<BiEncoder>();
     assert_shared::<CrossEncoder>();
-    let encoder = load("tiny-bert", 2, 64);
+    let encoder = load("tiny-bert", Arithmetic::F32, 2, 64);
     let tokens = tokens(&encoder);
     let expected = encoder.encode(&tokens).expect("texts encode");
     std::thread::scope(|scope| {

@@ -84,7 +84,7 @@ pub struct CollectionShard {
     pub first_ordinal: u32,
     /// Passages it holds.
     pub passages: u32,
-    /// The encoder's arithmetic: `f32`, `bf16` or `int8`.
+    /// The encoder's arithmetic: `f32`, `fixed16`, `bf16` or `int8`.
     pub arithmetic: String,
 }
 

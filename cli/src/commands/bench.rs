@@ -1,6 +1,7 @@
 mod clock;
 mod encode;
 mod texts;
+mod train;
 
 use crate::output::Output;
 
@@ -13,7 +14,7 @@ pub struct BenchArgs {
 
 #[derive(Debug, clap::Subcommand)]
 enum BenchCommand {
-    /// Measure a model: texts to vectors, queries one by one, or pairs to scores.
+    /// Measure a model: texts to vectors, queries one by one, pairs to scores, or training steps.
     Encode(encode::EncodeArgs),
 }
 

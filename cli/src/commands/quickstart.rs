@@ -7,10 +7,9 @@ use std::time::Instant;
 use anyhow::Context;
 use collection::BuildMode;
 use corpus::CorpusConfig;
+use encoder::Arithmetic;
 use indexer::BuildConfig;
 use server::{QueueConfig, Server, ServerConfig};
-
-use encoder::Arithmetic;
 
 use super::search::{HowArgs, Session, hits_table};
 use super::serve::run_until_stopped;

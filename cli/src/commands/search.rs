@@ -4,13 +4,12 @@ use std::time::Instant;
 use anyhow::Context;
 use collection::Collection;
 use corpus::{Run, Scored};
+use encoder::Arithmetic;
 use retriever::{
     DirectEncoder, DirectReranker, Hit, Include, Mode, OpenConfig, QueryEncoder, QueryInput,
     RerankRequest, Reranker, Retriever, SearchOptions, SearchRequest, SearchResponse,
 };
 use serde_json::json;
-
-use encoder::Arithmetic;
 
 use crate::failure::{Exit, Failure};
 use crate::model::{self, ModelArgs};

@@ -111,8 +111,40 @@ fn faster_arithmetic_is_compared_with_f32() {
     );
     let model = testkit::fixture("models/tiny-cross-bert");
     let pairs = ["--workload", "pairs", "--precision", "fixed16"];
-    let rmse = bench(&model, &pairs)["logit_rmse"].as_f64();
-    assert!(rmse < Some(0.01), "{rmse:?}");
+    let rmse = bench(&model, &pairs)["logit_rmse"]
+        .as_f64()
+        .expect("an error");
+    assert!(rmse < 0.01, "{rmse}");
+}
+
+#[test]
+fn training_steps_are_measured() {
+    let report = json(vec![
+        "--json",
+        "bench",
+        "encode",
+        "--workload",
+        "train-bi",
+        "--repeats",
+        "1",
+    ]);
+    assert_eq!(
+        (&report["n_texts"], &report["n_tokens"]),
+        (&48.into(), &4256.into())
+    );
+    let part = |name: &str| report[name].as_f64().expect(name);
+    let parts: f64 = ["forward_s", "backward_s", "optimizer_s"]
+        .map(part)
+        .iter()
+        .sum();
+    assert!(parts > 0.0 && parts <= part("wall_s"), "{report}");
+    let common = ["--workload", "train-bi"];
+    refused(2, &[&common[..], &["--precision", "int8"]].concat(), "int8");
+    refused(
+        2,
+        &[&common[..], &["--max-texts", "3"]].concat(),
+        "--max-texts",
+    );
 }
 
 #[test]
@@ -289,7 +321,7 @@ fn wrong_arguments_are_usage_errors_that_name_what_helps() {
     refused(
         2,
         &["--workload", "train"],
-        "[possible values: passages, queries, pairs]",
+        "[possible values: passages, queries, pairs, train-bi, train-cross]",
     );
     refused(2, &["--precision", "f12"], "--precision");
     refused(2, &["--simd", "sse"], "expected portable, avx2 or avx512");

@@ -40,6 +40,28 @@ pub fn build_with(model: &Path) -> Built {
     Built { folder, collection }
 }
 
+#[test]
+fn the_manifest_names_the_arithmetic_of_the_vectors() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let (corpus, collection) = (sample("corpus.jsonl"), folder.path().join("sample"));
+    let (model, collection_text) = (tiny_model(), text(&collection).to_owned());
+    let build = |precision: &str| {
+        let mut args = vec!["--json", "index", "build", "--corpus", text(&corpus)];
+        args.extend(["--model", text(&model), "--collection", &collection_text]);
+        args.extend(["--precision", precision]);
+        let report = json(args);
+        let generation = collection
+            .join("generations")
+            .join(string(&report["generation"]));
+        let manifest = fs::read(generation.join("manifest.json")).expect("a manifest");
+        let manifest: serde_json::Value = serde_json::from_slice(&manifest).expect("JSON");
+        manifest["shards"][0]["arithmetic"].clone()
+    };
+    for precision in ["fixed16", "f32", "int8"] {
+        assert_eq!(build(precision), precision);
+    }
+}
+
 fn first_passage() -> serde_json::Value {
     let corpus = fs::read_to_string(sample("corpus.jsonl")).expect("the corpus");
     serde_json::from_str(corpus.lines().next().expect("a line")).expect("JSON")

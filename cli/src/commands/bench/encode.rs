@@ -7,12 +7,14 @@ use anyhow::Context;
 use compute::Simd;
 use corpus::CorpusError;
 use encoder::{
-    Arithmetic, BiEncoder, CrossEncoder, EncoderConfig, LoadError, ModelOptions, Role, Text, Tokens,
+    Arithmetic, BiEncoder, CrossEncoder, EncoderConfig, LoadError, ModelOptions, Role, Text,
+    Tokens, training,
 };
 use serde::Serialize;
 
 use super::clock::{Pass, median, pass, percentile_ms};
 use super::texts::{Line, Lines};
+use super::train;
 use crate::commands::quickstart;
 use crate::failure::{Exit, Failure};
 use crate::interrupt;
@@ -43,7 +45,8 @@ Examples:
   trawl bench encode                                             the default model, passages of the sample corpus
   trawl bench encode --texts corpus.jsonl.gz --threads 1 --json
   trawl bench encode --workload queries --texts queries.jsonl --precision f32
-  trawl bench encode --workload pairs --model models/cross-encoder --texts corpus.jsonl.gz --max-texts 100"
+  trawl bench encode --workload pairs --model models/cross-encoder --texts corpus.jsonl.gz --max-texts 100
+  trawl bench encode --workload train-cross                      forward, backward and AdamW"
 )]
 pub struct EncodeArgs {
     /// What is measured.
@@ -80,14 +83,27 @@ enum Workload {
     Queries,
     /// A cross-encoder's scores of query and text, all in one call; the query is the line's `query`, else the text's first ten words.
     Pairs,
+    /// Training steps of a bi-encoder with random weights: 16 queries of 10 tokens, 32 passages of 128.
+    TrainBi,
+    /// Training steps of a cross-encoder with random weights: 16 pairs of 180 tokens.
+    TrainCross,
 }
 
 impl Workload {
+    /// The training step that this is.
+    fn training(self) -> Option<training::Workload> {
+        match self {
+            Self::TrainBi => Some(training::Workload::BiEncoder),
+            Self::TrainCross => Some(training::Workload::CrossEncoder),
+            Self::Passages | Self::Queries | Self::Pairs => None,
+        }
+    }
+
     fn max_texts(self) -> usize {
         match self {
-            Self::Passages => 512,
             Self::Queries => 200,
             Self::Pairs => 100,
+            _ => 512,
         }
     }
 
@@ -135,6 +151,20 @@ struct Report {
 
 pub fn run(args: EncodeArgs, output: &Output) -> anyhow::Result<()> {
     let stopped = interrupt::flag()?;
+    if let Some(workload) = args.workload.training() {
+        let unused = [
+            ("--texts", args.texts.is_some()),
+            ("--max-texts", args.max_texts.is_some()),
+            ("--max-tokens", args.max_tokens.is_some()),
+            ("--batch-tokens", args.batch_tokens.is_some()),
+            ("--vectors-out", args.vectors_out.is_some()),
+        ];
+        if let Some((flag, _)) = unused.into_iter().find(|(_, given)| *given) {
+            let text = format!("`{flag}` has no meaning for training steps");
+            return Err(Failure::usage(text).into());
+        }
+        return train::run(workload, &args.model, args.repeats.get(), &stopped, output);
+    }
     let model = Model::load(&args, args.model.encoder_config(Arithmetic::Auto))?;
     let lines = read(&args, &model)?;
     let texts = args.workload.texts(&lines);
@@ -218,7 +248,7 @@ impl EncodeArgs {
     fn per_call(&self, n_texts: usize) -> usize {
         match self.workload {
             Workload::Queries => 1,
-            Workload::Passages | Workload::Pairs => n_texts,
+            _ => n_texts,
         }
     }
 }
@@ -236,8 +266,8 @@ impl Model {
         }
         let mut options = args.model.options();
         let role = match args.workload {
-            Workload::Passages => Role::Passage,
             Workload::Queries => Role::Query,
+            Workload::Passages | Workload::TrainBi | Workload::TrainCross => Role::Passage,
             Workload::Pairs => {
                 let Some(directory) = &args.model.model else {
                     return Err(Failure::usage("`--workload pairs` needs a cross-encoder")
@@ -343,7 +373,7 @@ fn read(args: &EncodeArgs, model: &Model) -> anyhow::Result<Vec<Line>> {
     let workload = args.workload;
     let sample = match workload {
         Workload::Queries => QUERIES,
-        Workload::Passages | Workload::Pairs => quickstart::CORPUS,
+        _ => quickstart::CORPUS,
     };
     let name = match &args.texts {
         Some(path) => format!("`{}`", path.display()),
@@ -362,7 +392,7 @@ fn read(args: &EncodeArgs, model: &Model) -> anyhow::Result<Vec<Line>> {
     while !ended && found.len() < wanted {
         let n_asked = match workload {
             Workload::Queries => BATCH,
-            Workload::Passages | Workload::Pairs => wanted,
+            _ => wanted,
         };
         let batch: Result<Vec<Line>, CorpusError> = lines.by_ref().take(n_asked).collect();
         let mut batch = batch.with_context(reading)?;
@@ -383,7 +413,7 @@ fn read(args: &EncodeArgs, model: &Model) -> anyhow::Result<Vec<Line>> {
                 let (least, most) = QUERY_TOKENS.into_inner();
                 format!("text of {least} to {most} tokens")
             }
-            Workload::Passages | Workload::Pairs => "text".to_owned(),
+            _ => "text".to_owned(),
         };
         return Err(Failure::new(Exit::BadInput, format!("{name} has no {what}")).into());
     }

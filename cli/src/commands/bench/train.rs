@@ -1,0 +1,125 @@
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use compute::Simd;
+use encoder::Arithmetic;
+use encoder::training::{EngineConfig, Precision, TrainingBench, Workload};
+use serde::Serialize;
+
+use super::clock::{median, pass};
+use crate::failure::{Exit, Failure};
+use crate::model::ModelArgs;
+use crate::output::{self, Output};
+use crate::progress::Progress;
+
+/// What was measured. Times of the repeats are medians.
+#[derive(Debug, Serialize)]
+struct Report {
+    workload: &'static str,
+    model: &'static str,
+    precision: &'static str,
+    /// Vector instructions used.
+    simd: String,
+    threads: usize,
+    n_texts: usize,
+    n_tokens: usize,
+    repeats: usize,
+    /// Of a step.
+    wall_s: f64,
+    cpu_s: f64,
+    tokens_per_s: f64,
+    forward_s: f64,
+    backward_s: f64,
+    optimizer_s: f64,
+}
+
+/// Measures training steps: forward, loss, backward, AdamW over all parameters.
+pub fn run(
+    workload: Workload,
+    model: &ModelArgs,
+    repeats: usize,
+    stopped: &AtomicBool,
+    output: &Output,
+) -> anyhow::Result<()> {
+    if model.model.is_some() {
+        output.remark("training steps are measured on random weights of all-MiniLM-L6-v2's shape");
+    }
+    let asked = model.encoder_config(Arithmetic::Auto);
+    let simd = asked
+        .simd
+        .map_or(Simd::detect(), |level| Simd::detect().at_most(level));
+    let (precision, name) = match asked.arithmetic {
+        Arithmetic::F32 => (Precision::F32, "f32"),
+        Arithmetic::Auto if !simd.has_bf16() => (Precision::F32, "f32"),
+        Arithmetic::Auto | Arithmetic::Bf16 => (Precision::Bf16, "bf16"),
+        other => {
+            let text = format!("training has no `{}`", other.as_str());
+            return Err(Failure::usage(text).hint("use auto, f32 or bf16").into());
+        }
+    };
+    let mut config = EngineConfig::default();
+    (config.threads, config.precision, config.simd) = (asked.threads, precision, simd);
+    let mut bench = TrainingBench::new(workload, &config)?;
+    let progress = Progress::new(output);
+    progress.update("warm up", "steps", 0, 1);
+    bench.step()?;
+    let (mut passes, mut steps) = (Vec::new(), Vec::new());
+    for repeat in 0..repeats {
+        if stopped.load(Ordering::SeqCst) {
+            return Err(Failure::new(Exit::Interrupted, "stopped before the last repeat").into());
+        }
+        progress.update("measure", "steps", repeat as u64, repeats as u64);
+        passes.push(pass(&[()], 1, |_| {
+            steps.push(bench.step()?);
+            Ok(())
+        })?);
+    }
+    progress.finish();
+    let wall_s = median(passes.iter().map(|pass| pass.wall));
+    let of = |part: fn(&encoder::training::StepTimes) -> Duration| median(steps.iter().map(part));
+    let report = Report {
+        workload: match workload {
+            Workload::CrossEncoder => "train-cross",
+            Workload::BiEncoder => "train-bi",
+        },
+        model: "random weights, shape of all-MiniLM-L6-v2",
+        precision: name,
+        simd: simd.to_string(),
+        threads: config.threads,
+        n_texts: bench.n_texts(),
+        n_tokens: bench.n_tokens(),
+        repeats,
+        wall_s,
+        cpu_s: median(passes.iter().map(|pass| pass.cpu)),
+        tokens_per_s: bench.n_tokens() as f64 / wall_s,
+        forward_s: of(|step| step.forward),
+        backward_s: of(|step| step.backward),
+        optimizer_s: of(|step| step.optimizer),
+    };
+    output.result(&report, table)
+}
+
+fn table(report: &Report) -> String {
+    let seconds = |value: f64| format!("{value:.4}");
+    let rows = [
+        ("workload", report.workload.to_owned()),
+        ("model", report.model.to_owned()),
+        ("precision", report.precision.to_owned()),
+        ("instructions", report.simd.clone()),
+        ("threads", report.threads.to_string()),
+        ("texts", report.n_texts.to_string()),
+        ("tokens", report.n_tokens.to_string()),
+        ("repeats", report.repeats.to_string()),
+        ("wall of a step, s", seconds(report.wall_s)),
+        ("user CPU, s", seconds(report.cpu_s)),
+        ("forward, s", seconds(report.forward_s)),
+        ("backward, s", seconds(report.backward_s)),
+        ("optimizer, s", seconds(report.optimizer_s)),
+        ("tokens/s", format!("{:.0}", report.tokens_per_s)),
+    ];
+    let rows = rows
+        .into_iter()
+        .map(|(name, value)| vec![name.to_owned(), value])
+        .collect();
+    output::table(&["what", "value"], &["value"], rows)
+}

@@ -1,12 +1,14 @@
 //! Groups of texts for the threads.
 
 use std::ops::Range;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rayon::ThreadPool;
 use rayon::prelude::*;
 
 use crate::architecture::Architecture;
+use crate::crew::Crew;
 use crate::error::{EncodeError, LoadError};
 use crate::network::Workspace;
 use crate::tokenizer::Tokens;
@@ -61,9 +63,9 @@ pub(crate) fn for_groups(
                 .collect()
         }),
         // One group and nobody else at work: all threads share it.
-        Some(pool) if n_before == 0 => pool.install(|| {
+        Some(pool) if n_before == 0 => Crew::gather(pool, |crew| {
             let mut workspace = Workspace::default();
-            workspace.shared = true;
+            workspace.crew = Some(Arc::clone(crew));
             groups
                 .iter()
                 .map(|group| run(&mut workspace, group))

@@ -333,12 +333,9 @@ impl BiEncoder {
                         .next()
                         .expect("one layer was loaded for each Dense step");
                     let mut out = vec![0.0; group.len() * config.n_out];
-                    layer.linear.apply(
-                        self.simd,
-                        &vectors,
-                        (&mut Rows::default(), false),
-                        &mut out,
-                    );
+                    layer
+                        .linear
+                        .apply(self.simd, &vectors, (&mut Rows::default(), None), &mut out);
                     config.activation.apply(self.simd, &mut out);
                     (vectors, width) = (out, config.n_out);
                 }

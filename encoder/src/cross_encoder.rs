@@ -210,17 +210,14 @@ impl CrossEncoder {
         self.head.hidden.apply(
             self.simd,
             first_tokens,
-            (&mut Rows::default(), false),
+            (&mut Rows::default(), None),
             &mut inner,
         ); // (pairs, H)
         self.head.hidden_activation.apply(self.simd, &mut inner);
         let mut logits = vec![0.0; group.len() * self.head.classifier.n_out()];
-        self.head.classifier.apply(
-            self.simd,
-            &inner,
-            (&mut Rows::default(), false),
-            &mut logits,
-        ); // (pairs, labels)
+        self.head
+            .classifier
+            .apply(self.simd, &inner, (&mut Rows::default(), None), &mut logits); // (pairs, labels)
         logits
     }
 

@@ -9,6 +9,7 @@ mod architecture;
 mod batch;
 mod bi_encoder;
 mod checkpoint;
+mod crew;
 mod cross_encoder;
 mod directory;
 mod error;

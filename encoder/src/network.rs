@@ -1,8 +1,11 @@
 //! The inference forward: packed texts of any length, no padding, one thread.
 
+use std::sync::Arc;
+
 use compute::Simd;
 
 use crate::architecture::{Activation, Architecture};
+use crate::crew::Crew;
 use crate::kernel::{self, Format, Panels, Rows};
 use crate::tokenizer::Tokens;
 use crate::weights::{LayerWeights, Linear, Norm, Weights};
@@ -75,30 +78,29 @@ impl PackedLinear {
     }
 
     /// Computes `out = input · Wᵀ + b` for rows that follow each other; `rows` holds them in the weights' format, and the
-    /// work is divided among idle threads where it is `shared`.
+    /// work is divided among the threads of a crew, if there is one.
     pub(crate) fn apply(
         &self,
         simd: Simd,
         input: &[f32],
-        (rows, shared): (&mut Rows, bool),
+        (rows, crew): (&mut Rows, Option<&Crew>),
         out: &mut [f32],
     ) {
         let n_in = self.panels.k();
         rows.fill(simd, &self.panels, (input, n_in), input.len() / n_in);
         let (bias, out) = (self.bias.as_deref(), (out, self.n_out()));
-        let multiply = match shared {
-            true => kernel::multiply_shared,
-            false => kernel::multiply,
-        };
-        multiply(simd, rows, &self.panels, bias, out);
+        match crew {
+            Some(crew) => kernel::multiply_shared(simd, crew, rows, &self.panels, bias, out),
+            None => kernel::multiply(simd, rows, &self.panels, bias, out),
+        }
     }
 }
 
 /// Buffers of one thread, reused from group to group.
 #[derive(Default)]
 pub(crate) struct Workspace {
-    /// Whether the other threads of the pool have nothing to do, so that products are divided among them.
-    pub(crate) shared: bool,
+    /// The other threads of the pool, where they have nothing to do: products are divided among them.
+    pub(crate) crew: Option<Arc<Crew>>,
     hidden: Vec<f32>,
     projected: Vec<f32>,
     context: Vec<f32>,
@@ -165,7 +167,8 @@ impl Network {
             buffer.resize(n_tokens * columns, 0.0);
         }
         intermediate.resize(n_tokens.min(FEED_FORWARD_ROWS) * n_intermediate, 0.0);
-        let shared = workspace.shared;
+        let crew = workspace.crew.clone();
+        let crew = crew.as_deref();
         self.embed(group, workspace);
         for (index, layer) in self.layers.iter().enumerate() {
             let first_only = wanted == Wanted::FirstTokens && index + 1 == self.layers.len();
@@ -177,7 +180,7 @@ impl Network {
             } = workspace;
             layer
                 .projections
-                .apply(self.simd, hidden, (rows, shared), projected); // (T, 3 H)
+                .apply(self.simd, hidden, (rows, crew), projected); // (T, 3 H)
             let (mut start, mut n_rows) = (0, 0);
             for text in group {
                 let n_queries = if first_only { 1 } else { text.len() };
@@ -200,14 +203,12 @@ impl Network {
             for buffer in [&mut *hidden, context, summed] {
                 buffer.truncate(n_rows * width);
             }
-            layer
-                .output
-                .apply(self.simd, context, (rows, shared), summed); // (T, H)
+            layer.output.apply(self.simd, context, (rows, crew), summed); // (T, H)
             self.add_norm(summed, hidden, &layer.attention_norm);
             let chunks = summed.chunks(FEED_FORWARD_ROWS * width);
             for (input, out) in chunks.zip(hidden.chunks_mut(FEED_FORWARD_ROWS * width)) {
                 let inner = &mut intermediate[..input.len() / width * n_intermediate];
-                layer.up.apply(self.simd, input, (rows, shared), inner); // (rows, I)
+                layer.up.apply(self.simd, input, (rows, crew), inner); // (rows, I)
                 match self.architecture.activation {
                     Activation::Gelu if self.quick => kernel::quick_gelu(self.simd, inner),
                     Activation::Gelu => kernel::gelu(self.simd, inner),
@@ -215,7 +216,7 @@ impl Network {
                     Activation::Relu => kernel::relu(self.simd, inner),
                     Activation::Silu => kernel::silu(self.simd, inner),
                 }
-                layer.down.apply(self.simd, inner, (rows, shared), out); // (rows, H)
+                layer.down.apply(self.simd, inner, (rows, crew), out); // (rows, H)
                 self.add_norm(out, input, &layer.output_norm);
             }
         }

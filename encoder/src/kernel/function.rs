@@ -207,15 +207,16 @@ simd_function! {
 
 /// Folds 16 columns into one value, in halves.
 #[inline(always)]
-fn fold(mut columns: [f32; LANES], combine: impl Fn(f32, f32) -> f32) -> f32 {
-    let mut half = LANES / 2;
-    while half > 0 {
-        for i in 0..half {
-            columns[i] = combine(columns[i], columns[i + half]);
-        }
-        half /= 2;
+fn fold(columns: [f32; LANES], combine: impl Fn(f32, f32) -> f32) -> f32 {
+    // Written out, so that the columns stay in a register.
+    let (mut eight, mut four) = ([0.0; 8], [0.0; 4]);
+    for i in 0..8 {
+        eight[i] = combine(columns[i], columns[i + 8]);
     }
-    columns[0]
+    for i in 0..4 {
+        four[i] = combine(eight[i], eight[i + 4]);
+    }
+    combine(combine(four[0], four[2]), combine(four[1], four[3]))
 }
 
 #[inline(always)]
@@ -248,6 +249,28 @@ pub(super) fn sum_of_squares<const FMA: bool>(values: &[f32]) -> f32 {
         *column = mul_add::<FMA>(x, x, *column);
     }
     fold(columns, |a, b| a + b)
+}
+
+/// Σ x², summed as in [`sum_of_squares`], and the greatest of |x|, in one pass.
+#[inline(always)]
+pub(super) fn squares_and_magnitude<const FMA: bool>(values: &[f32]) -> [f32; 2] {
+    let (mut squares, mut greatest) = ([0.0f32; LANES], [0.0f32; LANES]);
+    let chunks = values.chunks_exact(LANES);
+    let rest = chunks.remainder();
+    for chunk in chunks {
+        for i in 0..LANES {
+            let x = chunk[i].abs();
+            squares[i] = mul_add::<FMA>(x, x, squares[i]);
+            greatest[i] = if x > greatest[i] { x } else { greatest[i] };
+        }
+    }
+    for (i, x) in rest.iter().enumerate() {
+        let x = x.abs();
+        squares[i] = mul_add::<FMA>(x, x, squares[i]);
+        greatest[i] = if x > greatest[i] { x } else { greatest[i] };
+    }
+    let magnitude = fold(greatest, |a, b| if b > a { b } else { a });
+    [fold(squares, |a, b| a + b), magnitude]
 }
 
 /// The greatest of |x|; NaN counts as 0.

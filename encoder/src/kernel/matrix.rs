@@ -10,6 +10,8 @@ use std::ops::Range;
 
 use compute::{Level, Simd};
 
+use crate::crew::Crew;
+
 use super::function::{exp_of_scaled, quick_exp_of_scaled};
 use super::quantize::{self, as_words};
 use super::register::Register;
@@ -22,6 +24,8 @@ const LANES: usize = 16;
 const DEPTH: usize = 192;
 /// Words that a column is fetched ahead of its use: 12 KiB of a full panel.
 const AHEAD: usize = 64;
+/// Parts of a shared product for each thread: a thread that comes late leaves its own to others.
+const PARTS_PER_THREAD: usize = 4;
 /// Most 8-bit integers that share a scale.
 const INT8_DEPTH: usize = 160;
 
@@ -394,32 +398,22 @@ pub(crate) fn multiply(
     unsafe { product.compute(0..product.n_panels()) };
 }
 
-/// As [`multiply`], with the columns of C divided among the threads of the rayon pool that it runs in, where they are
-/// idle. The values are the same.
+/// As [`multiply`], with the columns of C divided among the threads of a crew. The values are the same.
 pub(crate) fn multiply_shared(
     simd: Simd,
+    crew: &Crew,
     a: &Rows,
     b: &Panels,
     bias: Option<&[f32]>,
     (c, c_stride): (&mut [f32], usize),
 ) {
-    fn halve(panels: Range<usize>, n_parts: usize, work: &(impl Fn(Range<usize>) + Sync)) {
-        let middle = panels.start + panels.len() * (n_parts / 2) / n_parts;
-        if n_parts == 1 || panels.len() == 1 {
-            return work(panels);
-        }
-        let (start, end) = (panels.start, panels.end);
-        rayon::join(
-            || halve(start..middle, n_parts / 2, work),
-            || halve(middle..end, n_parts - n_parts / 2, work),
-        );
-    }
     let product = Product::new(simd, a, b, bias, (c, c_stride));
     let n_panels = product.n_panels();
-    let n_parts = rayon::current_num_threads().clamp(1, n_panels.max(1));
-    // SAFETY: the parts have no panel in common.
-    halve(0..n_panels, n_parts, &|panels| unsafe {
-        product.compute(panels)
+    let n_parts = n_panels.min(PARTS_PER_THREAD * crew.n_threads());
+    let first = |part: usize| part * n_panels / n_parts;
+    // SAFETY: the parts have no panel in common, and each is computed once.
+    crew.share(n_parts, &|part| unsafe {
+        product.compute(first(part)..first(part + 1))
     });
 }
 
@@ -818,6 +812,8 @@ mod tests {
         let (a_stride, c_stride) = (k + 3, n + 5);
         let (a, weights, bias) = (noise(m * a_stride, 1), noise(n * k, 2), noise(n, 3));
         let length = |values: &[f32]| values.iter().map(|x| f64::from(x * x)).sum::<f64>().sqrt();
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(2).build();
+        let pool = pool.expect("two threads start");
         for simd in Simd::available() {
             let panels = pack(simd, &weights, n, k);
             let mut rows = Rows::default();
@@ -848,7 +844,9 @@ mod tests {
                 );
                 let mut shared = vec![f32::NAN; n];
                 rows.fill(simd, &panels, (&a[i * a_stride..], a_stride), 1);
-                multiply_shared(simd, &rows, &panels, Some(&bias), (&mut shared, n));
+                Crew::gather(&pool, |crew| {
+                    multiply_shared(simd, crew, &rows, &panels, Some(&bias), (&mut shared, n));
+                });
                 assert_eq!(
                     shared,
                     c[i * c_stride..][..n],

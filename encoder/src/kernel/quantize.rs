@@ -2,7 +2,7 @@
 
 use compute::simd_function;
 
-use super::function::{greatest_magnitude, sum_of_squares};
+use super::function::{greatest_magnitude, squares_and_magnitude, sum_of_squares};
 use super::matrix::PANEL;
 
 /// Adding it rounds a float below 2²² to an integer, ties to even, and leaves that in the low bits.
@@ -22,7 +22,8 @@ simd_function! {
 
     /// Rounds to multiples of a scale, held in 16 bits, and returns the scale; NaN and infinity make it so.
     pub(super) fn fixed16(values: &[f32], words: &mut [u32]) -> f32 {
-        let scale = fixed16_scale(sum_of_squares::<FMA>(values), greatest_magnitude(values));
+        let [squares, magnitude] = squares_and_magnitude::<FMA>(values);
+        let scale = fixed16_scale(squares, magnitude);
         multiples::<FMA>(values, scale, words);
         scale
     }

@@ -1,4 +1,4 @@
-//! The inference forward: packed texts of any length, no padding, one thread.
+//! The inference forward: packed texts of any length, no padding, on one thread, or one that a crew helps.
 
 use std::sync::Arc;
 

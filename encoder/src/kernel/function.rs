@@ -9,7 +9,7 @@ const LANES: usize = 16;
 ///
 /// x = n·ln 2 + r with |r| ≤ ln 2 / 2; the polynomial for eʳ is a minimax fit (error 2e-9 before rounding).
 #[inline(always)]
-fn exp<const FMA: bool>(x: f32) -> f32 {
+pub(crate) fn exp<const FMA: bool>(x: f32) -> f32 {
     const ROUND: f32 = 12_582_912.0; // 1.5 · 2²³: adding it rounds to an integer, held in the low bits
     const LN_2_HIGH: f32 = 0.693_359_4; // 10 bits, so that n · LN_2_HIGH is exact
     const LN_2_LOW: f32 = -2.121_944_4e-4;
@@ -31,12 +31,10 @@ fn exp<const FMA: bool>(x: f32) -> f32 {
     p * f32::from_bits((shifted.to_bits() << 23).wrapping_add(127 << 23))
 }
 
-/// `x Φ(x)`, the exact GELU, with an error below 1.2e-7 · |x| plus one rounding.
-///
-/// With erfc(|x|/√2) = e^(−q(|x|)) it is x − x/2·e^(−q) for positive x, x/2·e^(−q) for the others; q is a minimax
-/// fit on 0..6, weighted by erfc (error of erfc: 4e-8). Beyond 6 the tail is below 1e-8 · |x|.
+/// `erfc(|x|/√2) = e^(−q(|x|))`, with a minimax fit of q on 0..6, weighted by erfc: the error is 4e-8. Beyond 6 the value
+/// is below 1e-8 and stays what it is there.
 #[inline(always)]
-fn gelu_scalar<const FMA: bool>(x: f32) -> f32 {
+pub(crate) fn erfc<const FMA: bool>(x: f32) -> f32 {
     let a = x.abs().min(6.0);
     let mut q = -1.218_032_7e-7;
     for coefficient in [
@@ -52,7 +50,14 @@ fn gelu_scalar<const FMA: bool>(x: f32) -> f32 {
     ] {
         q = mul_add::<FMA>(q, a, coefficient);
     }
-    let tail = 0.5 * x * exp::<FMA>(-q);
+    exp::<FMA>(-q)
+}
+
+/// `x Φ(x)`, the exact GELU, with an error below 1.2e-7 · |x| plus one rounding: with [`erfc`] it is x − x/2·erfc for
+/// positive x, x/2·erfc for the others.
+#[inline(always)]
+fn gelu_scalar<const FMA: bool>(x: f32) -> f32 {
+    let tail = 0.5 * x * erfc::<FMA>(x);
     if x > 0.0 { x - tail } else { tail }
 }
 
@@ -207,7 +212,7 @@ simd_function! {
 
 /// Folds 16 columns into one value, in halves.
 #[inline(always)]
-fn fold(columns: [f32; LANES], combine: impl Fn(f32, f32) -> f32) -> f32 {
+pub(crate) fn fold(columns: [f32; LANES], combine: impl Fn(f32, f32) -> f32) -> f32 {
     // Written out, so that the columns stay in a register.
     let (mut eight, mut four) = ([0.0; 8], [0.0; 4]);
     for i in 0..8 {
@@ -236,7 +241,7 @@ fn sum(values: &[f32]) -> f32 {
 }
 
 #[inline(always)]
-pub(super) fn sum_of_squares<const FMA: bool>(values: &[f32]) -> f32 {
+fn sum_of_squares<const FMA: bool>(values: &[f32]) -> f32 {
     let mut columns = [0.0; LANES];
     let chunks = values.chunks_exact(LANES);
     let rest = chunks.remainder();
@@ -251,7 +256,7 @@ pub(super) fn sum_of_squares<const FMA: bool>(values: &[f32]) -> f32 {
     fold(columns, |a, b| a + b)
 }
 
-/// Σ x², summed as in [`sum_of_squares`], and the greatest of |x|, in one pass.
+/// Σ x², summed as in [`sum_of_squares`], and the greatest of |x|, for which NaN counts as 0, in one pass.
 #[inline(always)]
 pub(super) fn squares_and_magnitude<const FMA: bool>(values: &[f32]) -> [f32; 2] {
     let (mut squares, mut greatest) = ([0.0f32; LANES], [0.0f32; LANES]);
@@ -271,24 +276,6 @@ pub(super) fn squares_and_magnitude<const FMA: bool>(values: &[f32]) -> [f32; 2]
     }
     let magnitude = fold(greatest, |a, b| if b > a { b } else { a });
     [fold(squares, |a, b| a + b), magnitude]
-}
-
-/// The greatest of |x|; NaN counts as 0.
-#[inline(always)]
-pub(super) fn greatest_magnitude(values: &[f32]) -> f32 {
-    let mut columns = [0.0f32; LANES];
-    let chunks = values.chunks_exact(LANES);
-    let rest = chunks.remainder();
-    for chunk in chunks {
-        for i in 0..LANES {
-            let x = chunk[i].abs();
-            columns[i] = if x > columns[i] { x } else { columns[i] };
-        }
-    }
-    for (column, &x) in columns.iter_mut().zip(rest) {
-        *column = if x.abs() > *column { x.abs() } else { *column };
-    }
-    fold(columns, |a, b| if b > a { b } else { a })
 }
 
 /// The greatest value; NaN only when all are.

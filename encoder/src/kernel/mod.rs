@@ -2,10 +2,13 @@
 
 mod function;
 mod matrix;
+mod operand;
 mod quantize;
 mod register;
 
 pub(crate) use function::{
-    add_layer_norm, add_scaled, gelu, gelu_tanh, quick_gelu, relu, scale, silu, squared_norm,
+    add_layer_norm, add_scaled, erfc, exp, fold, gelu, gelu_tanh, quick_gelu, relu, scale, silu,
+    squared_norm,
 };
-pub(crate) use matrix::{Format, Panels, Rows, multiply, multiply_shared};
+pub(crate) use matrix::{multiply, multiply_shared};
+pub(crate) use operand::{Format, Panels, Rows};

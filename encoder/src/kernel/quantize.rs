@@ -2,8 +2,8 @@
 
 use compute::simd_function;
 
-use super::function::{greatest_magnitude, squares_and_magnitude, sum_of_squares};
-use super::matrix::PANEL;
+use super::function::squares_and_magnitude;
+use super::operand::PANEL;
 
 /// Adding it rounds a float below 2²² to an integer, ties to even, and leaves that in the low bits.
 const ROUND: f32 = 12_582_912.0; // 1.5 · 2²³
@@ -87,8 +87,9 @@ simd_function! {
 
     /// Rounds to multiples of a scale between −127 and 127, held in 8 bits after adding `offset`, and returns the scale.
     pub(super) fn int8(values: &[f32], words: &mut [u32], offset: i32) -> f32 {
-        let finite = sum_of_squares::<FMA>(values) * 0.0; // NaN if a value or its square is not finite
-        let scale = greatest_magnitude(values) / 127.0 + finite;
+        let [squares, magnitude] = squares_and_magnitude::<FMA>(values);
+        let finite = squares * 0.0; // NaN if a value or its square is not finite
+        let scale = magnitude / 127.0 + finite;
         let inverse = if scale == 0.0 { 0.0 } else { 1.0 / scale };
         let round = ROUND + offset as f32;
         for (byte, x) in bytes_mut(words).iter_mut().zip(values) {

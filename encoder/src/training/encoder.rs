@@ -8,6 +8,7 @@ use super::dropout::{Dropout, Mask};
 use super::engine::{Engine, lock};
 use super::error::TrainingError;
 use super::function;
+use super::layer::norm_backward;
 use super::matrix::Precision;
 use super::network::{LayerParameters, Network, Packed, Pair, Tape};
 use super::parameter::{Kind, Parameter, Parameters};
@@ -391,20 +392,8 @@ impl CustomOp1 for EmbedOperation {
         let (simd, width) = (e.engine.kernel.simd, e.tokens.width());
         let mut gradient = values(gradient)?;
         self.mask.apply_rows(simd, 0, &mut gradient, width);
-        let (normalized, scales) = &*lock(&self.kept);
-        let (mut d_weight, mut d_bias) = (vec![0.0; width], vec![0.0; width]);
-        let weight = e.norm.weight.values();
-        function::layer_norm_backward(
-            simd,
-            &mut gradient,
-            normalized,
-            scales,
-            &weight,
-            &mut d_weight,
-            &mut d_bias,
-        );
-        e.norm.weight.add_gradient(&d_weight)?;
-        e.norm.bias.add_gradient(&d_bias)?;
+        let norm = (&*e.norm.weight, &*e.norm.bias);
+        norm_backward(simd, &mut gradient, &lock(&self.kept), norm)?;
         e.tokens.add_row_gradient(&self.ids, &gradient);
         e.positions.add_row_gradient(&self.positions, &gradient);
         if let Some(types) = &e.types {

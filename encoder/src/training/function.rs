@@ -5,54 +5,14 @@
 use compute::{mul_add, simd_function};
 
 use crate::architecture::Activation;
+use crate::kernel::{erfc, exp, fold};
 
 const LANES: usize = 16;
 
-/// `eˣ` with a relative error below 2e-7; x is clamped to ±87, where results stay normal numbers.
-///
-/// x = n·ln 2 + r with |r| ≤ ln 2 / 2; the polynomial for eʳ is a minimax fit.
-#[inline(always)]
-fn exp<const FMA: bool>(x: f32) -> f32 {
-    const ROUND: f32 = 12_582_912.0; // 1.5 · 2²³: adding it rounds to an integer, held in the low bits
-    const LN_2_HIGH: f32 = 0.693_359_4; // 10 bits, so that n · LN_2_HIGH is exact
-    const LN_2_LOW: f32 = -2.121_944_4e-4;
-    let x = x.clamp(-87.0, 87.0);
-    let shifted = mul_add::<FMA>(x, std::f32::consts::LOG2_E, ROUND);
-    let n = shifted - ROUND;
-    let r = mul_add::<FMA>(n, -LN_2_LOW, mul_add::<FMA>(n, -LN_2_HIGH, x));
-    let mut p = 0.001_384_364_4;
-    for coefficient in [
-        0.008_374_163,
-        0.041_668,
-        0.166_664_32,
-        0.499_999_94,
-        1.0,
-        1.0,
-    ] {
-        p = mul_add::<FMA>(p, r, coefficient);
-    }
-    p * f32::from_bits((shifted.to_bits() << 23).wrapping_add(127 << 23))
-}
-
-/// Φ(x), the normal distribution, from `erfc(|x|/√2) = e^(−q(|x|))` with a minimax fit of q on 0..6.
+/// Φ(x), the normal distribution.
 #[inline(always)]
 fn normal<const FMA: bool>(x: f32) -> f32 {
-    let a = x.abs().min(6.0);
-    let mut q = -1.218_032_7e-7;
-    for coefficient in [
-        3.003_746_3e-6,
-        -2.929_242_5e-5,
-        1.234_278e-4,
-        1.230_042_1e-4,
-        -0.004_939_048,
-        0.036_416_918,
-        0.318_290_38,
-        0.797_886_1,
-        0.0,
-    ] {
-        q = mul_add::<FMA>(q, a, coefficient);
-    }
-    let tail = 0.5 * exp::<FMA>(-q);
+    let tail = 0.5 * erfc::<FMA>(x);
     if x > 0.0 { 1.0 - tail } else { tail }
 }
 
@@ -82,19 +42,6 @@ fn activate<const FMA: bool>(activation: Activation, x: f32) -> (f32, f32) {
     }
 }
 
-/// Sums 16 columns pairwise.
-#[inline(always)]
-fn fold(mut columns: [f32; LANES]) -> f32 {
-    let mut width = LANES / 2;
-    while width > 0 {
-        for i in 0..width {
-            columns[i] += columns[i + width];
-        }
-        width /= 2;
-    }
-    columns[0]
-}
-
 /// Sums `term` over 0..n in 16 columns.
 #[inline(always)]
 fn sum_of(n: usize, term: impl Fn(usize) -> f32) -> f32 {
@@ -108,7 +55,7 @@ fn sum_of(n: usize, term: impl Fn(usize) -> f32) -> f32 {
     for (i, column) in columns.iter_mut().enumerate().take(n - whole) {
         *column += term(whole + i);
     }
-    fold(columns)
+    fold(columns, |a, b| a + b)
 }
 
 /// Mixes 32 bits until each depends on all: multiply and shift, with the constants of C. Wellons' search for low bias.

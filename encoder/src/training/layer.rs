@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex};
 
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, Device, Layout, Result, Shape, Tensor};
+use compute::Simd;
 
 use super::dropout::{Dropout, Mask};
 use super::encoder::{floats, values};
@@ -377,29 +378,37 @@ impl CustomOp2 for NormOperation {
         _: &Tensor,
         gradient: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let (layer, simd, mut gradient) = (
-            &self.layer,
-            self.layer.engine.kernel.simd,
-            values(gradient)?,
-        );
-        let width = layer.weight.width();
-        let (normalized, scales) = &*lock(&self.kept);
-        let (mut d_weight, mut d_bias) = (vec![0.0; width], vec![0.0; width]);
-        let weight = layer.weight.values();
-        function::layer_norm_backward(
-            simd,
-            &mut gradient,
-            normalized,
-            scales,
-            &weight,
-            &mut d_weight,
-            &mut d_bias,
-        );
-        layer.weight.add_gradient(&d_weight)?;
-        layer.bias.add_gradient(&d_bias)?;
+        let mut gradient = values(gradient)?;
+        let (layer, simd) = (&self.layer, self.layer.engine.kernel.simd);
+        let norm = (&*layer.weight, &*layer.bias);
+        norm_backward(simd, &mut gradient, &lock(&self.kept), norm)?;
         let gradient = Tensor::from_vec(gradient, x.shape(), &Device::Cpu)?;
         Ok((Some(gradient.clone()), Some(gradient)))
     }
+}
+
+/// Turns the gradient of a layer normalization's rows into that of its inputs, and adds those of weight and bias to them.
+/// `kept` is what the forward left: normalized rows and a scale for each.
+pub(super) fn norm_backward(
+    simd: Simd,
+    gradient: &mut [f32],
+    (normalized, scales): &(Vec<f32>, Vec<f32>),
+    (weight, bias): (&Parameter, &Parameter),
+) -> Result<()> {
+    let width = weight.width();
+    let (mut d_weight, mut d_bias) = (vec![0.0; width], vec![0.0; width]);
+    let values = weight.values();
+    function::layer_norm_backward(
+        simd,
+        gradient,
+        normalized,
+        scales,
+        &values,
+        &mut d_weight,
+        &mut d_bias,
+    );
+    weight.add_gradient(&d_weight)?;
+    bias.add_gradient(&d_bias)
 }
 
 /// Zeroes elements of (N, H) with probability [`Dropout::hidden`] and scales the others.
@@ -426,7 +435,7 @@ pub fn dropout(x: &Tensor, dropout: &Dropout, place: u32, engine: &Engine) -> Re
 struct DropoutOperation {
     mask: Mask,
     width: usize,
-    simd: compute::Simd,
+    simd: Simd,
 }
 
 impl CustomOp1 for DropoutOperation {
@@ -651,7 +660,7 @@ impl CustomOp1 for CrossEntropyOperation {
 
     fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let mut logits = floats(storage, layout)?.to_vec();
-        let (n_classes, simd, mut sum) = (layout.dims()[1], compute::Simd::detect(), 0.0);
+        let (n_classes, simd, mut sum) = (layout.dims()[1], Simd::detect(), 0.0);
         for (row, &target) in logits.chunks_exact_mut(n_classes.max(1)).zip(&self.targets) {
             if target != IGNORED {
                 let logit = row[target as usize];

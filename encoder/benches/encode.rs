@@ -1,6 +1,6 @@
 //! Tokens per second of the default model, tokenised texts in, vectors out.
 //!
-//! `cargo bench -p encoder [-- THREADS [BATCH_TOKENS]]` encodes the first 512 passages of the set `squad` in
+//! `cargo bench -p encoder [-- THREADS [BATCH_TOKENS [ARITHMETIC]]]` encodes the first 512 passages of the set `squad` in
 //! `$TRAWL_DATA`, or without it as many made-up texts of 16 to 250 words, three times; the median counts.
 //! It prints single queries of 8 words as well.
 
@@ -15,18 +15,18 @@ use flate2::read::MultiGzDecoder;
 const N_TEXTS: usize = 512;
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let numbers: Vec<usize> = std::env::args()
+    let mut arguments = std::env::args()
         .skip(1)
-        .filter_map(|argument| argument.parse().ok())
-        .collect();
+        .filter(|argument| argument != "--bench"); // cargo's own
     let mut config = EncoderConfig::default();
-    config.threads = numbers.first().copied().unwrap_or(config.threads);
-    config.batch_tokens = numbers.get(1).copied().unwrap_or(config.batch_tokens);
-    let names = std::env::args().skip(1);
-    for name in names {
-        if let Ok(arithmetic) = serde_json::from_value(name.into()) {
-            config.arithmetic = arithmetic;
-        }
+    if let Some(threads) = arguments.next() {
+        config.threads = threads.parse()?;
+    }
+    if let Some(batch_tokens) = arguments.next() {
+        config.batch_tokens = batch_tokens.parse()?;
+    }
+    if let Some(arithmetic) = arguments.next() {
+        config.arithmetic = serde_json::from_value(arithmetic.into())?;
     }
     let encoder = BiEncoder::load(&testkit::default_model(), &ModelOptions::default(), &config)?;
 

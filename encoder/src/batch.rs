@@ -53,6 +53,7 @@ pub(crate) fn for_groups(
         compute(&group, workspace)
     };
     let n_before = n_running.fetch_add(1, Ordering::Relaxed);
+    let _end = AtEnd(n_running);
     let computed: Vec<Vec<f32>> = match pool {
         // One group at a time to each thread, in order: the long ones start first.
         Some(pool) if groups.len() > 1 => pool.install(|| {
@@ -79,7 +80,6 @@ pub(crate) fn for_groups(
                 .collect()
         }
     };
-    n_running.fetch_sub(1, Ordering::Relaxed);
     let mut values = vec![0.0; texts.len() * width];
     for (&index, row) in order
         .iter()
@@ -88,6 +88,15 @@ pub(crate) fn for_groups(
         values[index * width..(index + 1) * width].copy_from_slice(row);
     }
     values
+}
+
+/// Counts a call out again, even when it panics.
+struct AtEnd<'a>(&'a AtomicUsize);
+
+impl Drop for AtEnd<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// Cuts texts in `order` into groups of up to `batch_tokens` tokens, at least one text each.

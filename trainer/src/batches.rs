@@ -1,0 +1,24 @@
+use crate::data::DataError;
+
+/// The batches of a run, each a function of epoch and index alone.
+///
+/// Asked twice, in any order and from any thread, for the same batch, an implementation gives the same one: that is what
+/// makes a resumed run equal one that was never stopped.
+pub trait Batches: Send + Sync {
+    /// What one step trains on.
+    type Batch: Send;
+
+    /// Batches of an epoch.
+    fn len(&self, epoch: u64) -> usize;
+
+    /// Whether an epoch has none.
+    fn is_empty(&self, epoch: u64) -> bool {
+        self.len(epoch) == 0
+    }
+
+    /// Batch `index` of an epoch.
+    ///
+    /// # Errors
+    /// [`DataError`] with the place of what cannot be used.
+    fn batch(&self, epoch: u64, index: usize) -> Result<Self::Batch, DataError>;
+}

@@ -1,0 +1,11 @@
+//! One loop, many objectives: fine-tuning, distillation, cross-encoders, hard-negative mining.
+//!
+//! An [`Objective`] turns a batch into a loss and gradients; [`Batches`] give the batch of an epoch and an index, so that
+//! a run can be resumed anywhere. [`data`] reads what other toolkits write, and draws each query's group of passages.
+
+mod batches;
+pub mod data;
+mod objective;
+
+pub use batches::Batches;
+pub use objective::{Objective, Step, StepReport};

@@ -1,0 +1,59 @@
+//! What is trained: one file an objective.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use encoder::training::{Parameters, TrainingError};
+
+/// A model and its loss.
+///
+/// A new objective is one file that implements this; the loop knows nothing else of it.
+pub trait Objective {
+    /// What one step trains on.
+    type Batch;
+
+    /// Everything that is trained, under the names of the checkpoint.
+    fn parameters(&self) -> &Parameters;
+
+    /// Computes the loss of a batch and adds `step.weight` times its gradients to [`Self::parameters`].
+    ///
+    /// # Errors
+    /// [`TrainingError`] when texts do not fit the model or the loss is not finite.
+    fn step(&mut self, batch: &Self::Batch, step: &Step) -> Result<StepReport, TrainingError>;
+
+    /// Computes the loss of a batch without dropout and without gradients.
+    ///
+    /// # Errors
+    /// As [`Self::step`].
+    fn evaluate(&mut self, batch: &Self::Batch) -> Result<StepReport, TrainingError>;
+
+    /// Writes the model into a folder, as other libraries read it.
+    ///
+    /// # Errors
+    /// [`TrainingError::Write`].
+    fn export(&self, folder: &Path) -> Result<(), TrainingError>;
+}
+
+/// Where in the run a batch stands.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Step {
+    /// Seed of everything random in this run.
+    pub seed: u64,
+    /// Number of the batch since the run began; accumulated batches of one optimizer step count singly.
+    pub index: u64,
+    /// Share of this batch in the optimizer step: 1 / accumulated batches.
+    pub weight: f64,
+}
+
+/// What a batch gave.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct StepReport {
+    /// The loss, not weighted.
+    pub loss: f64,
+    /// Tokens that went through an encoder.
+    pub n_tokens: usize,
+    /// Queries, or whatever else one example is.
+    pub n_examples: usize,
+    /// Means over the batch by name, such as `accuracy` or `masked`.
+    pub measures: BTreeMap<&'static str, f64>,
+}

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::engine::Engine;
 use super::error::TrainingError;
 use super::function::{self, AdamWStep, IdleSteps};
-use super::parameter::{Gradient, Inner, Parameter, Parameters, save};
+use super::parameter::{Gradient, Inner, Parameter, Parameters, Stored, save};
 
 /// Settings of [`AdamW`], with the names of the paper.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -224,36 +224,45 @@ impl AdamW {
         Ok(squares.iter().map(|(_, square)| square).sum::<f64>().sqrt())
     }
 
-    /// Writes moments and step counts to a safetensors file, after all tables are brought up to date.
+    /// Writes moments, step counts and what rows of tables have put off to a safetensors file.
     ///
-    /// A run that goes on and a run that starts again from this file and from [`Parameters::save`] take equal steps.
+    /// A run that goes on and a run that starts again from [`Parameters::save`] and then this file take equal steps, and
+    /// so does one that was never saved: nothing is brought up to date here.
     ///
     /// # Errors
     /// [`TrainingError::Write`].
     pub fn save(&self, path: &Path) -> Result<(), TrainingError> {
         let mut tensors = Vec::new();
         for parameter in self.parameters.iter() {
-            let (inner, name) = (parameter.read(), parameter.name());
+            let (inner, name) = (parameter.write(), parameter.name());
             let Some(moments) = &inner.moments else {
                 continue;
             };
-            // Two f32 hold a step count exactly: thousands and the rest.
-            let (high, low) = (moments.n_steps / 4096, moments.n_steps % 4096);
-            tensors.push((
-                format!("{name}.steps"),
-                vec![2],
-                vec![high as f32, low as f32],
-            ));
-            tensors.push((
-                format!("{name}.first"),
-                parameter.shape().to_vec(),
-                moments.first.clone(),
-            ));
-            tensors.push((
-                format!("{name}.second"),
-                parameter.shape().to_vec(),
-                moments.second.clone(),
-            ));
+            let shape = parameter.shape().to_vec();
+            let mut put = |end: &str, shape: Vec<usize>, values: Stored| {
+                tensors.push((format!("{name}.{end}"), shape, values));
+            };
+            put("steps", vec![1], Stored::U64(vec![moments.n_steps]));
+            put("first", shape.clone(), Stored::F32(moments.first.clone()));
+            put("second", shape.clone(), Stored::F32(moments.second.clone()));
+            if parameter.is_table() {
+                let history: Vec<f64> = moments
+                    .history
+                    .iter()
+                    .flat_map(|&(rate, sum)| [rate, sum])
+                    .collect();
+                put("values", shape, Stored::F32(inner.values.clone()));
+                put(
+                    "row_steps",
+                    vec![moments.row_steps.len()],
+                    Stored::U64(moments.row_steps.clone()),
+                );
+                put(
+                    "history",
+                    vec![moments.history.len(), 2],
+                    Stored::F64(history),
+                );
+            }
         }
         save(path, tensors)
     }
@@ -270,39 +279,80 @@ impl AdamW {
         let bytes = std::fs::read(path).map_err(|error| refuse(error.to_string()))?;
         let tensors = safetensors::SafeTensors::deserialize(&bytes)
             .map_err(|error| refuse(error.to_string()))?;
-        let read = |name: String, n: usize| {
+        let read = |name: &str, dtype: safetensors::Dtype, n: Option<usize>| {
             let tensor = tensors
-                .tensor(&name)
+                .tensor(name)
                 .map_err(|error| refuse(format!("{name}: {error}")))?;
-            let (floats, _) = tensor.data().as_chunks::<4>();
-            if tensor.dtype() != safetensors::Dtype::F32 || floats.len() != n {
+            let found = tensor.shape().iter().product::<usize>();
+            if tensor.dtype() != dtype || n.is_some_and(|n| found != n) {
+                let expected = n.unwrap_or(found);
                 return Err(refuse(format!(
-                    "{name} is {:?} {:?}, not {n} f32",
+                    "{name} is {:?} {:?}, not {expected} {dtype:?}",
                     tensor.dtype(),
                     tensor.shape()
                 )));
             }
-            Ok(floats
-                .iter()
-                .map(|&bytes| f32::from_le_bytes(bytes))
-                .collect::<Vec<f32>>())
+            Ok(tensor.data().to_vec())
+        };
+        let floats = |name: &str, n: usize| {
+            let bytes = read(name, safetensors::Dtype::F32, Some(n))?;
+            let (floats, _) = bytes.as_chunks::<4>();
+            Ok::<_, TrainingError>(
+                floats
+                    .iter()
+                    .map(|&bytes| f32::from_le_bytes(bytes))
+                    .collect::<Vec<f32>>(),
+            )
+        };
+        let numbers = |name: &str, n: usize| {
+            let bytes = read(name, safetensors::Dtype::U64, Some(n))?;
+            let (numbers, _) = bytes.as_chunks::<8>();
+            Ok::<_, TrainingError>(
+                numbers
+                    .iter()
+                    .map(|&bytes| u64::from_le_bytes(bytes))
+                    .collect::<Vec<u64>>(),
+            )
         };
         for parameter in self.parameters.iter() {
-            let (name, n) = (parameter.name(), parameter.shape().iter().product());
+            let name = |end: &str| format!("{}.{end}", parameter.name());
+            let n = parameter.shape().iter().product();
             drop(parameter.read());
-            let steps = format!("{name}.steps");
-            parameter.write().moments = match tensors.tensor(&steps) {
-                Err(_) => None,
-                Ok(_) => {
-                    let n_steps = read(steps, 2)?;
-                    let n_steps = n_steps[0] as u64 * 4096 + n_steps[1] as u64;
-                    let (first, second) = (
-                        read(format!("{name}.first"), n)?,
-                        read(format!("{name}.second"), n)?,
-                    );
-                    Some(Moments::restore(parameter, n_steps, first, second))
+            if tensors.tensor(&name("steps")).is_err() {
+                parameter.write().moments = None;
+                continue;
+            }
+            let n_steps = numbers(&name("steps"), 1)?[0];
+            let (first, second) = (floats(&name("first"), n)?, floats(&name("second"), n)?);
+            let mut moments = Moments::restore(parameter, n_steps, first, second);
+            let mut values = None;
+            if parameter.is_table() && tensors.tensor(&name("row_steps")).is_ok() {
+                moments.config = self.config;
+                moments.row_steps = numbers(&name("row_steps"), moments.row_steps.len())?;
+                let bytes = read(&name("history"), safetensors::Dtype::F64, None)?;
+                let (pairs, _) = bytes.as_chunks::<16>();
+                let half =
+                    |bytes: &[u8]| f64::from_le_bytes(bytes.try_into().expect("8 of 16 bytes"));
+                moments.history = pairs
+                    .iter()
+                    .map(|pair| (half(&pair[..8]), half(&pair[8..])))
+                    .collect();
+                let n_history = moments.history.len() as u64;
+                let start = n_steps.checked_sub(n_history);
+                moments.history_start =
+                    start.ok_or_else(|| refuse(name("history is longer than the run")))?;
+                let steps = moments.history_start..=n_steps;
+                if !moments.row_steps.iter().all(|step| steps.contains(step)) {
+                    return Err(refuse(name("row_steps are outside of the history")));
                 }
-            };
+                values = Some(floats(&name("values"), n)?);
+            }
+            let mut inner = parameter.write();
+            if let Some(values) = values {
+                inner.values = values;
+                parameter.changed();
+            }
+            inner.moments = Some(moments);
         }
         Ok(())
     }
@@ -340,6 +390,7 @@ type Piece<'a> = (
 );
 
 /// What the optimizer remembers of one parameter.
+#[derive(Clone)]
 pub(super) struct Moments {
     first: Vec<f32>,
     second: Vec<f32>,
@@ -413,6 +464,11 @@ impl Moments {
                 self.row_steps[row as usize] = self.n_steps;
             }
         }
+    }
+
+    /// Whether rows of a table have put off steps.
+    pub(super) fn is_behind(&self) -> bool {
+        self.row_steps.iter().any(|&step| step != self.n_steps)
     }
 
     /// Takes the steps that rows of a table have put off.

@@ -182,9 +182,16 @@ impl Parameter {
         self.inner.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A copy of the values.
+    /// A copy of the values, all rows of a table up to date.
+    ///
+    /// Steps that rows have put off stay put off: a run that somebody looks at goes on as one that nobody does, bit for bit.
     pub fn values(&self) -> Vec<f32> {
-        self.read().values.clone()
+        let inner = self.inner.read().unwrap_or_else(PoisonError::into_inner);
+        let mut values = inner.values.clone();
+        if let Some(moments) = inner.moments.as_ref().filter(|moments| moments.is_behind()) {
+            moments.clone().catch_up_all(&mut values);
+        }
+        values
     }
 
     /// Replaces the values; what the optimizer remembers stays.
@@ -298,7 +305,7 @@ impl CustomOp1 for Whole {
 
     fn cpu_fwd(&self, _: &CpuStorage, _: &Layout) -> Result<(CpuStorage, Shape)> {
         Ok((
-            CpuStorage::F32(self.0.values()),
+            CpuStorage::F32(self.0.read().values.clone()),
             Shape::from(self.0.shape.as_slice()),
         ))
     }
@@ -369,6 +376,23 @@ impl Parameters {
         self.0.iter()
     }
 
+    /// Those of which `keep` is true, shared with `self`.
+    pub fn filter(&self, mut keep: impl FnMut(&Parameter) -> bool) -> Self {
+        Self(
+            self.iter()
+                .filter(|parameter| keep(parameter))
+                .cloned()
+                .collect(),
+        )
+    }
+
+    /// Lets the rows of all tables take the steps that they have put off.
+    pub fn settle(&self) {
+        for parameter in self.iter() {
+            drop(parameter.read());
+        }
+    }
+
     /// Forgets all gradients.
     pub fn clear_gradients(&self) {
         for parameter in self.iter() {
@@ -385,36 +409,117 @@ impl Parameters {
             (
                 parameter.name.clone(),
                 parameter.shape.clone(),
-                parameter.values(),
+                Stored::F32(parameter.values()),
             )
         });
         save(path, tensors.collect())
     }
+
+    /// Reads what [`Self::save`] wrote into these parameters.
+    ///
+    /// # Errors
+    /// [`TrainingError::State`] when the file has not just these names and shapes; nothing is changed then.
+    pub fn load(&self, path: &Path) -> std::result::Result<(), TrainingError> {
+        let refuse = |reason: String| TrainingError::State {
+            path: path.to_path_buf(),
+            reason,
+        };
+        let bytes = std::fs::read(path).map_err(|error| refuse(error.to_string()))?;
+        let tensors = safetensors::SafeTensors::deserialize(&bytes)
+            .map_err(|error| refuse(error.to_string()))?;
+        if let Some(name) = tensors
+            .names()
+            .into_iter()
+            .find(|name| self.get(name).is_none())
+        {
+            return Err(refuse(format!("the model has no `{name}`")));
+        }
+        let read = |parameter: &Arc<Parameter>| {
+            let tensor = tensors
+                .tensor(&parameter.name)
+                .map_err(|_| refuse(format!("`{}` is missing", parameter.name)))?;
+            if tensor.dtype() != safetensors::Dtype::F32 || tensor.shape() != parameter.shape {
+                return Err(refuse(format!(
+                    "`{}` is {:?} {:?}, not F32 {:?}",
+                    parameter.name,
+                    tensor.dtype(),
+                    tensor.shape(),
+                    parameter.shape
+                )));
+            }
+            let (floats, _) = tensor.data().as_chunks::<4>();
+            Ok(floats
+                .iter()
+                .map(|&bytes| f32::from_le_bytes(bytes))
+                .collect())
+        };
+        let values: Vec<Vec<f32>> = self
+            .iter()
+            .map(read)
+            .collect::<std::result::Result<_, _>>()?;
+        for (parameter, values) in self.iter().zip(values) {
+            parameter.set_values(&values)?;
+        }
+        Ok(())
+    }
 }
 
-/// Writes tensors of f32 to a safetensors file that is complete whenever it has its name.
+/// Values of a tensor in a file.
+pub(super) enum Stored {
+    F32(Vec<f32>),
+    F64(Vec<f64>),
+    U64(Vec<u64>),
+}
+
+impl Stored {
+    fn bytes(&self) -> (safetensors::Dtype, Vec<u8>) {
+        match self {
+            Self::F32(values) => (
+                safetensors::Dtype::F32,
+                values
+                    .iter()
+                    .flat_map(|value| value.to_le_bytes())
+                    .collect(),
+            ),
+            Self::F64(values) => (
+                safetensors::Dtype::F64,
+                values
+                    .iter()
+                    .flat_map(|value| value.to_le_bytes())
+                    .collect(),
+            ),
+            Self::U64(values) => (
+                safetensors::Dtype::U64,
+                values
+                    .iter()
+                    .flat_map(|value| value.to_le_bytes())
+                    .collect(),
+            ),
+        }
+    }
+}
+
+/// Writes tensors to a safetensors file that is complete whenever it has its name.
 pub(super) fn save(
     path: &Path,
-    tensors: Vec<(String, Vec<usize>, Vec<f32>)>,
+    tensors: Vec<(String, Vec<usize>, Stored)>,
 ) -> std::result::Result<(), TrainingError> {
     let refuse = |source| TrainingError::Write {
         path: path.to_path_buf(),
         source,
     };
-    let bytes: Vec<Vec<u8>> = tensors
+    let bytes: Vec<_> = tensors
         .iter()
-        .map(|(_, _, values)| {
-            values
-                .iter()
-                .flat_map(|value| value.to_le_bytes())
-                .collect()
-        })
+        .map(|(_, _, values)| values.bytes())
         .collect();
-    let views = tensors.iter().zip(&bytes).map(|((name, shape, _), bytes)| {
-        let view = TensorView::new(safetensors::Dtype::F32, shape.clone(), bytes)
-            .expect("a parameter fits its shape");
-        (name.clone(), view)
-    });
+    let views = tensors
+        .iter()
+        .zip(&bytes)
+        .map(|((name, shape, _), (dtype, bytes))| {
+            let view =
+                TensorView::new(*dtype, shape.clone(), bytes).expect("a parameter fits its shape");
+            (name.clone(), view)
+        });
     let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]); // transformers asks for it
     let data = safetensors::serialize(views.collect::<Vec<_>>(), Some(metadata))
         .map_err(|error| refuse(std::io::Error::other(error)))?;

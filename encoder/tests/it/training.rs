@@ -655,6 +655,12 @@ fn a_run_goes_on_bit_for_bit_from_its_files() {
     let encoder = load("tiny-bert", &engine);
     let mut optimizer =
         AdamW::new(encoder.parameters(), AdamWConfig::default(), &engine).expect("valid settings");
+    let unseen = load("tiny-bert", &engine);
+    let mut unseen_optimizer =
+        AdamW::new(unseen.parameters(), AdamWConfig::default(), &engine).expect("valid settings");
+    for seed in 0..8 {
+        step(&unseen, &mut unseen_optimizer, seed);
+    }
     for seed in 0..5 {
         step(&encoder, &mut optimizer, seed);
     }
@@ -662,6 +668,7 @@ fn a_run_goes_on_bit_for_bit_from_its_files() {
         ["model.safetensors", "optimizer.safetensors"].map(|name| folder.path().join(name));
     encoder.save(&weights).expect("a file");
     optimizer.save(&state).expect("a file");
+    let saved = values(&encoder);
     for seed in 5..8 {
         step(&encoder, &mut optimizer, seed);
     }
@@ -672,12 +679,25 @@ fn a_run_goes_on_bit_for_bit_from_its_files() {
     let mut optimizer =
         AdamW::new(resumed.parameters(), AdamWConfig::default(), &engine).expect("valid settings");
     optimizer.load(&state).expect("the state fits");
+    assert_eq!(values(&resumed), saved);
     for seed in 5..8 {
         step(&resumed, &mut optimizer, seed);
     }
     assert_eq!(values(&encoder), values(&resumed));
+    assert_eq!(values(&encoder), values(&unseen), "saving changes nothing");
+
+    let again = load("tiny-bert", &engine);
+    again
+        .parameters()
+        .load(&weights)
+        .expect("the same names and shapes");
+    assert_eq!(values(&again), saved);
 
     let other = load("tiny-mpnet", &engine);
+    assert!(matches!(
+        other.parameters().load(&weights),
+        Err(TrainingError::State { .. })
+    ));
     let mut optimizer =
         AdamW::new(other.parameters(), AdamWConfig::default(), &engine).expect("valid settings");
     assert!(matches!(

@@ -1,0 +1,189 @@
+#!/usr/bin/env python3
+"""Makes the golden files of the trainer's losses: what PyTorch computes for small inputs, losses and gradients.
+
+    python3 trainer_golden.py --out tests/golden/trainer
+
+Everything is computed in f64 from inputs that f32 holds exactly. `losses.json` lists cases: a name, settings, inputs,
+the loss, and its gradients by input. Each loss is written here with PyTorch's own functions (cross_entropy, kl_div,
+mse_loss, binary_cross_entropy_with_logits, margin_ranking_loss, soft_margin_loss) wherever there is one.
+"""
+
+import argparse
+import json
+import platform
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+
+B, N, H = 3, 4, 6
+INFINITY = float("inf")
+
+
+def info_nce(queries, passages, temperature, masked=None):
+    scores = queries @ passages.T
+    if masked is not None:
+        scores = scores.masked_fill(masked, -INFINITY)
+    return F.cross_entropy(scores / temperature, torch.arange(len(queries)) * N)
+
+
+def full_contrastive(queries, passages, temperature, masked=None):
+    positives = passages[::N]
+    diagonal = torch.eye(len(queries), dtype=torch.bool)
+    known = torch.zeros_like(diagonal) if masked is None else masked[:, ::N]
+    pool = torch.zeros(len(queries), len(passages), dtype=torch.bool) if masked is None else masked
+    blocks = [
+        (queries @ passages.T).masked_fill(pool, -INFINITY),
+        (positives @ queries.T).masked_fill(diagonal | known.T, -INFINITY),
+        (queries @ queries.T).masked_fill(diagonal | known | known.T, -INFINITY),
+        (positives @ positives.T).masked_fill(diagonal | known, -INFINITY),
+    ]
+    return F.cross_entropy(torch.cat(blocks, 1) / temperature, torch.arange(len(queries)) * N)
+
+
+def in_group(queries, passages, temperature):
+    scores = torch.einsum("bh,bnh->bn", queries, passages.reshape(len(queries), N, H))
+    return F.cross_entropy(scores / temperature, torch.zeros(len(queries), dtype=torch.long))
+
+
+def matryoshka(queries, passages, temperature, widths):
+    return sum(
+        weight * info_nce(F.normalize(queries[:, :width], dim=1), F.normalize(passages[:, :width], dim=1), temperature)
+        for width, weight in widths
+    )
+
+
+def kl(student, teacher, temperature, reduction):
+    divergence = F.kl_div((student / temperature).log_softmax(1), teacher.softmax(1), reduction="sum")
+    return divergence / (len(student) if reduction == "batch_mean" else student.numel())
+
+
+def soft_cross_entropy(student, teacher, temperature):
+    return F.cross_entropy(student / temperature, teacher.softmax(1))
+
+
+def margin_mse(student, teacher):
+    return F.mse_loss(student[:, :1] - student[:, 1:], teacher[:, :1] - teacher[:, 1:])
+
+
+def in_batch_distillation(queries, passages, teacher, temperature):
+    scores = queries @ passages.T / temperature
+    weights = teacher.softmax(1)
+    total = 0.0
+    for j in range(N):
+        hidden = scores.clone()
+        for i in range(len(queries)):
+            hidden[i, i * N : i * N + j] = -INFINITY
+        losses = F.cross_entropy(hidden, torch.arange(len(queries)) * N + j, reduction="none")
+        total = total + (weights[:, j] * losses).mean()
+    return total
+
+
+def pairs(scores):
+    return scores[:, :1].expand(-1, N - 1), scores[:, 1:]
+
+
+def binary_cross_entropy(scores):
+    positives, negatives = pairs(scores)
+    return F.binary_cross_entropy_with_logits(positives, torch.ones_like(positives)) + F.binary_cross_entropy_with_logits(
+        negatives, torch.zeros_like(negatives)
+    )
+
+
+def margin_ranking(scores, margin):
+    positives, negatives = pairs(scores)
+    return F.margin_ranking_loss(positives, negatives, torch.ones_like(positives), margin=margin)
+
+
+def soft_margin_ranking(scores, margin):
+    positives, negatives = pairs(scores)
+    return F.soft_margin_loss(positives - negatives - margin, torch.ones_like(positives))
+
+
+def listwise_softmax(scores):
+    return F.cross_entropy(scores, torch.zeros(len(scores), dtype=torch.long))
+
+
+def r_drop(first, second):
+    first, second = first.log_softmax(1), second.log_softmax(1)
+    return 0.5 * (
+        F.kl_div(first, second, reduction="batchmean", log_target=True)
+        + F.kl_div(second, first, reduction="batchmean", log_target=True)
+    )
+
+
+# Query 2 repeats query 0; the second negative of query 1 is a positive of query 0; the third negative of query 0 is the
+# text of query 1's positive under another id.
+GROUPS = [
+    {"query_id": "q0", "query": "a", "positives": ["p0", "p9"], "passages": [["p0", "A"], ["p1", "B"], ["p2", "C"], ["p3", "D"]]},
+    {"query_id": "q1", "query": "b", "positives": ["p4"], "passages": [["p4", "D"], ["p5", "E"], ["p9", "F"], ["p6", "G"]]},
+    {"query_id": "q2", "query": "a", "positives": ["p7"], "passages": [["p7", "H"], ["p8", "I"], ["p1", "B"], ["p5", "E"]]},
+]
+
+
+def known_to_be_relevant():
+    """Returns the mask of GROUPS, rule by rule."""
+    columns = [passage for group in GROUPS for passage in group["passages"]]
+    rows = []
+    for i, group in enumerate(GROUPS):
+        same = [other for other in GROUPS if other["query_id"] == group["query_id"] or other["query"] == group["query"]]
+        ids = {id for other in same for id in other["positives"]} | {other["passages"][0][0] for other in same}
+        texts = {other["passages"][0][1] for other in same}
+        rows.append([j != i * N and (id in ids or text in texts) for j, (id, text) in enumerate(columns)])
+    return torch.tensor(rows)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True)
+    args = parser.parse_args()
+    generator = torch.Generator().manual_seed(1)
+
+    def draw(*shape, scale=1.0):
+        values = torch.randn(*shape, generator=generator, dtype=torch.float32) * scale
+        return values.to(torch.float64)
+
+    cases = []
+
+    def add(name, function, inputs, constants=None, **settings):
+        leaves = {key: value.clone().requires_grad_() for key, value in inputs.items()}
+        constants = constants or {}
+        loss = function(**leaves, **constants, **settings)
+        gradients = torch.autograd.grad(loss, list(leaves.values()))
+        case = {"name": name, "settings": settings, "loss": loss.item()}
+        case["inputs"] = {key: value.tolist() for key, value in (inputs | constants).items()}
+        case["gradients"] = {key: gradient.tolist() for key, gradient in zip(leaves, gradients)}
+        cases.append(case)
+
+    vectors = {"queries": draw(B, H), "passages": draw(B * N, H)}
+    masked = {"masked": known_to_be_relevant()}
+    add("info_nce", info_nce, vectors, temperature=0.7)
+    add("info_nce, masked", info_nce, vectors, masked, temperature=0.7)
+    add("full_contrastive", full_contrastive, vectors, temperature=0.5)
+    add("full_contrastive, masked", full_contrastive, vectors, masked, temperature=0.5)
+    add("in_group", in_group, vectors, temperature=0.5)
+    add("matryoshka", matryoshka, vectors, temperature=0.1, widths=[[6, 1.0], [3, 0.5], [1, 0.25]])
+    student, teacher = {"student": draw(B, N)}, {"teacher": draw(B, N, scale=3.0)}
+    add("kl, batch mean", kl, student, teacher, temperature=0.5, reduction="batch_mean")
+    add("kl, mean", kl, student, teacher, temperature=0.5, reduction="mean")
+    add("soft_cross_entropy", soft_cross_entropy, student, teacher, temperature=0.5)
+    add("margin_mse", margin_mse, student, teacher)
+    add("in_batch_distillation", in_batch_distillation, vectors, teacher, temperature=0.5)
+    scores = {"scores": draw(B, N, scale=2.0)}
+    add("binary_cross_entropy", binary_cross_entropy, scores)
+    add("margin_ranking", margin_ranking, scores, margin=1.0)
+    add("soft_margin_ranking", soft_margin_ranking, scores, margin=1.0)
+    add("rank_net", soft_margin_ranking, scores, margin=0.0)
+    add("listwise_softmax", listwise_softmax, scores)
+    add("r_drop", r_drop, {"first": scores["scores"], "second": draw(B, N, scale=2.0)})
+
+    args.out.mkdir(parents=True, exist_ok=True)
+    versions = {"torch": torch.__version__, "python": platform.python_version()}
+    record = {"made_by": {"script": "trainer_golden.py", **versions}, "groups": GROUPS, "cases": cases}
+    (args.out / "losses.json").write_text(json.dumps(record) + "\n")
+    for case in cases:
+        print(f"{case['name']}: {case['loss']}")
+
+
+if __name__ == "__main__":
+    main()

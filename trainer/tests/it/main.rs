@@ -1,0 +1,3 @@
+//! Losses against PyTorch, objectives against difference quotients and themselves.
+
+mod loss;

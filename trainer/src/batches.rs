@@ -1,3 +1,7 @@
+mod groups;
+
+pub use groups::{GroupBatches, GroupsConfig, Mixing};
+
 use crate::data::DataError;
 
 /// The batches of a run, each a function of epoch and index alone.

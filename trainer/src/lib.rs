@@ -9,5 +9,5 @@ pub mod data;
 pub mod loss;
 mod objective;
 
-pub use batches::Batches;
+pub use batches::{Batches, GroupBatches, GroupsConfig, Mixing};
 pub use objective::{Objective, Step, StepReport};

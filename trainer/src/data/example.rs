@@ -1,5 +1,7 @@
 use std::sync::Arc;
 
+use xxhash_rust::xxh3::Xxh3;
+
 /// What goes into an encoder, before special tokens.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Content {
@@ -9,6 +11,36 @@ pub enum Content {
     Pair(String, String),
     /// Token ids without special tokens.
     Tokens(Vec<u32>),
+}
+
+impl Content {
+    /// A 64-bit hash: equal contents have equal ones.
+    pub fn digest(&self) -> u64 {
+        let mut hash = Xxh3::new();
+        match self {
+            Self::Text(text) => hash.update(text.as_bytes()),
+            // No text holds the byte 255, so no text is a pair.
+            Self::Pair(first, second) => {
+                hash.update(first.as_bytes());
+                hash.update(&[255]);
+                hash.update(second.as_bytes());
+            }
+            Self::Tokens(ids) => {
+                hash.update(&[255]);
+                ids.iter().for_each(|id| hash.update(&id.to_le_bytes()));
+            }
+        }
+        hash.digest()
+    }
+
+    /// Whether there is nothing to encode.
+    pub fn is_blank(&self) -> bool {
+        match self {
+            Self::Text(text) => text.trim().is_empty(),
+            Self::Pair(first, second) => first.trim().is_empty() && second.trim().is_empty(),
+            Self::Tokens(ids) => ids.is_empty(),
+        }
+    }
 }
 
 /// A passage that may stand in a query's group.

@@ -1,3 +1,6 @@
-//! Losses against PyTorch, objectives against difference quotients and themselves.
+//! Losses against PyTorch, objectives against difference quotients and themselves; data, groups and mining.
+
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 mod loss;
+mod sampling;

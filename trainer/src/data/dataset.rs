@@ -1,0 +1,315 @@
+use std::collections::{BTreeMap, HashSet};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rand::RngExt;
+use serde::Serialize;
+
+use super::passages::{Link, PassageTable};
+use super::random::{Purpose, random};
+use super::{Candidate, Content, DataError, Example, Group, Passages, Sampling};
+
+/// Training examples whose passages are held once.
+#[derive(Debug)]
+pub struct Dataset {
+    passages: Arc<Passages>,
+    examples: Vec<Entry>,
+    report: DataReport,
+}
+
+/// An example whose passages are ordinals.
+#[derive(Debug)]
+pub(super) struct Entry {
+    pub(super) query_id: String,
+    pub(super) query: Content,
+    pub(super) positives: Vec<Link>,
+    pub(super) negatives: Vec<Link>,
+}
+
+/// What reading a data set found, and what it left out and why.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct DataReport {
+    /// Examples.
+    pub n_examples: u64,
+    /// Passages that they may draw.
+    pub n_passages: u64,
+    /// Positives, over all examples.
+    pub n_positives: u64,
+    /// Negatives, over all examples.
+    pub n_negatives: u64,
+    /// Examples without a negative.
+    pub n_without_negatives: u64,
+    /// What was left out, by reason.
+    pub left_out: BTreeMap<&'static str, u64>,
+    /// The first of each reason, with its place.
+    pub first_left_out: BTreeMap<&'static str, String>,
+}
+
+impl DataReport {
+    /// Counts something left out, and keeps the first of its reason.
+    pub(super) fn leave_out(&mut self, reason: &'static str, what: impl FnOnce() -> String) {
+        *self.left_out.entry(reason).or_default() += 1;
+        self.first_left_out.entry(reason).or_insert_with(what);
+    }
+}
+
+impl Dataset {
+    /// Makes a data set of examples in memory.
+    ///
+    /// # Errors
+    /// [`DataError::NoPositive`] for an example without a positive, [`DataError::Empty`] when there is none.
+    pub fn from_examples(examples: impl IntoIterator<Item = Example>) -> Result<Self, DataError> {
+        let mut builder = DatasetBuilder::default();
+        for example in examples {
+            builder.push(example)?;
+        }
+        builder.finish(Path::new("examples"))
+    }
+
+    /// Number of examples.
+    pub fn len(&self) -> usize {
+        self.examples.len()
+    }
+
+    /// Whether there are none; a data set that was read has some.
+    pub fn is_empty(&self) -> bool {
+        self.examples.is_empty()
+    }
+
+    /// The passages of all examples.
+    pub fn passages(&self) -> &Arc<Passages> {
+        &self.passages
+    }
+
+    /// What was read and what was left out.
+    pub fn report(&self) -> &DataReport {
+        &self.report
+    }
+
+    /// An example with all its passages.
+    pub fn example(&self, index: usize) -> Example {
+        let entry = &self.examples[index];
+        let candidates = |links: &[Link]| -> Vec<Candidate> {
+            links
+                .iter()
+                .map(|&link| self.passages.candidate(link))
+                .collect()
+        };
+        Example {
+            query_id: entry.query_id.clone(),
+            query: entry.query.clone(),
+            positives: candidates(&entry.positives),
+            negatives: candidates(&entry.negatives),
+        }
+    }
+
+    /// All examples, in order.
+    pub fn examples(&self) -> impl ExactSizeIterator<Item = Example> {
+        (0..self.len()).map(|index| self.example(index))
+    }
+
+    /// Draws the group of an example in an epoch.
+    ///
+    /// # Errors
+    /// [`DataError::TooFewNegatives`].
+    pub fn group(&self, index: usize, epoch: u64, sampling: &Sampling) -> Result<Group, DataError> {
+        let entry = &self.examples[index];
+        let links = self.links(index, epoch, sampling)?;
+        let candidate = |link| self.passages.candidate(link);
+        Ok(Group {
+            query_id: entry.query_id.clone(),
+            query: entry.query.clone(),
+            passages: links.into_iter().map(candidate).collect(),
+            positives: entry
+                .positives
+                .iter()
+                .map(|link| self.passages.id(link.passage).to_owned())
+                .collect(),
+        })
+    }
+
+    /// Digests of the query and of each passage of an example's group.
+    pub(crate) fn group_digests(
+        &self,
+        index: usize,
+        epoch: u64,
+        sampling: &Sampling,
+    ) -> Result<Vec<u64>, DataError> {
+        let links = self.links(index, epoch, sampling)?;
+        let passages = links
+            .into_iter()
+            .map(|link| self.passages.content(link.passage).digest());
+        let query = self.examples[index].query.digest();
+        Ok(std::iter::once(query).chain(passages).collect())
+    }
+
+    /// Checks that every group can be drawn, in every epoch.
+    ///
+    /// With `scored`, every passage that can be drawn must have a teacher's score, so none may be drawn at random.
+    ///
+    /// # Errors
+    /// [`DataError::TooFewNegatives`], [`DataError::Unscored`], and what is wrong with the settings.
+    pub fn check(&self, sampling: &Sampling, scored: bool) -> Result<(), DataError> {
+        sampling.check()?;
+        for (index, entry) in self.examples.iter().enumerate() {
+            let links = self.links(index, 0, sampling)?;
+            if !scored {
+                continue;
+            }
+            let pool = sampling.pool.unwrap_or(usize::MAX);
+            let listed = entry
+                .positives
+                .iter()
+                .chain(entry.negatives.iter().take(pool));
+            if let Some(link) = listed.chain(&links).find(|link| link.score().is_none()) {
+                return Err(DataError::Unscored {
+                    query: entry.query_id.clone(),
+                    passage: self.passages.id(link.passage).to_owned(),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    fn links(&self, index: usize, epoch: u64, sampling: &Sampling) -> Result<Vec<Link>, DataError> {
+        let entry = &self.examples[index];
+        let (n_positives, n_negatives) = (entry.positives.len(), entry.negatives.len());
+        let draw = sampling.draw(n_positives, n_negatives, epoch, index as u64);
+        let mut links = Vec::with_capacity(sampling.n_passages);
+        links.push(entry.positives[draw.positive]);
+        links.extend(draw.negatives.iter().map(|&number| entry.negatives[number]));
+        if links.len() < sampling.n_passages {
+            self.fill(entry, &mut links, epoch, index, sampling)?;
+        }
+        Ok(links)
+    }
+
+    /// Adds random passages that are neither positives of the query nor in the group.
+    fn fill(
+        &self,
+        entry: &Entry,
+        links: &mut Vec<Link>,
+        epoch: u64,
+        index: usize,
+        sampling: &Sampling,
+    ) -> Result<(), DataError> {
+        let mut taken: HashSet<u32> = entry
+            .positives
+            .iter()
+            .chain(links.iter())
+            .map(|link| link.passage)
+            .collect();
+        let n_missing = sampling.n_passages - links.len();
+        let n_free = self.passages.len() - taken.len();
+        if n_free < n_missing {
+            return Err(DataError::TooFewNegatives {
+                query: entry.query_id.clone(),
+                needed: sampling.n_negatives(),
+                found: links.len() - 1 + n_free,
+            });
+        }
+        let mut numbers = random(sampling.seed, epoch, index as u64, Purpose::Fill);
+        while links.len() < sampling.n_passages {
+            let passage = numbers.random_range(0..self.passages.len() as u32);
+            if taken.insert(passage) {
+                links.push(Link::new(passage, None));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Puts examples together, their passages held once.
+#[derive(Default)]
+pub(super) struct DatasetBuilder {
+    pub(super) passages: PassageTable,
+    pub(super) report: DataReport,
+    examples: Vec<Entry>,
+}
+
+impl DatasetBuilder {
+    /// Adds an example that brings its passages.
+    pub(super) fn push(&mut self, example: Example) -> Result<(), DataError> {
+        if example.positives.is_empty() {
+            return Err(DataError::NoPositive {
+                query: example.query_id,
+            });
+        }
+        let mut links = |candidates: Vec<Candidate>| -> Result<Vec<Link>, DataError> {
+            let link = |candidate: Candidate| {
+                let score = candidate.score;
+                Ok(Link::new(self.passages.insert(candidate)?, score))
+            };
+            candidates.into_iter().map(link).collect()
+        };
+        let positives = links(example.positives)?;
+        let negatives = links(example.negatives)?;
+        self.push_entry(Entry {
+            query_id: example.query_id,
+            query: example.query,
+            positives,
+            negatives,
+        });
+        Ok(())
+    }
+
+    /// Adds an example whose passages are in the table.
+    pub(super) fn push_entry(&mut self, entry: Entry) {
+        self.examples.push(entry);
+    }
+
+    /// Makes the data set. Passages without content are left out of the lists, and examples that have no positive then.
+    ///
+    /// A negative that is a positive too, by ordinal or by content, is left out.
+    pub(super) fn finish(mut self, path: &Path) -> Result<Dataset, DataError> {
+        let (passages, renumbered) = self.passages.finish();
+        let mut report = self.report;
+        let mut examples = Vec::with_capacity(self.examples.len());
+        for mut entry in self.examples.drain(..) {
+            for links in [&mut entry.positives, &mut entry.negatives] {
+                links.retain_mut(|link| {
+                    let ordinal = renumbered[link.passage as usize];
+                    link.passage = ordinal.unwrap_or_default();
+                    ordinal.is_some()
+                });
+            }
+            if entry.positives.is_empty() {
+                let id = &entry.query_id;
+                report.leave_out("queries without a positive in the corpus", || id.clone());
+                continue;
+            }
+            let positives: HashSet<u64> = entry
+                .positives
+                .iter()
+                .map(|link| passages.content(link.passage).digest())
+                .collect();
+            let (query_id, digest) = (&entry.query_id, |link: &Link| {
+                passages.content(link.passage).digest()
+            });
+            entry.negatives.retain(|link| {
+                let is_positive = positives.contains(&digest(link));
+                if is_positive {
+                    let place = || format!("{} of {query_id}", passages.id(link.passage));
+                    report.leave_out("negatives that are positives", place);
+                }
+                !is_positive
+            });
+            report.n_positives += entry.positives.len() as u64;
+            report.n_negatives += entry.negatives.len() as u64;
+            report.n_without_negatives += u64::from(entry.negatives.is_empty());
+            examples.push(entry);
+        }
+        if examples.is_empty() {
+            return Err(DataError::Empty {
+                path: PathBuf::from(path),
+            });
+        }
+        report.n_examples = examples.len() as u64;
+        report.n_passages = passages.len() as u64;
+        Ok(Dataset {
+            passages: Arc::new(passages),
+            examples,
+            report,
+        })
+    }
+}

@@ -18,32 +18,36 @@ const MAX_JSON_BYTES: u64 = 1 << 28;
 
 /// A model directory, resolved: what follows the transformer, and for which texts.
 #[derive(Clone, Debug)]
-pub(crate) struct Directory {
+pub struct Directory {
     /// Folder of `config.json`, the tokenizer and the weights.
-    pub(crate) transformer: PathBuf,
+    pub transformer: PathBuf,
     /// One or more, concatenated.
-    pub(crate) pooling: Vec<Pooling>,
+    pub pooling: Vec<Pooling>,
     /// Whether tokens of the prompt count in the pooling.
-    pub(crate) pools_prompt: bool,
+    pub pools_prompt: bool,
     /// What follows the pooling, in order.
-    pub(crate) steps: Vec<Step>,
-    pub(crate) similarity: Similarity,
+    pub steps: Vec<Step>,
+    /// How vectors are compared.
+    pub similarity: Similarity,
     /// Columns that are kept, from the first.
-    pub(crate) truncate_width: Option<usize>,
-    /// Prompt by role.
-    pub(crate) query_prompt: String,
-    pub(crate) passage_prompt: String,
+    pub truncate_width: Option<usize>,
+    /// Put before each query.
+    pub query_prompt: String,
+    /// Put before each passage.
+    pub passage_prompt: String,
     /// Length that the sentence-transformers configuration gives.
-    pub(crate) max_tokens: Option<usize>,
-    pub(crate) query_tokens: Option<usize>,
-    pub(crate) passage_tokens: Option<usize>,
+    pub max_tokens: Option<usize>,
+    /// Most tokens of a query that the options give.
+    pub query_tokens: Option<usize>,
+    /// Most tokens of a passage that the options give.
+    pub passage_tokens: Option<usize>,
     /// Lower-case before the tokenizer's own normalization.
-    pub(crate) lower_case: bool,
+    pub lower_case: bool,
 }
 
 /// A module after the pooling.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) enum Step {
+pub enum Step {
     /// A linear layer with an activation.
     Dense(DenseConfig),
     /// To length 1.
@@ -52,21 +56,31 @@ pub(crate) enum Step {
 
 /// `2_Dense/config.json`.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct DenseConfig {
-    pub(crate) folder: PathBuf,
-    pub(crate) n_in: usize,
-    pub(crate) n_out: usize,
-    pub(crate) has_bias: bool,
-    pub(crate) activation: OutputActivation,
+pub struct DenseConfig {
+    /// Its folder.
+    pub folder: PathBuf,
+    /// Width that comes in.
+    pub n_in: usize,
+    /// Width that goes out.
+    pub n_out: usize,
+    /// Whether `linear.bias` is stored.
+    pub has_bias: bool,
+    /// What follows the product.
+    pub activation: OutputActivation,
 }
 
 /// Activation of a Dense module or of a cross-encoder's scores.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum OutputActivation {
+pub enum OutputActivation {
+    /// `x`
     Identity,
+    /// `1 / (1 + e⁻ˣ)`
     Sigmoid,
+    /// `tanh x`
     Tanh,
+    /// `max(x, 0)`
     Relu,
+    /// `x Φ(x)`
     Gelu,
 }
 
@@ -85,10 +99,25 @@ impl OutputActivation {
             _ => return None,
         })
     }
+
+    /// The class name that sentence-transformers stores.
+    pub fn class(self) -> &'static str {
+        match self {
+            Self::Identity => "torch.nn.modules.linear.Identity",
+            Self::Sigmoid => "torch.nn.modules.activation.Sigmoid",
+            Self::Tanh => "torch.nn.modules.activation.Tanh",
+            Self::Relu => "torch.nn.modules.activation.ReLU",
+            Self::Gelu => "torch.nn.modules.activation.GELU",
+        }
+    }
 }
 
 impl Directory {
-    pub(crate) fn read(path: &Path, options: &ModelOptions) -> Result<Self, LoadError> {
+    /// Reads what a folder says, and takes the rest from the options.
+    ///
+    /// # Errors
+    /// [`LoadError`], naming the file; [`LoadError::NotSentenceTransformers`] when neither says how vectors are made.
+    pub fn read(path: &Path, options: &ModelOptions) -> Result<Self, LoadError> {
         if !path.is_dir() {
             return Err(LoadError::NoDirectory {
                 path: path.to_path_buf(),

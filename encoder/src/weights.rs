@@ -123,7 +123,7 @@ pub(crate) const RELATIVE_BIAS: &str = "encoder.relative_attention_bias.weight";
 
 impl Family {
     /// What stands before the names of the bare model where a head is saved with it.
-    pub(crate) fn prefix(self) -> &'static str {
+    pub fn prefix(self) -> &'static str {
         match self {
             Self::Bert => "bert.",
             Self::Roberta => "roberta.",

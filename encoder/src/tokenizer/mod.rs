@@ -2,13 +2,14 @@
 mod identity;
 mod word_piece;
 
+use std::ops::Range;
 use std::path::Path;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use tokenizers::normalizers::{Lowercase, NormalizerWrapper, Sequence};
 use tokenizers::utils::truncation::{TruncationDirection, TruncationParams, truncate_encodings};
-use tokenizers::{PostProcessor, Tokenizer};
+use tokenizers::{Encoding, PostProcessor, Tokenizer};
 
 use crate::directory::{catch_damage, read_bytes, read_json};
 use crate::error::LoadError;
@@ -54,8 +55,19 @@ impl Tokens {
     }
 }
 
+/// Which text of a pair loses tokens when both are too long together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Truncation {
+    /// The longer one, down to the length of the other, then both: what [`crate::CrossEncoder`] does.
+    #[default]
+    LongestFirst,
+    /// The second, then what is left of the first.
+    OnlySecond,
+}
+
 /// The tokenizer of a model directory, without the truncation and padding that its file may carry.
-pub(crate) struct TextTokenizer {
+pub struct TextTokenizer {
     tokenizer: Tokenizer,
     /// The fast path, where the tokenizer is one that it covers.
     word_pieces: Option<WordPieces>,
@@ -87,7 +99,12 @@ struct TokenizerConfig {
 
 impl TextTokenizer {
     /// Reads `tokenizer.json`, else builds BERT's tokenizer from `vocab.txt`, which is all that old checkpoints have.
-    pub(crate) fn load(folder: &Path, lower_case: bool) -> Result<Self, LoadError> {
+    ///
+    /// `lower_case` puts a step before the tokenizer's own, as `sentence_bert_config.json` may ask for.
+    ///
+    /// # Errors
+    /// [`LoadError`], naming the file.
+    pub fn load(folder: &Path, lower_case: bool) -> Result<Self, LoadError> {
         let config_path = folder.join("tokenizer_config.json");
         let config: TokenizerConfig = if config_path.exists() {
             read_json(&config_path)?
@@ -172,14 +189,14 @@ impl TextTokenizer {
     }
 
     /// Special tokens around one text, or around a pair.
-    pub(crate) fn n_special(&self, is_pair: bool) -> usize {
+    pub fn n_special(&self, is_pair: bool) -> usize {
         self.tokenizer
             .get_post_processor()
             .map_or(0, |processor| processor.added_tokens(is_pair))
     }
 
     /// Largest token id plus one.
-    pub(crate) fn n_ids(&self) -> usize {
+    pub fn n_ids(&self) -> usize {
         self.tokenizer
             .get_vocab(true)
             .values()
@@ -189,8 +206,11 @@ impl TextTokenizer {
 
     /// Tokenises, cuts to `max_tokens` as transformers does (the longer text of a pair first), adds special tokens.
     ///
-    /// `max_tokens` is at least the number of special tokens.
-    pub(crate) fn encode(
+    /// `max_tokens` is at least the number of special tokens. The prompt stands right before the first text.
+    ///
+    /// # Errors
+    /// What the tokenizers crate says.
+    pub fn encode(
         &self,
         prompt: &str,
         text: Text<'_>,
@@ -199,6 +219,87 @@ impl TextTokenizer {
         match self.encode_word_pieces(prompt, text, max_tokens) {
             Some(tokens) => Ok(tokens),
             None => self.encode_plain(prompt, text, max_tokens),
+        }
+    }
+
+    /// Token ids of a text without special tokens.
+    ///
+    /// # Errors
+    /// What the tokenizers crate says.
+    pub fn ids(&self, text: &str) -> Result<Vec<u32>, tokenizers::Error> {
+        if let Some(ids) = self
+            .word_pieces
+            .as_ref()
+            .and_then(|word_pieces| word_pieces.ids(text, usize::MAX))
+        {
+            return Ok(ids);
+        }
+        Ok(self.tokenizer.encode_fast(text, false)?.get_ids().to_vec())
+    }
+
+    /// Cuts ids without special tokens, of one text or of a pair, to `max_tokens` and puts special tokens around them.
+    ///
+    /// `max_tokens` is at least the number of special tokens.
+    ///
+    /// # Errors
+    /// What the tokenizers crate says.
+    pub fn assemble(
+        &self,
+        first: &[u32],
+        second: Option<&[u32]>,
+        max_tokens: usize,
+        truncation: Truncation,
+    ) -> Result<Tokens, tokenizers::Error> {
+        let room = max_tokens - self.n_special(second.is_some());
+        let n_second = second.map_or(0, <[u32]>::len);
+        let (n_first, n_second) = match truncation {
+            Truncation::LongestFirst => kept(first.len(), n_second, room),
+            Truncation::OnlySecond => {
+                let n_first = first.len().min(room);
+                (n_first, n_second.min(room - n_first))
+            }
+        };
+        let encoding = |ids: &[u32], n_kept: usize, type_id: u32| {
+            let ids = &ids[self.side(ids.len(), n_kept)];
+            Encoding::new(
+                ids.to_vec(),
+                vec![type_id; ids.len()],
+                vec![String::new(); ids.len()],
+                vec![None; ids.len()],
+                vec![(0, 0); ids.len()],
+                vec![0; ids.len()],
+                vec![1; ids.len()],
+                Vec::new(),
+                Default::default(),
+            )
+        };
+        let cut = encoding(first, n_first, 0);
+        let cut_second = second.map(|second| encoding(second, n_second, 1));
+        let n_ids = first.len() + second.map_or(0, <[u32]>::len);
+        let encoding = self.tokenizer.post_process(cut, cut_second, true)?;
+        Ok(self.tokens(&encoding, n_ids > room))
+    }
+
+    /// The tokens that stay of so many.
+    fn side(&self, n_tokens: usize, n_kept: usize) -> Range<usize> {
+        match self.truncation {
+            TruncationDirection::Right => 0..n_kept,
+            TruncationDirection::Left => n_tokens - n_kept..n_tokens,
+        }
+    }
+
+    fn tokens(&self, encoding: &Encoding, truncated: bool) -> Tokens {
+        let ids = encoding.get_ids().to_vec();
+        let type_ids = if self.has_types {
+            encoding.get_type_ids().to_vec()
+        } else {
+            vec![0; ids.len()]
+        };
+        Tokens {
+            ids,
+            type_ids,
+            n_unpooled: 0,
+            truncated,
         }
     }
 
@@ -238,10 +339,6 @@ impl TextTokenizer {
         let slots = word_pieces.slots(second.is_some());
         let second = second.unwrap_or_default();
         let (n_first, n_second) = kept(first.len(), second.len(), room);
-        let side = |ids: &[u32], n_kept: usize| match self.truncation {
-            TruncationDirection::Right => 0..n_kept,
-            TruncationDirection::Left => ids.len() - n_kept..ids.len(),
-        };
         let n_tokens = n_first + n_second + slots.len();
         let mut tokens = Tokens {
             ids: Vec::with_capacity(n_tokens),
@@ -256,11 +353,13 @@ impl TextTokenizer {
                     type_id
                 }
                 Slot::First { type_id } => {
-                    tokens.ids.extend(&first[side(&first, n_first)]);
+                    tokens.ids.extend(&first[self.side(first.len(), n_first)]);
                     type_id
                 }
                 Slot::Second { type_id } => {
-                    tokens.ids.extend(&second[side(&second, n_second)]);
+                    tokens
+                        .ids
+                        .extend(&second[self.side(second.len(), n_second)]);
                     type_id
                 }
             };
@@ -298,18 +397,7 @@ impl TextTokenizer {
         };
         let (first, second) = truncate_encodings(first, second, &truncation)?;
         let encoding = self.tokenizer.post_process(first, second, true)?;
-        let ids = encoding.get_ids().to_vec();
-        let type_ids = if self.has_types {
-            encoding.get_type_ids().to_vec()
-        } else {
-            vec![0; ids.len()]
-        };
-        Ok(Tokens {
-            ids,
-            type_ids,
-            n_unpooled: 0,
-            truncated: n_pieces > room,
-        })
+        Ok(self.tokens(&encoding, n_pieces > room))
     }
 
     /// Number of tokens before the text when a prompt stands there: the opening special token and the prompt's own.

@@ -52,10 +52,23 @@ impl Encoder {
     /// # Errors
     /// [`TrainingError::Load`].
     pub fn load(folder: &Path, engine: &Arc<Engine>) -> Result<Self, TrainingError> {
+        Self::load_as("", folder, engine)
+    }
+
+    /// Does as [`Self::load`], with a prefix before the name of each parameter: two towers of one model, or a model beside
+    /// a head, have names of their own then.
+    ///
+    /// # Errors
+    /// [`TrainingError::Load`].
+    pub fn load_as(
+        prefix: &str,
+        folder: &Path,
+        engine: &Arc<Engine>,
+    ) -> Result<Self, TrainingError> {
         let architecture = Architecture::read(&folder.join("config.json"))?;
         let mut checkpoint = Checkpoint::open(folder)?;
         checkpoint.set_prefix(architecture.family.prefix(), TOKENS);
-        Self::new(architecture, engine, |name, shape| {
+        Self::new(architecture, prefix, engine, |name, shape| {
             Ok(checkpoint.tensor(name, shape)?)
         })
     }
@@ -70,7 +83,7 @@ impl Encoder {
         engine: &Arc<Engine>,
     ) -> Result<Self, TrainingError> {
         let mut drawn = 0u64;
-        Self::new(architecture, engine, |name, shape| {
+        Self::new(architecture, "", engine, |name, shape| {
             let n = shape.iter().product();
             if name.ends_with(".bias") {
                 return Ok(vec![0.0; n]);
@@ -85,6 +98,7 @@ impl Encoder {
 
     fn new(
         architecture: Architecture,
+        prefix: &str,
         engine: &Arc<Engine>,
         mut get: impl FnMut(&str, &[usize]) -> Result<Vec<f32>, TrainingError>,
     ) -> Result<Self, TrainingError> {
@@ -98,10 +112,12 @@ impl Encoder {
             });
         }
         let mut parameters = Parameters::new();
-        let mut make =
-            |name: &str, shape: &[usize], kind| -> Result<Arc<Parameter>, TrainingError> {
-                Ok(parameters.insert(name, shape, get(name, shape)?, kind)?)
-            };
+        let mut make = |name: &str,
+                        shape: &[usize],
+                        kind|
+         -> Result<Arc<Parameter>, TrainingError> {
+            Ok(parameters.insert(&format!("{prefix}{name}"), shape, get(name, shape)?, kind)?)
+        };
         let tokens = make(TOKENS, &[a.n_vocabulary, a.width], Kind::Table)?;
         let positions = make(POSITIONS, &[a.n_positions, a.width], Kind::Table)?;
         let types = (a.n_types > 0)
@@ -309,7 +325,7 @@ fn misfit(message: String) -> TrainingError {
 }
 
 /// Normal numbers from a counter: Box & Muller's transform of a multiplicative hash.
-pub(super) fn normal(seed: u64, stream: u64, n: usize, deviation: f64) -> Vec<f32> {
+pub fn normal(seed: u64, stream: u64, n: usize, deviation: f64) -> Vec<f32> {
     let mask = Dropout {
         seed,
         step: stream,

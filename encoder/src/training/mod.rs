@@ -34,7 +34,7 @@ mod workload;
 
 pub use adamw::{AdamW, AdamWConfig};
 pub use dropout::Dropout;
-pub use encoder::Encoder;
+pub use encoder::{Encoder, normal};
 pub use engine::{Engine, EngineConfig};
 pub use error::TrainingError;
 pub use layer::{

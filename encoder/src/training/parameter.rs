@@ -405,12 +405,18 @@ impl Parameters {
     /// # Errors
     /// [`TrainingError::Write`] naming the file.
     pub fn save(&self, path: &Path) -> std::result::Result<(), TrainingError> {
-        let tensors = self.iter().map(|parameter| {
-            (
-                parameter.name.clone(),
-                parameter.shape.clone(),
-                Stored::F32(parameter.values()),
-            )
+        self.save_as("", path)
+    }
+
+    /// Does as [`Self::save`] with those parameters whose names begin with a prefix, and leaves the prefix out.
+    ///
+    /// # Errors
+    /// [`TrainingError::Write`] naming the file.
+    pub fn save_as(&self, prefix: &str, path: &Path) -> std::result::Result<(), TrainingError> {
+        let tensors = self.iter().filter_map(|parameter| {
+            let name = parameter.name.strip_prefix(prefix)?;
+            let values = Stored::F32(parameter.values());
+            Some((name.to_owned(), parameter.shape.clone(), values))
         });
         save(path, tensors.collect())
     }

@@ -1,7 +1,8 @@
 //! Lengths, truncation, prompts and pairs.
 
 use encoder::{
-    BiEncoder, CrossEncoder, EncodeError, EncoderConfig, ModelOptions, Role, Text, Tokens,
+    BiEncoder, CrossEncoder, EncodeError, EncoderConfig, ModelOptions, Role, Text, TextTokenizer,
+    Tokens, Truncation,
 };
 
 fn load(name: &str, options: &ModelOptions) -> BiEncoder {
@@ -188,4 +189,54 @@ fn tokens_that_the_model_has_no_row_for_are_refused() {
         .score(&[Tokens::default()])
         .expect_err("no tokens");
     assert!(matches!(error, EncodeError::Empty { row: 0 }));
+}
+
+#[test]
+fn ids_put_together_are_the_text_encoded() {
+    for name in [
+        "tiny-bert",
+        "tiny-roberta",
+        "tiny-xlm-roberta",
+        "tiny-distilbert",
+        "tiny-mpnet",
+    ] {
+        let folder = testkit::fixture("models").join(name);
+        let tokenizer = TextTokenizer::load(&folder, false).expect("the tokenizer loads");
+        let (first, second) = (
+            "stones of the river",
+            "The engine runs, and runs; it never stops.",
+        );
+        let ids = |text: &str| tokenizer.ids(text).expect("a text tokenises");
+        let (first_ids, second_ids) = (ids(first), ids(second));
+        for max_tokens in [4, 5, 7, 10, 100] {
+            let put = |second: Option<&[u32]>, truncation| {
+                let tokens = tokenizer.assemble(&first_ids, second, max_tokens, truncation);
+                tokens.expect("ids of this tokenizer")
+            };
+            let encode = |text| {
+                tokenizer
+                    .encode("", text, max_tokens)
+                    .expect("a text tokenises")
+            };
+            let single = encode(Text::Single(first));
+            assert_eq!(
+                put(None, Truncation::LongestFirst),
+                single,
+                "{name} {max_tokens}"
+            );
+            let pair = encode(Text::Pair(first, second));
+            let put_pair = put(Some(&second_ids), Truncation::LongestFirst);
+            assert_eq!(put_pair, pair, "{name} {max_tokens}");
+            // The second text loses all it can before the first loses anything.
+            let only_second = put(Some(&second_ids), Truncation::OnlySecond);
+            let n_first = first_ids.len().min(max_tokens - tokenizer.n_special(true));
+            assert_eq!(only_second.len(), pair.len());
+            assert_eq!(only_second.truncated, pair.truncated);
+            assert_eq!(
+                only_second.ids[1..=n_first],
+                first_ids[..n_first],
+                "{name} {max_tokens}"
+            );
+        }
+    }
 }

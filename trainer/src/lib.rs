@@ -1,13 +1,14 @@
 //! One loop, many objectives: fine-tuning, distillation, cross-encoders, hard-negative mining.
 //!
 //! An [`Objective`] turns a batch into a loss and gradients; [`Batches`] give the batch of an epoch and an index, so that
-//! a run can be resumed anywhere. [`data`] reads what other toolkits write, and draws each query's group of passages;
-//! [`loss`] holds the equations.
+//! a run can be resumed anywhere; [`run::train`] is the loop. [`data`] reads what other toolkits write, and draws each
+//! query's group of passages; [`loss`] holds the equations.
 
 mod batches;
 pub mod data;
 pub mod loss;
 mod objective;
+pub mod run;
 
 pub use batches::{Batches, GroupBatches, GroupsConfig, Mixing};
 pub use objective::{Objective, Step, StepReport};

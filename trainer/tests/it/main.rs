@@ -1,6 +1,7 @@
-//! Losses against PyTorch, objectives against difference quotients and themselves; data, groups and mining.
+//! Losses against PyTorch, objectives against difference quotients and themselves; data, groups and mining; whole runs.
 
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 mod loss;
+mod run;
 mod sampling;

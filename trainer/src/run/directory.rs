@@ -1,0 +1,177 @@
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use super::error::TrainError;
+
+/// The folder of one run.
+///
+/// ```text
+/// config.toml          the resolved configuration
+/// run.json             seed and code version
+/// metrics.jsonl        a line for each step and each taking of dev figures
+/// events.out.tfevents… the same for TensorBoard
+/// checkpoints/step-N/  what resuming needs; complete whenever it has its name
+/// failed-batch.json    the examples of the step that ended the run, if one did
+/// export/              the trained model
+/// ```
+#[derive(Clone, Debug)]
+pub struct RunDirectory {
+    path: PathBuf,
+}
+
+#[derive(Serialize)]
+struct RunRecord<'a> {
+    seed: u64,
+    version: &'a str,
+}
+
+impl RunDirectory {
+    /// Starts a run in a folder that is empty or not there.
+    ///
+    /// # Errors
+    /// [`TrainError::Occupied`], [`TrainError::File`].
+    pub fn create(path: &Path, config: &str, seed: u64) -> Result<Self, TrainError> {
+        let checkpoints = path.join("checkpoints");
+        fs::create_dir_all(path).map_err(TrainError::file(path))?;
+        let mut entries = fs::read_dir(path).map_err(TrainError::file(path))?;
+        if entries.next().is_some() {
+            return Err(TrainError::Occupied {
+                path: path.to_owned(),
+            });
+        }
+        fs::create_dir(&checkpoints).map_err(TrainError::file(&checkpoints))?;
+        let record = RunRecord {
+            seed,
+            version: env!("CARGO_PKG_VERSION"),
+        };
+        write_json(&path.join("run.json"), &record)?;
+        write(&path.join("config.toml"), config.as_bytes())?;
+        Ok(Self {
+            path: path.to_owned(),
+        })
+    }
+
+    /// Opens a run to go on with it: from its last checkpoint, from the beginning where it has none.
+    ///
+    /// # Errors
+    /// [`TrainError::OtherConfig`] when it was started with another configuration; [`TrainError::File`].
+    pub fn resume(path: &Path, config: &str) -> Result<Self, TrainError> {
+        let file = path.join("config.toml");
+        let recorded = fs::read_to_string(&file).map_err(TrainError::file(&file))?;
+        if recorded != config {
+            let (mut recorded, mut given) = (recorded.lines(), config.lines());
+            let (recorded, given) = loop {
+                match (recorded.next(), given.next()) {
+                    (Some(a), Some(b)) if a == b => {}
+                    (a, b) => break (a.unwrap_or_default(), b.unwrap_or_default()),
+                }
+            };
+            return Err(TrainError::OtherConfig {
+                path: file,
+                recorded: recorded.to_owned(),
+                given: given.to_owned(),
+            });
+        }
+        Ok(Self {
+            path: path.to_owned(),
+        })
+    }
+
+    /// The folder.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Where the trained model goes.
+    pub fn export(&self) -> PathBuf {
+        self.path.join("export")
+    }
+
+    /// The complete checkpoints by the steps that were taken before them, in ascending order.
+    ///
+    /// # Errors
+    /// [`TrainError::File`].
+    pub fn checkpoints(&self) -> Result<Vec<(u64, PathBuf)>, TrainError> {
+        let folder = self.path.join("checkpoints");
+        let mut found = Vec::new();
+        for entry in fs::read_dir(&folder).map_err(TrainError::file(&folder))? {
+            let path = entry.map_err(TrainError::file(&folder))?.path();
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            if let Some(step) = name
+                .strip_prefix("step-")
+                .and_then(|step| step.parse().ok())
+            {
+                found.push((step, path));
+            }
+        }
+        found.sort();
+        Ok(found)
+    }
+
+    pub(super) fn checkpoint(&self, step: u64) -> PathBuf {
+        self.path.join(format!("checkpoints/step-{step}"))
+    }
+
+    /// Gives a folder its name when `fill` has written everything into it; what has the name already is replaced.
+    pub(super) fn publish(
+        target: &Path,
+        fill: impl FnOnce(&Path) -> Result<(), TrainError>,
+    ) -> Result<(), TrainError> {
+        let name = target.file_name().unwrap_or_default().to_string_lossy();
+        let (part, old) = (
+            target.with_file_name(format!(".{name}.part")),
+            target.with_file_name(format!(".{name}.old")),
+        );
+        for leftover in [&part, &old] {
+            remove(leftover)?;
+        }
+        fs::create_dir_all(&part).map_err(TrainError::file(&part))?;
+        fill(&part)?;
+        sync(&part)?;
+        if target.exists() {
+            fs::rename(target, &old).map_err(TrainError::file(target))?;
+        }
+        fs::rename(&part, target).map_err(TrainError::file(target))?;
+        if let Some(parent) = target.parent() {
+            let synced = File::open(parent).and_then(|folder| folder.sync_all());
+            synced.map_err(TrainError::file(parent))?;
+        }
+        remove(&old)
+    }
+}
+
+/// Removes a folder, if it is there.
+pub(super) fn remove(folder: &Path) -> Result<(), TrainError> {
+    match fs::remove_dir_all(folder) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(TrainError::file(folder)(error))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Makes the files below a folder durable.
+fn sync(path: &Path) -> Result<(), TrainError> {
+    if path.is_dir() {
+        for entry in fs::read_dir(path).map_err(TrainError::file(path))? {
+            sync(&entry.map_err(TrainError::file(path))?.path())?;
+        }
+    }
+    let synced = File::open(path).and_then(|file| file.sync_all());
+    synced.map_err(TrainError::file(path))
+}
+
+pub(super) fn write(path: &Path, bytes: &[u8]) -> Result<(), TrainError> {
+    let part = path.with_extension("part");
+    fs::write(&part, bytes)
+        .and_then(|()| fs::rename(&part, path))
+        .map_err(TrainError::file(path))
+}
+
+pub(super) fn write_json(path: &Path, value: &impl Serialize) -> Result<(), TrainError> {
+    let mut text = serde_json::to_string_pretty(value).expect("our records are JSON");
+    text.push('\n');
+    write(path, text.as_bytes())
+}

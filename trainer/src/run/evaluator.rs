@@ -1,0 +1,100 @@
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use corpus::CorpusError;
+use encoder::training::TrainingError;
+use encoder::{EncodeError, LoadError};
+
+use crate::batches::Batches;
+use crate::data::DataError;
+use crate::objective::Objective;
+
+/// Takes figures of a model that is being trained.
+pub trait Evaluator<O: ?Sized> {
+    /// Returns figures by name, such as `ndcg@10`.
+    ///
+    /// # Errors
+    /// [`EvaluatorError`].
+    fn evaluate(&mut self, objective: &mut O) -> Result<BTreeMap<String, f64>, EvaluatorError>;
+}
+
+/// Why figures cannot be taken.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum EvaluatorError {
+    /// The model cannot be written, or its loss cannot be computed.
+    #[error(transparent)]
+    Model(#[from] TrainingError),
+    /// What was written cannot be loaded.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// A text cannot be encoded.
+    #[error(transparent)]
+    Encode(#[from] EncodeError),
+    /// The dev set cannot be read.
+    #[error(transparent)]
+    Corpus(#[from] CorpusError),
+    /// A held-out batch cannot be made.
+    #[error(transparent)]
+    Data(#[from] DataError),
+    /// Vectors cannot be written.
+    #[error(transparent)]
+    Write(#[from] index::WriteError),
+    /// Vectors cannot be read.
+    #[error(transparent)]
+    Open(#[from] index::OpenError),
+    /// A query's vector cannot be compared.
+    #[error(transparent)]
+    Search(#[from] index::SearchError),
+    /// A ranking cannot be measured.
+    #[error(transparent)]
+    Measure(#[from] evaluation::EvaluationError),
+    /// A file cannot be used.
+    #[error("cannot use `{}`", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        source: std::io::Error,
+    },
+    /// A query or passage that a file names is in no other.
+    #[error("{kind} `{id}` of `{}` is not in the dev set", path.display())]
+    Missing {
+        /// What it is.
+        kind: &'static str,
+        /// Its id.
+        id: String,
+        /// What names it.
+        path: PathBuf,
+    },
+}
+
+/// The loss of held-out batches and the objective's own measures, without dropout: `loss`, and so on.
+///
+/// They are those of epoch 0, so that figures of two moments are of the same batches.
+pub struct LossEvaluator<B> {
+    /// The batches.
+    pub batches: B,
+}
+
+impl<O, B> Evaluator<O> for LossEvaluator<B>
+where
+    O: Objective,
+    B: Batches<Batch = O::Batch>,
+{
+    fn evaluate(&mut self, objective: &mut O) -> Result<BTreeMap<String, f64>, EvaluatorError> {
+        let (mut sums, mut n_examples) = (BTreeMap::<String, f64>::new(), 0.0);
+        for index in 0..self.batches.len(0) {
+            let report = objective.evaluate(&self.batches.batch(0, index)?)?;
+            let n = report.n_examples as f64;
+            n_examples += n;
+            let own = report.measures.into_iter().chain([("loss", report.loss)]);
+            for (name, value) in own {
+                *sums.entry(name.to_owned()).or_default() += n * value;
+            }
+        }
+        sums.values_mut()
+            .for_each(|sum| *sum /= n_examples.max(1.0));
+        Ok(sums)
+    }
+}

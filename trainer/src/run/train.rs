@@ -1,0 +1,595 @@
+use std::collections::{BTreeMap, HashSet};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use encoder::training::{AdamW, AdamWConfig, Engine, Parameters, TrainingError};
+use serde_json::{Value, json};
+
+use super::checkpoint::{Best, State, Weights};
+use super::config::TrainConfig;
+use super::directory::{RunDirectory, write, write_json};
+use super::ema::Ema;
+use super::error::TrainError;
+use super::evaluator::Evaluator;
+use super::lora::Adapters;
+use super::metrics::{Interval, MetricsLog, StepLog};
+use super::schedule::Schedule;
+use crate::batches::Batches;
+use crate::data::Group;
+use crate::objective::{Objective, Step};
+
+/// Steps of a mean loss that tells a run that diverges.
+const DIVERGENCE_STEPS: usize = 100;
+
+/// A batch that can say what is in it, for the report of a step that failed.
+pub trait Describe {
+    /// The ids of its examples.
+    fn describe(&self) -> Value;
+}
+
+impl Describe for Vec<Group> {
+    fn describe(&self) -> Value {
+        let passages = |group: &Group| {
+            group
+                .passages
+                .iter()
+                .map(|passage| passage.id.clone())
+                .collect::<Vec<_>>()
+        };
+        self.iter()
+            .map(|group| json!({ "query_id": group.query_id, "passages": passages(group) }))
+            .collect()
+    }
+}
+
+/// What a run works with.
+pub struct Job<'a, O: Objective, B> {
+    /// The model and its loss.
+    pub objective: &'a mut O,
+    /// What it is trained on.
+    pub batches: &'a B,
+    /// Threads of the optimizer.
+    pub engine: &'a Arc<Engine>,
+    /// What takes dev figures; their names are told apart by the evaluators.
+    pub evaluators: Vec<Box<dyn Evaluator<O> + 'a>>,
+    /// Once set, the run saves a checkpoint and ends after the present step.
+    pub stop: &'a AtomicBool,
+    /// Called at everything worth telling.
+    pub watch: &'a mut dyn FnMut(Event<'_>),
+    /// Makes the model card, `README.md` of the export.
+    pub card: Option<&'a dyn Fn(&Summary) -> String>,
+}
+
+/// What happens in a run.
+#[derive(Clone, Debug)]
+pub enum Event<'a> {
+    /// Everything is ready.
+    Started(&'a Plan),
+    /// A line of the log.
+    Step(&'a StepLog),
+    /// Dev figures were taken after so many steps.
+    Evaluated(u64, &'a BTreeMap<String, f64>),
+    /// A checkpoint was written after so many steps.
+    Saved(u64),
+    /// The model was written.
+    Exported(PathBuf),
+}
+
+/// What a run is going to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Plan {
+    /// Steps of the optimizer, those before a resumption included.
+    pub n_steps: u64,
+    /// Batches of the first epoch.
+    pub n_batches: usize,
+    /// Values of the model.
+    pub n_values: usize,
+    /// Those that are trained.
+    pub n_trained: usize,
+    /// Steps already taken.
+    pub step: u64,
+}
+
+/// How a run ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum End {
+    /// All steps were taken.
+    Finished,
+    /// The dev figure did not improve any more.
+    StoppedEarly,
+    /// Somebody asked for it; a checkpoint was written, no model was.
+    Interrupted,
+}
+
+/// What a run has come to.
+#[derive(Clone, Debug, PartialEq, serde::Serialize)]
+pub struct Summary {
+    /// How it ended.
+    pub end: End,
+    /// Steps taken.
+    pub steps: u64,
+    /// Batches trained on.
+    pub batches: u64,
+    /// Examples trained on.
+    pub examples: u64,
+    /// Tokens that went through an encoder.
+    pub tokens: u64,
+    /// Tokens a second of the steps taken since the start or the resumption.
+    pub tokens_per_s: f64,
+    /// The best dev figure, where one decides.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub best: Option<Best>,
+    /// Dev figures by step, those before a resumption not included.
+    pub dev: BTreeMap<u64, BTreeMap<String, f64>>,
+}
+
+/// Trains: the one loop of all objectives.
+///
+/// A run that is stopped at any step and resumed goes on as if nothing had happened: equal weights, losses, order of
+/// data and early stopping, bit for bit on one machine.
+///
+/// # Errors
+/// [`TrainError`]. The run directory then holds the last complete checkpoint, and the examples of the step that failed.
+pub fn train<O, B>(
+    config: &TrainConfig,
+    run: &RunDirectory,
+    job: Job<'_, O, B>,
+) -> Result<Summary, TrainError>
+where
+    O: Objective,
+    O::Batch: Describe,
+    B: Batches<Batch = O::Batch>,
+{
+    config.check()?;
+    let mut training = Training::start(config, run, job)?;
+    if training.state.step == 0 && config.run.evaluate_first && !training.state.is_evaluated {
+        training.evaluate()?;
+    }
+    let end = loop {
+        if training.is_exhausted() {
+            break End::StoppedEarly;
+        }
+        if training.state.step >= training.n_steps {
+            break End::Finished;
+        }
+        let ends_epoch = training.step()?;
+        training.state.is_evaluated = false;
+        let step = training.state.step;
+        let is_last = step == training.n_steps;
+        if is_last || config.run.evaluate_every.is_due(step, ends_epoch) {
+            training.evaluate()?;
+        }
+        let is_stopped = training.job.stop.load(Ordering::SeqCst);
+        let is_due = config.run.save_every.is_due(step, ends_epoch);
+        if is_last || is_due || is_stopped || training.is_exhausted() {
+            training.save()?;
+        }
+        if is_stopped && !is_last {
+            break End::Interrupted;
+        }
+    };
+    training.finish(end)
+}
+
+/// A run between two steps.
+struct Training<'a, 'j, O: Objective, B> {
+    config: &'a TrainConfig,
+    run: &'a RunDirectory,
+    job: Job<'j, O, B>,
+    /// Those of the model that change, by the optimizer or through adapters.
+    changing: Parameters,
+    optimizer: AdamW,
+    adapters: Option<Adapters>,
+    ema: Option<Ema>,
+    schedule: Schedule,
+    n_steps: u64,
+    log: MetricsLog,
+    state: State,
+    /// Of the steps since the start or the resumption.
+    n_tokens: u64,
+    seconds: f64,
+    dev: BTreeMap<u64, BTreeMap<String, f64>>,
+}
+
+impl<'a, 'j, O, B> Training<'a, 'j, O, B>
+where
+    O: Objective,
+    O::Batch: Describe,
+    B: Batches<Batch = O::Batch>,
+{
+    /// Prepares a run, and reads its last checkpoint where it has one.
+    fn start(
+        config: &'a TrainConfig,
+        run: &'a RunDirectory,
+        job: Job<'j, O, B>,
+    ) -> Result<Self, TrainError> {
+        let n_steps = n_steps(config, job.batches)?;
+        let model = job.objective.parameters();
+        check_names(model, config)?;
+        let adapters = match &config.lora {
+            Some(lora) => Some(Adapters::new(model, lora, config.run.seed)?),
+            None => None,
+        };
+        let starts_with = |names: &[String], name: &str| {
+            names.iter().any(|start| name.starts_with(start.as_str()))
+        };
+        let is_whole = |name: &str| match &config.lora {
+            Some(lora) => starts_with(&lora.train, name),
+            None => !starts_with(&config.optimizer.freeze, name),
+        };
+        let mut trained = model.filter(|parameter| is_whole(parameter.name()));
+        let mut changing = trained.clone();
+        if let Some(adapters) = &adapters {
+            trained = trained.filter(|parameter| !adapters.cover(parameter));
+            trained.extend(adapters.parameters());
+            changing.extend(&model.filter(|parameter| adapters.cover(parameter)));
+        }
+        let o = &config.optimizer;
+        let settings = AdamWConfig {
+            beta1: o.beta1,
+            beta2: o.beta2,
+            epsilon: o.epsilon,
+            weight_decay: o.weight_decay,
+        };
+        let n_trained = n_values(&trained);
+        if n_trained == 0 {
+            return Err(TrainError::Nothing {
+                hint: ": `optimizer.freeze` names every parameter",
+            });
+        }
+        let mut optimizer = AdamW::new(&trained, settings, job.engine)?;
+        let ema = o.ema.map(|keep| Ema::new(&changing, keep)).transpose()?;
+        let mut state = State::default();
+        if let Some((_, folder)) = run.checkpoints()?.last() {
+            let weights = Weights {
+                model,
+                ema: ema.as_ref(),
+                adapters: adapters.as_ref(),
+            };
+            state = weights.load(folder, &mut optimizer)?;
+        }
+        let plan = Plan {
+            n_steps,
+            n_batches: job.batches.len(0),
+            n_values: n_values(model),
+            n_trained,
+            step: state.step,
+        };
+        (job.watch)(Event::Started(&plan));
+        Ok(Self {
+            schedule: Schedule::new(&config.schedule, o.learning_rate, n_steps),
+            log: MetricsLog::open(run, state.step)?,
+            config,
+            run,
+            job,
+            changing,
+            optimizer,
+            adapters,
+            ema,
+            n_steps,
+            state,
+            n_tokens: 0,
+            seconds: 0.0,
+            dev: BTreeMap::new(),
+        })
+    }
+
+    /// Takes one step of the optimizer, and says whether it was the last of its epoch.
+    fn step(&mut self) -> Result<bool, TrainError> {
+        let (start, step) = (Instant::now(), self.state.step + 1);
+        while self.job.batches.is_empty(self.state.epoch) {
+            self.state.epoch += 1;
+        }
+        let n_left = self.job.batches.len(self.state.epoch) - self.state.index;
+        let n_batches = self.config.optimizer.accumulate.min(n_left);
+        let (mut seen, mut loss, mut n_tokens) = (Vec::new(), 0.0, 0);
+        for _ in 0..n_batches {
+            let (epoch, index) = (self.state.epoch, self.state.index);
+            let batch = self.job.batches.batch(epoch, index);
+            let batch = batch.map_err(|source| TrainError::Data {
+                epoch,
+                index,
+                source,
+            })?;
+            let place = Step {
+                seed: self.config.run.seed,
+                index: self.state.n_batches,
+                weight: 1.0 / n_batches as f64,
+            };
+            let report = self.job.objective.step(&batch, &place);
+            seen.push(batch);
+            let report = report.map_err(|source| self.failed(step, &seen, source))?;
+            if !report.loss.is_finite() {
+                let batch = self.report(step, &seen, &format!("loss is {}", report.loss))?;
+                return Err(TrainError::Loss {
+                    step,
+                    loss: report.loss,
+                    batch,
+                });
+            }
+            self.state.n_batches += 1;
+            self.state.index += 1;
+            self.state.n_examples += report.n_examples as u64;
+            n_tokens += report.n_tokens as u64;
+            loss += report.loss * place.weight;
+            for (&name, &value) in &report.measures {
+                self.state
+                    .interval
+                    .measures
+                    .entry(name.to_owned())
+                    .or_default()
+                    .add(value);
+            }
+        }
+        let learning_rate = self.schedule.learning_rate(self.state.step);
+        let norm = self
+            .update(learning_rate)
+            .map_err(|source| self.failed(step, &seen, source))?;
+        self.state.step = step;
+        let epoch = self.state.epoch;
+        let ends_epoch = self.state.index == self.job.batches.len(epoch);
+        if ends_epoch {
+            (self.state.epoch, self.state.index) = (epoch + 1, 0);
+        }
+
+        let seconds = start.elapsed().as_secs_f64();
+        self.n_tokens += n_tokens;
+        self.seconds += seconds;
+        self.state.n_tokens += n_tokens;
+        let interval = &mut self.state.interval;
+        interval.loss.add(loss);
+        interval.gradient_norm.add(norm);
+        interval.n_tokens += n_tokens;
+        interval.seconds += seconds;
+        if step.is_multiple_of(self.config.run.log_every) || step == self.n_steps {
+            let interval: Interval = std::mem::take(interval);
+            let means = interval
+                .measures
+                .into_iter()
+                .map(|(name, mean)| (name, mean.value()));
+            let log = StepLog {
+                step,
+                epoch,
+                loss: interval.loss.value(),
+                learning_rate,
+                gradient_norm: interval.gradient_norm.value(),
+                tokens_per_s: interval.n_tokens as f64 / interval.seconds.max(1e-9),
+                n_tokens: self.state.n_tokens,
+                measures: means.collect(),
+            };
+            self.log.step(&log)?;
+            (self.job.watch)(Event::Step(&log));
+        }
+        self.check_divergence(loss, &seen)?;
+        Ok(ends_epoch)
+    }
+
+    /// Lets the weights follow the gradients that have added up, and returns their norm.
+    fn update(&mut self, learning_rate: f64) -> Result<f64, TrainingError> {
+        let max_norm = self.config.optimizer.max_norm;
+        if let Some(adapters) = &self.adapters {
+            adapters.take_gradients()?;
+        }
+        let norm = self
+            .optimizer
+            .step(learning_rate, (max_norm > 0.0).then_some(max_norm))?;
+        self.job.objective.parameters().clear_gradients(); // those of frozen parameters add up too
+        if let Some(adapters) = &self.adapters {
+            adapters.merge()?;
+        }
+        if let Some(ema) = &self.ema {
+            ema.update(&self.changing)?;
+        }
+        Ok(norm)
+    }
+
+    fn check_divergence(&mut self, loss: f64, seen: &[B::Batch]) -> Result<(), TrainError> {
+        let factor = self.config.run.divergence;
+        let losses = &mut self.state.losses;
+        if losses.len() == DIVERGENCE_STEPS {
+            losses.remove(0);
+        }
+        losses.push(loss);
+        if losses.len() < DIVERGENCE_STEPS {
+            return Ok(());
+        }
+        let mean = losses.iter().sum::<f64>() / DIVERGENCE_STEPS as f64;
+        let first = *self.state.first_loss.get_or_insert(mean);
+        if factor == 0.0 || mean <= factor * first.abs() {
+            return Ok(());
+        }
+        let step = self.state.step;
+        let batch = self.report(step, seen, &format!("mean loss is {mean}, was {first}"))?;
+        Err(TrainError::Diverged {
+            step,
+            n_steps: DIVERGENCE_STEPS,
+            loss: mean,
+            first,
+            batch,
+        })
+    }
+
+    /// Takes dev figures, and saves a checkpoint where they are the best so far.
+    fn evaluate(&mut self) -> Result<(), TrainError> {
+        self.state.is_evaluated = true;
+        if self.job.evaluators.is_empty() {
+            return Ok(());
+        }
+        let (evaluators, objective) = (&mut self.job.evaluators, &mut *self.job.objective);
+        let mut take = || -> Result<_, TrainError> {
+            let mut figures = BTreeMap::new();
+            for evaluator in evaluators.iter_mut() {
+                let found = evaluator.evaluate(objective);
+                figures.extend(found.map_err(|error| TrainError::Evaluation(Box::new(error)))?);
+            }
+            Ok(figures)
+        };
+        let figures = match &self.ema {
+            Some(ema) => ema.during(&self.changing, take)?,
+            None => take(),
+        }?;
+        let step = self.state.step;
+        self.log.dev(step, &figures)?;
+        (self.job.watch)(Event::Evaluated(step, &figures));
+        if let Some(measure) = &self.config.run.measure {
+            let value = *figures
+                .get(measure)
+                .ok_or_else(|| TrainError::UnknownMeasure {
+                    measure: measure.clone(),
+                    found: figures.keys().cloned().collect(),
+                })?;
+            let gain = |best: Best| match measure.contains("loss") {
+                true => best.value - value,
+                false => value - best.value,
+            };
+            if self
+                .state
+                .best
+                .is_none_or(|best| gain(best) > self.config.run.min_gain)
+            {
+                self.state.best = Some(Best { step, value });
+                self.state.n_worse = 0;
+                self.save()?;
+            } else {
+                self.state.n_worse += 1;
+            }
+        }
+        self.dev.insert(step, figures);
+        Ok(())
+    }
+
+    /// Whether the dev figure has not improved for as long as the run has patience.
+    fn is_exhausted(&self) -> bool {
+        self.config
+            .run
+            .patience
+            .is_some_and(|patience| self.state.n_worse >= patience)
+    }
+
+    fn weights(&self) -> Weights<'_> {
+        Weights {
+            model: self.job.objective.parameters(),
+            ema: self.ema.as_ref(),
+            adapters: self.adapters.as_ref(),
+        }
+    }
+
+    fn save(&mut self) -> Result<(), TrainError> {
+        self.weights()
+            .save(self.run, &self.state, &self.optimizer, self.config.run.keep)?;
+        (self.job.watch)(Event::Saved(self.state.step));
+        Ok(())
+    }
+
+    /// Exports the best weights, the last ones where no figure decides.
+    fn finish(mut self, end: End) -> Result<Summary, TrainError> {
+        let summary = Summary {
+            end,
+            steps: self.state.step,
+            batches: self.state.n_batches,
+            examples: self.state.n_examples,
+            tokens: self.state.n_tokens,
+            tokens_per_s: self.n_tokens as f64 / self.seconds.max(1e-9),
+            best: self.state.best,
+            dev: std::mem::take(&mut self.dev),
+        };
+        if end == End::Interrupted {
+            return Ok(summary);
+        }
+        if let Some(best) = self.state.best.filter(|best| best.step != self.state.step) {
+            self.weights().load_model(&self.run.checkpoint(best.step))?;
+        }
+        let target = self.run.export();
+        let export = || {
+            RunDirectory::publish(&target, |folder| {
+                self.job.objective.export(folder)?;
+                match self.job.card {
+                    Some(card) => write(&folder.join("README.md"), card(&summary).as_bytes()),
+                    None => Ok(()),
+                }
+            })
+        };
+        match &self.ema {
+            Some(ema) => ema.during(&self.changing, export)?,
+            None => export(),
+        }?;
+        (self.job.watch)(Event::Exported(target));
+        Ok(summary)
+    }
+
+    fn failed(&self, step: u64, seen: &[B::Batch], source: TrainingError) -> TrainError {
+        let source = Box::new(source);
+        match self.report(step, seen, &source.to_string()) {
+            Ok(batch) => TrainError::Step {
+                step,
+                batch,
+                source,
+            },
+            Err(error) => error,
+        }
+    }
+
+    /// Writes down what the batches of a step are.
+    fn report(&self, step: u64, seen: &[B::Batch], reason: &str) -> Result<Box<Path>, TrainError> {
+        let path = self.run.path().join("failed-batch.json");
+        let batches: Vec<Value> = seen.iter().map(Describe::describe).collect();
+        write_json(
+            &path,
+            &json!({ "step": step, "reason": reason, "batches": batches }),
+        )?;
+        Ok(path.into())
+    }
+}
+
+/// Steps of a whole run: those asked for, else those of all epochs, of which the last may have fewer batches.
+fn n_steps<B: Batches>(config: &TrainConfig, batches: &B) -> Result<u64, TrainError> {
+    let (n_epochs, accumulate) = (config.schedule.epochs, config.optimizer.accumulate);
+    let n_first: usize = (0..n_epochs.max(1)).map(|epoch| batches.len(epoch)).sum();
+    if n_first == 0 {
+        return Err(TrainError::Nothing {
+            hint: ": no epoch has a batch",
+        });
+    }
+    let of_epoch = |epoch| batches.len(epoch).div_ceil(accumulate) as u64;
+    Ok(config
+        .schedule
+        .max_steps
+        .unwrap_or_else(|| (0..n_epochs).map(of_epoch).sum()))
+}
+
+/// Refuses names that repeat, and settings that name no parameter.
+fn check_names(model: &Parameters, config: &TrainConfig) -> Result<(), TrainError> {
+    let mut names = HashSet::new();
+    for parameter in model.iter() {
+        if !names.insert(parameter.name()) {
+            return Err(TrainError::RepeatedParameter {
+                name: parameter.name().to_owned(),
+            });
+        }
+    }
+    let whole = config.lora.iter().flat_map(|lora| &lora.train);
+    let asked = config
+        .optimizer
+        .freeze
+        .iter()
+        .map(|start| ("optimizer.freeze", start));
+    for (key, start) in asked.chain(whole.map(|start| ("lora.train", start))) {
+        if !names.iter().any(|name| name.starts_with(start.as_str())) {
+            return Err(TrainError::UnknownParameter {
+                key,
+                name: start.clone(),
+            });
+        }
+    }
+    Ok(())
+}
+
+fn n_values(parameters: &Parameters) -> usize {
+    parameters
+        .iter()
+        .map(|parameter| parameter.shape().iter().product::<usize>())
+        .sum()
+}

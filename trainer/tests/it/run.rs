@@ -1,0 +1,624 @@
+//! The loop with a small objective: what it writes, how it goes on, when it stops.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use candle_core::Tensor;
+use encoder::Tokens;
+use encoder::training::{
+    Dropout, Encoder, Engine, EngineConfig, Kind, Parameter, Parameters, TrainingError, mean,
+};
+use serde_json::Value;
+use trainer::data::DataError;
+use trainer::run::{
+    Describe, End, Evaluator, EvaluatorError, Event, Every, Job, LoraConfig, RunDirectory, Summary,
+    TrainConfig, TrainError, train,
+};
+use trainer::{Batches, Objective, Step, StepReport};
+
+/// Fits a number to each text: a tiny encoder, the mean of its vectors, one linear layer.
+struct Regression {
+    encoder: Encoder,
+    weight: Arc<Parameter>,
+    parameters: Parameters,
+}
+
+/// Texts, their numbers, and whether their loss is to be NaN.
+struct Texts {
+    texts: Vec<Tokens>,
+    targets: Vec<f32>,
+    id: usize,
+    is_bad: bool,
+}
+
+impl Describe for Texts {
+    fn describe(&self) -> Value {
+        Value::from(self.id)
+    }
+}
+
+impl Regression {
+    fn new(engine: &Arc<Engine>) -> Self {
+        let folder = testkit::fixture("models/tiny-bert");
+        let encoder = Encoder::load(&folder, engine).unwrap();
+        let width = encoder.architecture().width;
+        let mut parameters = encoder.parameters().clone();
+        let start = (0..width).map(|i| (i as f32).sin() / 8.0).collect();
+        let weight = parameters
+            .insert("head.weight", &[width, 1], start, Kind::Matrix)
+            .unwrap();
+        Self {
+            encoder,
+            weight,
+            parameters,
+        }
+    }
+
+    fn loss(&self, batch: &Texts, dropout: &Dropout) -> Result<Tensor, TrainingError> {
+        let hidden = self.encoder.forward(&batch.texts, dropout)?;
+        let lengths: Vec<usize> = batch.texts.iter().map(Tokens::len).collect();
+        let found = mean(&hidden, &lengths)?.matmul(&self.weight.tensor()?)?; // (B, 1)
+        let targets =
+            Tensor::new(batch.targets.as_slice(), found.device())?.reshape(found.shape())?;
+        Ok((found - targets)?.sqr()?.mean_all()?)
+    }
+}
+
+impl Objective for Regression {
+    type Batch = Texts;
+
+    fn parameters(&self) -> &Parameters {
+        &self.parameters
+    }
+
+    fn step(&mut self, batch: &Texts, step: &Step) -> Result<StepReport, TrainingError> {
+        let dropout = Dropout {
+            hidden: 0.1,
+            attention: 0.1,
+            seed: step.seed,
+            step: step.index,
+        };
+        let mut loss = self.loss(batch, &dropout)?;
+        if batch.is_bad {
+            loss = (loss * f64::NAN)?;
+        }
+        (&loss * step.weight)?.backward()?;
+        Ok(StepReport {
+            loss: f64::from(loss.to_scalar::<f32>()?),
+            n_tokens: batch.texts.iter().map(Tokens::len).sum(),
+            n_examples: batch.texts.len(),
+            measures: BTreeMap::from([("target", f64::from(batch.targets[0]))]),
+        })
+    }
+
+    fn evaluate(&mut self, batch: &Texts) -> Result<StepReport, TrainingError> {
+        let loss = self.loss(batch, &Dropout::NONE)?.to_scalar::<f32>()?;
+        Ok(StepReport {
+            loss: f64::from(loss),
+            n_examples: batch.texts.len(),
+            ..StepReport::default()
+        })
+    }
+
+    fn export(&self, folder: &Path) -> Result<(), TrainingError> {
+        self.parameters.save(&folder.join("model.safetensors"))
+    }
+}
+
+/// `n` batches an epoch; the order differs between epochs.
+#[derive(Clone)]
+struct Numbers {
+    n: usize,
+    bad: Option<usize>,
+}
+
+impl Batches for Numbers {
+    type Batch = Texts;
+
+    fn len(&self, _: u64) -> usize {
+        self.n
+    }
+
+    fn batch(&self, epoch: u64, index: usize) -> Result<Texts, DataError> {
+        let id = (index * 7 + epoch as usize * 3) % self.n;
+        let text = |row: usize| {
+            let ids: Vec<u32> = (0..5 + row as u32)
+                .map(|i| 5 + (i * 13 + id as u32 * 29 + row as u32) % 90)
+                .collect();
+            Tokens {
+                type_ids: vec![0; ids.len()],
+                ids,
+                ..Tokens::default()
+            }
+        };
+        Ok(Texts {
+            texts: (0..3).map(text).collect(),
+            targets: (0..3).map(|row| ((id + row) % 5) as f32 / 5.0).collect(),
+            id,
+            is_bad: self.bad == Some(id),
+        })
+    }
+}
+
+/// Dev figures: the loss, and one that gets worse after the step given.
+struct Figures {
+    batches: Numbers,
+    n_seen: u64,
+    best_at: u64,
+}
+
+impl Evaluator<Regression> for Figures {
+    fn evaluate(
+        &mut self,
+        objective: &mut Regression,
+    ) -> Result<BTreeMap<String, f64>, EvaluatorError> {
+        let loss = objective.evaluate(&self.batches.batch(0, 0)?)?.loss;
+        self.n_seen += 1;
+        let hill = -(self.n_seen as f64 - self.best_at as f64).abs();
+        Ok(BTreeMap::from([
+            ("loss".to_owned(), loss),
+            ("hill".to_owned(), hill),
+        ]))
+    }
+}
+
+/// A run of ten steps of two batches, three epochs and a bit, with everything that has a state.
+fn config() -> TrainConfig {
+    let mut config = TrainConfig::default();
+    config.optimizer.learning_rate = 2e-3;
+    config.optimizer.weight_decay = 0.01;
+    config.optimizer.accumulate = 2;
+    config.schedule.max_steps = Some(10);
+    config.run.evaluate_every = Every::Steps(2);
+    config.run.save_every = Every::Never;
+    config.run.log_every = 3;
+    config
+}
+
+struct Setup<'a> {
+    config: &'a TrainConfig,
+    batches: Numbers,
+    /// Ctrl-C after this step.
+    stop_after: Option<u64>,
+    /// Which taking of dev figures is best.
+    best_at: u64,
+    n_seen: u64,
+}
+
+impl<'a> Setup<'a> {
+    fn new(config: &'a TrainConfig) -> Self {
+        Self {
+            config,
+            batches: Numbers { n: 5, bad: None },
+            stop_after: None,
+            best_at: u64::MAX >> 32,
+            n_seen: 0,
+        }
+    }
+
+    fn run(&self, run: &RunDirectory) -> Result<Summary, TrainError> {
+        let engine = Engine::new(&EngineConfig::default()).unwrap();
+        let mut objective = Regression::new(&engine);
+        let stop = AtomicBool::new(false);
+        let mut watch = |event: Event<'_>| {
+            let step = match event {
+                Event::Step(log) => log.step,
+                Event::Evaluated(step, _) => step,
+                _ => return,
+            };
+            if self.stop_after == Some(step) {
+                stop.store(true, Ordering::SeqCst);
+            }
+        };
+        let figures = Figures {
+            batches: self.batches.clone(),
+            n_seen: self.n_seen,
+            best_at: self.best_at,
+        };
+        train(
+            self.config,
+            run,
+            Job {
+                objective: &mut objective,
+                batches: &self.batches,
+                engine: &engine,
+                evaluators: vec![Box::new(figures)],
+                stop: &stop,
+                watch: &mut watch,
+                card: Some(&|summary| format!("{} steps\n", summary.steps)),
+            },
+        )
+    }
+}
+
+/// The lines of the log without what a clock says.
+fn metrics(run: &RunDirectory) -> Vec<Value> {
+    let text = fs::read_to_string(run.path().join("metrics.jsonl")).unwrap();
+    let line = |line: &str| {
+        let mut line: Value = serde_json::from_str(line).unwrap();
+        line.as_object_mut().unwrap().remove("tokens_per_s");
+        line
+    };
+    text.lines().map(line).collect()
+}
+
+fn last_checkpoint(run: &RunDirectory) -> BTreeMap<String, Vec<u8>> {
+    let (_, folder) = run.checkpoints().unwrap().pop().expect("a checkpoint");
+    let files = fs::read_dir(folder)
+        .unwrap()
+        .map(|file| file.unwrap().path());
+    let mut files: BTreeMap<String, Vec<u8>> = files
+        .map(|path| {
+            (
+                path.file_name().unwrap().to_string_lossy().into_owned(),
+                fs::read(&path).unwrap(),
+            )
+        })
+        .collect();
+    let mut state: Value = serde_json::from_slice(&files["state.json"]).unwrap();
+    state["interval"]["seconds"] = Value::Null; // what a clock says
+    files.insert("state.json".to_owned(), state.to_string().into_bytes());
+    files
+}
+
+/// Stops a run after `stop_after` steps, resumes it, and compares with one that nobody stopped.
+fn check_resumption(config: &TrainConfig, stop_after: u64) {
+    let folder = tempfile::tempdir().unwrap();
+    let create =
+        |name: &str| RunDirectory::create(&folder.path().join(name), "a = 1\n", 42).unwrap();
+    let whole = create("whole");
+    let expected = Setup::new(config).run(&whole).unwrap();
+
+    let parts = create("parts");
+    let stopped = Setup {
+        stop_after: Some(stop_after),
+        ..Setup::new(config)
+    };
+    let stopped = stopped.run(&parts).unwrap();
+    assert_eq!(stopped.end, End::Interrupted);
+    assert!(!parts.export().exists());
+    let resumed = RunDirectory::resume(parts.path(), "a = 1\n").unwrap();
+    let n_seen = metrics(&parts)
+        .iter()
+        .filter(|line| line["kind"] == "dev")
+        .count() as u64;
+    let found = Setup {
+        n_seen,
+        ..Setup::new(config)
+    }
+    .run(&resumed)
+    .unwrap();
+
+    assert_eq!(
+        (found.end, found.steps, found.best),
+        (expected.end, expected.steps, expected.best)
+    );
+    assert_eq!(
+        (found.batches, found.tokens, found.examples),
+        (expected.batches, expected.tokens, expected.examples)
+    );
+    assert_eq!(metrics(&parts), metrics(&whole));
+    let (found, expected) = (last_checkpoint(&parts), last_checkpoint(&whole));
+    assert_eq!(
+        found.keys().collect::<Vec<_>>(),
+        expected.keys().collect::<Vec<_>>()
+    );
+    for (name, bytes) in &expected {
+        assert_eq!(&found[name], bytes, "{name} differs");
+    }
+    let exported = |run: &RunDirectory| fs::read(run.export().join("model.safetensors")).unwrap();
+    assert_eq!(exported(&parts), exported(&whole));
+    assert_eq!(
+        fs::read_to_string(parts.export().join("README.md")).unwrap(),
+        "10 steps\n"
+    );
+}
+
+#[test]
+fn a_resumed_run_equals_one_that_was_never_stopped() {
+    check_resumption(&config(), 3); // at the end of an epoch, with a line of the log
+    check_resumption(&config(), 4); // within an epoch, between two lines
+}
+
+#[test]
+fn so_it_does_with_an_average_and_an_early_stop_pending() {
+    let mut config = config();
+    config.optimizer.ema = Some(0.9);
+    config.run.measure = Some("loss".to_owned());
+    config.run.patience = Some(50);
+    check_resumption(&config, 6);
+}
+
+#[test]
+fn so_it_does_with_adapters() {
+    let mut config = config();
+    config.lora = Some(LoraConfig {
+        rank: 4,
+        train: vec!["head".to_owned()],
+        ..LoraConfig::default()
+    });
+    check_resumption(&config, 6);
+}
+
+fn new_run(folder: &Path) -> RunDirectory {
+    RunDirectory::create(&folder.join("run"), "", 42).unwrap()
+}
+
+#[test]
+fn a_run_learns_logs_and_keeps_the_last_checkpoints() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = new_run(folder.path());
+    let mut config = config();
+    config.schedule.max_steps = None;
+    config.schedule.epochs = 30;
+    config.run.log_every = 1;
+    config.run.save_every = Every::Steps(20);
+    let summary = Setup::new(&config).run(&run).unwrap();
+    assert_eq!(
+        (summary.end, summary.steps, summary.batches),
+        (End::Finished, 90, 150)
+    );
+    let steps: Vec<u64> = run
+        .checkpoints()
+        .unwrap()
+        .into_iter()
+        .map(|(step, _)| step)
+        .collect();
+    assert_eq!(steps, [80, 90]);
+    let dev = |step: u64| summary.dev[&step]["loss"];
+    assert!(dev(90) < 0.5 * dev(0), "{} {}", dev(0), dev(90));
+    let lines = metrics(&run);
+    let train: Vec<&Value> = lines
+        .iter()
+        .filter(|line| line["kind"] == "train")
+        .collect();
+    assert_eq!(train.len(), 90);
+    assert_eq!(train[0]["learning_rate"], 0.0);
+    assert!(
+        train
+            .iter()
+            .all(|line| line["gradient_norm"].as_f64().unwrap() > 0.0)
+    );
+    assert!(train[0]["target"].is_number());
+    let entries: Vec<String> = fs::read_dir(run.path())
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned())
+        .collect();
+    assert!(
+        entries
+            .iter()
+            .any(|name| name.starts_with("events.out.tfevents."))
+    );
+    assert!(
+        !entries
+            .iter()
+            .any(|name| name.starts_with('.') || name.ends_with("part")),
+        "{entries:?}"
+    );
+}
+
+#[test]
+fn it_stops_when_the_figure_gets_no_better_and_exports_the_best() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = new_run(folder.path());
+    let mut config = config();
+    config.run.measure = Some("hill".to_owned());
+    config.run.patience = Some(2);
+    config.run.keep = 1;
+    // Dev figures after 0, 2, 4, 6 and 8 steps; the second is best, the fourth is the second worse one.
+    let setup = Setup {
+        best_at: 2,
+        ..Setup::new(&config)
+    };
+    let summary = setup.run(&run).unwrap();
+    assert_eq!((summary.end, summary.steps), (End::StoppedEarly, 6));
+    assert_eq!(
+        summary.best.map(|best| (best.step, best.value)),
+        Some((2, 0.0))
+    );
+    let steps: Vec<u64> = run
+        .checkpoints()
+        .unwrap()
+        .into_iter()
+        .map(|(step, _)| step)
+        .collect();
+    assert_eq!(steps, [2, 6]);
+    let weights = |folder: &Path, file: &str| {
+        let objective = Regression::new(&Engine::new(&EngineConfig::default()).unwrap());
+        objective.parameters().load(&folder.join(file)).unwrap();
+        objective
+            .parameters()
+            .iter()
+            .map(|parameter| parameter.values())
+            .collect::<Vec<_>>()
+    };
+    let best = weights(&run.checkpoints().unwrap()[0].1, "weights.safetensors");
+    assert_eq!(weights(&run.export(), "model.safetensors"), best);
+
+    // A run that has stopped early has nothing to go on with.
+    let resumed = RunDirectory::resume(run.path(), "").unwrap();
+    let again = Setup {
+        best_at: 2,
+        ..Setup::new(&config)
+    }
+    .run(&resumed)
+    .unwrap();
+    assert_eq!((again.end, again.steps), (End::StoppedEarly, 6));
+}
+
+#[test]
+fn a_loss_that_is_no_number_ends_the_run_with_its_batch() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = new_run(folder.path());
+    let mut config = config();
+    config.run.save_every = Every::Steps(1);
+    let batches = Numbers { n: 5, bad: Some(1) }; // the fourth batch of the first epoch: 3 · 7 mod 5
+    let setup = Setup {
+        batches,
+        ..Setup::new(&config)
+    };
+    let error = setup.run(&run).unwrap_err();
+    assert!(
+        matches!(error, TrainError::Loss { step: 2, loss, .. } if loss.is_nan()),
+        "{error}"
+    );
+    let report = fs::read(run.path().join("failed-batch.json")).unwrap();
+    let report: Value = serde_json::from_slice(&report).unwrap();
+    assert_eq!(
+        (&report["step"], &report["batches"]),
+        (&Value::from(2), &Value::from(vec![4, 1]))
+    );
+    let steps: Vec<u64> = run
+        .checkpoints()
+        .unwrap()
+        .into_iter()
+        .map(|(step, _)| step)
+        .collect();
+    assert_eq!(steps, [1]);
+    assert!(!run.export().exists());
+}
+
+#[test]
+fn a_loss_that_grows_out_of_proportion_ends_the_run() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = new_run(folder.path());
+    let mut config = config();
+    config.schedule.max_steps = Some(400);
+    config.schedule.kind = trainer::run::ScheduleKind::Constant;
+    config.optimizer.learning_rate = 0.05;
+    config.run.evaluate_every = Every::Never;
+    config.run.divergence = 1e-3; // what no run that learns can keep below
+    let error = Setup::new(&config).run(&run).unwrap_err();
+    assert!(
+        matches!(error, TrainError::Diverged { step: 100, .. }),
+        "{error}"
+    );
+    assert!(run.path().join("failed-batch.json").exists());
+}
+
+/// The names of parameters whose values a run has changed.
+fn changed(config: &TrainConfig) -> Vec<String> {
+    let folder = tempfile::tempdir().unwrap();
+    let run = new_run(folder.path());
+    Setup::new(config).run(&run).unwrap();
+    let engine = Engine::new(&EngineConfig::default()).unwrap();
+    let (before, after) = (Regression::new(&engine), Regression::new(&engine));
+    after
+        .parameters()
+        .load(&run.export().join("model.safetensors"))
+        .unwrap();
+    let pairs = before.parameters().iter().zip(after.parameters().iter());
+    pairs
+        .filter(|(a, b)| a.values() != b.values())
+        .map(|(a, _)| a.name().to_owned())
+        .collect()
+}
+
+#[test]
+fn frozen_parameters_stay_and_adapters_change_their_matrices_alone() {
+    let mut config = config();
+    config.run.evaluate_first = false;
+    config.optimizer.freeze = vec!["embeddings.".to_owned(), "encoder.layer.0.".to_owned()];
+    let names = changed(&config);
+    assert!(
+        names
+            .iter()
+            .all(|name| name.starts_with("encoder.layer.1.") || name == "head.weight"),
+        "{names:?}"
+    );
+    assert_eq!(names.len(), 16 + 1, "{names:?}"); // all of a layer, and the head
+
+    config.optimizer.freeze.clear();
+    let targets = vec!["query".to_owned(), "value".to_owned()];
+    config.lora = Some(LoraConfig {
+        targets,
+        train: vec!["head".to_owned()],
+        ..LoraConfig::default()
+    });
+    let names = changed(&config);
+    assert_eq!(names.len(), 2 * 2 + 1, "{names:?}");
+    assert!(
+        names.iter().all(|name| name.ends_with(".weight")),
+        "{names:?}"
+    );
+}
+
+#[test]
+fn a_run_with_adapters_learns() {
+    let mut config = config();
+    config.optimizer.accumulate = 1;
+    config.schedule.max_steps = Some(60);
+    config.run.evaluate_every = Every::Never;
+    config.lora = Some(LoraConfig {
+        rank: 8,
+        alpha: 16.0,
+        ..LoraConfig::default()
+    });
+    let folder = tempfile::tempdir().unwrap();
+    let summary = Setup::new(&config).run(&new_run(folder.path())).unwrap();
+    let dev = |step: u64| summary.dev[&step]["loss"];
+    assert!(dev(60) < 0.7 * dev(0), "{} {}", dev(0), dev(60));
+}
+
+#[test]
+fn what_makes_no_sense_is_refused_before_anything_is_trained() {
+    let check = |change: &dyn Fn(&mut TrainConfig), expected: &str| {
+        let folder = tempfile::tempdir().unwrap();
+        let mut config = config();
+        change(&mut config);
+        let error = Setup::new(&config)
+            .run(&new_run(folder.path()))
+            .unwrap_err();
+        assert!(error.to_string().contains(expected), "{error}");
+    };
+    check(
+        &|config| config.optimizer.accumulate = 0,
+        "optimizer.accumulate",
+    );
+    check(&|config| config.run.patience = Some(3), "run.measure");
+    check(
+        &|config| config.optimizer.freeze = vec!["bert".to_owned()],
+        "`bert`",
+    );
+    check(
+        &|config| config.optimizer.freeze = vec![String::new()],
+        "nothing to train",
+    );
+    check(
+        &|config| config.run.measure = Some("mrr".to_owned()),
+        "hill, loss",
+    );
+    let lora = |targets: &str| LoraConfig {
+        targets: vec![targets.to_owned()],
+        ..LoraConfig::default()
+    };
+    check(&|config| config.lora = Some(lora("q_lin")), "lora.targets");
+
+    let folder = tempfile::tempdir().unwrap();
+    let run = RunDirectory::create(folder.path(), "a = 1\nb = 2\n", 1).unwrap();
+    assert!(matches!(
+        RunDirectory::create(run.path(), "", 1),
+        Err(TrainError::Occupied { .. })
+    ));
+    let error = RunDirectory::resume(run.path(), "a = 1\nb = 3\n").unwrap_err();
+    assert!(
+        error.to_string().contains("it has `b = 2`, not `b = 3`"),
+        "{error}"
+    );
+    assert!(RunDirectory::resume(&folder.path().join("nothing"), "").is_err());
+    let none = Numbers { n: 0, bad: None };
+    let config = config();
+    let error = Setup {
+        batches: none,
+        ..Setup::new(&config)
+    }
+    .run(&run)
+    .unwrap_err();
+    assert!(
+        error.to_string().contains("no epoch has a batch"),
+        "{error}"
+    );
+}

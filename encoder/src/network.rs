@@ -1,6 +1,7 @@
 //! The inference forward: packed texts of any length, no padding, on one thread, or one that a crew helps.
 
-use std::sync::Arc;
+use std::ops::Range;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use compute::Simd;
 
@@ -108,11 +109,21 @@ pub(crate) struct Workspace {
     intermediate: Vec<f32>,
     /// The left operand of the product at hand.
     rows: Rows,
+    /// One for each part of a text's heads; a part is taken by one thread, so nobody waits for the lock.
+    attention: Vec<Mutex<Attention>>,
+}
+
+/// Buffers of the attention of a few heads.
+#[derive(Default)]
+struct Attention {
+    rows: Rows,
     /// Keys on their way into panels.
     columns: Rows,
     scores: Vec<f32>,
     keys: Panels,
     values: Panels,
+    /// What the heads of one part of several computed.
+    context: Vec<f32>,
 }
 
 impl Network {
@@ -263,8 +274,8 @@ impl Network {
         );
     }
 
-    /// Computes the attention of one text, which is `length` rows of `projected` from `first` on:
-    /// `softmax(Q Kᵀ / √d) V` for each head and its first `n_queries` tokens, to `context` from row `target` on.
+    /// Computes the attention of one text, which is `length` rows of `projected` from `first` on, for its first
+    /// `n_queries` tokens, to `context` from row `target` on. The heads are divided among the threads of a crew.
     fn attend(
         &self,
         first: usize,
@@ -274,24 +285,73 @@ impl Network {
         workspace: &mut Workspace,
     ) {
         let Workspace {
+            crew,
             projected,
             context,
+            attention,
+            ..
+        } = workspace;
+        let (width, n_heads) = (self.architecture.width, self.architecture.n_heads);
+        let stride = 3 * width;
+        let projected = &projected[first * stride..(first + length) * stride];
+        let n_parts = crew
+            .as_ref()
+            .map_or(1, |crew| crew.n_threads())
+            .min(n_heads);
+        attention.resize_with(n_parts.max(attention.len()), Mutex::default);
+        let context = &mut context[target * width..(target + n_queries) * width];
+        let Some(crew) = crew else {
+            let buffers = lock(&mut attention[0]);
+            self.attend_heads(projected, 0..n_heads, (context, width), buffers);
+            return;
+        };
+        let heads = |part: usize| part * n_heads / n_parts..(part + 1) * n_heads / n_parts;
+        let d = width / n_heads;
+        crew.share(n_parts, &|part| {
+            let mut buffers = attention[part]
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            let mut context = std::mem::take(&mut buffers.context);
+            let part_width = heads(part).len() * d;
+            context.resize(n_queries * part_width, 0.0);
+            let out = (&mut context[..], part_width);
+            self.attend_heads(projected, heads(part), out, &mut buffers);
+            buffers.context = context;
+        });
+        for (part, buffers) in attention.iter_mut().take(n_parts).enumerate() {
+            let columns = heads(part).start * d..heads(part).end * d;
+            let parts = lock(buffers).context.chunks_exact(columns.len());
+            for (row, part) in context.chunks_exact_mut(width).zip(parts) {
+                row[columns.clone()].copy_from_slice(part);
+            }
+        }
+    }
+
+    /// Computes `softmax(Q Kᵀ / √d) V` of a few heads of a text, for as many of its first tokens as `context` has rows:
+    /// those are (heads · d) wide and start every `context_stride` floats.
+    fn attend_heads(
+        &self,
+        projected: &[f32],
+        heads: Range<usize>,
+        (context, context_stride): (&mut [f32], usize),
+        buffers: &mut Attention,
+    ) {
+        let Attention {
             rows,
             columns,
             scores,
             keys,
             values,
             ..
-        } = workspace;
+        } = buffers;
         let (width, n_heads) = (self.architecture.width, self.architecture.n_heads);
         let (simd, format) = (self.simd, self.attention);
         let (stride, d) = (3 * width, width / n_heads);
-        let projected = &projected[first * stride..(first + length) * stride];
-        let context = &mut context[target * width..(target + n_queries) * width];
+        let (length, n_queries) = (projected.len() / stride, context.len() / context_stride);
         let scale = 1.0 / (d as f32).sqrt();
         let padded = Panels::padded(length);
         scores.resize(ATTENTION_ROWS.min(n_queries) * padded, 0.0);
-        for head in 0..n_heads {
+        for (column, head) in heads.enumerate() {
             let queries = &projected[head * d..];
             let head_keys = (&projected[width + head * d..], stride);
             keys.fill_transposed(simd, format, head_keys, length, d, columns);
@@ -313,8 +373,8 @@ impl Network {
                     softmax_scale = 1.0;
                 }
                 rows.fill_softmax(simd, values, (scores, padded), softmax_scale);
-                let context = &mut context[row * width + head * d..];
-                kernel::multiply(simd, rows, values, None, (context, width)); // (rows, d)
+                let context = &mut context[row * context_stride + column * d..];
+                kernel::multiply(simd, rows, values, None, (context, context_stride)); // (rows, d)
             }
         }
     }
@@ -361,6 +421,11 @@ impl Layer {
             output_norm,
         }
     }
+}
+
+/// The buffers themselves, where no other thread can hold them.
+fn lock(buffers: &mut Mutex<Attention>) -> &mut Attention {
+    buffers.get_mut().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Lays out MPNet's bias table by head and offset of key to query, from 1 − P to P − 1.

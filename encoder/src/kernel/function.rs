@@ -165,27 +165,21 @@ simd_function! {
     }
 
     /// As [`exp_of_scaled`], with a relative error of 3e-6 and 1e-7 for each unit below the greatest; what is below e⁻⁸⁷
-    /// of the greatest becomes that.
+    /// of the greatest becomes that. The row is a multiple of 16 long.
     pub(super) fn quick_exp_of_scaled(row: &mut [f32], scale: f32) -> [f32; 2] {
         let scale = scale * std::f32::consts::LOG2_E;
         let max = max(row);
         let (mut sums, mut squares) = ([0.0; LANES], [0.0; LANES]);
-        let mut chunks = row.chunks_exact_mut(LANES);
-        for chunk in &mut chunks {
+        let (chunks, rest) = row.as_chunks_mut::<LANES>();
+        assert!(rest.is_empty(), "rows of scores are padded");
+        for chunk in chunks {
             for i in 0..LANES {
                 let exponent = (chunk[i] - max) * scale;
-                let exponent = if exponent < -126.0 { -126.0 } else { exponent };
-                let x = quick_exp2::<FMA>(exponent);
+                let x = quick_exp2::<FMA>(if exponent < -126.0 { -126.0 } else { exponent });
                 chunk[i] = x;
                 sums[i] += x;
                 squares[i] = mul_add::<FMA>(x, x, squares[i]);
             }
-        }
-        for (i, x) in chunks.into_remainder().iter_mut().enumerate() {
-            let exponent = (*x - max) * scale;
-            *x = quick_exp2::<FMA>(if exponent < -126.0 { -126.0 } else { exponent });
-            sums[i] += *x;
-            squares[i] = mul_add::<FMA>(*x, *x, squares[i]);
         }
         [fold(sums, |a, b| a + b), fold(squares, |a, b| a + b)]
     }
@@ -241,7 +235,7 @@ fn sum(values: &[f32]) -> f32 {
 }
 
 #[inline(always)]
-fn sum_of_squares<const FMA: bool>(values: &[f32]) -> f32 {
+pub(super) fn sum_of_squares<const FMA: bool>(values: &[f32]) -> f32 {
     let mut columns = [0.0; LANES];
     let chunks = values.chunks_exact(LANES);
     let rest = chunks.remainder();
@@ -256,26 +250,12 @@ fn sum_of_squares<const FMA: bool>(values: &[f32]) -> f32 {
     fold(columns, |a, b| a + b)
 }
 
-/// Σ x², summed as in [`sum_of_squares`], and the greatest of |x|, for which NaN counts as 0, in one pass.
+/// The greatest of |x|, where NaN counts as the greatest of all.
 #[inline(always)]
-pub(super) fn squares_and_magnitude<const FMA: bool>(values: &[f32]) -> [f32; 2] {
-    let (mut squares, mut greatest) = ([0.0f32; LANES], [0.0f32; LANES]);
-    let chunks = values.chunks_exact(LANES);
-    let rest = chunks.remainder();
-    for chunk in chunks {
-        for i in 0..LANES {
-            let x = chunk[i].abs();
-            squares[i] = mul_add::<FMA>(x, x, squares[i]);
-            greatest[i] = if x > greatest[i] { x } else { greatest[i] };
-        }
-    }
-    for (i, x) in rest.iter().enumerate() {
-        let x = x.abs();
-        squares[i] = mul_add::<FMA>(x, x, squares[i]);
-        greatest[i] = if x > greatest[i] { x } else { greatest[i] };
-    }
-    let magnitude = fold(greatest, |a, b| if b > a { b } else { a });
-    [fold(squares, |a, b| a + b), magnitude]
+pub(super) fn magnitude(values: &[f32]) -> f32 {
+    // The bits of positive floats are ordered as the floats are, and a maximum of integers needs no order of its own.
+    let bits = values.iter().map(|x| x.to_bits() & 0x7fff_ffff);
+    f32::from_bits(bits.fold(0, u32::max))
 }
 
 /// The greatest value; NaN only when all are.
@@ -358,11 +338,11 @@ mod tests {
         for simd in Simd::available() {
             for i in 0..40_000 {
                 let x = -80.0 * i as f32 / 40_000.0;
-                let mut row = [x; 19]; // one chunk and a remainder
+                let mut row = [x; 32];
                 row[7] = 0.0;
                 let [sum, squares] = function(simd, &mut row, 1.0);
                 let exact = f64::from(x).exp();
-                for j in [0, 18] {
+                for j in [0, 31] {
                     assert!(
                         (f64::from(row[j]) / exact - 1.0).abs() < tolerance,
                         "{simd:?} exp({x}) = {}",
@@ -371,8 +351,8 @@ mod tests {
                 }
                 assert!((row[7] - 1.0).abs() < 1e-6);
                 let near = |value: f32, exact: f64| (f64::from(value) / exact - 1.0).abs() < 2e-5;
-                assert!(near(sum, 1.0 + 18.0 * exact), "{sum}");
-                assert!(near(squares, 1.0 + 18.0 * exact * exact), "{squares}");
+                assert!(near(sum, 1.0 + 31.0 * exact), "{sum}");
+                assert!(near(squares, 1.0 + 31.0 * exact * exact), "{squares}");
             }
         }
     }
@@ -381,7 +361,8 @@ mod tests {
     fn exp_is_as_accurate_as_it_says() {
         check_exp(exp_of_scaled, 2e-7);
         check_exp(quick_exp_of_scaled, 1.2e-5);
-        let mut row = [-1e30, 0.0]; // far below the smallest power
+        let mut row = [-1e30; 16]; // far below the smallest power
+        row[3] = 0.0;
         let [sum, _] = quick_exp_of_scaled(Simd::detect(), &mut row, 1.0);
         assert!((sum - 1.0).abs() < 1e-6, "{row:?}");
     }
@@ -420,7 +401,8 @@ mod tests {
     #[test]
     fn nan_is_not_hidden() {
         for function in [exp_of_scaled, quick_exp_of_scaled] {
-            let mut row = [1.0, f32::NAN, 2.0];
+            let mut row = [1.0; 16];
+            row[5] = f32::NAN;
             assert!(function(Simd::detect(), &mut row, 1.0)[0].is_nan());
         }
         for function in [gelu, quick_gelu, gelu_tanh, relu, silu] {

@@ -278,49 +278,50 @@ impl Block<'_> {
     fn run<R: Register, A: Arithmetic, const ROWS: usize>(mut self) {
         let mut row = 0;
         while row < self.n_rows {
+            // About equally tall ones: where few sums run side by side, each addition waits for the one before.
+            let left = self.n_rows - row;
+            let tall = left.div_ceil(left.div_ceil(ROWS));
             let mut column = 0;
             while column < self.kept {
                 let registers = ((self.width - column) / R::LANES).min(3);
                 match registers {
-                    3 => self.rows::<R, A, ROWS, 3>(row, column),
-                    2 => self.rows::<R, A, ROWS, 2>(row, column),
-                    _ => self.rows::<R, A, ROWS, 1>(row, column),
+                    3 => self.tall::<R, A, ROWS, 3>(tall, row, column),
+                    2 => self.tall::<R, A, ROWS, 2>(tall, row, column),
+                    _ => self.tall::<R, A, ROWS, 1>(tall, row, column),
                 }
                 column += registers * R::LANES;
             }
-            row += ROWS;
+            row += tall;
         }
     }
 
-    /// Computes `ROWS` rows from `row` on, or those that are left, in tiles of 8, 4, 2 and 1.
+    /// Computes a tile of `tall` rows, up to `ROWS`.
     #[inline(always)]
-    fn rows<R: Register, A: Arithmetic, const ROWS: usize, const WIDE: usize>(
+    fn tall<R: Register, A: Arithmetic, const ROWS: usize, const WIDE: usize>(
         &mut self,
-        mut row: usize,
+        tall: usize,
+        row: usize,
         column: usize,
     ) {
-        let end = self.n_rows.min(row + ROWS);
-        while row < end {
-            let left = end - row;
-            row += if ROWS >= 8 && left >= 8 {
-                self.tile::<R, A, 8, WIDE>(row, column)
-            } else if left >= 4 {
-                self.tile::<R, A, 4, WIDE>(row, column)
-            } else if left >= 2 {
-                self.tile::<R, A, 2, WIDE>(row, column)
-            } else {
-                self.tile::<R, A, 1, WIDE>(row, column)
-            };
+        match tall {
+            8.. if ROWS >= 8 => self.tile::<R, A, 8, WIDE>(row, column),
+            7 if ROWS >= 8 => self.tile::<R, A, 7, WIDE>(row, column),
+            6 if ROWS >= 8 => self.tile::<R, A, 6, WIDE>(row, column),
+            5 if ROWS >= 8 => self.tile::<R, A, 5, WIDE>(row, column),
+            4.. => self.tile::<R, A, 4, WIDE>(row, column),
+            3 => self.tile::<R, A, 3, WIDE>(row, column),
+            2 => self.tile::<R, A, 2, WIDE>(row, column),
+            _ => self.tile::<R, A, 1, WIDE>(row, column),
         }
     }
 
-    /// Adds the products to a tile of C and returns its height.
+    /// Adds the products to a tile of C.
     #[inline(always)]
     fn tile<R: Register, A: Arithmetic, const TALL: usize, const WIDE: usize>(
         &mut self,
         row: usize,
         column: usize,
-    ) -> usize {
+    ) {
         let wide = WIDE * R::LANES;
         let kept = (self.kept - column).min(wide);
         // A tile at the ragged right edge is computed in a buffer, so that nothing outside C is touched.
@@ -421,7 +422,6 @@ impl Block<'_> {
                 }
             }
         }
-        TALL
     }
 }
 

@@ -277,8 +277,8 @@ impl Rows {
         self.convert(simd, panels, (rows, stride), n_rows, 128);
     }
 
-    /// Takes rows of scores for a product with `panels`, each as `softmax(scale · scores)` of its first k values.
-    /// The scores are overwritten.
+    /// Takes rows of scores for a product with `panels`, each as `softmax(scale · scores)` of its first k values, which
+    /// are padded to a multiple of 16. The scores are overwritten.
     pub(crate) fn fill_softmax(
         &mut self,
         simd: Simd,
@@ -292,18 +292,20 @@ impl Rows {
             .chunks_exact_mut(stride)
             .zip(self.words.chunks_exact_mut(self.n_words));
         for (index, (scores, words)) in rows.enumerate() {
-            let scores = &mut scores[..panels.k];
+            scores[panels.k..].fill(f32::NEG_INFINITY);
             if !panels.k.is_multiple_of(format.per_word()) {
                 words[self.n_words - 1] = 0;
             }
             match format {
                 Format::F32 => {
                     let [sum, _] = exp_of_scaled(simd, scores, scale);
+                    let scores = &mut scores[..panels.k];
                     super::scale(simd, scores, 1.0 / sum);
                     words.copy_from_slice(as_words(scores));
                 }
                 Format::Bf16 => {
                     let [sum, _] = quick_exp_of_scaled(simd, scores, scale);
+                    let scores = &mut scores[..panels.k];
                     super::scale(simd, scores, 1.0 / sum);
                     quantize::bf16(simd, scores, words);
                 }
@@ -312,7 +314,7 @@ impl Rows {
                     // The squares of all slabs are in its sum, so that every slab keeps the limit.
                     let [sum, squares] = quick_exp_of_scaled(simd, scores, scale);
                     let scale = quantize::fixed16_scale(squares, 1.0);
-                    quantize::multiples_of(simd, scores, scale, words);
+                    quantize::multiples_of(simd, &scores[..panels.k], scale, words);
                     let n_slabs = panels.slabs.len();
                     self.scales[index * n_slabs..][..n_slabs].fill(scale / sum);
                 }

@@ -2,7 +2,7 @@
 
 use compute::simd_function;
 
-use super::function::squares_and_magnitude;
+use super::function::{magnitude, sum_of_squares};
 use super::operand::PANEL;
 
 /// Adding it rounds a float below 2²² to an integer, ties to even, and leaves that in the low bits.
@@ -22,8 +22,7 @@ simd_function! {
 
     /// Rounds to multiples of a scale, held in 16 bits, and returns the scale; NaN and infinity make it so.
     pub(super) fn fixed16(values: &[f32], words: &mut [u32]) -> f32 {
-        let [squares, magnitude] = squares_and_magnitude::<FMA>(values);
-        let scale = fixed16_scale(squares, magnitude);
+        let scale = fixed16_scale(sum_of_squares::<FMA>(values), magnitude(values));
         multiples::<FMA>(values, scale, words);
         scale
     }
@@ -87,9 +86,8 @@ simd_function! {
 
     /// Rounds to multiples of a scale between −127 and 127, held in 8 bits after adding `offset`, and returns the scale.
     pub(super) fn int8(values: &[f32], words: &mut [u32], offset: i32) -> f32 {
-        let [squares, magnitude] = squares_and_magnitude::<FMA>(values);
-        let finite = squares * 0.0; // NaN if a value or its square is not finite
-        let scale = magnitude / 127.0 + finite;
+        let scale = magnitude(values) / 127.0;
+        let scale = scale + scale * 0.0; // infinity becomes NaN
         let inverse = if scale == 0.0 { 0.0 } else { 1.0 / scale };
         let round = ROUND + offset as f32;
         for (byte, x) in bytes_mut(words).iter_mut().zip(values) {

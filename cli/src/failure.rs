@@ -101,6 +101,7 @@ fn classify(error_chain: &anyhow::Error) -> (Exit, Option<String>) {
         if let Some(error) = cause.downcast_ref::<LoadError>() {
             match error {
                 LoadError::NotSentenceTransformers { .. }
+                | LoadError::Arithmetic { .. }
                 | LoadError::MaxTokens { .. }
                 | LoadError::Contradiction { .. } => return (Exit::Usage, None),
                 _ => return (Exit::Failed, Some(MODEL.to_owned())),

@@ -4,8 +4,10 @@ use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
+use crate::backbone::Limits;
 use crate::directory::read_json;
 use crate::error::LoadError;
+use crate::foreign::MODEL_TYPES;
 
 /// The transformer families whose checkpoints can be read. They differ in names, positions and heads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,12 +64,19 @@ pub struct Architecture {
     pub epsilon: f64,
     /// Between the two feed-forward layers.
     pub activation: Activation,
-    /// Outputs of the classification head, where the checkpoint has one.
-    pub n_labels: usize,
+    /// What is said about a head for classification.
+    pub labels: Labels,
+}
+
+/// What `config.json` says about a head for classification.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Labels {
+    /// Outputs of the head, where the checkpoint has one.
+    pub n: usize,
     /// Whether `architectures` names a model for sequence classification.
     pub has_classifier: bool,
     /// Activation that the cross-encoder's configuration names.
-    pub score_activation: Option<String>,
+    pub activation: Option<String>,
 }
 
 impl Architecture {
@@ -76,8 +85,11 @@ impl Architecture {
     /// # Errors
     /// [`LoadError::Config`] for a family, activation or kind of position that is not supported, or a missing entry.
     pub fn read(path: &Path) -> Result<Self, LoadError> {
-        let map: Map<String, Value> = read_json(path)?;
-        let config = Entries { path, map: &map };
+        let map = read_json(path)?;
+        Self::from_entries(&Entries { path, map: &map })
+    }
+
+    pub(crate) fn from_entries(config: &Entries<'_>) -> Result<Self, LoadError> {
         let model_type = config.text("model_type")?.unwrap_or("none");
         let family = match model_type {
             "bert" => Family::Bert,
@@ -85,8 +97,10 @@ impl Architecture {
             "distilbert" => Family::DistilBert,
             "mpnet" => Family::Mpnet,
             other => {
+                let foreign = MODEL_TYPES.join(", ");
                 return Err(config.refuse(format!(
-                    "model_type is `{other}`; supported are bert, roberta, xlm-roberta, camembert, distilbert and mpnet"
+                    "model_type is `{other}`; supported are bert, roberta, xlm-roberta, camembert, distilbert and mpnet, \
+                     and for inference only {foreign}"
                 )));
             }
         };
@@ -98,7 +112,7 @@ impl Architecture {
                 "position_embedding_type is `{kind}`; supported is absolute"
             )));
         }
-        if map.get("is_decoder") == Some(&Value::Bool(true)) {
+        if config.get("is_decoder") == Some(&Value::Bool(true)) {
             return Err(config.refuse("is_decoder is true; supported are encoders".into()));
         }
         // DistilBERT has names of its own; everybody else has BERT's.
@@ -151,33 +165,14 @@ impl Architecture {
                     return Err(config.refuse(format!("activation `{other}` is not supported")));
                 }
             },
-            n_labels: match map.get("id2label") {
-                Some(Value::Object(labels)) => labels.len(),
-                _ => config.count("num_labels")?.unwrap_or(2),
-            },
-            has_classifier: map
-                .get("architectures")
-                .and_then(Value::as_array)
-                .is_some_and(|names| {
-                    names
-                        .iter()
-                        .filter_map(Value::as_str)
-                        .any(|name| name.ends_with("ForSequenceClassification"))
-                }),
-            score_activation: map
-                .get("sentence_transformers")
-                .and_then(|entry| entry.get("activation_fn"))
-                .or_else(|| map.get("sbert_ce_default_activation_function"))
-                .and_then(Value::as_str)
-                .map(str::to_owned),
+            labels: Labels::read(config)?,
         };
-        architecture.check(&config)?;
+        architecture.check(config)?;
         Ok(architecture)
     }
 
     /// Refuses sizes that no checkpoint has, before anything is computed with them.
     fn check(&self, config: &Entries<'_>) -> Result<(), LoadError> {
-        const MOST: usize = 1 << 24;
         let sizes = [
             ("vocab_size", self.n_vocabulary),
             ("hidden_size", self.width),
@@ -187,13 +182,11 @@ impl Architecture {
             ("max_position_embeddings", self.n_positions),
         ];
         for (name, size) in sizes {
-            if size == 0 || size > MOST {
-                return Err(config.refuse(format!("{name} is {size}; supported are 1 to {MOST}")));
-            }
+            config.check_size(name, size)?;
         }
         for (name, size) in [
             ("type_vocab_size", self.n_types),
-            ("id2label", self.n_labels),
+            ("id2label", self.labels.n),
             ("buckets", self.n_buckets),
         ] {
             if size > MOST {
@@ -222,6 +215,15 @@ impl Architecture {
             return Err(config.refuse(format!("layer_norm_eps is {}", self.epsilon)));
         }
         Ok(())
+    }
+
+    pub(crate) fn limits(&self) -> Limits {
+        Limits {
+            width: self.width,
+            n_vocabulary: self.n_vocabulary,
+            n_types: self.n_types,
+            max_tokens: self.max_tokens(),
+        }
     }
 
     /// Tokens that the position table has room for.
@@ -265,25 +267,48 @@ impl Architecture {
     }
 }
 
+impl Labels {
+    pub(crate) fn read(config: &Entries<'_>) -> Result<Self, LoadError> {
+        let names = config.get("architectures").and_then(Value::as_array);
+        let mut names = names.into_iter().flatten().filter_map(Value::as_str);
+        Ok(Self {
+            n: match config.get("id2label") {
+                Some(Value::Object(labels)) => labels.len(),
+                _ => config.count("num_labels")?.unwrap_or(2),
+            },
+            has_classifier: names.any(|name| name.ends_with("ForSequenceClassification")),
+            activation: config
+                .get("sentence_transformers")
+                .and_then(|entry| entry.get("activation_fn"))
+                .or_else(|| config.get("sbert_ce_default_activation_function"))
+                .and_then(Value::as_str)
+                .map(str::to_owned),
+        })
+    }
+}
+
+/// Largest size that is believed.
+const MOST: usize = 1 << 24;
+
 /// The entries of one configuration file, with its path for the errors.
-struct Entries<'a> {
-    path: &'a Path,
-    map: &'a Map<String, Value>,
+pub(crate) struct Entries<'a> {
+    pub(crate) path: &'a Path,
+    pub(crate) map: &'a Map<String, Value>,
 }
 
 impl Entries<'_> {
-    fn refuse(&self, reason: String) -> LoadError {
+    pub(crate) fn refuse(&self, reason: String) -> LoadError {
         LoadError::Config {
             path: self.path.to_path_buf(),
             reason,
         }
     }
 
-    fn get(&self, name: &str) -> Option<&Value> {
+    pub(crate) fn get(&self, name: &str) -> Option<&Value> {
         self.map.get(name).filter(|value| !value.is_null())
     }
 
-    fn count(&self, name: &str) -> Result<Option<usize>, LoadError> {
+    pub(crate) fn count(&self, name: &str) -> Result<Option<usize>, LoadError> {
         let Some(value) = self.get(name) else {
             return Ok(None);
         };
@@ -298,7 +323,7 @@ impl Entries<'_> {
             .ok_or_else(|| self.refuse(format!("{name} is missing")))
     }
 
-    fn number(&self, name: &str) -> Result<Option<f64>, LoadError> {
+    pub(crate) fn number(&self, name: &str) -> Result<Option<f64>, LoadError> {
         let Some(value) = self.get(name) else {
             return Ok(None);
         };
@@ -308,7 +333,7 @@ impl Entries<'_> {
             .ok_or_else(|| self.refuse(format!("{name} is {value}, not a number")))
     }
 
-    fn text(&self, name: &str) -> Result<Option<&str>, LoadError> {
+    pub(crate) fn text(&self, name: &str) -> Result<Option<&str>, LoadError> {
         let Some(value) = self.get(name) else {
             return Ok(None);
         };
@@ -316,5 +341,58 @@ impl Entries<'_> {
             .as_str()
             .map(Some)
             .ok_or_else(|| self.refuse(format!("{name} is {value}, not a text")))
+    }
+
+    pub(crate) fn flag(&self, name: &str) -> Result<bool, LoadError> {
+        let Some(value) = self.get(name) else {
+            return Ok(false);
+        };
+        value
+            .as_bool()
+            .ok_or_else(|| self.refuse(format!("{name} is {value}, not true or false")))
+    }
+
+    /// Returns a size that a checkpoint can have.
+    pub(crate) fn size(&self, name: &str) -> Result<usize, LoadError> {
+        let size = self.need(name)?;
+        self.check_size(name, size)?;
+        Ok(size)
+    }
+
+    /// Returns `max_position_embeddings` where a table of angles is computed from it.
+    pub(crate) fn positions(&self) -> Result<usize, LoadError> {
+        const MOST_POSITIONS: usize = 1 << 20;
+        let n_positions = self.size("max_position_embeddings")?;
+        if n_positions > MOST_POSITIONS {
+            return Err(self.refuse(format!(
+                "max_position_embeddings is {n_positions}; supported are up to {MOST_POSITIONS}"
+            )));
+        }
+        Ok(n_positions)
+    }
+
+    fn check_size(&self, name: &str, size: usize) -> Result<(), LoadError> {
+        if size == 0 || size > MOST {
+            return Err(self.refuse(format!("{name} is {size}; supported are 1 to {MOST}")));
+        }
+        Ok(())
+    }
+
+    /// Refuses any value but one, which is also what a missing entry means.
+    pub(crate) fn expect_text(&self, name: &str, expected: &str) -> Result<(), LoadError> {
+        match self.text(name)? {
+            Some(found) if found != expected => {
+                Err(self.refuse(format!("{name} is `{found}`; supported is {expected}")))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Refuses `true`.
+    pub(crate) fn expect_false(&self, name: &str) -> Result<(), LoadError> {
+        match self.flag(name)? {
+            true => Err(self.refuse(format!("{name} is true, which is not supported"))),
+            false => Ok(()),
+        }
     }
 }

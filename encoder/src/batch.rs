@@ -7,18 +7,21 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use rayon::ThreadPool;
 use rayon::prelude::*;
 
-use crate::architecture::Architecture;
+use crate::backbone::Limits;
 use crate::crew::Crew;
 use crate::error::{EncodeError, LoadError};
 use crate::network::Workspace;
 use crate::tokenizer::Tokens;
 
-/// Starts the threads of an encoder; with one, work runs on the caller's.
-pub(crate) fn start_threads(n_threads: usize) -> Result<Option<ThreadPool>, LoadError> {
-    if n_threads <= 1 {
+/// Starts the threads of an encoder; with fewer than `least`, work runs on the caller's.
+pub(crate) fn start_threads(
+    n_threads: usize,
+    least: usize,
+) -> Result<Option<ThreadPool>, LoadError> {
+    if n_threads < least {
         return Ok(None);
     }
-    let builder = rayon::ThreadPoolBuilder::new().num_threads(n_threads);
+    let builder = rayon::ThreadPoolBuilder::new().num_threads(n_threads.max(1));
     let builder = builder.thread_name(|index| format!("encoder-{index}"));
     builder
         .build()
@@ -90,6 +93,23 @@ pub(crate) fn for_groups(
     values
 }
 
+/// Calls `compute` for each text alone and joins the rows that it returns, in the order of the input.
+pub(crate) fn for_texts<E: Send>(
+    pool: Option<&ThreadPool>,
+    texts: &[Tokens],
+    compute: impl Fn(usize, &Tokens) -> Result<Vec<f32>, E> + Sync,
+) -> Result<Vec<f32>, E> {
+    let rows = || {
+        let texts = texts.par_iter().enumerate().with_max_len(1);
+        let rows: Result<Vec<_>, E> = texts.map(|(row, text)| compute(row, text)).collect();
+        Ok(rows?.concat())
+    };
+    match pool {
+        Some(pool) => pool.install(rows),
+        None => rows(),
+    }
+}
+
 /// Counts a call out again, even when it panics.
 struct AtEnd<'a>(&'a AtomicUsize);
 
@@ -118,9 +138,8 @@ fn cut(texts: &[Tokens], order: &[usize], batch_tokens: usize) -> Vec<Range<usiz
 }
 
 /// Refuses tokens that the tables have no row for.
-pub(crate) fn check(architecture: &Architecture, texts: &[Tokens]) -> Result<(), EncodeError> {
-    let most = architecture.max_tokens();
-    let n_types = architecture.n_types.max(1);
+pub(crate) fn check(limits: Limits, texts: &[Tokens]) -> Result<(), EncodeError> {
+    let most = limits.max_tokens;
     for (row, text) in texts.iter().enumerate() {
         if text.is_empty() {
             return Err(EncodeError::Empty { row });
@@ -151,9 +170,9 @@ pub(crate) fn check(architecture: &Architecture, texts: &[Tokens]) -> Result<(),
             }),
             None => Ok(()),
         };
-        known("token id", &text.ids, architecture.n_vocabulary)?;
-        if architecture.n_types > 0 {
-            known("type id", &text.type_ids, n_types)?;
+        known("token id", &text.ids, limits.n_vocabulary)?;
+        if limits.n_types > 0 {
+            known("type id", &text.type_ids, limits.n_types)?;
         }
     }
     Ok(())
@@ -201,7 +220,7 @@ mod tests {
     #[test]
     fn rows_come_back_in_the_order_of_the_input() {
         let texts = texts(&[3, 9, 1, 5, 2]);
-        for pool in [None, start_threads(2).expect("two threads start")] {
+        for pool in [None, start_threads(2, 2).expect("two threads start")] {
             let threads = (pool.as_ref(), &AtomicUsize::new(0));
             let lengths = for_groups(threads, &texts, 6, 1, |group, _| {
                 group.iter().map(|text| text.len() as f32).collect()

@@ -6,18 +6,18 @@ use rayon::ThreadPool;
 use rayon::prelude::*;
 use serde_json::json;
 
-use crate::architecture::Architecture;
+use crate::backbone::{Backbone, BackboneConfig, Limits};
 use crate::batch;
 use crate::checkpoint::Checkpoint;
 use crate::directory::{DenseConfig, Directory, OutputActivation, Step};
 use crate::error::{EncodeError, LoadError};
 use crate::fingerprint::{Fingerprint, TextSpec};
 use crate::kernel::{self, Format, Rows};
-use crate::network::{Network, PackedLinear, Wanted, Workspace};
+use crate::network::{PackedLinear, Wanted};
 use crate::options::{EncoderConfig, ModelOptions, Pooling, Role, Similarity};
 use crate::pooling::normalize;
 use crate::tokenizer::{Text, TextTokenizer, Tokens};
-use crate::weights::{Linear, Weights};
+use crate::weights::Linear;
 
 /// Vectors of texts.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -54,9 +54,9 @@ pub struct BiEncoder {
     name: String,
     config: EncoderConfig,
     directory: Directory,
-    architecture: Architecture,
+    backbone_config: BackboneConfig,
     tokenizer: TextTokenizer,
-    network: Network,
+    backbone: Backbone,
     dense: Vec<DenseLayer>,
     simd: Simd,
     width: usize,
@@ -95,21 +95,19 @@ impl BiEncoder {
     ) -> Result<Self, LoadError> {
         let directory = Directory::read(path, options)?;
         let config_path = directory.transformer.join("config.json");
-        let architecture = Architecture::read(&config_path)?;
+        let backbone_config = BackboneConfig::read(&config_path)?;
+        let limits = backbone_config.limits();
+        let (simd, config) = backbone_config.resolve(&config_path, config)?;
         let tokenizer = TextTokenizer::load(&directory.transformer, directory.lower_case)?;
-        check_vocabulary(&config_path, &architecture, &tokenizer)?;
+        check_vocabulary(&config_path, limits, &tokenizer)?;
         let max_tokens = directory
             .max_tokens
             .or(tokenizer.max_tokens)
             .unwrap_or(usize::MAX);
-        let max_tokens = max_tokens.min(architecture.max_tokens());
+        let max_tokens = max_tokens.min(limits.max_tokens);
         let side = |what, requested: Option<usize>, prompt: &str| {
-            let max_tokens = check_max_tokens(
-                what,
-                requested.unwrap_or(max_tokens),
-                &architecture,
-                &tokenizer,
-            )?;
+            let max_tokens =
+                check_max_tokens(what, requested.unwrap_or(max_tokens), limits, &tokenizer)?;
             Ok(Side {
                 prompt: prompt.to_owned(),
                 max_tokens,
@@ -123,10 +121,8 @@ impl BiEncoder {
         )?;
 
         let mut checkpoint = Checkpoint::open(&directory.transformer)?;
-        let (simd, config) = config.resolve();
-        let weights = Weights::load(&architecture, &mut checkpoint)?;
-        let network = Network::new(simd, config.arithmetic.format(), &architecture, weights);
-        let mut width = architecture.width * directory.pooling.len();
+        let backbone = backbone_config.load(&mut checkpoint, simd, config.arithmetic)?;
+        let mut width = limits.width * directory.pooling.len();
         let mut dense = Vec::new();
         for step in &directory.steps {
             if let Step::Dense(config) = step {
@@ -136,7 +132,7 @@ impl BiEncoder {
         }
         Ok(Self {
             name: name_of(path),
-            pool: batch::start_threads(config.threads)?,
+            pool: backbone.start_threads(config.threads)?,
             n_running: AtomicUsize::new(0),
             config,
             width: directory
@@ -144,9 +140,9 @@ impl BiEncoder {
                 .map_or(width, |kept| kept.min(width)),
             weights: checkpoint.digest(),
             directory,
-            architecture,
+            backbone_config,
             tokenizer,
-            network,
+            backbone,
             dense,
             simd,
             query,
@@ -184,11 +180,6 @@ impl BiEncoder {
         &self.config
     }
 
-    /// The shape of its transformer.
-    pub fn architecture(&self) -> &Architecture {
-        &self.architecture
-    }
-
     /// How token vectors become one; more than one are concatenated.
     pub fn pooling(&self) -> &[Pooling] {
         &self.directory.pooling
@@ -196,8 +187,8 @@ impl BiEncoder {
 
     /// Whether a text's vector is bit-equal whatever texts are encoded beside it, and with how many threads.
     ///
-    /// It is: each value is computed in an order that its own text decides. In every arithmetic but bf16, AVX2
-    /// and AVX-512 give the same bits too.
+    /// It is: each value is computed in an order that its own text decides. In every arithmetic of the engine but
+    /// bf16, AVX2 and AVX-512 give the same bits too.
     pub fn batch_invariant(&self) -> bool {
         true
     }
@@ -264,21 +255,26 @@ impl BiEncoder {
 
     /// Encodes tokenised texts; rows are in the order of the input.
     ///
-    /// Texts are sorted by length and packed without padding into groups of `batch_tokens`, one per thread at a time.
+    /// Texts are sorted by length and packed without padding into groups of `batch_tokens`, one per thread at a time;
+    /// architectures that the engine does not compute take each text alone.
     ///
     /// # Errors
     /// [`EncodeError`], naming the row: no or too many tokens, ids outside the tables, a vector that is not finite.
     pub fn encode(&self, texts: &[Tokens]) -> Result<Embeddings, EncodeError> {
-        batch::check(&self.architecture, texts)?;
-        let compute =
-            |group: &[&Tokens], workspace: &mut Workspace| self.encode_group(group, workspace);
-        let values = batch::for_groups(
+        batch::check(self.backbone_config.limits(), texts)?;
+        let first_only = self.directory.pooling == [Pooling::Cls]
+            && texts.iter().all(|text| text.n_unpooled == 0);
+        let wanted = match first_only {
+            true => Wanted::FirstTokens,
+            false => Wanted::AllTokens,
+        };
+        let values = self.backbone.for_groups(
             (self.pool.as_ref(), &self.n_running),
             texts,
-            self.config.batch_tokens,
-            self.width,
-            compute,
-        );
+            (self.config.batch_tokens, self.width),
+            wanted,
+            |group, hidden| self.finish_group(group, hidden, first_only),
+        )?;
         batch::check_finite(&values, self.width)?;
         Ok(Embeddings {
             width: self.width,
@@ -296,16 +292,9 @@ impl BiEncoder {
         self.encode(&self.tokenize(role, texts)?)
     }
 
-    /// Computes the vectors of one group on this thread: transformer, pooling, modules.
-    fn encode_group(&self, group: &[&Tokens], workspace: &mut Workspace) -> Vec<f32> {
-        let first_only = self.directory.pooling == [Pooling::Cls]
-            && group.iter().all(|text| text.n_unpooled == 0);
-        let wanted = match first_only {
-            true => Wanted::FirstTokens,
-            false => Wanted::AllTokens,
-        };
-        let hidden = self.network.forward(group, wanted, workspace); // (tokens or texts, H)
-        let n_hidden = self.architecture.width;
+    /// Computes the vectors of one group from its token vectors, or first tokens' vectors: pooling, modules.
+    fn finish_group(&self, group: &[&Tokens], hidden: &[f32], first_only: bool) -> Vec<f32> {
+        let n_hidden = self.backbone_config.limits().width;
         let mut width = n_hidden * self.directory.pooling.len();
         let mut vectors = vec![0.0; group.len() * width];
         let mut start = 0;
@@ -386,7 +375,7 @@ impl BiEncoder {
         Fingerprint {
             version: Fingerprint::VERSION,
             space: json!({
-                "architecture": self.architecture.describe(),
+                "architecture": self.backbone_config.describe(),
                 "weights": self.weights,
                 "tokenizer": self.tokenizer.digest,
                 "pooling": {
@@ -454,14 +443,14 @@ impl OutputActivation {
 /// Refuses a tokenizer that knows ids for which the token table has no row.
 pub(crate) fn check_vocabulary(
     path: &Path,
-    architecture: &Architecture,
+    limits: Limits,
     tokenizer: &TextTokenizer,
 ) -> Result<(), LoadError> {
     let n_ids = tokenizer.n_ids();
-    if n_ids > architecture.n_vocabulary {
+    if n_ids > limits.n_vocabulary {
         let reason = format!(
             "vocab_size is {}, the tokenizer has ids up to {}",
-            architecture.n_vocabulary,
+            limits.n_vocabulary,
             n_ids - 1
         );
         return Err(LoadError::Config {
@@ -476,12 +465,12 @@ pub(crate) fn check_vocabulary(
 pub(crate) fn check_max_tokens(
     what: &'static str,
     requested: usize,
-    architecture: &Architecture,
+    limits: Limits,
     tokenizer: &TextTokenizer,
 ) -> Result<usize, LoadError> {
     let (least, most) = (
         tokenizer.n_special(true).max(tokenizer.n_special(false)) + 1,
-        architecture.max_tokens(),
+        limits.max_tokens,
     );
     if !(least..=most).contains(&requested) {
         return Err(LoadError::MaxTokens {

@@ -1,4 +1,4 @@
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::AtomicUsize;
 
 use compute::Simd;
@@ -6,18 +6,19 @@ use rayon::ThreadPool;
 use rayon::prelude::*;
 use serde_json::{Value, json};
 
-use crate::architecture::{Architecture, Family};
+use crate::architecture::{Family, Labels};
+use crate::backbone::{Backbone, BackboneConfig};
 use crate::batch;
 use crate::bi_encoder::{check_max_tokens, check_vocabulary, name_of};
 use crate::checkpoint::Checkpoint;
 use crate::directory::{OutputActivation, read_json};
 use crate::error::{EncodeError, LoadError};
 use crate::fingerprint::Fingerprint;
-use crate::kernel::{Format, Rows};
-use crate::network::{Network, PackedLinear, Wanted, Workspace};
-use crate::options::EncoderConfig;
+use crate::kernel::{self, Format, Rows};
+use crate::network::{PackedLinear, Wanted};
+use crate::options::{EncoderConfig, Pooling};
 use crate::tokenizer::{Text, TextTokenizer, Tokens};
-use crate::weights::{Linear, Weights};
+use crate::weights::{Linear, Norm};
 
 /// Scores of pairs.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -38,9 +39,9 @@ pub struct Scores {
 pub struct CrossEncoder {
     name: String,
     config: EncoderConfig,
-    architecture: Architecture,
+    backbone_config: BackboneConfig,
     tokenizer: TextTokenizer,
-    network: Network,
+    backbone: Backbone,
     head: Head,
     activation: OutputActivation,
     max_tokens: usize,
@@ -51,10 +52,13 @@ pub struct CrossEncoder {
     n_running: AtomicUsize,
 }
 
-/// From the first token's vector to the labels: a layer with an activation, and the classifier.
+/// From token vectors to the labels: the first one or their mean, a layer with an activation, and the classifier.
 struct Head {
+    pooling: Pooling,
     hidden: PackedLinear,
     hidden_activation: OutputActivation,
+    /// Before the classifier, with the number added to the variance.
+    norm: Option<(Norm, f32)>,
     classifier: PackedLinear,
 }
 
@@ -76,47 +80,46 @@ impl CrossEncoder {
             });
         }
         let config_path = path.join("config.json");
-        let architecture = Architecture::read(&config_path)?;
-        if !architecture.has_classifier {
-            let reason = "architectures names no model for sequence classification, so this is no cross-encoder";
-            return Err(LoadError::Config {
-                path: config_path,
-                reason: reason.into(),
-            });
+        let backbone_config = BackboneConfig::read(&config_path)?;
+        let (limits, labels) = (backbone_config.limits(), backbone_config.labels());
+        let refuse = |reason: &str| LoadError::Config {
+            path: config_path.clone(),
+            reason: reason.into(),
+        };
+        if !labels.has_classifier {
+            return Err(refuse(
+                "architectures names no model for sequence classification, so this is no cross-encoder",
+            ));
         }
-        if architecture.n_labels == 0 {
-            return Err(LoadError::Config {
-                path: config_path,
-                reason: "id2label is empty".into(),
-            });
+        if labels.n == 0 {
+            return Err(refuse("id2label is empty"));
         }
+        let head_config = HeadConfig::new(&backbone_config).ok_or_else(|| {
+            refuse("cross-encoders of this model_type are not supported, only bi-encoders")
+        })?;
+        let (simd, config) = backbone_config.resolve(&config_path, config)?;
         let tokenizer = TextTokenizer::load(path, false)?;
-        check_vocabulary(&config_path, &architecture, &tokenizer)?;
+        check_vocabulary(&config_path, limits, &tokenizer)?;
         let stored = tokenizer
             .max_tokens
             .unwrap_or(usize::MAX)
-            .min(architecture.max_tokens());
-        let max_tokens = check_max_tokens(
-            "pair",
-            max_tokens.unwrap_or(stored),
-            &architecture,
-            &tokenizer,
-        )?;
-        let activation = read_activation(path, config_path, &architecture)?;
+            .min(limits.max_tokens);
+        let max_tokens =
+            check_max_tokens("pair", max_tokens.unwrap_or(stored), limits, &tokenizer)?;
+        let activation = read_activation(path, &config_path, labels)?;
 
         let mut checkpoint = Checkpoint::open(path)?;
-        let weights = Weights::load(&architecture, &mut checkpoint)?;
-        let (simd, config) = config.resolve();
-        let head = Head::load(simd, &architecture, &checkpoint)?;
+        let backbone = backbone_config.load(&mut checkpoint, simd, config.arithmetic)?;
+        let head = Head::load(simd, (limits.width, labels.n), &head_config, &checkpoint)?;
         Ok(Self {
             name: name_of(path),
-            pool: batch::start_threads(config.threads)?,
+            pool: backbone.start_threads(config.threads)?,
             n_running: AtomicUsize::new(0),
-            network: Network::new(simd, config.arithmetic.format(), &architecture, weights),
             config,
             weights: checkpoint.digest(),
-            architecture,
+            backbone_config,
             tokenizer,
+            backbone,
             head,
             activation,
             max_tokens,
@@ -136,17 +139,12 @@ impl CrossEncoder {
 
     /// Values of each pair.
     pub fn n_labels(&self) -> usize {
-        self.architecture.n_labels
+        self.backbone_config.labels().n
     }
 
     /// How it is run.
     pub fn config(&self) -> &EncoderConfig {
         &self.config
-    }
-
-    /// The shape of its transformer.
-    pub fn architecture(&self) -> &Architecture {
-        &self.architecture
     }
 
     /// Tokenises (query, passage) pairs in parallel; too long a pair loses tokens of its longer text first.
@@ -181,17 +179,19 @@ impl CrossEncoder {
     /// # Errors
     /// [`EncodeError`], naming the row: no or too many tokens, ids outside the tables, a score that is not finite.
     pub fn score(&self, pairs: &[Tokens]) -> Result<Scores, EncodeError> {
-        batch::check(&self.architecture, pairs)?;
-        let n_labels = self.architecture.n_labels;
-        let compute =
-            |group: &[&Tokens], workspace: &mut Workspace| self.score_group(group, workspace);
-        let logits = batch::for_groups(
+        batch::check(self.backbone_config.limits(), pairs)?;
+        let n_labels = self.n_labels();
+        let wanted = match self.head.pooling {
+            Pooling::Cls => Wanted::FirstTokens,
+            _ => Wanted::AllTokens,
+        };
+        let logits = self.backbone.for_groups(
             (self.pool.as_ref(), &self.n_running),
             pairs,
-            self.config.batch_tokens,
-            n_labels,
-            compute,
-        );
+            (self.config.batch_tokens, n_labels),
+            wanted,
+            |group, hidden| self.head.apply(self.simd, group, hidden),
+        )?;
         batch::check_finite(&logits, n_labels)?;
         let mut values = logits.clone();
         self.activation.apply(self.simd, &mut values);
@@ -204,33 +204,16 @@ impl CrossEncoder {
         })
     }
 
-    fn score_group(&self, group: &[&Tokens], workspace: &mut Workspace) -> Vec<f32> {
-        let first_tokens = self.network.forward(group, Wanted::FirstTokens, workspace); // (pairs, H)
-        let mut inner = vec![0.0; group.len() * self.head.hidden.n_out()];
-        self.head.hidden.apply(
-            self.simd,
-            first_tokens,
-            (&mut Rows::default(), None),
-            &mut inner,
-        ); // (pairs, H)
-        self.head.hidden_activation.apply(self.simd, &mut inner);
-        let mut logits = vec![0.0; group.len() * self.head.classifier.n_out()];
-        self.head
-            .classifier
-            .apply(self.simd, &inner, (&mut Rows::default(), None), &mut logits); // (pairs, labels)
-        logits
-    }
-
     /// What the scores of this model depend on; its space is that of scores, not of vectors.
     pub fn fingerprint(&self) -> Fingerprint {
         let pair = json!({ "max_tokens": self.max_tokens });
         Fingerprint {
             version: Fingerprint::VERSION,
             space: json!({
-                "architecture": self.architecture.describe(),
+                "architecture": self.backbone_config.describe(),
                 "weights": self.weights,
                 "tokenizer": self.tokenizer.digest,
-                "labels": self.architecture.n_labels,
+                "labels": self.n_labels(),
                 "activation": format!("{:?}", self.activation).to_lowercase(),
             }),
             passage: pair.clone(),
@@ -239,53 +222,131 @@ impl CrossEncoder {
     }
 }
 
-impl Head {
+/// Where the parts of a head are, and what is between them.
+struct HeadConfig {
+    pooling: Pooling,
+    hidden: &'static str,
+    hidden_has_bias: bool,
+    hidden_activation: OutputActivation,
+    /// A normalization without shift, and the number added to its variance.
+    norm: Option<(&'static str, f64)>,
+    classifier: &'static str,
+}
+
+impl HeadConfig {
     /// BERT pools before its dropout and classifier; the other families keep both layers in the head.
+    fn new(config: &BackboneConfig) -> Option<Self> {
+        let (hidden, hidden_activation, classifier) = match config {
+            BackboneConfig::Engine(architecture) => match architecture.family {
+                Family::Bert => ("bert.pooler.dense", OutputActivation::Tanh, "classifier"),
+                Family::Roberta | Family::Mpnet => (
+                    "classifier.dense",
+                    OutputActivation::Tanh,
+                    "classifier.out_proj",
+                ),
+                Family::DistilBert => ("pre_classifier", OutputActivation::Relu, "classifier"),
+            },
+            BackboneConfig::Foreign(config) => {
+                return config.head().map(|head| Self {
+                    pooling: head.pooling,
+                    hidden: "head.dense",
+                    hidden_has_bias: head.has_bias,
+                    hidden_activation: OutputActivation::Gelu,
+                    norm: Some(("head.norm", head.epsilon)),
+                    classifier: "classifier",
+                });
+            }
+        };
+        Some(Self {
+            pooling: Pooling::Cls,
+            hidden,
+            hidden_has_bias: true,
+            hidden_activation,
+            norm: None,
+            classifier,
+        })
+    }
+}
+
+impl Head {
     fn load(
         simd: Simd,
-        architecture: &Architecture,
+        (width, n_labels): (usize, usize),
+        config: &HeadConfig,
         checkpoint: &Checkpoint,
     ) -> Result<Self, LoadError> {
-        let (width, n_labels) = (architecture.width, architecture.n_labels);
-        let head = |name: &str, n_out: usize| {
-            let weight = checkpoint.head_tensor(&format!("{name}.weight"), &[n_out, width])?;
-            let bias = Some(checkpoint.head_tensor(&format!("{name}.bias"), &[n_out])?);
-            Ok(PackedLinear::new(
-                simd,
-                Format::F32,
-                &Linear {
-                    weight,
-                    bias,
-                    n_in: width,
-                    n_out,
-                },
-            ))
+        let layer = |name: &str, n_out: usize, has_bias: bool| -> Result<_, LoadError> {
+            let bias = format!("{name}.bias");
+            let linear = Linear {
+                weight: checkpoint.head_tensor(&format!("{name}.weight"), &[n_out, width])?,
+                bias: has_bias
+                    .then(|| checkpoint.head_tensor(&bias, &[n_out]))
+                    .transpose()?,
+                n_in: width,
+                n_out,
+            };
+            Ok(PackedLinear::new(simd, Format::F32, &linear))
         };
-        let (hidden, hidden_activation, classifier) = match architecture.family {
-            Family::Bert => ("bert.pooler.dense", OutputActivation::Tanh, "classifier"),
-            Family::Roberta | Family::Mpnet => (
-                "classifier.dense",
-                OutputActivation::Tanh,
-                "classifier.out_proj",
-            ),
-            Family::DistilBert => ("pre_classifier", OutputActivation::Relu, "classifier"),
+        let norm = |(name, epsilon): (&str, f64)| -> Result<_, LoadError> {
+            let norm = Norm {
+                weight: checkpoint.head_tensor(&format!("{name}.weight"), &[width])?,
+                bias: vec![0.0; width],
+            };
+            Ok((norm, epsilon as f32))
         };
         Ok(Self {
-            hidden: head(hidden, width)?,
-            hidden_activation,
-            classifier: head(classifier, n_labels)?,
+            pooling: config.pooling,
+            hidden: layer(config.hidden, width, config.hidden_has_bias)?,
+            hidden_activation: config.hidden_activation,
+            norm: config.norm.map(norm).transpose()?,
+            classifier: layer(config.classifier, n_labels, true)?,
         })
+    }
+
+    /// Computes the logits of a group of pairs from the vectors of their first tokens, or all tokens' where those are pooled.
+    fn apply(&self, simd: Simd, group: &[&Tokens], hidden: &[f32]) -> Vec<f32> {
+        let (width, mut rows) = (self.hidden.n_out(), Rows::default());
+        let mut pooled = vec![0.0; group.len() * width];
+        if self.pooling == Pooling::Cls {
+            pooled.copy_from_slice(hidden);
+        } else {
+            let mut start = 0;
+            for (pair, pooled) in group.iter().zip(pooled.chunks_exact_mut(width)) {
+                let tokens = &hidden[start * width..(start + pair.len()) * width];
+                self.pooling.pool(simd, tokens, 0, pooled);
+                start += pair.len();
+            }
+        }
+        let mut inner = vec![0.0; pooled.len()];
+        self.hidden
+            .apply(simd, &pooled, (&mut rows, None), &mut inner); // (pairs, H)
+        self.hidden_activation.apply(simd, &mut inner);
+        if let Some((norm, epsilon)) = &self.norm {
+            pooled.fill(0.0);
+            kernel::add_layer_norm(
+                simd,
+                &mut inner,
+                &pooled,
+                &norm.weight,
+                &norm.bias,
+                *epsilon,
+            );
+        }
+        let mut logits = vec![0.0; group.len() * self.classifier.n_out()];
+        self.classifier
+            .apply(simd, &inner, (&mut rows, None), &mut logits); // (pairs, labels)
+        logits
     }
 }
 
 /// The activation that the directory names, else sigmoid for one label and none for more.
 fn read_activation(
     path: &Path,
-    config_path: PathBuf,
-    architecture: &Architecture,
+    config_path: &Path,
+    labels: &Labels,
 ) -> Result<OutputActivation, LoadError> {
-    let (path, class) = match &architecture.score_activation {
-        Some(class) => (config_path, Some(class.clone())),
+    let (path, class) = match &labels.activation {
+        Some(class) => (config_path.to_path_buf(), Some(class.clone())),
         None => {
             let path = path.join("config_sentence_transformers.json");
             let config: Value = if path.exists() {
@@ -305,7 +366,7 @@ fn read_activation(
             path,
             reason: format!("activation `{class}` is not supported"),
         }),
-        None if architecture.n_labels == 1 => Ok(OutputActivation::Sigmoid),
+        None if labels.n == 1 => Ok(OutputActivation::Sigmoid),
         None => Ok(OutputActivation::Identity),
     }
 }

@@ -121,6 +121,14 @@ pub enum LoadError {
         /// Its place, row-major.
         position: usize,
     },
+    /// An arithmetic that only the engine has was asked of a model that candle-transformers computes.
+    #[error("`{}` is of an architecture that runs in f32 only, not in {requested}", path.display())]
+    Arithmetic {
+        /// The config.json.
+        path: PathBuf,
+        /// What was asked for.
+        requested: &'static str,
+    },
     /// More tokens were asked for than the model has positions, or too few for any text.
     #[error("{requested} tokens for the {what}: the model takes {least} to {most}")]
     MaxTokens {
@@ -204,6 +212,14 @@ pub enum EncodeError {
         id: u32,
         /// Rows of the table.
         n_known: usize,
+    },
+    /// The library that computes the model fails on a row.
+    #[error("the model fails on row {row}: {reason}")]
+    Model {
+        /// Place in the input.
+        row: usize,
+        /// What the library says.
+        reason: String,
     },
     /// The model gives NaN or infinity for a row.
     #[error("the model gives {value} for row {row}")]

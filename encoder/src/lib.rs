@@ -6,6 +6,7 @@
 //! Invariant: this crate knows no corpus and no index; prompts and lengths come from the model, templates do not.
 
 mod architecture;
+mod backbone;
 mod batch;
 mod bi_encoder;
 mod checkpoint;
@@ -14,6 +15,7 @@ mod cross_encoder;
 mod directory;
 mod error;
 mod fingerprint;
+mod foreign;
 mod golden;
 mod kernel;
 mod network;
@@ -24,7 +26,7 @@ pub mod training;
 mod transformer;
 mod weights;
 
-pub use architecture::{Activation, Architecture, Family};
+pub use architecture::{Activation, Architecture, Family, Labels};
 pub use bi_encoder::{BiEncoder, Embeddings};
 pub use checkpoint::Checkpoint;
 pub use cross_encoder::{CrossEncoder, Scores};

@@ -222,7 +222,7 @@ impl Encoder {
     /// # Errors
     /// As [`Self::forward`].
     pub fn embed(&self, texts: &[Tokens], dropout: &Dropout) -> Result<Tensor, TrainingError> {
-        batch::check(&self.network.architecture, texts)?;
+        batch::check(self.network.architecture.limits(), texts)?;
         dropout.check()?;
         let architecture = &self.network.architecture;
         let operation = EmbedOperation {

@@ -50,7 +50,7 @@ impl Engine {
     pub fn new(config: &EngineConfig) -> Result<Arc<Self>, LoadError> {
         Ok(Arc::new(Self {
             kernel: Kernel::new(config.simd, config.precision),
-            pool: start_threads(config.threads)?,
+            pool: start_threads(config.threads, 2)?,
             workspaces: Mutex::default(),
             tapes: Mutex::default(),
         }))

@@ -8,7 +8,7 @@ use super::encoder::{Encoder, normal};
 use super::engine::{Engine, EngineConfig};
 use super::error::TrainingError;
 use super::layer::{Linear, cross_entropy, mean};
-use crate::architecture::{Activation, Architecture, Family};
+use crate::architecture::{Activation, Architecture, Family, Labels};
 use crate::tokenizer::Tokens;
 
 /// What a training step is measured on.
@@ -166,9 +166,11 @@ fn minilm() -> Architecture {
         n_buckets: 0,
         epsilon: 1e-12,
         activation: Activation::Gelu,
-        n_labels: 1,
-        has_classifier: false,
-        score_activation: None,
+        labels: Labels {
+            n: 1,
+            has_classifier: false,
+            activation: None,
+        },
     }
 }
 

@@ -13,6 +13,9 @@ const BI_ENCODERS: [&str; 5] = [
     "tiny-mpnet",
 ];
 
+/// Those that candle-transformers computes, in f32.
+const FOREIGN: [&str; 3] = ["tiny-t5", "tiny-modernbert", "tiny-qwen3"];
+
 const ARITHMETIC: [Arithmetic; 4] = [
     Arithmetic::F32,
     Arithmetic::Fixed16,
@@ -94,10 +97,10 @@ fn assert_same_rows(name: &str, found: &Embeddings, order: &[usize], expected: &
 
 #[test]
 fn vectors_are_bit_equal_for_every_order_grouping_and_number_of_threads() {
-    for (name, arithmetic) in BI_ENCODERS
+    let engine = BI_ENCODERS
         .into_iter()
-        .flat_map(|name| ARITHMETIC.map(|a| (name, a)))
-    {
+        .flat_map(|name| ARITHMETIC.map(|a| (name, a)));
+    for (name, arithmetic) in engine.chain(FOREIGN.map(|name| (name, Arithmetic::F32))) {
         let alone = load(name, arithmetic, 1, 1);
         assert!(alone.batch_invariant());
         let tokens = tokens(&alone);
@@ -175,6 +178,7 @@ fn scores_are_bit_equal_alone_and_in_a_batch() {
         "tiny-cross-bert-3",
         "tiny-cross-roberta",
         "tiny-cross-distilbert",
+        "tiny-cross-modernbert",
     ] {
         let config = EncoderConfig {
             threads: 2,
@@ -203,15 +207,20 @@ fn scores_are_bit_equal_alone_and_in_a_batch() {
 
 #[test]
 fn nothing_gives_nothing() {
-    let encoder = load("tiny-bert", Arithmetic::Fixed16, 2, 384);
-    let embeddings = encoder
-        .encode_texts(Role::Query, &[])
-        .expect("nothing encodes");
-    assert!(embeddings.is_empty());
-    assert_eq!(
-        (embeddings.len(), embeddings.width, embeddings.n_tokens),
-        (0, encoder.width(), 0)
-    );
+    for (name, arithmetic) in [
+        ("tiny-bert", Arithmetic::Fixed16),
+        ("tiny-t5", Arithmetic::F32),
+    ] {
+        let encoder = load(name, arithmetic, 2, 384);
+        let embeddings = encoder
+            .encode_texts(Role::Query, &[])
+            .expect("nothing encodes");
+        assert!(embeddings.is_empty());
+        assert_eq!(
+            (embeddings.len(), embeddings.width, embeddings.n_tokens),
+            (0, encoder.width(), 0)
+        );
+    }
 }
 
 #[test]

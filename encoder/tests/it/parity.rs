@@ -122,6 +122,21 @@ fn mpnet() {
 }
 
 #[test]
+fn t5_with_a_dense_module() {
+    check_tiny("tiny-t5", "tiny-t5");
+}
+
+#[test]
+fn modernbert() {
+    check_tiny("tiny-modernbert", "tiny-modernbert");
+}
+
+#[test]
+fn qwen3_with_the_last_token() {
+    check_tiny("tiny-qwen3", "tiny-qwen3");
+}
+
+#[test]
 fn cross_encoder_with_sigmoid() {
     check_cross("tiny-cross-bert");
 }
@@ -139,4 +154,9 @@ fn cross_encoder_of_roberta() {
 #[test]
 fn cross_encoder_of_distilbert() {
     check_cross("tiny-cross-distilbert");
+}
+
+#[test]
+fn cross_encoder_of_modernbert() {
+    check_cross("tiny-cross-modernbert");
 }

@@ -851,3 +851,16 @@ fn layers_on_constants_have_gradients() {
         );
     }
 }
+
+#[test]
+fn models_that_the_engine_does_not_compute_are_not_trained() {
+    let path = testkit::fixture("models/tiny-t5");
+    let engine = engine(1, Precision::F32, Simd::detect());
+    let error = Encoder::load(&path, &engine).err().expect("T5 is refused");
+    let cause =
+        std::error::Error::source(&error).map_or_else(|| error.to_string(), |e| e.to_string());
+    assert!(
+        cause.contains("model_type is `t5`; supported are bert"),
+        "{cause}"
+    );
+}

@@ -28,7 +28,7 @@ import tokenizers
 import torch
 from sentence_transformers import CrossEncoder, SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Dense, Normalize, Pooling, Transformer
-from tokenizers import models, normalizers, pre_tokenizers, trainers
+from tokenizers import models, normalizers, pre_tokenizers, processors, trainers
 from transformers import (
     AutoModel,
     BertConfig,
@@ -39,13 +39,21 @@ from transformers import (
     DistilBertForSequenceClassification,
     DistilBertModel,
     DistilBertTokenizer,
+    ModernBertConfig,
+    ModernBertForSequenceClassification,
+    ModernBertModel,
     MPNetConfig,
     MPNetModel,
     MPNetTokenizer,
+    PreTrainedTokenizerFast,
+    Qwen3Config,
+    Qwen3Model,
     RobertaConfig,
     RobertaForSequenceClassification,
     RobertaModel,
     RobertaTokenizer,
+    T5Config,
+    T5EncoderModel,
     XLMRobertaConfig,
     XLMRobertaModel,
     XLMRobertaTokenizer,
@@ -67,6 +75,7 @@ from make import (
 SCRIPT = "make_tiny.py"
 VOCABULARY = 576
 MAX_TOKENS = 64
+LONG_TOKENS = 160  # for T5, whose relative positions have one bucket for all distances from 128 on
 POSITIONS = 128  # more than MAX_TOKENS, so that the limit comes from the sentence-transformers configuration
 SHAPE = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
 DISTIL_SHAPE = {"dim": 32, "n_layers": 2, "n_heads": 2, "hidden_dim": 64}
@@ -137,6 +146,43 @@ def xlm_roberta_tokenizer():
     return XLMRobertaTokenizer(vocab=[(piece, 0.0) for piece in special] + pieces + [("<mask>", 0.0)])
 
 
+def fast_tokenizer(tokenizer, template, names, **special):
+    """Wraps a tokenizer that puts the special tokens of `template` around a text, or a pair where it names $B."""
+    ids = [(name, tokenizer.token_to_id(name)) for name in special.values()]
+    single, _, pair = template.partition(" $B")
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=single, pair=template if pair else f"{single} $B:1 {single.split()[-1]}:1", special_tokens=ids
+    )
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_input_names=names, **special)
+
+
+def t5_tokenizer():
+    """Returns the Unigram pieces of XLM-R's tokenizer with T5's special tokens."""
+    vocabulary = json.loads(xlm_roberta_tokenizer().backend_tokenizer.to_str())["model"]["vocab"]
+    pieces = [(piece, score) for piece, score in vocabulary if piece not in ("<s>", "<pad>", "</s>", "<unk>", "<mask>")]
+    special = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0)]
+    tokenizer = tokenizers.Tokenizer(models.Unigram(special + pieces, unk_id=2))
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    return fast_tokenizer(
+        tokenizer, "$A </s>", ["input_ids", "attention_mask"], pad_token="<pad>", eos_token="</s>", unk_token="<unk>"
+    )
+
+
+def modernbert_tokenizer():
+    """Returns word pieces with BERT's special tokens and no token types."""
+    tokenizer = bert_tokenizer().backend_tokenizer
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, model_input_names=["input_ids", "attention_mask"],
+        pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]", mask_token="[MASK]",
+    )  # fmt: skip
+
+
+def qwen_tokenizer():
+    """Returns RoBERTa's byte-level BPE, with one token after the text as the embedding models of Qwen3 have it."""
+    tokenizer = roberta_tokenizer().backend_tokenizer
+    return fast_tokenizer(tokenizer, "$A </s>", ["input_ids", "attention_mask"], pad_token="<pad>", eos_token="</s>")
+
+
 # Checkpoints
 
 
@@ -146,7 +192,7 @@ def draw_weights(module, seed):
     with torch.no_grad():
         for name, parameter in module.named_parameters():
             noise = torch.randn(parameter.shape, generator=generator)
-            is_norm = "layernorm" in name.lower() or "layer_norm" in name.lower()
+            is_norm = "norm" in name.lower()
             if is_norm and name.endswith("weight"):
                 parameter.copy_(1 + 0.3 * noise)
             else:
@@ -161,10 +207,10 @@ def saved(directory, model, tokenizer):
     return str(directory)
 
 
-def write_encoder(target, model, tokenizer, seed, pooling, tail=(), **config):
+def write_encoder(target, model, tokenizer, seed, pooling, tail=(), max_tokens=MAX_TOKENS, **config):
     """Saves a sentence-transformers directory: transformer, pooling, then the modules of `tail`."""
     with tempfile.TemporaryDirectory() as scratch:
-        transformer = Transformer(saved(scratch, draw_weights(model, seed), tokenizer), max_seq_length=MAX_TOKENS)
+        transformer = Transformer(saved(scratch, draw_weights(model, seed), tokenizer), max_seq_length=max_tokens)
     modules = [transformer, Pooling(SHAPE["hidden_size"], pooling), *tail]
     SentenceTransformer(modules=modules, device="cpu", **config).save(str(target), create_model_card=False)
 
@@ -264,6 +310,27 @@ def mpnet_config():
     return MPNetConfig(vocab_size=VOCABULARY, max_position_embeddings=POSITIONS + 2, pad_token_id=1, **SHAPE)
 
 
+def t5_config():
+    return T5Config(
+        vocab_size=VOCABULARY, d_model=32, d_kv=16, d_ff=64, num_layers=2, num_heads=2, feed_forward_proj="gated-gelu",
+    )  # fmt: skip
+
+
+def modernbert_config(**changes):
+    """Three layers, of which the second and third see 4 tokens to each side."""
+    shape = SHAPE | {"num_hidden_layers": 3}
+    return ModernBertConfig(
+        vocab_size=VOCABULARY, max_position_embeddings=POSITIONS, local_attention=8, pad_token_id=0, bos_token_id=2,
+        eos_token_id=3, cls_token_id=2, sep_token_id=3, **shape, **changes,
+    )  # fmt: skip
+
+
+def qwen3_config():
+    return Qwen3Config(
+        vocab_size=VOCABULARY, max_position_embeddings=POSITIONS, num_key_value_heads=1, head_dim=16, **SHAPE,
+    )  # fmt: skip
+
+
 def write_encoders(root):
     """Saves the bi-encoders under `root`; returns their names."""
     write_encoder(root / "tiny-bert", BertModel(bert_config()), bert_tokenizer(), 1, "mean", [Normalize()])
@@ -287,9 +354,19 @@ def write_encoders(root):
         root / "tiny-distilbert", DistilBertModel(distilbert_config()), bert_tokenizer(DistilBertTokenizer), 7, "mean"
     )
     write_encoder(root / "tiny-mpnet", MPNetModel(mpnet_config()), mpnet_tokenizer(), 8, "mean", [Normalize()])
+    dense = draw_weights(Dense(32, 24, bias=False, activation_function=torch.nn.Identity()), 109)
+    write_encoder(
+        root / "tiny-t5", T5EncoderModel(t5_config()), t5_tokenizer(), 9, "mean", [dense, Normalize()], LONG_TOKENS
+    )
+    write_encoder(root / "tiny-modernbert", ModernBertModel(modernbert_config()), modernbert_tokenizer(), 10, "mean")
+    write_encoder(
+        root / "tiny-qwen3", Qwen3Model(qwen3_config()), qwen_tokenizer(), 11, "lasttoken", [Normalize()],
+        prompts={"query": "Query:"},
+    )  # fmt: skip
     return [
         "tiny-bert", "tiny-bert-cls-dense", "tiny-bert-weighted", "tiny-bert-last",
         "tiny-roberta", "tiny-xlm-roberta", "tiny-distilbert", "tiny-mpnet",
+        "tiny-t5", "tiny-modernbert", "tiny-qwen3",
     ]  # fmt: skip
 
 
@@ -313,7 +390,14 @@ def write_cross_encoders(root):
         bert_tokenizer(DistilBertTokenizer), 24, torch.nn.Identity(),
     )  # fmt: skip
     make_cross_encoder_older(root / "tiny-cross-distilbert")
-    return ["tiny-cross-bert", "tiny-cross-bert-3", "tiny-cross-roberta", "tiny-cross-distilbert"]
+    write_cross_encoder(
+        root / "tiny-cross-modernbert",
+        ModernBertForSequenceClassification(modernbert_config(num_labels=1, classifier_pooling="mean")),
+        modernbert_tokenizer(), 25, torch.nn.Sigmoid(),
+    )  # fmt: skip
+    return [
+        "tiny-cross-bert", "tiny-cross-bert-3", "tiny-cross-roberta", "tiny-cross-distilbert", "tiny-cross-modernbert",
+    ]  # fmt: skip
 
 
 # Golden files

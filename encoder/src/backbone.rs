@@ -1,0 +1,163 @@
+//! The transformer of a model directory, whoever computes it: the engine or candle-transformers.
+
+use std::path::Path;
+use std::sync::atomic::AtomicUsize;
+
+use compute::Simd;
+use rayon::ThreadPool;
+use serde_json::Value;
+
+use crate::architecture::{Architecture, Entries, Labels};
+use crate::batch;
+use crate::checkpoint::Checkpoint;
+use crate::directory::read_json;
+use crate::error::{EncodeError, LoadError};
+use crate::foreign::{Foreign, ForeignConfig};
+use crate::network::{Network, Wanted};
+use crate::options::{Arithmetic, EncoderConfig};
+use crate::tokenizer::Tokens;
+use crate::weights::Weights;
+
+/// What a transformer takes and gives.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    /// Values of a token's vector, H.
+    pub(crate) width: usize,
+    /// Rows of the token table.
+    pub(crate) n_vocabulary: usize,
+    /// Rows of the token type table, 0 without one.
+    pub(crate) n_types: usize,
+    /// Most tokens of a text.
+    pub(crate) max_tokens: usize,
+}
+
+/// What `config.json` says about a transformer.
+#[derive(Debug)]
+pub(crate) enum BackboneConfig {
+    Engine(Architecture),
+    Foreign(ForeignConfig),
+}
+
+impl BackboneConfig {
+    /// Reads the `config.json` of a transformer.
+    ///
+    /// # Errors
+    /// [`LoadError::Config`] for what is not supported, naming it and what is.
+    pub(crate) fn read(path: &Path) -> Result<Self, LoadError> {
+        let map = read_json(path)?;
+        let config = Entries { path, map: &map };
+        Ok(match ForeignConfig::read(&config)? {
+            Some(foreign) => Self::Foreign(foreign),
+            None => Self::Engine(Architecture::from_entries(&config)?),
+        })
+    }
+
+    pub(crate) fn limits(&self) -> Limits {
+        match self {
+            Self::Engine(architecture) => architecture.limits(),
+            Self::Foreign(config) => config.limits,
+        }
+    }
+
+    /// What it says about a head for classification.
+    pub(crate) fn labels(&self) -> &Labels {
+        match self {
+            Self::Engine(architecture) => &architecture.labels,
+            Self::Foreign(config) => &config.labels,
+        }
+    }
+
+    /// The entries that change the output, for the fingerprint.
+    pub(crate) fn describe(&self) -> Value {
+        match self {
+            Self::Engine(architecture) => architecture.describe(),
+            Self::Foreign(config) => config.describe(),
+        }
+    }
+
+    /// The instructions to use, and `config` with an arithmetic that the transformer has.
+    pub(crate) fn resolve(
+        &self,
+        path: &Path,
+        config: &EncoderConfig,
+    ) -> Result<(Simd, EncoderConfig), LoadError> {
+        let mut config = config.clone();
+        if let Self::Foreign(_) = self {
+            config.arithmetic = match config.arithmetic {
+                Arithmetic::Auto | Arithmetic::F32 => Arithmetic::F32,
+                other => {
+                    return Err(LoadError::Arithmetic {
+                        path: path.to_path_buf(),
+                        requested: other.as_str(),
+                    });
+                }
+            };
+        }
+        Ok(config.resolve())
+    }
+
+    /// Loads the weights, which `checkpoint` then names relative to the bare model.
+    pub(crate) fn load(
+        &self,
+        checkpoint: &mut Checkpoint,
+        simd: Simd,
+        arithmetic: Arithmetic,
+    ) -> Result<Backbone, LoadError> {
+        Ok(match self {
+            Self::Engine(architecture) => {
+                let weights = Weights::load(architecture, checkpoint)?;
+                let network = Network::new(simd, arithmetic.format(), architecture, weights);
+                Backbone::Engine(Box::new(network))
+            }
+            Self::Foreign(config) => Backbone::Foreign(Foreign::load(config, checkpoint)?),
+        })
+    }
+}
+
+/// A transformer with its weights.
+pub(crate) enum Backbone {
+    Engine(Box<Network>),
+    Foreign(Foreign),
+}
+
+impl Backbone {
+    /// Starts the threads that compute; with one, the engine works on the caller's.
+    pub(crate) fn start_threads(&self, n_threads: usize) -> Result<Option<ThreadPool>, LoadError> {
+        // candle takes the threads of the pool it finds itself in, so it always needs one.
+        let least = match self {
+            Self::Engine(_) => 2,
+            Self::Foreign(_) => 1,
+        };
+        batch::start_threads(n_threads, least)
+    }
+
+    /// Hands the last layer's token vectors of each group of texts, one text after the other, to `finish`, which makes a
+    /// row of `n_out` values of each text: (tokens, H), or (texts, H) where only those of first tokens are `wanted`.
+    /// Rows are returned in the order of `texts`.
+    pub(crate) fn for_groups(
+        &self,
+        (pool, n_running): (Option<&ThreadPool>, &AtomicUsize),
+        texts: &[Tokens],
+        (batch_tokens, n_out): (usize, usize),
+        wanted: Wanted,
+        finish: impl Fn(&[&Tokens], &[f32]) -> Vec<f32> + Sync,
+    ) -> Result<Vec<f32>, EncodeError> {
+        match self {
+            Self::Engine(network) => Ok(batch::for_groups(
+                (pool, n_running),
+                texts,
+                batch_tokens,
+                n_out,
+                |group, workspace| finish(group, network.forward(group, wanted, workspace)),
+            )),
+            Self::Foreign(model) => batch::for_texts(pool, texts, |row, text| {
+                let hidden = model.forward(text, wanted);
+                let hidden = hidden.map_err(|error| EncodeError::Model {
+                    row,
+                    reason: error.to_string(),
+                })?;
+                Ok(finish(&[text], &hidden))
+            }),
+        }
+    }
+}

@@ -6,6 +6,7 @@
 
 mod batches;
 pub mod data;
+pub mod export;
 pub mod loss;
 mod objective;
 pub mod run;

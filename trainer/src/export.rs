@@ -1,0 +1,398 @@
+//! Model directories as sentence-transformers and transformers read them.
+//!
+//! An objective says what its model is; [`BiEncoderExport`] and [`CrossEncoderExport`] write the files around it. All
+//! weights are f32 under the names of the Hugging Face classes.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use encoder::training::{Kind, Parameters, TrainingError};
+use encoder::{LoadError, OutputActivation, Pooling, Similarity};
+use serde_json::{Value, json};
+
+/// The version that files name: newer readers take it, older ones do not warn.
+const SENTENCE_TRANSFORMERS: &str = "3.0.0";
+
+/// Folder of the tower that encodes queries, in the export of a model with two.
+pub const QUERY_TOWER: &str = "query";
+
+/// Folder of the tower that encodes passages, in the export of a model with two.
+pub const PASSAGE_TOWER: &str = "passage";
+
+/// Files of a tokenizer, of which a model has some.
+const TOKENIZER_FILES: [&str; 10] = [
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.txt",
+    "vocab.json",
+    "merges.txt",
+    "bpe.codes",
+    "sentencepiece.bpe.model",
+    "spiece.model",
+];
+
+/// A bi-encoder, or one of its towers, as a sentence-transformers directory.
+pub struct BiEncoderExport<'a> {
+    /// Folder of the transformer that training began with: its `config.json` and tokenizer.
+    pub source: &'a Path,
+    /// Weights of the transformer.
+    pub weights: Tensors,
+    /// Whether texts are lower-cased before the tokenizer's own normalization.
+    pub lower_case: bool,
+    /// Most tokens of a text, special tokens included.
+    pub max_tokens: usize,
+    /// How token vectors become one.
+    pub pooling: Pooling,
+    /// Whether tokens of the prompt count in the pooling.
+    pub pools_prompt: bool,
+    /// A linear layer behind the pooling: its weight (out, in), its bias (out).
+    pub dense: Option<DenseExport>,
+    /// Whether vectors are brought to length 1.
+    pub normalize: bool,
+    /// How they are compared.
+    pub similarity: Similarity,
+    /// Put before each query.
+    pub query_prompt: &'a str,
+    /// Put before each passage.
+    pub passage_prompt: &'a str,
+}
+
+/// A linear layer behind the pooling.
+pub struct DenseExport {
+    /// Values that come in.
+    pub n_in: usize,
+    /// Values that go out.
+    pub n_out: usize,
+    /// (out, in), row-major.
+    pub weight: Vec<f32>,
+    /// (out), where there is one.
+    pub bias: Option<Vec<f32>>,
+    /// What follows the product.
+    pub activation: OutputActivation,
+}
+
+/// A cross-encoder of one score as a `…ForSequenceClassification` directory.
+pub struct CrossEncoderExport<'a> {
+    /// As in [`BiEncoderExport`].
+    pub source: &'a Path,
+    /// Weights of the transformer, with the prefix of its class, and of the head.
+    pub weights: Tensors,
+    /// Most tokens of a pair, special tokens included.
+    pub max_tokens: usize,
+}
+
+/// Tensors by name.
+#[derive(Default)]
+pub struct Tensors(Parameters);
+
+impl Tensors {
+    /// None yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds the values of parameters; `name` gives the name in the file, or `None` for what does not belong there.
+    ///
+    /// # Errors
+    /// When a name repeats.
+    pub fn extend(
+        &mut self,
+        parameters: &Parameters,
+        name: impl Fn(&str) -> Option<String>,
+    ) -> Result<(), TrainingError> {
+        for parameter in parameters.iter() {
+            if let Some(name) = name(parameter.name()) {
+                self.insert(&name, parameter.shape(), parameter.values())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds a tensor.
+    ///
+    /// # Errors
+    /// When the name repeats or the values do not fit the shape.
+    pub fn insert(
+        &mut self,
+        name: &str,
+        shape: &[usize],
+        values: Vec<f32>,
+    ) -> Result<(), TrainingError> {
+        self.0.insert(name, shape, values, Kind::Plain)?;
+        Ok(())
+    }
+
+    fn write(&self, folder: &Path) -> Result<(), TrainingError> {
+        self.0.save(&folder.join("model.safetensors"))
+    }
+}
+
+impl BiEncoderExport<'_> {
+    /// Writes the directory.
+    ///
+    /// # Errors
+    /// [`TrainingError::Write`], [`TrainingError::Load`].
+    pub fn write(&self, folder: &Path) -> Result<(), TrainingError> {
+        make(folder)?;
+        let mut config = read_config(self.source)?;
+        let class = class(&config, "Model");
+        config["architectures"] = json!([class]);
+        let width = config["hidden_size"].as_u64().or(config["dim"].as_u64());
+        write_json(&folder.join("config.json"), &config)?;
+        self.weights.write(folder)?;
+        copy_tokenizer(self.source, folder)?;
+        let lengths =
+            json!({ "max_seq_length": self.max_tokens, "do_lower_case": self.lower_case });
+        write_json(&folder.join("sentence_bert_config.json"), &lengths)?;
+
+        let mut modules = Vec::new();
+        let mut module = |path: &str, kind: &str| -> Result<PathBuf, TrainingError> {
+            let index = modules.len();
+            let path = if path.is_empty() {
+                String::new()
+            } else {
+                format!("{index}_{path}")
+            };
+            modules.push(json!({
+                "idx": index,
+                "name": index.to_string(),
+                "path": path,
+                "type": format!("sentence_transformers.models.{kind}"),
+            }));
+            make(&folder.join(&path))?;
+            Ok(folder.join(path))
+        };
+        module("", "Transformer")?;
+        let path = module("Pooling", "Pooling")?;
+        write_json(&path.join("config.json"), &self.pooling(width))?;
+        if let Some(dense) = &self.dense {
+            let path = module("Dense", "Dense")?;
+            dense.write(&path)?;
+        }
+        if self.normalize {
+            module("Normalize", "Normalize")?;
+        }
+        write_json(&folder.join("modules.json"), &Value::from(modules))?;
+        let similarity = match self.similarity {
+            Similarity::Cosine => "cosine",
+            Similarity::InnerProduct => "dot",
+            Similarity::L2 => "euclidean",
+        };
+        let config = json!({
+            "model_type": "SentenceTransformer",
+            "__version__": { "sentence_transformers": SENTENCE_TRANSFORMERS },
+            "prompts": { "query": self.query_prompt, "document": self.passage_prompt },
+            "default_prompt_name": null,
+            "similarity_fn_name": similarity,
+        });
+        write_json(&folder.join("config_sentence_transformers.json"), &config)
+    }
+
+    fn pooling(&self, width: Option<u64>) -> Value {
+        let mut config =
+            json!({ "word_embedding_dimension": width, "include_prompt": self.pools_prompt });
+        for (pooling, name) in [
+            (Pooling::Cls, "cls_token"),
+            (Pooling::Mean, "mean_tokens"),
+            (Pooling::Max, "max_tokens"),
+            (Pooling::MeanSqrtLength, "mean_sqrt_len_tokens"),
+            (Pooling::WeightedMean, "weightedmean_tokens"),
+            (Pooling::Last, "lasttoken"),
+        ] {
+            config[format!("pooling_mode_{name}")] = Value::from(pooling == self.pooling);
+        }
+        config
+    }
+}
+
+impl DenseExport {
+    fn write(&self, folder: &Path) -> Result<(), TrainingError> {
+        let config = json!({
+            "in_features": self.n_in,
+            "out_features": self.n_out,
+            "bias": self.bias.is_some(),
+            "activation_function": self.activation.class(),
+        });
+        write_json(&folder.join("config.json"), &config)?;
+        let mut tensors = Tensors::new();
+        tensors.insert(
+            "linear.weight",
+            &[self.n_out, self.n_in],
+            self.weight.clone(),
+        )?;
+        if let Some(bias) = &self.bias {
+            tensors.insert("linear.bias", &[self.n_out], bias.clone())?;
+        }
+        tensors.write(folder)
+    }
+}
+
+impl CrossEncoderExport<'_> {
+    /// Writes the directory. Scores are the logits: sentence-transformers would put a sigmoid behind one label.
+    ///
+    /// # Errors
+    /// [`TrainingError::Write`], [`TrainingError::Load`].
+    pub fn write(&self, folder: &Path) -> Result<(), TrainingError> {
+        make(folder)?;
+        let mut config = read_config(self.source)?;
+        let class = class(&config, "ForSequenceClassification");
+        config["architectures"] = json!([class]);
+        config["id2label"] = json!({ "0": "LABEL_0" });
+        config["label2id"] = json!({ "LABEL_0": 0 });
+        config["problem_type"] = Value::Null;
+        config["sentence_transformers"] = json!({
+            "activation_fn": OutputActivation::Identity.class(),
+            "version": SENTENCE_TRANSFORMERS,
+        });
+        write_json(&folder.join("config.json"), &config)?;
+        self.weights.write(folder)?;
+        copy_tokenizer(self.source, folder)?;
+        // transformers and sentence-transformers cut pairs at what the tokenizer says.
+        let path = folder.join("tokenizer_config.json");
+        if path.exists() {
+            let mut tokenizer = read_json(&path)?;
+            tokenizer["model_max_length"] = Value::from(self.max_tokens);
+            write_json(&path, &tokenizer)?;
+        }
+        Ok(())
+    }
+}
+
+/// What a reader of a model card wants to know.
+#[derive(Clone, Debug, Default)]
+pub struct ModelCard<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// Whether it scores pairs; else it makes vectors.
+    pub is_cross_encoder: bool,
+    /// The model that training began with.
+    pub base: &'a str,
+    /// Its licence, as an SPDX identifier.
+    pub license: Option<&'a str>,
+    /// What it was trained on, a line each.
+    pub data: &'a [String],
+    /// Steps, examples and so on: name and value.
+    pub training: &'a [(&'a str, String)],
+    /// Dev figures: name, before and after training.
+    pub figures: &'a [(String, Option<f64>, f64)],
+    /// The configuration of the run.
+    pub config: &'a str,
+}
+
+impl ModelCard<'_> {
+    /// The card as Markdown with the header that the hub reads.
+    pub fn render(&self) -> String {
+        let mut card = String::from("---\n");
+        if let Some(license) = self.license {
+            card += &format!("license: {license}\n");
+        }
+        let (pipeline, class, usage) = match self.is_cross_encoder {
+            true => (
+                "text-ranking",
+                "CrossEncoder",
+                "model.predict([(\"query\", \"passage\")])",
+            ),
+            false => (
+                "sentence-similarity",
+                "SentenceTransformer",
+                "model.encode([\"text\"])",
+            ),
+        };
+        card += &format!(
+            "pipeline_tag: {pipeline}\ntags:\n- sentence-transformers\n- {}\n---\n\n# {}\n\n",
+            if self.is_cross_encoder {
+                "cross-encoder"
+            } else {
+                "feature-extraction"
+            },
+            self.name
+        );
+        card += &format!(
+            "Trained by trawl {} from `{}`.\n\n",
+            env!("CARGO_PKG_VERSION"),
+            self.base
+        );
+        card += &format!(
+            "```python\nfrom sentence_transformers import {class}\nmodel = {class}(\"path/to/this/folder\")\n{usage}\n```\n\n"
+        );
+        card += "## Data\n\n";
+        for line in self.data {
+            card += &format!("- {line}\n");
+        }
+        card += "\n## Training\n\n";
+        for (name, value) in self.training {
+            card += &format!("- {name}: {value}\n");
+        }
+        if !self.figures.is_empty() {
+            card += "\n## Dev figures\n\n| measure | before | after |\n|---|---|---|\n";
+            for (name, before, after) in self.figures {
+                let before = before.map_or("–".to_owned(), |value| format!("{value:.4}"));
+                card += &format!("| {name} | {before} | {after:.4} |\n");
+            }
+        }
+        card + &format!("\n## Configuration\n\n```toml\n{}```\n", self.config)
+    }
+}
+
+/// The class of a model type in transformers, such as `BertModel`.
+fn class(config: &Value, end: &str) -> String {
+    let stem = match config["model_type"].as_str().unwrap_or_default() {
+        "roberta" => "Roberta",
+        "xlm-roberta" => "XLMRoberta",
+        "distilbert" => "DistilBert",
+        "mpnet" => "MPNet",
+        _ => "Bert",
+    };
+    format!("{stem}{end}")
+}
+
+fn read_config(source: &Path) -> Result<Value, TrainingError> {
+    let mut config = read_json(&source.join("config.json"))?;
+    if let Some(config) = config.as_object_mut() {
+        config.remove("_name_or_path");
+        config.remove("torch_dtype");
+        config.insert("dtype".to_owned(), Value::from("float32"));
+    }
+    Ok(config)
+}
+
+fn read_json(path: &Path) -> Result<Value, TrainingError> {
+    let read = |source| LoadError::Read {
+        path: path.to_owned(),
+        source,
+    };
+    let bytes = fs::read(path).map_err(read)?;
+    let parse = |source| LoadError::Json {
+        path: path.to_owned(),
+        source,
+    };
+    Ok(serde_json::from_slice(&bytes).map_err(parse)?)
+}
+
+fn copy_tokenizer(source: &Path, folder: &Path) -> Result<(), TrainingError> {
+    for name in TOKENIZER_FILES {
+        let (from, to) = (source.join(name), folder.join(name));
+        if from.exists() {
+            fs::copy(&from, &to).map_err(|source| TrainingError::Write { path: to, source })?;
+        }
+    }
+    Ok(())
+}
+
+fn make(folder: &Path) -> Result<(), TrainingError> {
+    fs::create_dir_all(folder).map_err(|source| TrainingError::Write {
+        path: folder.to_owned(),
+        source,
+    })
+}
+
+fn write_json(path: &Path, value: &Value) -> Result<(), TrainingError> {
+    let mut text = serde_json::to_string_pretty(value).expect("a value is JSON");
+    text.push('\n');
+    fs::write(path, text).map_err(|source| TrainingError::Write {
+        path: path.to_owned(),
+        source,
+    })
+}

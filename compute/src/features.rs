@@ -27,21 +27,7 @@ impl CpuFeatures {
                 "avx512bf16",
                 "avx512fp16"
             );
-            // The standard library cannot be asked for AMX yet, so the kernel's list is read instead.
-            let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-            let flags = cpuinfo
-                .lines()
-                .find(|line| line.starts_with("flags"))
-                .unwrap_or_default();
-            for (flag, name) in [
-                ("amx_tile", "amx-tile"),
-                ("amx_bf16", "amx-bf16"),
-                ("amx_int8", "amx-int8"),
-            ] {
-                if flags.split_ascii_whitespace().any(|word| word == flag) {
-                    names.push(name);
-                }
-            }
+            names.extend(crate::amx::features());
         }
         #[cfg(target_arch = "aarch64")]
         names.push("neon");

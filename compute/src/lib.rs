@@ -3,6 +3,8 @@
 //! [`Simd`] chooses the widest vector instructions once; [`simd_function!`] compiles one body for each of them.
 //! Invariant: nothing here reads flags or environment variables.
 
+#[cfg(target_arch = "x86_64")]
+mod amx;
 mod features;
 mod memory;
 mod simd;

@@ -9,15 +9,21 @@ pub enum Level {
     Avx2,
     /// AVX-512 F, BW, DQ and VL: 16 floats.
     Avx512,
+    /// Tiles of AMX beside the registers of [`Self::Avx512`]. A limit only: [`Simd::level`] names registers.
+    Amx,
 }
 
 impl Level {
+    /// All levels, narrowest first.
+    pub const ALL: [Self; 4] = [Self::Portable, Self::Avx2, Self::Avx512, Self::Amx];
+
     /// The name in flags and reports.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Portable => "portable",
             Self::Avx2 => "avx2",
             Self::Avx512 => "avx512",
+            Self::Amx => "amx",
         }
     }
 }
@@ -28,6 +34,7 @@ pub struct Simd {
     level: Level,
     vnni: bool,
     bf16: bool,
+    amx: bool,
 }
 
 impl Simd {
@@ -35,9 +42,10 @@ impl Simd {
         level: Level::Portable,
         vnni: false,
         bf16: false,
+        amx: false,
     };
 
-    /// The widest level of this machine.
+    /// The widest level of this machine. The first call asks the system to let this process use tiles.
     pub fn detect() -> Self {
         #[cfg(target_arch = "x86_64")]
         {
@@ -46,10 +54,12 @@ impl Simd {
                 let wide =
                     has!("avx512f") && has!("avx512bw") && has!("avx512dq") && has!("avx512vl");
                 let vnni = wide && has!("avx512vnni");
+                let bf16 = vnni && has!("avx512bf16");
                 return Self {
                     level: if wide { Level::Avx512 } else { Level::Avx2 },
                     vnni,
-                    bf16: vnni && has!("avx512bf16"),
+                    bf16,
+                    amx: bf16 && crate::amx::is_permitted(),
                 };
             }
         }
@@ -58,32 +68,46 @@ impl Simd {
 
     /// Everything that this machine can be, narrowest first; tests run their kernels at each.
     pub fn available() -> Vec<Self> {
-        let of = |level, vnni, bf16| Self { level, vnni, bf16 };
+        let of = |level, vnni, bf16| Self {
+            level,
+            vnni,
+            bf16,
+            amx: false,
+        };
         let widest = Self::detect();
-        [
+        let narrower = [
             Self::PORTABLE,
             of(Level::Avx2, false, false),
             of(Level::Avx512, false, false),
             of(Level::Avx512, true, false),
             of(Level::Avx512, true, true),
-        ]
-        .into_iter()
-        .filter(|simd| *simd <= widest)
-        .collect()
+        ];
+        let narrower = narrower.into_iter().filter(|simd| *simd < widest);
+        narrower.chain([widest]).collect()
     }
 
     /// The same machine, using nothing beyond a level.
     pub fn at_most(self, level: Level) -> Self {
         match level {
-            Level::Avx512 => self,
-            _ => Self {
+            Level::Amx => self,
+            Level::Avx512 => Self { amx: false, ..self },
+            Level::Avx2 | Level::Portable => Self {
                 level: self.level.min(level),
                 ..Self::PORTABLE
             },
         }
     }
 
-    /// Which registers there are.
+    /// The same machine, said to have tiles: how tests run on an emulation of them.
+    ///
+    /// # Safety
+    /// The process carries out the tile instructions of AMX itself where the machine does not.
+    #[doc(hidden)]
+    pub unsafe fn assume_amx(self) -> Self {
+        Self { amx: true, ..self }
+    }
+
+    /// Which registers there are; never [`Level::Amx`].
     pub fn level(self) -> Level {
         self.level
     }
@@ -97,13 +121,24 @@ impl Simd {
     pub fn has_bf16(self) -> bool {
         self.bf16
     }
+
+    /// Whether tiles of bf16 are multiplied in one instruction (AMX, with the system's permission); never without
+    /// AVX-512 BF16.
+    pub fn has_amx(self) -> bool {
+        self.amx
+    }
 }
 
 impl fmt::Display for Simd {
     /// Writes the name that flags take, with what comes on top.
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(self.level.as_str())?;
-        for (has, name) in [(self.vnni, " vnni"), (self.bf16, " bf16")] {
+        let extras = [
+            (self.vnni, " vnni"),
+            (self.bf16, " bf16"),
+            (self.amx, " amx"),
+        ];
+        for (has, name) in extras {
             if has {
                 formatter.write_str(name)?;
             }
@@ -189,9 +224,15 @@ mod tests {
     #[test]
     fn a_narrower_level_takes_its_extras_along() {
         for simd in Simd::available() {
-            assert_eq!(simd.at_most(Level::Avx512), simd);
-            let narrow = simd.at_most(Level::Avx2);
-            assert!(narrow <= simd && !narrow.has_vnni() && !narrow.has_bf16());
+            let with_tiles = Simd { amx: true, ..simd };
+            assert_eq!(with_tiles.at_most(Level::Amx), with_tiles);
+            let registers = with_tiles.at_most(Level::Avx512);
+            assert_eq!(registers, Simd { amx: false, ..simd });
+            assert_eq!(format!("{registers} amx"), with_tiles.to_string());
+            let narrow = with_tiles.at_most(Level::Avx2);
+            assert!(
+                narrow <= simd && !narrow.has_vnni() && !narrow.has_bf16() && !narrow.has_amx()
+            );
             assert_eq!(simd.at_most(Level::Portable), Simd::PORTABLE);
         }
         assert_eq!(Simd::PORTABLE.to_string(), "portable");

@@ -64,7 +64,7 @@ pub struct KernelArgs {
     /// of 0.9999 to f32.
     #[arg(long, value_name = "NAME", value_parser = named::<Arithmetic>)]
     pub precision: Option<Arithmetic>,
-    /// Vector instructions at most: portable, avx2, avx512 (default: all that the machine has).
+    /// Vector instructions at most: portable, avx2, avx512, amx (default: all that the machine has).
     #[arg(long, value_name = "NAME", value_parser = level)]
     simd: Option<Level>,
 }
@@ -83,9 +83,8 @@ impl KernelArgs {
 
 /// Parses the name of a level.
 fn level(name: &str) -> Result<Level, String> {
-    let levels = [Level::Portable, Level::Avx2, Level::Avx512];
-    let found = levels.into_iter().find(|level| level.as_str() == name);
-    found.ok_or_else(|| "expected portable, avx2 or avx512".to_owned())
+    let found = Level::ALL.into_iter().find(|level| level.as_str() == name);
+    found.ok_or_else(|| "expected portable, avx2, avx512 or amx".to_owned())
 }
 
 impl ModelArgs {

@@ -215,6 +215,7 @@ impl Arithmetic {
     /// What `auto` is on a machine; the others are what they are.
     pub fn resolve(self, simd: Simd) -> Self {
         match self {
+            Self::Auto if simd.has_amx() => Self::Bf16,
             Self::Auto if simd.has_vnni() => Self::Fixed16,
             Self::Auto => Self::F32,
             chosen => chosen,
@@ -268,6 +269,34 @@ impl Default for EncoderConfig {
             batch_tokens: 384,
             arithmetic: Arithmetic::F32,
             simd: None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn auto_is_fast_on_this_machine_and_near_f32() {
+        for simd in crate::kernel::levels() {
+            let without_tiles = match simd.has_vnni() {
+                true => Arithmetic::Fixed16,
+                false => Arithmetic::F32,
+            };
+            let expected = match simd.has_amx() {
+                true => Arithmetic::Bf16,
+                false => without_tiles,
+            };
+            for (limit, expected) in [
+                (Level::Amx, expected),
+                (Level::Avx512, without_tiles),
+                (Level::Avx2, Arithmetic::F32),
+            ] {
+                let simd = simd.at_most(limit);
+                assert_eq!(Arithmetic::Auto.resolve(simd), expected, "{simd}");
+                assert_eq!(Arithmetic::Int8.resolve(simd), Arithmetic::Int8);
+            }
         }
     }
 }

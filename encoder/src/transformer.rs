@@ -249,7 +249,7 @@ mod tests {
     use std::path::Path;
 
     use candle_core::Var;
-    use compute::{Level, Simd};
+    use compute::Level;
 
     use super::*;
     use crate::checkpoint::Checkpoint;
@@ -324,7 +324,7 @@ mod tests {
             (Format::Int8, 0.95),
         ] {
             let mut fused: Option<Vec<f32>> = None;
-            for simd in Simd::available() {
+            for simd in crate::kernel::levels() {
                 let mut checkpoint = Checkpoint::open(folder).expect("weights open");
                 let weights =
                     Weights::load(architecture, &mut checkpoint).expect("all tensors are there");

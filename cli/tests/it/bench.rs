@@ -96,7 +96,7 @@ fn passages_of_the_sample_have_the_tokens_that_an_index_counts() {
 #[test]
 fn faster_arithmetic_is_compared_with_f32() {
     for (precision, least) in [("fixed16", 0.999_999), ("bf16", 0.999), ("int8", 0.95)] {
-        for simd in ["portable", "avx512"] {
+        for simd in ["portable", "avx512", "amx"] {
             let report = bench(&tiny_model(), &["--precision", precision, "--simd", simd]);
             assert_eq!(report["precision"], precision);
             assert_eq!(report["simd"] == "portable", simd == "portable", "{report}");
@@ -324,7 +324,11 @@ fn wrong_arguments_are_usage_errors_that_name_what_helps() {
         "[possible values: passages, queries, pairs, train-bi, train-cross]",
     );
     refused(2, &["--precision", "f12"], "--precision");
-    refused(2, &["--simd", "sse"], "expected portable, avx2 or avx512");
+    refused(
+        2,
+        &["--simd", "sse"],
+        "expected portable, avx2, avx512 or amx",
+    );
     refused(2, &["--repeats", "0"], "--repeats");
     refused(2, &["--max-texts", "0"], "--max-texts");
     refused(2, &["--batch-tokens", "0"], "--batch-tokens");

@@ -14,6 +14,8 @@ use crate::crew::Crew;
 
 use super::operand::{Format, LANES, PANEL, Panels, Rows};
 use super::register::Register;
+#[cfg(target_arch = "x86_64")]
+use super::tile::Tiles;
 
 /// Words that a column is fetched ahead of its use: 12 KiB of a full panel.
 const AHEAD: usize = 64;
@@ -133,6 +135,8 @@ impl<'a> Product<'a> {
         let n_slabs = b.slabs.len();
         let n_scales = if b.scales.is_empty() { 0 } else { n_slabs };
         let padded = Panels::padded(b.n);
+        #[cfg(target_arch = "x86_64")]
+        let mut tiles = Tiles::default();
         for first in panels.map(|panel| panel * PANEL) {
             let kept = PANEL.min(b.n - first);
             let width = kept.next_multiple_of(LANES);
@@ -168,6 +172,9 @@ impl<'a> Product<'a> {
                 };
                 match slab.format {
                     Format::F32 => block.dispatch::<F32>(self.simd),
+                    // SAFETY: a `Simd` has AMX only where this process may use it.
+                    #[cfg(target_arch = "x86_64")]
+                    Format::Bf16 if self.simd.has_amx() => unsafe { block.run_tiles(&mut tiles) },
                     Format::Bf16 => block.dispatch::<Bf16>(self.simd),
                     Format::Fixed16 => block.dispatch::<Fixed16>(self.simd),
                     Format::Int8 => block.dispatch::<Int8>(self.simd),
@@ -207,27 +214,27 @@ arithmetic!(Fixed16, false, false, dot_i16);
 arithmetic!(Int8, false, true, dot_u8_i8);
 
 /// The product of all rows of A with one panel, over one slab.
-struct Block<'a> {
-    a: &'a [u32],
-    a_stride: usize,
+pub(super) struct Block<'a> {
+    pub(super) a: &'a [u32],
+    pub(super) a_stride: usize,
     /// One scale for each row, `a_scales_stride` apart.
-    a_scales: &'a [f32],
-    a_scales_stride: usize,
-    b: &'a [u32],
+    pub(super) a_scales: &'a [f32],
+    pub(super) a_scales_stride: usize,
+    pub(super) b: &'a [u32],
     /// Columns of the panel.
-    width: usize,
-    b_scales: &'a [f32],
+    pub(super) width: usize,
+    pub(super) b_scales: &'a [f32],
     /// What sums start from; zero where there are none.
-    b_starts: &'a [u32],
+    pub(super) b_starts: &'a [u32],
     /// The panel's first column of C, which has `n_rows` rows of `kept` columns from here on that nobody else uses.
-    c: *mut f32,
-    c_stride: usize,
-    n_rows: usize,
-    n_words: usize,
+    pub(super) c: *mut f32,
+    pub(super) c_stride: usize,
+    pub(super) n_rows: usize,
+    pub(super) n_words: usize,
     /// Columns of the panel that are no padding.
-    kept: usize,
+    pub(super) kept: usize,
     /// The panel's bias in the first slab; later ones add to what stands in C.
-    start: Option<&'a [f32; PANEL]>,
+    pub(super) start: Option<&'a [f32; PANEL]>,
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -427,6 +434,7 @@ impl Block<'_> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::tile_emulation::levels;
     use super::*;
 
     /// Values without a pattern, between −1 and 1.
@@ -451,7 +459,7 @@ mod tests {
         let length = |values: &[f32]| values.iter().map(|x| f64::from(x * x)).sum::<f64>().sqrt();
         let pool = rayon::ThreadPoolBuilder::new().num_threads(2).build();
         let pool = pool.expect("two threads start");
-        for simd in Simd::available() {
+        for simd in levels() {
             let panels = pack(simd, &weights, n, k);
             let mut rows = Rows::default();
             rows.fill(simd, &panels, (&a, a_stride), m);
@@ -533,7 +541,7 @@ mod tests {
         let (a, weights) = (noise(m * k, 4), noise(n * k, 5));
         for format in [Format::F32, Format::Fixed16, Format::Int8] {
             let mut first: Option<Vec<f32>> = None;
-            for simd in Simd::available().into_iter().skip(1) {
+            for simd in levels().into_iter().skip(1) {
                 let panels = Panels::from_transposed(simd, format, &weights, n, k);
                 let mut rows = Rows::default();
                 rows.fill(simd, &panels, (&a, k), m);
@@ -558,7 +566,7 @@ mod tests {
                 (0..k).map(|i| 1.0 / (i + 1) as f32).collect::<Vec<_>>(),
             ] {
                 let exact: f64 = values.iter().map(|&x| f64::from(x) * f64::from(x)).sum();
-                for simd in Simd::available() {
+                for simd in levels() {
                     let panels = Panels::from_transposed(simd, Format::Fixed16, &values, 1, k);
                     let mut rows = Rows::default();
                     rows.fill(simd, &panels, (&values, k), 1);
@@ -577,7 +585,7 @@ mod tests {
     fn what_is_not_finite_stays_so() {
         for format in [Format::F32, Format::Bf16, Format::Fixed16, Format::Int8] {
             for bad in [f32::NAN, f32::INFINITY] {
-                for simd in Simd::available() {
+                for simd in levels() {
                     let panels = Panels::from_transposed(simd, format, &[0.5; 40], 1, 40);
                     let mut a = [1.0; 40];
                     a[17] = bad;
@@ -594,7 +602,7 @@ mod tests {
     fn a_greatest_score_of_any_size_weighs_most() {
         let k = 40;
         for format in [Format::F32, Format::Bf16, Format::Fixed16] {
-            for simd in Simd::available() {
+            for simd in levels() {
                 let mut values = Panels::default(); // the last key's weight
                 let last: Vec<f32> = (0..k).map(|p| if p + 1 == k { 1.0 } else { 0.0 }).collect();
                 values.fill(simd, format, (&last, 1), k, 1);
@@ -629,7 +637,7 @@ mod tests {
         let at = |j: usize| (0..k).map(move |p| (p, j));
         let transposed: Vec<f32> = (0..n).flat_map(at).map(|(p, j)| rows[p * n + j]).collect();
         for format in [Format::F32, Format::Bf16, Format::Fixed16] {
-            for simd in Simd::available() {
+            for simd in levels() {
                 let mut packed = Panels::from_transposed(simd, format, &[1.0; 900], 30, 30); // something older
                 packed.fill(simd, format, (&rows, n), k, n);
                 let expected = Panels::from_transposed(simd, format, &transposed, n, k);
@@ -661,7 +669,7 @@ mod tests {
             (Format::Bf16, 5e-3),
             (Format::Fixed16, 2e-4),
         ] {
-            for simd in Simd::available() {
+            for simd in levels() {
                 let mut identity = Panels::default(); // a column of ones: the products are sums of weights up to p
                 let ones: Vec<f32> = (0..k).map(|p| if p < 200 { 1.0 } else { 0.0 }).collect();
                 identity.fill(simd, format, (&ones, 1), k, 1);

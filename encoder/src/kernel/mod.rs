@@ -5,6 +5,10 @@ mod matrix;
 mod operand;
 mod quantize;
 mod register;
+#[cfg(target_arch = "x86_64")]
+mod tile;
+#[cfg(test)]
+mod tile_emulation;
 
 pub(crate) use function::{
     add_layer_norm, add_scaled, erfc, exp, fold, gelu, gelu_tanh, quick_gelu, relu, scale, silu,
@@ -12,3 +16,5 @@ pub(crate) use function::{
 };
 pub(crate) use matrix::{multiply, multiply_shared};
 pub(crate) use operand::{Format, Panels, Rows};
+#[cfg(test)]
+pub(crate) use tile_emulation::levels;

@@ -8,8 +8,9 @@ mod batches;
 pub mod data;
 pub mod export;
 pub mod loss;
-mod objective;
+pub mod objective;
 pub mod run;
+mod text;
 
 pub use batches::{Batches, GroupBatches, GroupsConfig, Mixing};
 pub use objective::{Objective, Step, StepReport};

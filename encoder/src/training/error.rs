@@ -21,6 +21,12 @@ pub enum TrainingError {
         /// Its name.
         parameter: String,
     },
+    /// The loss of a batch is NaN or infinite.
+    #[error("the loss is {value}")]
+    Loss {
+        /// What it is.
+        value: f64,
+    },
     /// A setting makes no sense.
     #[error("{name} is {value}; {rule}")]
     Setting {

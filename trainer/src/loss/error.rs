@@ -26,6 +26,14 @@ pub enum LossError {
         /// N
         n_passages: usize,
     },
+    /// A passage has no score to learn from.
+    #[error("passage `{passage}` of query `{query}` has no teacher score")]
+    NoScore {
+        /// The query's id.
+        query: String,
+        /// The passage's id.
+        passage: String,
+    },
     /// A number makes no sense.
     #[error("{name} is {value}; {rule}")]
     Setting {

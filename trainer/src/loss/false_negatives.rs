@@ -164,6 +164,24 @@ impl Mask {
         Ok(full)
     }
 
+    /// The mask of [`super::group_similarities`], (B, N), from that of the pool, (B, B·N).
+    ///
+    /// # Errors
+    /// [`LossError::UnevenGroups`] when this is no mask of a pool.
+    pub fn groups(&self) -> Result<Self> {
+        let targets = positives(self.n_rows, self.n_columns)?;
+        let n_passages = self.n_columns / self.n_rows; // N
+        let own = |(row, &target): (usize, &u32)| {
+            let first = row * self.n_columns + target as usize;
+            &self.masked[first..first + n_passages]
+        };
+        Ok(Self {
+            n_rows: self.n_rows,
+            n_columns: n_passages,
+            masked: targets.iter().enumerate().flat_map(own).copied().collect(),
+        })
+    }
+
     /// Whether a column is left out of a row.
     pub fn is_masked(&self, row: usize, column: usize) -> bool {
         self.masked[row * self.n_columns + column]

@@ -1,9 +1,24 @@
 //! What is trained: one file an objective.
 
+mod backbone;
+mod bi_encoder;
+mod passes;
+mod scores;
+#[cfg(test)]
+mod test_data;
+mod tower;
+
 use std::collections::BTreeMap;
 use std::path::Path;
 
 use encoder::training::{Parameters, TrainingError};
+
+pub use bi_encoder::{
+    BiEncoderConfig, BiEncoderObjective, DistillationConfig, DistillationLoss, MaskConfig,
+    Negatives,
+};
+pub use passes::GradCacheConfig;
+pub use tower::HeadConfig;
 
 /// A model and its loss.
 ///

@@ -1,0 +1,719 @@
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use candle_core::Tensor;
+use encoder::training::{Dropout, Engine, Parameters, TrainingError};
+use encoder::{LoadError, Pooling, Tokens};
+use serde::{Deserialize, Serialize};
+
+use super::backbone::Rates;
+use super::passes::{self, GradCacheConfig};
+use super::scores::{Measures, teacher_scores};
+use super::tower::{HeadConfig, Tower, VectorOptions};
+use super::{Objective, Step, StepReport};
+use crate::data::Group;
+use crate::export::{PASSAGE_TOWER, QUERY_TOWER};
+use crate::loss::{
+    self, Better, Mask, Reduction, Width, cross_entropy, full_similarities, group_similarities,
+    in_batch_distillation, kl_divergence, listwise_softmax, margin_mse, matryoshka, positives,
+    similarities, soft_cross_entropy,
+};
+use crate::text::{Side, Tokenization};
+
+/// What a bi-encoder is trained to do. Every entry has a default.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct BiEncoderConfig {
+    /// Two encoders, one for queries and one for passages, that start equal.
+    pub untied: bool,
+    /// Where the passages' encoder starts, if not at the queries' one; only with `untied`.
+    pub passage_model: Option<PathBuf>,
+    /// How token vectors become one: `cls` or `mean`. The model's own when absent; needed without modules.json.
+    pub pooling: Option<Pooling>,
+    /// Whether vectors are brought to length 1. The model's own when absent; needed without modules.json.
+    pub normalize: Option<bool>,
+    /// A new linear layer after the pooling.
+    pub head: Option<HeadConfig>,
+    /// Most tokens of a query, special tokens and prompt included.
+    pub query_tokens: usize,
+    /// Most tokens of a passage, special tokens and prompt included.
+    pub passage_tokens: usize,
+    /// Put before each query and saved with the model. The model's own when absent.
+    pub query_prompt: Option<String>,
+    /// Put before each passage and saved with the model. The model's own when absent.
+    pub passage_prompt: Option<String>,
+    /// Probability of all dropout; that of config.json when absent.
+    pub dropout: Option<f32>,
+    /// τ: similarities are divided by it. When absent 0.05 with vectors of length 1 and 1 with others.
+    pub temperature: Option<f64>,
+    /// Which texts of a batch a query's positive is told apart from.
+    pub negatives: Negatives,
+    /// Which of them are left out.
+    pub mask: MaskConfig,
+    /// What the contrastive loss counts beside distillation: SimLM 0.2, RetroMAE 1e-4, OpenMatch 0.
+    pub contrastive_weight: f64,
+    /// Learns from teacher scores of the passages too.
+    pub distillation: Option<DistillationConfig>,
+    /// Widths at which the loss is taken; the whole vector alone when empty.
+    pub matryoshka: Vec<Width>,
+    /// Multiplies gradients but not the loss that is reported.
+    pub grad_scale: f64,
+    /// Takes the batch through the encoder in parts, for batches that do not fit into memory.
+    pub grad_cache: Option<GradCacheConfig>,
+}
+
+impl Default for BiEncoderConfig {
+    fn default() -> Self {
+        Self {
+            untied: false,
+            passage_model: None,
+            pooling: None,
+            normalize: None,
+            head: None,
+            query_tokens: 32,
+            passage_tokens: 128,
+            query_prompt: None,
+            passage_prompt: None,
+            dropout: None,
+            temperature: None,
+            negatives: Negatives::InBatch,
+            mask: MaskConfig::default(),
+            contrastive_weight: 1.0,
+            distillation: None,
+            matryoshka: Vec::new(),
+            grad_scale: 1.0,
+            grad_cache: None,
+        }
+    }
+}
+
+/// What the positive stands against.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Negatives {
+    /// All passages of the batch: [`loss::info_nce`].
+    #[default]
+    InBatch,
+    /// All passages and all queries of the batch: [`loss::full_contrastive`], as SimLM trains.
+    Full,
+    /// The query's own hard negatives.
+    Group,
+}
+
+/// Which passages of a batch are no negatives of a query.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct MaskConfig {
+    /// Leaves out what is known to be relevant, by id or content: [`Mask::known`].
+    pub known: bool,
+    /// δ: leaves out what the model itself scores that much above the positive, before the temperature.
+    pub above: Option<f64>,
+    /// Whether `above` applies to the query's own hard negatives too.
+    pub above_own: bool,
+    /// Leaves out the query's own hard negatives, which distillation learns from already (SimLM's `kd_mask_hn`).
+    pub own: bool,
+}
+
+impl Default for MaskConfig {
+    fn default() -> Self {
+        Self {
+            known: true,
+            above: None,
+            above_own: false,
+            own: false,
+        }
+    }
+}
+
+/// How teacher scores are learned from.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct DistillationConfig {
+    /// Which loss.
+    pub loss: DistillationLoss,
+    /// What it counts.
+    pub weight: f64,
+    /// The student's similarities are divided by it; the objective's temperature when absent. Margins are not divided.
+    pub student_temperature: Option<f64>,
+    /// The teacher's scores are divided by it. Margins are not divided.
+    pub teacher_temperature: f64,
+    /// What the divergence is divided by.
+    pub reduction: Reduction,
+}
+
+impl Default for DistillationConfig {
+    /// Those of SimLM.
+    fn default() -> Self {
+        Self {
+            loss: DistillationLoss::Kl,
+            weight: 1.0,
+            student_temperature: None,
+            teacher_temperature: 1.0,
+            reduction: Reduction::BatchMean,
+        }
+    }
+}
+
+/// A loss on teacher scores.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DistillationLoss {
+    /// [`loss::kl_divergence`] over each group (SimLM, RetroMAE, Tevatron; OpenMatch's listwise).
+    #[default]
+    Kl,
+    /// [`loss::soft_cross_entropy`] over each group (FlagEmbedding).
+    SoftCrossEntropy,
+    /// [`loss::margin_mse`] (OpenMatch's pairwise).
+    MarginMse,
+    /// [`loss::in_batch_distillation`] over the pool (FlagEmbedding's `m3_kd_loss`).
+    InBatch,
+}
+
+/// Trains a model that turns queries and passages into vectors of one space.
+pub struct BiEncoderObjective {
+    config: BiEncoderConfig,
+    tokenization: Tokenization,
+    query_side: Side,
+    passage_side: Side,
+    query: Tower,
+    /// None where passages go through the queries' tower.
+    passage: Option<Tower>,
+    parameters: Parameters,
+    rates: Rates,
+    temperature: f64,
+}
+
+/// A part of a batch's texts for one tower.
+struct Part<'a> {
+    is_query: bool,
+    texts: &'a [Tokens],
+    dropout: Dropout,
+}
+
+/// What is known of a batch beside its texts.
+struct Target {
+    mask: Mask,
+    /// (B, N), with distillation.
+    teacher: Option<Tensor>,
+}
+
+impl BiEncoderObjective {
+    /// Loads a model directory.
+    ///
+    /// # Errors
+    /// [`TrainingError::Load`] for a model that cannot be trained so, [`TrainingError::Setting`].
+    pub fn load(
+        folder: &Path,
+        config: &BiEncoderConfig,
+        engine: &Arc<Engine>,
+    ) -> Result<Self, TrainingError> {
+        config.check()?;
+        let options = VectorOptions {
+            pooling: config.pooling,
+            normalize: config.normalize,
+            head: config.head,
+        };
+        let (query, passage) = if config.untied {
+            let passages = config.passage_model.as_deref().unwrap_or(folder);
+            (
+                Tower::load(folder, "query.", &options, engine)?,
+                Some(Tower::load(passages, "passage.", &options, engine)?),
+            )
+        } else {
+            (Tower::load(folder, "", &options, engine)?, None)
+        };
+        let passages = passage.as_ref().unwrap_or(&query);
+        let differ = |what: &str, differ: bool| match differ {
+            true => Err(LoadError::Config {
+                path: config.passage_model.clone().unwrap_or_default(),
+                reason: format!("its {what} is another than that of the queries' model"),
+            }),
+            false => Ok(()),
+        };
+        let architecture = query.backbone.encoder.architecture();
+        let others = passages.backbone.encoder.architecture();
+        differ(
+            "vocabulary",
+            architecture.n_vocabulary != others.n_vocabulary,
+        )?;
+        differ("width", query.width() != passages.width())?;
+        differ("normalization", query.normalizes != passages.normalizes)?;
+        let most = architecture.max_tokens().min(others.max_tokens());
+        let (transformer, lower_case) = (&query.directory.transformer, query.directory.lower_case);
+        let tokenization = Tokenization::load(transformer, lower_case, most)?;
+        let side = |what, prompt: &Option<String>, own: &str, max_tokens| {
+            tokenization.check_length(what, max_tokens)?;
+            let prompt = prompt.clone().unwrap_or_else(|| own.to_owned());
+            Ok::<_, LoadError>(Side { prompt, max_tokens })
+        };
+        let (own, passage_own) = (
+            &query.directory.query_prompt,
+            &query.directory.passage_prompt,
+        );
+        let query_side = side("query", &config.query_prompt, own, config.query_tokens)?;
+        let passage_side = side(
+            "passage",
+            &config.passage_prompt,
+            passage_own,
+            config.passage_tokens,
+        )?;
+        let mut parameters = query.parameters().clone();
+        if let Some(passage) = &passage {
+            parameters.extend(passage.parameters());
+        }
+        let normalized = query.normalizes;
+        let temperature = config
+            .temperature
+            .unwrap_or(if normalized { 0.05 } else { 1.0 });
+        let config = BiEncoderConfig {
+            pooling: Some(query.pooling),
+            normalize: Some(normalized),
+            query_prompt: Some(query_side.prompt.clone()),
+            passage_prompt: Some(passage_side.prompt.clone()),
+            temperature: Some(temperature),
+            ..config.clone()
+        };
+        Ok(Self {
+            rates: config
+                .dropout
+                .map_or_else(|| query.backbone.rates(), Rates::all),
+            config,
+            tokenization,
+            query_side,
+            passage_side,
+            query,
+            passage,
+            parameters,
+            temperature,
+        })
+    }
+
+    /// The config with what the model decided filled in.
+    pub fn config(&self) -> &BiEncoderConfig {
+        &self.config
+    }
+
+    /// What is probably not meant, one sentence each.
+    pub fn warnings(&self) -> Vec<String> {
+        let mut warnings = Vec::new();
+        if self.query.normalizes && self.temperature >= 0.5 {
+            warnings.push(format!(
+                "vectors have length 1 and the temperature is {}: similarities over it are too close to learn from; \
+                 0.01 to 0.1 is usual",
+                self.temperature
+            ));
+        }
+        warnings
+    }
+
+    fn tower(&self, is_query: bool) -> &Tower {
+        match &self.passage {
+            Some(passage) if !is_query => passage,
+            _ => &self.query,
+        }
+    }
+
+    /// Queries and passages of a batch, tokenised.
+    fn tokenize(&self, batch: &[Group]) -> Result<(Vec<Tokens>, Vec<Tokens>), TrainingError> {
+        let queries = batch.iter().map(|group| &group.query);
+        let passages = batch.iter().flat_map(|group| &group.passages);
+        let passages = passages.map(|passage| &passage.content);
+        Ok((
+            self.tokenization.texts(&self.query_side, queries)?,
+            self.tokenization.texts(&self.passage_side, passages)?,
+        ))
+    }
+
+    fn target(&self, batch: &[Group]) -> Result<Target, TrainingError> {
+        let n_passages: usize = batch.iter().map(|group| group.passages.len()).sum();
+        let in_group = self.config.negatives == Negatives::Group;
+        if n_passages <= 1 || (in_group && n_passages == batch.len()) {
+            return Err(TrainingError::Setting {
+                name: "number of passages that a positive stands against",
+                value: 0.0,
+                rule: "it is at least 1, for the loss is always 0 otherwise",
+            });
+        }
+        // Groups are checked even where nothing is masked.
+        let mut mask = Mask::known(batch)?;
+        if !self.config.mask.known {
+            mask = Mask::empty(batch.len(), n_passages);
+        }
+        if self.config.mask.own {
+            mask.mask_own()?;
+        }
+        let teacher = match self.config.distillation {
+            Some(_) => Some(teacher_scores(batch)?),
+            None => None,
+        };
+        Ok(Target { mask, teacher })
+    }
+
+    /// Cuts a batch into the parts that go through an encoder at once, queries first.
+    fn parts<'a>(
+        &self,
+        queries: &'a [Tokens],
+        passages: &'a [Tokens],
+        dropout: impl Fn(u64, usize) -> Dropout,
+    ) -> Vec<Part<'a>> {
+        let whole = GradCacheConfig {
+            queries: usize::MAX,
+            passages: usize::MAX,
+            max_tokens: None,
+        };
+        let config = self.config.grad_cache.unwrap_or(whole);
+        let mut parts = Vec::new();
+        for (is_query, texts, n_texts) in [
+            (true, queries, config.queries),
+            (false, passages, config.passages),
+        ] {
+            let ranges = passes::cut(texts, n_texts, config.max_tokens);
+            parts.extend(ranges.into_iter().enumerate().map(|(part, range)| Part {
+                is_query,
+                texts: &texts[range],
+                dropout: dropout(u64::from(!is_query), part),
+            }));
+        }
+        parts
+    }
+
+    /// One step, with the parts held one after the other or all at once.
+    fn accumulate(
+        &self,
+        batch: &[Group],
+        step: &Step,
+        cached: bool,
+    ) -> Result<StepReport, TrainingError> {
+        let mut target = self.target(batch)?;
+        let (queries, passages) = self.tokenize(batch)?;
+        let dropout = |stream, part| self.rates.at(step, stream, part);
+        let parts = self.parts(&queries, &passages, dropout);
+        let mut measures = Measures::default();
+        let loss = passes::backward(
+            &parts,
+            cached,
+            step.weight * self.config.grad_scale,
+            |part| self.embed(part),
+            |vectors| self.loss(&parts, vectors, &mut target, &mut measures),
+        )?;
+        Ok(report(loss, &queries, &passages, measures))
+    }
+
+    fn embed(&self, part: &Part<'_>) -> Result<Tensor, TrainingError> {
+        self.tower(part.is_query).embed(part.texts, &part.dropout)
+    }
+
+    /// The loss of a batch from the vectors of all its parts.
+    fn loss(
+        &self,
+        parts: &[Part<'_>],
+        vectors: &[Tensor],
+        target: &mut Target,
+        measures: &mut Measures,
+    ) -> Result<Tensor, TrainingError> {
+        let side = |is_query| {
+            let of_side = parts
+                .iter()
+                .zip(vectors)
+                .filter(|(part, _)| part.is_query == is_query);
+            let tensors: Vec<&Tensor> = of_side.map(|(_, vectors)| vectors).collect();
+            Tensor::cat(&tensors, 0)
+        };
+        let (queries, passages) = (side(true)?, side(false)?); // (B, H), (B·N, H)
+        let scores = similarities(&queries, &passages)?.detach(); // (B, B·N)
+        let config = &self.config;
+        if let Some(margin) = config.mask.above {
+            let spare_own = !config.mask.above_own;
+            target
+                .mask
+                .mask_better(&scores, Better::Absolute(margin), spare_own)?;
+        }
+        measures.add(&scores, &target.mask)?;
+        let loss = if config.matryoshka.is_empty() {
+            self.vector_loss(&queries, &passages, target)?
+        } else {
+            matryoshka(
+                &queries,
+                &passages,
+                &config.matryoshka,
+                |queries, passages| self.vector_loss(queries, passages, target),
+            )?
+        };
+        Ok(loss)
+    }
+
+    /// The contrastive loss and distillation, each with its weight.
+    fn vector_loss(
+        &self,
+        queries: &Tensor,
+        passages: &Tensor,
+        target: &Target,
+    ) -> loss::Result<Tensor> {
+        let Self {
+            config,
+            temperature,
+            ..
+        } = self;
+        let positives = positives(queries.dim(0)?, passages.dim(0)?)?;
+        let scaled = |scores: Tensor| scores / *temperature;
+        let contrastive = || match config.negatives {
+            Negatives::InBatch => {
+                let scores = target.mask.apply(&similarities(queries, passages)?)?; // (B, B·N)
+                cross_entropy(&scaled(scores)?, &positives)
+            }
+            Negatives::Full => {
+                let scores = full_similarities(queries, passages)?; // (B, B·N + 3 B)
+                let scores = target.mask.full()?.apply(&scores)?;
+                cross_entropy(&scaled(scores)?, &positives)
+            }
+            Negatives::Group => {
+                let scores = group_similarities(queries, passages)?; // (B, N)
+                let scores = target.mask.groups()?.apply(&scores)?;
+                listwise_softmax(&scaled(scores)?)
+            }
+        };
+        let (Some(distillation), Some(teacher)) = (&config.distillation, &target.teacher) else {
+            return Ok((contrastive()? * config.contrastive_weight)?);
+        };
+        let distilled =
+            (distillation.loss(queries, passages, teacher, *temperature)? * distillation.weight)?;
+        if config.contrastive_weight == 0.0 {
+            return Ok(distilled);
+        }
+        Ok((distilled + (contrastive()? * config.contrastive_weight)?)?)
+    }
+}
+
+impl BiEncoderConfig {
+    fn check(&self) -> Result<(), TrainingError> {
+        let above_0 = |value: f64| value.is_finite() && value > 0.0;
+        let at_least_0 = |value: f64| value.is_finite() && value >= 0.0;
+        let distillation = self.distillation.unwrap_or_default();
+        let settings = [
+            (
+                "temperature",
+                self.temperature.unwrap_or(1.0),
+                above_0 as fn(f64) -> bool,
+                "it is above 0",
+            ),
+            (
+                "contrastive weight",
+                self.contrastive_weight,
+                at_least_0,
+                "it is at least 0",
+            ),
+            ("grad_scale", self.grad_scale, above_0, "it is above 0"),
+            (
+                "distillation weight",
+                distillation.weight,
+                at_least_0,
+                "it is at least 0",
+            ),
+            (
+                "student temperature",
+                distillation.student_temperature.unwrap_or(1.0),
+                above_0,
+                "it is above 0",
+            ),
+            (
+                "teacher temperature",
+                distillation.teacher_temperature,
+                above_0,
+                "it is above 0",
+            ),
+        ];
+        for (name, value, is_fine, rule) in settings {
+            if !is_fine(value) {
+                return Err(TrainingError::Setting { name, value, rule });
+            }
+        }
+        if self.contrastive_weight == 0.0 && self.distillation.is_none() {
+            return Err(TrainingError::Setting {
+                name: "contrastive weight",
+                value: 0.0,
+                rule: "without distillation it is above 0",
+            });
+        }
+        Ok(())
+    }
+}
+
+impl DistillationConfig {
+    fn loss(
+        &self,
+        queries: &Tensor,
+        passages: &Tensor,
+        teacher: &Tensor,
+        temperature: f64,
+    ) -> loss::Result<Tensor> {
+        let temperature = self.student_temperature.unwrap_or(temperature);
+        let group = || group_similarities(queries, passages); // (B, N)
+        let softened = (teacher / self.teacher_temperature)?;
+        match self.loss {
+            DistillationLoss::Kl => {
+                kl_divergence(&(group()? / temperature)?, &softened, self.reduction)
+            }
+            DistillationLoss::SoftCrossEntropy => {
+                soft_cross_entropy(&(group()? / temperature)?, &softened)
+            }
+            DistillationLoss::MarginMse => margin_mse(&group()?, teacher),
+            DistillationLoss::InBatch => {
+                let scores = (similarities(queries, passages)? / temperature)?; // (B, B·N)
+                in_batch_distillation(&scores, &softened)
+            }
+        }
+    }
+}
+
+impl Objective for BiEncoderObjective {
+    type Batch = Vec<Group>;
+
+    fn parameters(&self) -> &Parameters {
+        &self.parameters
+    }
+
+    fn step(&mut self, batch: &Vec<Group>, step: &Step) -> Result<StepReport, TrainingError> {
+        self.accumulate(batch, step, self.config.grad_cache.is_some())
+    }
+
+    fn evaluate(&mut self, batch: &Vec<Group>) -> Result<StepReport, TrainingError> {
+        let mut target = self.target(batch)?;
+        let (queries, passages) = self.tokenize(batch)?;
+        let parts = self.parts(&queries, &passages, |_, _| Dropout::NONE);
+        let vectors: Vec<Tensor> = parts
+            .iter()
+            .map(|part| Ok(self.embed(part)?.detach()))
+            .collect::<Result<_, TrainingError>>()?;
+        let mut measures = Measures::default();
+        let loss = self.loss(&parts, &vectors, &mut target, &mut measures)?;
+        Ok(report(
+            passes::finite(&loss)?,
+            &queries,
+            &passages,
+            measures,
+        ))
+    }
+
+    /// Writes a sentence-transformers directory, or one for each tower where they are two.
+    fn export(&self, folder: &Path) -> Result<(), TrainingError> {
+        let prompts = (&*self.query_side.prompt, &*self.passage_side.prompt);
+        let (query_tokens, passage_tokens) = (self.config.query_tokens, self.config.passage_tokens);
+        let Some(passage) = &self.passage else {
+            return self
+                .query
+                .export(folder, query_tokens.max(passage_tokens), prompts);
+        };
+        self.query
+            .export(&folder.join(QUERY_TOWER), query_tokens, prompts)?;
+        passage.export(&folder.join(PASSAGE_TOWER), passage_tokens, prompts)
+    }
+}
+
+fn report(loss: f64, queries: &[Tokens], passages: &[Tokens], measures: Measures) -> StepReport {
+    StepReport {
+        loss,
+        n_tokens: queries.iter().chain(passages).map(Tokens::len).sum(),
+        n_examples: queries.len(),
+        measures: measures.finish(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::objective::test_data::{difference, groups, tiny};
+
+    /// Gradients with the batch in these parts, cached and held at once.
+    fn check_grad_cache(config: &BiEncoderConfig, queries: usize, passages: usize) {
+        let parts = GradCacheConfig {
+            queries,
+            passages,
+            max_tokens: None,
+        };
+        let config = BiEncoderConfig {
+            grad_cache: Some(parts),
+            ..config.clone()
+        };
+        let objective = tiny(|folder, engine| BiEncoderObjective::load(folder, &config, engine));
+        let batch = groups(6, 3);
+        let step = Step {
+            seed: 1,
+            index: 7,
+            weight: 0.5,
+        };
+        let runs = [false, true].map(|cached| {
+            objective.parameters.clear_gradients();
+            let report = objective.accumulate(&batch, &step, cached).expect("a step");
+            let gradients = objective
+                .parameters
+                .iter()
+                .map(|p| (p.name().to_owned(), p.gradient()));
+            (report, gradients.collect::<Vec<_>>())
+        });
+        assert_eq!(runs[0].0, runs[1].0);
+        assert!(runs[0].0.loss > 0.0);
+        for ((name, direct), (_, cached)) in runs[0].1.iter().zip(&runs[1].1) {
+            let (Some(direct), Some(cached)) = (direct, cached) else {
+                panic!("{name} has no gradient");
+            };
+            let difference = difference(cached, direct);
+            assert!(
+                difference < 1e-5,
+                "{name} with {queries}, {passages}: {difference}"
+            );
+        }
+    }
+
+    #[test]
+    fn grad_cache_gives_the_gradient_of_the_whole_batch() {
+        let plain = BiEncoderConfig {
+            temperature: Some(0.02),
+            dropout: Some(0.2),
+            ..BiEncoderConfig::default()
+        };
+        for (queries, passages) in [(1, 1), (3, 3), (6, 18)] {
+            check_grad_cache(&plain, queries, passages);
+        }
+        let everything = BiEncoderConfig {
+            untied: true,
+            head: Some(HeadConfig {
+                width: 8,
+                bias: true,
+                seed: 3,
+            }),
+            negatives: Negatives::Full,
+            distillation: Some(DistillationConfig::default()),
+            matryoshka: vec![
+                Width {
+                    width: 8,
+                    weight: 1.0,
+                },
+                Width {
+                    width: 4,
+                    weight: 0.5,
+                },
+            ],
+            mask: MaskConfig {
+                above: Some(0.0),
+                ..MaskConfig::default()
+            },
+            contrastive_weight: 0.2,
+            grad_scale: 2.0,
+            ..plain
+        };
+        check_grad_cache(&everything, 4, 5);
+    }
+
+    #[test]
+    fn warm_temperatures_of_normalized_vectors_are_warned_of() {
+        for (temperature, n_warnings) in [(None, 0), (Some(0.49), 0), (Some(0.5), 1)] {
+            let config = BiEncoderConfig {
+                temperature,
+                ..BiEncoderConfig::default()
+            };
+            let objective =
+                tiny(|folder, engine| BiEncoderObjective::load(folder, &config, engine));
+            assert_eq!(objective.warnings().len(), n_warnings, "{temperature:?}");
+        }
+    }
+}

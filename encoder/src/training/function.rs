@@ -34,12 +34,18 @@ fn activate<const FMA: bool>(activation: Activation, x: f32) -> (f32, f32) {
             let slope = 0.5 * (1.0 + tanh) + 0.5 * x * (1.0 - tanh * tanh) * inner_slope;
             (0.5 * x * (1.0 + tanh), slope)
         }
-        Activation::Relu => (x.max(0.0), if x > 0.0 { 1.0 } else { 0.0 }),
+        Activation::Relu => (rectify(x), if x > 0.0 { 1.0 } else { 0.0 }),
         Activation::Silu => {
             let sigmoid = 1.0 / (1.0 + exp::<FMA>(-x));
             (x * sigmoid, sigmoid * (1.0 + x * (1.0 - sigmoid)))
         }
     }
+}
+
+/// `max(x, 0)` that keeps NaN, which `f32::max` would turn into 0 and so hide from the loss.
+#[inline(always)]
+fn rectify(x: f32) -> f32 {
+    if x < 0.0 { 0.0 } else { x }
 }
 
 /// Sums `term` over 0..n in 16 columns.
@@ -73,7 +79,7 @@ simd_function! {
         match activation {
             Activation::Gelu => for x in values { *x *= normal::<FMA>(*x); },
             Activation::GeluTanh => for x in values { *x = activate::<FMA>(Activation::GeluTanh, *x).0; },
-            Activation::Relu => for x in values { *x = x.max(0.0); },
+            Activation::Relu => for x in values { *x = rectify(*x); },
             Activation::Silu => for x in values { *x = activate::<FMA>(Activation::Silu, *x).0; },
         }
     }
@@ -269,4 +275,30 @@ pub(super) struct IdleSteps {
     pub(super) first: f32,
     /// β₂ to the number of steps.
     pub(super) second: f32,
+}
+
+#[cfg(test)]
+mod tests {
+    use compute::Simd;
+
+    use super::*;
+
+    #[test]
+    fn activations_keep_nan() {
+        for kind in [
+            Activation::Gelu,
+            Activation::GeluTanh,
+            Activation::Relu,
+            Activation::Silu,
+        ] {
+            for simd in Simd::available() {
+                let mut values = [1.0, f32::NAN, -1.0];
+                activation(simd, kind, &mut values);
+                assert!(values[1].is_nan(), "{kind:?}");
+                let mut values = [1.0, f32::NAN, -1.0];
+                activation_backward(simd, kind, &mut values, &mut [1.0; 3]);
+                assert!(values[1].is_nan(), "{kind:?} with its slope");
+            }
+        }
+    }
 }

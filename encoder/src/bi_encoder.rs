@@ -6,7 +6,7 @@ use rayon::ThreadPool;
 use rayon::prelude::*;
 use serde_json::json;
 
-use crate::backbone::{Backbone, BackboneConfig, Limits};
+use crate::backbone::{Backbone, BackboneConfig, Limits, load_beside};
 use crate::batch;
 use crate::checkpoint::Checkpoint;
 use crate::directory::{DenseConfig, Directory, OutputActivation, Step};
@@ -98,7 +98,15 @@ impl BiEncoder {
         let backbone_config = BackboneConfig::read(&config_path)?;
         let limits = backbone_config.limits();
         let (simd, config) = backbone_config.resolve(&config_path, config)?;
-        let tokenizer = TextTokenizer::load(&directory.transformer, directory.lower_case)?;
+        let (tokenizer, loaded) = load_beside(
+            || TextTokenizer::load(&directory.transformer, directory.lower_case),
+            || {
+                let mut checkpoint = Checkpoint::open(&directory.transformer)?;
+                let backbone = backbone_config.load(&mut checkpoint, simd, config.arithmetic)?;
+                Ok((backbone, checkpoint.digest()))
+            },
+        );
+        let tokenizer = tokenizer?;
         check_vocabulary(&config_path, limits, &tokenizer)?;
         let max_tokens = directory
             .max_tokens
@@ -120,8 +128,7 @@ impl BiEncoder {
             &directory.passage_prompt,
         )?;
 
-        let mut checkpoint = Checkpoint::open(&directory.transformer)?;
-        let backbone = backbone_config.load(&mut checkpoint, simd, config.arithmetic)?;
+        let (backbone, weights) = loaded?;
         let mut width = limits.width * directory.pooling.len();
         let mut dense = Vec::new();
         for step in &directory.steps {
@@ -138,7 +145,7 @@ impl BiEncoder {
             width: directory
                 .truncate_width
                 .map_or(width, |kept| kept.min(width)),
-            weights: checkpoint.digest(),
+            weights,
             directory,
             backbone_config,
             tokenizer,

@@ -5,6 +5,8 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::thread::JoinHandle;
 
 use candle_core::pickle::PthTensors;
 use candle_core::{DType, Device, Tensor};
@@ -20,8 +22,8 @@ use crate::error::LoadError;
 /// Longest header of a safetensors file; the format's own limit.
 const MAX_HEADER_BYTES: u64 = 100_000_000;
 
-/// A tensor's name in the checkpoint, type, shape and the digest of its bytes.
-type Used = BTreeMap<String, (&'static str, Vec<usize>, [u8; 32])>;
+/// A tensor's name in the checkpoint, type and shape.
+type Used = BTreeMap<String, (&'static str, Vec<usize>)>;
 
 /// The weight files of one folder. Tensors are read when they are asked for, and remembered for the digest.
 pub struct Checkpoint {
@@ -31,6 +33,28 @@ pub struct Checkpoint {
     /// What this checkpoint puts before the names of the bare model, such as `bert.`.
     prefix: String,
     used: RefCell<Used>,
+    hashing: RefCell<Option<Hashing>>,
+}
+
+/// A thread that hashes tensors while the next ones are read and packed: together they take as long as all the rest.
+struct Hashing {
+    tensors: SyncSender<(String, Vec<u8>)>,
+    thread: JoinHandle<HashMap<String, [u8; 32]>>,
+}
+
+impl Hashing {
+    fn start() -> Self {
+        // Room for one: a queue without bound could hold the whole checkpoint a second time.
+        let (tensors, received) = sync_channel::<(String, Vec<u8>)>(1);
+        let hash = |(name, bytes): (String, Vec<u8>)| (name, Sha256::digest(bytes).into());
+        let thread = std::thread::spawn(move || received.into_iter().map(hash).collect());
+        Self { tensors, thread }
+    }
+
+    fn finish(self) -> HashMap<String, [u8; 32]> {
+        drop(self.tensors);
+        self.thread.join().expect("hashing does not panic")
+    }
 }
 
 enum Source {
@@ -135,6 +159,7 @@ impl Checkpoint {
             path,
             prefix: String::new(),
             used: RefCell::default(),
+            hashing: RefCell::default(),
         }
     }
 
@@ -232,10 +257,15 @@ impl Checkpoint {
                 position,
             });
         }
-        let digest = Sha256::digest(&raw.bytes).into();
+        let mut hashing = self.hashing.borrow_mut();
+        hashing
+            .get_or_insert_with(Hashing::start)
+            .tensors
+            .send((name.to_owned(), raw.bytes))
+            .expect("the thread receives until it is finished");
         self.used
             .borrow_mut()
-            .insert(name.to_owned(), (label, raw.shape, digest));
+            .insert(name.to_owned(), (label, raw.shape));
         Ok(values)
     }
 
@@ -262,13 +292,15 @@ impl Checkpoint {
         }
     }
 
-    /// The sha256 over all tensors read so far, in the order of their names in the bare model: name, type, shape, and
-    /// the sha256 of the bytes. Equal for one file, shards and a pickle, and whatever else the files hold.
-    pub(crate) fn digest(&self) -> String {
+    /// The sha256 over all tensors read, in the order of their names in the bare model: name, type, shape, and the
+    /// sha256 of the bytes. Equal for one file, shards and a pickle, and whatever else the files hold.
+    pub(crate) fn digest(self) -> String {
+        let hashing = self.hashing.into_inner();
+        let digests = hashing.map(Hashing::finish).unwrap_or_default();
         let mut hasher = Sha256::new();
-        for (name, (dtype, shape, digest)) in &*self.used.borrow() {
+        for (name, (dtype, shape)) in self.used.into_inner() {
             hasher.update(format!("{name}\0{dtype}\0{shape:?}\0"));
-            hasher.update(digest);
+            hasher.update(digests[&name]);
         }
         hex(&hasher.finalize())
     }
@@ -361,7 +393,7 @@ fn raw_of(tensor: &Tensor) -> candle_core::Result<Raw> {
     })
 }
 
-fn decode<const N: usize>(bytes: &[u8], from: fn([u8; N]) -> f32) -> Vec<f32> {
+fn decode<const N: usize>(bytes: &[u8], from: impl Fn([u8; N]) -> f32) -> Vec<f32> {
     let (values, _) = bytes.as_chunks::<N>();
     values.iter().map(|&value| from(value)).collect()
 }

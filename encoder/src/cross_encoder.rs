@@ -7,7 +7,7 @@ use rayon::prelude::*;
 use serde_json::{Value, json};
 
 use crate::architecture::{Family, Labels};
-use crate::backbone::{Backbone, BackboneConfig};
+use crate::backbone::{Backbone, BackboneConfig, load_beside};
 use crate::batch;
 use crate::bi_encoder::{check_max_tokens, check_vocabulary, name_of};
 use crate::checkpoint::Checkpoint;
@@ -98,7 +98,17 @@ impl CrossEncoder {
             refuse("cross-encoders of this model_type are not supported, only bi-encoders")
         })?;
         let (simd, config) = backbone_config.resolve(&config_path, config)?;
-        let tokenizer = TextTokenizer::load(path, false)?;
+        let (tokenizer, loaded) = load_beside(
+            || TextTokenizer::load(path, false),
+            || {
+                let mut checkpoint = Checkpoint::open(path)?;
+                let backbone = backbone_config.load(&mut checkpoint, simd, config.arithmetic)?;
+                let shape = (limits.width, labels.n);
+                let head = Head::load(simd, shape, &head_config, &checkpoint)?;
+                Ok((backbone, head, checkpoint.digest()))
+            },
+        );
+        let tokenizer = tokenizer?;
         check_vocabulary(&config_path, limits, &tokenizer)?;
         let stored = tokenizer
             .max_tokens
@@ -107,16 +117,13 @@ impl CrossEncoder {
         let max_tokens =
             check_max_tokens("pair", max_tokens.unwrap_or(stored), limits, &tokenizer)?;
         let activation = read_activation(path, &config_path, labels)?;
-
-        let mut checkpoint = Checkpoint::open(path)?;
-        let backbone = backbone_config.load(&mut checkpoint, simd, config.arithmetic)?;
-        let head = Head::load(simd, (limits.width, labels.n), &head_config, &checkpoint)?;
+        let (backbone, head, weights) = loaded?;
         Ok(Self {
             name: name_of(path),
             pool: backbone.start_threads(config.threads)?,
             n_running: AtomicUsize::new(0),
             config,
-            weights: checkpoint.digest(),
+            weights,
             backbone_config,
             tokenizer,
             backbone,

@@ -34,6 +34,7 @@ pub use directory::{DenseConfig, Directory, OutputActivation, Step};
 pub use error::{EncodeError, LoadError};
 pub use fingerprint::{Difference, Fingerprint, TextSpec};
 pub use golden::{Golden, GoldenError, GoldenReport};
+pub use kernel::{KernelPath, kernel_paths};
 pub use options::{Arithmetic, EncoderConfig, ModelOptions, Pooling, Preset, Role, Similarity};
 pub use tokenizer::{Text, TextTokenizer, Tokens, Truncation};
 pub use transformer::{Batch, Transformer};

@@ -12,6 +12,7 @@ use compute::{Level, Simd};
 
 use crate::crew::Crew;
 
+use super::count::count;
 use super::operand::{Format, LANES, PANEL, Panels, Rows};
 use super::register::Register;
 #[cfg(target_arch = "x86_64")]
@@ -106,6 +107,10 @@ impl<'a> Product<'a> {
         assert!(
             bias.is_none_or(|bias| bias.len() == b.n),
             "one bias per column"
+        );
+        count(
+            simd,
+            b.slabs.first().map_or(Format::F32, |slab| slab.format),
         );
         Self {
             simd,

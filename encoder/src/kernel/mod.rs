@@ -1,5 +1,6 @@
 //! Arithmetic on slices, compiled for each level of vector instructions.
 
+mod count;
 mod function;
 mod matrix;
 mod operand;
@@ -10,6 +11,7 @@ mod tile;
 #[cfg(test)]
 mod tile_emulation;
 
+pub use count::{KernelPath, kernel_paths};
 pub(crate) use function::{
     add_layer_norm, add_scaled, erfc, exp, fold, gelu, gelu_tanh, quick_gelu, relu, scale, silu,
     squared_norm,

@@ -1,8 +1,9 @@
 //! A vector depends on its own text only: not on the batch, its order, or the threads.
 
+use compute::{Level, Simd};
 use encoder::{
     Arithmetic, BiEncoder, CrossEncoder, Embeddings, EncoderConfig, ModelOptions, Role, Text,
-    Tokens,
+    Tokens, kernel_paths,
 };
 
 const BI_ENCODERS: [&str; 5] = [
@@ -201,6 +202,39 @@ fn scores_are_bit_equal_alone_and_in_a_batch() {
                 .expect("a pair scores");
             let row = &together.values[index * encoder.n_labels()..][..encoder.n_labels()];
             assert_eq!(alone.values, row, "{name}: pair {index}");
+        }
+    }
+}
+
+#[test]
+fn the_path_that_was_asked_for_is_the_one_that_runs() {
+    let widest = Simd::detect();
+    for level in Level::ALL {
+        for arithmetic in ARITHMETIC {
+            let config = EncoderConfig {
+                threads: 2,
+                arithmetic,
+                simd: Some(level),
+                ..EncoderConfig::default()
+            };
+            let options = ModelOptions::default();
+            let encoder = BiEncoder::load(&testkit::default_model(), &options, &config)
+                .expect("the model loads");
+            let products = || {
+                let simd = widest.at_most(level).to_string();
+                let paths = kernel_paths();
+                let path = paths
+                    .iter()
+                    .find(|path| path.simd == simd && path.arithmetic == arithmetic);
+                path.map_or(0, |path| path.n_products)
+            };
+            let before = products();
+            let text = Text::Single("the river runs to the sea");
+            encoder
+                .encode_texts(Role::Passage, &[text])
+                .expect("a text encodes");
+            // Four products of each of six layers; attention counts as 16-bit where the model is 8-bit.
+            assert!(products() >= before + 24, "{arithmetic:?} at {level:?}");
         }
     }
 }

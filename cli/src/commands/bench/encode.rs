@@ -7,8 +7,8 @@ use anyhow::Context;
 use compute::Simd;
 use corpus::CorpusError;
 use encoder::{
-    Arithmetic, BiEncoder, CrossEncoder, EncoderConfig, LoadError, ModelOptions, Role, Text,
-    Tokens, training,
+    Arithmetic, BiEncoder, CrossEncoder, EncoderConfig, KernelPath, LoadError, ModelOptions, Role,
+    Text, Tokens, training,
 };
 use serde::Serialize;
 
@@ -126,6 +126,8 @@ struct Report {
     precision: &'static str,
     /// Vector instructions used.
     simd: String,
+    /// Matrix products of the engine, by instructions and numbers, those of loading and warming up included.
+    paths: Vec<KernelPath>,
     threads: usize,
     batch_tokens: usize,
     n_texts: usize,
@@ -197,6 +199,7 @@ pub fn run(args: EncodeArgs, output: &Output) -> anyhow::Result<()> {
         .flat_map(|pass| &pass.calls)
         .copied()
         .collect();
+    let paths = encoder::kernel_paths(); // before the comparison, which takes other ones
     let (mut cosines, mut logit_rmse) = (None, None);
     if config.arithmetic != Arithmetic::F32 {
         output.remark("comparing with f32");
@@ -218,6 +221,7 @@ pub fn run(args: EncodeArgs, output: &Output) -> anyhow::Result<()> {
         model: model.name().to_owned(),
         precision: config.arithmetic.as_str(),
         simd: simd.to_string(),
+        paths,
         threads: config.threads,
         batch_tokens: config.batch_tokens,
         n_texts: texts.len(),

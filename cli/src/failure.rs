@@ -8,7 +8,7 @@ use corpus::CorpusError;
 use encoder::LoadError;
 use indexer::BuildError;
 use retriever::FingerprintError;
-use server::ServeError;
+use server::{AttachError, ServeError};
 use store::StoreError;
 
 /// Exit codes, as documented by `trawl --help`.
@@ -106,6 +106,11 @@ fn classify(error_chain: &anyhow::Error) -> (Exit, Option<String>) {
                 | LoadError::Contradiction { .. } => return (Exit::Usage, None),
                 _ => return (Exit::Failed, Some(MODEL.to_owned())),
             }
+        }
+        if let Some(AttachError::Arithmetic { .. }) = cause.downcast_ref() {
+            let hint =
+                "give `--precision` the index's arithmetic, or leave out `--strict-arithmetic`";
+            return (Exit::Fingerprint, Some(hint.to_owned()));
         }
         if let Some(ServeError::Bind { .. }) = cause.downcast_ref() {
             let hint = "take another port: `serve --bind 127.0.0.1:N`, `quickstart --port N`";

@@ -206,16 +206,8 @@ pub fn encoder_of(manifest: &Manifest, args: &ModelArgs) -> anyhow::Result<Arc<B
     };
     let encoder = load_encoder(&directory, &options, &args.encoder_config(Arithmetic::Auto))?;
     retriever::check_encoder(manifest, &encoder)?;
-    let used = encoder.config().arithmetic;
-    let built = manifest
-        .shards
-        .first()
-        .map_or("f32", |shard| shard.arithmetic.as_str());
-    if (built == Arithmetic::Int8.as_str()) != (used == Arithmetic::Int8) {
-        tracing::warn!(
-            "the index was built with {built} and queries are encoded with {}: 8-bit arithmetic is lossy, and scores shift",
-            used.as_str()
-        );
+    if let Err(mismatch) = retriever::check_arithmetic(manifest, encoder.config().arithmetic) {
+        tracing::warn!("{mismatch}");
     }
     Ok(encoder)
 }

@@ -38,6 +38,7 @@ pub struct ServerSection {
     pub max_timeout: Time,
     pub read_timeout: Time,
     pub shutdown_grace: Time,
+    pub strict_arithmetic: bool,
 }
 
 impl Default for ServerSection {
@@ -50,6 +51,7 @@ impl Default for ServerSection {
             max_timeout: Time(config.max_timeout),
             read_timeout: Time(config.read_timeout),
             shutdown_grace: Time(config.shutdown_grace),
+            strict_arithmetic: config.strict_arithmetic,
         }
     }
 }
@@ -274,6 +276,7 @@ mod tests {
         bind = "127.0.0.1:9000"
         max_body = "1MiB"
         shutdown_grace = "500ms"
+        strict_arithmetic = true
         [models.Enc]
         path = "models/enc"
         role = "encoder"
@@ -297,6 +300,7 @@ mod tests {
         assert_eq!(file.server.bind.port(), 9000);
         assert_eq!(file.server.max_body, Size(1 << 20));
         assert_eq!(file.server.shutdown_grace, Time(Duration::from_millis(500)));
+        assert!(file.server.strict_arithmetic);
         assert_eq!(
             file.server.read_timeout,
             ServerSection::default().read_timeout

@@ -145,6 +145,7 @@ pub enum IncludeField {
         "title": "Bees", "text": "Returning foragers steer by the sun.", "metadata": {"lang": "en"}
     }],
     "degraded": [],
+    "warnings": [],
     "exact": true,
     "usage": {"query_tokens": 9, "rerank_tokens": 0, "truncated": false},
     "timing_ms": {
@@ -160,6 +161,9 @@ pub struct SearchResponse {
     pub results: Vec<SearchHit>,
     /// What was left out for lack of time: `rerank_skipped`.
     pub degraded: Vec<String>,
+    /// What makes the ranking less than it could be, in words: queries encoded in 8-bit arithmetic against vectors that
+    /// were not, or the other way round.
+    pub warnings: Vec<String>,
     /// Whether the ranking by vectors is exact over the stored rows; `false` where no vectors were searched.
     pub exact: bool,
     /// What the answer cost.

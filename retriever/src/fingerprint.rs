@@ -1,5 +1,5 @@
 use collection::Manifest;
-use encoder::{BiEncoder, Fingerprint, TextSpec};
+use encoder::{Arithmetic, BiEncoder, Fingerprint, TextSpec};
 use serde_json::Value;
 
 /// An encoder that does not belong to a generation, or a generation that does not say which encoder does.
@@ -19,6 +19,41 @@ pub enum FingerprintError {
     /// The manifest's fingerprint cannot be read.
     #[error("fingerprint of the index cannot be read")]
     Unreadable(#[source] serde_json::Error),
+}
+
+/// Vectors of 8-bit arithmetic beside others: the model is the same, but 8 bits are lossy.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "the index was built with {index} and queries are encoded with {encoder}: 8-bit arithmetic is lossy, and scores shift"
+)]
+pub struct ArithmeticMismatch {
+    /// Arithmetic of a shard.
+    pub index: String,
+    /// Arithmetic of the queries.
+    pub encoder: String,
+}
+
+/// Compares the arithmetic of queries with that of every shard. All but `int8` go together.
+///
+/// # Errors
+/// [`ArithmeticMismatch`] names the first shard's arithmetic that does not.
+pub fn check_arithmetic(
+    manifest: &Manifest,
+    queries: Arithmetic,
+) -> Result<(), ArithmeticMismatch> {
+    let is_lossy = |name: &str| name == Arithmetic::Int8.as_str();
+    let differs = |name: &&str| is_lossy(name) != (queries == Arithmetic::Int8);
+    let mut shards = manifest
+        .shards
+        .iter()
+        .map(|shard| shard.arithmetic.as_str());
+    match shards.find(differs) {
+        None => Ok(()),
+        Some(index) => Err(ArithmeticMismatch {
+            index: index.to_owned(),
+            encoder: queries.as_str().to_owned(),
+        }),
+    }
 }
 
 /// Compares an encoder with the one a generation was built with, under the generation's templates.

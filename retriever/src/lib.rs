@@ -17,7 +17,7 @@ mod retriever;
 
 pub use backend::{BackendError, InProcess, SearchBackend};
 pub use deadline::Deadline;
-pub use fingerprint::{FingerprintError, check_encoder};
+pub use fingerprint::{ArithmeticMismatch, FingerprintError, check_arithmetic, check_encoder};
 pub use fusion::{Fused, reciprocal_rank_fusion};
 pub use models::{
     DirectEncoder, DirectReranker, Encoded, ModelError, QueryEncoder, Reranked, Reranker,

@@ -11,9 +11,10 @@ pub struct ServerConfig {
     pub bind: SocketAddr,
     /// Bytes of a request body at most (`server.max_body`).
     pub max_body_bytes: usize,
-    /// Time a request has when it names none (`server.default_timeout`).
+    /// Time a search has when it names none (`server.default_timeout`).
     pub default_timeout: Duration,
-    /// The most time a request may ask for (`server.max_timeout`).
+    /// The most time a request may ask for (`server.max_timeout`), and what embeddings and reranking have, whose size is
+    /// the caller's choice.
     pub max_timeout: Duration,
     /// Time in which headers, and then the body, have to arrive (`server.read_timeout`).
     pub read_timeout: Duration,
@@ -21,6 +22,9 @@ pub struct ServerConfig {
     pub shutdown_grace: Duration,
     /// Texts turned into tokens at the same time.
     pub tokenizer_threads: usize,
+    /// Refuses a collection whose vectors and queries are of different arithmetic, one of them 8 bits
+    /// (`server.strict_arithmetic`); otherwise every answer has a warning.
+    pub strict_arithmetic: bool,
     /// What one request may ask for.
     pub limits: Limits,
 }
@@ -30,11 +34,12 @@ impl Default for ServerConfig {
         Self {
             bind: SocketAddr::from(([127, 0, 0, 1], 8080)),
             max_body_bytes: 32 << 20,
-            default_timeout: Duration::from_secs(10),
-            max_timeout: Duration::from_secs(120),
+            default_timeout: Duration::from_secs(2),
+            max_timeout: Duration::from_secs(30),
             read_timeout: Duration::from_secs(30),
             shutdown_grace: Duration::from_secs(30),
             tokenizer_threads: 2,
+            strict_arithmetic: false,
             limits: Limits::default(),
         }
     }
@@ -92,12 +97,23 @@ pub struct QueueConfig {
     pub interactive_share: f64,
 }
 
-impl Default for QueueConfig {
-    fn default() -> Self {
+impl QueueConfig {
+    /// The default for a model of `n_threads` threads: 2,048 tokens of a batch for each, up to 16,384.
+    ///
+    /// That is several groups for each thread, and a query may wait for one such batch of bulk work: 0.14 s on two
+    /// threads that encode 29,000 tokens/s, as all-MiniLM-L6-v2 does.
+    pub fn for_threads(n_threads: usize) -> Self {
         Self {
             max_tokens: 262_144,
-            max_batch_tokens: 4096,
+            max_batch_tokens: (2048 * n_threads).clamp(2048, 16_384),
             interactive_share: 0.8,
         }
+    }
+}
+
+impl Default for QueueConfig {
+    /// That of two threads.
+    fn default() -> Self {
+        Self::for_threads(2)
     }
 }

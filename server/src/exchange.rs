@@ -32,12 +32,18 @@ pub(crate) struct Context {
 }
 
 impl Context {
-    /// When the answer is of no more use; `asked` is what the body says, in milliseconds.
-    pub(crate) fn deadline(&self, asked: Option<u64>, app: &Shared) -> Result<Deadline, ApiError> {
+    /// When the answer is of no more use; `asked` is what the body says, in milliseconds, `usual` what is given to a
+    /// request that says nothing.
+    pub(crate) fn deadline(
+        &self,
+        asked: Option<u64>,
+        usual: Duration,
+        app: &Shared,
+    ) -> Result<Deadline, ApiError> {
         let asked = asked.map(Duration::from_millis);
         let timeout = match (asked, self.timeout) {
             (Some(body), Some(header)) => body.min(header),
-            (body, header) => body.or(header).unwrap_or(app.config.default_timeout),
+            (body, header) => body.or(header).unwrap_or(usual),
         };
         if timeout > app.config.max_timeout {
             let limit = app.config.max_timeout.as_millis();

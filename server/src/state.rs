@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 
 use encoder::{BiEncoder, CrossEncoder};
 use openapi::ErrorCode;
-use retriever::{FingerprintError, Retriever, check_encoder};
+use retriever::{ArithmeticMismatch, FingerprintError, Retriever, check_arithmetic, check_encoder};
 use tokio::sync::Semaphore;
 
 use crate::metrics::Metrics;
@@ -50,6 +50,16 @@ pub enum AttachError {
         /// The first entry that differs.
         source: FingerprintError,
     },
+    /// Queries and vectors are of two kinds of arithmetic of which one is lossy, under `server.strict_arithmetic`.
+    #[error("collection `{collection}` and encoder `{encoder}` are of different arithmetic")]
+    Arithmetic {
+        /// The collection.
+        collection: String,
+        /// The encoder.
+        encoder: String,
+        /// Which ones.
+        source: ArithmeticMismatch,
+    },
     /// A queue is set up so that it could never pass anything on.
     #[error("{setting} is {given}, expected {expected}")]
     Setting {
@@ -76,6 +86,8 @@ pub(crate) struct ServedCollection {
     pub(crate) retriever: Retriever,
     pub(crate) encoder: Option<Arc<ServedEncoder>>,
     pub(crate) reranker: Option<Arc<ServedReranker>>,
+    /// What every answer has to say.
+    pub(crate) warnings: Vec<String>,
 }
 
 /// Where the server is in its life.
@@ -168,6 +180,7 @@ impl Shared {
             kind,
             name: model.to_owned(),
         };
+        let mut warnings = Vec::new();
         let encoder = match encoder {
             Some(model) => {
                 let served = self
@@ -182,6 +195,19 @@ impl Shared {
                         source,
                     }
                 })?;
+                let queries = served.model.config().arithmetic;
+                match check_arithmetic(retriever.manifest(), queries) {
+                    Ok(()) => {}
+                    Err(source) if self.config.strict_arithmetic => {
+                        let (collection, encoder) = (name.to_owned(), model.to_owned());
+                        return Err(AttachError::Arithmetic {
+                            collection,
+                            encoder,
+                            source,
+                        });
+                    }
+                    Err(mismatch) => warnings.push(mismatch.to_string()),
+                }
                 Some(Arc::clone(served))
             }
             None => None,
@@ -201,6 +227,7 @@ impl Shared {
             retriever,
             encoder,
             reranker,
+            warnings,
         };
         self.collections.insert(name.to_owned(), Arc::new(served));
         Ok(())

@@ -113,7 +113,11 @@ pub fn run(args: QuickstartArgs, output: &Output) -> anyhow::Result<()> {
         ..ServerConfig::default()
     };
     let mut server = Server::new(config);
-    server.add_encoder(DEFAULT_MODEL, encoder, QueueConfig::default())?;
+    server.add_encoder(
+        DEFAULT_MODEL,
+        encoder,
+        QueueConfig::for_threads(compute::thread_budget(None)),
+    )?;
     server.add_collection(COLLECTION, session.retriever, Some(DEFAULT_MODEL), None)?;
     run_until_stopped(server, output)
 }

@@ -41,6 +41,10 @@ pub struct ServeArgs {
     /// Cross-encoder (directory or name) for the collections named here.
     #[arg(long, value_name = "DIR|NAME", requires = "collections")]
     rerank: Option<PathBuf>,
+    /// Refuse a collection whose vectors and queries are of different arithmetic where one of them is `int8`, instead of
+    /// warning in every answer.
+    #[arg(long)]
+    strict_arithmetic: bool,
     #[command(flatten)]
     model: ModelArgs,
 }
@@ -86,6 +90,7 @@ fn resolve(args: &ServeArgs, file: &ServerFile) -> anyhow::Result<ServerConfig> 
         read_timeout: section.read_timeout.0,
         shutdown_grace: section.shutdown_grace.0,
         tokenizer_threads: compute::thread_budget(args.model.threads),
+        strict_arithmetic: args.strict_arithmetic || section.strict_arithmetic,
         limits: file.limits,
     })
 }
@@ -134,7 +139,7 @@ struct Setup<'a> {
 
 impl Setup<'_> {
     fn queue(&self, max_batch_tokens: Option<usize>) -> QueueConfig {
-        let default = QueueConfig::default();
+        let default = QueueConfig::for_threads(compute::thread_budget(self.args.model.threads));
         QueueConfig {
             max_tokens: self.file.queue.max_tokens,
             max_batch_tokens: max_batch_tokens.unwrap_or(default.max_batch_tokens),

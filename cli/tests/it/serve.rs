@@ -136,6 +136,23 @@ fn what_cannot_be_served_is_refused() {
     assert!(errors.contains("differ in `space."), "{errors}");
     let errors = fail(2, ["serve", collection, "--bind", "0.0.0.0:0"]);
     assert!(errors.contains("--insecure"), "{errors}");
+    let errors = fail(
+        4,
+        [
+            "serve",
+            collection,
+            "--precision",
+            "int8",
+            "--strict-arithmetic",
+            "--bind",
+            "127.0.0.1:0",
+        ],
+    );
+    assert!(
+        errors.contains("queries are encoded with int8")
+            && errors.contains("hint: give `--precision`"),
+        "{errors}"
+    );
     let file = write_file(&built);
     fs::write(
         &file,

@@ -73,7 +73,7 @@ pub(super) async fn embed(
         InputType::Document => (Role::Passage, Class::Bulk),
     };
     let class = context.class(usual);
-    let deadline = context.deadline(None, &app)?;
+    let deadline = context.deadline(None, app.config.max_timeout, &app)?;
     let encoded = encode(&app, &encoder, body.input, role, class, deadline).await?;
     let values = |row: &[f32]| match body.encoding_format {
         EncodingFormat::Float => EmbeddingValues::Float(row.to_vec()),

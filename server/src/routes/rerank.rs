@@ -81,7 +81,7 @@ pub(super) async fn rerank(
     if body.top_n == Some(0) {
         return Err(ApiError::field("/top_n", "too_small", "is 0, limit is 1"));
     }
-    let deadline = context.deadline(None, &app)?;
+    let deadline = context.deadline(None, app.config.max_timeout, &app)?;
     let class = context.class(Class::Interactive);
     let texts: Vec<String> = body
         .documents

@@ -63,7 +63,7 @@ pub(super) async fn search(
     Json(body): Json<openapi::SearchRequest>,
 ) -> Result<Response, ApiError> {
     let collection = app.collection(&name)?;
-    let deadline = context.deadline(body.timeout_ms, &app)?;
+    let deadline = context.deadline(body.timeout_ms, app.config.default_timeout, &app)?;
     let class = context.class(Class::Interactive);
     let by_vector = body.vector.is_some();
     let request = resolve(body, &app.config.limits, &collection, deadline)?;
@@ -284,6 +284,7 @@ fn respond(
             .iter()
             .map(|part| (*part).to_owned())
             .collect(),
+        warnings: collection.warnings.clone(),
         exact: answer.exact,
         usage: SearchUsage {
             query_tokens: answer.usage.query_tokens,

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use collection::Collection;
 use corpus::CorpusConfig;
-use encoder::{BiEncoder, CrossEncoder, EncoderConfig, ModelOptions};
+use encoder::{Arithmetic, BiEncoder, CrossEncoder, EncoderConfig, ModelOptions};
 use indexer::{BuildConfig, NoProgress};
 use retriever::{OpenConfig, Retriever};
 use serde_json::Value;
@@ -41,6 +41,16 @@ pub fn encoder(fixture: &str) -> Arc<BiEncoder> {
 pub fn reranker() -> Arc<CrossEncoder> {
     let path = testkit::fixture("models/tiny-cross-bert");
     Arc::new(CrossEncoder::load(&path, None, &small_config()).unwrap())
+}
+
+/// The encoder of `models/tiny-bert` in 8-bit arithmetic.
+pub fn lossy_encoder() -> Arc<BiEncoder> {
+    let config = EncoderConfig {
+        arithmetic: Arithmetic::Int8,
+        ..small_config()
+    };
+    let path = testkit::fixture("models/tiny-bert");
+    Arc::new(BiEncoder::load(&path, &ModelOptions::default(), &config).unwrap())
 }
 
 /// Builds the small collection in `folder`.
@@ -75,9 +85,18 @@ impl TestServer {
 
     /// Serves `docs` with encoder `tiny` and reranker `tiny-cross`, and `plain` without models.
     pub fn start_with(tweak: impl FnOnce(&mut ServerConfig), queue: QueueConfig) -> Self {
+        Self::start_over(&encoder("models/tiny-bert"), tweak, queue)
+    }
+
+    /// As [`Self::start_with`], over vectors that another encoder made.
+    pub fn start_over(
+        builder: &BiEncoder,
+        tweak: impl FnOnce(&mut ServerConfig),
+        queue: QueueConfig,
+    ) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let encoder = encoder("models/tiny-bert");
-        let root = build(folder.path(), &encoder);
+        let root = build(folder.path(), builder);
         let mut config = ServerConfig {
             bind: SocketAddr::from(([127, 0, 0, 1], 0)),
             ..ServerConfig::default()

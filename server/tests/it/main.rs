@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use encoder::{Role, Text};
-use harness::{TestServer, build, encoder, open, reranker};
+use harness::{TestServer, build, encoder, lossy_encoder, open, reranker};
 use retriever::{OpenConfig, Retriever};
 use serde_json::{Value, json};
 use server::{AttachError, CheckError, QueueConfig, ServeError, Server, ServerConfig};
@@ -40,6 +40,7 @@ fn a_search_says_what_answered_and_what_it_took() {
         assert_eq!(hit["metadata"]["lang"], "en");
     }
     assert_eq!(found["degraded"], json!([]));
+    assert_eq!(found["warnings"], json!([]));
     assert_eq!(found["exact"], true);
     assert_eq!(found["collection"], "docs");
     assert!(found["usage"]["query_tokens"].as_u64().unwrap() > 4);
@@ -716,6 +717,42 @@ fn an_encoder_that_did_not_make_the_vectors_is_refused() {
             .unwrap_err();
         assert!(matches!(refused, AttachError::Name { .. }), "{refused}");
     }
+}
+
+#[test]
+fn lossy_arithmetic_is_a_warning_in_every_answer_or_refused() {
+    let server = TestServer::start_over(&lossy_encoder(), |_| {}, QueueConfig::default());
+    for body in [
+        json!({"query": "why is the sky blue"}),
+        json!({"query": "sky", "mode": "lexical"}),
+    ] {
+        let warnings = server.search(body).ok()["warnings"].take();
+        let warning = warnings[0].as_str().unwrap();
+        assert!(
+            warning.contains("built with int8 and queries are encoded with f32"),
+            "{warning}"
+        );
+    }
+
+    let folder = tempfile::tempdir().unwrap();
+    let root = build(folder.path(), &encoder("models/tiny-bert"));
+    let attach = |model, strict_arithmetic| {
+        let mut server = Server::new(ServerConfig {
+            strict_arithmetic,
+            ..ServerConfig::default()
+        });
+        server
+            .add_encoder("tiny", model, QueueConfig::default())
+            .unwrap();
+        server.add_collection("docs", open(&root), Some("tiny"), None)
+    };
+    let refused = attach(lossy_encoder(), true).unwrap_err();
+    let AttachError::Arithmetic { source, .. } = refused else {
+        panic!("{refused}")
+    };
+    assert_eq!((&*source.index, &*source.encoder), ("f32", "int8"));
+    attach(lossy_encoder(), false).unwrap();
+    attach(encoder("models/tiny-bert"), true).unwrap();
 }
 
 #[test]

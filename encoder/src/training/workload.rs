@@ -26,8 +26,9 @@ pub struct TrainingBench {
     encoder: Encoder,
     head: Linear,
     optimizer: AdamW,
-    queries: Vec<Tokens>,
-    passages: Vec<Tokens>,
+    n_queries: usize,
+    /// The queries, then the passages: one tower encodes all in one pass.
+    texts: Vec<Tokens>,
 }
 
 /// Where the time of one step went.
@@ -73,8 +74,12 @@ impl TrainingBench {
         };
         Ok(Self {
             workload,
-            queries: texts(n_queries, lengths.0, 3),
-            passages: texts(n_passages, lengths.1, 4),
+            n_queries,
+            texts: [
+                texts(n_queries, lengths.0, 3),
+                texts(n_passages, lengths.1, 4),
+            ]
+            .concat(),
             encoder,
             head,
             optimizer,
@@ -83,16 +88,12 @@ impl TrainingBench {
 
     /// Tokens of one step.
     pub fn n_tokens(&self) -> usize {
-        self.queries
-            .iter()
-            .chain(&self.passages)
-            .map(Tokens::len)
-            .sum()
+        self.texts.iter().map(Tokens::len).sum()
     }
 
     /// Texts of one step.
     pub fn n_texts(&self) -> usize {
-        self.queries.len() + self.passages.len()
+        self.texts.len()
     }
 
     /// Takes one step: forward, loss, backward, AdamW over all parameters.
@@ -121,9 +122,9 @@ impl TrainingBench {
 
     /// `−mean ln σ(±s)`, every second pair relevant.
     fn binary_cross_entropy(&self) -> Result<Tensor, TrainingError> {
-        let first = self.encoder.forward_first(&self.passages, &Dropout::NONE)?;
+        let first = self.encoder.forward_first(&self.texts, &Dropout::NONE)?;
         let scores = self.head.forward(&first)?.flatten_all()?; // (B)
-        let signs: Vec<f32> = (0..self.passages.len())
+        let signs: Vec<f32> = (0..self.texts.len())
             .map(|i| if i % 2 == 0 { 1.0 } else { -1.0 })
             .collect();
         let margins = (scores * Tensor::new(signs, &Device::Cpu)?)?;
@@ -132,22 +133,16 @@ impl TrainingBench {
 
     /// `−mean ln softmax(q · p / τ)` at each query's own passage, τ = 0.05.
     fn info_nce(&self) -> Result<Tensor, TrainingError> {
-        let embed = |texts: &[Tokens]| -> Result<Tensor, TrainingError> {
-            let pooled = mean(
-                &self.encoder.forward(texts, &Dropout::NONE)?,
-                &lengths(texts),
-            )?;
-            Ok(pooled.broadcast_div(&pooled.sqr()?.sum_keepdim(D::Minus1)?.sqrt()?)?)
-        };
-        let (queries, passages) = (embed(&self.queries)?, embed(&self.passages)?);
+        let hidden = self.encoder.forward(&self.texts, &Dropout::NONE)?;
+        let lengths: Vec<usize> = self.texts.iter().map(Tokens::len).collect();
+        let pooled = mean(&hidden, &lengths)?;
+        let unit = pooled.broadcast_div(&pooled.sqr()?.sum_keepdim(D::Minus1)?.sqrt()?)?;
+        let queries = unit.narrow(0, 0, self.n_queries)?;
+        let passages = unit.narrow(0, self.n_queries, self.texts.len() - self.n_queries)?;
         let scores = (queries.matmul(&passages.t()?)? / 0.05)?; // (B, 2 B)
-        let positives: Vec<i64> = (0..self.queries.len() as i64).map(|i| 2 * i).collect();
+        let positives: Vec<i64> = (0..self.n_queries as i64).map(|i| 2 * i).collect();
         Ok(cross_entropy(&scores, &positives)?)
     }
-}
-
-fn lengths(texts: &[Tokens]) -> Vec<usize> {
-    texts.iter().map(Tokens::len).collect()
 }
 
 /// The shape of all-MiniLM-L6-v2.

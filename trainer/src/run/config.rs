@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::error::TrainError;
 use super::lora::LoraConfig;
+use crate::batches::Batches;
 
 /// How a run trains, whatever it trains.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -197,6 +198,34 @@ impl TrainConfig {
         match rules.into_iter().find(|(holds, ..)| !holds) {
             Some((_, key, rule)) => Err(TrainError::Setting { key, rule }),
             None => self.lora.as_ref().map_or(Ok(()), LoraConfig::check),
+        }
+    }
+
+    /// Steps of a whole run: those asked for, else those of all epochs, of which the last may have fewer batches.
+    ///
+    /// # Errors
+    /// [`TrainError::Nothing`] when there is no batch.
+    pub fn n_steps<B: Batches>(&self, batches: &B) -> Result<u64, TrainError> {
+        let epochs = 0..self.schedule.epochs.max(1);
+        if epochs.clone().all(|epoch| batches.is_empty(epoch)) {
+            return Err(TrainError::Nothing {
+                hint: ": no epoch has a batch",
+            });
+        }
+        let of_epoch = |epoch| batches.len(epoch).div_ceil(self.optimizer.accumulate) as u64;
+        Ok(self
+            .schedule
+            .max_steps
+            .unwrap_or_else(|| epochs.map(of_epoch).sum()))
+    }
+
+    /// Batches of a whole run; with a number of steps, about.
+    pub(super) fn n_batches<B: Batches>(&self, batches: &B) -> u64 {
+        match self.schedule.max_steps {
+            Some(n_steps) => n_steps * self.optimizer.accumulate as u64,
+            None => (0..self.schedule.epochs)
+                .map(|epoch| batches.len(epoch) as u64)
+                .sum(),
         }
     }
 }

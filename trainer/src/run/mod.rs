@@ -3,8 +3,10 @@
 //! [`train`] is the loop. It knows an objective only through [`Objective`](crate::Objective) and data only through
 //! [`Batches`](crate::Batches), which have no state: a run is where it stands ([`RunDirectory`] keeps it) and nothing else.
 
+mod card;
 mod checkpoint;
 mod config;
+mod dev;
 mod directory;
 mod ema;
 mod error;
@@ -15,8 +17,10 @@ mod metrics;
 mod schedule;
 mod train;
 
+pub use card::ModelCard;
 pub use checkpoint::Best;
 pub use config::{Every, OptimizerConfig, RunConfig, ScheduleConfig, ScheduleKind, TrainConfig};
+pub use dev::{DevConfig, DevSet, RerankEvaluator, SearchEvaluator};
 pub use directory::RunDirectory;
 pub use error::TrainError;
 pub use evaluator::{Evaluator, EvaluatorError, LossEvaluator};

@@ -84,6 +84,8 @@ pub struct Plan {
     pub n_steps: u64,
     /// Batches of the first epoch.
     pub n_batches: usize,
+    /// Batches of the whole run, about.
+    pub n_all_batches: u64,
     /// Values of the model.
     pub n_values: usize,
     /// Those that are trained.
@@ -206,7 +208,7 @@ where
         run: &'a RunDirectory,
         job: Job<'j, O, B>,
     ) -> Result<Self, TrainError> {
-        let n_steps = n_steps(config, job.batches)?;
+        let n_steps = config.n_steps(job.batches)?;
         let model = job.objective.parameters();
         check_names(model, config)?;
         let adapters = match &config.lora {
@@ -254,6 +256,7 @@ where
         let plan = Plan {
             n_steps,
             n_batches: job.batches.len(0),
+            n_all_batches: config.n_batches(job.batches),
             n_values: n_values(model),
             n_trained,
             step: state.step,
@@ -542,22 +545,6 @@ where
         )?;
         Ok(path.into())
     }
-}
-
-/// Steps of a whole run: those asked for, else those of all epochs, of which the last may have fewer batches.
-fn n_steps<B: Batches>(config: &TrainConfig, batches: &B) -> Result<u64, TrainError> {
-    let (n_epochs, accumulate) = (config.schedule.epochs, config.optimizer.accumulate);
-    let n_first: usize = (0..n_epochs.max(1)).map(|epoch| batches.len(epoch)).sum();
-    if n_first == 0 {
-        return Err(TrainError::Nothing {
-            hint: ": no epoch has a batch",
-        });
-    }
-    let of_epoch = |epoch| batches.len(epoch).div_ceil(accumulate) as u64;
-    Ok(config
-        .schedule
-        .max_steps
-        .unwrap_or_else(|| (0..n_epochs).map(of_epoch).sum()))
 }
 
 /// Refuses names that repeat, and settings that name no parameter.

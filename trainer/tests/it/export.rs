@@ -7,7 +7,7 @@ use encoder::{
     BiEncoder, Checkpoint, CrossEncoder, Directory, EncoderConfig, ModelOptions, OutputActivation,
     Pooling, Role, Step, Text,
 };
-use trainer::export::{BiEncoderExport, CrossEncoderExport, DenseExport, ModelCard, Tensors};
+use trainer::export::{BiEncoderExport, CrossEncoderExport, DenseExport, Tensors};
 
 const TEXTS: [&str; 3] = [
     "How tides come about",
@@ -173,30 +173,4 @@ fn a_dense_layer_names_an_identity_that_is_not_the_default() {
     )
     .unwrap();
     assert_eq!(encoder.width(), 8);
-}
-
-#[test]
-fn a_card_tells_what_a_reader_asks() {
-    let data = ["medquad, train split, CC BY 4.0".to_owned()];
-    let card = ModelCard {
-        name: "tiny",
-        base: "tiny-bert",
-        license: Some("apache-2.0"),
-        data: &data,
-        training: &[("steps", "10".to_owned())],
-        figures: &[("ndcg@10".to_owned(), Some(0.25), 0.5)],
-        config: "[run]\nseed = 42\n",
-        ..ModelCard::default()
-    };
-    let card = card.render();
-    for part in [
-        "---\nlicense: apache-2.0\n",
-        "- medquad, train",
-        "- steps: 10",
-        "| ndcg@10 | 0.2500 | 0.5000 |",
-        "seed = 42",
-        "SentenceTransformer(",
-    ] {
-        assert!(card.contains(part), "{part} is not in\n{card}");
-    }
 }

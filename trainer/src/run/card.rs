@@ -1,0 +1,106 @@
+/// What a reader of a model card wants to know.
+#[derive(Clone, Debug, Default)]
+pub struct ModelCard<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// Whether it scores pairs; else it makes vectors.
+    pub is_cross_encoder: bool,
+    /// The model that training began with.
+    pub base: &'a str,
+    /// Its licence, as an SPDX identifier.
+    pub license: Option<&'a str>,
+    /// What it was trained on, a line each.
+    pub data: &'a [String],
+    /// Steps, examples and so on: name and value.
+    pub training: &'a [(&'a str, String)],
+    /// Dev figures: name, before and after training.
+    pub figures: &'a [(String, Option<f64>, f64)],
+    /// The configuration of the run.
+    pub config: &'a str,
+}
+
+impl ModelCard<'_> {
+    /// The card as Markdown with the header that the hub reads.
+    pub fn render(&self) -> String {
+        let mut card = String::from("---\n");
+        if let Some(license) = self.license {
+            card += &format!("license: {license}\n");
+        }
+        let (pipeline, class, usage) = match self.is_cross_encoder {
+            true => (
+                "text-ranking",
+                "CrossEncoder",
+                "model.predict([(\"query\", \"passage\")])",
+            ),
+            false => (
+                "sentence-similarity",
+                "SentenceTransformer",
+                "model.encode([\"text\"])",
+            ),
+        };
+        card += &format!(
+            "pipeline_tag: {pipeline}\ntags:\n- sentence-transformers\n- {}\n---\n\n# {}\n\n",
+            if self.is_cross_encoder {
+                "cross-encoder"
+            } else {
+                "feature-extraction"
+            },
+            self.name
+        );
+        card += &format!(
+            "Trained by trawl {} from `{}`.\n\n",
+            env!("CARGO_PKG_VERSION"),
+            self.base
+        );
+        card += &format!(
+            "```python\nfrom sentence_transformers import {class}\nmodel = {class}(\"path/to/this/folder\")\n{usage}\n```\n\n"
+        );
+        card += "## Data\n\n";
+        for line in self.data {
+            card += &format!("- {line}\n");
+        }
+        card += "\n## Training\n\n";
+        for (name, value) in self.training {
+            card += &format!("- {name}: {value}\n");
+        }
+        if !self.figures.is_empty() {
+            card += "\n## Dev figures\n\n| measure | before | after |\n|---|---|---|\n";
+            for (name, before, after) in self.figures {
+                let before = before.map_or("–".to_owned(), |value| format!("{value:.4}"));
+                card += &format!("| {name} | {before} | {after:.4} |\n");
+            }
+        }
+        card + &format!("\n## Configuration\n\n```toml\n{}```\n", self.config)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_card_tells_what_a_reader_asks() {
+        let data = ["medquad, train split, CC BY 4.0".to_owned()];
+        let card = ModelCard {
+            name: "tiny",
+            base: "tiny-bert",
+            license: Some("apache-2.0"),
+            data: &data,
+            training: &[("steps", "10".to_owned())],
+            figures: &[("ndcg@10".to_owned(), Some(0.25), 0.5)],
+            config: "[run]\nseed = 42\n",
+            ..ModelCard::default()
+        };
+        let card = card.render();
+        for part in [
+            "---\nlicense: apache-2.0\n",
+            "- medquad, train",
+            "- steps: 10",
+            "| ndcg@10 | 0.2500 | 0.5000 |",
+            "seed = 42",
+            "SentenceTransformer(",
+        ] {
+            assert!(card.contains(part), "{part} is not in\n{card}");
+        }
+    }
+}

@@ -1,9 +1,12 @@
 #!/usr/bin/env python3
-"""Makes the golden files of the trainer's losses: what PyTorch computes for small inputs, losses and gradients.
+"""Makes the golden files of the trainer: what PyTorch computes for small inputs, losses and gradients.
 
-    python3 trainer_golden.py --out tests/golden/trainer
+    python3 trainer_golden.py --models tests/fixtures/models --out tests/golden/trainer
 
-Everything is computed in f64 from inputs that f32 holds exactly. `losses.json` lists cases: a name, settings, inputs,
+`steps.json` holds one step of tiny bi- and cross-encoders by transformers, without dropout, in f64: token ids, the loss
+and, of the gradient of each parameter, its length and its inner product with cos(0.7 i + 0.3), i its row-major places.
+
+The losses alone are computed in f64 from inputs that f32 holds exactly. `losses.json` lists cases: a name, settings, inputs,
 the loss, and its gradients by input. Each loss is written here with PyTorch's own functions (cross_entropy, kl_div,
 mse_loss, binary_cross_entropy_with_logits, margin_ranking_loss, soft_margin_loss) wherever there is one.
 """
@@ -15,6 +18,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+import transformers
 
 B, N, H = 3, 4, 6
 INFINITY = float("inf")
@@ -133,8 +137,86 @@ def known_to_be_relevant():
     return torch.tensor(rows)
 
 
+def make_groups(vocabulary):
+    """Returns queries (3) and passages (3·N) as ids without special tokens, and teacher scores, of several lengths."""
+    generator = torch.Generator().manual_seed(7)
+
+    def text(length):
+        return torch.randint(5, vocabulary, (length,), generator=generator).tolist()
+
+    queries = [text(n) for n in (2, 5, 3)]
+    passages = [text(n) for n in (9, 4, 12, 1, 7, 20, 3, 8, 15, 6, 11, 2)]
+    return queries, passages, torch.randn(B, N, generator=generator, dtype=torch.float64) * 2
+
+
+def pad(texts, config):
+    """Returns model inputs for (ids, type ids) of texts."""
+    length = max(len(ids) for ids, _ in texts)
+    fill = lambda row, value: row + [value] * (length - len(row))
+    inputs = {
+        "input_ids": torch.tensor([fill(ids, config.pad_token_id) for ids, _ in texts]),
+        "attention_mask": torch.tensor([fill([1] * len(ids), 0) for ids, _ in texts]),
+    }
+    if getattr(config, "type_vocab_size", 0) > 1:
+        inputs["token_type_ids"] = torch.tensor([fill(types, 0) for _, types in texts])
+    return inputs
+
+
+def gradients(model):
+    """Returns length and one inner product of each gradient."""
+    found = {}
+    for name, parameter in model.named_parameters():
+        if parameter.grad is not None:
+            flat = parameter.grad.flatten()
+            direction = torch.cos(0.7 * torch.arange(len(flat), dtype=torch.float64) + 0.3)
+            found[name] = [flat.norm().item(), (flat @ direction).item()]
+    return found
+
+
+def bi_encoder_step(folder):
+    """SimLM's stage 4 on a mean-pooled, normalized model: KL + 0.2 of the full contrastive loss, temperature 0.05."""
+    model = transformers.AutoModel.from_pretrained(folder, add_pooling_layer=False, attn_implementation="eager")
+    model = model.double().eval()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    queries, passages, teacher = make_groups(model.config.vocab_size)
+
+    def embed(texts):
+        wrapped = [[tokenizer.cls_token_id, *text, tokenizer.sep_token_id] for text in texts]
+        inputs = pad([(ids, [0] * len(ids)) for ids in wrapped], model.config)
+        mask = inputs["attention_mask"].double()[:, :, None]
+        hidden = model(**inputs).last_hidden_state
+        return F.normalize((hidden * mask).sum(1) / mask.sum(1), dim=1)
+
+    query_vectors, passage_vectors = embed(queries), embed(passages)
+    student = torch.einsum("bh,bnh->bn", query_vectors, passage_vectors.reshape(B, N, -1))
+    loss = kl(student, teacher, 0.05, "batch_mean") + 0.2 * full_contrastive(query_vectors, passage_vectors, 0.05)
+    loss.backward()
+    return {"queries": queries, "passages": passages, "teacher": teacher.tolist(), "loss": loss.item(), "gradients": gradients(model)}
+
+
+def cross_encoder_step(folder):
+    """Listwise softmax over groups."""
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(folder, attn_implementation="eager")
+    model = model.double().eval()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    queries, passages, teacher = make_groups(model.config.vocab_size)
+    start, end = tokenizer.cls_token_id, tokenizer.sep_token_id
+    between = [end, end] if model.config.model_type == "roberta" else [end]
+
+    def pair(query, passage):
+        first = [start, *query, *between]
+        types = [0] * len(first) + [0 if len(between) == 2 else 1] * (len(passage) + 1)
+        return [*first, *passage, end], types
+
+    inputs = pad([pair(queries[i // N], passage) for i, passage in enumerate(passages)], model.config)
+    loss = listwise_softmax(model(**inputs).logits.reshape(B, N))
+    loss.backward()
+    return {"queries": queries, "passages": passages, "teacher": teacher.tolist(), "loss": loss.item(), "gradients": gradients(model)}
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     generator = torch.Generator().manual_seed(1)
@@ -178,11 +260,22 @@ def main():
     add("r_drop", r_drop, {"first": scores["scores"], "second": draw(B, N, scale=2.0)})
 
     args.out.mkdir(parents=True, exist_ok=True)
-    versions = {"torch": torch.__version__, "python": platform.python_version()}
+    versions = {
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "python": platform.python_version(),
+    }
     record = {"made_by": {"script": "trainer_golden.py", **versions}, "groups": GROUPS, "cases": cases}
     (args.out / "losses.json").write_text(json.dumps(record) + "\n")
     for case in cases:
         print(f"{case['name']}: {case['loss']}")
+    steps = {name: bi_encoder_step(args.models / name) for name in ("tiny-bert", "tiny-mpnet")}
+    for name in ("tiny-cross-bert", "tiny-cross-roberta", "tiny-cross-distilbert"):
+        steps[name] = cross_encoder_step(args.models / name)
+    record = {"made_by": {"script": "trainer_golden.py", **versions}, "steps": steps}
+    (args.out / "steps.json").write_text(json.dumps(record) + "\n")
+    for name, step in steps.items():
+        print(f"{name}: {step['loss']}")
 
 
 if __name__ == "__main__":

@@ -54,7 +54,7 @@ impl From<LossError> for encoder::training::TrainingError {
         match error {
             LossError::Tensor(error) => Self::Tensor(error),
             LossError::Setting { name, value, rule } => Self::Setting { name, value, rule },
-            other => Self::Tensor(candle_core::Error::wrap(other)),
+            other => Self::Tensor(candle_core::Error::Wrapped(Box::new(other))), // `wrap` would add a backtrace
         }
     }
 }

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use encoder::training::{Dropout, Encoder, Engine, TrainingError};
-use encoder::{Family, LoadError};
+use encoder::{Architecture, Family, LoadError};
 use serde_json::{Map, Value};
 
 use super::{Step, passes};
@@ -57,7 +57,12 @@ impl Backbone {
         })
     }
 
-    pub(super) fn family(&self) -> Family {
+    /// The family of a folder's checkpoint.
+    pub(super) fn family_of(folder: &Path) -> Result<Family, LoadError> {
+        Ok(Architecture::read(&folder.join("config.json"))?.family)
+    }
+
+    fn family(&self) -> Family {
         self.encoder.architecture().family
     }
 

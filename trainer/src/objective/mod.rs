@@ -2,6 +2,8 @@
 
 mod backbone;
 mod bi_encoder;
+mod cross_encoder;
+mod head;
 mod passes;
 mod scores;
 #[cfg(test)]
@@ -17,6 +19,7 @@ pub use bi_encoder::{
     BiEncoderConfig, BiEncoderObjective, DistillationConfig, DistillationLoss, MaskConfig,
     Negatives,
 };
+pub use cross_encoder::{CrossEncoderConfig, CrossEncoderObjective, RankingLoss};
 pub use passes::GradCacheConfig;
 pub use tower::HeadConfig;
 

@@ -5,5 +5,6 @@
 mod dev;
 mod export;
 mod loss;
+mod objective;
 mod run;
 mod sampling;

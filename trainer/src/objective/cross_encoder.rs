@@ -1,0 +1,411 @@
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use candle_core::{Device, Tensor};
+use encoder::training::{Dropout, Engine, Parameters, TrainingError};
+use encoder::{LoadError, Tokens, Truncation};
+use serde::{Deserialize, Serialize};
+
+use super::backbone::{Backbone, Rates};
+use super::bi_encoder::{DistillationConfig, DistillationLoss};
+use super::head::Head;
+use super::passes::{self, GradCacheConfig};
+use super::scores::{Measures, teacher_scores};
+use super::{Objective, Step, StepReport};
+use crate::data::{Content, Group};
+use crate::export::{CrossEncoderExport, Tensors};
+use crate::loss::{
+    self, LossError, binary_cross_entropy, kl_divergence, listwise_softmax, margin_mse,
+    margin_ranking, r_drop, rank_net, soft_cross_entropy, soft_margin_ranking,
+};
+use crate::text::Tokenization;
+
+/// What a cross-encoder is trained to do. Every entry has a default.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct CrossEncoderConfig {
+    /// Most tokens of a pair, special tokens included: SimLM 192, RetroMAE 200.
+    pub max_tokens: usize,
+    /// Which text of too long a pair loses tokens: the reranker cuts the longer one, RetroMAE's training the passage.
+    pub truncation: Truncation,
+    /// The loss over each group.
+    pub loss: RankingLoss,
+    /// m: what `margin` and `soft_margin` ask a positive to be ahead.
+    pub margin: f64,
+    /// What the ranking loss counts beside distillation.
+    pub ranking_weight: f64,
+    /// Learns from teacher scores of the passages too; `in_batch` has no meaning here.
+    pub distillation: Option<DistillationConfig>,
+    /// F: scores each group without dropout first, and trains on its N / F best with the positive (SimLM 4).
+    pub rerank_forward_factor: usize,
+    /// Weight of R-Drop: two passes under different dropout have to agree (SimLM 1); one pass when absent.
+    pub r_drop: Option<f64>,
+    /// Probability of all dropout; those of config.json when absent.
+    pub dropout: Option<f32>,
+    /// Seed of the head of a checkpoint that has none.
+    pub head_seed: u64,
+    /// Takes the pairs through the encoder in parts, for batches that do not fit into memory.
+    pub grad_cache: Option<GradCacheConfig>,
+}
+
+impl Default for CrossEncoderConfig {
+    fn default() -> Self {
+        Self {
+            max_tokens: 192,
+            truncation: Truncation::LongestFirst,
+            loss: RankingLoss::Listwise,
+            margin: 1.0,
+            ranking_weight: 1.0,
+            distillation: None,
+            rerank_forward_factor: 1,
+            r_drop: None,
+            dropout: None,
+            head_seed: 0,
+            grad_cache: None,
+        }
+    }
+}
+
+/// A loss over the scores of a group.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RankingLoss {
+    /// [`loss::listwise_softmax`] (SimLM, RetroMAE, FlagEmbedding).
+    #[default]
+    Listwise,
+    /// [`loss::binary_cross_entropy`] (OpenMatch's `bce`).
+    Pointwise,
+    /// [`loss::margin_ranking`] (OpenMatch's `mr`).
+    Margin,
+    /// [`loss::soft_margin_ranking`] (OpenMatch's `smr`).
+    SoftMargin,
+    /// [`loss::rank_net`].
+    RankNet,
+}
+
+/// Trains a model that reads a query and a passage together and gives the pair one score.
+pub struct CrossEncoderObjective {
+    config: CrossEncoderConfig,
+    folder: PathBuf,
+    tokenization: Tokenization,
+    backbone: Backbone,
+    head: Head,
+    parameters: Parameters,
+    rates: Rates,
+}
+
+/// Pairs that go through the encoder at once.
+struct Part<'a> {
+    pairs: &'a [Tokens],
+    dropout: Dropout,
+    classifier_dropout: f32,
+}
+
+/// Pairs that are scored at once where nothing is held for a backward pass.
+const PAIRS_AT_ONCE: usize = 64;
+
+impl CrossEncoderObjective {
+    /// Loads a cross-encoder of one label, or a bare checkpoint, which gets a new head.
+    ///
+    /// # Errors
+    /// [`TrainingError::Load`] for a model that cannot be trained so, [`TrainingError::Setting`].
+    pub fn load(
+        folder: &Path,
+        config: &CrossEncoderConfig,
+        engine: &Arc<Engine>,
+    ) -> Result<Self, TrainingError> {
+        config.check()?;
+        let prefix = Backbone::family_of(folder)?.prefix();
+        let backbone = Backbone::load(folder, prefix, engine)?;
+        let architecture = backbone.encoder.architecture();
+        if architecture.labels.has_classifier && architecture.labels.n != 1 {
+            return Err(TrainingError::Load(LoadError::Config {
+                path: folder.join("config.json"),
+                reason: format!(
+                    "the model has {} labels; trained is one",
+                    architecture.labels.n
+                ),
+            }));
+        }
+        let tokenization = Tokenization::load(folder, false, architecture.max_tokens())?;
+        tokenization.check_length("pair", config.max_tokens)?;
+        let mut parameters = backbone.encoder.parameters().clone();
+        let head = Head::load(folder, &backbone.encoder, &mut parameters, config.head_seed)?;
+        Ok(Self {
+            rates: config.dropout.map_or_else(|| backbone.rates(), Rates::all),
+            config: config.clone(),
+            folder: folder.to_path_buf(),
+            tokenization,
+            backbone,
+            head,
+            parameters,
+        })
+    }
+
+    /// The config.
+    pub fn config(&self) -> &CrossEncoderConfig {
+        &self.config
+    }
+
+    /// Scores (query, passage) pairs without dropout: the logits, as distillation takes them.
+    ///
+    /// # Errors
+    /// [`TrainingError::Encode`], naming the pair.
+    pub fn score(&self, pairs: &[(Content, Content)]) -> Result<Vec<f32>, TrainingError> {
+        let pairs = pairs.iter().map(|(query, passage)| (query, passage));
+        self.score_tokens(&self.tokenize(pairs)?)
+    }
+
+    fn tokenize<'a>(
+        &self,
+        pairs: impl Iterator<Item = (&'a Content, &'a Content)>,
+    ) -> Result<Vec<Tokens>, TrainingError> {
+        let CrossEncoderConfig {
+            max_tokens,
+            truncation,
+            ..
+        } = self.config;
+        self.tokenization.pairs(pairs, max_tokens, truncation)
+    }
+
+    fn score_tokens(&self, pairs: &[Tokens]) -> Result<Vec<f32>, TrainingError> {
+        let mut scores = Vec::with_capacity(pairs.len());
+        for pairs in pairs.chunks(PAIRS_AT_ONCE) {
+            let part = Part {
+                pairs,
+                dropout: Dropout::NONE,
+                classifier_dropout: 0.0,
+            };
+            scores.extend(self.forward(&part)?.to_vec1::<f32>()?);
+        }
+        Ok(scores)
+    }
+
+    /// Logits of pairs, (pairs).
+    fn forward(&self, part: &Part<'_>) -> Result<Tensor, TrainingError> {
+        let first = self
+            .backbone
+            .encoder
+            .forward_first(part.pairs, &part.dropout)?; // (pairs, H)
+        let masks = Dropout {
+            hidden: part.classifier_dropout,
+            ..part.dropout
+        };
+        self.head.forward(&first, &masks)
+    }
+
+    /// The groups that are trained on: with a forward factor F the positive and the best of the others, N / F in all.
+    fn select(&self, batch: &[Group]) -> Result<(Vec<Group>, usize), TrainingError> {
+        let n_passages = check_groups(batch)?;
+        let factor = self.config.rerank_forward_factor;
+        let n_kept = (n_passages / factor).max(2.min(n_passages));
+        if factor == 1 || n_kept == n_passages {
+            return Ok((batch.to_vec(), 0));
+        }
+        let pairs = self.tokenize(pairs_of(batch))?;
+        let scores = self.score_tokens(&pairs)?;
+        let keep = |(group, scores): (&Group, &[f32])| {
+            let mut order: Vec<usize> = (1..n_passages).collect();
+            order.sort_by(|&a, &b| scores[b].total_cmp(&scores[a]).then(a.cmp(&b)));
+            let kept = [0].into_iter().chain(order).take(n_kept);
+            Group {
+                passages: kept.map(|place| group.passages[place].clone()).collect(),
+                ..group.clone()
+            }
+        };
+        let groups = batch.iter().zip(scores.chunks_exact(n_passages)).map(keep);
+        Ok((groups.collect(), pairs.iter().map(Tokens::len).sum()))
+    }
+
+    /// The loss of groups from the logits of each pass over them, (B·N).
+    fn loss(
+        &self,
+        batch: &[Group],
+        passes: &[Tensor],
+        measures: &mut Measures,
+    ) -> Result<Tensor, TrainingError> {
+        let n_passages = batch[0].passages.len();
+        let passes: Vec<Tensor> = passes
+            .iter()
+            .map(|logits| logits.reshape((batch.len(), n_passages)))
+            .collect::<Result<_, _>>()?; // (B, N) each
+        measures.add_groups(&passes[0].detach())?;
+        let teacher = match self.config.distillation {
+            Some(_) => Some(teacher_scores(batch)?),
+            None => None,
+        };
+        let mut sum = Tensor::zeros((), passes[0].dtype(), &Device::Cpu)?;
+        for scores in &passes {
+            sum = (sum + self.group_loss(scores, teacher.as_ref())?)?;
+        }
+        let mean = (sum / passes.len() as f64)?;
+        match (&passes[..], self.config.r_drop) {
+            ([first, second], Some(weight)) => Ok((mean + (r_drop(first, second)? * weight)?)?),
+            _ => Ok(mean),
+        }
+    }
+
+    fn group_loss(&self, scores: &Tensor, teacher: Option<&Tensor>) -> loss::Result<Tensor> {
+        let config = &self.config;
+        let ranking = match config.loss {
+            RankingLoss::Listwise => listwise_softmax(scores)?,
+            RankingLoss::Pointwise => binary_cross_entropy(scores)?,
+            RankingLoss::Margin => margin_ranking(scores, config.margin)?,
+            RankingLoss::SoftMargin => soft_margin_ranking(scores, config.margin)?,
+            RankingLoss::RankNet => rank_net(scores)?,
+        };
+        let ranking = (ranking * config.ranking_weight)?;
+        let (Some(distillation), Some(teacher)) = (&config.distillation, teacher) else {
+            return Ok(ranking);
+        };
+        let student = (scores / distillation.student_temperature.unwrap_or(1.0))?;
+        let softened = (teacher / distillation.teacher_temperature)?;
+        let distilled = match distillation.loss {
+            DistillationLoss::Kl => kl_divergence(&student, &softened, distillation.reduction)?,
+            DistillationLoss::SoftCrossEntropy | DistillationLoss::InBatch => {
+                soft_cross_entropy(&student, &softened)?
+            }
+            DistillationLoss::MarginMse => margin_mse(scores, teacher)?,
+        };
+        Ok((ranking + (distilled * distillation.weight)?)?)
+    }
+
+    /// One step over these groups, with the parts held one after the other or all at once.
+    fn accumulate(
+        &self,
+        batch: &[Group],
+        step: &Step,
+        cached: bool,
+    ) -> Result<StepReport, TrainingError> {
+        let (batch, n_scored) = self.select(batch)?;
+        let pairs = self.tokenize(pairs_of(&batch))?;
+        let n_passes = if self.config.r_drop.is_some() { 2 } else { 1 };
+        let (n_pairs, max_tokens) = match self.config.grad_cache {
+            Some(parts) => (parts.passages, parts.max_tokens),
+            None => (usize::MAX, None),
+        };
+        let ranges = passes::cut(&pairs, n_pairs, max_tokens);
+        let mut parts = Vec::new();
+        for pass in 0..n_passes {
+            parts.extend(ranges.iter().enumerate().map(|(part, range)| Part {
+                pairs: &pairs[range.clone()],
+                dropout: self.rates.at(step, pass, part),
+                classifier_dropout: self.rates.classifier,
+            }));
+        }
+        let mut measures = Measures::default();
+        let loss = passes::backward(
+            &parts,
+            cached,
+            step.weight,
+            |part| self.forward(part),
+            |logits| {
+                let passes: Vec<Tensor> = logits
+                    .chunks(ranges.len())
+                    .map(|parts| Tensor::cat(parts, 0))
+                    .collect::<Result<_, _>>()?; // (B·N) each
+                self.loss(&batch, &passes, &mut measures)
+            },
+        )?;
+        let n_tokens: usize = pairs.iter().map(Tokens::len).sum();
+        Ok(StepReport {
+            loss,
+            n_tokens: n_scored + n_passes as usize * n_tokens,
+            n_examples: batch.len(),
+            measures: measures.finish(),
+        })
+    }
+}
+
+impl CrossEncoderConfig {
+    fn check(&self) -> Result<(), TrainingError> {
+        let at_least_0 = "it is finite and at least 0";
+        let distillation = self.distillation.unwrap_or_default();
+        for (name, value) in [
+            ("margin", self.margin),
+            ("ranking weight", self.ranking_weight),
+            ("r_drop", self.r_drop.unwrap_or(0.0)),
+            ("distillation weight", distillation.weight),
+        ] {
+            if !(value.is_finite() && value >= 0.0) {
+                let rule = at_least_0;
+                return Err(TrainingError::Setting { name, value, rule });
+            }
+        }
+        for (name, value) in [
+            ("rerank_forward_factor", self.rerank_forward_factor as f64),
+            (
+                "student temperature",
+                distillation.student_temperature.unwrap_or(1.0),
+            ),
+            ("teacher temperature", distillation.teacher_temperature),
+        ] {
+            if !(value.is_finite() && value > 0.0) {
+                let rule = "it is above 0";
+                return Err(TrainingError::Setting { name, value, rule });
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Objective for CrossEncoderObjective {
+    type Batch = Vec<Group>;
+
+    fn parameters(&self) -> &Parameters {
+        &self.parameters
+    }
+
+    fn step(&mut self, batch: &Vec<Group>, step: &Step) -> Result<StepReport, TrainingError> {
+        self.accumulate(batch, step, self.config.grad_cache.is_some())
+    }
+
+    /// The loss over whole groups, whatever the forward factor.
+    fn evaluate(&mut self, batch: &Vec<Group>) -> Result<StepReport, TrainingError> {
+        check_groups(batch)?;
+        let pairs = self.tokenize(pairs_of(batch))?;
+        let logits = Tensor::new(self.score_tokens(&pairs)?, &Device::Cpu)?; // (B·N)
+        let mut measures = Measures::default();
+        let loss = self.loss(batch, &[logits], &mut measures)?;
+        Ok(StepReport {
+            loss: passes::finite(&loss)?,
+            n_tokens: pairs.iter().map(Tokens::len).sum(),
+            n_examples: batch.len(),
+            measures: measures.finish(),
+        })
+    }
+
+    fn export(&self, folder: &Path) -> Result<(), TrainingError> {
+        let mut weights = Tensors::new();
+        weights.extend(&self.parameters, |name| Some(name.to_owned()))?;
+        let export = CrossEncoderExport {
+            source: &self.folder,
+            weights,
+            max_tokens: self.config.max_tokens,
+        };
+        export.write(folder)
+    }
+}
+
+/// All pairs of a batch, group by group.
+fn pairs_of(batch: &[Group]) -> impl Iterator<Item = (&Content, &Content)> {
+    batch.iter().flat_map(|group| {
+        let passages = group.passages.iter();
+        passages.map(|passage| (&group.query, &passage.content))
+    })
+}
+
+/// Returns N. Refuses groups of different size, and of the positive alone.
+fn check_groups(batch: &[Group]) -> Result<usize, LossError> {
+    let n_passages = batch.first().map_or(0, |group| group.passages.len());
+    if batch.iter().any(|group| group.passages.len() != n_passages) || n_passages == 0 {
+        return Err(LossError::UnevenGroups {
+            n_queries: batch.len(),
+            n_passages: batch.iter().map(|group| group.passages.len()).sum(),
+        });
+    }
+    if n_passages == 1 {
+        return Err(LossError::NoNegatives { n_passages });
+    }
+    Ok(n_passages)
+}

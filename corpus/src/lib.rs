@@ -6,6 +6,7 @@
 
 mod dataset;
 mod error;
+mod lines;
 mod qrels;
 mod query;
 mod reader;
@@ -19,6 +20,7 @@ mod template;
 
 pub use dataset::Dataset;
 pub use error::{BadLine, CorpusError, Reason};
+pub use lines::Lines;
 pub use qrels::{Qrels, QrelsFormat};
 pub use query::{Query, read_queries};
 pub use reader::{CorpusConfig, CorpusReader, Passage};

@@ -5,7 +5,8 @@ use crate::{Passage, Query, Schema};
 
 /// How the text that an encoder reads is made of a record: text with `<field>` in it.
 ///
-/// `<title>` and `<text>` are the record's own, `<_id>` is its id, any other name is a metadata field. Substitution is a
+/// `<title>` and `<text>` are the record's own, `<_id>` is its id, any other name is a metadata field; dots lead into
+/// nested objects (`<meta.name>`), and BEIR's `metadata` object may be named or not. Substitution is a
 /// single pass: a `<` inside a value is only a character. What is not `<name>`, with a name of letters, digits, `_`, `.`
 /// and `-`, stands for itself.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -130,17 +131,26 @@ impl Template {
         })
     }
 
+    /// The fields that a passage does not have, or has as null.
+    pub fn missing<'a>(&'a self, passage: &'a Passage) -> impl Iterator<Item = &'a str> {
+        let own = ["_id", "title", "text"];
+        self.fields
+            .iter()
+            .map(String::as_str)
+            .filter(move |name| !own.contains(name) && value(&passage.metadata, name).is_none())
+    }
+
     /// Checks that the corpus has every field.
     ///
     /// # Errors
     /// [`TemplateError::UnknownField`] for the first that it has not.
     pub fn check_fields(&self, schema: &Schema) -> Result<(), TemplateError> {
         let own = ["title", "text", "_id"];
-        match self
-            .fields
-            .iter()
-            .find(|field| !own.contains(&field.as_str()) && !schema.fields.contains_key(*field))
-        {
+        let is_known = |field: &str| {
+            own.contains(&field)
+                || prefixes(flat(field)).any(|prefix| schema.fields.contains_key(prefix))
+        };
+        match self.fields.iter().find(|field| !is_known(field)) {
             None => Ok(()),
             Some(field) => Err(TemplateError::UnknownField {
                 field: field.clone(),
@@ -162,9 +172,9 @@ impl Template {
         for part in &self.parts {
             match part {
                 Part::Literal(literal) => text.push_str(literal),
-                Part::Field(name) => match (own(name), metadata.get(name)) {
+                Part::Field(name) => match (own(name), value(metadata, name)) {
                     (Some(value), _) => text.push_str(value),
-                    (None, None | Some(Value::Null)) => n_missing += 1,
+                    (None, None) => n_missing += 1,
                     (None, Some(value)) => push_value(&mut text, value),
                 },
             }
@@ -195,6 +205,30 @@ impl From<Template> for String {
     fn from(template: Template) -> Self {
         template.source
     }
+}
+
+/// A metadata field's name without BEIR's `metadata`, whose fields stand beside the others.
+fn flat(name: &str) -> &str {
+    name.strip_prefix("metadata.").unwrap_or(name)
+}
+
+/// `a.b.c`, `a.b`, `a`.
+fn prefixes(name: &str) -> impl Iterator<Item = &str> {
+    std::iter::successors(Some(name), |name| Some(name.rsplit_once('.')?.0))
+}
+
+/// The value of a field that is not null. A name with dots is a field of that name, else leads into objects.
+fn value<'a>(metadata: &'a Map<String, Value>, name: &str) -> Option<&'a Value> {
+    let name = if metadata.contains_key(name) {
+        name
+    } else {
+        flat(name)
+    };
+    let (found, prefix) =
+        prefixes(name).find_map(|prefix| Some((metadata.get(prefix)?, prefix)))?;
+    let mut inner = name[prefix.len()..].split('.').skip(1);
+    let found = inner.try_fold(found, |value, key| value.get(key))?;
+    (!found.is_null()).then_some(found)
 }
 
 /// Strings stand as they are, the elements of an array are separated by commas, anything else is its JSON.

@@ -594,7 +594,8 @@ fn a_survey_reports_and_stops() {
 fn templates_substitute_once() {
     #[track_caller]
     fn check(template: &str, expected: &str, n_missing: usize) {
-        let metadata = json!({"year": 2026, "tags": ["a", 1], "url": null, "a.b-c_d": true});
+        let metadata = json!({"year": 2026, "tags": ["a", 1], "url": null, "a.b-c_d": true,
+            "meta": {"name": "N", "deep": {"er": [1, 2]}}});
         let rendered = Template::parse(template)
             .unwrap()
             .render(&passage("p1", "T <text>", " x ", metadata));
@@ -611,6 +612,12 @@ fn templates_substitute_once() {
         "p1: 2026 (a, 1) |true",
         2,
     );
+    check(
+        "<meta.name> <meta.deep.er> <metadata.year>",
+        "N 1, 2 2026",
+        0,
+    );
+    check("<meta.none> <year.name> <.>|", "|", 3);
     check("<< text> <text <text> <>", "<< text> <text  x  <>", 0);
     check("<text><text>", "x  x", 0);
     assert_eq!(Template::default().as_str(), "<title> <text>");
@@ -627,7 +634,7 @@ fn templates_substitute_once() {
     ));
     let schema: Schema = toml::from_str("[fields]\nyear = \"integer\"").unwrap();
     assert_eq!(
-        Template::parse("<_id> <title> <year>")
+        Template::parse("<_id> <title> <year> <year.inner> <metadata.year>")
             .unwrap()
             .check_fields(&schema),
         Ok(())

@@ -1,6 +1,10 @@
 mod groups;
+mod prefetch;
+mod stream;
 
 pub use groups::{GroupBatches, GroupsConfig, Mixing};
+pub use prefetch::Prefetch;
+pub use stream::{ShuffleBuffer, StreamBatches, StreamConfig};
 
 use crate::data::DataError;
 

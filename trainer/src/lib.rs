@@ -8,9 +8,14 @@ mod batches;
 pub mod data;
 pub mod export;
 pub mod loss;
+mod mining;
 pub mod objective;
 pub mod run;
 mod text;
 
-pub use batches::{Batches, GroupBatches, GroupsConfig, Mixing};
+pub use batches::{
+    Batches, GroupBatches, GroupsConfig, Mixing, Prefetch, ShuffleBuffer, StreamBatches,
+    StreamConfig,
+};
+pub use mining::{MiningConfig, MiningCounts, Selection, mine};
 pub use objective::{Objective, Step, StepReport};

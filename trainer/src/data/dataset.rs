@@ -5,9 +5,11 @@ use std::sync::Arc;
 use rand::RngExt;
 use serde::Serialize;
 
+use super::judged::place_of;
 use super::passages::{Link, PassageTable};
 use super::random::{Purpose, random};
 use super::{Candidate, Content, DataError, Example, Group, Passages, Sampling};
+use crate::mining::Lists;
 
 /// Training examples whose passages are held once.
 #[derive(Debug)]
@@ -19,11 +21,21 @@ pub struct Dataset {
 
 /// An example whose passages are ordinals.
 #[derive(Debug)]
-pub(super) struct Entry {
-    pub(super) query_id: String,
-    pub(super) query: Content,
-    pub(super) positives: Vec<Link>,
-    pub(super) negatives: Vec<Link>,
+pub(crate) struct Entry {
+    pub(crate) query_id: String,
+    pub(crate) query: Content,
+    pub(crate) positives: Vec<Link>,
+    pub(crate) negatives: Vec<Link>,
+    /// Passages known to be relevant that this example is not about.
+    pub(crate) also_positive: Vec<u32>,
+}
+
+impl Entry {
+    /// All passages known to be relevant.
+    pub(crate) fn known_positives(&self) -> impl Iterator<Item = u32> {
+        let positives = self.positives.iter().map(|link| link.passage);
+        positives.chain(self.also_positive.iter().copied())
+    }
 }
 
 /// What reading a data set found, and what it left out and why.
@@ -50,6 +62,13 @@ impl DataReport {
     pub(super) fn leave_out(&mut self, reason: &'static str, what: impl FnOnce() -> String) {
         *self.left_out.entry(reason).or_default() += 1;
         self.first_left_out.entry(reason).or_insert_with(what);
+    }
+
+    fn count(&mut self, entry: &Entry) {
+        self.n_examples += 1;
+        self.n_positives += entry.positives.len() as u64;
+        self.n_negatives += entry.negatives.len() as u64;
+        self.n_without_negatives += u64::from(entry.negatives.is_empty());
     }
 }
 
@@ -108,6 +127,45 @@ impl Dataset {
         (0..self.len()).map(|index| self.example(index))
     }
 
+    pub(crate) fn entry(&self, index: usize) -> &Entry {
+        &self.examples[index]
+    }
+
+    /// The data set with other positives and negatives, without the examples that get none.
+    pub(crate) fn with_lists(&self, lists: Vec<Option<Lists>>) -> Result<Self, DataError> {
+        let mut report = DataReport {
+            n_passages: self.report.n_passages,
+            ..DataReport::default()
+        };
+        let mut examples = Vec::with_capacity(lists.len());
+        for (entry, lists) in self.examples.iter().zip(lists) {
+            let Some((positives, negatives)) = lists else {
+                continue;
+            };
+            // What is no longer a positive to train with is not a negative of anybody's either.
+            let is_left = |passage: &u32| positives.iter().all(|link| link.passage != *passage);
+            let entry = Entry {
+                query_id: entry.query_id.clone(),
+                query: entry.query.clone(),
+                also_positive: entry.known_positives().filter(is_left).collect(),
+                positives,
+                negatives,
+            };
+            report.count(&entry);
+            examples.push(entry);
+        }
+        if examples.is_empty() {
+            return Err(DataError::Empty {
+                path: PathBuf::from("mined examples"),
+            });
+        }
+        Ok(Self {
+            passages: Arc::clone(&self.passages),
+            examples,
+            report,
+        })
+    }
+
     /// Draws the group of an example in an epoch.
     ///
     /// # Errors
@@ -121,9 +179,8 @@ impl Dataset {
             query: entry.query.clone(),
             passages: links.into_iter().map(candidate).collect(),
             positives: entry
-                .positives
-                .iter()
-                .map(|link| self.passages.id(link.passage).to_owned())
+                .known_positives()
+                .map(|passage| self.passages.id(passage).to_owned())
                 .collect(),
         })
     }
@@ -193,12 +250,8 @@ impl Dataset {
         index: usize,
         sampling: &Sampling,
     ) -> Result<(), DataError> {
-        let mut taken: HashSet<u32> = entry
-            .positives
-            .iter()
-            .chain(links.iter())
-            .map(|link| link.passage)
-            .collect();
+        let in_group = links.iter().map(|link| link.passage);
+        let mut taken: HashSet<u32> = entry.known_positives().chain(in_group).collect();
         let n_missing = sampling.n_passages - links.len();
         let n_free = self.passages.len() - taken.len();
         if n_free < n_missing {
@@ -249,6 +302,7 @@ impl DatasetBuilder {
             query: example.query,
             positives,
             negatives,
+            also_positive: Vec::new(),
         });
         Ok(())
     }
@@ -256,6 +310,39 @@ impl DatasetBuilder {
     /// Adds an example whose passages are in the table.
     pub(super) fn push_entry(&mut self, entry: Entry) {
         self.examples.push(entry);
+    }
+
+    /// Checks that the passages that examples name were found.
+    ///
+    /// The files say where positives and negatives are named. With `skip`, what is missing is counted.
+    pub(super) fn check_named(
+        &mut self,
+        positives: &[&Path],
+        negatives: &[&Path],
+        skip: bool,
+    ) -> Result<(), DataError> {
+        for entry in &self.examples {
+            let lists = [
+                (&entry.positives, positives, "positives not in the corpus"),
+                (&entry.negatives, negatives, "negatives not in the corpus"),
+            ];
+            for (links, paths, reason) in lists {
+                for link in links {
+                    if self.passages.has_content(link.passage) {
+                        continue;
+                    }
+                    let (query, id) = (&entry.query_id, self.passages.id(link.passage));
+                    let place = || format!("{id} of {query}");
+                    if !skip {
+                        let reason =
+                            format!("passage `{id}` of query `{query}` is not in the corpus");
+                        return Err(place_of(paths, &[query, id], reason));
+                    }
+                    self.report.leave_out(reason, place);
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Makes the data set. Passages without content are left out of the lists, and examples that have no positive then.
@@ -273,15 +360,16 @@ impl DatasetBuilder {
                     ordinal.is_some()
                 });
             }
+            let renumber = |passage: &u32| renumbered[*passage as usize];
+            entry.also_positive = entry.also_positive.iter().filter_map(renumber).collect();
             if entry.positives.is_empty() {
                 let id = &entry.query_id;
                 report.leave_out("queries without a positive in the corpus", || id.clone());
                 continue;
             }
             let positives: HashSet<u64> = entry
-                .positives
-                .iter()
-                .map(|link| passages.content(link.passage).digest())
+                .known_positives()
+                .map(|passage| passages.content(passage).digest())
                 .collect();
             let (query_id, digest) = (&entry.query_id, |link: &Link| {
                 passages.content(link.passage).digest()
@@ -294,9 +382,7 @@ impl DatasetBuilder {
                 }
                 !is_positive
             });
-            report.n_positives += entry.positives.len() as u64;
-            report.n_negatives += entry.negatives.len() as u64;
-            report.n_without_negatives += u64::from(entry.negatives.is_empty());
+            report.count(&entry);
             examples.push(entry);
         }
         if examples.is_empty() {
@@ -304,7 +390,6 @@ impl DatasetBuilder {
                 path: PathBuf::from(path),
             });
         }
-        report.n_examples = examples.len() as u64;
         report.n_passages = passages.len() as u64;
         Ok(Dataset {
             passages: Arc::new(passages),

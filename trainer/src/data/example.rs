@@ -1,6 +1,10 @@
 use std::sync::Arc;
 
-use xxhash_rust::xxh3::Xxh3;
+use rand::seq::SliceRandom;
+use xxhash_rust::xxh3::{Xxh3, xxh3_64};
+
+use super::Draw;
+use super::random::{Purpose, random};
 
 /// What goes into an encoder, before special tokens.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -57,7 +61,7 @@ pub struct Candidate {
 /// A query with all that is known of it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Example {
-    /// Its id; what has none in its file gets its number in the file.
+    /// Its id; what has none in its file gets one from its content, so equal queries have equal ids.
     pub query_id: String,
     /// The query.
     pub query: Content,
@@ -78,4 +82,36 @@ pub struct Group {
     pub passages: Vec<Candidate>,
     /// Ids of all passages known to be relevant, so that they are never taken for negatives of this query.
     pub positives: Arc<[String]>,
+}
+
+impl Example {
+    /// Leaves out negatives whose content is that of a positive, and returns how many there were.
+    pub fn drop_false_negatives(&mut self) -> usize {
+        let (positives, n_before) = (&self.positives, self.negatives.len());
+        self.negatives
+            .retain(|negative| positives.iter().all(|one| one.content != negative.content));
+        n_before - self.negatives.len()
+    }
+
+    /// Shuffles the negatives by the seed and the query's id, and keeps the first `n`.
+    pub fn sample_negatives(&mut self, n: usize, seed: u64) {
+        let key = xxh3_64(self.query_id.as_bytes());
+        self.negatives
+            .shuffle(&mut random(seed, key, 0, Purpose::Shuffle));
+        self.negatives.truncate(n);
+    }
+
+    /// The group that a draw makes, without random passages.
+    pub fn group(&self, draw: &Draw) -> Group {
+        let negatives = draw.negatives.iter().map(|&number| &self.negatives[number]);
+        Group {
+            query_id: self.query_id.clone(),
+            query: self.query.clone(),
+            passages: std::iter::once(&self.positives[draw.positive])
+                .chain(negatives)
+                .cloned()
+                .collect(),
+            positives: self.positives.iter().map(|one| one.id.clone()).collect(),
+        }
+    }
 }

@@ -1,14 +1,35 @@
 //! Training examples: what they are, the files they come from, and how groups are drawn of them.
+//!
+//! A [`DataSource`] is read into a [`Dataset`], which holds each passage once and draws a query's [`Group`] by a
+//! [`Sampling`] rule. Bad data is an error with file and line, or counted in the [`DataReport`], before training starts.
 
+mod arrow;
+mod collection;
 mod dataset;
 mod error;
 mod example;
+mod judged;
+mod line;
+mod named;
+mod native;
+mod passage_text;
 mod passages;
 pub(crate) mod random;
 mod sampling;
+mod scores;
+mod source;
 
+pub use collection::{CorpusSource, OnProgress, QuerySource};
 pub use dataset::{DataReport, Dataset};
 pub use error::DataError;
 pub use example::{Candidate, Content, Example, Group};
+pub use judged::{JudgedSource, Judgments, NegativeSource};
+pub(crate) use line::parse as parse_line;
+pub use line::{ExampleReader, LineFormat};
+pub use named::{NamedFormat, NamedSource};
+pub use passage_text::PassageText;
+pub(crate) use passages::Link;
 pub use passages::Passages;
 pub use sampling::{Draw, Sampling, SamplingRule};
+pub use scores::Scores;
+pub use source::{DataSource, LineSource};

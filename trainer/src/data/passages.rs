@@ -44,20 +44,20 @@ impl Passages {
 
 /// A passage in an example's list: its ordinal, and the teacher's score, NaN if there is none.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Link {
-    pub(super) passage: u32,
+pub(crate) struct Link {
+    pub(crate) passage: u32,
     score: f32,
 }
 
 impl Link {
-    pub(super) fn new(passage: u32, score: Option<f32>) -> Self {
+    pub(crate) fn new(passage: u32, score: Option<f32>) -> Self {
         Self {
             passage,
             score: score.unwrap_or(f32::NAN),
         }
     }
 
-    pub(super) fn score(self) -> Option<f32> {
+    pub(crate) fn score(self) -> Option<f32> {
         Some(self.score).filter(|score| !score.is_nan())
     }
 }
@@ -103,11 +103,12 @@ impl PassageTable {
         &self.ids[ordinal as usize]
     }
 
-    /// The passages that have contents, and the new ordinal of each old one.
+    /// The passages that have contents to encode, and the new ordinal of each old one.
     pub(super) fn finish(self) -> (Passages, Vec<Option<u32>>) {
         let mut passages = Passages::default();
         let mut renumbered = Vec::with_capacity(self.ids.len());
         for (id, content) in self.ids.into_iter().zip(self.contents) {
+            let content = content.filter(|content| !content.is_blank());
             renumbered.push(content.map(|content| {
                 passages.ids.push(id);
                 passages.contents.push(content);

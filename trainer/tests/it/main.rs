@@ -2,9 +2,12 @@
 
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
+mod data;
 mod dev;
 mod export;
 mod loss;
 mod objective;
+mod mining;
 mod run;
 mod sampling;
+mod stream;

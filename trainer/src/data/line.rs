@@ -1,0 +1,317 @@
+use std::path::{Path, PathBuf};
+
+use corpus::{Lines, Passage};
+use serde::{Deserialize, Serialize};
+
+use super::native::NativeExample;
+use super::{Candidate, Content, DataError, Example, PassageText};
+
+/// Formats whose lines hold the texts of an example, or its token ids.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LineFormat {
+    /// Ours: `{"query_id", "query", "positives": [{"id", "text", "score"}], "negatives": […]}`.
+    #[default]
+    Native,
+    /// OpenMatch and Tevatron's tokenised lines: `{"query", "positives": […], "negatives": […]}`, token ids or texts.
+    Openmatch,
+    /// OpenMatch's distillation by pairs: `{"query", "positive", "negative", "score"}`. The score is the teacher's margin,
+    /// so the positive gets it and the negative gets 0.
+    OpenmatchPairwise,
+    /// OpenMatch's distillation by lists: `{"query", "docs", "scores"}`. The passage with the highest score stands as the
+    /// positive.
+    OpenmatchListwise,
+    /// Tevatron: `{"query_id", "query", "positive_passages": [{"docid", "title", "text"}], "negative_passages": […]}`.
+    Tevatron,
+    /// FlagEmbedding: `{"query", "pos": […], "neg": […], "pos_scores", "neg_scores", "prompt"}`.
+    FlagEmbedding,
+}
+
+/// Yields the examples of a file whose lines hold their texts.
+pub struct ExampleReader {
+    lines: Lines,
+    format: LineFormat,
+    passage: PassageText,
+}
+
+impl ExampleReader {
+    /// Opens a file; `passage` makes a passage of title and text where the format has both.
+    ///
+    /// # Errors
+    /// [`DataError::Corpus`].
+    pub fn open(path: &Path, format: LineFormat, passage: &PassageText) -> Result<Self, DataError> {
+        Ok(Self {
+            lines: Lines::open(path)?,
+            format,
+            passage: passage.clone(),
+        })
+    }
+
+    /// Reads the next line, which is an example or says what is wrong with it; none at the end of the file.
+    ///
+    /// # Errors
+    /// [`DataError::Corpus`] when the file cannot be read further.
+    #[expect(clippy::type_complexity, reason = "a bad line and a bad file differ")]
+    pub fn next_example(&mut self) -> Result<Option<Result<Example, DataError>>, DataError> {
+        let Some((line, text)) = self.lines.next_line()? else {
+            return Ok(None);
+        };
+        let parsed = parse(self.format, text, &self.passage);
+        Ok(Some(parsed.map_err(|reason| DataError::Line {
+            path: self.lines.path().to_owned(),
+            line,
+            reason,
+        })))
+    }
+
+    /// The file.
+    pub fn path(&self) -> PathBuf {
+        self.lines.path().to_owned()
+    }
+}
+
+/// Makes an example of a line.
+pub(crate) fn parse(
+    format: LineFormat,
+    line: &str,
+    passage: &PassageText,
+) -> Result<Example, String> {
+    let mut example = match format {
+        LineFormat::Native => from_json::<NativeExample>(line)?.into_example()?,
+        LineFormat::Openmatch => from_json::<Openmatch>(line)?.into_example(),
+        LineFormat::OpenmatchPairwise => from_json::<Pairwise>(line)?.into_example(),
+        LineFormat::OpenmatchListwise => from_json::<Listwise>(line)?.into_example()?,
+        LineFormat::Tevatron => from_json::<Tevatron>(line)?.into_example(passage),
+        LineFormat::FlagEmbedding => from_json::<FlagEmbedding>(line)?.into_example()?,
+    };
+    if example.query_id.is_empty() {
+        example.query_id = format!("{:016x}", example.query.digest());
+    }
+    if example.query.is_blank() {
+        return Err("query is blank".to_owned());
+    }
+    // A passage without a token cannot be encoded, so it cannot stand in a group.
+    example.positives.retain(|one| !one.content.is_blank());
+    example.negatives.retain(|one| !one.content.is_blank());
+    if example.positives.is_empty() {
+        return Err("no positive that is not blank".to_owned());
+    }
+    Ok(example)
+}
+
+pub(super) fn from_json<'de, T: Deserialize<'de>>(line: &'de str) -> Result<T, String> {
+    // The parser sees one line, so only its column, which counts bytes, says anything.
+    serde_json::from_str(line)
+        .map_err(|error| error.to_string().replace(" at line 1 column ", " at byte "))
+}
+
+/// An id, which some write as a number.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(untagged, expecting = "an id is text or a whole number")]
+pub(super) enum Id {
+    Text(String),
+    Number(u64),
+}
+
+impl From<Id> for String {
+    fn from(id: Id) -> Self {
+        match id {
+            Id::Text(text) => text,
+            Id::Number(number) => number.to_string(),
+        }
+    }
+}
+
+/// A text, or its token ids without special tokens.
+#[derive(Deserialize)]
+#[serde(untagged, expecting = "neither text nor token ids")]
+enum TextOrTokens {
+    Text(String),
+    Tokens(Vec<u32>),
+}
+
+impl From<TextOrTokens> for Content {
+    fn from(content: TextOrTokens) -> Self {
+        match content {
+            TextOrTokens::Text(text) => Self::Text(text),
+            TextOrTokens::Tokens(ids) => Self::Tokens(ids),
+        }
+    }
+}
+
+/// A passage that has no id of its own: its content names it.
+pub(super) fn unnamed(content: Content, score: Option<f32>) -> Candidate {
+    Candidate {
+        id: format!("{:016x}", content.digest()),
+        content,
+        score,
+    }
+}
+
+fn unscored(contents: Vec<TextOrTokens>) -> Vec<Candidate> {
+    contents
+        .into_iter()
+        .map(|content| unnamed(content.into(), None))
+        .collect()
+}
+
+/// Passages beside their scores, where there are some.
+fn scored(
+    contents: Vec<TextOrTokens>,
+    scores: Option<Vec<f32>>,
+    name: &str,
+) -> Result<Vec<Candidate>, String> {
+    let Some(scores) = scores.filter(|scores| !scores.is_empty()) else {
+        return Ok(unscored(contents));
+    };
+    check_lengths(name, contents.len(), scores.len())?;
+    let scored = contents.into_iter().zip(scores);
+    Ok(scored
+        .map(|(content, score)| unnamed(content.into(), Some(score)))
+        .collect())
+}
+
+pub(super) fn check_lengths(name: &str, n_passages: usize, n_scores: usize) -> Result<(), String> {
+    if n_passages == n_scores {
+        Ok(())
+    } else {
+        Err(format!(
+            "`{name}` has {n_scores} scores for {n_passages} passages"
+        ))
+    }
+}
+
+#[derive(Deserialize)]
+struct Openmatch {
+    query: TextOrTokens,
+    positives: Vec<TextOrTokens>,
+    #[serde(default)]
+    negatives: Vec<TextOrTokens>,
+}
+
+impl Openmatch {
+    fn into_example(self) -> Example {
+        Example {
+            query_id: String::new(),
+            query: self.query.into(),
+            positives: unscored(self.positives),
+            negatives: unscored(self.negatives),
+        }
+    }
+}
+
+#[derive(Deserialize)]
+struct Pairwise {
+    query: TextOrTokens,
+    positive: TextOrTokens,
+    negative: TextOrTokens,
+    score: f32,
+}
+
+impl Pairwise {
+    fn into_example(self) -> Example {
+        Example {
+            query_id: String::new(),
+            query: self.query.into(),
+            positives: vec![unnamed(self.positive.into(), Some(self.score))],
+            negatives: vec![unnamed(self.negative.into(), Some(0.0))],
+        }
+    }
+}
+
+#[derive(Deserialize)]
+struct Listwise {
+    query: TextOrTokens,
+    docs: Vec<TextOrTokens>,
+    scores: Vec<f32>,
+}
+
+impl Listwise {
+    fn into_example(self) -> Result<Example, String> {
+        check_lengths("scores", self.docs.len(), self.scores.len())?;
+        let mut negatives = scored(self.docs, Some(self.scores), "scores")?;
+        let best = (0..negatives.len())
+            .rev()
+            .max_by(|&a, &b| {
+                let score = |number: usize| negatives[number].score.unwrap_or(f32::NEG_INFINITY);
+                score(a).total_cmp(&score(b))
+            })
+            .ok_or("`docs` is empty")?;
+        let positives = vec![negatives.remove(best)];
+        Ok(Example {
+            query_id: String::new(),
+            query: self.query.into(),
+            positives,
+            negatives,
+        })
+    }
+}
+
+#[derive(Deserialize)]
+struct Tevatron {
+    query_id: Id,
+    query: String,
+    positive_passages: Vec<TevatronPassage>,
+    #[serde(default)]
+    negative_passages: Vec<TevatronPassage>,
+}
+
+#[derive(Deserialize)]
+struct TevatronPassage {
+    docid: Id,
+    #[serde(default)]
+    title: Option<String>,
+    text: String,
+}
+
+impl Tevatron {
+    fn into_example(self, text: &PassageText) -> Example {
+        let candidates = |passages: Vec<TevatronPassage>| -> Vec<Candidate> {
+            let candidate = |one: TevatronPassage| {
+                let passage = Passage {
+                    id: one.docid.into(),
+                    title: one.title.unwrap_or_default(),
+                    text: one.text,
+                    ..Passage::default()
+                };
+                Candidate {
+                    content: text.content(&passage),
+                    id: passage.id,
+                    score: None,
+                }
+            };
+            passages.into_iter().map(candidate).collect()
+        };
+        Example {
+            query_id: self.query_id.into(),
+            query: Content::Text(self.query),
+            positives: candidates(self.positive_passages),
+            negatives: candidates(self.negative_passages),
+        }
+    }
+}
+
+#[derive(Deserialize)]
+struct FlagEmbedding {
+    query: String,
+    pos: Vec<TextOrTokens>,
+    #[serde(default)]
+    neg: Vec<TextOrTokens>,
+    #[serde(default)]
+    pos_scores: Option<Vec<f32>>,
+    #[serde(default)]
+    neg_scores: Option<Vec<f32>>,
+    #[serde(default)]
+    prompt: Option<String>,
+}
+
+impl FlagEmbedding {
+    fn into_example(self) -> Result<Example, String> {
+        Ok(Example {
+            query_id: String::new(),
+            query: Content::Text(self.prompt.unwrap_or_default() + &self.query),
+            positives: scored(self.pos, self.pos_scores, "pos_scores")?,
+            negatives: scored(self.neg, self.neg_scores, "neg_scores")?,
+        })
+    }
+}

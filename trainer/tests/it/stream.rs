@@ -1,0 +1,210 @@
+//! Batches from files that are read as they are trained on, and batches prepared ahead.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::sync::Arc;
+
+use trainer::data::{DataError, Group, LineSource, Sampling};
+use trainer::{Batches, Prefetch, ShuffleBuffer, StreamBatches, StreamConfig};
+
+/// Two files of 13 and 9 examples with three negatives each.
+fn files() -> (tempfile::TempDir, LineSource) {
+    let folder = tempfile::tempdir().unwrap();
+    let mut paths = Vec::new();
+    for (name, n_lines) in [("a", 13), ("b", 9)] {
+        let line = |i| {
+            let negatives: Vec<String> = (0..3)
+                .map(|n| format!("{{\"text\": \"{name}{i}-{n}\"}}"))
+                .collect();
+            format!(
+                "{{\"query_id\": \"{name}{i}\", \"query\": \"q\", \"positives\": [{{\"text\": \"{name}{i}+\"}}], \"negatives\": [{}]}}\n",
+                negatives.join(", ")
+            )
+        };
+        paths.push(folder.path().join(name));
+        fs::write(
+            folder.path().join(name),
+            (0..n_lines).map(line).collect::<String>(),
+        )
+        .unwrap();
+    }
+    (folder, LineSource::native(paths))
+}
+
+fn config(source: &LineSource) -> StreamConfig {
+    StreamConfig {
+        source: source.clone(),
+        sampling: Sampling::new(3),
+        batch_size: 4,
+        seed: 5,
+        buffer: 6,
+        drop_last: false,
+        scored: false,
+        share: (0, 1),
+    }
+}
+
+fn queries(batches: &impl Batches<Batch = Vec<Group>>, epoch: u64) -> Vec<String> {
+    let batch = |index| batches.batch(epoch, index).unwrap();
+    (0..batches.len(epoch))
+        .flat_map(batch)
+        .map(|group| group.query_id)
+        .collect()
+}
+
+#[test]
+fn an_epoch_is_every_example_once_in_an_order_of_its_own() {
+    let (_folder, source) = files();
+    let batches = StreamBatches::open(config(&source)).unwrap();
+    assert_eq!(batches.len(0), 6);
+    let (first, second) = (queries(&batches, 0), queries(&batches, 1));
+    assert_eq!(first.len(), 22);
+    assert_eq!(first.iter().collect::<BTreeSet<_>>().len(), 22);
+    assert_ne!(first, second);
+    assert_eq!(
+        first,
+        queries(&StreamBatches::open(config(&source)).unwrap(), 0)
+    );
+    let in_order = StreamBatches::open(StreamConfig {
+        buffer: 1,
+        ..config(&source)
+    })
+    .unwrap();
+    assert_eq!(queries(&in_order, 3)[12..14], ["a12", "b0"]);
+    let dropping = StreamBatches::open(StreamConfig {
+        drop_last: true,
+        ..config(&source)
+    })
+    .unwrap();
+    assert_eq!((dropping.len(0), queries(&dropping, 0).len()), (5, 20));
+}
+
+#[test]
+fn any_batch_can_be_asked_for() {
+    let (_folder, source) = files();
+    let expected = StreamBatches::open(config(&source)).unwrap();
+    let expected: Vec<_> = (0..6)
+        .map(|index| expected.batch(2, index).unwrap())
+        .collect();
+    let batches = StreamBatches::open(config(&source)).unwrap();
+    for index in [3, 4, 1, 5, 0, 0, 2] {
+        assert_eq!(batches.batch(2, index).unwrap(), expected[index]);
+        batches.batch(1, 2).unwrap();
+    }
+}
+
+#[test]
+fn shares_are_disjoint_and_complete() {
+    let (_folder, source) = files();
+    let whole = queries(&StreamBatches::open(config(&source)).unwrap(), 4);
+    let mut all = Vec::new();
+    for share in 0..3 {
+        let batches = StreamBatches::open(StreamConfig {
+            share: (share, 3),
+            ..config(&source)
+        })
+        .unwrap();
+        let one = queries(&batches, 4);
+        assert_eq!(one.len(), [8, 7, 7][share as usize]);
+        all.extend(one);
+    }
+    assert_eq!(all.iter().collect::<BTreeSet<_>>(), whole.iter().collect());
+    assert_eq!(all.len(), 22);
+}
+
+#[test]
+fn what_cannot_be_trained_on_is_refused_when_the_files_are_opened() {
+    let (folder, source) = files();
+    let error = |config: StreamConfig| {
+        let error = StreamBatches::open(config).err().unwrap().to_string();
+        error.replace(&format!("{}/", folder.path().display()), "")
+    };
+    let unscored = StreamConfig {
+        scored: true,
+        ..config(&source)
+    };
+    assert!(error(unscored).starts_with("a:1: passage `"));
+    assert_eq!(
+        error(StreamConfig {
+            batch_size: 0,
+            ..config(&source)
+        }),
+        "batch_size is 0; it is at least 1"
+    );
+    assert_eq!(
+        error(StreamConfig {
+            share: (2, 2),
+            ..config(&source)
+        }),
+        "share is 2 of 2; it is below the number of shares"
+    );
+    fs::write(folder.path().join("b"), "{\"query\": \"q\", \"positives\": [{\"text\": \"p\"}], \"negatives\": [{\"text\": \"p\"}]}\n").unwrap();
+    assert_eq!(
+        error(config(&source)),
+        "b:1: a group takes 2 negatives, and there are 0",
+        "a positive is no negative"
+    );
+    fs::write(folder.path().join("b"), "{\"query\": \"q\"}\n").unwrap();
+    assert!(error(config(&source)).starts_with("b:1: missing field `positives`"));
+}
+
+#[test]
+fn a_buffer_loses_nothing() {
+    for capacity in [0, 1, 3, 10, 100] {
+        let drawn: Vec<u32> = ShuffleBuffer::new(0..20, capacity, 1, 2).collect();
+        let mut sorted = drawn.clone();
+        sorted.sort_unstable();
+        assert_eq!(sorted, (0..20).collect::<Vec<_>>());
+        assert_eq!(drawn == sorted, capacity <= 1);
+        for (position, item) in drawn.into_iter().enumerate() {
+            assert!(
+                (item as usize) < position + capacity.max(1),
+                "no item comes before it was read"
+            );
+        }
+    }
+}
+
+/// Batches that are their own place, and fail at one.
+struct Places;
+
+impl Batches for Places {
+    type Batch = (u64, usize);
+
+    fn len(&self, _epoch: u64) -> usize {
+        5
+    }
+
+    fn batch(&self, epoch: u64, index: usize) -> Result<(u64, usize), DataError> {
+        match (epoch, index) {
+            (1, 3) => Err(DataError::TooManyPassages),
+            place => Ok(place),
+        }
+    }
+}
+
+#[test]
+fn batches_prepared_ahead_are_those_asked_for() {
+    let batches = Prefetch::new(Arc::new(Places));
+    let order = [
+        (0, 0),
+        (0, 1),
+        (0, 2),
+        (0, 0),
+        (0, 4),
+        (2, 0),
+        (2, 1),
+        (1, 2),
+        (1, 4),
+    ];
+    for place in order {
+        assert_eq!(batches.batch(place.0, place.1).unwrap(), place);
+    }
+    assert_eq!(batches.len(0), 5);
+    batches.batch(1, 2).unwrap();
+    assert!(
+        batches.batch(1, 3).is_err(),
+        "an error comes where it belongs"
+    );
+    assert_eq!(batches.batch(1, 4).unwrap(), (1, 4));
+}

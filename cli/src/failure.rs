@@ -10,6 +10,7 @@ use indexer::BuildError;
 use retriever::FingerprintError;
 use server::{AttachError, ServeError};
 use store::StoreError;
+use trainer::data::DataError;
 
 /// Exit codes, as documented by `trawl --help`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,6 +89,13 @@ fn classify(error_chain: &anyhow::Error) -> (Exit, Option<String>) {
                 _ => None,
             };
             return (Exit::BadInput, hint);
+        }
+        match cause.downcast_ref() {
+            Some(DataError::Setting { .. } | DataError::Marker { .. }) => {
+                return (Exit::Usage, None);
+            }
+            Some(error) if error.is_bad_input() => return (Exit::BadInput, None),
+            _ => {}
         }
         if let Some(error) = cause.downcast_ref::<FingerprintError>() {
             let hint =

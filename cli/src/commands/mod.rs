@@ -2,10 +2,12 @@
 
 mod bench;
 mod completions;
+mod data;
 mod doctor;
 mod embed;
 mod eval;
 mod index;
+mod mine;
 mod model;
 mod openapi;
 mod quickstart;
@@ -30,6 +32,10 @@ pub enum Command {
     Rerank(rerank::RerankArgs),
     /// Measure a run, a collection, or many data sets.
     Eval(Box<eval::EvalArgs>),
+    /// Convert training data of other toolkits, or write OpenMatch's.
+    Data(data::DataArgs),
+    /// Find hard negatives in a run.
+    Mine(Box<mine::MineArgs>),
     /// Turn texts into vectors, one a line.
     Embed(embed::EmbedArgs),
     /// Get, describe and check models.
@@ -52,6 +58,8 @@ pub fn run(command: Command, output: &Output) -> anyhow::Result<()> {
         Command::Serve(args) => serve::run(args, output),
         Command::Rerank(args) => rerank::run(args, output),
         Command::Eval(args) => eval::run(*args, output),
+        Command::Data(args) => data::run(args, output),
+        Command::Mine(args) => mine::run(*args, output),
         Command::Embed(args) => embed::run(args, output),
         Command::Model(args) => model::run(args, output),
         Command::Bench(args) => bench::run(args, output),

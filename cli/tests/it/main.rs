@@ -7,6 +7,7 @@ mod eval;
 mod quality;
 mod serve;
 mod session;
+mod training_data;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};

@@ -1,0 +1,69 @@
+//! Training data: other toolkits' formats into ours, and OpenMatch's lines of token ids.
+
+mod build_train;
+mod convert;
+pub mod judged;
+mod writing;
+
+use serde_json::{Map, Value, json};
+use trainer::data::{DataReport, DataSource, Dataset};
+
+use crate::output::Output;
+use crate::progress::Progress;
+
+pub use writing::write_lines;
+
+/// Arguments of `trawl data`.
+#[derive(Debug, clap::Args)]
+pub struct DataArgs {
+    #[command(subcommand)]
+    command: DataCommand,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum DataCommand {
+    /// Read training data of any format and write it as trawl's lines, each with its texts.
+    Convert(Box<convert::ConvertArgs>),
+    /// Write OpenMatch's training files: lines of token ids, in shards.
+    BuildTrain(Box<build_train::BuildTrainArgs>),
+}
+
+pub fn run(args: DataArgs, output: &Output) -> anyhow::Result<()> {
+    match args.command {
+        DataCommand::Convert(args) => convert::run(*args, output),
+        DataCommand::BuildTrain(args) => build_train::run(*args, output),
+    }
+}
+
+/// Reads a data set, and says what was left out of it.
+pub fn read(source: &DataSource, output: &Output) -> anyhow::Result<Dataset> {
+    let progress = Progress::new(output);
+    let mut on_progress = |unit: &'static str, n: u64| progress.update(unit, unit, n, 0);
+    let dataset = source.read(&mut on_progress);
+    progress.finish();
+    let dataset = dataset?;
+    let report = dataset.report();
+    for (reason, n) in &report.left_out {
+        let first = report.first_left_out.get(reason).map_or("", String::as_str);
+        output.remark(format!("left out: {n} {reason}, the first is {first}"));
+    }
+    Ok(dataset)
+}
+
+/// The counts of a report as JSON, with more beside them.
+pub fn summary(report: &DataReport, more: Value) -> Value {
+    let mut summary = Map::from_iter([
+        ("examples".to_owned(), json!(report.n_examples)),
+        ("positives".to_owned(), json!(report.n_positives)),
+        ("negatives".to_owned(), json!(report.n_negatives)),
+        (
+            "without_negatives".to_owned(),
+            json!(report.n_without_negatives),
+        ),
+        ("left_out".to_owned(), json!(report.left_out)),
+    ]);
+    if let Value::Object(more) = more {
+        summary.extend(more);
+    }
+    Value::Object(summary)
+}

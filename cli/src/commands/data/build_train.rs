@@ -1,0 +1,205 @@
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use corpus::Template;
+use encoder::TextTokenizer;
+use serde_json::json;
+use trainer::data::{Candidate, Content, DataSource, Dataset, Example, JudgedSource, PassageText};
+
+use super::judged::{CandidateArgs, JudgedArgs};
+use crate::failure::{Exit, Failure};
+use crate::model;
+use crate::output::Output;
+use crate::progress::Progress;
+
+/// What is read of a passage when nothing is said.
+const TEMPLATE: &str = "Title: <title> Text: <text>";
+
+/// Arguments of `trawl data build-train`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  trawl data build-train --corpus corpus.tsv --queries queries.train.tsv --qrels qrels.train.tsv \\
+                         --negatives train.negatives.tsv --tokenizer all-MiniLM-L6-v2 --save-to train
+  trawl data build-train --data data/medquad --run dense.trec --depth 200 --suffix hn \\
+                         --tokenizer all-MiniLM-L6-v2 --save-to train-hn
+
+Passages are read as `Title: <title> Text: <text>` unless `--passage-template` says otherwise. Token ids have no special
+tokens. Queries without a judged passage, and passages without a token, are counted.")]
+pub struct BuildTrainArgs {
+    #[command(flatten)]
+    judged: JudgedArgs,
+    #[command(flatten)]
+    candidates: CandidateArgs,
+    /// Model whose tokenizer is used: directory, or name in the model folder.
+    #[arg(long, value_name = "DIR|NAME")]
+    tokenizer: PathBuf,
+    /// Tokens of a passage at most.
+    #[arg(long, value_name = "N", default_value_t = 128)]
+    truncate: usize,
+    /// Tokens of a query at most.
+    #[arg(long, value_name = "N", default_value_t = 32)]
+    truncate_query: usize,
+    /// Negatives of a query at most, drawn from its candidates.
+    #[arg(long, value_name = "N", default_value_t = 30)]
+    n_sample: usize,
+    /// Lines of a file.
+    #[arg(long, value_name = "N", default_value_t = 45_000)]
+    shard_size: usize,
+    /// Seed of the draw.
+    #[arg(long, value_name = "N", default_value_t = 42)]
+    seed: u64,
+    /// Folder to write `split00.jsonl`, `split01.jsonl`, … into.
+    #[arg(long, value_name = "DIR")]
+    save_to: PathBuf,
+    /// Word in the names of the files, as in `split00.hn.jsonl`.
+    #[arg(long, value_name = "WORD")]
+    suffix: Option<String>,
+}
+
+/// Lines and what they lack.
+#[derive(Default)]
+struct Counts {
+    n_lines: u64,
+    n_files: u64,
+    n_empty_passages: u64,
+    n_without_positive: u64,
+}
+
+/// A line as OpenMatch's trainer reads it.
+#[derive(serde::Serialize)]
+struct Line {
+    query: Vec<u32>,
+    positives: Vec<Vec<u32>>,
+    negatives: Vec<Vec<u32>>,
+}
+
+pub fn run(args: BuildTrainArgs, output: &Output) -> anyhow::Result<()> {
+    for (name, value) in [
+        ("--shard-size", args.shard_size),
+        ("--truncate", args.truncate),
+    ] {
+        if value == 0 {
+            return Err(Failure::usage(format!("`{name}` is at least 1")).into());
+        }
+    }
+    let folder = model::find(&args.tokenizer)?;
+    let tokenizer = TextTokenizer::load(&folder, false)
+        .with_context(|| format!("cannot load the tokenizer of `{}`", folder.display()))?;
+    let default = Template::parse(TEMPLATE).expect("the template names fields");
+    let passage = args.judged.corpus.passage(PassageText::Template(default));
+    if passage == PassageText::Pair {
+        return Err(Failure::usage("a line has no room for pairs: give a template").into());
+    }
+    let tokenizer = Lengths {
+        tokenizer,
+        query_tokens: args.truncate_query,
+        passage_tokens: args.truncate,
+    };
+    let source = JudgedSource {
+        passage,
+        negatives: args.candidates.resolve(),
+        ..args.judged.resolve()?
+    };
+    let dataset = super::read(&DataSource::Judged(Box::new(source)), output)?;
+    let progress = Progress::new(output);
+    let mut counts = Counts::default();
+    let starts = (0..dataset.len()).step_by(args.shard_size);
+    for start in starts {
+        let name = match &args.suffix {
+            Some(suffix) => format!("split{:02}.{suffix}.jsonl", counts.n_files),
+            None => format!("split{:02}.jsonl", counts.n_files),
+        };
+        let shard = start..(start + args.shard_size).min(dataset.len());
+        super::write_lines(&args.save_to.join(name), |writer| {
+            for index in shard {
+                let mut example = dataset.example(index);
+                example.sample_negatives(args.n_sample, args.seed);
+                tokenizer.write_line(&example, writer, &mut counts)?;
+                progress.update(
+                    "tokenize",
+                    "queries",
+                    index as u64 + 1,
+                    dataset.len() as u64,
+                );
+            }
+            Ok(())
+        })?;
+        counts.n_files += 1;
+    }
+    progress.finish();
+    if counts.n_lines == 0 {
+        return Err(Failure::new(Exit::BadInput, "no query has a positive with a token").into());
+    }
+    show(&dataset, &counts, &args.save_to, output)
+}
+
+/// A tokenizer, and how long its lists may be.
+struct Lengths {
+    tokenizer: TextTokenizer,
+    query_tokens: usize,
+    passage_tokens: usize,
+}
+
+impl Lengths {
+    fn ids(&self, content: &Content, max_tokens: usize) -> io::Result<Vec<u32>> {
+        let mut ids = match content {
+            Content::Text(text) => self.tokenizer.ids(text).map_err(io::Error::other)?,
+            Content::Tokens(ids) => ids.clone(),
+            Content::Pair(..) => return Err(io::Error::other("a line has no room for pairs")),
+        };
+        ids.truncate(max_tokens);
+        Ok(ids)
+    }
+
+    /// The passages that have a token.
+    fn passages(&self, candidates: &[Candidate], counts: &mut Counts) -> io::Result<Vec<Vec<u32>>> {
+        let ids = candidates
+            .iter()
+            .map(|one| self.ids(&one.content, self.passage_tokens));
+        let mut ids = ids.collect::<io::Result<Vec<_>>>()?;
+        ids.retain(|ids| !ids.is_empty());
+        counts.n_empty_passages += (candidates.len() - ids.len()) as u64;
+        Ok(ids)
+    }
+
+    fn write_line(
+        &self,
+        example: &Example,
+        writer: &mut dyn Write,
+        counts: &mut Counts,
+    ) -> io::Result<()> {
+        let line = Line {
+            query: self.ids(&example.query, self.query_tokens)?,
+            positives: self.passages(&example.positives, counts)?,
+            negatives: self.passages(&example.negatives, counts)?,
+        };
+        if line.positives.is_empty() || line.query.is_empty() {
+            counts.n_without_positive += 1;
+            return Ok(());
+        }
+        counts.n_lines += 1;
+        serde_json::to_writer(&mut *writer, &line)?;
+        writer.write_all(b"\n")
+    }
+}
+
+fn show(dataset: &Dataset, counts: &Counts, folder: &Path, output: &Output) -> anyhow::Result<()> {
+    let Counts {
+        n_lines,
+        n_files,
+        n_empty_passages,
+        n_without_positive,
+    } = counts;
+    let more = json!({
+        "lines": n_lines, "files": n_files, "empty_passages": n_empty_passages,
+        "queries_without_tokens": n_without_positive, "out": folder,
+    });
+    output.result(&super::summary(dataset.report(), more), |_| {
+        format!(
+            "{n_lines} lines in {n_files} files written to {}; {n_empty_passages} passages without a token and \
+             {n_without_positive} queries without a positive or a token left out",
+            folder.display()
+        )
+    })
+}

@@ -1,0 +1,48 @@
+use std::io::{self, BufWriter, Write};
+use std::path::Path;
+
+use anyhow::Context;
+
+/// Writes a file under a temporary name first; `.gz` and `.zst` at the end of its name compress it.
+pub fn write_lines(
+    path: &Path,
+    write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
+) -> anyhow::Result<()> {
+    write_file(path, write).with_context(|| format!("cannot write `{}`", path.display()))
+}
+
+fn write_file(path: &Path, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<()> {
+    let folder = path
+        .parent()
+        .filter(|folder| !folder.as_os_str().is_empty())
+        .unwrap_or(Path::new("."));
+    std::fs::create_dir_all(folder)?;
+    let mut builder = tempfile::Builder::new();
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        builder.permissions(std::fs::Permissions::from_mode(0o644));
+    }
+    let file = builder.prefix(".train").tempfile_in(folder)?;
+    let mut buffer = BufWriter::new(file);
+    match path.extension().and_then(|extension| extension.to_str()) {
+        Some("gz") => {
+            let mut encoder =
+                flate2::write::GzEncoder::new(&mut buffer, flate2::Compression::default());
+            write(&mut encoder)?;
+            encoder.finish()?;
+        }
+        Some("zst") => {
+            let mut encoder = zstd::stream::write::Encoder::new(&mut buffer, 0)?;
+            write(&mut encoder)?;
+            encoder.finish()?;
+        }
+        _ => write(&mut buffer)?,
+    }
+    let file = buffer
+        .into_inner()
+        .map_err(io::IntoInnerError::into_error)?;
+    file.as_file().sync_all()?;
+    file.persist(path).map_err(|error| error.error)?;
+    Ok(())
+}

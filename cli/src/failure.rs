@@ -6,11 +6,13 @@ use std::process::ExitCode;
 use collection::CollectionError;
 use corpus::CorpusError;
 use encoder::LoadError;
+use encoder::training::TrainingError;
 use indexer::BuildError;
 use retriever::FingerprintError;
 use server::{AttachError, ServeError};
 use store::StoreError;
 use trainer::data::DataError;
+use trainer::run::{EvaluatorError, TrainError};
 
 /// Exit codes, as documented by `trawl --help`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -120,6 +122,9 @@ fn classify(error_chain: &anyhow::Error) -> (Exit, Option<String>) {
                 "give `--precision` the index's arithmetic, or leave out `--strict-arithmetic`";
             return (Exit::Fingerprint, Some(hint.to_owned()));
         }
+        if let Some((exit, hint)) = of_training(cause) {
+            return (exit, hint.map(str::to_owned));
+        }
         if let Some(ServeError::Bind { .. }) = cause.downcast_ref() {
             let hint = "take another port: `serve --bind 127.0.0.1:N`, `quickstart --port N`";
             return (Exit::Failed, Some(hint.to_owned()));
@@ -143,6 +148,35 @@ fn classify(error_chain: &anyhow::Error) -> (Exit, Option<String>) {
         }
     }
     (Exit::Failed, None)
+}
+
+/// What a failure of training means.
+fn of_training(cause: &(dyn std::error::Error + 'static)) -> Option<(Exit, Option<&'static str>)> {
+    match cause.downcast_ref() {
+        Some(TrainError::Occupied { .. }) => {
+            let hint = "`--resume` goes on with that run, `--out` names another folder";
+            return Some((Exit::Usage, Some(hint)));
+        }
+        Some(
+            TrainError::Setting { .. }
+            | TrainError::Nothing { .. }
+            | TrainError::UnknownParameter { .. }
+            | TrainError::UnknownMeasure { .. }
+            | TrainError::OtherConfig { .. },
+        ) => return Some((Exit::Usage, None)),
+        _ => {}
+    }
+    match cause.downcast_ref() {
+        Some(EvaluatorError::Corpus(error)) if error.is_bad_input() => {
+            return Some((Exit::BadInput, None));
+        }
+        Some(EvaluatorError::Missing { .. }) => return Some((Exit::BadInput, None)),
+        _ => {}
+    }
+    match cause.downcast_ref() {
+        Some(TrainingError::Setting { .. }) => Some((Exit::Usage, None)),
+        _ => None,
+    }
 }
 
 fn error_in_chain<E: std::error::Error + Send + Sync + 'static>(error: &anyhow::Error) -> bool {

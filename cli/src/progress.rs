@@ -37,6 +37,11 @@ impl Progress {
 
     /// Tells that `done` of `total` units of the phase are finished; a total of 0 is unknown.
     pub fn update(&self, phase: &str, unit: &str, done: u64, total: u64) {
+        self.update_with(phase, unit, done, total, "");
+    }
+
+    /// Does as [`Self::update`], with a word on how it goes.
+    pub fn update_with(&self, phase: &str, unit: &str, done: u64, total: u64, note: &str) {
         if !self.shown {
             return;
         }
@@ -64,18 +69,39 @@ impl Progress {
             current.bar.set_length(total);
         }
         current.bar.set_position(done);
+        let note = if note.is_empty() {
+            String::new()
+        } else {
+            current.bar.set_message(format!("{phase}: {note}"));
+            format!(", {note}")
+        };
         if !self.terminal && current.last_line.elapsed() >= LINE_EVERY {
             current.last_line = Instant::now();
             let bar = &current.bar;
             if total > 0 {
                 let left = HumanDuration(bar.eta());
                 eprintln!(
-                    "{phase}: {done}/{total} {unit}, {:.0}/s, {left} left",
+                    "{phase}: {done}/{total} {unit}, {:.0}/s, {left} left{note}",
                     bar.per_sec()
                 );
             } else {
-                eprintln!("{phase}: {done} {unit}, {:.0}/s", bar.per_sec());
+                eprintln!("{phase}: {done} {unit}, {:.0}/s{note}", bar.per_sec());
             }
+        }
+    }
+
+    /// A line for the person watching, above the bar.
+    pub fn remark(&self, text: &str) {
+        if !self.shown {
+            return;
+        }
+        let current = self
+            .phase
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner());
+        match &*current {
+            Some(phase) => phase.bar.suspend(|| eprintln!("{text}")),
+            None => eprintln!("{text}"),
         }
     }
 

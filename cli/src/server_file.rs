@@ -195,7 +195,7 @@ fn refused(place: &str, error: &toml::de::Error) -> Failure {
 }
 
 /// Of the keys that serde's message expects, the one most like the one it does not know.
-fn nearest(message: &str) -> Option<&str> {
+pub fn nearest(message: &str) -> Option<&str> {
     let rest = message.strip_prefix("unknown field `")?;
     let (unknown, expected) = rest.split_once('`')?;
     let known = expected.split('`').skip(1).step_by(2);

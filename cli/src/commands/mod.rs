@@ -14,6 +14,7 @@ mod quickstart;
 mod rerank;
 mod search;
 mod serve;
+mod train;
 
 use crate::output::Output;
 
@@ -36,6 +37,8 @@ pub enum Command {
     Data(data::DataArgs),
     /// Find hard negatives in a run.
     Mine(Box<mine::MineArgs>),
+    /// Train a model: a configuration, a run directory, checkpoints, dev figures.
+    Train(train::TrainArgs),
     /// Turn texts into vectors, one a line.
     Embed(embed::EmbedArgs),
     /// Get, describe and check models.
@@ -60,6 +63,7 @@ pub fn run(command: Command, output: &Output) -> anyhow::Result<()> {
         Command::Eval(args) => eval::run(*args, output),
         Command::Data(args) => data::run(args, output),
         Command::Mine(args) => mine::run(*args, output),
+        Command::Train(args) => train::run(args, output),
         Command::Embed(args) => embed::run(args, output),
         Command::Model(args) => model::run(args, output),
         Command::Bench(args) => bench::run(args, output),

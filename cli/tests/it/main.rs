@@ -7,6 +7,7 @@ mod eval;
 mod quality;
 mod serve;
 mod session;
+mod train;
 mod training_data;
 
 use std::path::{Path, PathBuf};

@@ -1,0 +1,364 @@
+mod file;
+mod sources;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Instant;
+
+use anyhow::Context;
+use encoder::training::{Engine, EngineConfig};
+use encoder::{Arithmetic, EncoderConfig, ModelOptions};
+use serde_json::json;
+use trainer::data::Group;
+use trainer::objective::BiEncoderObjective;
+use trainer::run::{
+    DevConfig, DevSet, End, Evaluator, Event, Job, LossEvaluator, ModelCard, Plan, RunDirectory,
+    SearchEvaluator, Summary, train,
+};
+use trainer::{Batches, GroupBatches, Objective};
+
+use self::file::{DevSection, ObjectiveSection, TrainFile};
+use crate::failure::{Exit, Failure};
+use crate::output::{self, Output};
+use crate::progress::Progress;
+use crate::{interrupt, model};
+
+const EXAMPLE: &str = include_str!("train/example.toml");
+
+/// Arguments of `trawl train`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  trawl train --example > train.toml                a configuration with its keys explained
+  trawl train train.toml --dry-run                  what it would do
+  trawl train train.toml --out runs/first --set optimizer.learning_rate=1e-5
+  trawl train train.toml --out runs/first --resume  after Ctrl-C or a crash
+
+The run directory holds the resolved configuration, metrics.jsonl, TensorBoard events, checkpoints, and the model
+under `export`.")]
+pub struct TrainArgs {
+    /// Configuration: TOML.
+    #[arg(value_name = "CONFIG.toml", required_unless_present = "example")]
+    config: Option<PathBuf>,
+    /// Set a key of the configuration; may be given more than once.
+    #[arg(long, value_name = "SECTION.KEY=VALUE")]
+    set: Vec<String>,
+    /// Folder of the run (default: `runs/` and the name of the configuration).
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// Go on where the run was stopped.
+    #[arg(long)]
+    resume: bool,
+    /// Read model and data, take one batch through the model, say what would be done.
+    #[arg(long)]
+    dry_run: bool,
+    /// Print a configuration with comments.
+    #[arg(long, conflicts_with_all = ["config", "set", "out", "resume", "dry_run"])]
+    example: bool,
+}
+
+pub fn run(args: TrainArgs, output: &Output) -> anyhow::Result<()> {
+    let Some(path) = args.config.as_deref().filter(|_| !args.example) else {
+        return output::print(EXAMPLE);
+    };
+    let file = TrainFile::read(path, &args.set)?;
+    file.train_config().check()?;
+    let folder = model::find(&file.sections.model.path)?;
+    let engine = &file.sections.engine;
+    let mut config = EngineConfig::default();
+    config.threads = compute::thread_budget(engine.threads);
+    config.precision = engine.precision.resolve();
+    let engine = Engine::new(&config)?;
+    match &file.objective {
+        ObjectiveSection::BiEncoder(config) => {
+            let objective = BiEncoderObjective::load(&folder, config, &engine)?;
+            for warning in objective.warnings() {
+                tracing::warn!("{warning}");
+            }
+            Session {
+                args: &args,
+                path,
+                file: &file,
+                engine,
+                output,
+            }
+            .run(objective)
+        }
+    }
+}
+
+/// One call of the command.
+struct Session<'a> {
+    args: &'a TrainArgs,
+    /// The configuration.
+    path: &'a Path,
+    file: &'a TrainFile,
+    engine: Arc<Engine>,
+    output: &'a Output,
+}
+
+impl Session<'_> {
+    fn run<O: Objective<Batch = Vec<Group>>>(&self, mut objective: O) -> anyhow::Result<()> {
+        let progress = Progress::new(self.output);
+        let data = &self.file.sections.data;
+        let sources = sources::read(&data.train, &progress)?;
+        let batches =
+            GroupBatches::new(sources, sources::groups(data, self.file.sections.run.seed))?;
+        progress.finish();
+        let config = self.file.train_config();
+        let first = if batches.is_empty(0) {
+            None
+        } else {
+            Some(objective.evaluate(&batches.batch(0, 0)?)?)
+        };
+        let n_tokens = first.as_ref().map_or(0, |report| report.n_tokens) as u64;
+        let n_passages = data.batch_size * data.group_size;
+        self.output.remark(format!(
+            "{} examples; {} queries and {n_passages} passages a batch, about {n_tokens} tokens; accumulation does not \
+             enlarge this pool",
+            batches.datasets().iter().map(|dataset| dataset.len()).sum::<usize>(),
+            data.batch_size,
+        ));
+        if self.args.dry_run {
+            let n_steps = config.n_steps(&batches)?;
+            let report = json!({
+                "steps": n_steps,
+                "batches_an_epoch": batches.len(0),
+                "tokens_a_batch": n_tokens,
+                "tokens": n_tokens * n_steps * config.optimizer.accumulate as u64,
+                "loss_of_the_first_batch": first.map(|report| report.loss),
+                "config": self.file.resolved()?,
+            });
+            return self.output.result(&report, |report| {
+                let rows = [
+                    "steps",
+                    "batches_an_epoch",
+                    "tokens_a_batch",
+                    "tokens",
+                    "loss_of_the_first_batch",
+                ];
+                let rows = rows.map(|name| vec![name.replace('_', " "), report[name].to_string()]);
+                output::table(&["what", "value"], &["value"], rows.to_vec())
+            });
+        }
+
+        let folder = self.folder();
+        let resolved = self.file.resolved()?;
+        let evaluators = self.evaluators(&folder, &progress)?;
+        let run = match self.args.resume {
+            true => RunDirectory::resume(&folder, &resolved),
+            false => RunDirectory::create(&folder, &resolved, config.run.seed),
+        }
+        .with_context(|| format!("cannot start the run in `{}`", folder.display()))?;
+        let stop = interrupt::flag()?;
+        let start = Instant::now();
+        let card = |summary: &Summary| self.card(&folder, &resolved, summary);
+        let mut n_steps = 0;
+        let summary = train(
+            &config,
+            &run,
+            Job {
+                objective: &mut objective,
+                batches: &batches,
+                engine: &self.engine,
+                evaluators,
+                stop: &stop,
+                watch: &mut |event| watch(&event, &progress, &mut n_steps, n_tokens),
+                card: Some(&card),
+            },
+        );
+        progress.finish();
+        let summary = summary.context("training failed")?;
+        if summary.end == End::Interrupted {
+            let text = format!("stopped after {} of {n_steps} steps", summary.steps);
+            return Err(Failure::new(Exit::Interrupted, text)
+                .hint("`--resume` goes on from there")
+                .into());
+        }
+        let report = json!({
+            "run": folder, "export": run.export(), "seconds": start.elapsed().as_secs_f64(), "summary": summary,
+        });
+        self.output
+            .result(&report, |_| table(&summary, &run.export(), start))
+    }
+
+    fn folder(&self) -> PathBuf {
+        let stem = self.path.file_stem().unwrap_or_default();
+        self.args
+            .out
+            .clone()
+            .unwrap_or_else(|| Path::new("runs").join(stem))
+    }
+
+    /// What takes dev figures, as `[dev]` says.
+    fn evaluators<'a, O: Objective<Batch = Vec<Group>> + 'a>(
+        &self,
+        scratch: &Path,
+        progress: &Progress,
+    ) -> anyhow::Result<Vec<Box<dyn Evaluator<O> + 'a>>> {
+        let mut evaluators: Vec<Box<dyn Evaluator<O> + 'a>> = Vec::new();
+        let Some(dev) = &self.file.sections.dev else {
+            return Ok(evaluators);
+        };
+        let measures = dev.measures.clone();
+        if let Some(set) = self.dev_set(dev)? {
+            let encoder = EncoderConfig {
+                threads: compute::thread_budget(self.file.sections.engine.threads),
+                arithmetic: Arithmetic::Auto,
+                ..EncoderConfig::default()
+            };
+            let (n_queries, n_passages) = (set.queries.len(), set.passages.len());
+            self.output.remark(format!(
+                "dev figures of {n_queries} queries in {n_passages} passages"
+            ));
+            let scratch = scratch.to_owned();
+            match &self.file.objective {
+                ObjectiveSection::BiEncoder(config) => {
+                    let options = ModelOptions {
+                        query_tokens: Some(config.query_tokens),
+                        passage_tokens: Some(config.passage_tokens),
+                        ..ModelOptions::default()
+                    };
+                    let (dev, depth) = (set, dev.depth);
+                    evaluators.push(Box::new(SearchEvaluator {
+                        dev,
+                        measures,
+                        depth,
+                        encoder,
+                        options,
+                        scratch,
+                    }));
+                }
+            }
+        }
+        if !dev.examples.is_empty() {
+            let sources = sources::read(&dev.examples, progress)?;
+            let batches = GroupBatches::new(sources, sources::held_out(&self.file.sections.data))?;
+            evaluators.push(Box::new(LossEvaluator { batches }));
+        }
+        Ok(evaluators)
+    }
+
+    fn dev_set(&self, dev: &DevSection) -> anyhow::Result<Option<Arc<DevSet>>> {
+        let Some(dataset) = &dev.dataset else {
+            return Ok(None);
+        };
+        let config = DevConfig {
+            dataset: dataset.clone(),
+            split: dev.split.clone(),
+            max_queries: dev.max_queries,
+            n_distractors: dev.distractors,
+            seed: self.file.sections.run.seed,
+            query_template: dev.query_template.clone(),
+            passage_template: dev.passage_template.clone(),
+        };
+        let set = DevSet::read(&config)
+            .with_context(|| format!("cannot read dev set `{}`", dataset.display()));
+        Ok(Some(Arc::new(set?)))
+    }
+
+    fn card(&self, folder: &Path, resolved: &str, summary: &Summary) -> String {
+        let (model, data) = (&self.file.sections.model, &self.file.sections.data);
+        let name = folder.file_name().unwrap_or_default().to_string_lossy();
+        let data: Vec<String> = data.train.iter().map(sources::describe).collect();
+        let rounded = |tokens: u64| format!("{:.1} million", tokens as f64 / 1e6);
+        ModelCard {
+            name: model.name.as_deref().unwrap_or(&name),
+            is_cross_encoder: false,
+            base: &model.path.file_name().unwrap_or_default().to_string_lossy(),
+            license: model.license.as_deref(),
+            data: &data,
+            training: &[
+                ("steps", summary.steps.to_string()),
+                ("examples seen", summary.examples.to_string()),
+                ("tokens seen", rounded(summary.tokens)),
+            ],
+            figures: &figures(summary),
+            config: resolved,
+        }
+        .render()
+    }
+}
+
+/// Dev figures: name, before the first step, of the weights that were exported.
+fn figures(summary: &Summary) -> Vec<(String, Option<f64>, f64)> {
+    let before = summary.dev.get(&0);
+    let best = summary.best.and_then(|best| summary.dev.get(&best.step));
+    let after: BTreeMap<String, f64> = best
+        .or(summary.dev.values().next_back())
+        .cloned()
+        .unwrap_or_default();
+    let row = |(name, value): (String, f64)| {
+        let before = before.and_then(|figures| figures.get(&name)).copied();
+        (name, before, value)
+    };
+    after.into_iter().map(row).collect()
+}
+
+fn watch(event: &Event<'_>, progress: &Progress, n_steps: &mut u64, tokens_a_batch: u64) {
+    match event {
+        Event::Started(plan) => {
+            *n_steps = plan.n_steps;
+            let Plan {
+                n_steps,
+                n_batches,
+                n_values,
+                n_trained,
+                step,
+                ..
+            } = plan;
+            let millions = |n: usize| n as f64 / 1e6;
+            progress.remark(&format!(
+                "{n_steps} steps, {n_batches} batches an epoch, about {:.1} million tokens; {:.1} of {:.1} million weights \
+                 are trained",
+                (plan.n_all_batches * tokens_a_batch) as f64 / 1e6,
+                millions(*n_trained),
+                millions(*n_values),
+            ));
+            if *step > 0 {
+                progress.remark(&format!("going on after step {step}"));
+            }
+        }
+        Event::Step(log) => {
+            let note = format!("loss {:.4}, {:.0} tokens/s", log.loss, log.tokens_per_s);
+            progress.update_with("train", "steps", log.step, *n_steps, &note);
+        }
+        Event::Evaluated(step, figures) => {
+            let figures: Vec<String> = figures
+                .iter()
+                .map(|(name, value)| format!("{name} {value:.4}"))
+                .collect();
+            progress.remark(&format!("step {step}: {}", figures.join(", ")));
+        }
+        Event::Saved(step) => tracing::info!(step, "checkpoint written"),
+        Event::Exported(path) => tracing::info!(path = %path.display(), "model written"),
+    }
+}
+
+fn table(summary: &Summary, export: &Path, start: Instant) -> String {
+    let mut rows = vec![
+        vec!["steps".to_owned(), summary.steps.to_string()],
+        vec!["examples".to_owned(), summary.examples.to_string()],
+        vec!["tokens".to_owned(), summary.tokens.to_string()],
+        vec![
+            "tokens/s".to_owned(),
+            format!("{:.0}", summary.tokens_per_s),
+        ],
+        vec![
+            "seconds".to_owned(),
+            format!("{:.1}", start.elapsed().as_secs_f64()),
+        ],
+    ];
+    if summary.end == End::StoppedEarly {
+        rows.push(vec!["stopped early".to_owned(), "yes".to_owned()]);
+    }
+    if let Some(best) = summary.best {
+        rows.push(vec!["best step".to_owned(), best.step.to_string()]);
+    }
+    for (name, before, after) in figures(summary) {
+        let before = before.map_or(String::new(), |value| format!(" (before: {value:.4})"));
+        rows.push(vec![name, format!("{after:.4}{before}")]);
+    }
+    rows.push(vec!["model".to_owned(), export.display().to_string()]);
+    output::table(&["what", "value"], &["value"], rows)
+}

@@ -1,0 +1,363 @@
+//! The configuration of a run: TOML with `[model]`, `[data]`, `[objective]` and so on, and `--set` above it.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use corpus::Template;
+use encoder::training::Precision;
+use evaluation::{Measure, MeasureKind};
+use serde::{Deserialize, Serialize};
+use toml::de::{DeTable, DeValue};
+use toml::{Spanned, Table, Value};
+use trainer::Mixing;
+use trainer::data::{DataSource, LineFormat, SamplingRule};
+use trainer::objective::BiEncoderConfig;
+use trainer::run::{LoraConfig, OptimizerConfig, RunConfig, ScheduleConfig, TrainConfig};
+
+use crate::failure::Failure;
+use crate::server_file::nearest;
+
+/// A whole configuration.
+#[derive(Clone, Debug)]
+pub struct TrainFile {
+    pub sections: Sections,
+    pub objective: ObjectiveSection,
+}
+
+/// Every section but `[objective]`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Sections {
+    pub model: ModelSection,
+    pub data: DataSection,
+    #[serde(default)]
+    pub optimizer: OptimizerConfig,
+    #[serde(default)]
+    pub schedule: ScheduleConfig,
+    #[serde(default)]
+    pub run: RunConfig,
+    #[serde(default)]
+    pub engine: EngineSection,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lora: Option<LoraConfig>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dev: Option<DevSection>,
+}
+
+/// `[objective]`, told apart by its `name`.
+#[derive(Clone, Debug)]
+pub enum ObjectiveSection {
+    BiEncoder(BiEncoderConfig),
+}
+
+/// `[model]`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ModelSection {
+    /// Where training begins: directory, or name in the model folder.
+    pub path: PathBuf,
+    /// Name of the trained model, for its card.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// Its licence, for its card.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub license: Option<String>,
+}
+
+/// `[data]`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DataSection {
+    pub train: Vec<SourceSection>,
+    /// Queries of a batch.
+    #[serde(default = "batch_size")]
+    pub batch_size: usize,
+    /// Passages of a query: a positive and negatives.
+    #[serde(default = "group_size")]
+    pub group_size: usize,
+    #[serde(default)]
+    pub sampling: SamplingRule,
+    #[serde(default)]
+    pub first_positive: bool,
+    #[serde(default)]
+    pub first_negatives: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub negative_pool: Option<usize>,
+    #[serde(default)]
+    pub drop_last: bool,
+    #[serde(default)]
+    pub no_duplicates: bool,
+    #[serde(default)]
+    pub mixing: Mixing,
+}
+
+/// Where examples come from: `files`, a `dataset`, or whatever else in full under `source`.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SourceSection {
+    /// Lines that hold their texts.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub files: Vec<PathBuf>,
+    pub format: LineFormat,
+    /// Folder in BEIR's layout, the split of its judgments, and a run or lists of candidates for negatives.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dataset: Option<PathBuf>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub split: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub negatives: Option<PathBuf>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub depth: Option<usize>,
+    /// Files of teacher scores.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub scores: Vec<PathBuf>,
+    /// What is read of a passage; `pair` reads title and text as two segments.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub passage_template: Option<Template>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub query_template: Option<Template>,
+    pub pair: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub source: Option<DataSource>,
+    /// A word on where the data are from and their licence, for the model card.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
+}
+
+/// `[engine]`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct EngineSection {
+    pub precision: PrecisionName,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub threads: Option<usize>,
+}
+
+impl Default for EngineSection {
+    fn default() -> Self {
+        Self {
+            precision: PrecisionName::Auto,
+            threads: None,
+        }
+    }
+}
+
+/// Operands of matrix products: `auto` is bf16 where the processor has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PrecisionName {
+    Auto,
+    F32,
+    Bf16,
+}
+
+impl PrecisionName {
+    pub fn resolve(self) -> Precision {
+        match self {
+            Self::F32 => Precision::F32,
+            Self::Auto if !compute::Simd::detect().has_bf16() => Precision::F32,
+            Self::Auto | Self::Bf16 => Precision::Bf16,
+        }
+    }
+}
+
+/// `[dev]`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DevSection {
+    /// Folder in BEIR's layout, searched for the queries of a split.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dataset: Option<PathBuf>,
+    #[serde(default = "dev")]
+    pub split: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_queries: Option<usize>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub distractors: Option<usize>,
+    #[serde(default = "measures")]
+    pub measures: Vec<Measure>,
+    #[serde(default = "depth")]
+    pub depth: usize,
+    #[serde(default)]
+    pub passage_template: Template,
+    #[serde(default = "Template::query_default")]
+    pub query_template: Template,
+    /// Held-out examples, of which the loss is taken.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub examples: Vec<SourceSection>,
+}
+
+fn batch_size() -> usize {
+    8
+}
+
+fn group_size() -> usize {
+    8
+}
+
+fn dev() -> String {
+    "dev".to_owned()
+}
+
+fn measures() -> Vec<Measure> {
+    vec![
+        Measure::at(MeasureKind::Ndcg, 10),
+        Measure::at(MeasureKind::ReciprocalRank, 10),
+        Measure::at(MeasureKind::Recall, 100),
+    ]
+}
+
+fn depth() -> usize {
+    100
+}
+
+impl TrainFile {
+    /// Reads a file and puts `--set SECTION.KEY=VALUE` above it.
+    pub fn read(path: &Path, sets: &[String]) -> anyhow::Result<Self> {
+        let text = std::fs::read_to_string(path)
+            .with_context(|| format!("cannot read `{}`", path.display()))?;
+        Self::parse(&text, &path.display().to_string(), sets)
+    }
+
+    pub fn parse(text: &str, place: &str, sets: &[String]) -> anyhow::Result<Self> {
+        let place = Place {
+            text,
+            file: place,
+            sets,
+        };
+        let mut root = DeTable::parse(text).map_err(|error| place.refuse(&error))?;
+        let mut values = Vec::new();
+        for set in sets {
+            let (key, value) = set
+                .split_once('=')
+                .ok_or_else(|| Failure::usage(format!("`--set {set}` is not KEY=VALUE")))?;
+            // A value that is no TOML is a text.
+            let document = format!("value = {value}");
+            let text = || format!("value = {}", Value::String(value.to_owned()));
+            let document = if document.parse::<Table>().is_ok() {
+                document
+            } else {
+                text()
+            };
+            values.push((key.trim(), document));
+        }
+        for (number, (key, document)) in values.iter().enumerate() {
+            let end = text.len() + number; // beyond the file: how `Place` tells them
+            let parsed = DeTable::parse(document).map_err(|error| place.refuse(&error))?;
+            let value = parsed
+                .into_inner()
+                .remove("value")
+                .expect("the document has this key");
+            let value = Spanned::new(end..end + 1, value.into_inner());
+            insert(root.get_mut(), key, value, end).map_err(Failure::usage)?;
+        }
+        let objective = root
+            .get_mut()
+            .remove("objective")
+            .ok_or_else(|| Failure::usage(format!("{}: there is no `[objective]`", place.file)))?;
+        let objective = ObjectiveSection::parse(objective).map_err(|error| place.refuse(&error))?;
+        let sections = Sections::deserialize(toml::Deserializer::from(root));
+        let sections = sections.map_err(|error| place.refuse(&error))?;
+        Ok(Self {
+            sections,
+            objective,
+        })
+    }
+
+    /// The whole configuration with all defaults, as it is kept beside the run.
+    pub fn resolved(&self) -> anyhow::Result<String> {
+        let mut table = Table::try_from(&self.sections)?;
+        let (name, objective) = match &self.objective {
+            ObjectiveSection::BiEncoder(config) => ("bi_encoder", Table::try_from(config)?),
+        };
+        let mut named = Table::from_iter([("name".to_owned(), Value::from(name))]);
+        named.extend(objective);
+        table.insert("objective".to_owned(), Value::Table(named));
+        Ok(toml::to_string(&table)?)
+    }
+
+    /// What the loop needs.
+    pub fn train_config(&self) -> TrainConfig {
+        TrainConfig {
+            optimizer: self.sections.optimizer.clone(),
+            schedule: self.sections.schedule.clone(),
+            run: self.sections.run.clone(),
+            lora: self.sections.lora.clone(),
+        }
+    }
+}
+
+impl ObjectiveSection {
+    fn parse(section: Spanned<DeValue<'_>>) -> Result<Self, toml::de::Error> {
+        #[derive(Deserialize)]
+        #[serde(rename_all = "snake_case")]
+        enum Name {
+            BiEncoder,
+        }
+        let span = section.span();
+        let missing = |message: &str| <toml::de::Error as serde::de::Error>::custom(message);
+        let DeValue::Table(mut table) = section.into_inner() else {
+            return Err(missing("`objective` is no table"));
+        };
+        let name = table
+            .remove("name")
+            .ok_or_else(|| missing("`[objective]` has no `name`; there is `bi_encoder`"))?;
+        let name = Name::deserialize(toml::de::ValueDeserializer::from(name))?;
+        let rest = toml::Deserializer::from(Spanned::new(span, table));
+        Ok(match name {
+            Name::BiEncoder => Self::BiEncoder(BiEncoderConfig::deserialize(rest)?),
+        })
+    }
+}
+
+/// Sets `section.key`, making the sections that are not there.
+fn insert<'i>(
+    table: &mut DeTable<'i>,
+    key: &'i str,
+    value: Spanned<DeValue<'i>>,
+    end: usize,
+) -> Result<(), String> {
+    let spanned = |key: &'i str| Spanned::new(end..end + 1, key.into());
+    let Some((section, rest)) = key.split_once('.') else {
+        table.remove(key); // the old key has its own place
+        table.insert(spanned(key), value);
+        return Ok(());
+    };
+    let empty = || Spanned::new(end..end + 1, DeValue::Table(DeTable::new()));
+    let inner = table.entry(spanned(section)).or_insert_with(empty);
+    match inner.get_mut() {
+        DeValue::Table(inner) => insert(inner, rest, value, end),
+        _ => Err(format!("`--set {key}`: `{section}` is no section")),
+    }
+}
+
+/// Where a value of the configuration stands.
+struct Place<'a> {
+    text: &'a str,
+    file: &'a str,
+    sets: &'a [String],
+}
+
+impl Place<'_> {
+    fn refuse(&self, error: &toml::de::Error) -> Failure {
+        let place = match error.span() {
+            Some(span)
+                if span.start >= self.text.len()
+                    && span.start - self.text.len() < self.sets.len() =>
+            {
+                format!("--set {}", self.sets[span.start - self.text.len()])
+            }
+            Some(span) => {
+                let before = &self.text.as_bytes()[..span.start.min(self.text.len())];
+                let line = before.iter().filter(|&&byte| byte == b'\n').count() + 1;
+                format!("{}:{line}", self.file)
+            }
+            None => self.file.to_owned(),
+        };
+        let failure = Failure::usage(format!("{place}: {}", error.message()));
+        match nearest(error.message()) {
+            Some(known) => failure.hint(format!("did you mean `{known}`?")),
+            None => failure,
+        }
+    }
+}

@@ -1,0 +1,218 @@
+//! `trawl train` on the sample corpus with the two-layer test encoder.
+
+use std::fs;
+use std::path::Path;
+
+use serde_json::Value;
+
+use crate::{fail, json, sample, succeed, text, tiny_model};
+
+/// A configuration of eight steps of eight queries.
+fn config(folder: &Path) -> String {
+    let sample = sample("corpus.jsonl");
+    let data = sample.parent().expect("a folder").display();
+    let config = format!(
+        r#"
+[model]
+path = "{}"
+license = "apache-2.0"
+
+[data]
+batch_size = 8
+group_size = 1
+
+[[data.train]]
+dataset = "{data}"
+split = "test"
+note = "the sample corpus"
+
+[objective]
+name = "bi_encoder"
+query_tokens = 16
+passage_tokens = 48
+
+[optimizer]
+learning_rate = 1e-3
+
+[schedule]
+max_steps = 8
+
+[run]
+evaluate_every = 4
+measure = "ndcg@10"
+
+[engine]
+precision = "f32"
+threads = 1
+
+[dev]
+dataset = "{data}"
+split = "test"
+max_queries = 20
+distractors = 50
+"#,
+        tiny_model().display()
+    );
+    let path = folder.join("train.toml");
+    fs::write(&path, config).expect("written");
+    text(&path).to_owned()
+}
+
+#[test]
+fn a_run_ends_in_a_model_that_can_be_used() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (config, out) = (config(folder.path()), folder.path().join("run"));
+    let arguments = ["train", config.as_str(), "--out", text(&out)];
+    let report = json(["--json", "--quiet"].into_iter().chain(arguments));
+    assert_eq!(report["summary"]["end"], "finished");
+    assert_eq!(report["summary"]["steps"], 8);
+    assert_eq!(report["summary"]["examples"], 64);
+    let dev = report["summary"]["dev"].as_object().expect("dev figures");
+    assert_eq!(dev.keys().collect::<Vec<_>>(), ["0", "4", "8"]);
+    let best = report["summary"]["best"]["value"]
+        .as_f64()
+        .expect("a best figure");
+    assert!(
+        dev.values()
+            .all(|figures| figures["ndcg@10"].as_f64().expect("measured") <= best)
+    );
+
+    let export = out.join("export");
+    let model: Value = json(["--json", "model", "info", text(&export)]);
+    assert!(model.is_object());
+    let card = fs::read_to_string(export.join("README.md")).expect("a card");
+    assert!(
+        card.contains("- the sample corpus") && card.contains("license: apache-2.0"),
+        "{card}"
+    );
+    let lines = fs::read_to_string(out.join("metrics.jsonl")).expect("a log");
+    let lines: Vec<Value> = lines
+        .lines()
+        .map(|line| serde_json::from_str(line).expect("JSON"))
+        .collect();
+    assert_eq!(
+        lines.iter().filter(|line| line["kind"] == "train").count(),
+        8
+    );
+    assert!(
+        lines
+            .iter()
+            .filter(|line| line["kind"] == "train")
+            .all(|line| line["accuracy"].is_number()),
+        "{lines:?}"
+    );
+
+    // The same again, in another folder: equal figures, equal weights.
+    let again = folder.path().join("again");
+    succeed(["--quiet", "train", config.as_str(), "--out", text(&again)]);
+    let weights = |run: &Path| fs::read(run.join("export/model.safetensors")).expect("weights");
+    assert_eq!(weights(&out), weights(&again));
+
+    let errors = fail(2, arguments);
+    assert!(
+        errors.contains("holds something already") && errors.contains("--resume"),
+        "{errors}"
+    );
+    succeed([
+        "--quiet",
+        "train",
+        config.as_str(),
+        "--out",
+        text(&out),
+        "--resume",
+    ]);
+    let other = [
+        "train",
+        config.as_str(),
+        "--out",
+        text(&out),
+        "--resume",
+        "--set",
+        "run.seed=7",
+    ];
+    let errors = fail(2, other);
+    assert!(errors.contains("`seed = 42`, not `seed = 7`"), "{errors}");
+}
+
+#[test]
+fn a_dry_run_writes_nothing() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (config, out) = (config(folder.path()), folder.path().join("run"));
+    let report = json([
+        "--json",
+        "--quiet",
+        "train",
+        config.as_str(),
+        "--out",
+        text(&out),
+        "--dry-run",
+    ]);
+    assert_eq!(report["steps"], 8);
+    assert!(report["loss_of_the_first_batch"].as_f64().expect("a loss") > 0.0);
+    assert!(
+        report["config"]
+            .as_str()
+            .expect("a text")
+            .contains("weight_decay = 0.0")
+    );
+    assert!(!out.exists());
+}
+
+#[test]
+fn what_a_configuration_cannot_say_is_refused_with_its_place() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let config = config(folder.path());
+    let refused = |set: &str, expected: &[&str]| {
+        let out = folder.path().join("refused");
+        let errors = fail(
+            2,
+            ["train", config.as_str(), "--out", text(&out), "--set", set],
+        );
+        for expected in expected {
+            assert!(errors.contains(expected), "{expected} is not in {errors}");
+        }
+    };
+    refused(
+        "optimizer.learning_rat=1",
+        &[
+            "--set optimizer.learning_rat=1",
+            "did you mean `learning_rate`?",
+        ],
+    );
+    refused(
+        "objective.temperatur=1",
+        &[
+            "--set objective.temperatur=1",
+            "did you mean `temperature`?",
+        ],
+    );
+    refused("run.evaluate_every=sometimes", &["a number of steps"]);
+    refused("optimizer.accumulate=0", &["optimizer.accumulate"]);
+    refused("objective.name=nothing", &["nothing"]);
+    refused("run.measure=mrr@99", &["mrr@99"]);
+    let text = fs::read_to_string(&config)
+        .expect("a file")
+        .replace("batch_size", "batchsize");
+    fs::write(&config, text).expect("written");
+    let errors = fail(2, ["train", config.as_str()]);
+    assert!(
+        errors.contains("train.toml:7: unknown field `batchsize`"),
+        "{errors}"
+    );
+    assert!(errors.contains("did you mean `batch_size`?"), "{errors}");
+}
+
+#[test]
+fn the_example_is_a_configuration() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("example.toml");
+    let example = succeed(["train", "--example"]);
+    fs::write(
+        &path,
+        example.replace("all-MiniLM-L6-v2", text(&tiny_model())),
+    )
+    .expect("written");
+    // It is read whole; only the data that it names are not there.
+    let errors = fail(1, ["train", text(&path), "--dry-run"]);
+    assert!(errors.contains("train.jsonl"), "{errors}");
+}

@@ -1,0 +1,100 @@
+"""Checks an exported model: trawl and the Python libraries give equal vectors, or equal scores.
+
+    python docs/reference/check_export.py --trawl target/release/trawl runs/first/export
+    python docs/reference/check_export.py --trawl target/release/trawl --cross-encoder runs/reranker/export
+
+Loads the folder with sentence-transformers and its transformer with transformers (which must find every weight), encodes
+the sample corpus and its queries, each with the prompt of its side, and compares with `trawl embed` (`trawl rerank` for
+a cross-encoder). Exits with 1 where a value differs by more than the tolerance.
+Made with sentence-transformers 5, transformers 4.57 and torch 2.15; newer ones should do.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+SAMPLE = Path(__file__).resolve().parents[2] / "tests/fixtures/sample"
+
+
+def sample(n):
+    read = lambda name: [json.loads(line) for line in open(SAMPLE / name, encoding="utf-8")]
+    passages = [(p["_id"], f"{p['title']} {p['text']}".strip()) for p in read("corpus.jsonl")[:n]]
+    return [(q["_id"], q["text"]) for q in read("queries.jsonl")], passages
+
+
+def check_weights(model, cross_encoder):
+    """transformers itself loads the folder, and finds all weights that it needs but BERT's unused pooler."""
+    from transformers import AutoModel, AutoModelForSequenceClassification
+
+    loader = AutoModelForSequenceClassification if cross_encoder else AutoModel
+    _, report = loader.from_pretrained(model, output_loading_info=True)
+    missing = [name for name in report["missing_keys"] if cross_encoder or not name.startswith("pooler.")]
+    unexpected = list(report["unexpected_keys"])
+    if missing or unexpected:
+        sys.exit(f"missing {missing}, unexpected {unexpected}")
+
+
+def check_bi_encoder(trawl, model, n):
+    from sentence_transformers import SentenceTransformer
+
+    reference = SentenceTransformer(str(model), device="cpu")
+    queries, passages = sample(n)
+    worst = 0.0
+    for side, texts, flags in [("query", queries, ["--query"]), ("document", passages, [])]:
+        texts = [text for _, text in texts]
+        lines = "".join(json.dumps({"text": text}) + "\n" for text in texts)
+        command = [trawl, "embed", "--quiet", "--model", str(model), "--jsonl", *flags]
+        ours = subprocess.run(command, input=lines, capture_output=True, text=True, check=True).stdout
+        ours = np.array([json.loads(line) for line in ours.splitlines()])
+        theirs = reference.encode(texts, prompt_name=side, batch_size=16)
+        difference = float(np.abs(ours - theirs).max())
+        print(f"{side}: {len(texts)} texts, width {ours.shape[1]}, largest difference {difference:.2e}")
+        worst = max(worst, difference)
+    print(f"similarity {reference.similarity_fn_name}, prompts {reference.prompts}")
+    return worst
+
+
+def check_cross_encoder(trawl, model, n):
+    from sentence_transformers import CrossEncoder
+
+    queries, passages = sample(n)
+    queries = queries[:8]
+    with tempfile.TemporaryDirectory() as folder:
+        run, out = Path(folder, "run.trec"), Path(folder, "out.trec")
+        lines = [f"{q} Q0 {p} {rank} {-rank} x\n" for q, _ in queries for rank, (p, _) in enumerate(passages, 1)]
+        run.write_text("".join(lines))
+        command = [trawl, "rerank", "--quiet", "--model", str(model), "--run", str(run), "--run-out", str(out)]
+        command += ["--queries", str(SAMPLE / "queries.jsonl"), "--corpus", str(SAMPLE / "corpus.jsonl")]
+        command += ["--depth", str(len(passages))]
+        subprocess.run(command, check=True, capture_output=True)
+        ours = {(f[0], f[2]): float(f[4]) for f in (line.split() for line in open(out))}
+    reference = CrossEncoder(str(model), device="cpu")
+    pairs = [((q, p), (query, passage)) for q, query in queries for p, passage in passages]
+    theirs = reference.predict([texts for _, texts in pairs], batch_size=16)
+    differences = [abs(ours[ids] - float(score)) for (ids, _), score in zip(pairs, theirs)]
+    print(f"{len(pairs)} pairs, scores from {theirs.min():.3f} to {theirs.max():.3f}, largest difference {max(differences):.2e}")
+    return max(differences)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", type=Path)
+    parser.add_argument("--trawl", default="trawl")
+    parser.add_argument("--cross-encoder", action="store_true")
+    parser.add_argument("--texts", type=int, default=100, help="passages")
+    parser.add_argument("--tolerance", type=float, default=1e-5)
+    arguments = parser.parse_args()
+    check_weights(arguments.model, arguments.cross_encoder)
+    check = check_cross_encoder if arguments.cross_encoder else check_bi_encoder
+    worst = check(arguments.trawl, arguments.model, arguments.texts)
+    if not worst <= arguments.tolerance:
+        sys.exit(f"differs by {worst:.2e}, more than {arguments.tolerance:.0e}")
+
+
+if __name__ == "__main__":
+    main()

@@ -11,10 +11,10 @@ use encoder::training::{Engine, EngineConfig};
 use encoder::{Arithmetic, EncoderConfig, ModelOptions};
 use serde_json::json;
 use trainer::data::Group;
-use trainer::objective::BiEncoderObjective;
+use trainer::objective::{BiEncoderObjective, CrossEncoderObjective};
 use trainer::run::{
-    DevConfig, DevSet, End, Evaluator, Event, Job, LossEvaluator, ModelCard, Plan, RunDirectory,
-    SearchEvaluator, Summary, train,
+    DevConfig, DevSet, End, Evaluator, Event, Job, LossEvaluator, ModelCard, Plan, RerankEvaluator,
+    RunDirectory, SearchEvaluator, Summary, train,
 };
 use trainer::{Batches, GroupBatches, Objective};
 
@@ -75,6 +75,17 @@ pub fn run(args: TrainArgs, output: &Output) -> anyhow::Result<()> {
             for warning in objective.warnings() {
                 tracing::warn!("{warning}");
             }
+            Session {
+                args: &args,
+                path,
+                file: &file,
+                engine,
+                output,
+            }
+            .run(objective)
+        }
+        ObjectiveSection::CrossEncoder(config) => {
+            let objective = CrossEncoderObjective::load(&folder, config, &engine)?;
             Session {
                 args: &args,
                 path,
@@ -229,6 +240,16 @@ impl Session<'_> {
                         scratch,
                     }));
                 }
+                ObjectiveSection::CrossEncoder(_) => {
+                    let run = dev.run.as_deref().ok_or_else(|| {
+                        Failure::usage(
+                            "`dev.run` is missing: a cross-encoder reorders the head of a run",
+                        )
+                    })?;
+                    evaluators.push(Box::new(RerankEvaluator::new(
+                        set, run, dev.depth, measures, encoder, scratch,
+                    )?));
+                }
             }
         }
         if !dev.examples.is_empty() {
@@ -264,7 +285,7 @@ impl Session<'_> {
         let rounded = |tokens: u64| format!("{:.1} million", tokens as f64 / 1e6);
         ModelCard {
             name: model.name.as_deref().unwrap_or(&name),
-            is_cross_encoder: false,
+            is_cross_encoder: matches!(self.file.objective, ObjectiveSection::CrossEncoder(_)),
             base: &model.path.file_name().unwrap_or_default().to_string_lossy(),
             license: model.license.as_deref(),
             data: &data,

@@ -11,7 +11,7 @@ use toml::de::{DeTable, DeValue};
 use toml::{Spanned, Table, Value};
 use trainer::Mixing;
 use trainer::data::{DataSource, LineFormat, SamplingRule};
-use trainer::objective::BiEncoderConfig;
+use trainer::objective::{BiEncoderConfig, CrossEncoderConfig};
 use trainer::run::{LoraConfig, OptimizerConfig, RunConfig, ScheduleConfig, TrainConfig};
 
 use crate::failure::Failure;
@@ -48,6 +48,7 @@ pub struct Sections {
 #[derive(Clone, Debug)]
 pub enum ObjectiveSection {
     BiEncoder(BiEncoderConfig),
+    CrossEncoder(CrossEncoderConfig),
 }
 
 /// `[model]`.
@@ -178,6 +179,9 @@ pub struct DevSection {
     pub measures: Vec<Measure>,
     #[serde(default = "depth")]
     pub depth: usize,
+    /// For cross-encoders: the run whose first `depth` passages are reordered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub run: Option<PathBuf>,
     #[serde(default)]
     pub passage_template: Template,
     #[serde(default = "Template::query_default")]
@@ -269,6 +273,7 @@ impl TrainFile {
         let mut table = Table::try_from(&self.sections)?;
         let (name, objective) = match &self.objective {
             ObjectiveSection::BiEncoder(config) => ("bi_encoder", Table::try_from(config)?),
+            ObjectiveSection::CrossEncoder(config) => ("cross_encoder", Table::try_from(config)?),
         };
         let mut named = Table::from_iter([("name".to_owned(), Value::from(name))]);
         named.extend(objective);
@@ -293,19 +298,21 @@ impl ObjectiveSection {
         #[serde(rename_all = "snake_case")]
         enum Name {
             BiEncoder,
+            CrossEncoder,
         }
         let span = section.span();
         let missing = |message: &str| <toml::de::Error as serde::de::Error>::custom(message);
         let DeValue::Table(mut table) = section.into_inner() else {
             return Err(missing("`objective` is no table"));
         };
-        let name = table
-            .remove("name")
-            .ok_or_else(|| missing("`[objective]` has no `name`; there is `bi_encoder`"))?;
+        let name = table.remove("name").ok_or_else(|| {
+            missing("`[objective]` has no `name`; there are `bi_encoder` and `cross_encoder`")
+        })?;
         let name = Name::deserialize(toml::de::ValueDeserializer::from(name))?;
         let rest = toml::Deserializer::from(Spanned::new(span, table));
         Ok(match name {
             Name::BiEncoder => Self::BiEncoder(BiEncoderConfig::deserialize(rest)?),
+            Name::CrossEncoder => Self::CrossEncoder(CrossEncoderConfig::deserialize(rest)?),
         })
     }
 }

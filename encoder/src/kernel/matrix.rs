@@ -18,7 +18,7 @@ use super::register::Register;
 #[cfg(target_arch = "x86_64")]
 use super::tile::Tiles;
 
-/// Words that a column is fetched ahead of its use: 12 KiB of a full panel.
+/// Words that a column of the first panel is fetched ahead of its use: 12 KiB of a full panel.
 const AHEAD: usize = 64;
 /// Parts of a shared product for each thread: a thread that comes late leaves its own to others.
 const PARTS_PER_THREAD: usize = 4;
@@ -142,6 +142,7 @@ impl<'a> Product<'a> {
         let padded = Panels::padded(b.n);
         #[cfg(target_arch = "x86_64")]
         let mut tiles = Tiles::default();
+        let cold = panels.start * PANEL;
         for first in panels.map(|panel| panel * PANEL) {
             let kept = PANEL.min(b.n - first);
             let width = kept.next_multiple_of(LANES);
@@ -174,6 +175,8 @@ impl<'a> Product<'a> {
                     n_words: slab.n_words,
                     kept,
                     start: (index == 0).then_some(&start),
+                    is_cold: first == cold && index == 0,
+                    ahead: (0, 0),
                 };
                 match slab.format {
                     Format::F32 => block.dispatch::<F32>(self.simd),
@@ -240,6 +243,10 @@ pub(super) struct Block<'a> {
     pub(super) kept: usize,
     /// The panel's bias in the first slab; later ones add to what stands in C.
     pub(super) start: Option<&'a [f32; PANEL]>,
+    /// Whether nobody has fetched the slab into the L2 cache.
+    is_cold: bool,
+    /// Where the tile at hand fetches words for later, from its own first word of B on, and how many a step.
+    ahead: (usize, usize),
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -288,8 +295,10 @@ impl Block<'_> {
     /// Cuts the block into tiles of up to `ROWS` rows and three registers of columns.
     #[inline(always)]
     fn run<R: Register, A: Arithmetic, const ROWS: usize>(mut self) {
-        let mut row = 0;
+        let (mut row, mut index) = (0, 0);
+        let n_tiles = self.n_rows.div_ceil(ROWS);
         while row < self.n_rows {
+            self.ahead = self.ahead_of(index, n_tiles);
             // About equally tall ones: where few sums run side by side, each addition waits for the one before.
             let left = self.n_rows - row;
             let tall = left.div_ceil(left.div_ceil(ROWS));
@@ -304,7 +313,24 @@ impl Block<'_> {
                 column += registers * R::LANES;
             }
             row += tall;
+            index += 1;
         }
+    }
+
+    /// Divides the next slab, which is the next memory, among the tiles above each other: weights come from the L3 cache
+    /// or from memory while products are computed. The first tile of a slab that nobody has fetched does so for itself.
+    #[inline(always)]
+    fn ahead_of(&self, index: usize, n_tiles: usize) -> (usize, usize) {
+        let (index, n_tiles) = match (self.is_cold, index) {
+            (true, 0) => return (AHEAD * self.width, self.width),
+            (true, _) => (index - 1, n_tiles - 1),
+            (false, _) => (index, n_tiles),
+        };
+        let n_words = self.n_words * self.width;
+        (
+            n_words + index * n_words / n_tiles,
+            self.width.div_ceil(n_tiles),
+        )
     }
 
     /// Computes a tile of `tall` rows, up to `ROWS`.
@@ -389,18 +415,14 @@ impl Block<'_> {
                 }
             }
             let (mut a, mut b) = (a.as_ptr(), b.as_ptr());
-            // The first rows meet B outside the L1 cache: they ask for it ahead of time, into the next panels too.
-            let (mut ahead, step) = match row {
-                0 => (b.wrapping_add(AHEAD * self.width), self.width),
-                _ => (b, 0),
-            };
+            let mut ahead = b.wrapping_add(self.ahead.0);
             for _ in 0..self.n_words {
                 let mut right = [R::splat(0); WIDE];
                 for (j, right) in right.iter_mut().enumerate() {
                     *right = R::load(b.add(j * R::LANES));
                     R::prefetch(ahead.wrapping_add(j * R::LANES));
                 }
-                ahead = ahead.wrapping_add(step);
+                ahead = ahead.wrapping_add(self.ahead.1);
                 for (i, sums) in sums.iter_mut().enumerate() {
                     let left = R::splat(*a.add(i * self.a_stride));
                     for (sum, &right) in sums.iter_mut().zip(&right) {

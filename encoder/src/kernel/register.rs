@@ -9,7 +9,7 @@ pub(super) trait Register: Copy {
     unsafe fn splat(word: u32) -> Self;
     unsafe fn load(from: *const u32) -> Self;
     unsafe fn store(self, to: *mut u32);
-    /// Brings the words at `from`, which may be anywhere, into the cache.
+    /// Brings the words at `from`, which may be anywhere, into the L2 cache.
     unsafe fn prefetch(from: *const u32);
     /// Integers to floats.
     unsafe fn to_f32(self) -> Self;
@@ -60,7 +60,7 @@ mod x86 {
         }
         #[inline(always)]
         unsafe fn prefetch(from: *const u32) {
-            unsafe { _mm_prefetch::<_MM_HINT_T0>(from.cast()) }
+            unsafe { _mm_prefetch::<_MM_HINT_T1>(from.cast()) }
         }
         #[inline(always)]
         unsafe fn to_f32(self) -> Self {
@@ -158,7 +158,7 @@ mod x86 {
         }
         #[inline(always)]
         unsafe fn prefetch(from: *const u32) {
-            unsafe { _mm_prefetch::<_MM_HINT_T0>(from.cast()) }
+            unsafe { _mm_prefetch::<_MM_HINT_T1>(from.cast()) }
         }
         #[inline(always)]
         unsafe fn to_f32(self) -> Self {

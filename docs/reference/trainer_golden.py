@@ -6,7 +6,7 @@
 `steps.json` holds one step of tiny bi- and cross-encoders by transformers, without dropout, in f64: token ids, the loss
 and, of the gradient of each parameter, its length and its inner product with cos(0.7 i + 0.3), i its row-major places.
 
-The losses alone are computed in f64 from inputs that f32 holds exactly. `losses.json` lists cases: a name, settings, inputs,
+The losses alone are computed in f64 from inputs that f32 holds exactly. `losses.json` lists cases: name, settings, inputs,
 the loss, and its gradients by input. Each loss is written here with PyTorch's own functions (cross_entropy, kl_div,
 mse_loss, binary_cross_entropy_with_logits, margin_ranking_loss, soft_margin_loss) wherever there is one.
 """

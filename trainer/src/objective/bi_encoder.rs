@@ -7,6 +7,7 @@ use encoder::{LoadError, Pooling, Tokens};
 use serde::{Deserialize, Serialize};
 
 use super::backbone::Rates;
+use super::distillation::DistillationConfig;
 use super::passes::{self, GradCacheConfig};
 use super::scores::{Measures, teacher_scores};
 use super::tower::{HeadConfig, Tower, VectorOptions};
@@ -38,9 +39,9 @@ pub struct BiEncoderConfig {
     pub query_tokens: usize,
     /// Most tokens of a passage, special tokens and prompt included.
     pub passage_tokens: usize,
-    /// Put before each query and saved with the model. The model's own when absent.
+    /// Put before each query and saved with the model. The model's own when absent; empty where the data carry prompts.
     pub query_prompt: Option<String>,
-    /// Put before each passage and saved with the model. The model's own when absent.
+    /// Put before each passage and saved with the model, as `query_prompt`.
     pub passage_prompt: Option<String>,
     /// Probability of all dropout; that of config.json when absent.
     pub dropout: Option<f32>,
@@ -123,50 +124,6 @@ impl Default for MaskConfig {
             own: false,
         }
     }
-}
-
-/// How teacher scores are learned from.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct DistillationConfig {
-    /// Which loss.
-    pub loss: DistillationLoss,
-    /// What it counts.
-    pub weight: f64,
-    /// The student's similarities are divided by it; the objective's temperature when absent. Margins are not divided.
-    pub student_temperature: Option<f64>,
-    /// The teacher's scores are divided by it. Margins are not divided.
-    pub teacher_temperature: f64,
-    /// What the divergence is divided by.
-    pub reduction: Reduction,
-}
-
-impl Default for DistillationConfig {
-    /// Those of SimLM.
-    fn default() -> Self {
-        Self {
-            loss: DistillationLoss::Kl,
-            weight: 1.0,
-            student_temperature: None,
-            teacher_temperature: 1.0,
-            reduction: Reduction::BatchMean,
-        }
-    }
-}
-
-/// A loss on teacher scores.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum DistillationLoss {
-    /// [`loss::kl_divergence`] over each group (SimLM, RetroMAE, Tevatron; OpenMatch's listwise).
-    #[default]
-    Kl,
-    /// [`loss::soft_cross_entropy`] over each group (FlagEmbedding).
-    SoftCrossEntropy,
-    /// [`loss::margin_mse`] (OpenMatch's pairwise).
-    MarginMse,
-    /// [`loss::in_batch_distillation`] over the pool (FlagEmbedding's `m3_kd_loss`).
-    InBatch,
 }
 
 /// Trains a model that turns queries and passages into vectors of one space.
@@ -535,33 +492,6 @@ impl BiEncoderConfig {
             });
         }
         Ok(())
-    }
-}
-
-impl DistillationConfig {
-    fn loss(
-        &self,
-        queries: &Tensor,
-        passages: &Tensor,
-        teacher: &Tensor,
-        temperature: f64,
-    ) -> loss::Result<Tensor> {
-        let temperature = self.student_temperature.unwrap_or(temperature);
-        let group = || group_similarities(queries, passages); // (B, N)
-        let softened = (teacher / self.teacher_temperature)?;
-        match self.loss {
-            DistillationLoss::Kl => {
-                kl_divergence(&(group()? / temperature)?, &softened, self.reduction)
-            }
-            DistillationLoss::SoftCrossEntropy => {
-                soft_cross_entropy(&(group()? / temperature)?, &softened)
-            }
-            DistillationLoss::MarginMse => margin_mse(&group()?, teacher),
-            DistillationLoss::InBatch => {
-                let scores = (similarities(queries, passages)? / temperature)?; // (B, B·N)
-                in_batch_distillation(&scores, &softened)
-            }
-        }
     }
 }
 

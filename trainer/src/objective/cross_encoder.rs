@@ -7,7 +7,7 @@ use encoder::{LoadError, Tokens, Truncation};
 use serde::{Deserialize, Serialize};
 
 use super::backbone::{Backbone, Rates};
-use super::bi_encoder::{DistillationConfig, DistillationLoss};
+use super::distillation::{DistillationConfig, DistillationLoss};
 use super::head::Head;
 use super::passes::{self, GradCacheConfig};
 use super::scores::{Measures, teacher_scores};

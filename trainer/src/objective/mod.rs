@@ -3,6 +3,7 @@
 mod backbone;
 mod bi_encoder;
 mod cross_encoder;
+mod distillation;
 mod head;
 mod passes;
 mod scores;
@@ -15,11 +16,9 @@ use std::path::Path;
 
 use encoder::training::{Parameters, TrainingError};
 
-pub use bi_encoder::{
-    BiEncoderConfig, BiEncoderObjective, DistillationConfig, DistillationLoss, MaskConfig,
-    Negatives,
-};
+pub use bi_encoder::{BiEncoderConfig, BiEncoderObjective, MaskConfig, Negatives};
 pub use cross_encoder::{CrossEncoderConfig, CrossEncoderObjective, RankingLoss};
+pub use distillation::{DistillationConfig, DistillationLoss};
 pub use passes::GradCacheConfig;
 pub use tower::HeadConfig;
 

@@ -94,8 +94,11 @@ fn accuracy(report: &StepReport) -> f64 {
     report.measures["accuracy"]
 }
 
-/// Gradients of one step by parameter.
-fn gradients<O: Objective>(objective: &mut O, batch: &O::Batch) -> Vec<(String, Option<Vec<f32>>)> {
+/// Gradients by parameter.
+type Gradients = Vec<(String, Option<Vec<f32>>)>;
+
+/// Those of one step.
+fn gradients<O: Objective>(objective: &mut O, batch: &O::Batch) -> Gradients {
     objective.parameters().clear_gradients();
     objective.step(batch, &step_at(5)).expect("a step");
     let parameters = objective.parameters().iter();
@@ -106,6 +109,17 @@ fn gradients<O: Objective>(objective: &mut O, batch: &O::Batch) -> Vec<(String, 
 
 fn length(values: impl Iterator<Item = f32>) -> f32 {
     values.map(|x| x * x).sum::<f32>().sqrt()
+}
+
+fn check_equal(found: &Gradients, expected: &Gradients) {
+    for ((name, expected), (_, found)) in expected.iter().zip(found) {
+        let (Some(expected), Some(found)) = (expected, found) else {
+            panic!("{name} has no gradient");
+        };
+        let error = length(found.iter().zip(expected).map(|(a, b)| a - b));
+        let size = length(expected.iter().copied());
+        assert!(error <= 1e-5 * size.max(0.1), "{name}: {error} of {size}");
+    }
 }
 
 /// Compares `gradient · u` with the difference quotient of the loss along u, for a direction u of each parameter.
@@ -276,14 +290,7 @@ mod bi_encoders {
                 &mut bi_encoder("tiny-bert", &config).expect("a model"),
                 &batch,
             );
-            for ((name, expected), (_, found)) in expected.iter().zip(&found) {
-                let (Some(expected), Some(found)) = (expected, found) else {
-                    panic!("{name} has no gradient");
-                };
-                let error = length(found.iter().zip(expected).map(|(a, b)| a - b));
-                let size = length(expected.iter().copied());
-                assert!(error <= 1e-5 * size.max(0.1), "{name}: {error} of {size}");
-            }
+            check_equal(&found, &expected);
         }
     }
 
@@ -610,14 +617,7 @@ mod cross_encoders {
                 ..whole.clone()
             };
             let found = gradients(&mut cross_encoder("tiny-cross-bert", &config), &batch);
-            for ((name, expected), (_, found)) in expected.iter().zip(&found) {
-                let (Some(expected), Some(found)) = (expected, found) else {
-                    panic!("{name} has no gradient");
-                };
-                let error = length(found.iter().zip(expected).map(|(a, b)| a - b));
-                let size = length(expected.iter().copied());
-                assert!(error <= 1e-5 * size.max(0.1), "{name}: {error} of {size}");
-            }
+            check_equal(&found, &expected);
         }
     }
 

@@ -15,9 +15,8 @@ use super::{Objective, Step, StepReport};
 use crate::data::Group;
 use crate::export::{PASSAGE_TOWER, QUERY_TOWER};
 use crate::loss::{
-    self, Better, Mask, Reduction, Width, cross_entropy, full_similarities, group_similarities,
-    in_batch_distillation, kl_divergence, listwise_softmax, margin_mse, matryoshka, positives,
-    similarities, soft_cross_entropy,
+    self, Better, Mask, Width, cross_entropy, full_similarities, group_similarities,
+    listwise_softmax, matryoshka, positives, similarities,
 };
 use crate::text::{Side, Tokenization};
 

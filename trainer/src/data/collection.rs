@@ -326,11 +326,11 @@ impl Filler<'_, '_> {
     }
 }
 
+/// Takes the number of a line, its id and the rest of it.
+type EachPair<'a> = dyn FnMut(u64, &str, &str) -> Result<(), DataError> + 'a;
+
 /// Reads lines of an id, a tab and the rest.
-fn each_pair(
-    path: &Path,
-    each: &mut dyn FnMut(u64, &str, &str) -> Result<(), DataError>,
-) -> Result<(), DataError> {
+fn each_pair(path: &Path, each: &mut EachPair<'_>) -> Result<(), DataError> {
     let mut lines = Lines::open(path)?;
     while let Some((line, text)) = lines.next_line()? {
         let (id, rest) = text.split_once('\t').ok_or_else(|| DataError::Line {
@@ -343,11 +343,11 @@ fn each_pair(
     Ok(())
 }
 
+/// Takes the id of a row and its token ids.
+type EachRow<'a> = dyn FnMut(&str, Vec<u32>) -> Result<(), DataError> + 'a;
+
 /// Gives the rows of a folder of token ids to `each`, with the id that `mapping_id.txt` gives them.
-fn each_token_row(
-    folder: &Path,
-    each: &mut dyn FnMut(&str, Vec<u32>) -> Result<(), DataError>,
-) -> Result<(), DataError> {
+fn each_token_row(folder: &Path, each: &mut EachRow<'_>) -> Result<(), DataError> {
     let path = folder.join("mapping_id.txt");
     let mut ids: HashMap<u64, String> = HashMap::new();
     each_pair(&path, &mut |line, id, row| {

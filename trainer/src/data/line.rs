@@ -51,7 +51,6 @@ impl ExampleReader {
     ///
     /// # Errors
     /// [`DataError::Corpus`] when the file cannot be read further.
-    #[expect(clippy::type_complexity, reason = "a bad line and a bad file differ")]
     pub fn next_example(&mut self) -> Result<Option<Result<Example, DataError>>, DataError> {
         let Some((line, text)) = self.lines.next_line()? else {
             return Ok(None);

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::architecture::{Architecture, Entries, Labels};
 use crate::batch;
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{Checkpoint, first_line};
 use crate::directory::read_json;
 use crate::error::{EncodeError, LoadError};
 use crate::foreign::{Foreign, ForeignConfig};
@@ -169,7 +169,7 @@ impl Backbone {
                 let hidden = model.forward(text, wanted);
                 let hidden = hidden.map_err(|error| EncodeError::Model {
                     row,
-                    reason: error.to_string(),
+                    reason: first_line(&error),
                 })?;
                 Ok(finish(&[text], &hidden))
             }),

@@ -36,7 +36,7 @@ pub struct Checkpoint {
     hashing: RefCell<Option<Hashing>>,
 }
 
-/// A thread that hashes tensors while the next ones are read and packed: together they take as long as all the rest.
+/// A thread that hashes tensors while the next ones are read and packed.
 struct Hashing {
     tensors: SyncSender<(String, Vec<u8>)>,
     thread: JoinHandle<HashMap<String, [u8; 32]>>,
@@ -398,18 +398,15 @@ fn decode<const N: usize>(bytes: &[u8], from: impl Fn([u8; N]) -> f32) -> Vec<f3
     values.iter().map(|&value| from(value)).collect()
 }
 
+/// The message of candle's error, without the backtrace that candle appends.
+pub(crate) fn first_line(error: &candle_core::Error) -> String {
+    let text = error.to_string();
+    text.lines().next().unwrap_or_default().to_owned()
+}
+
 /// Runs a step of candle's pickle reader and returns what is wrong as a text.
 fn unpickle<T>(step: impl FnOnce() -> candle_core::Result<T>) -> Result<T, String> {
-    // candle appends backtraces to its errors; the first line is the message.
-    let first_line = |error: candle_core::Error| {
-        error
-            .to_string()
-            .lines()
-            .next()
-            .unwrap_or_default()
-            .to_owned()
-    };
-    catch_damage(|| step().map_err(first_line))
+    catch_damage(|| step().map_err(|error| first_line(&error)))
 }
 
 pub(crate) fn hex(bytes: &[u8]) -> String {

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use crate::architecture::{Entries, Labels};
 use crate::backbone::Limits;
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{Checkpoint, first_line};
 use crate::error::LoadError;
 use crate::network::Wanted;
 use crate::options::Pooling;
@@ -24,6 +24,9 @@ pub(crate) const MODEL_TYPES: [&str; 4] = ["t5", "mt5", "modernbert", "qwen3"];
 
 /// T5 has no table of positions that would end. The attention of a text so long takes 64 MiB for each head.
 const MOST_T5_TOKENS: usize = 4096;
+
+/// Most values in candle's tables of rotary positions: 1 GiB each.
+const MOST_ROTARY_VALUES: usize = 1 << 28;
 
 /// What `config.json` says about an architecture of candle-transformers.
 #[derive(Debug)]
@@ -95,8 +98,9 @@ impl ForeignConfig {
                 "gated": config.feed_forward_proj.gated,
                 "activation": format!("{:?}", config.feed_forward_proj.activation).to_lowercase(),
             }),
-            FamilyConfig::ModernBert(config, _) => json!({
+            FamilyConfig::ModernBert(config, head) => json!({
                 "family": "modernbert",
+                "classifier_pooling": self.labels.has_classifier.then_some(head.pooling),
                 "vocabulary": config.vocab_size,
                 "width": config.hidden_size,
                 "layers": config.num_hidden_layers,
@@ -177,6 +181,7 @@ fn read_modernbert(config: &Entries<'_>) -> Result<(Limits, FamilyConfig), LoadE
     for name in ["attention_bias", "mlp_bias", "norm_bias"] {
         config.expect_false(name)?;
     }
+    refuse_scaling(config)?;
     let epsilon = match config.number("norm_eps")? {
         Some(epsilon) => epsilon,
         None => config.number("layer_norm_eps")?.unwrap_or(1e-5),
@@ -216,6 +221,7 @@ fn read_modernbert(config: &Entries<'_>) -> Result<(Limits, FamilyConfig), LoadE
             modernbert.global_attn_every_n_layers
         )));
     }
+    check_rotary(config, modernbert.max_position_embeddings, width / n_heads)?;
     let head = ModernBertHead {
         pooling: match config.text("classifier_pooling")?.unwrap_or("cls") {
             "cls" => Pooling::Cls,
@@ -260,15 +266,18 @@ fn rope_theta(
     layers: Option<&str>,
     default: f64,
 ) -> Result<f64, LoadError> {
-    if let Some(theta) = config.number(name)? {
-        return Ok(theta);
-    }
+    let entry = config.number(name)?;
     let Some(parameters) = config.get("rope_parameters") else {
-        return Ok(default);
+        return Ok(entry.unwrap_or(default));
     };
     let parameters = match layers {
-        Some(layers) => parameters.get(layers).unwrap_or(&Value::Null),
-        None => parameters,
+        Some(layers) => parameters.get(layers),
+        None => Some(parameters),
+    };
+    let parameters = parameters.and_then(Value::as_object);
+    let Some(parameters) = parameters else {
+        let layers = layers.unwrap_or("this model");
+        return Err(config.refuse(format!("rope_parameters says nothing of {layers}")));
     };
     match parameters.get("rope_type").and_then(Value::as_str) {
         None | Some("default") => {}
@@ -276,16 +285,40 @@ fn rope_theta(
             return Err(config.refuse(format!("rope_type is `{other}`; supported is default")));
         }
     }
-    let theta = parameters.get("rope_theta");
-    Ok(theta.and_then(Value::as_f64).unwrap_or(default))
+    match (entry, parameters.get("rope_theta")) {
+        (Some(theta), _) => Ok(theta),
+        (None, None) => Ok(default),
+        (None, Some(theta)) => theta
+            .as_f64()
+            .ok_or_else(|| config.refuse(format!("rope_theta is {theta}; a number is expected"))),
+    }
+}
+
+/// Refuses tables of rotary positions that would not fit into memory: candle makes them before it reads a weight.
+fn check_rotary(
+    config: &Entries<'_>,
+    positions: usize,
+    head_width: usize,
+) -> Result<(), LoadError> {
+    match positions.checked_mul(head_width) {
+        Some(n_values) if n_values <= MOST_ROTARY_VALUES => Ok(()),
+        _ => Err(config.refuse(format!(
+            "{positions} positions of attention heads {head_width} wide; supported are {MOST_ROTARY_VALUES} values"
+        ))),
+    }
+}
+
+fn refuse_scaling(config: &Entries<'_>) -> Result<(), LoadError> {
+    match config.get("rope_scaling") {
+        Some(_) => Err(config.refuse("rope_scaling is not supported".into())),
+        None => Ok(()),
+    }
 }
 
 fn read_qwen3(config: &Entries<'_>) -> Result<(Limits, FamilyConfig), LoadError> {
     config.expect_text("hidden_act", "silu")?;
     config.expect_false("use_sliding_window")?;
-    if config.get("rope_scaling").is_some() {
-        return Err(config.refuse("rope_scaling is not supported".into()));
-    }
+    refuse_scaling(config)?;
     let n_heads = config.size("num_attention_heads")?;
     let qwen3 = qwen3::Config {
         vocab_size: config.size("vocab_size")?,
@@ -315,6 +348,7 @@ fn read_qwen3(config: &Entries<'_>) -> Result<(Limits, FamilyConfig), LoadError>
             "{n_heads} attention heads of {head_width} values with {n_key_heads} key heads"
         )));
     }
+    check_rotary(config, qwen3.max_position_embeddings, head_width)?;
     let limits = Limits {
         width: qwen3.hidden_size,
         n_vocabulary: qwen3.vocab_size,
@@ -370,7 +404,7 @@ impl Foreign {
             (None, Ok(model)) => Ok(model),
             (None, Err(error)) => Err(LoadError::Weights {
                 path,
-                reason: error.to_string(),
+                reason: first_line(&error),
             }),
         }
     }

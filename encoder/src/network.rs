@@ -88,6 +88,7 @@ impl PackedLinear {
         out: &mut [f32],
     ) {
         let n_in = self.panels.k();
+        kernel::count(simd, self.panels.format());
         rows.fill(simd, &self.panels, (input, n_in), input.len() / n_in);
         let (bias, out) = (self.bias.as_deref(), (out, self.n_out()));
         match crew {
@@ -100,7 +101,7 @@ impl PackedLinear {
 /// Buffers of one thread, reused from group to group.
 #[derive(Default)]
 pub(crate) struct Workspace {
-    /// The other threads of the pool, where they have nothing to do: products are divided among them.
+    /// The other threads of the pool, where they have nothing to do: products and heads are divided among them.
     pub(crate) crew: Option<Arc<Crew>>,
     hidden: Vec<f32>,
     projected: Vec<f32>,

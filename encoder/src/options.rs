@@ -190,14 +190,15 @@ impl ModelOptions {
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Arithmetic {
-    /// The fastest of this machine that keeps a cosine of 0.9999 to [`Self::F32`]: never [`Self::Int8`].
+    /// [`Self::Bf16`] on AMX, [`Self::Fixed16`] on AVX-512 VNNI, where it is 6 % slower than bf16 and far closer to f32,
+    /// else [`Self::F32`]. Each keeps a cosine of 0.9999 to f32.
     Auto,
     /// 32-bit floats throughout: the reference.
     #[default]
     F32,
     /// 16-bit integers, scaled for each token and output, summed exactly. Cosine to f32 above 0.999999.
     Fixed16,
-    /// Operands rounded to bf16, sums in f32. Cosine to f32 about 0.9999.
+    /// Operands rounded to bf16, sums in f32. Cosine to f32 at least 0.99998 (all-MiniLM-L6-v2).
     Bf16,
     /// 8-bit integers: lossy.
     Int8,

@@ -161,8 +161,8 @@ pub struct SearchResponse {
     pub results: Vec<SearchHit>,
     /// What was left out for lack of time: `rerank_skipped`.
     pub degraded: Vec<String>,
-    /// What makes the ranking less than it could be, in words: queries encoded in 8-bit arithmetic against vectors that
-    /// were not, or the other way round.
+    /// What may make dense rankings of this collection less than they could be, in words: queries encoded in 8-bit
+    /// arithmetic against vectors that were not, or the other way round.
     pub warnings: Vec<String>,
     /// Whether the ranking by vectors is exact over the stored rows; `false` where no vectors were searched.
     pub exact: bool,

@@ -2,53 +2,89 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use compute::Simd;
+use compute::{Level, Simd};
 use serde::Serialize;
 
 use super::operand::Format;
 use crate::options::Arithmetic;
 
-/// One product of matrices takes microseconds at least, beside which a relaxed addition is nothing.
-static PRODUCTS: [[AtomicU64; 4]; 8] = [const { [const { AtomicU64::new(0) }; 4] }; 8];
-
-/// Counts a product.
-pub(super) fn count(simd: Simd, format: Format) {
-    PRODUCTS[place(simd)][format as usize].fetch_add(1, Ordering::Relaxed);
+/// A set of instructions that products are compiled for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Path {
+    Portable,
+    Avx2,
+    Avx512,
+    Avx512Vnni,
+    Avx512Bf16,
+    /// Tiles of bf16.
+    Amx,
 }
 
-/// A number for each set of instructions: the level, and one more for each extra on top.
-fn place(simd: Simd) -> usize {
-    let extras = [simd.has_vnni(), simd.has_bf16(), simd.has_amx()];
-    simd.level() as usize + extras.into_iter().map(usize::from).sum::<usize>()
+impl Path {
+    const ALL: [(Self, &str); 6] = [
+        (Self::Portable, "portable"),
+        (Self::Avx2, "avx2"),
+        (Self::Avx512, "avx512"),
+        (Self::Avx512Vnni, "avx512 vnni"),
+        (Self::Avx512Bf16, "avx512 vnni bf16"),
+        (Self::Amx, "amx"),
+    ];
+
+    /// What products of these numbers take on such a machine. Their dispatch goes by this and by nothing else.
+    pub(super) fn of(simd: Simd, format: Format) -> Self {
+        match simd.level() {
+            Level::Portable => Self::Portable,
+            Level::Avx2 => Self::Avx2,
+            Level::Avx512 | Level::Amx => {
+                if simd.has_amx() && format == Format::Bf16 {
+                    Self::Amx
+                } else if simd.has_bf16() {
+                    Self::Avx512Bf16
+                } else if simd.has_vnni() {
+                    Self::Avx512Vnni
+                } else {
+                    Self::Avx512
+                }
+            }
+        }
+    }
 }
 
-const FORMATS: [(Format, Arithmetic); 4] = [
-    (Format::F32, Arithmetic::F32),
-    (Format::Bf16, Arithmetic::Bf16),
-    (Format::Fixed16, Arithmetic::Fixed16),
-    (Format::Int8, Arithmetic::Int8),
-];
+static PRODUCTS: [[AtomicU64; 4]; 6] = [const { [const { AtomicU64::new(0) }; 4] }; 6];
 
-/// A set of instructions with a kind of numbers, and the matrix products that this process has computed with them.
+/// Counts a product with weights. Those take microseconds, beside which an addition is nothing; the products of attention
+/// may not, and are left out.
+pub(crate) fn count(simd: Simd, format: Format) {
+    PRODUCTS[Path::of(simd, format) as usize][format as usize].fetch_add(1, Ordering::Relaxed);
+}
+
+/// A set of instructions with a kind of numbers, and the products with weights that this process has computed with them.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct KernelPath {
     /// The instructions, such as `avx512 vnni`.
-    pub simd: String,
+    pub simd: &'static str,
     /// The numbers.
     pub arithmetic: Arithmetic,
-    /// Matrix products since the process began.
+    /// Products with weights since the process began.
     pub n_products: u64,
 }
 
 /// Returns the paths of the engine that have run in this process, narrowest instructions first.
 pub fn kernel_paths() -> Vec<KernelPath> {
     let mut paths = Vec::new();
-    for simd in Simd::available() {
-        for (format, arithmetic) in FORMATS {
-            let n_products = PRODUCTS[place(simd)][format as usize].load(Ordering::Relaxed);
+    let arithmetics = [
+        Arithmetic::F32,
+        Arithmetic::Fixed16,
+        Arithmetic::Bf16,
+        Arithmetic::Int8,
+    ];
+    for (path, name) in Path::ALL {
+        for arithmetic in arithmetics {
+            let counter = &PRODUCTS[path as usize][arithmetic.format() as usize];
+            let n_products = counter.load(Ordering::Relaxed);
             if n_products > 0 {
                 paths.push(KernelPath {
-                    simd: simd.to_string(),
+                    simd: name,
                     arithmetic,
                     n_products,
                 });

@@ -8,11 +8,11 @@ use std::marker::PhantomData;
 use std::mem::MaybeUninit;
 use std::ops::Range;
 
-use compute::{Level, Simd};
+use compute::Simd;
 
 use crate::crew::Crew;
 
-use super::count::count;
+use super::count::Path;
 use super::operand::{Format, LANES, PANEL, Panels, Rows};
 use super::register::Register;
 #[cfg(target_arch = "x86_64")]
@@ -22,10 +22,11 @@ use super::tile::Tiles;
 const AHEAD: usize = 64;
 /// Parts of a shared product for each thread: a thread that comes late leaves its own to others.
 const PARTS_PER_THREAD: usize = 4;
+
 /// Computes `C = A · B + bias` for rows that were converted for B; row `i` of C starts at `c[i · c_stride]`.
 ///
-/// A value depends on its own row and column only. Floats are added in the order of k, from the bias on, one fused
-/// addition each, so that F32 is bit-equal at all levels that fuse; integers are summed exactly over a slab.
+/// A value depends on its own row and column only. Floats are added in the order of k, from the bias on; F32 with one fused
+/// addition each, so that it is bit-equal at all levels that fuse. Integers are summed exactly over a slab.
 pub(crate) fn multiply(
     simd: Simd,
     a: &Rows,
@@ -108,10 +109,6 @@ impl<'a> Product<'a> {
             bias.is_none_or(|bias| bias.len() == b.n),
             "one bias per column"
         );
-        count(
-            simd,
-            b.slabs.first().map_or(Format::F32, |slab| slab.format),
-        );
         Self {
             simd,
             a,
@@ -178,14 +175,15 @@ impl<'a> Product<'a> {
                     is_cold: first == cold && index == 0,
                     ahead: (0, 0),
                 };
+                let path = Path::of(self.simd, slab.format);
                 match slab.format {
-                    Format::F32 => block.dispatch::<F32>(self.simd),
+                    Format::F32 => block.dispatch::<F32>(path),
                     // SAFETY: a `Simd` has AMX only where this process may use it.
                     #[cfg(target_arch = "x86_64")]
-                    Format::Bf16 if self.simd.has_amx() => unsafe { block.run_tiles(&mut tiles) },
-                    Format::Bf16 => block.dispatch::<Bf16>(self.simd),
-                    Format::Fixed16 => block.dispatch::<Fixed16>(self.simd),
-                    Format::Int8 => block.dispatch::<Int8>(self.simd),
+                    Format::Bf16 if path == Path::Amx => unsafe { block.run_tiles(&mut tiles) },
+                    Format::Bf16 => block.dispatch::<Bf16>(path),
+                    Format::Fixed16 => block.dispatch::<Fixed16>(path),
+                    Format::Int8 => block.dispatch::<Int8>(path),
                 }
             }
         }
@@ -243,7 +241,7 @@ pub(super) struct Block<'a> {
     pub(super) kept: usize,
     /// The panel's bias in the first slab; later ones add to what stands in C.
     pub(super) start: Option<&'a [f32; PANEL]>,
-    /// Whether nobody has fetched the slab into the L2 cache.
+    /// Whether this is the first slab that the call computes, so that no earlier tile has fetched it into the L2 cache.
     is_cold: bool,
     /// Where the tile at hand fetches words for later, from its own first word of B on, and how many a step.
     ahead: (usize, usize),
@@ -274,20 +272,20 @@ fn run_avx2<A: Arithmetic>(block: Block<'_>) {
 }
 
 impl Block<'_> {
-    fn dispatch<A: Arithmetic>(self, simd: Simd) {
-        match simd.level() {
-            // SAFETY: a `Simd` of this level exists only where the machine has these instructions.
+    fn dispatch<A: Arithmetic>(self, path: Path) {
+        match path {
+            // SAFETY: `Path::of` a `Simd`, which exists only where the machine has these instructions.
             #[cfg(target_arch = "x86_64")]
-            Level::Avx512 if simd.has_bf16() => unsafe { run_avx512_bf16::<A>(self) },
+            Path::Avx512Bf16 => unsafe { run_avx512_bf16::<A>(self) },
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
-            Level::Avx512 if simd.has_vnni() => unsafe { run_avx512_vnni::<A>(self) },
+            Path::Avx512Vnni => unsafe { run_avx512_vnni::<A>(self) },
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
-            Level::Avx512 => unsafe { run_avx512::<A>(self) },
+            Path::Avx512 => unsafe { run_avx512::<A>(self) },
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
-            Level::Avx2 => unsafe { run_avx2::<A>(self) },
+            Path::Avx2 => unsafe { run_avx2::<A>(self) },
             _ => self.run::<[u32; 4], A, 4>(),
         }
     }

@@ -11,6 +11,7 @@ mod tile;
 #[cfg(test)]
 mod tile_emulation;
 
+pub(crate) use count::count;
 pub use count::{KernelPath, kernel_paths};
 pub(crate) use function::{
     add_layer_norm, add_scaled, erfc, exp, fold, gelu, gelu_tanh, quick_gelu, relu, scale, silu,

@@ -229,6 +229,11 @@ impl Panels {
         n.next_multiple_of(LANES)
     }
 
+    /// The format of all slabs; F32 where there are none.
+    pub(crate) fn format(&self) -> Format {
+        self.slabs.first().map_or(Format::F32, |slab| slab.format)
+    }
+
     /// Number of columns.
     pub(crate) fn n(&self) -> usize {
         self.n
@@ -286,7 +291,7 @@ impl Rows {
         (scores, stride): (&mut [f32], usize),
         scale: f32,
     ) {
-        let format = panels.slabs.first().map_or(Format::F32, |slab| slab.format);
+        let format = panels.format();
         self.resize(panels, scores.len() / stride);
         let rows = scores
             .chunks_exact_mut(stride)

@@ -766,6 +766,24 @@ fn foreign_configurations_that_cannot_be_are_refused() {
         ),
         (
             "tiny-qwen3",
+            "rope_parameters",
+            json!({"rope_theta": "1e6"}),
+            "rope_theta is \"1e6\"; a number is expected",
+        ),
+        (
+            "tiny-modernbert",
+            "rope_parameters",
+            json!({"rope_theta": 1e6}),
+            "rope_parameters says nothing of full_attention",
+        ),
+        (
+            "tiny-qwen3",
+            "head_dim",
+            json!(1 << 30),
+            "attention heads 1073741824 wide; supported are 268435456 values",
+        ),
+        (
+            "tiny-qwen3",
             "vocab_size",
             json!(9),
             "vocab_size is 9, the tokenizer has ids up to 575",

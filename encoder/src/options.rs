@@ -190,7 +190,7 @@ impl ModelOptions {
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Arithmetic {
-    /// [`Self::Bf16`] on AMX, [`Self::Fixed16`] on AVX-512 VNNI, where it is 6 % slower than bf16 and far closer to f32,
+    /// [`Self::Bf16`] on AMX, [`Self::Fixed16`] on AVX-512 VNNI, where it is 5 % slower than bf16 and far closer to f32,
     /// else [`Self::F32`]. Each keeps a cosine of 0.9999 to f32.
     Auto,
     /// 32-bit floats throughout: the reference.

@@ -9,7 +9,7 @@ use super::random::{Purpose, random};
 /// What goes into an encoder, before special tokens.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Content {
-    /// One text, its template filled and its prompt in front.
+    /// One text, its template filled; objectives put the prompts of their configuration before it.
     Text(String),
     /// Two texts with token types 0 and 1, such as title and body.
     Pair(String, String),

@@ -68,32 +68,24 @@ pub fn run(args: TrainArgs, output: &Output) -> anyhow::Result<()> {
     let mut config = EngineConfig::default();
     config.threads = compute::thread_budget(engine.threads);
     config.precision = engine.precision.resolve();
-    let engine = Engine::new(&config)?;
+    let session = Session {
+        args: &args,
+        path,
+        file: &file,
+        engine: Engine::new(&config)?,
+        output,
+    };
     match &file.objective {
         ObjectiveSection::BiEncoder(config) => {
-            let objective = BiEncoderObjective::load(&folder, config, &engine)?;
+            let objective = BiEncoderObjective::load(&folder, config, &session.engine)?;
             for warning in objective.warnings() {
                 tracing::warn!("{warning}");
             }
-            Session {
-                args: &args,
-                path,
-                file: &file,
-                engine,
-                output,
-            }
-            .run(objective)
+            session.run(objective)
         }
         ObjectiveSection::CrossEncoder(config) => {
-            let objective = CrossEncoderObjective::load(&folder, config, &engine)?;
-            Session {
-                args: &args,
-                path,
-                file: &file,
-                engine,
-                output,
-            }
-            .run(objective)
+            let objective = CrossEncoderObjective::load(&folder, config, &session.engine)?;
+            session.run(objective)
         }
     }
 }

@@ -1,9 +1,7 @@
 mod groups;
-mod prefetch;
 mod stream;
 
 pub use groups::{GroupBatches, GroupsConfig, Mixing};
-pub use prefetch::Prefetch;
 pub use stream::{ShuffleBuffer, StreamBatches, StreamConfig};
 
 use crate::data::DataError;

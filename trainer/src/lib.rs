@@ -14,8 +14,7 @@ pub mod run;
 mod text;
 
 pub use batches::{
-    Batches, GroupBatches, GroupsConfig, Mixing, Prefetch, ShuffleBuffer, StreamBatches,
-    StreamConfig,
+    Batches, GroupBatches, GroupsConfig, Mixing, ShuffleBuffer, StreamBatches, StreamConfig,
 };
 pub use mining::{MiningConfig, MiningCounts, Selection, mine};
-pub use objective::{Objective, Step, StepReport};
+pub use objective::{Objective, Preparation, Step, StepReport};

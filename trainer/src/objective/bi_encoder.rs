@@ -11,7 +11,7 @@ use super::distillation::DistillationConfig;
 use super::passes::{self, GradCacheConfig};
 use super::scores::{Measures, teacher_scores};
 use super::tower::{HeadConfig, Tower, VectorOptions};
-use super::{Objective, Step, StepReport};
+use super::{Objective, Preparation, Step, StepReport};
 use crate::data::Group;
 use crate::export::{PASSAGE_TOWER, QUERY_TOWER};
 use crate::loss::{
@@ -128,15 +128,28 @@ impl Default for MaskConfig {
 /// Trains a model that turns queries and passages into vectors of one space.
 pub struct BiEncoderObjective {
     config: BiEncoderConfig,
-    tokenization: Tokenization,
-    query_side: Side,
-    passage_side: Side,
+    sides: Arc<Sides>,
     query: Tower,
     /// None where passages go through the queries' tower.
     passage: Option<Tower>,
     parameters: Parameters,
     rates: Rates,
     temperature: f64,
+}
+
+/// What makes texts of a batch tokens.
+struct Sides {
+    tokenization: Tokenization,
+    query: Side,
+    passage: Side,
+}
+
+/// A batch as token ids.
+pub struct TokenizedBatch {
+    /// B
+    queries: Vec<Tokens>,
+    /// B·N
+    passages: Vec<Tokens>,
 }
 
 /// A part of a batch's texts for one tower.
@@ -234,9 +247,11 @@ impl BiEncoderObjective {
                 .dropout
                 .map_or_else(|| query.backbone.rates(), Rates::all),
             config,
-            tokenization,
-            query_side,
-            passage_side,
+            sides: Arc::new(Sides {
+                tokenization,
+                query: query_side,
+                passage: passage_side,
+            }),
             query,
             passage,
             parameters,
@@ -269,17 +284,6 @@ impl BiEncoderObjective {
         }
     }
 
-    /// Queries and passages of a batch, tokenised.
-    fn tokenize(&self, batch: &[Group]) -> Result<(Vec<Tokens>, Vec<Tokens>), TrainingError> {
-        let queries = batch.iter().map(|group| &group.query);
-        let passages = batch.iter().flat_map(|group| &group.passages);
-        let passages = passages.map(|passage| &passage.content);
-        Ok((
-            self.tokenization.texts(&self.query_side, queries)?,
-            self.tokenization.texts(&self.passage_side, passages)?,
-        ))
-    }
-
     fn target(&self, batch: &[Group]) -> Result<Target, TrainingError> {
         let n_passages: usize = batch.iter().map(|group| group.passages.len()).sum();
         let in_group = self.config.negatives == Negatives::Group;
@@ -308,8 +312,7 @@ impl BiEncoderObjective {
     /// Cuts a batch into the parts that go through an encoder at once, queries first.
     fn parts<'a>(
         &self,
-        queries: &'a [Tokens],
-        passages: &'a [Tokens],
+        tokens: &'a TokenizedBatch,
         dropout: impl Fn(u64, usize) -> Dropout,
     ) -> Vec<Part<'a>> {
         let whole = GradCacheConfig {
@@ -320,8 +323,8 @@ impl BiEncoderObjective {
         let config = self.config.grad_cache.unwrap_or(whole);
         let mut parts = Vec::new();
         for (is_query, texts, n_texts) in [
-            (true, queries, config.queries),
-            (false, passages, config.passages),
+            (true, tokens.queries.as_slice(), config.queries),
+            (false, tokens.passages.as_slice(), config.passages),
         ] {
             let ranges = passes::cut(texts, n_texts, config.max_tokens);
             parts.extend(ranges.into_iter().enumerate().map(|(part, range)| Part {
@@ -337,13 +340,13 @@ impl BiEncoderObjective {
     fn accumulate(
         &self,
         batch: &[Group],
+        tokens: &TokenizedBatch,
         step: &Step,
         cached: bool,
     ) -> Result<StepReport, TrainingError> {
         let mut target = self.target(batch)?;
-        let (queries, passages) = self.tokenize(batch)?;
         let dropout = |stream, part| self.rates.at(step, stream, part);
-        let parts = self.parts(&queries, &passages, dropout);
+        let parts = self.parts(tokens, dropout);
         let mut measures = Measures::default();
         let loss = passes::backward(
             &parts,
@@ -352,7 +355,7 @@ impl BiEncoderObjective {
             |part| self.embed(part),
             |vectors| self.loss(&parts, vectors, &mut target, &mut measures),
         )?;
-        Ok(report(loss, &queries, &passages, measures))
+        Ok(report(loss, tokens, measures))
     }
 
     fn embed(&self, part: &Part<'_>) -> Result<Tensor, TrainingError> {
@@ -496,36 +499,43 @@ impl BiEncoderConfig {
 
 impl Objective for BiEncoderObjective {
     type Batch = Vec<Group>;
+    type Input = TokenizedBatch;
 
     fn parameters(&self) -> &Parameters {
         &self.parameters
     }
 
-    fn step(&mut self, batch: &Vec<Group>, step: &Step) -> Result<StepReport, TrainingError> {
-        self.accumulate(batch, step, self.config.grad_cache.is_some())
+    fn preparation(&self) -> Preparation<Vec<Group>, TokenizedBatch> {
+        let sides = self.sides.clone();
+        Box::new(move |batch| sides.tokenize(batch))
+    }
+
+    fn step_prepared(
+        &mut self,
+        batch: &Vec<Group>,
+        input: TokenizedBatch,
+        step: &Step,
+    ) -> Result<StepReport, TrainingError> {
+        self.accumulate(batch, &input, step, self.config.grad_cache.is_some())
     }
 
     fn evaluate(&mut self, batch: &Vec<Group>) -> Result<StepReport, TrainingError> {
         let mut target = self.target(batch)?;
-        let (queries, passages) = self.tokenize(batch)?;
-        let parts = self.parts(&queries, &passages, |_, _| Dropout::NONE);
+        let tokens = self.sides.tokenize(batch)?;
+        let parts = self.parts(&tokens, |_, _| Dropout::NONE);
         let vectors: Vec<Tensor> = parts
             .iter()
             .map(|part| Ok(self.embed(part)?.detach()))
             .collect::<Result<_, TrainingError>>()?;
         let mut measures = Measures::default();
         let loss = self.loss(&parts, &vectors, &mut target, &mut measures)?;
-        Ok(report(
-            passes::finite(&loss)?,
-            &queries,
-            &passages,
-            measures,
-        ))
+        Ok(report(passes::finite(&loss)?, &tokens, measures))
     }
 
     /// Writes a sentence-transformers directory, or one for each tower where they are two.
     fn export(&self, folder: &Path) -> Result<(), TrainingError> {
-        let prompts = (&*self.query_side.prompt, &*self.passage_side.prompt);
+        let Sides { query, passage, .. } = &*self.sides;
+        let prompts = (&*query.prompt, &*passage.prompt);
         let (query_tokens, passage_tokens) = (self.config.query_tokens, self.config.passage_tokens);
         let Some(passage) = &self.passage else {
             return self
@@ -538,7 +548,20 @@ impl Objective for BiEncoderObjective {
     }
 }
 
-fn report(loss: f64, queries: &[Tokens], passages: &[Tokens], measures: Measures) -> StepReport {
+impl Sides {
+    fn tokenize(&self, batch: &[Group]) -> Result<TokenizedBatch, TrainingError> {
+        let queries = batch.iter().map(|group| &group.query);
+        let passages = batch.iter().flat_map(|group| &group.passages);
+        let passages = passages.map(|passage| &passage.content);
+        Ok(TokenizedBatch {
+            queries: self.tokenization.texts(&self.query, queries)?,
+            passages: self.tokenization.texts(&self.passage, passages)?,
+        })
+    }
+}
+
+fn report(loss: f64, tokens: &TokenizedBatch, measures: Measures) -> StepReport {
+    let TokenizedBatch { queries, passages } = tokens;
     StepReport {
         loss,
         n_tokens: queries.iter().chain(passages).map(Tokens::len).sum(),
@@ -572,7 +595,9 @@ mod tests {
         };
         let runs = [false, true].map(|cached| {
             objective.parameters.clear_gradients();
-            let report = objective.accumulate(&batch, &step, cached).expect("a step");
+            let tokens = objective.sides.tokenize(&batch).expect("tokens");
+            let report = objective.accumulate(&batch, &tokens, &step, cached);
+            let report = report.expect("a step");
             let gradients = objective
                 .parameters
                 .iter()

@@ -11,7 +11,7 @@ use super::distillation::{DistillationConfig, DistillationLoss};
 use super::head::Head;
 use super::passes::{self, GradCacheConfig};
 use super::scores::{Measures, teacher_scores};
-use super::{Objective, Step, StepReport};
+use super::{Objective, Preparation, Step, StepReport};
 use crate::data::{Content, Group};
 use crate::export::{CrossEncoderExport, Tensors};
 use crate::loss::{
@@ -87,11 +87,18 @@ pub enum RankingLoss {
 pub struct CrossEncoderObjective {
     config: CrossEncoderConfig,
     folder: PathBuf,
-    tokenization: Tokenization,
+    pairs: Arc<Pairs>,
     backbone: Backbone,
     head: Head,
     parameters: Parameters,
     rates: Rates,
+}
+
+/// What makes pairs of texts tokens.
+struct Pairs {
+    tokenization: Tokenization,
+    max_tokens: usize,
+    truncation: Truncation,
 }
 
 /// Pairs that go through the encoder at once.
@@ -135,7 +142,11 @@ impl CrossEncoderObjective {
             rates: config.dropout.map_or_else(|| backbone.rates(), Rates::all),
             config: config.clone(),
             folder: folder.to_path_buf(),
-            tokenization,
+            pairs: Arc::new(Pairs {
+                tokenization,
+                max_tokens: config.max_tokens,
+                truncation: config.truncation,
+            }),
             backbone,
             head,
             parameters,
@@ -153,19 +164,7 @@ impl CrossEncoderObjective {
     /// [`TrainingError::Encode`], naming the pair.
     pub fn score(&self, pairs: &[(Content, Content)]) -> Result<Vec<f32>, TrainingError> {
         let pairs = pairs.iter().map(|(query, passage)| (query, passage));
-        self.score_tokens(&self.tokenize(pairs)?)
-    }
-
-    fn tokenize<'a>(
-        &self,
-        pairs: impl Iterator<Item = (&'a Content, &'a Content)>,
-    ) -> Result<Vec<Tokens>, TrainingError> {
-        let CrossEncoderConfig {
-            max_tokens,
-            truncation,
-            ..
-        } = self.config;
-        self.tokenization.pairs(pairs, max_tokens, truncation)
+        self.score_tokens(&self.pairs.tokenize(pairs)?)
     }
 
     fn score_tokens(&self, pairs: &[Tokens]) -> Result<Vec<f32>, TrainingError> {
@@ -194,27 +193,39 @@ impl CrossEncoderObjective {
         self.head.forward(&first, &masks)
     }
 
-    /// The groups that are trained on: with a forward factor F the positive and the best of the others, N / F in all.
-    fn select(&self, batch: &[Group]) -> Result<(Vec<Group>, usize), TrainingError> {
+    /// The groups that are trained on, with their pairs, and the tokens that choosing them took: with a forward factor F
+    /// the positive and the best of the others, N / F in all.
+    fn select(
+        &self,
+        batch: &[Group],
+        pairs: Vec<Tokens>,
+    ) -> Result<(Vec<Group>, Vec<Tokens>, usize), TrainingError> {
         let n_passages = check_groups(batch)?;
         let factor = self.config.rerank_forward_factor;
         let n_kept = (n_passages / factor).max(2.min(n_passages));
         if factor == 1 || n_kept == n_passages {
-            return Ok((batch.to_vec(), 0));
+            return Ok((batch.to_vec(), pairs, 0));
         }
-        let pairs = self.tokenize(pairs_of(batch))?;
         let scores = self.score_tokens(&pairs)?;
-        let keep = |(group, scores): (&Group, &[f32])| {
+        let (mut groups, mut kept_pairs) = (Vec::new(), Vec::new());
+        for (row, (group, scores)) in batch.iter().zip(scores.chunks(n_passages)).enumerate() {
             let mut order: Vec<usize> = (1..n_passages).collect();
             order.sort_by(|&a, &b| scores[b].total_cmp(&scores[a]).then(a.cmp(&b)));
-            let kept = [0].into_iter().chain(order).take(n_kept);
-            Group {
-                passages: kept.map(|place| group.passages[place].clone()).collect(),
+            let kept: Vec<usize> = [0].into_iter().chain(order).take(n_kept).collect();
+            kept_pairs.extend(
+                kept.iter()
+                    .map(|place| pairs[row * n_passages + place].clone()),
+            );
+            groups.push(Group {
+                passages: kept
+                    .iter()
+                    .map(|&place| group.passages[place].clone())
+                    .collect(),
                 ..group.clone()
-            }
-        };
-        let groups = batch.iter().zip(scores.chunks_exact(n_passages)).map(keep);
-        Ok((groups.collect(), pairs.iter().map(Tokens::len).sum()))
+            });
+        }
+        let n_scored = pairs.iter().map(Tokens::len).sum();
+        Ok((groups, kept_pairs, n_scored))
     }
 
     /// The loss of groups from the logits of each pass over them, (B·N).
@@ -274,11 +285,11 @@ impl CrossEncoderObjective {
     fn accumulate(
         &self,
         batch: &[Group],
+        pairs: Vec<Tokens>,
         step: &Step,
         cached: bool,
     ) -> Result<StepReport, TrainingError> {
-        let (batch, n_scored) = self.select(batch)?;
-        let pairs = self.tokenize(pairs_of(&batch))?;
+        let (batch, pairs, n_scored) = self.select(batch, pairs)?;
         let n_passes = if self.config.r_drop.is_some() { 2 } else { 1 };
         let (n_pairs, max_tokens) = match self.config.grad_cache {
             Some(parts) => (parts.passages, parts.max_tokens),
@@ -351,19 +362,31 @@ impl CrossEncoderConfig {
 
 impl Objective for CrossEncoderObjective {
     type Batch = Vec<Group>;
+    /// All pairs, group by group.
+    type Input = Vec<Tokens>;
 
     fn parameters(&self) -> &Parameters {
         &self.parameters
     }
 
-    fn step(&mut self, batch: &Vec<Group>, step: &Step) -> Result<StepReport, TrainingError> {
-        self.accumulate(batch, step, self.config.grad_cache.is_some())
+    fn preparation(&self) -> Preparation<Vec<Group>, Vec<Tokens>> {
+        let pairs = self.pairs.clone();
+        Box::new(move |batch| pairs.tokenize(pairs_of(batch)))
+    }
+
+    fn step_prepared(
+        &mut self,
+        batch: &Vec<Group>,
+        input: Vec<Tokens>,
+        step: &Step,
+    ) -> Result<StepReport, TrainingError> {
+        self.accumulate(batch, input, step, self.config.grad_cache.is_some())
     }
 
     /// The loss over whole groups, whatever the forward factor.
     fn evaluate(&mut self, batch: &Vec<Group>) -> Result<StepReport, TrainingError> {
         check_groups(batch)?;
-        let pairs = self.tokenize(pairs_of(batch))?;
+        let pairs = self.pairs.tokenize(pairs_of(batch))?;
         let logits = Tensor::new(self.score_tokens(&pairs)?, &Device::Cpu)?; // (B·N)
         let mut measures = Measures::default();
         let loss = self.loss(batch, &[logits], &mut measures)?;
@@ -384,6 +407,16 @@ impl Objective for CrossEncoderObjective {
             max_tokens: self.config.max_tokens,
         };
         export.write(folder)
+    }
+}
+
+impl Pairs {
+    fn tokenize<'a>(
+        &self,
+        pairs: impl Iterator<Item = (&'a Content, &'a Content)>,
+    ) -> Result<Vec<Tokens>, TrainingError> {
+        self.tokenization
+            .pairs(pairs, self.max_tokens, self.truncation)
     }
 }
 

@@ -22,21 +22,46 @@ pub use distillation::{DistillationConfig, DistillationLoss};
 pub use passes::GradCacheConfig;
 pub use tower::HeadConfig;
 
+/// Makes of a batch what can be worked out ahead of its step, on any thread.
+pub type Preparation<B, I> = Box<dyn Fn(&B) -> Result<I, TrainingError> + Send + Sync>;
+
 /// A model and its loss.
 ///
 /// A new objective is one file that implements this; the loop knows nothing else of it.
 pub trait Objective {
     /// What one step trains on.
-    type Batch;
+    type Batch: Send;
+
+    /// What of a batch is worked out ahead of its step, such as token ids.
+    type Input: Send;
 
     /// Everything that is trained, under the names of the checkpoint.
     fn parameters(&self) -> &Parameters;
 
+    /// Returns what makes the inputs of batches; the loop calls it on another thread while a step runs.
+    fn preparation(&self) -> Preparation<Self::Batch, Self::Input>;
+
     /// Computes the loss of a batch and adds `step.weight` times its gradients to [`Self::parameters`].
     ///
+    /// `input` is what [`Self::preparation`] makes of the batch.
+    ///
     /// # Errors
-    /// [`TrainingError`] when texts do not fit the model or the loss is not finite.
-    fn step(&mut self, batch: &Self::Batch, step: &Step) -> Result<StepReport, TrainingError>;
+    /// [`TrainingError`] when the loss is not finite or the batch does not fit the objective.
+    fn step_prepared(
+        &mut self,
+        batch: &Self::Batch,
+        input: Self::Input,
+        step: &Step,
+    ) -> Result<StepReport, TrainingError>;
+
+    /// Prepares a batch and takes the step.
+    ///
+    /// # Errors
+    /// As [`Self::step_prepared`]; [`TrainingError`] when texts do not fit the model.
+    fn step(&mut self, batch: &Self::Batch, step: &Step) -> Result<StepReport, TrainingError> {
+        let input = self.preparation()(batch)?;
+        self.step_prepared(batch, input, step)
+    }
 
     /// Computes the loss of a batch without dropout and without gradients.
     ///

@@ -3,6 +3,7 @@
 //! [`train`] is the loop. It knows an objective only through [`Objective`](crate::Objective) and data only through
 //! [`Batches`](crate::Batches), which have no state: a run is where it stands ([`RunDirectory`] keeps it) and nothing else.
 
+mod ahead;
 mod card;
 mod checkpoint;
 mod config;

@@ -7,6 +7,7 @@ use std::time::Instant;
 use encoder::training::{AdamW, AdamWConfig, Engine, Parameters, TrainingError};
 use serde_json::{Value, json};
 
+use super::ahead::{Ahead, Ready};
 use super::checkpoint::{Best, State, Weights};
 use super::config::TrainConfig;
 use super::directory::{RunDirectory, write, write_json};
@@ -146,34 +147,13 @@ where
     B: Batches<Batch = O::Batch>,
 {
     config.check()?;
-    let mut training = Training::start(config, run, job)?;
-    if training.state.step == 0 && config.run.evaluate_first && !training.state.is_evaluated {
-        training.evaluate()?;
-    }
-    let end = loop {
-        if training.is_exhausted() {
-            break End::StoppedEarly;
-        }
-        if training.state.step >= training.n_steps {
-            break End::Finished;
-        }
-        let ends_epoch = training.step()?;
-        training.state.is_evaluated = false;
-        let step = training.state.step;
-        let is_last = step == training.n_steps;
-        if is_last || config.run.evaluate_every.is_due(step, ends_epoch) {
-            training.evaluate()?;
-        }
-        let is_stopped = training.job.stop.load(Ordering::SeqCst);
-        let is_due = config.run.save_every.is_due(step, ends_epoch);
-        if is_last || is_due || is_stopped || training.is_exhausted() {
-            training.save()?;
-        }
-        if is_stopped && !is_last {
-            break End::Interrupted;
-        }
-    };
-    training.finish(end)
+    std::thread::scope(|scope| {
+        let training = Training::start(config, run, job)?;
+        let place = (training.state.epoch, training.state.index);
+        let prepare = training.job.objective.preparation();
+        let ahead = Ahead::start(scope, training.job.batches, prepare, place);
+        training.take_steps(&ahead)
+    })
 }
 
 /// A run between two steps.
@@ -280,29 +260,56 @@ where
         })
     }
 
-    /// Takes one step of the optimizer, and says whether it was the last of its epoch.
-    fn step(&mut self) -> Result<bool, TrainError> {
-        let (start, step) = (Instant::now(), self.state.step + 1);
-        while self.job.batches.is_empty(self.state.epoch) {
-            self.state.epoch += 1;
+    /// Takes all steps that are left.
+    fn take_steps(mut self, ahead: &Ahead<B::Batch, O::Input>) -> Result<Summary, TrainError> {
+        let rules = &self.config.run;
+        if self.state.step == 0 && rules.evaluate_first && !self.state.is_evaluated {
+            self.evaluate()?;
         }
-        let n_left = self.job.batches.len(self.state.epoch) - self.state.index;
+        let end = loop {
+            if self.is_exhausted() {
+                break End::StoppedEarly;
+            }
+            if self.state.step >= self.n_steps {
+                break End::Finished;
+            }
+            let ends_epoch = self.step(ahead)?;
+            self.state.is_evaluated = false;
+            let step = self.state.step;
+            let is_last = step == self.n_steps;
+            if is_last || rules.evaluate_every.is_due(step, ends_epoch) {
+                self.evaluate()?;
+            }
+            let is_stopped = self.job.stop.load(Ordering::SeqCst);
+            let is_due = rules.save_every.is_due(step, ends_epoch);
+            if is_last || is_due || is_stopped || self.is_exhausted() {
+                self.save()?;
+            }
+            if is_stopped && !is_last {
+                break End::Interrupted;
+            }
+        };
+        self.finish(end)
+    }
+
+    /// Takes one step of the optimizer, and says whether it was the last of its epoch.
+    fn step(&mut self, ahead: &Ahead<B::Batch, O::Input>) -> Result<bool, TrainError> {
+        let (start, step) = (Instant::now(), self.state.step + 1);
+        let first = ahead.next()?;
+        let (epoch, n_left) = (first.epoch, first.n_left);
+        self.state.epoch = epoch;
         let n_batches = self.config.optimizer.accumulate.min(n_left);
+        let others = std::iter::repeat_with(|| ahead.next());
         let (mut seen, mut loss, mut n_tokens) = (Vec::new(), 0.0, 0);
-        for _ in 0..n_batches {
-            let (epoch, index) = (self.state.epoch, self.state.index);
-            let batch = self.job.batches.batch(epoch, index);
-            let batch = batch.map_err(|source| TrainError::Data {
-                epoch,
-                index,
-                source,
-            })?;
+        for ready in std::iter::once(Ok(first)).chain(others).take(n_batches) {
+            let Ready { batch, input, .. } = ready?;
             let place = Step {
                 seed: self.config.run.seed,
                 index: self.state.n_batches,
                 weight: 1.0 / n_batches as f64,
             };
-            let report = self.job.objective.step(&batch, &place);
+            let objective = &mut self.job.objective;
+            let report = input.and_then(|input| objective.step_prepared(&batch, input, &place));
             seen.push(batch);
             let report = report.map_err(|source| self.failed(step, &seen, source))?;
             if !report.loss.is_finite() {
@@ -332,8 +339,7 @@ where
             .update(learning_rate)
             .map_err(|source| self.failed(step, &seen, source))?;
         self.state.step = step;
-        let epoch = self.state.epoch;
-        let ends_epoch = self.state.index == self.job.batches.len(epoch);
+        let ends_epoch = n_batches == n_left;
         if ends_epoch {
             (self.state.epoch, self.state.index) = (epoch + 1, 0);
         }

@@ -13,7 +13,7 @@ use trainer::data::Group;
 use trainer::run::{
     DevConfig, DevSet, Evaluator, EvaluatorError, RerankEvaluator, SearchEvaluator,
 };
-use trainer::{Objective, Step, StepReport};
+use trainer::{Objective, Preparation, Step, StepReport};
 
 /// A model that is only exported.
 struct Fixture {
@@ -45,12 +45,22 @@ fn copy(from: &Path, to: &Path) {
 
 impl Objective for Fixture {
     type Batch = Vec<Group>;
+    type Input = ();
 
     fn parameters(&self) -> &Parameters {
         &self.parameters
     }
 
-    fn step(&mut self, _: &Vec<Group>, _: &Step) -> Result<StepReport, TrainingError> {
+    fn preparation(&self) -> Preparation<Vec<Group>, ()> {
+        Box::new(|_| Ok(()))
+    }
+
+    fn step_prepared(
+        &mut self,
+        _: &Vec<Group>,
+        (): (),
+        _: &Step,
+    ) -> Result<StepReport, TrainingError> {
         Ok(StepReport::default())
     }
 

@@ -17,7 +17,7 @@ use trainer::run::{
     Describe, End, Evaluator, EvaluatorError, Event, Every, Job, LoraConfig, RunDirectory, Summary,
     TrainConfig, TrainError, train,
 };
-use trainer::{Batches, Objective, Step, StepReport};
+use trainer::{Batches, Objective, Preparation, Step, StepReport};
 
 /// Fits a number to each text: a tiny encoder, the mean of its vectors, one linear layer.
 struct Regression {
@@ -69,12 +69,22 @@ impl Regression {
 
 impl Objective for Regression {
     type Batch = Texts;
+    type Input = ();
 
     fn parameters(&self) -> &Parameters {
         &self.parameters
     }
 
-    fn step(&mut self, batch: &Texts, step: &Step) -> Result<StepReport, TrainingError> {
+    fn preparation(&self) -> Preparation<Texts, ()> {
+        Box::new(|_| Ok(()))
+    }
+
+    fn step_prepared(
+        &mut self,
+        batch: &Texts,
+        (): (),
+        step: &Step,
+    ) -> Result<StepReport, TrainingError> {
         let dropout = Dropout {
             hidden: 0.1,
             attention: 0.1,
@@ -112,7 +122,20 @@ impl Objective for Regression {
 #[derive(Clone)]
 struct Numbers {
     n: usize,
+    /// The one whose loss is NaN.
     bad: Option<usize>,
+    /// The one that cannot be read.
+    unreadable: Option<usize>,
+}
+
+impl Numbers {
+    fn new(n: usize) -> Self {
+        Self {
+            n,
+            bad: None,
+            unreadable: None,
+        }
+    }
 }
 
 impl Batches for Numbers {
@@ -124,6 +147,9 @@ impl Batches for Numbers {
 
     fn batch(&self, epoch: u64, index: usize) -> Result<Texts, DataError> {
         let id = (index * 7 + epoch as usize * 3) % self.n;
+        if self.unreadable == Some(id) {
+            return Err(DataError::TooManyPassages);
+        }
         let text = |row: usize| {
             let ids: Vec<u32> = (0..5 + row as u32)
                 .map(|i| 5 + (i * 13 + id as u32 * 29 + row as u32) % 90)
@@ -192,7 +218,7 @@ impl<'a> Setup<'a> {
     fn new(config: &'a TrainConfig) -> Self {
         Self {
             config,
-            batches: Numbers { n: 5, bad: None },
+            batches: Numbers::new(5),
             stop_after: None,
             best_at: u64::MAX >> 32,
             n_seen: 0,
@@ -455,7 +481,10 @@ fn a_loss_that_is_no_number_ends_the_run_with_its_batch() {
     let run = new_run(folder.path());
     let mut config = config();
     config.run.save_every = Every::Steps(1);
-    let batches = Numbers { n: 5, bad: Some(1) }; // the fourth batch of the first epoch: 3 · 7 mod 5
+    let batches = Numbers {
+        bad: Some(1), // the fourth batch of the first epoch: 3 · 7 mod 5
+        ..Numbers::new(5)
+    };
     let setup = Setup {
         batches,
         ..Setup::new(&config)
@@ -479,6 +508,41 @@ fn a_loss_that_is_no_number_ends_the_run_with_its_batch() {
         .collect();
     assert_eq!(steps, [1]);
     assert!(!run.export().exists());
+}
+
+#[test]
+fn a_batch_that_cannot_be_read_ends_the_run_where_its_turn_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = new_run(folder.path());
+    let mut config = config();
+    config.run.save_every = Every::Steps(1);
+    let batches = Numbers {
+        unreadable: Some(1),
+        ..Numbers::new(5)
+    };
+    let setup = Setup {
+        batches,
+        ..Setup::new(&config)
+    };
+    let error = setup.run(&run).unwrap_err();
+    assert!(
+        matches!(
+            error,
+            TrainError::Data {
+                epoch: 0,
+                index: 3,
+                ..
+            }
+        ),
+        "{error}"
+    );
+    let steps: Vec<u64> = run
+        .checkpoints()
+        .unwrap()
+        .into_iter()
+        .map(|(step, _)| step)
+        .collect();
+    assert_eq!(steps, [1]); // the second step takes batches 2 and 3
 }
 
 #[test]
@@ -609,7 +673,7 @@ fn what_makes_no_sense_is_refused_before_anything_is_trained() {
         "{error}"
     );
     assert!(RunDirectory::resume(&folder.path().join("nothing"), "").is_err());
-    let none = Numbers { n: 0, bad: None };
+    let none = Numbers::new(0);
     let config = config();
     let error = Setup {
         batches: none,

@@ -2,10 +2,9 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::sync::Arc;
 
-use trainer::data::{DataError, Group, LineSource, Sampling};
-use trainer::{Batches, Prefetch, ShuffleBuffer, StreamBatches, StreamConfig};
+use trainer::data::{Group, LineSource, Sampling};
+use trainer::{Batches, ShuffleBuffer, StreamBatches, StreamConfig};
 
 /// Two files of 13 and 9 examples with three negatives each.
 fn files() -> (tempfile::TempDir, LineSource) {
@@ -163,48 +162,4 @@ fn a_buffer_loses_nothing() {
             );
         }
     }
-}
-
-/// Batches that are their own place, and fail at one.
-struct Places;
-
-impl Batches for Places {
-    type Batch = (u64, usize);
-
-    fn len(&self, _epoch: u64) -> usize {
-        5
-    }
-
-    fn batch(&self, epoch: u64, index: usize) -> Result<(u64, usize), DataError> {
-        match (epoch, index) {
-            (1, 3) => Err(DataError::TooManyPassages),
-            place => Ok(place),
-        }
-    }
-}
-
-#[test]
-fn batches_prepared_ahead_are_those_asked_for() {
-    let batches = Prefetch::new(Arc::new(Places));
-    let order = [
-        (0, 0),
-        (0, 1),
-        (0, 2),
-        (0, 0),
-        (0, 4),
-        (2, 0),
-        (2, 1),
-        (1, 2),
-        (1, 4),
-    ];
-    for place in order {
-        assert_eq!(batches.batch(place.0, place.1).unwrap(), place);
-    }
-    assert_eq!(batches.len(0), 5);
-    batches.batch(1, 2).unwrap();
-    assert!(
-        batches.batch(1, 3).is_err(),
-        "an error comes where it belongs"
-    );
-    assert_eq!(batches.batch(1, 4).unwrap(), (1, 4));
 }

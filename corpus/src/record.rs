@@ -1,15 +1,14 @@
 use std::fmt;
-use std::io::{self, BufRead, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::AtomicU64;
 
 use serde::de::{Error as _, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
 
-use crate::source::{Line, Source, read_error};
-use crate::{BadLine, CorpusError, MAX_LINE_BYTES, Reason, Schema};
+use crate::source::{Line, Source};
+use crate::{BadLine, CorpusError, Reason, Rows, Schema};
 
 /// Names that an id may have, in the order in which they are tried.
 const ID_KEYS: [&str; 4] = ["_id", "id", "docid", "text_id"];
@@ -51,22 +50,8 @@ pub(crate) struct RecordReader {
 }
 
 enum Format {
-    Jsonl {
-        source: Source,
-        text: String,
-    },
-    Tsv {
-        source: Source,
-        text: String,
-        columns: Columns,
-    },
-    Csv {
-        reader: Box<csv::Reader<Limited>>,
-        record: csv::ByteRecord,
-        columns: Columns,
-        left: Arc<AtomicU64>,
-        compressed: bool,
-    },
+    Jsonl { source: Source, text: String },
+    Table { rows: Rows, columns: Columns },
 }
 
 /// What is known of a table's columns before its first line.
@@ -101,30 +86,14 @@ impl RecordReader {
         let text = String::new();
         let format = match format {
             CorpusFormat::Auto | CorpusFormat::Jsonl => Format::Jsonl { source, text },
-            CorpusFormat::Tsv => Format::Tsv {
-                source,
-                text,
+            CorpusFormat::Tsv => Format::Table {
+                rows: Rows::of_tabs(path, source),
                 columns,
             },
-            CorpusFormat::Csv => {
-                let (reader, compressed) = source.into_reader();
-                let left = Arc::new(AtomicU64::new(0));
-                let limited = Limited {
-                    reader,
-                    left: Arc::clone(&left),
-                };
-                let reader = csv::ReaderBuilder::new()
-                    .has_headers(false)
-                    .flexible(true)
-                    .from_reader(limited);
-                Format::Csv {
-                    reader: Box::new(reader),
-                    record: csv::ByteRecord::new(),
-                    columns,
-                    left,
-                    compressed,
-                }
-            }
+            CorpusFormat::Csv => Format::Table {
+                rows: Rows::of_csv(path, source),
+                columns,
+            },
         };
         Ok(Self {
             path: path.to_owned(),
@@ -169,54 +138,13 @@ impl RecordReader {
                         }
                     }
                 }
-                Format::Tsv {
-                    source,
-                    text,
-                    columns,
-                } => {
-                    let line = source.next_line(text)?;
-                    self.line = source.line();
-                    match line {
-                        Line::End => return Ok(None),
-                        Line::Bad(reason) => return Ok(Some(Err(reason))),
-                        Line::Text if text.trim().is_empty() => continue,
-                        Line::Text => columns.take_row(
-                            &self.path,
-                            text.split('\t').map(str::to_owned).collect(),
-                            &self.schema,
-                        )?,
-                    }
-                }
-                Format::Csv {
-                    reader,
-                    record,
-                    columns,
-                    left,
-                    compressed,
-                } => {
-                    left.store(MAX_LINE_BYTES as u64, Ordering::Relaxed);
-                    self.line = reader.position().line();
-                    let more = match reader.read_byte_record(record) {
-                        Ok(more) => more,
-                        Err(error) => {
-                            return Err(csv_error(&self.path, self.line, *compressed, left, error));
-                        }
-                    };
-                    if !more {
-                        return Ok(None);
-                    }
-                    self.line = record.position().map_or(self.line, csv::Position::line);
-                    let cells: Result<Vec<String>, Reason> = record
-                        .iter()
-                        .map(|cell| match std::str::from_utf8(cell) {
-                            Ok(cell) => Ok(cell.to_owned()),
-                            Err(error) => Err(Reason::NotUtf8(error.valid_up_to() + 1)),
-                        })
-                        .collect();
-                    match cells {
-                        Err(reason) => return Ok(Some(Err(reason))),
-                        Ok(cells) if cells.len() == 1 && cells[0].trim().is_empty() => continue,
-                        Ok(cells) => columns.take_row(&self.path, cells, &self.schema)?,
+                Format::Table { rows, columns } => {
+                    let row = rows.next_row()?;
+                    self.line = rows.line();
+                    match row {
+                        None => return Ok(None),
+                        Some(Err(reason)) => return Ok(Some(Err(reason))),
+                        Some(Ok(cells)) => columns.take_row(&self.path, cells, &self.schema)?,
                     }
                 }
             };
@@ -437,47 +365,5 @@ impl<'de> Deserialize<'de> for Object {
             }
         }
         deserializer.deserialize_map(ObjectVisitor)
-    }
-}
-
-/// Bounds what one record of a quoted format may take, which an unclosed quote would otherwise leave open.
-struct Limited {
-    reader: Box<dyn BufRead + Send>,
-    left: Arc<AtomicU64>,
-}
-
-impl Read for Limited {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let left = self.left.load(Ordering::Relaxed);
-        if left == 0 {
-            return Err(io::Error::other("record too long"));
-        }
-        let n = self.reader.read(buffer)?;
-        self.left
-            .store(left.saturating_sub(n as u64), Ordering::Relaxed);
-        Ok(n)
-    }
-}
-
-fn csv_error(
-    path: &Path,
-    line: u64,
-    compressed: bool,
-    left: &AtomicU64,
-    error: csv::Error,
-) -> CorpusError {
-    let bad = |reason| {
-        CorpusError::BadLine(BadLine {
-            path: path.to_owned(),
-            line,
-            reason,
-        })
-    };
-    if left.load(Ordering::Relaxed) == 0 {
-        return bad(Reason::TooLong);
-    }
-    match error.into_kind() {
-        csv::ErrorKind::Io(source) => read_error(path, line.saturating_sub(1), compressed, source),
-        kind => bad(Reason::NotCsv(format!("{kind:?}"))),
     }
 }

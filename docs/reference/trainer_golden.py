@@ -8,17 +8,24 @@ and, of the gradient of each parameter, its length and its inner product with co
 
 The losses alone are computed in f64 from inputs that f32 holds exactly. `losses.json` lists cases: name, settings, inputs,
 the loss, and its gradients by input. Each loss is written here with PyTorch's own functions (cross_entropy, kl_div,
-mse_loss, binary_cross_entropy_with_logits, margin_ranking_loss, soft_margin_loss) wherever there is one.
+mse_loss, binary_cross_entropy_with_logits, margin_ranking_loss, soft_margin_loss) wherever there is one. GISTEmbedLoss,
+LambdaLoss and ListNetLoss are those of sentence-transformers, given vectors and scores in place of texts. The last two
+compute in f32, so their gradients are taken from a repetition in f64 that has to agree with them.
 """
 
 import argparse
 import json
+import math
 import platform
 from pathlib import Path
+from types import SimpleNamespace
 
+import sentence_transformers
 import torch
 import torch.nn.functional as F
 import transformers
+from sentence_transformers.cross_encoder.losses import LambdaLoss, ListNetLoss
+from sentence_transformers.sentence_transformer.losses import GISTEmbedLoss
 
 B, N, H = 3, 4, 6
 INFINITY = float("inf")
@@ -114,6 +121,63 @@ def r_drop(first, second):
         F.kl_div(first, second, reduction="batchmean", log_target=True)
         + F.kl_div(second, first, reduction="batchmean", log_target=True)
     )
+
+
+def gist(queries, passages, guide_queries, guide_passages, temperature, margin, kind):
+    """GISTEmbedLoss of groups of a positive and one negative."""
+    loss = GISTEmbedLoss.__new__(GISTEmbedLoss)
+    torch.nn.Module.__init__(loss)
+    loss.model = loss.guide = lambda features: {"sentence_embedding": features["vectors"].pop()}
+    loss.similarity_fct = torch.nn.CosineSimilarity(dim=-1)
+    loss.cross_entropy_loss = torch.nn.CrossEntropyLoss()
+    loss.must_retokenize = loss.gather_across_devices = False
+    loss.contrast_anchors = loss.contrast_positives = True
+    loss.temperature, loss.margin, loss.margin_strategy = temperature, margin, kind
+    pairs = [(queries, guide_queries), (passages[::2], guide_passages[::2]), (passages[1::2], guide_passages[1::2])]
+    # The model takes the first of each list of vectors, the guide the second.
+    return loss([{"vectors": [guide, own]} for own, guide in pairs], None)
+
+
+class Scorer:
+    """A cross-encoder whose inputs are its scores."""
+
+    num_labels, device = 1, "cpu"
+
+    def preprocess(self, pairs, **_):
+        return {"scores": torch.stack([passage for _, passage in pairs])}
+
+    def __call__(self, features):
+        return features
+
+
+def check_against(loss, scores, labels, found):
+    inputs = [["query"] * len(scores), list(scores)]
+    expected = loss(inputs, list(labels))
+    assert math.isclose(expected.item(), found.item(), rel_tol=2e-6), (expected, found)
+    return found
+
+
+def lambda_loss(scores, labels, mu, k):
+    inverse = lambda rank: 1 / torch.log2(1 + rank.double())
+    total, n_pairs = 0.0, 0
+    for row, label in zip(scores, labels):
+        order = row.argsort(descending=True)
+        rank = torch.empty_like(order)
+        rank[order] = torch.arange(1, len(row) + 1)
+        best = label.sort(descending=True).values
+        gain = (2**label - 1) / ((2**best - 1) * inverse(torch.arange(1, len(row) + 1)))[:k].sum()
+        for a in range(len(row)):
+            for b in range(len(row)):
+                if label[a] > label[b] and (k is None or min(rank[a], rank[b]) <= k):
+                    distance = (rank[a] - rank[b]).abs()
+                    weight = mu * (inverse(distance) - inverse(distance + 1)) + (inverse(rank[a]) - inverse(rank[b])).abs()
+                    total = total - weight * (gain[a] - gain[b]) * F.logsigmoid(row[a] - row[b]) / math.log(2)
+                    n_pairs += 1
+    return check_against(LambdaLoss(Scorer(), k=k), scores, labels, total / n_pairs)
+
+
+def list_net(scores, labels):
+    return check_against(ListNetLoss(Scorer()), scores, labels, F.cross_entropy(scores, labels.softmax(1)))
 
 
 # Query 2 repeats query 0; the second negative of query 1 is a positive of query 0; the third negative of query 0 is the
@@ -258,11 +322,20 @@ def main():
     add("rank_net", soft_margin_ranking, scores, margin=0.0)
     add("listwise_softmax", listwise_softmax, scores)
     add("r_drop", r_drop, {"first": scores["scores"], "second": draw(B, N, scale=2.0)})
+    vectors = {"queries": draw(B, H), "passages": draw(B * 2, H)}
+    guides = {"guide_queries": draw(B, H), "guide_passages": draw(B * 2, H)}
+    for kind, margin in ("absolute", 0.0), ("absolute", 0.2), ("relative", 0.3):
+        add("gist", gist, vectors, guides, temperature=0.1, margin=margin, kind=kind)
+    labels = {"labels": torch.tensor([[2, 0, 1, 0], [1, 0, 0, 0], [0, 3, 0, 1]], dtype=torch.float64)}
+    for k in None, 2:
+        add("lambda", lambda_loss, scores, labels, mu=10.0, k=k)
+    add("list_net", list_net, scores, labels)
 
     args.out.mkdir(parents=True, exist_ok=True)
     versions = {
         "torch": torch.__version__,
         "transformers": transformers.__version__,
+        "sentence_transformers": sentence_transformers.__version__,
         "python": platform.python_version(),
     }
     record = {"made_by": {"script": "trainer_golden.py", **versions}, "groups": GROUPS, "cases": cases}

@@ -1,5 +1,6 @@
 //! Contents to tokens.
 
+use std::borrow::Cow;
 use std::path::Path;
 
 use encoder::training::TrainingError;
@@ -104,18 +105,40 @@ impl Tokenization {
     /// The content as one segment, without special tokens.
     fn ids(&self, content: &Content) -> Result<Vec<u32>, TokenizeError> {
         match content {
-            Content::Text(text) => self.tokenizer.ids(text),
-            Content::Pair(title, body) if title.is_empty() => self.tokenizer.ids(body),
-            Content::Pair(title, body) => self.tokenizer.ids(&format!("{title}: {body}")),
             Content::Tokens(ids) => Ok(ids.clone()),
+            content => self.tokenizer.ids(&joined(content)?),
         }
     }
 }
 
+/// What another model than the trained one is to read.
+pub(crate) fn texts<'a>(
+    contents: impl Iterator<Item = &'a Content>,
+) -> Result<Vec<Text<'a>>, EncodeError> {
+    let text = |(row, content): (usize, &'a Content)| match content {
+        Content::Text(text) => Ok(Text::Single(text)),
+        Content::Pair(first, second) => Ok(Text::Pair(first, second)),
+        Content::Tokens(_) => name_row(row, Err(NO_TEXT.into())),
+    };
+    contents.enumerate().map(text).collect()
+}
+
+/// The content as one text: of title and body `title: body`.
+pub(crate) fn joined(content: &Content) -> Result<Cow<'_, str>, TokenizeError> {
+    match content {
+        Content::Text(text) => Ok(text.into()),
+        Content::Pair(title, body) if title.is_empty() => Ok(body.into()),
+        Content::Pair(title, body) => Ok(format!("{title}: {body}").into()),
+        Content::Tokens(_) => Err(NO_TEXT.into()),
+    }
+}
+
+const NO_TEXT: &str = "token ids are no text that another model could read";
+
 type TokenizeError = Box<dyn std::error::Error + Send + Sync>;
 
-fn name_row(row: usize, tokens: Result<Tokens, TokenizeError>) -> Result<Tokens, EncodeError> {
-    tokens.map_err(|error| EncodeError::Tokenize {
+pub(crate) fn name_row<T>(row: usize, result: Result<T, TokenizeError>) -> Result<T, EncodeError> {
+    result.map_err(|error| EncodeError::Tokenize {
         row,
         reason: error.to_string(),
     })

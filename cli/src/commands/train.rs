@@ -77,7 +77,11 @@ pub fn run(args: TrainArgs, output: &Output) -> anyhow::Result<()> {
     };
     match &file.objective {
         ObjectiveSection::BiEncoder(config) => {
-            let objective = BiEncoderObjective::load(&folder, config, &session.engine)?;
+            let mut config = config.clone();
+            if let Some(guide) = &mut config.guide {
+                guide.model = model::find(&guide.model)?;
+            }
+            let objective = BiEncoderObjective::load(&folder, &config, &session.engine)?;
             for warning in objective.warnings() {
                 tracing::warn!("{warning}");
             }
@@ -263,7 +267,7 @@ impl Session<'_> {
             n_distractors: dev.distractors,
             seed: self.file.sections.run.seed,
             query_template: dev.query_template.clone(),
-            passage_template: dev.passage_template.clone(),
+            passage: sources::passage_text(dev.pair, dev.passage_template.as_ref())?,
         };
         let set = DevSet::read(&config)
             .with_context(|| format!("cannot read dev set `{}`", dataset.display()));

@@ -134,6 +134,149 @@ fn a_run_ends_in_a_model_that_can_be_used() {
     assert!(errors.contains("`seed = 42`, not `seed = 7`"), "{errors}");
 }
 
+/// A data set in BEIR's layout: eight queries, each with a passage that answers it and three that do not, and a run in
+/// which the answer comes last.
+fn reranking_set(folder: &Path) {
+    let words = [
+        "tide", "honey", "bridge", "rainbow", "winter", "market", "horse", "letter",
+    ];
+    let (mut corpus, mut queries) = (String::new(), String::new());
+    let (mut qrels, mut run) = ("query-id\tcorpus-id\tscore\n".to_owned(), String::new());
+    for (row, word) in words.iter().enumerate() {
+        queries += &format!("{{\"_id\": \"q{row}\", \"text\": \"what is a {word}\"}}\n");
+        qrels += &format!("q{row}\tp{row}-3\t1\n");
+        for place in 0..4 {
+            let other = words[(row + place + 1) % 8];
+            let text = match place {
+                3 => format!("a {word} is this"),
+                _ => format!("the {other} of number {place}"),
+            };
+            corpus += &format!(
+                "{{\"_id\": \"p{row}-{place}\", \"title\": \"{other}\", \"text\": \"{text}\"}}\n"
+            );
+            run += &format!(
+                "q{row} Q0 p{row}-{place} {} {} bm25\n",
+                place + 1,
+                9 - place
+            );
+        }
+    }
+    fs::create_dir(folder.join("qrels")).expect("a folder");
+    let files = [
+        ("corpus.jsonl", corpus),
+        ("queries.jsonl", queries),
+        ("qrels/train.tsv", qrels.clone()),
+        ("qrels/dev.tsv", qrels),
+        ("run.trec", run),
+    ];
+    for (name, text) in files {
+        fs::write(folder.join(name), text).expect("written");
+    }
+}
+
+#[test]
+fn a_cross_encoder_learns_to_reorder_a_run() {
+    let folder = tempfile::tempdir().expect("a folder");
+    reranking_set(folder.path());
+    let (data, out) = (folder.path().display(), folder.path().join("run"));
+    let config = format!(
+        r#"
+[model]
+path = "{}"
+
+[data]
+group_size = 4
+
+[[data.train]]
+dataset = "{data}"
+negatives = "{data}/run.trec"
+pair = true
+
+[objective]
+name = "cross_encoder"
+max_tokens = 48
+loss = "lambda"
+
+[optimizer]
+learning_rate = 3e-3
+
+[schedule]
+max_steps = 60
+
+[run]
+evaluate_every = 30
+measure = "mrr@10"
+
+[engine]
+precision = "f32"
+threads = 1
+
+[dev]
+dataset = "{data}"
+run = "{data}/run.trec"
+pair = true
+measures = ["mrr@10"]
+"#,
+        testkit::fixture("models/tiny-cross-bert").display()
+    );
+    let path = folder.path().join("train.toml");
+    fs::write(&path, config).expect("written");
+    let report = json([
+        "--json",
+        "--quiet",
+        "train",
+        text(&path),
+        "--out",
+        text(&out),
+    ]);
+    let dev = &report["summary"]["dev"];
+    let before = dev["0"]["mrr@10"].as_f64().expect("a figure");
+    assert!(before < 0.8, "{before}");
+    assert_eq!(report["summary"]["best"]["value"], 1.0, "{dev}");
+
+    let [run, queries, corpus, reranked] =
+        ["run.trec", "queries.jsonl", "corpus.jsonl", "reranked.trec"]
+            .map(|name| folder.path().join(name));
+    let export = out.join("export");
+    succeed([
+        "--quiet",
+        "rerank",
+        "--model",
+        text(&export),
+        "--run",
+        text(&run),
+        "--queries",
+        text(&queries),
+        "--corpus",
+        text(&corpus),
+        "--template",
+        "<title>: <text>",
+        "--run-out",
+        text(&reranked),
+    ]);
+    let reranked = fs::read_to_string(reranked).expect("a run");
+    let fields = reranked
+        .lines()
+        .map(|line| line.split(' ').collect::<Vec<_>>());
+    let firsts = fields
+        .filter(|line| line[3] == "1")
+        .map(|line| line[2].to_owned());
+    let firsts: Vec<String> = firsts.collect();
+    assert_eq!(
+        firsts,
+        [
+            "p0-3", "p1-3", "p2-3", "p3-3", "p4-3", "p5-3", "p6-3", "p7-3"
+        ]
+    );
+
+    let config = text(&path);
+    let errors = fail(2, ["train", config, "--set", "dev.passage_template=<text>"]);
+    assert!(
+        errors.contains("`pair` and `passage_template` exclude each other"),
+        "{errors}"
+    );
+}
+
 #[test]
 fn a_dry_run_writes_nothing() {
     let folder = tempfile::tempdir().expect("a folder");

@@ -16,10 +16,13 @@ const DENSE_PLANES: [u32; 5] = [0, 1, 2, 3, 14];
 
 /// Encodes both ways and compares; returns whether the fast path knew the answer.
 fn check(tokenizer: &TextTokenizer, prompt: &str, text: Text<'_>, max_tokens: usize) -> bool {
+    let is_pair = matches!(text, Text::Pair(..));
+    let room = tokenizer.room(is_pair, max_tokens);
+    let room = room.expect("special tokens fit");
     let plain = tokenizer
-        .encode_plain(prompt, text, max_tokens)
+        .encode_plain(prompt, text, room)
         .expect("the crate encodes every text");
-    let fast = tokenizer.encode_word_pieces(prompt, text, max_tokens);
+    let fast = tokenizer.encode_word_pieces(prompt, text, room);
     if let Some(fast) = &fast {
         assert_eq!(fast, &plain, "{prompt:?} {text:?} cut to {max_tokens}");
     }
@@ -34,6 +37,29 @@ fn check_all(tokenizer: &TextTokenizer, texts: &[String]) -> f64 {
         .map(|text| usize::from(check(tokenizer, "", text.as_str().into(), usize::MAX)))
         .sum();
     n_fast as f64 / texts.len() as f64
+}
+
+#[test]
+fn lengths_below_the_special_tokens_are_refused() {
+    for name in ["tiny-bert", "tiny-roberta"] {
+        let tokenizer = load(&testkit::fixture("models").join(name), false);
+        for text in [Text::Single("tides"), Text::Pair("tides", "the moon")] {
+            let is_pair = matches!(text, Text::Pair(..));
+            let n_special = tokenizer.n_special(is_pair);
+            let tokens = tokenizer.encode("", text, n_special).expect("no text");
+            assert_eq!((tokens.len(), tokens.truncated), (n_special, true));
+            let second = is_pair.then_some([7].as_slice());
+            let cut = |n| tokenizer.assemble(&[6], second, n, Truncation::LongestFirst);
+            assert_eq!(cut(n_special).expect("no text").ids, tokens.ids);
+            for n in 0..n_special {
+                let expected =
+                    format!("at most {n} tokens leave no room for {n_special} special ones");
+                let refused = tokenizer.encode("", text, n).expect_err("too short");
+                assert_eq!(refused.to_string(), expected);
+                assert_eq!(cut(n).expect_err("too short").to_string(), expected);
+            }
+        }
+    }
 }
 
 fn load(folder: &Path, lower_case: bool) -> TextTokenizer {

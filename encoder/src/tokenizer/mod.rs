@@ -206,19 +206,20 @@ impl TextTokenizer {
 
     /// Tokenises, cuts to `max_tokens` as transformers does (the longer text of a pair first), adds special tokens.
     ///
-    /// `max_tokens` is at least the number of special tokens. The prompt stands right before the first text.
+    /// The prompt stands right before the first text.
     ///
     /// # Errors
-    /// What the tokenizers crate says.
+    /// What the tokenizers crate says, and a `max_tokens` below the number of special tokens.
     pub fn encode(
         &self,
         prompt: &str,
         text: Text<'_>,
         max_tokens: usize,
     ) -> Result<Tokens, tokenizers::Error> {
-        match self.encode_word_pieces(prompt, text, max_tokens) {
+        let room = self.room(matches!(text, Text::Pair(..)), max_tokens)?;
+        match self.encode_word_pieces(prompt, text, room) {
             Some(tokens) => Ok(tokens),
-            None => self.encode_plain(prompt, text, max_tokens),
+            None => self.encode_plain(prompt, text, room),
         }
     }
 
@@ -239,10 +240,8 @@ impl TextTokenizer {
 
     /// Cuts ids without special tokens, of one text or of a pair, to `max_tokens` and puts special tokens around them.
     ///
-    /// `max_tokens` is at least the number of special tokens.
-    ///
     /// # Errors
-    /// What the tokenizers crate says.
+    /// As [`Self::encode`].
     pub fn assemble(
         &self,
         first: &[u32],
@@ -250,7 +249,7 @@ impl TextTokenizer {
         max_tokens: usize,
         truncation: Truncation,
     ) -> Result<Tokens, tokenizers::Error> {
-        let room = max_tokens - self.n_special(second.is_some());
+        let room = self.room(second.is_some(), max_tokens)?;
         let n_second = second.map_or(0, <[u32]>::len);
         let (n_first, n_second) = match truncation {
             Truncation::LongestFirst => kept(first.len(), n_second, room),
@@ -280,6 +279,15 @@ impl TextTokenizer {
         Ok(self.tokens(&encoding, n_ids > room))
     }
 
+    /// Tokens that special ones leave of `max_tokens`.
+    fn room(&self, is_pair: bool, max_tokens: usize) -> Result<usize, tokenizers::Error> {
+        let n_special = self.n_special(is_pair);
+        let room = max_tokens.checked_sub(n_special);
+        room.ok_or_else(|| {
+            format!("at most {max_tokens} tokens leave no room for {n_special} special ones").into()
+        })
+    }
+
     /// The tokens that stay of so many.
     fn side(&self, n_tokens: usize, n_kept: usize) -> Range<usize> {
         match self.truncation {
@@ -304,18 +312,12 @@ impl TextTokenizer {
     }
 
     /// [`Self::encode_plain`] by the fast path, or none where that does not know the answer.
-    fn encode_word_pieces(
-        &self,
-        prompt: &str,
-        text: Text<'_>,
-        max_tokens: usize,
-    ) -> Option<Tokens> {
+    fn encode_word_pieces(&self, prompt: &str, text: Text<'_>, room: usize) -> Option<Tokens> {
         let word_pieces = self.word_pieces.as_ref()?;
         let (first, second) = match text {
             Text::Single(text) => (text, None),
             Text::Pair(first, second) => (first, Some(second)),
         };
-        let room = max_tokens - self.n_special(second.is_some());
         // A cut at the end of a single text, or of the second, makes the rest of it needless: one token too many says
         // that there is a cut, and as many as the first text has say which is the longer.
         let stop = |limit: usize| match self.truncation {
@@ -369,12 +371,12 @@ impl TextTokenizer {
         Some(tokens)
     }
 
-    /// [`Self::encode`] by the tokenizers crate, which knows every tokenizer.
+    /// [`Self::encode`] with room for so many tokens by the tokenizers crate, which knows every tokenizer.
     fn encode_plain(
         &self,
         prompt: &str,
         text: Text<'_>,
-        max_tokens: usize,
+        room: usize,
     ) -> Result<Tokens, tokenizers::Error> {
         let pieces = |text: &str| self.tokenizer.encode_fast(text, false);
         let prompted = |text: &str| {
@@ -388,7 +390,6 @@ impl TextTokenizer {
             Text::Single(text) => (prompted(text)?, None),
             Text::Pair(first, second) => (prompted(first)?, Some(pieces(second)?)),
         };
-        let room = max_tokens - self.n_special(second.is_some());
         let n_pieces = first.len() + second.as_ref().map_or(0, |second| second.len());
         let truncation = TruncationParams {
             max_length: room,

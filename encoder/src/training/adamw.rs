@@ -330,6 +330,10 @@ impl AdamW {
                 moments.config = self.config;
                 moments.row_steps = numbers(&name("row_steps"), moments.row_steps.len())?;
                 let bytes = read(&name("history"), safetensors::Dtype::F64, None)?;
+                let history = tensors.tensor(&name("history"));
+                if !matches!(history.as_ref().map(|tensor| tensor.shape()), Ok([_, 2])) {
+                    return Err(refuse(name("history holds no pairs")));
+                }
                 let (pairs, _) = bytes.as_chunks::<16>();
                 let half =
                     |bytes: &[u8]| f64::from_le_bytes(bytes.try_into().expect("8 of 16 bytes"));

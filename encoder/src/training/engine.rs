@@ -56,6 +56,13 @@ impl Engine {
         }))
     }
 
+    /// Threads of the products.
+    pub fn threads(&self) -> usize {
+        self.pool
+            .as_ref()
+            .map_or(1, ThreadPool::current_num_threads)
+    }
+
     /// How operands of matrix products are held.
     pub fn precision(&self) -> Precision {
         self.kernel.precision

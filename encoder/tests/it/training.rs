@@ -686,6 +686,25 @@ fn a_run_goes_on_bit_for_bit_from_its_files() {
     assert_eq!(values(&encoder), values(&resumed));
     assert_eq!(values(&encoder), values(&unseen), "saving changes nothing");
 
+    // A history that is as long, but of single numbers.
+    let bytes = std::fs::read(&state).expect("a file");
+    let tensors = safetensors::SafeTensors::deserialize(&bytes).expect("tensors");
+    let flat = tensors.iter().map(|(name, tensor)| {
+        let shape = match name.ends_with(".history") {
+            true => vec![tensor.shape().iter().product()],
+            false => tensor.shape().to_vec(),
+        };
+        let view = safetensors::tensor::TensorView::new(tensor.dtype(), shape, tensor.data());
+        (name.to_owned(), view.expect("as many values"))
+    });
+    let damaged = folder.path().join("damaged.safetensors");
+    safetensors::serialize_to_file(flat, None, &damaged).expect("a file");
+    let refused = optimizer.load(&damaged).expect_err("no pairs");
+    assert!(
+        refused.to_string().contains("history holds no pairs"),
+        "{refused}"
+    );
+
     let again = load("tiny-bert", &engine);
     again
         .parameters()

@@ -3,6 +3,7 @@ use std::path::{Path, PathBuf};
 use corpus::{Lines, Passage};
 use serde::{Deserialize, Serialize};
 
+use super::columns::{self, ColumnReader};
 use super::native::NativeExample;
 use super::{Candidate, Content, DataError, Example, PassageText};
 
@@ -25,13 +26,21 @@ pub enum LineFormat {
     Tevatron,
     /// FlagEmbedding: `{"query", "pos": […], "neg": […], "pos_scores", "neg_scores", "prompt"}`.
     FlagEmbedding,
+    /// sentence-transformers: columns of anchor, positive, any negatives, and one of `label`, `labels`, `score`, `scores`.
+    /// JSON objects whose keys are the columns, or a table by its name: `.csv`, `.tsv`.
+    SentenceTransformers,
 }
 
 /// Yields the examples of a file whose lines hold their texts.
 pub struct ExampleReader {
-    lines: Lines,
+    input: Input,
     format: LineFormat,
     passage: PassageText,
+}
+
+enum Input {
+    Lines(Lines),
+    Columns(ColumnReader),
 }
 
 impl ExampleReader {
@@ -40,8 +49,15 @@ impl ExampleReader {
     /// # Errors
     /// [`DataError::Corpus`].
     pub fn open(path: &Path, format: LineFormat, passage: &PassageText) -> Result<Self, DataError> {
+        let columns = match format {
+            LineFormat::SentenceTransformers => ColumnReader::open(path)?,
+            _ => None,
+        };
         Ok(Self {
-            lines: Lines::open(path)?,
+            input: match columns {
+                Some(columns) => Input::Columns(columns),
+                None => Input::Lines(Lines::open(path)?),
+            },
             format,
             passage: passage.clone(),
         })
@@ -52,12 +68,16 @@ impl ExampleReader {
     /// # Errors
     /// [`DataError::Corpus`] when the file cannot be read further.
     pub fn next_example(&mut self) -> Result<Option<Result<Example, DataError>>, DataError> {
-        let Some((line, text)) = self.lines.next_line()? else {
+        let lines = match &mut self.input {
+            Input::Lines(lines) => lines,
+            Input::Columns(columns) => return columns.next_example(),
+        };
+        let Some((line, text)) = lines.next_line()? else {
             return Ok(None);
         };
         let parsed = parse(self.format, text, &self.passage);
         Ok(Some(parsed.map_err(|reason| DataError::Line {
-            path: self.lines.path().to_owned(),
+            path: lines.path().to_owned(),
             line,
             reason,
         })))
@@ -65,7 +85,10 @@ impl ExampleReader {
 
     /// The file.
     pub fn path(&self) -> PathBuf {
-        self.lines.path().to_owned()
+        match &self.input {
+            Input::Lines(lines) => lines.path().to_owned(),
+            Input::Columns(columns) => columns.path().to_owned(),
+        }
     }
 }
 
@@ -75,14 +98,19 @@ pub(crate) fn parse(
     line: &str,
     passage: &PassageText,
 ) -> Result<Example, String> {
-    let mut example = match format {
+    finish(match format {
         LineFormat::Native => from_json::<NativeExample>(line)?.into_example()?,
         LineFormat::Openmatch => from_json::<Openmatch>(line)?.into_example(),
         LineFormat::OpenmatchPairwise => from_json::<Pairwise>(line)?.into_example(),
         LineFormat::OpenmatchListwise => from_json::<Listwise>(line)?.into_example()?,
         LineFormat::Tevatron => from_json::<Tevatron>(line)?.into_example(passage),
         LineFormat::FlagEmbedding => from_json::<FlagEmbedding>(line)?.into_example()?,
-    };
+        LineFormat::SentenceTransformers => columns::parse(line)?,
+    })
+}
+
+/// Gives an id to a query that has none, and refuses an example that cannot be trained on.
+pub(super) fn finish(mut example: Example) -> Result<Example, String> {
     if example.query_id.is_empty() {
         example.query_id = format!("{:016x}", example.query.digest());
     }

@@ -5,6 +5,7 @@
 
 mod arrow;
 mod collection;
+mod columns;
 mod dataset;
 mod error;
 mod example;

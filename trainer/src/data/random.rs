@@ -13,6 +13,7 @@ pub(crate) enum Purpose {
     Buffer,
     Mining,
     Shuffle,
+    Widths,
 }
 
 /// Random numbers that depend on these four numbers alone, so on no other draw and on no thread.

@@ -71,30 +71,57 @@ pub fn info_nce(queries: &Tensor, passages: &Tensor, temperature: f64) -> Result
     cross_entropy(&scores, &positives)
 }
 
-/// Inner products of four blocks, side by side, (B, B·N + 3 B), with p⁺ᵢ the positive of query i and i ≠ j:
-/// `qᵢ·pⱼ`, `p⁺ᵢ·qⱼ`, `qᵢ·qⱼ`, `p⁺ᵢ·p⁺ⱼ`; the three diagonals i = j are −∞.
+/// A square of inner products, (B, B), that stands beside those of queries and pool. p⁺ᵢ is the positive of query i.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Block {
+    /// `p⁺ᵢ·qⱼ`
+    PositiveQuery,
+    /// `qᵢ·qⱼ`
+    QueryQuery,
+    /// `p⁺ᵢ·p⁺ⱼ`
+    PositivePositive,
+}
+
+impl Block {
+    /// Those of SimLM.
+    pub const FULL: [Self; 3] = [
+        Self::PositiveQuery,
+        Self::QueryQuery,
+        Self::PositivePositive,
+    ];
+    /// Those of GISTEmbed.
+    pub const GIST: [Self; 2] = [Self::QueryQuery, Self::PositivePositive];
+}
+
+/// Inner products of blocks, side by side, (B, B·N + blocks·B): those of queries and pool, `qᵢ·pⱼ`, and the blocks asked
+/// for, whose diagonals i = j are −∞.
 ///
 /// # Errors
 /// As [`similarities`].
-pub fn full_similarities(queries: &Tensor, passages: &Tensor) -> Result<Tensor> {
+pub fn block_similarities(queries: &Tensor, passages: &Tensor, blocks: &[Block]) -> Result<Tensor> {
     let scores = similarities(queries, passages)?; // (B, B·N)
     let (n_queries, n_passages) = scores.dims2()?;
     let rows = Tensor::new(positives(n_queries, n_passages)?, passages.device())?;
     let positives = passages.index_select(&rows, 0)?; // (B, H)
     let diagonal = Mask::diagonal(n_queries);
-    let block = |left: &Tensor, right: &Tensor| diagonal.apply(&left.matmul(&right.t()?)?);
-    let blocks = [
-        scores,
-        block(&positives, queries)?,
-        block(queries, queries)?,
-        block(&positives, &positives)?,
-    ];
-    Ok(Tensor::cat(&blocks, 1)?)
+    let square = |block: &Block| {
+        let (left, right) = match block {
+            Block::PositiveQuery => (&positives, queries),
+            Block::QueryQuery => (queries, queries),
+            Block::PositivePositive => (&positives, &positives),
+        };
+        diagonal.apply(&left.matmul(&right.t()?)?)
+    };
+    let squares = blocks.iter().map(square);
+    let all: Vec<Tensor> = std::iter::once(Ok(scores))
+        .chain(squares)
+        .collect::<Result<_>>()?;
+    Ok(Tensor::cat(&all, 1)?)
 }
 
 /// Contrastive loss over four blocks of similarities, as SimLM trains (Wang et al. 2022, arXiv 2207.02578).
 ///
-/// `L = −1/B Σᵢ ln( exp(qᵢ·p⁺ᵢ/τ) / Σ exp(·/τ) )`, the sum over row i of [`full_similarities`].
+/// `L = −1/B Σᵢ ln( exp(qᵢ·p⁺ᵢ/τ) / Σ exp(·/τ) )`, the sum over row i of [`block_similarities`] of [`Block::FULL`].
 ///
 /// Deviation from the paper, whose equation has the first block alone: its published code adds the other three.
 ///
@@ -102,7 +129,8 @@ pub fn full_similarities(queries: &Tensor, passages: &Tensor) -> Result<Tensor> 
 /// As [`info_nce`].
 pub fn full_contrastive(queries: &Tensor, passages: &Tensor, temperature: f64) -> Result<Tensor> {
     check_temperature(temperature)?;
-    let scores = (full_similarities(queries, passages)? / temperature)?; // (B, B·N + 3 B)
+    let scores = block_similarities(queries, passages, &Block::FULL)?; // (B, B·N + 3 B)
+    let scores = (scores / temperature)?;
     let positives = positives(queries.dim(0)?, passages.dim(0)?)?; // (B)
     cross_entropy(&scores, &positives)
 }

@@ -5,7 +5,7 @@ use std::hash::Hash;
 
 use candle_core::{DType, Device, Tensor};
 
-use super::contrastive::{minus_infinity, positives};
+use super::contrastive::{Block, minus_infinity, positives};
 use super::{LossError, Result, check_shape};
 use crate::data::Group;
 
@@ -14,6 +14,8 @@ use crate::data::Group;
 pub struct Mask {
     n_rows: usize,
     n_columns: usize,
+    /// Columns of the pool, the first ones; other blocks follow.
+    n_pool: usize,
     /// Row-major.
     masked: Vec<bool>,
 }
@@ -23,7 +25,7 @@ pub struct Mask {
 pub enum Better {
     /// s > s₊ + δ. With the student's own scores δ is about 0.1; GISTEmbed has δ = −margin and the scores of a guide.
     Absolute(f64),
-    /// s > s₊ + δ |s₊|. GISTEmbed's relative margin m is δ = −m; the bars keep its sense where s₊ is negative.
+    /// s > s₊ + δ |s₊|. GISTEmbed's relative margin m is δ = −m.
     Relative(f64),
 }
 
@@ -33,6 +35,7 @@ impl Mask {
         Self {
             n_rows,
             n_columns,
+            n_pool: n_columns,
             masked: vec![false; n_rows * n_columns],
         }
     }
@@ -88,7 +91,8 @@ impl Mask {
         Ok(mask)
     }
 
-    /// Leaves out what scores better than the target too, by these scores, (B, B·N), of the model or of a guide.
+    /// Leaves out what scores better than the target too, by these scores of the model or of a guide: (B, B·N), or
+    /// [`super::block_similarities`] for a mask of [`Self::blocks`].
     ///
     /// With `spare_own` a query's own hard negatives stay, whatever they score: somebody chose them.
     ///
@@ -96,8 +100,8 @@ impl Mask {
     /// [`LossError::Shape`].
     pub fn mask_better(&mut self, scores: &Tensor, rule: Better, spare_own: bool) -> Result<()> {
         check_shape("scores", scores, &[self.n_rows, self.n_columns])?;
-        let targets = positives(self.n_rows, self.n_columns)?;
-        let n_passages = self.n_columns / self.n_rows; // N
+        let targets = positives(self.n_rows, self.n_pool)?;
+        let n_passages = self.n_pool / self.n_rows; // N
         let scores: Vec<Vec<f64>> = scores.to_dtype(DType::F64)?.to_vec2()?;
         for (row, (scores, &target)) in scores.iter().zip(&targets).enumerate() {
             let target = target as usize;
@@ -136,32 +140,35 @@ impl Mask {
         }
     }
 
-    /// The mask of [`super::full_similarities`], (B, B·N + 3 B), from that of the pool, (B, B·N).
+    /// The mask of [`super::block_similarities`], (B, B·N + blocks·B), from that of the pool, (B, B·N).
     ///
     /// With Pᵢⱼ for "the positive of query j is masked for query i" the blocks are P itself for `p⁺ᵢ·p⁺ⱼ`, its
     /// transpose for `p⁺ᵢ·qⱼ`, and for `qᵢ·qⱼ` either of the two.
     ///
     /// # Errors
     /// [`LossError::UnevenGroups`] when this is no mask of a pool.
-    pub fn full(&self) -> Result<Self> {
-        let targets = positives(self.n_rows, self.n_columns)?;
+    pub fn blocks(&self, blocks: &[Block]) -> Result<Self> {
+        let targets = positives(self.n_rows, self.n_pool)?;
         let n = self.n_rows;
-        let positive = |i: usize, j: usize| self.masked[i * self.n_columns + targets[j] as usize];
-        let mut full = Self::empty(n, self.n_columns + 3 * n);
-        for (i, row) in full
-            .masked
-            .chunks_exact_mut(self.n_columns + 3 * n)
-            .enumerate()
-        {
-            let (first, others) = row.split_at_mut(self.n_columns);
-            first.copy_from_slice(&self.masked[i * self.n_columns..][..self.n_columns]);
-            for j in 0..n {
-                others[j] = positive(j, i);
-                others[n + j] = positive(i, j) || positive(j, i);
-                others[2 * n + j] = positive(i, j);
+        let positive = |i: usize, j: usize| self.is_masked(i, targets[j] as usize);
+        let mut wide = Self {
+            n_pool: self.n_pool,
+            ..Self::empty(n, self.n_pool + blocks.len() * n)
+        };
+        for (i, row) in wide.masked.chunks_exact_mut(wide.n_columns).enumerate() {
+            let (pool, squares) = row.split_at_mut(self.n_pool);
+            pool.copy_from_slice(&self.masked[i * self.n_columns..][..self.n_pool]);
+            for (square, block) in squares.chunks_exact_mut(n).zip(blocks) {
+                for (j, masked) in square.iter_mut().enumerate() {
+                    *masked = match block {
+                        Block::PositiveQuery => positive(j, i),
+                        Block::QueryQuery => positive(i, j) || positive(j, i),
+                        Block::PositivePositive => positive(i, j),
+                    };
+                }
             }
         }
-        Ok(full)
+        Ok(wide)
     }
 
     /// The mask of [`super::group_similarities`], (B, N), from that of the pool, (B, B·N).
@@ -178,6 +185,7 @@ impl Mask {
         Ok(Self {
             n_rows: self.n_rows,
             n_columns: n_passages,
+            n_pool: n_passages,
             masked: targets.iter().enumerate().flat_map(own).copied().collect(),
         })
     }

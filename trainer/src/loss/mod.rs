@@ -7,32 +7,37 @@
 //! | name elsewhere | here |
 //! |---|---|
 //! | MultipleNegativesRankingLoss (sentence-transformers; its `scale` is 1/τ) | [`info_nce`] |
-//! | GISTEmbedLoss | [`Mask::mask_better`] with the scores of a guide, then [`cross_entropy`] |
+//! | GISTEmbedLoss | [`Mask::mask_better`] with a guide's [`block_similarities`] of [`Block::GIST`], then [`cross_entropy`] |
 //! | MarginMSELoss | [`margin_mse`] |
 //! | DistillKLDivLoss | [`kl_divergence`], times τ² |
 //! | MatryoshkaLoss | [`matryoshka`] |
 //! | BinaryCrossEntropyLoss, MultipleNegativesRankingLoss, RankNetLoss, ListNetLoss of cross-encoders | [`binary_cross_entropy`], [`listwise_softmax`], [`rank_net`], [`soft_cross_entropy`] |
+//! | LambdaLoss with its default weights | [`lambda_loss`] with μ = 10 |
 //! | `bce`, `mr`, `smr` (OpenMatch) | [`binary_cross_entropy`], [`margin_ranking`], [`soft_margin_ranking`] |
 //! | `kl_div`, `m3_kd_loss` (FlagEmbedding) | [`soft_cross_entropy`], [`in_batch_distillation`] |
 
 mod contrastive;
+mod devices;
 mod distillation;
 mod error;
 mod false_negatives;
+mod lambda;
 mod matryoshka;
 mod ranking;
 
 use candle_core::{D, Tensor};
 
 pub use contrastive::{
-    cross_entropy, full_contrastive, full_similarities, group_similarities, info_nce, positives,
-    similarities,
+    Block, block_similarities, cross_entropy, full_contrastive, group_similarities, info_nce,
+    positives, similarities,
 };
+pub use devices::{GradScale, device_loss};
 pub use distillation::{
     Reduction, in_batch_distillation, kl_divergence, margin_mse, soft_cross_entropy,
 };
 pub use error::LossError;
 pub use false_negatives::{Better, Mask};
+pub use lambda::lambda_loss;
 pub use matryoshka::{Width, matryoshka};
 pub use ranking::{
     binary_cross_entropy, listwise_softmax, margin_ranking, r_drop, rank_net, soft_margin_ranking,

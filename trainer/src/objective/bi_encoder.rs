@@ -1,129 +1,28 @@
-use std::path::{Path, PathBuf};
+mod config;
+
+use std::borrow::Cow;
+use std::path::Path;
 use std::sync::Arc;
 
 use candle_core::Tensor;
 use encoder::training::{Dropout, Engine, Parameters, TrainingError};
-use encoder::{LoadError, Pooling, Tokens};
-use serde::{Deserialize, Serialize};
+use encoder::{LoadError, Tokens};
 
+pub use self::config::{BiEncoderConfig, MaskConfig, Negatives};
 use super::backbone::Rates;
-use super::distillation::DistillationConfig;
+use super::guide::Guide;
 use super::passes::{self, GradCacheConfig};
 use super::scores::{Measures, teacher_scores};
-use super::tower::{HeadConfig, Tower, VectorOptions};
+use super::tower::{Tower, VectorOptions};
 use super::{Objective, Preparation, Step, StepReport};
 use crate::data::Group;
+use crate::data::random::{Purpose, random};
 use crate::export::{PASSAGE_TOWER, QUERY_TOWER};
 use crate::loss::{
-    self, Better, Mask, Width, cross_entropy, full_similarities, group_similarities,
+    self, Better, Mask, Width, block_similarities, cross_entropy, group_similarities,
     listwise_softmax, matryoshka, positives, similarities,
 };
 use crate::text::{Side, Tokenization};
-
-/// What a bi-encoder is trained to do. Every entry has a default.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct BiEncoderConfig {
-    /// Two encoders, one for queries and one for passages, that start equal.
-    pub untied: bool,
-    /// Where the passages' encoder starts, if not at the queries' one; only with `untied`.
-    pub passage_model: Option<PathBuf>,
-    /// How token vectors become one: `cls` or `mean`. The model's own when absent; needed without modules.json.
-    pub pooling: Option<Pooling>,
-    /// Whether vectors are brought to length 1. The model's own when absent; needed without modules.json.
-    pub normalize: Option<bool>,
-    /// A new linear layer after the pooling.
-    pub head: Option<HeadConfig>,
-    /// Most tokens of a query, special tokens and prompt included.
-    pub query_tokens: usize,
-    /// Most tokens of a passage, special tokens and prompt included.
-    pub passage_tokens: usize,
-    /// Put before each query and saved with the model. The model's own when absent; empty where the data carry prompts.
-    pub query_prompt: Option<String>,
-    /// Put before each passage and saved with the model, as `query_prompt`.
-    pub passage_prompt: Option<String>,
-    /// Probability of all dropout; that of config.json when absent.
-    pub dropout: Option<f32>,
-    /// τ: similarities are divided by it. When absent 0.05 with vectors of length 1 and 1 with others.
-    pub temperature: Option<f64>,
-    /// Which texts of a batch a query's positive is told apart from.
-    pub negatives: Negatives,
-    /// Which of them are left out.
-    pub mask: MaskConfig,
-    /// What the contrastive loss counts beside distillation: SimLM 0.2, RetroMAE 1e-4, OpenMatch 0.
-    pub contrastive_weight: f64,
-    /// Learns from teacher scores of the passages too.
-    pub distillation: Option<DistillationConfig>,
-    /// Widths at which the loss is taken; the whole vector alone when empty.
-    pub matryoshka: Vec<Width>,
-    /// Multiplies gradients but not the loss that is reported.
-    pub grad_scale: f64,
-    /// Takes the batch through the encoder in parts, for batches that do not fit into memory.
-    pub grad_cache: Option<GradCacheConfig>,
-}
-
-impl Default for BiEncoderConfig {
-    fn default() -> Self {
-        Self {
-            untied: false,
-            passage_model: None,
-            pooling: None,
-            normalize: None,
-            head: None,
-            query_tokens: 32,
-            passage_tokens: 128,
-            query_prompt: None,
-            passage_prompt: None,
-            dropout: None,
-            temperature: None,
-            negatives: Negatives::InBatch,
-            mask: MaskConfig::default(),
-            contrastive_weight: 1.0,
-            distillation: None,
-            matryoshka: Vec::new(),
-            grad_scale: 1.0,
-            grad_cache: None,
-        }
-    }
-}
-
-/// What the positive stands against.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Negatives {
-    /// All passages of the batch: [`loss::info_nce`].
-    #[default]
-    InBatch,
-    /// All passages and all queries of the batch: [`loss::full_contrastive`], as SimLM trains.
-    Full,
-    /// The query's own hard negatives.
-    Group,
-}
-
-/// Which passages of a batch are no negatives of a query.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct MaskConfig {
-    /// Leaves out what is known to be relevant, by id or content: [`Mask::known`].
-    pub known: bool,
-    /// δ: leaves out what the model itself scores that much above the positive, before the temperature.
-    pub above: Option<f64>,
-    /// Whether `above` applies to the query's own hard negatives too.
-    pub above_own: bool,
-    /// Leaves out the query's own hard negatives, which distillation learns from already (SimLM's `kd_mask_hn`).
-    pub own: bool,
-}
-
-impl Default for MaskConfig {
-    fn default() -> Self {
-        Self {
-            known: true,
-            above: None,
-            above_own: false,
-            own: false,
-        }
-    }
-}
 
 /// Trains a model that turns queries and passages into vectors of one space.
 pub struct BiEncoderObjective {
@@ -135,6 +34,7 @@ pub struct BiEncoderObjective {
     parameters: Parameters,
     rates: Rates,
     temperature: f64,
+    guide: Option<Guide>,
 }
 
 /// What makes texts of a batch tokens.
@@ -160,10 +60,15 @@ struct Part<'a> {
 }
 
 /// What is known of a batch beside its texts.
-struct Target {
+struct Target<'a> {
+    /// Of the pool, (B, B·N).
     mask: Mask,
+    /// The guide's cosines, (B, columns of the loss).
+    guide: Option<Tensor>,
     /// (B, N), with distillation.
     teacher: Option<Tensor>,
+    temperature: f64,
+    widths: Cow<'a, [Width]>,
 }
 
 impl BiEncoderObjective {
@@ -234,6 +139,8 @@ impl BiEncoderObjective {
         let temperature = config
             .temperature
             .unwrap_or(if normalized { 0.05 } else { 1.0 });
+        let guide = config.guide.as_ref();
+        let guide = guide.map(|guide| Guide::load(guide, engine)).transpose()?;
         let config = BiEncoderConfig {
             pooling: Some(query.pooling),
             normalize: Some(normalized),
@@ -256,6 +163,7 @@ impl BiEncoderObjective {
             passage,
             parameters,
             temperature,
+            guide,
         })
     }
 
@@ -284,7 +192,8 @@ impl BiEncoderObjective {
         }
     }
 
-    fn target(&self, batch: &[Group]) -> Result<Target, TrainingError> {
+    /// What a batch is compared with; `step` is none where nothing is trained.
+    fn target(&self, batch: &[Group], step: Option<&Step>) -> Result<Target<'_>, TrainingError> {
         let n_passages: usize = batch.iter().map(|group| group.passages.len()).sum();
         let in_group = self.config.negatives == Negatives::Group;
         if n_passages <= 1 || (in_group && n_passages == batch.len()) {
@@ -306,7 +215,43 @@ impl BiEncoderObjective {
             Some(_) => Some(teacher_scores(batch)?),
             None => None,
         };
-        Ok(Target { mask, teacher })
+        let guide = match &self.guide {
+            Some(guide) => Some(guide.similarities(batch, self.config.negatives.blocks())?),
+            None => None,
+        };
+        Ok(Target {
+            mask,
+            guide,
+            teacher,
+            temperature: self.temperature_at(step),
+            widths: self.widths_at(step),
+        })
+    }
+
+    /// 1 over `max(1, min(1, t/W)/τ)`, with W steps of warm-up.
+    fn temperature_at(&self, step: Option<&Step>) -> f64 {
+        let n_warmup = self.config.temperature_warmup;
+        match step {
+            Some(step) if step.optimizer_step < n_warmup => {
+                let share = step.optimizer_step as f64 / n_warmup as f64;
+                1.0 / (share / self.temperature).max(1.0)
+            }
+            _ => self.temperature,
+        }
+    }
+
+    /// The widths of a step: all, or those that seed and number of the batch draw, in their order.
+    fn widths_at(&self, step: Option<&Step>) -> Cow<'_, [Width]> {
+        let widths = &self.config.matryoshka;
+        match (step, self.config.matryoshka_per_step) {
+            (Some(step), Some(n)) if n < widths.len() => {
+                let mut numbers = random(step.seed, 0, step.index, Purpose::Widths);
+                let mut drawn = rand::seq::index::sample(&mut numbers, widths.len(), n).into_vec();
+                drawn.sort_unstable();
+                Cow::Owned(drawn.into_iter().map(|place| widths[place]).collect())
+            }
+            _ => Cow::Borrowed(widths),
+        }
     }
 
     /// Cuts a batch into the parts that go through an encoder at once, queries first.
@@ -344,7 +289,7 @@ impl BiEncoderObjective {
         step: &Step,
         cached: bool,
     ) -> Result<StepReport, TrainingError> {
-        let mut target = self.target(batch)?;
+        let target = self.target(batch, Some(step))?;
         let dropout = |stream, part| self.rates.at(step, stream, part);
         let parts = self.parts(tokens, dropout);
         let mut measures = Measures::default();
@@ -353,7 +298,7 @@ impl BiEncoderObjective {
             cached,
             step.weight * self.config.grad_scale,
             |part| self.embed(part),
-            |vectors| self.loss(&parts, vectors, &mut target, &mut measures),
+            |vectors| self.loss(&parts, vectors, &target, &mut measures),
         )?;
         Ok(report(loss, tokens, measures))
     }
@@ -367,7 +312,7 @@ impl BiEncoderObjective {
         &self,
         parts: &[Part<'_>],
         vectors: &[Tensor],
-        target: &mut Target,
+        target: &Target<'_>,
         measures: &mut Measures,
     ) -> Result<Tensor, TrainingError> {
         let side = |is_query| {
@@ -381,24 +326,23 @@ impl BiEncoderObjective {
         let (queries, passages) = (side(true)?, side(false)?); // (B, H), (B·N, H)
         let scores = similarities(&queries, &passages)?.detach(); // (B, B·N)
         let config = &self.config;
+        let mut mask = target.mask.clone();
         if let Some(margin) = config.mask.above {
             let spare_own = !config.mask.above_own;
-            target
-                .mask
-                .mask_better(&scores, Better::Absolute(margin), spare_own)?;
+            mask.mask_better(&scores, Better::Absolute(margin), spare_own)?;
         }
-        measures.add(&scores, &target.mask)?;
-        let loss = if config.matryoshka.is_empty() {
-            self.vector_loss(&queries, &passages, target)?
-        } else {
-            matryoshka(
-                &queries,
-                &passages,
-                &config.matryoshka,
-                |queries, passages| self.vector_loss(queries, passages, target),
-            )?
+        mask = mask.blocks(config.negatives.blocks())?;
+        if let (Some(guide), Some(similarities)) = (&self.guide, &target.guide) {
+            guide.mask(similarities, &mut mask)?;
+        }
+        measures.add(&scores, &mask)?;
+        let loss = |queries: &Tensor, passages: &Tensor| {
+            self.vector_loss(queries, passages, &mask, target)
         };
-        Ok(loss)
+        Ok(match target.widths.is_empty() {
+            true => loss(&queries, &passages)?,
+            false => matryoshka(&queries, &passages, &target.widths, loss)?,
+        })
     }
 
     /// The contrastive loss and distillation, each with its weight.
@@ -406,94 +350,30 @@ impl BiEncoderObjective {
         &self,
         queries: &Tensor,
         passages: &Tensor,
-        target: &Target,
+        mask: &Mask,
+        target: &Target<'_>,
     ) -> loss::Result<Tensor> {
-        let Self {
-            config,
-            temperature,
-            ..
-        } = self;
-        let positives = positives(queries.dim(0)?, passages.dim(0)?)?;
-        let scaled = |scores: Tensor| scores / *temperature;
-        let contrastive = || match config.negatives {
-            Negatives::InBatch => {
-                let scores = target.mask.apply(&similarities(queries, passages)?)?; // (B, B·N)
-                cross_entropy(&scaled(scores)?, &positives)
-            }
-            Negatives::Full => {
-                let scores = full_similarities(queries, passages)?; // (B, B·N + 3 B)
-                let scores = target.mask.full()?.apply(&scores)?;
-                cross_entropy(&scaled(scores)?, &positives)
-            }
-            Negatives::Group => {
+        let (config, temperature) = (&self.config, target.temperature);
+        let contrastive = || {
+            if config.negatives == Negatives::Group {
                 let scores = group_similarities(queries, passages)?; // (B, N)
-                let scores = target.mask.groups()?.apply(&scores)?;
-                listwise_softmax(&scaled(scores)?)
+                let scores = (mask.groups()?.apply(&scores)? / temperature)?;
+                return listwise_softmax(&scores);
             }
+            let blocks = config.negatives.blocks();
+            let scores = block_similarities(queries, passages, blocks)?; // (B, B·N + blocks·B)
+            let scores = (mask.apply(&scores)? / temperature)?;
+            cross_entropy(&scores, &positives(queries.dim(0)?, passages.dim(0)?)?)
         };
         let (Some(distillation), Some(teacher)) = (&config.distillation, &target.teacher) else {
             return Ok((contrastive()? * config.contrastive_weight)?);
         };
         let distilled =
-            (distillation.loss(queries, passages, teacher, *temperature)? * distillation.weight)?;
+            (distillation.loss(queries, passages, teacher, temperature)? * distillation.weight)?;
         if config.contrastive_weight == 0.0 {
             return Ok(distilled);
         }
         Ok((distilled + (contrastive()? * config.contrastive_weight)?)?)
-    }
-}
-
-impl BiEncoderConfig {
-    fn check(&self) -> Result<(), TrainingError> {
-        let above_0 = |value: f64| value.is_finite() && value > 0.0;
-        let at_least_0 = |value: f64| value.is_finite() && value >= 0.0;
-        let distillation = self.distillation.unwrap_or_default();
-        let settings = [
-            (
-                "temperature",
-                self.temperature.unwrap_or(1.0),
-                above_0 as fn(f64) -> bool,
-                "it is above 0",
-            ),
-            (
-                "contrastive weight",
-                self.contrastive_weight,
-                at_least_0,
-                "it is at least 0",
-            ),
-            ("grad_scale", self.grad_scale, above_0, "it is above 0"),
-            (
-                "distillation weight",
-                distillation.weight,
-                at_least_0,
-                "it is at least 0",
-            ),
-            (
-                "student temperature",
-                distillation.student_temperature.unwrap_or(1.0),
-                above_0,
-                "it is above 0",
-            ),
-            (
-                "teacher temperature",
-                distillation.teacher_temperature,
-                above_0,
-                "it is above 0",
-            ),
-        ];
-        for (name, value, is_fine, rule) in settings {
-            if !is_fine(value) {
-                return Err(TrainingError::Setting { name, value, rule });
-            }
-        }
-        if self.contrastive_weight == 0.0 && self.distillation.is_none() {
-            return Err(TrainingError::Setting {
-                name: "contrastive weight",
-                value: 0.0,
-                rule: "without distillation it is above 0",
-            });
-        }
-        Ok(())
     }
 }
 
@@ -520,7 +400,7 @@ impl Objective for BiEncoderObjective {
     }
 
     fn evaluate(&mut self, batch: &Vec<Group>) -> Result<StepReport, TrainingError> {
-        let mut target = self.target(batch)?;
+        let target = self.target(batch, None)?;
         let tokens = self.sides.tokenize(batch)?;
         let parts = self.parts(&tokens, |_, _| Dropout::NONE);
         let vectors: Vec<Tensor> = parts
@@ -528,7 +408,7 @@ impl Objective for BiEncoderObjective {
             .map(|part| Ok(self.embed(part)?.detach()))
             .collect::<Result<_, TrainingError>>()?;
         let mut measures = Measures::default();
-        let loss = self.loss(&parts, &vectors, &mut target, &mut measures)?;
+        let loss = self.loss(&parts, &vectors, &target, &mut measures)?;
         Ok(report(passes::finite(&loss)?, &tokens, measures))
     }
 
@@ -574,6 +454,7 @@ fn report(loss: f64, tokens: &TokenizedBatch, measures: Measures) -> StepReport 
 mod tests {
     use super::*;
     use crate::objective::test_data::{difference, groups, tiny};
+    use crate::objective::{DistillationConfig, HeadConfig};
 
     /// Gradients with the batch in these parts, cached and held at once.
     fn check_grad_cache(config: &BiEncoderConfig, queries: usize, passages: usize) {
@@ -591,6 +472,7 @@ mod tests {
         let step = Step {
             seed: 1,
             index: 7,
+            optimizer_step: 7,
             weight: 0.5,
         };
         let runs = [false, true].map(|cached| {

@@ -11,12 +11,13 @@ use super::distillation::{DistillationConfig, DistillationLoss};
 use super::head::Head;
 use super::passes::{self, GradCacheConfig};
 use super::scores::{Measures, teacher_scores};
+use super::settings::{above_0, at_least_0};
 use super::{Objective, Preparation, Step, StepReport};
 use crate::data::{Content, Group};
 use crate::export::{CrossEncoderExport, Tensors};
 use crate::loss::{
-    self, LossError, binary_cross_entropy, kl_divergence, listwise_softmax, margin_mse,
-    margin_ranking, r_drop, rank_net, soft_cross_entropy, soft_margin_ranking,
+    self, LossError, binary_cross_entropy, kl_divergence, lambda_loss, listwise_softmax,
+    margin_mse, margin_ranking, r_drop, rank_net, soft_cross_entropy, soft_margin_ranking,
 };
 use crate::text::Tokenization;
 
@@ -32,6 +33,8 @@ pub struct CrossEncoderConfig {
     pub loss: RankingLoss,
     /// m: what `margin` and `soft_margin` ask a positive to be ahead.
     pub margin: f64,
+    /// k: what `lambda` optimizes is NDCG at k; over the whole group when absent.
+    pub lambda_k: Option<usize>,
     /// What the ranking loss counts beside distillation.
     pub ranking_weight: f64,
     /// Learns from teacher scores of the passages too; `in_batch` has no meaning here.
@@ -55,6 +58,7 @@ impl Default for CrossEncoderConfig {
             truncation: Truncation::LongestFirst,
             loss: RankingLoss::Listwise,
             margin: 1.0,
+            lambda_k: None,
             ranking_weight: 1.0,
             distillation: None,
             rerank_forward_factor: 1,
@@ -81,6 +85,10 @@ pub enum RankingLoss {
     SoftMargin,
     /// [`loss::rank_net`].
     RankNet,
+    /// [`loss::soft_cross_entropy`] to the labels 1 of the positive and 0 of the others (ListNet).
+    ListNet,
+    /// [`loss::lambda_loss`] with the same labels and μ = 10, as sentence-transformers has it.
+    Lambda,
 }
 
 /// Trains a model that reads a query and a passage together and gives the pair one score.
@@ -107,6 +115,9 @@ struct Part<'a> {
     dropout: Dropout,
     classifier_dropout: f32,
 }
+
+/// What NDCG-Loss2 counts beside LambdaRank in NDCG-Loss2++.
+const LAMBDA_MU: f64 = 10.0;
 
 /// Pairs that are scored at once where nothing is held for a backward pass.
 const PAIRS_AT_ONCE: usize = 64;
@@ -264,6 +275,10 @@ impl CrossEncoderObjective {
             RankingLoss::Margin => margin_ranking(scores, config.margin)?,
             RankingLoss::SoftMargin => soft_margin_ranking(scores, config.margin)?,
             RankingLoss::RankNet => rank_net(scores)?,
+            RankingLoss::ListNet => soft_cross_entropy(scores, &labels(scores)?)?,
+            RankingLoss::Lambda => {
+                lambda_loss(scores, &labels(scores)?, LAMBDA_MU, config.lambda_k)?
+            }
         };
         let ranking = (ranking * config.ranking_weight)?;
         let (Some(distillation), Some(teacher)) = (&config.distillation, teacher) else {
@@ -330,33 +345,13 @@ impl CrossEncoderObjective {
 
 impl CrossEncoderConfig {
     fn check(&self) -> Result<(), TrainingError> {
-        let at_least_0 = "it is finite and at least 0";
-        let distillation = self.distillation.unwrap_or_default();
-        for (name, value) in [
-            ("margin", self.margin),
-            ("ranking weight", self.ranking_weight),
-            ("r_drop", self.r_drop.unwrap_or(0.0)),
-            ("distillation weight", distillation.weight),
-        ] {
-            if !(value.is_finite() && value >= 0.0) {
-                let rule = at_least_0;
-                return Err(TrainingError::Setting { name, value, rule });
-            }
-        }
-        for (name, value) in [
-            ("rerank_forward_factor", self.rerank_forward_factor as f64),
-            (
-                "student temperature",
-                distillation.student_temperature.unwrap_or(1.0),
-            ),
-            ("teacher temperature", distillation.teacher_temperature),
-        ] {
-            if !(value.is_finite() && value > 0.0) {
-                let rule = "it is above 0";
-                return Err(TrainingError::Setting { name, value, rule });
-            }
-        }
-        Ok(())
+        at_least_0("margin", self.margin)?;
+        at_least_0("ranking weight", self.ranking_weight)?;
+        at_least_0("r_drop", self.r_drop.unwrap_or(0.0))?;
+        above_0("lambda_k", self.lambda_k.unwrap_or(1) as f64)?;
+        let factor = self.rerank_forward_factor as f64;
+        above_0("rerank_forward_factor", factor)?;
+        self.distillation.map_or(Ok(()), |one| one.check())
     }
 }
 
@@ -426,6 +421,15 @@ fn pairs_of(batch: &[Group]) -> impl Iterator<Item = (&Content, &Content)> {
         let passages = group.passages.iter();
         passages.map(|passage| (&group.query, &passage.content))
     })
+}
+
+/// Labels of groups, (B, N): 1 for the positive, 0 for the others.
+fn labels(scores: &Tensor) -> loss::Result<Tensor> {
+    let (n_queries, n_passages) = scores.dims2()?;
+    let row = |_| (0..n_passages).map(|place| f64::from(u8::from(place == 0)));
+    let labels: Vec<f64> = (0..n_queries).flat_map(row).collect();
+    let labels = Tensor::from_vec(labels, scores.shape(), scores.device())?;
+    Ok(labels.to_dtype(scores.dtype())?)
 }
 
 /// Returns N. Refuses groups of different size, and of the positive alone.

@@ -1,8 +1,10 @@
 //! Teacher scores as a part of what an objective learns from.
 
 use candle_core::Tensor;
+use encoder::training::TrainingError;
 use serde::{Deserialize, Serialize};
 
+use super::settings::{above_0, at_least_0};
 use crate::loss::{
     self, Reduction, group_similarities, in_batch_distillation, kl_divergence, margin_mse,
     similarities, soft_cross_entropy,
@@ -53,6 +55,13 @@ pub enum DistillationLoss {
 }
 
 impl DistillationConfig {
+    pub(super) fn check(&self) -> Result<(), TrainingError> {
+        at_least_0("distillation weight", self.weight)?;
+        let student = self.student_temperature.unwrap_or(1.0);
+        above_0("student temperature", student)?;
+        above_0("teacher temperature", self.teacher_temperature)
+    }
+
     /// The loss of groups from vectors, (B, H) and (B·N, H), and raw teacher scores, (B, N).
     pub(super) fn loss(
         &self,

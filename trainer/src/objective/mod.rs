@@ -4,9 +4,11 @@ mod backbone;
 mod bi_encoder;
 mod cross_encoder;
 mod distillation;
+mod guide;
 mod head;
 mod passes;
 mod scores;
+mod settings;
 #[cfg(test)]
 mod test_data;
 mod tower;
@@ -19,6 +21,7 @@ use encoder::training::{Parameters, TrainingError};
 pub use bi_encoder::{BiEncoderConfig, BiEncoderObjective, MaskConfig, Negatives};
 pub use cross_encoder::{CrossEncoderConfig, CrossEncoderObjective, RankingLoss};
 pub use distillation::{DistillationConfig, DistillationLoss};
+pub use guide::{GuideConfig, MarginKind};
 pub use passes::GradCacheConfig;
 pub use tower::HeadConfig;
 
@@ -83,6 +86,8 @@ pub struct Step {
     pub seed: u64,
     /// Number of the batch since the run began; accumulated batches of one optimizer step count singly.
     pub index: u64,
+    /// Steps of the optimizer before this one.
+    pub optimizer_step: u64,
     /// Share of this batch in the optimizer step: 1 / accumulated batches.
     pub weight: f64,
 }

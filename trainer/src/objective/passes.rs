@@ -145,6 +145,7 @@ mod tests {
             let step = Step {
                 seed: 0,
                 index,
+                optimizer_step: index,
                 weight: 1.0,
             };
             for stream in 0..4 {

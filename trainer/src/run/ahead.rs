@@ -157,7 +157,7 @@ mod tests {
             ),
             "{error}"
         );
-        check((0, 0), (0, 1), &all[1..]); // a resumed run does not read what it has seen
+        check((3, 0), (0, 1), &all[1..]); // a resumed run does not read what it has seen
     }
 
     #[test]

@@ -1,4 +1,5 @@
-use std::collections::{BTreeMap, BinaryHeap, HashMap, HashSet};
+use std::borrow::Cow;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -10,8 +11,10 @@ use index::{
 };
 
 use super::evaluator::{Evaluator, EvaluatorError};
+use crate::data::{Content, PassageText};
 use crate::export::{PASSAGE_TOWER, QUERY_TOWER};
 use crate::objective::Objective;
+use crate::text::{joined, name_row, texts};
 
 /// Which queries and passages dev figures are of.
 #[derive(Clone, Debug, PartialEq)]
@@ -29,7 +32,7 @@ pub struct DevConfig {
     /// What the model reads of a query.
     pub query_template: Template,
     /// What the model reads of a passage.
-    pub passage_template: Template,
+    pub passage: PassageText,
 }
 
 /// Queries with judgments, and the passages among which theirs are to be found.
@@ -39,8 +42,8 @@ pub struct DevSet {
     pub qrels: Qrels,
     /// Id and text of each query.
     pub queries: Vec<(String, String)>,
-    /// Id and text of each passage.
-    pub passages: Vec<(String, String)>,
+    /// Id and content of each passage.
+    pub passages: Vec<(String, Content)>,
 }
 
 impl DevSet {
@@ -72,33 +75,23 @@ impl DevSet {
             paths: dataset.corpus,
             ..CorpusConfig::default()
         };
-        let (mut passages, mut drawn) = (Vec::new(), BinaryHeap::<(u64, String, String)>::new());
+        let (mut passages, mut drawn) = (Vec::new(), BTreeMap::<(u64, String), Content>::new());
         for passage in CorpusReader::open(&corpus)? {
             let passage = passage?;
-            let text = || config.passage_template.render(&passage).text;
+            let content = config.passage.content(&passage);
             let is_wanted = wanted.contains(passage.id.as_str());
             match config.n_distractors {
                 Some(most) if !is_wanted => {
                     // The passages of the smallest draws, whatever the order of the corpus.
-                    let key = draw(config.seed, &passage.id);
-                    if drawn.len() < most
-                        || drawn.peek().is_some_and(|(largest, ..)| key < *largest)
-                    {
-                        drawn.push((key, passage.id.clone(), text()));
-                    }
+                    drawn.insert((draw(config.seed, &passage.id), passage.id), content);
                     if drawn.len() > most {
-                        drawn.pop();
+                        drawn.pop_last();
                     }
                 }
-                _ => passages.push((passage.id.clone(), text())),
+                _ => passages.push((passage.id, content)),
             }
         }
-        passages.extend(
-            drawn
-                .into_sorted_vec()
-                .into_iter()
-                .map(|(_, id, text)| (id, text)),
-        );
+        passages.extend(drawn.into_iter().map(|((_, id), content)| (id, content)));
         let rendered = |query: Query| {
             let text = config.query_template.render_query(&query).text;
             (query.id, text)
@@ -181,8 +174,8 @@ impl SearchEvaluator {
         };
         let mut shard = ShardWriter::create(&path, config)?;
         for chunk in self.dev.passages.chunks(CHUNK) {
-            let texts: Vec<Text<'_>> = chunk.iter().map(|(_, text)| Text::Single(text)).collect();
-            let vectors = passages.encode_texts(Role::Passage, &texts)?;
+            let contents = chunk.iter().map(|(_, content)| content);
+            let vectors = passages.encode_texts(Role::Passage, &texts(contents)?)?;
             for row in vectors.values.chunks_exact(vectors.width) {
                 shard.push(row)?;
             }
@@ -278,9 +271,11 @@ impl<O: Objective> Evaluator<O> for RerankEvaluator {
         let mut run = Run::new("dev");
         for ((query, text), places) in self.dev.queries.iter().zip(&self.candidates) {
             let passages = || places.iter().map(|&place| &self.dev.passages[place]);
-            let pairs: Vec<(&str, &str)> = passages()
-                .map(|(_, passage)| (text.as_str(), passage.as_str()))
-                .collect();
+            let contents = passages().map(|(_, content)| content).enumerate();
+            let texts = contents.map(|(row, content)| name_row(row, joined(content)));
+            let texts: Vec<Cow<'_, str>> = texts.collect::<Result<_, _>>()?;
+            let pairs: Vec<(&str, &str)> =
+                texts.iter().map(|one| (text.as_str(), &**one)).collect();
             let scores = model.score(&model.tokenize(&pairs)?)?;
             let scored = passages().zip(scores.logits.chunks_exact(scores.n_labels.max(1)));
             let scored = scored.map(|((id, _), row)| Scored {

@@ -306,6 +306,7 @@ where
             let place = Step {
                 seed: self.config.run.seed,
                 index: self.state.n_batches,
+                optimizer_step: self.state.step,
                 weight: 1.0 / n_batches as f64,
             };
             let objective = &mut self.job.objective;

@@ -9,7 +9,7 @@ use corpus::{Run, Scored, Template};
 use encoder::training::{Parameters, TrainingError};
 use encoder::{BiEncoder, CrossEncoder, EncoderConfig, ModelOptions, Role, Text};
 use evaluation::{EvaluationConfig, Measure, evaluate};
-use trainer::data::Group;
+use trainer::data::{Content, Group, PassageText};
 use trainer::run::{
     DevConfig, DevSet, Evaluator, EvaluatorError, RerankEvaluator, SearchEvaluator,
 };
@@ -82,7 +82,7 @@ fn config() -> DevConfig {
         n_distractors: None,
         seed: 1,
         query_template: Template::query_default(),
-        passage_template: Template::default(),
+        passage: PassageText::default(),
     }
 }
 
@@ -114,10 +114,36 @@ fn measured(dev: &DevSet, score: impl Fn(usize, usize) -> f64) -> BTreeMap<Strin
         .collect()
 }
 
+fn text(content: &Content) -> Text<'_> {
+    match content {
+        Content::Text(text) => Text::Single(text),
+        Content::Pair(title, body) => Text::Pair(title, body),
+        Content::Tokens(ids) => panic!("{ids:?}"),
+    }
+}
+
+/// What a cross-encoder reads of a passage.
+fn joined(content: &Content) -> String {
+    match text(content) {
+        Text::Single(text) => text.to_owned(),
+        Text::Pair(title, body) => format!("{title}: {body}"),
+    }
+}
+
 #[test]
 fn figures_of_a_search_are_those_of_all_inner_products() {
-    let dev = Arc::new(DevSet::read(&config()).unwrap());
-    assert_eq!((dev.queries.len(), dev.passages.len()), (84, 336));
+    check_search(&config());
+    check_search(&DevConfig {
+        passage: PassageText::Pair,
+        max_queries: Some(20),
+        ..config()
+    });
+}
+
+fn check_search(config: &DevConfig) {
+    let dev = Arc::new(DevSet::read(config).unwrap());
+    let n_queries = config.max_queries.unwrap_or(84);
+    assert_eq!((dev.queries.len(), dev.passages.len()), (n_queries, 336));
     let folder = tempfile::tempdir().unwrap();
     let mut evaluator = SearchEvaluator {
         dev: dev.clone(),
@@ -136,14 +162,11 @@ fn figures_of_a_search_are_those_of_all_inner_products() {
     let model = testkit::fixture("models/tiny-bert");
     let model =
         BiEncoder::load(&model, &ModelOptions::default(), &EncoderConfig::default()).unwrap();
-    let encode = |role, texts: &[(String, String)]| {
-        let texts: Vec<Text<'_>> = texts.iter().map(|(_, text)| Text::Single(text)).collect();
-        model.encode_texts(role, &texts).unwrap()
-    };
-    let (queries, passages) = (
-        encode(Role::Query, &dev.queries),
-        encode(Role::Passage, &dev.passages),
-    );
+    let texts = dev.queries.iter().map(|(_, text)| Text::Single(text));
+    let queries = model.encode_texts(Role::Query, &texts.collect::<Vec<_>>());
+    let texts = dev.passages.iter().map(|(_, content)| text(content));
+    let passages = model.encode_texts(Role::Passage, &texts.collect::<Vec<_>>());
+    let (queries, passages) = (queries.unwrap(), passages.unwrap());
     let expected = measured(&dev, |row, column| {
         queries
             .row(row)
@@ -189,13 +212,17 @@ fn a_part_of_a_corpus_holds_what_is_judged_and_the_draws_of_the_seed() {
 
 #[test]
 fn a_cross_encoder_reorders_the_head_of_a_run() {
-    let dev = Arc::new(
-        DevSet::read(&DevConfig {
-            max_queries: Some(5),
-            ..config()
-        })
-        .unwrap(),
-    );
+    check_reordering(PassageText::default());
+    check_reordering(PassageText::Pair);
+}
+
+fn check_reordering(passage: PassageText) {
+    let config = DevConfig {
+        max_queries: Some(5),
+        passage,
+        ..config()
+    };
+    let dev = Arc::new(DevSet::read(&config).unwrap());
     let folder = tempfile::tempdir().unwrap();
     let (path, depth) = (folder.path().join("run.trec"), 12);
     let mut run = Run::new("all");
@@ -239,7 +266,7 @@ fn a_cross_encoder_reorders_the_head_of_a_run() {
     };
     head.passages.truncate(depth);
     let expected = measured(&head, |row, column| {
-        score(&head.queries[row].1, &head.passages[column].1)
+        score(&head.queries[row].1, &joined(&head.passages[column].1))
     });
     assert_eq!(found, expected);
 

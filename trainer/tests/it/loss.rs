@@ -1,11 +1,12 @@
 //! Losses against PyTorch's, the numbers worked out in advance, and what must hold of any of them.
 
+mod golden;
+
 use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor, Var};
-use serde_json::Value;
 use trainer::data::{Candidate, Content, Group};
-use trainer::loss::{self, Better, LossError, Mask, Reduction, Result, Width};
+use trainer::loss::{self, Better, Block, GradScale, LossError, Mask, Reduction, Result, Width};
 
 /// A matrix in f64.
 fn matrix(rows: &[&[f64]]) -> Tensor {
@@ -99,208 +100,6 @@ fn group(query: &str, text: &str, positives: &[&str], passages: &[(&str, &str)])
     }
 }
 
-mod golden {
-    //! Cases of `tests/golden/trainer/losses.json`.
-
-    use super::*;
-
-    fn read() -> Value {
-        let path = testkit::golden("trainer/losses.json");
-        let text = std::fs::read_to_string(path).expect("a golden file");
-        serde_json::from_str(&text).expect("valid JSON")
-    }
-
-    fn tensor(rows: &Value, dtype: DType) -> Tensor {
-        let rows = rows.as_array().expect("rows");
-        let row = |row: &Value| -> Vec<f64> {
-            let numbers = row.as_array().expect("numbers").iter();
-            numbers
-                .map(|number| number.as_f64().expect("a number"))
-                .collect()
-        };
-        let rows: Vec<Vec<f64>> = rows.iter().map(row).collect();
-        Tensor::new(rows, &Device::Cpu)
-            .and_then(|t| t.to_dtype(dtype))
-            .expect("a matrix")
-    }
-
-    fn groups(golden: &Value) -> Vec<Group> {
-        let text = |value: &Value| value.as_str().expect("a text").to_owned();
-        let one = |value: &Value| {
-            let passages = value["passages"].as_array().expect("passages").iter();
-            Group {
-                query_id: text(&value["query_id"]),
-                query: Content::Text(text(&value["query"])),
-                passages: passages
-                    .map(|passage| Candidate {
-                        id: text(&passage[0]),
-                        content: Content::Text(text(&passage[1])),
-                        score: None,
-                    })
-                    .collect(),
-                positives: value["positives"]
-                    .as_array()
-                    .expect("ids")
-                    .iter()
-                    .map(text)
-                    .collect(),
-            }
-        };
-        golden["groups"]
-            .as_array()
-            .expect("groups")
-            .iter()
-            .map(one)
-            .collect()
-    }
-
-    /// The loss of a case from its inputs in the order of their names.
-    fn compute(case: &Value, mask: &Mask, get: &dyn Fn(&str) -> Tensor) -> Result<Tensor> {
-        let settings = &case["settings"];
-        let number = |name: &str| settings[name].as_f64().expect("a number");
-        let pool = || (get("queries"), get("passages"));
-        let scores = || get("scores");
-        let student = || get("student") / number("temperature");
-        let masked = |full: bool| {
-            let (queries, passages) = pool();
-            let (scores, mask) = if full {
-                (loss::full_similarities(&queries, &passages)?, mask.full()?)
-            } else {
-                (loss::similarities(&queries, &passages)?, mask.clone())
-            };
-            let scores = (mask.apply(&scores)? / number("temperature"))?;
-            loss::cross_entropy(
-                &scores,
-                &loss::positives(queries.dim(0)?, passages.dim(0)?)?,
-            )
-        };
-        match case["name"].as_str().expect("a name") {
-            "info_nce" => loss::info_nce(&pool().0, &pool().1, number("temperature")),
-            "full_contrastive" => {
-                loss::full_contrastive(&pool().0, &pool().1, number("temperature"))
-            }
-            "info_nce, masked" => masked(false),
-            "full_contrastive, masked" => masked(true),
-            "in_group" => {
-                let scores = loss::group_similarities(&pool().0, &pool().1)?;
-                loss::listwise_softmax(&(scores / number("temperature"))?)
-            }
-            "matryoshka" => {
-                let widths = settings["widths"].as_array().expect("widths").iter();
-                let widths: Vec<Width> = widths
-                    .map(|width| Width {
-                        width: width[0].as_u64().expect("a count") as usize,
-                        weight: width[1].as_f64().expect("a weight"),
-                    })
-                    .collect();
-                loss::matryoshka(&pool().0, &pool().1, &widths, |queries, passages| {
-                    loss::info_nce(queries, passages, number("temperature"))
-                })
-            }
-            "kl, batch mean" | "kl, mean" => {
-                let reduction = serde_json::from_value(settings["reduction"].clone());
-                let reduction: Reduction = reduction.expect("a reduction");
-                loss::kl_divergence(&student()?, &get("teacher"), reduction)
-            }
-            "soft_cross_entropy" => loss::soft_cross_entropy(&student()?, &get("teacher")),
-            "margin_mse" => loss::margin_mse(&get("student"), &get("teacher")),
-            "in_batch_distillation" => {
-                let scores = loss::similarities(&pool().0, &pool().1)?;
-                loss::in_batch_distillation(&(scores / number("temperature"))?, &get("teacher"))
-            }
-            "binary_cross_entropy" => loss::binary_cross_entropy(&scores()),
-            "margin_ranking" => loss::margin_ranking(&scores(), number("margin")),
-            "soft_margin_ranking" => loss::soft_margin_ranking(&scores(), number("margin")),
-            "rank_net" => loss::rank_net(&scores()),
-            "listwise_softmax" => loss::listwise_softmax(&scores()),
-            "r_drop" => loss::r_drop(&get("first"), &get("second")),
-            other => panic!("case {other} is not known"),
-        }
-    }
-
-    fn check_cases(dtype: DType, tolerance: f64) {
-        let golden = read();
-        let mask = Mask::known(&groups(&golden)).expect("a mask");
-        let cases = golden["cases"].as_array().expect("cases");
-        assert_eq!(cases.len(), 17);
-        for case in cases {
-            let name = &case["name"];
-            let inputs: Vec<(&String, Var)> = (case["inputs"].as_object().expect("inputs").iter())
-                .filter(|(key, _)| *key != "masked")
-                .map(|(key, rows)| {
-                    (
-                        key,
-                        Var::from_tensor(&tensor(rows, dtype)).expect("a variable"),
-                    )
-                })
-                .collect();
-            let get = |key: &str| {
-                let found = inputs.iter().find(|(name, _)| *name == key);
-                found.expect("an input of this name").1.as_tensor().clone()
-            };
-            let loss = compute(case, &mask, &get).expect("a loss");
-            assert_eq!(loss.dtype(), dtype, "{name}");
-            let store = loss.backward().expect("a backward");
-            let expected = case["loss"].as_f64().expect("a number");
-            let found = value(Ok(loss));
-            assert!(
-                (found - expected).abs() <= tolerance * expected.abs(),
-                "{name} in {dtype:?}: {found}, not {expected}"
-            );
-            for (key, input) in &inputs {
-                let expected = &case["gradients"][*key];
-                let found = store.get(input);
-                if expected.is_null() {
-                    assert!(found.is_none(), "{name}: {key} has a gradient");
-                    continue;
-                }
-                let (found, expected) = (
-                    values(found.expect("a gradient")),
-                    values(&tensor(expected, DType::F64)),
-                );
-                let square: f64 = expected.iter().map(|x| x * x).sum();
-                let size = (square / expected.len() as f64).sqrt();
-                for (found, expected) in found.iter().zip(&expected) {
-                    assert!(
-                        (found - expected).abs() <= tolerance * size,
-                        "{name} in {dtype:?}, {key}: {found}, not {expected}"
-                    );
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn losses_and_gradients_equal_pytorch() {
-        check_cases(DType::F64, 1e-12);
-        check_cases(DType::F32, 1e-5);
-    }
-
-    #[test]
-    fn known_positives_are_masked_as_rule_by_rule() {
-        let golden = read();
-        let mask = Mask::known(&groups(&golden)).expect("a mask");
-        let cases = golden["cases"].as_array().expect("cases").iter();
-        let masked: Vec<_> = cases
-            .filter(|case| !case["inputs"]["masked"].is_null())
-            .collect();
-        assert_eq!(masked.len(), 2);
-        for case in masked {
-            let rows = case["inputs"]["masked"].as_array().expect("rows");
-            for (row, columns) in rows.iter().enumerate() {
-                for (column, expected) in columns.as_array().expect("columns").iter().enumerate() {
-                    let found = mask.is_masked(row, column);
-                    assert_eq!(
-                        Some(found),
-                        expected.as_bool(),
-                        "row {row}, column {column}"
-                    );
-                }
-            }
-        }
-    }
-}
-
 mod vectors {
     //! Two queries of two passages each, small enough for paper.
 
@@ -338,7 +137,7 @@ mod vectors {
             loss::full_contrastive(&queries(), &passages(), 0.5),
             1.723_065_264_806_717_7,
         );
-        let rows = loss::full_similarities(&queries(), &passages()).expect("scores");
+        let rows = loss::block_similarities(&queries(), &passages(), &Block::FULL).expect("scores");
         let rows = (rows / 0.5).expect("a quotient");
         for (row, expected) in [1.725_154_029_491_892, 1.720_976_500_121_537]
             .into_iter()
@@ -479,7 +278,7 @@ fn gradients_equal_difference_quotients() {
     mask.mask_better(&scores, Better::Absolute(0.1), true)
         .expect("a mask that fits");
     assert!(mask.share() > 0.0 && mask.share() < 1.0);
-    let full = mask.full().expect("a mask of the pool");
+    let full = mask.blocks(&Block::FULL).expect("a mask of the pool");
     check_differences("masked", [&queries, &passages], |[queries, passages]| {
         let scores = mask.apply(&loss::similarities(queries, passages)?)?;
         loss::cross_entropy(&(scores / 0.3)?, &[0, 2, 4])
@@ -488,7 +287,7 @@ fn gradients_equal_difference_quotients() {
         "full, masked",
         [&queries, &passages],
         |[queries, passages]| {
-            let scores = full.apply(&loss::full_similarities(queries, passages)?)?;
+            let scores = full.apply(&loss::block_similarities(queries, passages, &Block::FULL)?)?;
             loss::cross_entropy(&(scores / 0.3)?, &[0, 2, 4])
         },
     );
@@ -691,35 +490,119 @@ fn great_scores_do_not_overflow() {
     }
 }
 
-/// The sum over W workers of what each adds to the gradient, its own vectors alone having one, is that of one worker
-/// with the whole batch; their mean needs a factor of W.
-#[test]
-fn gathered_vectors_give_the_gradient_of_the_whole_batch() {
-    let (queries, passages) = (noise((4, 3), 1), noise((8, 3), 2));
-    let whole = gradients([&queries, &passages], |[queries, passages]| {
-        loss::full_contrastive(queries, passages, 0.3)
+/// Gradient of one matrix that makes all vectors, (H, H), and with W devices the mean of what each computes.
+fn check_devices(loss: fn(&Tensor, &Tensor, f64) -> Result<Tensor>, n_devices: usize) {
+    let (queries, passages) = (noise((6, 3), 1), noise((12, 3), 2));
+    let weights = noise((3, 3), 3);
+    let [whole] = gradients([&weights], |[weights]| {
+        loss(&queries.matmul(weights)?, &passages.matmul(weights)?, 0.3)
     });
-    let mut sums = whole.clone().map(|gradient| vec![0.0; gradient.len()]);
-    for worker in 0..2 {
-        let own = gradients([&queries, &passages], |all| {
-            let [queries, passages] = all.map(|x| {
-                let n = x.dims()[0] / 2;
-                let part = |index: usize| {
-                    let rows = x.narrow(0, index * n, n).expect("half of the rows");
-                    if index == worker { rows } else { rows.detach() }
+    let mean = |scale| {
+        let mut mean = vec![0.0; whole.len()];
+        for rank in 0..n_devices {
+            let [own] = gradients([&weights], |[weights]| {
+                let parts = |x: &Tensor| -> Result<Vec<Tensor>> {
+                    let parts = x.chunk(n_devices, 0)?;
+                    Ok(parts
+                        .iter()
+                        .map(|part| part.matmul(weights))
+                        .collect::<candle_core::Result<_>>()?)
                 };
-                Tensor::cat(&[part(0), part(1)], 0).expect("both halves")
+                loss::device_loss(
+                    &parts(&queries)?,
+                    &parts(&passages)?,
+                    rank,
+                    scale,
+                    |queries, passages| loss(queries, passages, 0.3),
+                )
             });
-            loss::full_contrastive(&queries, &passages, 0.3)
-        });
-        for (sums, own) in sums.iter_mut().zip(own) {
-            sums.iter_mut().zip(own).for_each(|(sum, own)| *sum += own);
+            let shares = own.iter().map(|gradient| gradient / n_devices as f64);
+            mean.iter_mut()
+                .zip(shares)
+                .for_each(|(sum, share)| *sum += share);
+        }
+        mean
+    };
+    let size = whole.iter().map(|x| x * x).sum::<f64>().sqrt();
+    assert!(size > 0.1, "{size}");
+    for (scale, factor) in [(GradScale::World, 1.0), (GradScale::None, n_devices as f64)] {
+        for (found, whole) in mean(scale).iter().zip(&whole) {
+            assert!(
+                (found * factor - whole).abs() < 1e-12 * size,
+                "{scale:?}: {found} and {whole}"
+            );
         }
     }
-    for (sums, whole) in sums.iter().zip(&whole) {
-        for (sum, whole) in sums.iter().zip(whole) {
-            assert!((sum - whole).abs() < 1e-12, "{sum} and {whole}");
-        }
+}
+
+#[test]
+fn devices_train_with_the_gradient_of_the_whole_batch_or_too_little_by_their_number() {
+    for n_devices in [1, 2, 3] {
+        check_devices(loss::info_nce, n_devices);
+        check_devices(loss::full_contrastive, n_devices);
+    }
+    let one = [noise((2, 3), 1)];
+    let refused = loss::device_loss(&one, &one, 1, GradScale::World, |queries, passages| {
+        loss::info_nce(queries, passages, 1.0)
+    });
+    assert!(matches!(
+        refused,
+        Err(LossError::Setting { name: "rank", .. })
+    ));
+}
+
+#[test]
+fn a_guide_is_compared_block_by_block() {
+    // Unit vectors by angle: query 0 at 0°, its positive at 60°, its negative at 50°; query 1 at 20°, and so on.
+    let angles = |degrees: &[f64]| {
+        let rows: Vec<Vec<f64>> = degrees
+            .iter()
+            .map(|x| vec![x.to_radians().cos(), x.to_radians().sin()])
+            .collect();
+        Tensor::new(rows, &Device::Cpu).expect("a matrix")
+    };
+    let (queries, passages) = (angles(&[0.0, 20.0]), angles(&[60.0, 50.0, 30.0, 170.0]));
+    let scores = loss::block_similarities(&queries, &passages, &Block::GIST).expect("scores");
+    let masked = |spare_own| {
+        let pool = Mask::empty(2, 4);
+        let mut mask = pool.blocks(&Block::GIST).expect("a mask of the pool");
+        mask.mask_better(&scores, Better::Absolute(0.0), spare_own)
+            .expect("a mask that fits");
+        [0, 1].map(|row| {
+            (0..8)
+                .filter(|&column| mask.is_masked(row, column))
+                .collect::<Vec<_>>()
+        })
+    };
+    // Query 0: its negative and query 1's positive are nearer than its positive, so is query 1, and so are the positives
+    // to each other. Query 1 has its positive at 10°, and nothing is nearer.
+    assert_eq!(masked(false), [vec![1, 2, 5, 7], vec![]]);
+    assert_eq!(masked(true), [vec![2, 5, 7], vec![]]);
+}
+
+#[test]
+fn lambda_loss_looks_at_exchanges_near_the_top() {
+    let labels = matrix(&[&[1.0, 0.0, 0.0, 0.0]]);
+    let at = |scores: [f64; 4], k| value(loss::lambda_loss(&matrix(&[&scores]), &labels, 10.0, k));
+    // The relevant passage last and first but one: the first is worse by more pairs that matter more.
+    assert!(at([0.0, 3.0, 2.0, 1.0], None) > at([2.0, 3.0, 1.0, 0.0], None));
+    assert!(at([9.0, 0.0, 0.0, 0.0], None) < 1e-2);
+    // Labels without a difference have no pairs, and ranks beyond k no loss.
+    let equal = matrix(&[&[1.0, 1.0, 1.0, 1.0]]);
+    check(
+        loss::lambda_loss(&noise((1, 4), 1), &equal, 10.0, None),
+        0.0,
+    );
+    let scores = matrix(&[&[0.0, 3.0, 2.0, 1.0]]);
+    let [gradient] = gradients([&scores], |[scores]| {
+        loss::lambda_loss(scores, &labels, 10.0, Some(1))
+    });
+    assert!(
+        gradient[1] > 0.0 && gradient[2] == 0.0 && gradient[3] == 0.0,
+        "{gradient:?}"
+    );
+    for (labels, k) in [(&labels, Some(0)), (&equal.t().expect("a column"), None)] {
+        assert!(loss::lambda_loss(&scores, labels, 10.0, k).is_err());
     }
 }
 

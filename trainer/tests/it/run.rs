@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::ops::Deref;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,6 +13,7 @@ use encoder::training::{
     Dropout, Encoder, Engine, EngineConfig, Kind, Parameter, Parameters, TrainingError, mean,
 };
 use serde_json::Value;
+use tempfile::TempDir;
 use trainer::data::DataError;
 use trainer::run::{
     Describe, End, Evaluator, EvaluatorError, Event, Every, Job, LoraConfig, RunDirectory, Summary,
@@ -369,14 +371,55 @@ fn so_it_does_with_adapters() {
     check_resumption(&config, 6);
 }
 
-fn new_run(folder: &Path) -> RunDirectory {
-    RunDirectory::create(&folder.join("run"), "", 42).unwrap()
+/// A run directory that ends with the test.
+struct NewRun {
+    run: RunDirectory,
+    _folder: TempDir,
+}
+
+impl Deref for NewRun {
+    type Target = RunDirectory;
+
+    fn deref(&self) -> &RunDirectory {
+        &self.run
+    }
+}
+
+fn new_run() -> NewRun {
+    let folder = tempfile::tempdir().unwrap();
+    NewRun {
+        run: RunDirectory::create(&folder.path().join("run"), "", 42).unwrap(),
+        _folder: folder,
+    }
+}
+
+/// The steps after which there are checkpoints.
+fn saved_steps(run: &RunDirectory) -> Vec<u64> {
+    let checkpoints = run.checkpoints().unwrap().into_iter();
+    checkpoints.map(|(step, _)| step).collect()
+}
+
+/// Trains on five batches of which one is bad, with a checkpoint after every step.
+fn fail(batches: Numbers) -> (NewRun, TrainError) {
+    let run = new_run();
+    let mut config = config();
+    config.run.save_every = Every::Steps(1);
+    let setup = Setup {
+        batches,
+        ..Setup::new(&config)
+    };
+    let error = setup.run(&run).unwrap_err();
+    assert_eq!(
+        saved_steps(&run),
+        [1],
+        "the second step takes batches 2 and 3"
+    );
+    (run, error)
 }
 
 #[test]
 fn a_run_learns_logs_and_keeps_the_last_checkpoints() {
-    let folder = tempfile::tempdir().unwrap();
-    let run = new_run(folder.path());
+    let run = new_run();
     let mut config = config();
     config.schedule.max_steps = None;
     config.schedule.epochs = 30;
@@ -387,13 +430,7 @@ fn a_run_learns_logs_and_keeps_the_last_checkpoints() {
         (summary.end, summary.steps, summary.batches),
         (End::Finished, 90, 150)
     );
-    let steps: Vec<u64> = run
-        .checkpoints()
-        .unwrap()
-        .into_iter()
-        .map(|(step, _)| step)
-        .collect();
-    assert_eq!(steps, [80, 90]);
+    assert_eq!(saved_steps(&run), [80, 90]);
     let dev = |step: u64| summary.dev[&step]["loss"];
     assert!(dev(90) < 0.5 * dev(0), "{} {}", dev(0), dev(90));
     let lines = metrics(&run);
@@ -428,8 +465,7 @@ fn a_run_learns_logs_and_keeps_the_last_checkpoints() {
 
 #[test]
 fn it_stops_when_the_figure_gets_no_better_and_exports_the_best() {
-    let folder = tempfile::tempdir().unwrap();
-    let run = new_run(folder.path());
+    let run = new_run();
     let mut config = config();
     config.run.measure = Some("hill".to_owned());
     config.run.patience = Some(2);
@@ -445,13 +481,7 @@ fn it_stops_when_the_figure_gets_no_better_and_exports_the_best() {
         summary.best.map(|best| (best.step, best.value)),
         Some((2, 0.0))
     );
-    let steps: Vec<u64> = run
-        .checkpoints()
-        .unwrap()
-        .into_iter()
-        .map(|(step, _)| step)
-        .collect();
-    assert_eq!(steps, [2, 6]);
+    assert_eq!(saved_steps(&run), [2, 6]);
     let weights = |folder: &Path, file: &str| {
         let objective = Regression::new(&Engine::new(&EngineConfig::default()).unwrap());
         objective.parameters().load(&folder.join(file)).unwrap();
@@ -477,19 +507,10 @@ fn it_stops_when_the_figure_gets_no_better_and_exports_the_best() {
 
 #[test]
 fn a_loss_that_is_no_number_ends_the_run_with_its_batch() {
-    let folder = tempfile::tempdir().unwrap();
-    let run = new_run(folder.path());
-    let mut config = config();
-    config.run.save_every = Every::Steps(1);
-    let batches = Numbers {
+    let (run, error) = fail(Numbers {
         bad: Some(1), // the fourth batch of the first epoch: 3 · 7 mod 5
         ..Numbers::new(5)
-    };
-    let setup = Setup {
-        batches,
-        ..Setup::new(&config)
-    };
-    let error = setup.run(&run).unwrap_err();
+    });
     assert!(
         matches!(error, TrainError::Loss { step: 2, loss, .. } if loss.is_nan()),
         "{error}"
@@ -500,31 +521,15 @@ fn a_loss_that_is_no_number_ends_the_run_with_its_batch() {
         (&report["step"], &report["batches"]),
         (&Value::from(2), &Value::from(vec![4, 1]))
     );
-    let steps: Vec<u64> = run
-        .checkpoints()
-        .unwrap()
-        .into_iter()
-        .map(|(step, _)| step)
-        .collect();
-    assert_eq!(steps, [1]);
     assert!(!run.export().exists());
 }
 
 #[test]
 fn a_batch_that_cannot_be_read_ends_the_run_where_its_turn_is() {
-    let folder = tempfile::tempdir().unwrap();
-    let run = new_run(folder.path());
-    let mut config = config();
-    config.run.save_every = Every::Steps(1);
-    let batches = Numbers {
+    let (_run, error) = fail(Numbers {
         unreadable: Some(1),
         ..Numbers::new(5)
-    };
-    let setup = Setup {
-        batches,
-        ..Setup::new(&config)
-    };
-    let error = setup.run(&run).unwrap_err();
+    });
     assert!(
         matches!(
             error,
@@ -536,19 +541,11 @@ fn a_batch_that_cannot_be_read_ends_the_run_where_its_turn_is() {
         ),
         "{error}"
     );
-    let steps: Vec<u64> = run
-        .checkpoints()
-        .unwrap()
-        .into_iter()
-        .map(|(step, _)| step)
-        .collect();
-    assert_eq!(steps, [1]); // the second step takes batches 2 and 3
 }
 
 #[test]
 fn a_loss_that_grows_out_of_proportion_ends_the_run() {
-    let folder = tempfile::tempdir().unwrap();
-    let run = new_run(folder.path());
+    let run = new_run();
     let mut config = config();
     config.schedule.max_steps = Some(400);
     config.schedule.kind = trainer::run::ScheduleKind::Constant;
@@ -565,8 +562,7 @@ fn a_loss_that_grows_out_of_proportion_ends_the_run() {
 
 /// The names of parameters whose values a run has changed.
 fn changed(config: &TrainConfig) -> Vec<String> {
-    let folder = tempfile::tempdir().unwrap();
-    let run = new_run(folder.path());
+    let run = new_run();
     Setup::new(config).run(&run).unwrap();
     let engine = Engine::new(&EngineConfig::default()).unwrap();
     let (before, after) = (Regression::new(&engine), Regression::new(&engine));
@@ -621,8 +617,7 @@ fn a_run_with_adapters_learns() {
         alpha: 16.0,
         ..LoraConfig::default()
     });
-    let folder = tempfile::tempdir().unwrap();
-    let summary = Setup::new(&config).run(&new_run(folder.path())).unwrap();
+    let summary = Setup::new(&config).run(&new_run()).unwrap();
     let dev = |step: u64| summary.dev[&step]["loss"];
     assert!(dev(60) < 0.7 * dev(0), "{} {}", dev(0), dev(60));
 }
@@ -630,12 +625,9 @@ fn a_run_with_adapters_learns() {
 #[test]
 fn what_makes_no_sense_is_refused_before_anything_is_trained() {
     let check = |change: &dyn Fn(&mut TrainConfig), expected: &str| {
-        let folder = tempfile::tempdir().unwrap();
         let mut config = config();
         change(&mut config);
-        let error = Setup::new(&config)
-            .run(&new_run(folder.path()))
-            .unwrap_err();
+        let error = Setup::new(&config).run(&new_run()).unwrap_err();
         assert!(error.to_string().contains(expected), "{error}");
     };
     check(

@@ -58,6 +58,8 @@ enum Format {
     TevatronIds,
     /// FlagEmbedding: query, pos, neg.
     FlagEmbedding,
+    /// sentence-transformers: columns anchor, positive, negatives, score; JSON lines, `.csv` or `.tsv`.
+    SentenceTransformers,
     /// SimLM, with `--corpus passages.jsonl.gz`; passages are pairs of title and text unless a template is given.
     Simlm,
     /// A corpus, queries and judgments, with a run or lists of negatives.
@@ -75,6 +77,7 @@ impl Format {
             Self::OpenmatchListwise => LineFormat::OpenmatchListwise,
             Self::Tevatron => LineFormat::Tevatron,
             Self::FlagEmbedding => LineFormat::FlagEmbedding,
+            Self::SentenceTransformers => LineFormat::SentenceTransformers,
             Self::TevatronIds | Self::Simlm | Self::Beir | Self::Retromae => return None,
         })
     }

@@ -182,8 +182,11 @@ pub struct DevSection {
     /// For cross-encoders: the run whose first `depth` passages are reordered.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub run: Option<PathBuf>,
+    /// What is read of a passage; `pair` reads title and text as two segments.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub passage_template: Option<Template>,
     #[serde(default)]
-    pub passage_template: Template,
+    pub pair: bool,
     #[serde(default = "Template::query_default")]
     pub query_template: Template,
     /// Held-out examples, of which the loss is taken.

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use corpus::Template;
 use trainer::GroupsConfig;
 use trainer::data::{
     DataSource, Dataset, JudgedSource, LineSource, NegativeSource, PassageText, Sampling,
@@ -34,14 +35,7 @@ pub fn read(sources: &[SourceSection], progress: &Progress) -> anyhow::Result<Ve
 
 /// What the trainer reads.
 fn resolve(section: &SourceSection) -> anyhow::Result<DataSource> {
-    let passage = match (section.pair, &section.passage_template) {
-        (true, Some(_)) => {
-            return Err(Failure::usage("`pair` and `passage_template` exclude each other").into());
-        }
-        (true, None) => PassageText::Pair,
-        (false, Some(template)) => PassageText::Template(template.clone()),
-        (false, None) => PassageText::default(),
-    };
+    let passage = passage_text(section.pair, section.passage_template.as_ref())?;
     match (&section.source, section.files.as_slice(), &section.dataset) {
         (Some(source), [], None) => Ok(source.clone()),
         (None, [_, ..], None) => Ok(DataSource::Lines(LineSource {
@@ -72,6 +66,18 @@ fn resolve(section: &SourceSection) -> anyhow::Result<DataSource> {
             Failure::usage("a source of examples has one of `files`, `dataset` and `source`")
                 .into(),
         ),
+    }
+}
+
+/// What is read of a passage.
+pub fn passage_text(pair: bool, template: Option<&Template>) -> Result<PassageText, Failure> {
+    match (pair, template) {
+        (true, Some(_)) => Err(Failure::usage(
+            "`pair` and `passage_template` exclude each other",
+        )),
+        (true, None) => Ok(PassageText::Pair),
+        (false, Some(template)) => Ok(PassageText::Template(template.clone())),
+        (false, None) => Ok(PassageText::default()),
     }
 }
 

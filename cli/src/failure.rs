@@ -162,7 +162,8 @@ fn of_training(cause: &(dyn std::error::Error + 'static)) -> Option<(Exit, Optio
             | TrainError::Nothing { .. }
             | TrainError::UnknownParameter { .. }
             | TrainError::UnknownMeasure { .. }
-            | TrainError::OtherConfig { .. },
+            | TrainError::OtherConfig { .. }
+            | TrainError::OtherData { .. },
         ) => return Some((Exit::Usage, None)),
         _ => {}
     }
@@ -170,7 +171,9 @@ fn of_training(cause: &(dyn std::error::Error + 'static)) -> Option<(Exit, Optio
         Some(EvaluatorError::Corpus(error)) if error.is_bad_input() => {
             return Some((Exit::BadInput, None));
         }
-        Some(EvaluatorError::Missing { .. }) => return Some((Exit::BadInput, None)),
+        Some(EvaluatorError::Missing { .. } | EvaluatorError::NoQuery { .. }) => {
+            return Some((Exit::BadInput, None));
+        }
         _ => {}
     }
     match cause.downcast_ref() {

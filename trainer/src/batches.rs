@@ -27,4 +27,7 @@ pub trait Batches: Send + Sync {
     /// # Errors
     /// [`DataError`] with the place of what cannot be used.
     fn batch(&self, epoch: u64, index: usize) -> Result<Self::Batch, DataError>;
+
+    /// A number that other data would not give, by which a run that is resumed knows its own.
+    fn digest(&self) -> u64;
 }

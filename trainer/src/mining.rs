@@ -3,13 +3,12 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use corpus::{Run, Scored};
-use rand::RngExt;
 use rand::seq::index::sample;
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::data::random::{Purpose, random};
-use crate::data::{DataError, Dataset, Link, Scores};
+use crate::data::{DataError, Dataset, Link, Others, Scores};
 
 /// Which results of a query become its negatives.
 ///
@@ -172,6 +171,10 @@ impl MiningConfig {
                 margin.to_string(),
                 "it needs a teacher's scores",
             );
+        }
+        if has_teacher && self.n_random > 0 {
+            let expected = "it is 0 with a teacher, whose score a random passage lacks";
+            return refuse("n_random", self.n_random.to_string(), expected);
         }
         Ok(())
     }
@@ -369,25 +372,19 @@ impl<'a> QueryResults<'a> {
         if config.n_random == 0 {
             return Ok(());
         }
-        let (passages, entry) = (self.dataset.passages(), self.dataset.entry(self.index));
+        let entry = self.dataset.entry(self.index);
         let results = entry.negatives.iter().map(|link| link.passage);
-        let mut taken: HashSet<u32> = entry.known_positives().chain(results).collect();
-        let n_free = passages.len() - taken.len();
-        if n_free < config.n_random {
-            return Err(DataError::TooFewNegatives {
-                query: self.query_id.to_owned(),
-                needed: config.n_random,
-                found: n_free,
-            });
-        }
+        let taken = entry.known_positives().chain(results);
+        let mut others = Others::new(self.dataset.passages(), taken);
         let mut numbers = random(config.seed, key, 0, Purpose::Fill);
-        for _ in 0..config.n_random {
-            let passage = loop {
-                let passage = numbers.random_range(0..passages.len() as u32);
-                if taken.insert(passage) {
-                    break passage;
-                }
-            };
+        for found in 0..config.n_random {
+            let passage = others
+                .draw(&mut numbers)
+                .ok_or_else(|| DataError::TooFewNegatives {
+                    query: self.query_id.to_owned(),
+                    needed: config.n_random,
+                    found,
+                })?;
             kept.push(Link::new(passage, None));
         }
         Ok(())

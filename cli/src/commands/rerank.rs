@@ -36,7 +36,7 @@ pub struct RerankArgs {
     /// What the cross-encoder reads of a passage.
     #[arg(long, default_value = "<title> <text>", value_name = "TEMPLATE")]
     template: String,
-    /// TREC run to write.
+    /// TREC run to write; its scores are the model's, before any activation.
     #[arg(long, value_name = "FILE")]
     run_out: PathBuf,
     /// Threads (default: all that this process may use).
@@ -86,7 +86,8 @@ pub fn run(args: RerankArgs, output: &Output) -> anyhow::Result<()> {
         let scores = reranker.score(&reranker.tokenize(&pairs)?)?;
         n_pairs += pairs.len();
         n_truncated += scores.n_truncated;
-        let scored = head.iter().zip(scores.values.chunks_exact(scores.n_labels));
+        // A teacher's scores are raw; an activation would change no order.
+        let scored = head.iter().zip(scores.logits.chunks_exact(scores.n_labels));
         let scored = scored.map(|(hit, row)| Scored {
             id: hit.id.clone(),
             score: f64::from(row[0]),

@@ -9,6 +9,7 @@ use std::time::Instant;
 use anyhow::Context;
 use encoder::training::{Engine, EngineConfig};
 use encoder::{Arithmetic, EncoderConfig, ModelOptions};
+use evaluation::Measure;
 use serde_json::json;
 use trainer::data::Group;
 use trainer::objective::{BiEncoderObjective, CrossEncoderObjective};
@@ -61,35 +62,41 @@ pub fn run(args: TrainArgs, output: &Output) -> anyhow::Result<()> {
     let Some(path) = args.config.as_deref().filter(|_| !args.example) else {
         return output::print(EXAMPLE);
     };
-    let file = TrainFile::read(path, &args.set)?;
+    let mut file = TrainFile::read(path, &args.set)?;
     file.train_config().check()?;
     let folder = model::find(&file.sections.model.path)?;
-    let engine = &file.sections.engine;
+    let engine = &mut file.sections.engine;
+    engine.precision = engine.precision.resolve();
     let mut config = EngineConfig::default();
     config.threads = compute::thread_budget(engine.threads);
-    config.precision = engine.precision.resolve();
-    let session = Session {
+    config.precision = engine.precision.precision();
+    let engine = Engine::new(&config)?;
+    let session = |file| Session {
         args: &args,
         path,
-        file: &file,
-        engine: Engine::new(&config)?,
+        file,
+        engine: Arc::clone(&engine),
         output,
     };
-    match &file.objective {
-        ObjectiveSection::BiEncoder(config) => {
-            let mut config = config.clone();
+    // The configuration that is kept says what the model decided.
+    match file.objective.clone() {
+        ObjectiveSection::BiEncoder(mut config) => {
             if let Some(guide) = &mut config.guide {
                 guide.model = model::find(&guide.model)?;
             }
-            let objective = BiEncoderObjective::load(&folder, &config, &session.engine)?;
+            let objective = BiEncoderObjective::load(&folder, &config, &engine)?;
             for warning in objective.warnings() {
                 tracing::warn!("{warning}");
             }
-            session.run(objective)
+            file.objective = ObjectiveSection::BiEncoder(objective.config().clone());
+            let n_vocabulary = objective.n_vocabulary();
+            session(&file).run(objective, n_vocabulary)
         }
         ObjectiveSection::CrossEncoder(config) => {
-            let objective = CrossEncoderObjective::load(&folder, config, &session.engine)?;
-            session.run(objective)
+            let objective = CrossEncoderObjective::load(&folder, &config, &engine)?;
+            file.objective = ObjectiveSection::CrossEncoder(objective.config().clone());
+            let n_vocabulary = objective.n_vocabulary();
+            session(&file).run(objective, n_vocabulary)
         }
     }
 }
@@ -105,12 +112,17 @@ struct Session<'a> {
 }
 
 impl Session<'_> {
-    fn run<O: Objective<Batch = Vec<Group>>>(&self, mut objective: O) -> anyhow::Result<()> {
+    fn run<O: Objective<Batch = Vec<Group>>>(
+        &self,
+        mut objective: O,
+        n_vocabulary: usize,
+    ) -> anyhow::Result<()> {
         let progress = Progress::new(self.output);
         let data = &self.file.sections.data;
-        let sources = sources::read(&data.train, &progress)?;
-        let batches =
-            GroupBatches::new(sources, sources::groups(data, self.file.sections.run.seed))?;
+        let seed = self.file.sections.run.seed;
+        let groups = sources::groups(data, seed, self.file.objective.distils());
+        let sources = sources::read(&data.train, &groups.sampling, n_vocabulary, &progress)?;
+        let batches = GroupBatches::new(sources, groups)?;
         progress.finish();
         let config = self.file.train_config();
         let first = if batches.is_empty(0) {
@@ -151,7 +163,7 @@ impl Session<'_> {
 
         let folder = self.folder();
         let resolved = self.file.resolved()?;
-        let evaluators = self.evaluators(&folder, &progress)?;
+        let evaluators = self.evaluators(&folder, n_vocabulary, &progress)?;
         let run = match self.args.resume {
             true => RunDirectory::resume(&folder, &resolved),
             false => RunDirectory::create(&folder, &resolved, config.run.seed),
@@ -201,6 +213,7 @@ impl Session<'_> {
     fn evaluators<'a, O: Objective<Batch = Vec<Group>> + 'a>(
         &self,
         scratch: &Path,
+        n_vocabulary: usize,
         progress: &Progress,
     ) -> anyhow::Result<Vec<Box<dyn Evaluator<O> + 'a>>> {
         let mut evaluators: Vec<Box<dyn Evaluator<O> + 'a>> = Vec::new();
@@ -249,8 +262,13 @@ impl Session<'_> {
             }
         }
         if !dev.examples.is_empty() {
-            let sources = sources::read(&dev.examples, progress)?;
-            let batches = GroupBatches::new(sources, sources::held_out(&self.file.sections.data))?;
+            let distils = self.file.objective.distils();
+            let groups = sources::held_out(&self.file.sections.data, distils);
+            let sources = sources::read(&dev.examples, &groups.sampling, n_vocabulary, progress)?;
+            let batches = GroupBatches::new(sources, groups)?;
+            if batches.is_empty(0) {
+                return Err(Failure::usage("`dev.examples` are too few for a batch").into());
+            }
             evaluators.push(Box::new(LossEvaluator { batches }));
         }
         Ok(evaluators)
@@ -260,6 +278,11 @@ impl Session<'_> {
         let Some(dataset) = &dev.dataset else {
             return Ok(None);
         };
+        let cutoff = |measure: &Measure| measure.cutoff.is_some_and(|cutoff| cutoff > dev.depth);
+        if let Some(measure) = dev.measures.iter().find(|measure| cutoff(measure)) {
+            let text = format!("`dev.depth` is {}, which `{measure}` exceeds", dev.depth);
+            return Err(Failure::usage(text).into());
+        }
         let config = DevConfig {
             dataset: dataset.clone(),
             split: dev.split.clone(),
@@ -300,11 +323,11 @@ impl Session<'_> {
 /// Dev figures: name, before the first step, of the weights that were exported.
 fn figures(summary: &Summary) -> Vec<(String, Option<f64>, f64)> {
     let before = summary.dev.get(&0);
-    let best = summary.best.and_then(|best| summary.dev.get(&best.step));
-    let after: BTreeMap<String, f64> = best
-        .or(summary.dev.values().next_back())
-        .cloned()
-        .unwrap_or_default();
+    let after = match summary.best {
+        Some(best) => summary.dev.get(&best.step),
+        None => summary.dev.values().next_back(),
+    };
+    let after: BTreeMap<String, f64> = after.cloned().unwrap_or_default();
     let row = |(name, value): (String, f64)| {
         let before = before.and_then(|figures| figures.get(&name)).copied();
         (name, before, value)

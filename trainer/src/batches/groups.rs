@@ -1,12 +1,13 @@
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rand::seq::SliceRandom;
 use serde::{Deserialize, Serialize};
+use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
 use super::Batches;
 use crate::data::random::{Purpose, random};
-use crate::data::{DataError, Dataset, Group, Sampling};
+use crate::data::{Content, DataError, Dataset, Group, Sampling};
 
 /// How groups are drawn and put into batches.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,6 +27,7 @@ pub struct GroupsConfig {
     #[serde(default)]
     pub drop_last: bool,
     /// Never puts a text twice into a batch: an example whose query or passages are there already waits for the next.
+    /// Where groups are of one passage, a batch that would be of one group is left out.
     #[serde(default)]
     pub no_duplicates: bool,
     /// How several data sets share an epoch.
@@ -50,15 +52,26 @@ pub enum Mixing {
 }
 
 /// Batches of groups drawn from data sets in memory.
+///
+/// Where a group is a passage alone, a last batch of one group, whose loss could only be 0, joins the one before.
 #[derive(Debug)]
 pub struct GroupBatches {
     datasets: Vec<Arc<Dataset>>,
     config: GroupsConfig,
-    plan: Mutex<Option<(u64, Arc<Plan>)>>,
+    /// Whether an id stands for different texts, so that it has to say its data set too.
+    ids_clash: bool,
+    plans: Mutex<Plans>,
 }
 
 /// The examples of each batch of an epoch.
 type Plan = Vec<Vec<Place>>;
+
+/// What is known of epochs: the plan of the one asked for last, the lengths of all asked for.
+#[derive(Debug, Default)]
+struct Plans {
+    last: Option<(u64, Arc<Plan>)>,
+    lengths: HashMap<u64, usize>,
+}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Place {
@@ -79,19 +92,22 @@ impl GroupBatches {
                 expected: "it is at least 1",
             });
         }
+        if config.batch_size * config.sampling.n_passages == 1 {
+            return Err(DataError::Setting {
+                name: "batch_size",
+                value: "1".to_owned(),
+                expected: "with groups of one passage it is at least 2",
+            });
+        }
         for dataset in &datasets {
             dataset.check(&config.sampling, config.scored)?;
         }
         Ok(Self {
+            ids_clash: datasets.len() > 1 && ids_clash(&datasets),
             datasets,
             config,
-            plan: Mutex::default(),
+            plans: Mutex::default(),
         })
-    }
-
-    /// How the batches are made.
-    pub fn config(&self) -> &GroupsConfig {
-        &self.config
     }
 
     /// The data sets.
@@ -99,14 +115,15 @@ impl GroupBatches {
         &self.datasets
     }
 
-    /// The examples of an epoch's batches. The plan of the epoch asked for last is kept.
+    /// The examples of an epoch's batches.
     fn plan(&self, epoch: u64) -> Result<Arc<Plan>, DataError> {
-        let mut kept = self.plan.lock().unwrap_or_else(PoisonError::into_inner);
-        match &*kept {
+        let mut plans = self.plans.lock().unwrap_or_else(PoisonError::into_inner);
+        match &plans.last {
             Some((of, plan)) if *of == epoch => Ok(Arc::clone(plan)),
             _ => {
                 let plan = Arc::new(self.make_plan(epoch)?);
-                *kept = Some((epoch, Arc::clone(&plan)));
+                plans.lengths.insert(epoch, plan.len());
+                plans.last = Some((epoch, Arc::clone(&plan)));
                 Ok(plan)
             }
         }
@@ -154,60 +171,151 @@ impl GroupBatches {
         if self.config.drop_last {
             plan.retain(|batch| batch.len() == size);
         }
+        if self.config.sampling.n_passages > 1 {
+            return Ok(plan);
+        }
+        if self.config.no_duplicates {
+            plan.retain(|batch| batch.len() > 1);
+        } else if let Some(alone) = plan.pop_if(|batch| batch.len() == 1)
+            && let Some(last) = plan.last_mut()
+        {
+            last.extend(alone);
+        }
         Ok(plan)
     }
 
-    /// Fills one batch after another; an example that shares a text with the batch is tried again for the next one.
+    /// Fills one batch after another; an example that shares a text with the batch waits for the next one.
     fn without_duplicates(&self, places: Vec<Place>, epoch: u64) -> Result<Plan, DataError> {
         let mut plan = Plan::new();
-        let mut fresh = places.into_iter();
-        let mut waiting: Vec<(Place, Vec<u64>)> = Vec::new();
+        let mut fresh = places.into_iter().enumerate();
+        // By number: those that may be tried, and behind each text of a batch those that wait for it.
+        let mut ready: BTreeMap<usize, Example> = BTreeMap::new();
+        let mut waiting: HashMap<u64, BTreeMap<usize, Example>> = HashMap::new();
         loop {
             let (mut batch, mut texts) = (Vec::new(), HashSet::new());
-            let mut put_back = Vec::new();
-            let mut earlier = std::mem::take(&mut waiting).into_iter();
             while batch.len() < self.config.batch_size {
-                let (place, digests) = match earlier.next() {
+                let (number, example) = match ready.pop_first() {
                     Some(one) => one,
                     None => match fresh.next() {
-                        Some(place) => (place, self.digests(place, epoch)?),
+                        Some((number, place)) => (number, self.example(place, epoch)?),
                         None => break,
                     },
                 };
-                if digests.iter().any(|digest| texts.contains(digest)) {
-                    put_back.push((place, digests));
-                } else {
-                    texts.extend(digests);
-                    batch.push(place);
+                let Some(&shared) = example.digests.iter().find(|one| texts.contains(*one)) else {
+                    texts.extend(&example.digests);
+                    batch.push(example.place);
+                    continue;
+                };
+                // Of all that wait for one text, the first stands for them; another takes its place.
+                if let Some(text) = example.waited_for.filter(|&text| text != shared) {
+                    release(&mut waiting, text, &mut ready);
                 }
+                let example = Example {
+                    waited_for: Some(shared),
+                    ..example
+                };
+                waiting.entry(shared).or_default().insert(number, example);
             }
-            put_back.extend(earlier);
-            waiting = put_back;
             if batch.is_empty() {
                 return Ok(plan);
             }
             plan.push(batch);
+            for text in texts {
+                release(&mut waiting, text, &mut ready);
+            }
         }
     }
 
-    fn digests(&self, place: Place, epoch: u64) -> Result<Vec<u64>, DataError> {
-        self.datasets[place.dataset].group_digests(place.example, epoch, &self.config.sampling)
+    fn example(&self, place: Place, epoch: u64) -> Result<Example, DataError> {
+        let dataset = &self.datasets[place.dataset];
+        Ok(Example {
+            place,
+            digests: dataset.group_digests(place.example, epoch, &self.config.sampling)?,
+            waited_for: None,
+        })
     }
+}
+
+/// An example that is to find its batch.
+#[derive(Debug)]
+struct Example {
+    place: Place,
+    /// Of its texts.
+    digests: Vec<u64>,
+    /// The text for which it waited last.
+    waited_for: Option<u64>,
+}
+
+/// Lets the first example that waits for a text be tried.
+fn release(
+    waiting: &mut HashMap<u64, BTreeMap<usize, Example>>,
+    text: u64,
+    ready: &mut BTreeMap<usize, Example>,
+) {
+    let first = waiting.get_mut(&text).and_then(BTreeMap::pop_first);
+    ready.extend(first);
+}
+
+/// Whether one id is that of two texts in different data sets.
+fn ids_clash(datasets: &[Arc<Dataset>]) -> bool {
+    let (mut passages, mut queries) = (HashMap::new(), HashMap::new());
+    let clashes = |of: &mut HashMap<u64, u64>, id: &str, content: &Content| {
+        let digest = content.digest();
+        of.insert(xxh3_64(id.as_bytes()), digest)
+            .is_some_and(|other| other != digest)
+    };
+    datasets.iter().any(|dataset| {
+        let table = dataset.passages();
+        let ordinals = 0..table.len() as u32;
+        let examples = 0..dataset.len();
+        ordinals
+            .into_iter()
+            .any(|one| clashes(&mut passages, table.id(one), table.content(one)))
+            || examples.into_iter().any(|one| {
+                let entry = dataset.entry(one);
+                clashes(&mut queries, &entry.query_id, &entry.query)
+            })
+    })
+}
+
+/// Says before each id of which data set it is.
+fn name(group: &mut Group, dataset: usize) {
+    let name = |id: &str| format!("{dataset}:{id}");
+    group.query_id = name(&group.query_id);
+    for passage in &mut group.passages {
+        passage.id = name(&passage.id);
+    }
+    group.positives = group.positives.iter().map(|id| name(id)).collect();
 }
 
 impl Batches for GroupBatches {
     type Batch = Vec<Group>;
 
     fn len(&self, epoch: u64) -> usize {
-        self.plan(epoch).map_or(0, |plan| plan.len())
+        let plans = self.plans.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = plans.lengths.get(&epoch).copied();
+        drop(plans);
+        known.unwrap_or_else(|| self.plan(epoch).map_or(0, |plan| plan.len()))
     }
 
     fn batch(&self, epoch: u64, index: usize) -> Result<Vec<Group>, DataError> {
         let plan = self.plan(epoch)?;
         let group = |place: &Place| {
             let dataset = &self.datasets[place.dataset];
-            dataset.group(place.example, epoch, &self.config.sampling)
+            let mut group = dataset.group(place.example, epoch, &self.config.sampling)?;
+            if self.ids_clash {
+                name(&mut group, place.dataset);
+            }
+            Ok(group)
         };
         plan[index].iter().map(group).collect()
+    }
+
+    fn digest(&self) -> u64 {
+        let mut hash = Xxh3::new();
+        for dataset in &self.datasets {
+            hash.update(&dataset.digest().to_le_bytes());
+        }
+        hash.digest()
     }
 }

@@ -5,6 +5,7 @@ use corpus::Lines;
 use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
+use xxhash_rust::xxh3::Xxh3;
 
 use super::Batches;
 use crate::data::random::{Purpose, random};
@@ -51,6 +52,8 @@ fn whole() -> (u64, u64) {
 pub struct StreamBatches {
     config: StreamConfig,
     n_examples: u64,
+    /// Of all lines.
+    digest: u64,
     cursor: Mutex<Option<Cursor>>,
 }
 
@@ -92,9 +95,12 @@ impl StreamBatches {
                 });
             }
         }
-        let mut n_examples = 0;
+        let (mut n_examples, mut hash) = (0, Xxh3::new());
         for raw in RawExamples::new(&config.source) {
-            raw?.group(&config, 0)?;
+            let raw = raw?;
+            raw.group(&config, 0)?;
+            hash.update(raw.text.as_bytes());
+            hash.update(b"\n");
             n_examples += 1;
         }
         if n_examples == 0 {
@@ -106,6 +112,7 @@ impl StreamBatches {
         Ok(Self {
             config,
             n_examples,
+            digest: hash.digest(),
             cursor: Mutex::new(None),
         })
     }
@@ -144,6 +151,10 @@ impl Batches for StreamBatches {
             .into_iter()
             .map(|line| line.group(&self.config, epoch))
             .collect()
+    }
+
+    fn digest(&self) -> u64 {
+        self.digest
     }
 }
 

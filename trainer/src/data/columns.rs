@@ -44,10 +44,6 @@ impl ColumnReader {
         Ok(Some(Self { rows, names }))
     }
 
-    pub(super) fn path(&self) -> &Path {
-        self.rows.path()
-    }
-
     pub(super) fn next_example(&mut self) -> Result<Option<Result<Example, DataError>>, DataError> {
         let Some(row) = self.rows.next_row()? else {
             return Ok(None);

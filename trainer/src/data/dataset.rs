@@ -3,7 +3,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rand::RngExt;
+use rand_chacha::ChaCha8Rng;
 use serde::Serialize;
+use xxhash_rust::xxh3::Xxh3;
 
 use super::judged::place_of;
 use super::passages::{Link, PassageTable};
@@ -127,6 +129,33 @@ impl Dataset {
         (0..self.len()).map(|index| self.example(index))
     }
 
+    /// A number that other passages or examples would not give.
+    pub fn digest(&self) -> u64 {
+        let mut hash = Xxh3::new();
+        let number = |hash: &mut Xxh3, number: u64| hash.update(&number.to_le_bytes());
+        for ordinal in 0..self.passages.len() as u32 {
+            hash.update(self.passages.id(ordinal).as_bytes());
+            number(&mut hash, self.passages.content(ordinal).digest());
+        }
+        for entry in &self.examples {
+            hash.update(entry.query_id.as_bytes());
+            number(&mut hash, entry.query.digest());
+            for links in [&entry.positives, &entry.negatives] {
+                number(&mut hash, links.len() as u64);
+                for link in links {
+                    number(&mut hash, link.passage.into());
+                    let score = link.score().unwrap_or(f32::NAN);
+                    number(&mut hash, score.to_bits().into());
+                }
+            }
+            entry
+                .also_positive
+                .iter()
+                .for_each(|&passage| number(&mut hash, passage.into()));
+        }
+        hash.digest()
+    }
+
     pub(crate) fn entry(&self, index: usize) -> &Entry {
         &self.examples[index]
     }
@@ -228,6 +257,45 @@ impl Dataset {
         Ok(())
     }
 
+    /// Counts the examples without any negative where groups have some, and those with fewer than a group has.
+    pub fn n_lacking(&self, sampling: &Sampling) -> (usize, usize) {
+        let (mut n_without, mut n_few) = (0, 0);
+        for entry in &self.examples {
+            let n = entry.negatives.len();
+            let n = n.min(sampling.pool.unwrap_or(usize::MAX));
+            n_without += usize::from(n == 0 && sampling.n_negatives() > 0);
+            n_few += usize::from(n > 0 && n < sampling.n_negatives());
+        }
+        (n_without, n_few)
+    }
+
+    /// Checks that a model of so many tokens knows all that stand here.
+    ///
+    /// # Errors
+    /// [`DataError::Token`].
+    pub fn check_tokens(&self, n_vocabulary: usize) -> Result<(), DataError> {
+        let refuse = |kind: &str, id: &str, token| {
+            let text = format!("{kind} `{id}`");
+            Err(DataError::Token {
+                text,
+                token,
+                n_vocabulary,
+            })
+        };
+        for entry in &self.examples {
+            if let Some(token) = entry.query.unknown_token(n_vocabulary) {
+                return refuse("query", &entry.query_id, token);
+            }
+        }
+        for ordinal in 0..self.passages.len() as u32 {
+            let content = self.passages.content(ordinal);
+            if let Some(token) = content.unknown_token(n_vocabulary) {
+                return refuse("passage", self.passages.id(ordinal), token);
+            }
+        }
+        Ok(())
+    }
+
     fn links(&self, index: usize, epoch: u64, sampling: &Sampling) -> Result<Vec<Link>, DataError> {
         let entry = &self.examples[index];
         let (n_positives, n_negatives) = (entry.positives.len(), entry.negatives.len());
@@ -251,24 +319,56 @@ impl Dataset {
         sampling: &Sampling,
     ) -> Result<(), DataError> {
         let in_group = links.iter().map(|link| link.passage);
-        let mut taken: HashSet<u32> = entry.known_positives().chain(in_group).collect();
-        let n_missing = sampling.n_passages - links.len();
-        let n_free = self.passages.len() - taken.len();
-        if n_free < n_missing {
-            return Err(DataError::TooFewNegatives {
-                query: entry.query_id.clone(),
-                needed: sampling.n_negatives(),
-                found: links.len() - 1 + n_free,
-            });
-        }
+        let taken = entry.known_positives().chain(in_group);
+        let mut others = Others::new(&self.passages, taken);
         let mut numbers = random(sampling.seed, epoch, index as u64, Purpose::Fill);
         while links.len() < sampling.n_passages {
-            let passage = numbers.random_range(0..self.passages.len() as u32);
-            if taken.insert(passage) {
-                links.push(Link::new(passage, None));
-            }
+            let passage = others.draw(&mut numbers).ok_or_else(|| {
+                let (query, needed) = (entry.query_id.clone(), sampling.n_negatives());
+                DataError::TooFewNegatives {
+                    query,
+                    needed,
+                    found: links.len() - 1,
+                }
+            })?;
+            links.push(Link::new(passage, None));
         }
         Ok(())
+    }
+}
+
+/// The passages of a data set without some and without those of equal content, to be drawn at random.
+pub(crate) struct Others<'a> {
+    passages: &'a Passages,
+    taken: HashSet<u32>,
+    contents: HashSet<u64>,
+}
+
+impl<'a> Others<'a> {
+    pub(crate) fn new(passages: &'a Passages, taken: impl Iterator<Item = u32>) -> Self {
+        let taken: HashSet<u32> = taken.collect();
+        let digest = |&passage: &u32| passages.content(passage).digest();
+        Self {
+            passages,
+            contents: taken.iter().map(digest).collect(),
+            taken,
+        }
+    }
+
+    /// Takes one; none when there is none left.
+    pub(crate) fn draw(&mut self, numbers: &mut ChaCha8Rng) -> Option<u32> {
+        while self.taken.len() < self.passages.len() {
+            let passage = numbers.random_range(0..self.passages.len() as u32);
+            let is_free = self.taken.insert(passage);
+            if is_free
+                && self
+                    .contents
+                    .insert(self.passages.content(passage).digest())
+            {
+                return Some(passage);
+            }
+        }
+        None
     }
 }
 

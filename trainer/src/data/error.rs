@@ -84,6 +84,16 @@ pub enum DataError {
         /// The passage's id.
         passage: String,
     },
+    /// A token id that the model does not know.
+    #[error("{text} holds token {token}, and the model has {n_vocabulary} of them")]
+    Token {
+        /// Whose it is.
+        text: String,
+        /// The token.
+        token: u32,
+        /// Tokens of the model.
+        n_vocabulary: usize,
+    },
     /// More passages than 32 bits number.
     #[error("more than 4294967295 passages")]
     TooManyPassages,

@@ -37,6 +37,14 @@ impl Content {
         hash.digest()
     }
 
+    /// The first token id, where it holds such, that a vocabulary of `n` does not have.
+    pub fn unknown_token(&self, n: usize) -> Option<u32> {
+        match self {
+            Self::Tokens(ids) => ids.iter().copied().find(|&id| id as usize >= n),
+            Self::Text(_) | Self::Pair(..) => None,
+        }
+    }
+
     /// Whether there is nothing to encode.
     pub fn is_blank(&self) -> bool {
         match self {

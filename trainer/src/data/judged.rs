@@ -47,7 +47,7 @@ pub enum Judgments {
     Qrels {
         /// The file.
         path: PathBuf,
-        /// Lowest grade of a positive.
+        /// Lowest grade of a positive. Passages of lower grades above 0 are neither positives nor negatives.
         #[serde(default = "one")]
         min_grade: i32,
     },
@@ -84,7 +84,7 @@ struct Judged {
     numbers: HashMap<String, usize>,
     /// Positives of each example, by number of its query, in the order of the examples.
     examples: Vec<(usize, Vec<u32>)>,
-    /// All positives of each query.
+    /// All passages known to be relevant to each query.
     positives: HashMap<usize, HashSet<u32>>,
 }
 
@@ -155,11 +155,12 @@ impl JudgedSource {
         }
         for (query, positives) in judged.examples {
             let (query_id, content) = &judged.queries[query];
-            let also_positive = judged.positives[&query]
+            let mut also_positive: Vec<u32> = judged.positives[&query]
                 .iter()
                 .filter(|passage| !positives.contains(passage))
                 .copied()
                 .collect();
+            also_positive.sort_unstable();
             // The last example of a query takes its list.
             let n_left = n_left.entry(query).or_insert(1);
             *n_left -= 1;
@@ -237,16 +238,21 @@ impl JudgedSource {
                             .leave_out("queries without judgments", || id.clone());
                         continue;
                     };
-                    let relevant = grades.iter().filter(|(_, grade)| *grade >= min_grade);
-                    let positives = relevant
-                        .map(|(passage, _)| builder.passages.name(passage))
-                        .collect::<Result<Vec<u32>, _>>()?;
+                    let (mut positives, mut others) = (Vec::new(), HashSet::new());
+                    for (passage, grade) in grades {
+                        if grade >= min_grade {
+                            positives.push(builder.passages.name(passage)?);
+                        } else if *grade > 0 {
+                            others.insert(builder.passages.name(passage)?);
+                        }
+                    }
                     if positives.is_empty() {
                         let reason = "queries without a relevant passage";
                         builder.report.leave_out(reason, || id.clone());
                         continue;
                     }
                     judged.examples.push((number, positives));
+                    judged.positives.insert(number, others);
                 }
             }
             Judgments::Lines(path) => {

@@ -1,4 +1,4 @@
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use corpus::{Lines, Passage};
 use serde::{Deserialize, Serialize};
@@ -29,6 +29,13 @@ pub enum LineFormat {
     /// sentence-transformers: columns of anchor, positive, any negatives, and one of `label`, `labels`, `score`, `scores`.
     /// JSON objects whose keys are the columns, or a table by its name: `.csv`, `.tsv`.
     SentenceTransformers,
+}
+
+impl LineFormat {
+    /// Whether passages have titles, so that a template or a pair decides what is read of them.
+    pub fn has_titles(self) -> bool {
+        self == Self::Tevatron
+    }
 }
 
 /// Yields the examples of a file whose lines hold their texts.
@@ -81,14 +88,6 @@ impl ExampleReader {
             line,
             reason,
         })))
-    }
-
-    /// The file.
-    pub fn path(&self) -> PathBuf {
-        match &self.input {
-            Input::Lines(lines) => lines.path().to_owned(),
-            Input::Columns(columns) => columns.path().to_owned(),
-        }
     }
 }
 

@@ -21,6 +21,7 @@ mod scores;
 mod source;
 
 pub use collection::{CorpusSource, OnProgress, QuerySource};
+pub(crate) use dataset::Others;
 pub use dataset::{DataReport, Dataset};
 pub use error::DataError;
 pub use example::{Candidate, Content, Example, Group};

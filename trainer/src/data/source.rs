@@ -1,11 +1,13 @@
 use std::path::{Path, PathBuf};
 
+use corpus::Lines;
 use serde::{Deserialize, Serialize};
 
 use super::collection::OnProgress;
 use super::dataset::DatasetBuilder;
 use super::{
-    DataError, Dataset, ExampleReader, JudgedSource, LineFormat, NamedSource, PassageText,
+    DataError, Dataset, Example, ExampleReader, JudgedSource, LineFormat, NamedSource, PassageText,
+    parse_line,
 };
 
 /// Examples between two reports of progress.
@@ -52,6 +54,18 @@ impl DataSource {
             Self::Judged(source) => source.read(on_progress),
         }
     }
+
+    /// Checks that a model of so many tokens knows all of a data set that was read from here.
+    ///
+    /// # Errors
+    /// [`DataError::Token`]; [`DataError::Line`] where a line holds the token.
+    pub fn check_tokens(&self, dataset: &Dataset, n_vocabulary: usize) -> Result<(), DataError> {
+        let checked = dataset.check_tokens(n_vocabulary);
+        match self {
+            Self::Lines(source) => checked.map_err(|error| source.place_of(n_vocabulary, error)),
+            _ => checked,
+        }
+    }
 }
 
 impl LineSource {
@@ -89,5 +103,31 @@ impl LineSource {
         on_progress("examples", n_examples);
         let first = self.paths.first();
         builder.finish(first.map_or(Path::new(""), |path| path))
+    }
+
+    /// The first line with a token that a model does not know; without one, the error as it is.
+    fn place_of(&self, n_vocabulary: usize, error: DataError) -> DataError {
+        let is_in = |example: &Example| {
+            let passages = example.positives.iter().chain(&example.negatives);
+            let contents = passages.map(|passage| &passage.content);
+            let mut contents = contents.chain([&example.query]);
+            contents.any(|content| content.unknown_token(n_vocabulary).is_some())
+        };
+        for path in &self.paths {
+            let Ok(mut lines) = Lines::open(path) else {
+                continue;
+            };
+            while let Ok(Some((line, text))) = lines.next_line() {
+                let example = parse_line(self.format, text, &self.passage);
+                if example.is_ok_and(|example| is_in(&example)) {
+                    return DataError::Line {
+                        path: path.clone(),
+                        line,
+                        reason: error.to_string(),
+                    };
+                }
+            }
+        }
+        error
     }
 }

@@ -172,6 +172,11 @@ impl BiEncoderObjective {
         &self.config
     }
 
+    /// Tokens of the vocabulary.
+    pub fn n_vocabulary(&self) -> usize {
+        self.query.backbone.encoder.architecture().n_vocabulary
+    }
+
     /// What is probably not meant, one sentence each.
     pub fn warnings(&self) -> Vec<String> {
         let mut warnings = Vec::new();

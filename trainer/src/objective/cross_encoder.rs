@@ -169,6 +169,11 @@ impl CrossEncoderObjective {
         &self.config
     }
 
+    /// Tokens of the vocabulary.
+    pub fn n_vocabulary(&self) -> usize {
+        self.backbone.encoder.architecture().n_vocabulary
+    }
+
     /// Scores (query, passage) pairs without dropout: the logits, as distillation takes them.
     ///
     /// # Errors

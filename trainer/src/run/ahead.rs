@@ -120,6 +120,10 @@ mod tests {
                 place => Ok(place),
             }
         }
+
+        fn digest(&self) -> u64 {
+            0
+        }
     }
 
     /// Reads from a place to the end, and checks batches and how many are left of their epochs.

@@ -1,3 +1,4 @@
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
@@ -14,6 +15,8 @@ use super::metrics::Interval;
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct State {
+    /// The digest of the data.
+    pub(super) data: u64,
     /// Steps of the optimizer.
     pub(super) step: u64,
     /// Batches since the run began.
@@ -26,6 +29,8 @@ pub(super) struct State {
     pub(super) n_examples: u64,
     /// What the log has not said yet.
     pub(super) interval: Interval,
+    /// Dev figures by step.
+    pub(super) dev: BTreeMap<u64, BTreeMap<String, f64>>,
     /// The best dev figure so far.
     pub(super) best: Option<Best>,
     /// Dev figures in a row that were no new best.

@@ -193,6 +193,11 @@ impl TrainConfig {
                 "given with run.measure",
             ),
             (positive(r.min_gain), "run.min_gain", "at least 0"),
+            (
+                r.min_gain == 0.0 || r.measure.is_some(),
+                "run.min_gain",
+                "given with run.measure",
+            ),
             (positive(r.divergence), "run.divergence", "at least 0"),
         ];
         match rules.into_iter().find(|(holds, ..)| !holds) {

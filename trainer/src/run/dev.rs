@@ -10,6 +10,7 @@ use index::{
     FlatShard, Metric, RowType, SearchParams, ShardConfig, ShardWriter, VectorIndex, Verify,
 };
 
+use super::directory::SCRATCH;
 use super::evaluator::{Evaluator, EvaluatorError};
 use crate::data::{Content, PassageText};
 use crate::export::{PASSAGE_TOWER, QUERY_TOWER};
@@ -50,7 +51,7 @@ impl DevSet {
     /// Reads a dev set. Figures of a part of a corpus are higher than those of all of it: say which, with each figure.
     ///
     /// # Errors
-    /// [`EvaluatorError::Corpus`].
+    /// [`EvaluatorError::Corpus`]; [`EvaluatorError::NoQuery`].
     pub fn read(config: &DevConfig) -> Result<Self, EvaluatorError> {
         let dataset = Dataset::open(&config.dataset)?;
         let judged = dataset.qrels(&config.split)?;
@@ -60,6 +61,12 @@ impl DevSet {
             queries.sort_by_key(|query| draw(config.seed, &query.id));
             queries.truncate(most);
             queries.sort_by(|a, b| a.id.cmp(&b.id));
+        }
+        if queries.is_empty() {
+            return Err(EvaluatorError::NoQuery {
+                path: config.dataset.clone(),
+                split: config.split.clone(),
+            });
         }
         let mut qrels = Qrels::default();
         for query in &queries {
@@ -136,6 +143,10 @@ pub struct SearchEvaluator {
 const CHUNK: usize = 4096;
 
 impl<O: Objective> Evaluator<O> for SearchEvaluator {
+    fn names(&self, _: &mut O) -> Result<Vec<String>, EvaluatorError> {
+        Ok(self.measures.iter().map(ToString::to_string).collect())
+    }
+
     fn evaluate(&mut self, objective: &mut O) -> Result<BTreeMap<String, f64>, EvaluatorError> {
         let folder = exported(objective, &self.scratch)?;
         let tower = |name: &str| {
@@ -265,6 +276,10 @@ impl RerankEvaluator {
 }
 
 impl<O: Objective> Evaluator<O> for RerankEvaluator {
+    fn names(&self, _: &mut O) -> Result<Vec<String>, EvaluatorError> {
+        Ok(self.measures.iter().map(ToString::to_string).collect())
+    }
+
     fn evaluate(&mut self, objective: &mut O) -> Result<BTreeMap<String, f64>, EvaluatorError> {
         let folder = exported(objective, &self.scratch)?;
         let model = CrossEncoder::load(folder.path(), None, &self.encoder)?;
@@ -293,7 +308,7 @@ fn exported<O: Objective>(
     objective: &O,
     scratch: &Path,
 ) -> Result<tempfile::TempDir, EvaluatorError> {
-    let folder = tempfile::Builder::new().prefix(".dev-").tempdir_in(scratch);
+    let folder = tempfile::Builder::new().prefix(SCRATCH).tempdir_in(scratch);
     let folder = folder.map_err(|source| EvaluatorError::File {
         path: scratch.to_owned(),
         source,

@@ -1,4 +1,5 @@
-use std::fs::{self, File};
+use std::fs::{self, File, TryLockError};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
@@ -20,6 +21,12 @@ use super::error::TrainError;
 pub struct RunDirectory {
     path: PathBuf,
 }
+
+/// How the names of folders begin that are gone once dev figures are taken.
+pub(super) const SCRATCH: &str = ".dev-";
+
+const FAILED: &str = "failed-batch.json";
+const RECORD: &str = "run.json";
 
 #[derive(Serialize)]
 struct RunRecord<'a> {
@@ -46,7 +53,7 @@ impl RunDirectory {
             seed,
             version: env!("CARGO_PKG_VERSION"),
         };
-        write_json(&path.join("run.json"), &record)?;
+        write_json(&path.join(RECORD), &record)?;
         write(&path.join("config.toml"), config.as_bytes())?;
         Ok(Self {
             path: path.to_owned(),
@@ -84,6 +91,36 @@ impl RunDirectory {
         &self.path
     }
 
+    /// Takes the folder for one process, as long as the file is open, and removes what an earlier one left half done.
+    pub(super) fn occupy(&self) -> Result<File, TrainError> {
+        let path = self.path.join(RECORD);
+        let file = File::open(&path).map_err(TrainError::file(&path))?;
+        // A file system without locks has none to break.
+        if let Err(TryLockError::WouldBlock) = file.try_lock() {
+            let path = self.path.clone();
+            return Err(TrainError::InUse { path });
+        }
+        for folder in [self.path.clone(), self.path.join("checkpoints")] {
+            for path in entries(&folder)? {
+                let name = path.file_name().unwrap_or_default().to_string_lossy();
+                if name.starts_with(SCRATCH) || name.starts_with(".step-") {
+                    remove(&path)?;
+                }
+            }
+        }
+        match fs::remove_file(self.failed_batch()) {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                Err(TrainError::file(self.failed_batch())(error))
+            }
+            _ => Ok(file),
+        }
+    }
+
+    /// Where the examples of a step that failed are named.
+    pub(super) fn failed_batch(&self) -> PathBuf {
+        self.path.join(FAILED)
+    }
+
     /// Where the trained model goes.
     pub fn export(&self) -> PathBuf {
         self.path.join("export")
@@ -96,8 +133,7 @@ impl RunDirectory {
     pub fn checkpoints(&self) -> Result<Vec<(u64, PathBuf)>, TrainError> {
         let folder = self.path.join("checkpoints");
         let mut found = Vec::new();
-        for entry in fs::read_dir(&folder).map_err(TrainError::file(&folder))? {
-            let path = entry.map_err(TrainError::file(&folder))?.path();
+        for path in entries(&folder)? {
             let name = path.file_name().unwrap_or_default().to_string_lossy();
             if let Some(step) = name
                 .strip_prefix("step-")
@@ -142,12 +178,16 @@ impl RunDirectory {
     }
 }
 
+fn entries(folder: &Path) -> Result<Vec<PathBuf>, TrainError> {
+    let entries = fs::read_dir(folder).map_err(TrainError::file(folder))?;
+    let paths = entries.map(|entry| Ok(entry.map_err(TrainError::file(folder))?.path()));
+    paths.collect()
+}
+
 /// Removes a folder, if it is there.
 pub(super) fn remove(folder: &Path) -> Result<(), TrainError> {
     match fs::remove_dir_all(folder) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(TrainError::file(folder)(error))
-        }
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(TrainError::file(folder)(error)),
         _ => Ok(()),
     }
 }
@@ -155,8 +195,8 @@ pub(super) fn remove(folder: &Path) -> Result<(), TrainError> {
 /// Makes the files below a folder durable.
 fn sync(path: &Path) -> Result<(), TrainError> {
     if path.is_dir() {
-        for entry in fs::read_dir(path).map_err(TrainError::file(path))? {
-            sync(&entry.map_err(TrainError::file(path))?.path())?;
+        for entry in entries(path)? {
+            sync(&entry)?;
         }
     }
     let synced = File::open(path).and_then(|file| file.sync_all());

@@ -90,7 +90,11 @@ pub enum TrainError {
     #[error("dev figures cannot be taken")]
     Evaluation(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// The measure that decides is not among the dev figures.
-    #[error("`run.measure` is `{measure}`, the dev figures are {}", found.join(", "))]
+    #[error(
+        "`run.measure` is `{measure}`, {}{}",
+        if found.is_empty() { "and no dev figures are taken" } else { "the dev figures are " },
+        found.join(", ")
+    )]
     UnknownMeasure {
         /// The measure.
         measure: String,
@@ -111,10 +115,16 @@ pub enum TrainError {
         /// The folder.
         path: PathBuf,
     },
-    /// A run to be resumed that has no checkpoint.
-    #[error("`{}` holds no checkpoint", path.display())]
-    NoCheckpoint {
+    /// Another process works in the folder.
+    #[error("`{}` is in use by another process", path.display())]
+    InUse {
         /// The folder.
+        path: PathBuf,
+    },
+    /// A run is resumed with other data.
+    #[error("the data are not those that `{}` was trained on", path.display())]
+    OtherData {
+        /// The checkpoint.
         path: PathBuf,
     },
     /// A run is resumed with another configuration.

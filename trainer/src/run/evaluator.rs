@@ -11,6 +11,12 @@ use crate::objective::Objective;
 
 /// Takes figures of a model that is being trained.
 pub trait Evaluator<O: ?Sized> {
+    /// Returns the names of the figures.
+    ///
+    /// # Errors
+    /// [`EvaluatorError`], where a batch has to say it.
+    fn names(&self, objective: &mut O) -> Result<Vec<String>, EvaluatorError>;
+
     /// Returns figures by name, such as `ndcg@10`.
     ///
     /// # Errors
@@ -57,6 +63,14 @@ pub enum EvaluatorError {
         /// What the system says.
         source: std::io::Error,
     },
+    /// A dev set without a query that has a relevant passage.
+    #[error("split `{split}` of `{}` has no query with a relevant passage", path.display())]
+    NoQuery {
+        /// The folder.
+        path: PathBuf,
+        /// The split.
+        split: String,
+    },
     /// A query or passage that a file names is in no other.
     #[error("{kind} `{id}` of `{}` is not in the dev set", path.display())]
     Missing {
@@ -82,6 +96,15 @@ where
     O: Objective,
     B: Batches<Batch = O::Batch>,
 {
+    fn names(&self, objective: &mut O) -> Result<Vec<String>, EvaluatorError> {
+        if self.batches.is_empty(0) {
+            return Ok(Vec::new());
+        }
+        let report = objective.evaluate(&self.batches.batch(0, 0)?)?;
+        let names = report.measures.into_keys().chain(["loss"]);
+        Ok(names.map(str::to_owned).collect())
+    }
+
     fn evaluate(&mut self, objective: &mut O) -> Result<BTreeMap<String, f64>, EvaluatorError> {
         let (mut sums, mut n_examples) = (BTreeMap::<String, f64>::new(), 0.0);
         for index in 0..self.batches.len(0) {

@@ -108,7 +108,7 @@ impl Adapters {
         }
         if adapters.is_empty() {
             return Err(TrainError::Nothing {
-                hint: ": `lora.targets` names no matrix of the layers",
+                hint: ": `lora.targets` names no matrix of the layers that is not frozen",
             });
         }
         Ok(Self {

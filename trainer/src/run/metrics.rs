@@ -67,12 +67,16 @@ pub(super) struct MetricsLog {
 }
 
 impl MetricsLog {
-    /// Opens the log of a run that has taken `step` steps; lines of later steps, which will be taken again, are dropped.
-    pub(super) fn open(run: &RunDirectory, step: u64) -> Result<Self, TrainError> {
+    /// Opens the log of a run that has taken `step` steps; lines of what will be done again are dropped.
+    pub(super) fn open(
+        run: &RunDirectory,
+        step: u64,
+        is_evaluated: bool,
+    ) -> Result<Self, TrainError> {
         let path = run.path().join("metrics.jsonl");
         let is_resumed = path.exists();
         if is_resumed {
-            keep_up_to(&path, step)?;
+            keep_up_to(&path, step, is_evaluated)?;
         }
         let lines = OpenOptions::new().create(true).append(true).open(&path);
         let events = EventFile::create(run.path(), is_resumed.then_some(step));
@@ -146,13 +150,15 @@ fn extend(line: &mut Value, values: &BTreeMap<String, f64>) {
         .extend(values);
 }
 
-/// Drops lines of steps after `step`, and one that breaks off.
-fn keep_up_to(path: &Path, step: u64) -> Result<(), TrainError> {
+/// Drops lines of steps after `step`, dev figures of `step` that will be taken again, and a line that breaks off.
+fn keep_up_to(path: &Path, step: u64, is_evaluated: bool) -> Result<(), TrainError> {
     let text = fs::read_to_string(path).map_err(TrainError::file(path))?;
     let is_kept = |line: &&str| {
         let line: Option<Value> = serde_json::from_str(line).ok();
-        line.and_then(|line| line["step"].as_u64())
-            .is_some_and(|found| found <= step)
+        line.is_some_and(|line| {
+            let found = line["step"].as_u64().unwrap_or(u64::MAX);
+            found < step || found == step && (is_evaluated || line["kind"] != "dev")
+        })
     };
     let kept: String = text
         .lines()

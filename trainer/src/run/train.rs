@@ -1,4 +1,5 @@
 use std::collections::{BTreeMap, HashSet};
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -125,7 +126,7 @@ pub struct Summary {
     /// The best dev figure, where one decides.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub best: Option<Best>,
-    /// Dev figures by step, those before a resumption not included.
+    /// Dev figures by step.
     pub dev: BTreeMap<u64, BTreeMap<String, f64>>,
 }
 
@@ -173,7 +174,8 @@ struct Training<'a, 'j, O: Objective, B> {
     /// Of the steps since the start or the resumption.
     n_tokens: u64,
     seconds: f64,
-    dev: BTreeMap<u64, BTreeMap<String, f64>>,
+    /// Keeps other processes out of the folder.
+    _lock: File,
 }
 
 impl<'a, 'j, O, B> Training<'a, 'j, O, B>
@@ -186,23 +188,25 @@ where
     fn start(
         config: &'a TrainConfig,
         run: &'a RunDirectory,
-        job: Job<'j, O, B>,
+        mut job: Job<'j, O, B>,
     ) -> Result<Self, TrainError> {
+        let lock = run.occupy()?;
         let n_steps = config.n_steps(job.batches)?;
+        check_measure(config, &mut job)?;
         let model = job.objective.parameters();
         check_names(model, config)?;
-        let adapters = match &config.lora {
-            Some(lora) => Some(Adapters::new(model, lora, config.run.seed)?),
-            None => None,
-        };
         let starts_with = |names: &[String], name: &str| {
             names.iter().any(|start| name.starts_with(start.as_str()))
         };
-        let is_whole = |name: &str| match &config.lora {
-            Some(lora) => starts_with(&lora.train, name),
-            None => !starts_with(&config.optimizer.freeze, name),
+        let free =
+            model.filter(|parameter| !starts_with(&config.optimizer.freeze, parameter.name()));
+        let (adapters, mut trained) = match &config.lora {
+            Some(lora) => (
+                Some(Adapters::new(&free, lora, config.run.seed)?),
+                free.filter(|parameter| starts_with(&lora.train, parameter.name())),
+            ),
+            None => (None, free),
         };
-        let mut trained = model.filter(|parameter| is_whole(parameter.name()));
         let mut changing = trained.clone();
         if let Some(adapters) = &adapters {
             trained = trained.filter(|parameter| !adapters.cover(parameter));
@@ -224,14 +228,21 @@ where
         }
         let mut optimizer = AdamW::new(&trained, settings, job.engine)?;
         let ema = o.ema.map(|keep| Ema::new(&changing, keep)).transpose()?;
-        let mut state = State::default();
+        let mut state = State {
+            data: job.batches.digest(),
+            ..State::default()
+        };
         if let Some((_, folder)) = run.checkpoints()?.last() {
             let weights = Weights {
                 model,
                 ema: ema.as_ref(),
                 adapters: adapters.as_ref(),
             };
-            state = weights.load(folder, &mut optimizer)?;
+            let data = std::mem::replace(&mut state, weights.load(folder, &mut optimizer)?).data;
+            if state.data != data {
+                let path = folder.clone();
+                return Err(TrainError::OtherData { path });
+            }
         }
         let plan = Plan {
             n_steps,
@@ -244,7 +255,7 @@ where
         (job.watch)(Event::Started(&plan));
         Ok(Self {
             schedule: Schedule::new(&config.schedule, o.learning_rate, n_steps),
-            log: MetricsLog::open(run, state.step)?,
+            log: MetricsLog::open(run, state.step, state.is_evaluated)?,
             config,
             run,
             job,
@@ -256,7 +267,7 @@ where
             state,
             n_tokens: 0,
             seconds: 0.0,
-            dev: BTreeMap::new(),
+            _lock: lock,
         })
     }
 
@@ -408,7 +419,7 @@ where
         }
         let mean = losses.iter().sum::<f64>() / DIVERGENCE_STEPS as f64;
         let first = *self.state.first_loss.get_or_insert(mean);
-        if factor == 0.0 || mean <= factor * first.abs() {
+        if factor == 0.0 || first <= 0.0 || mean <= factor * first {
             return Ok(());
         }
         let step = self.state.step;
@@ -444,6 +455,7 @@ where
         let step = self.state.step;
         self.log.dev(step, &figures)?;
         (self.job.watch)(Event::Evaluated(step, &figures));
+        self.state.dev.insert(step, figures.clone());
         if let Some(measure) = &self.config.run.measure {
             let value = *figures
                 .get(measure)
@@ -467,7 +479,6 @@ where
                 self.state.n_worse += 1;
             }
         }
-        self.dev.insert(step, figures);
         Ok(())
     }
 
@@ -495,7 +506,7 @@ where
     }
 
     /// Exports the best weights, the last ones where no figure decides.
-    fn finish(mut self, end: End) -> Result<Summary, TrainError> {
+    fn finish(self, end: End) -> Result<Summary, TrainError> {
         let summary = Summary {
             end,
             steps: self.state.step,
@@ -504,7 +515,7 @@ where
             tokens: self.state.n_tokens,
             tokens_per_s: self.n_tokens as f64 / self.seconds.max(1e-9),
             best: self.state.best,
-            dev: std::mem::take(&mut self.dev),
+            dev: self.state.dev.clone(),
         };
         if end == End::Interrupted {
             return Ok(summary);
@@ -544,13 +555,35 @@ where
 
     /// Writes down what the batches of a step are.
     fn report(&self, step: u64, seen: &[B::Batch], reason: &str) -> Result<Box<Path>, TrainError> {
-        let path = self.run.path().join("failed-batch.json");
+        let path = self.run.failed_batch();
         let batches: Vec<Value> = seen.iter().map(Describe::describe).collect();
         write_json(
             &path,
             &json!({ "step": step, "reason": reason, "batches": batches }),
         )?;
         Ok(path.into())
+    }
+}
+
+/// Refuses a measure that nobody takes.
+fn check_measure<O: Objective, B>(
+    config: &TrainConfig,
+    job: &mut Job<'_, O, B>,
+) -> Result<(), TrainError> {
+    let Some(measure) = &config.run.measure else {
+        return Ok(());
+    };
+    let mut found = Vec::new();
+    for evaluator in &job.evaluators {
+        let names = evaluator.names(job.objective);
+        found.extend(names.map_err(|error| TrainError::Evaluation(Box::new(error)))?);
+    }
+    match found.contains(measure) {
+        true => Ok(()),
+        false => Err(TrainError::UnknownMeasure {
+            measure: measure.clone(),
+            found,
+        }),
     }
 }
 

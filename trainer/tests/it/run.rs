@@ -169,6 +169,10 @@ impl Batches for Numbers {
             is_bad: self.bad == Some(id),
         })
     }
+
+    fn digest(&self) -> u64 {
+        self.n as u64
+    }
 }
 
 /// Dev figures: the loss, and one that gets worse after the step given.
@@ -179,6 +183,10 @@ struct Figures {
 }
 
 impl Evaluator<Regression> for Figures {
+    fn names(&self, _: &mut Regression) -> Result<Vec<String>, EvaluatorError> {
+        Ok(vec!["loss".to_owned(), "hill".to_owned()])
+    }
+
     fn evaluate(
         &mut self,
         objective: &mut Regression,
@@ -645,7 +653,7 @@ fn what_makes_no_sense_is_refused_before_anything_is_trained() {
     );
     check(
         &|config| config.run.measure = Some("mrr".to_owned()),
-        "hill, loss",
+        "loss, hill",
     );
     let lora = |targets: &str| LoraConfig {
         targets: vec![targets.to_owned()],

@@ -1,12 +1,13 @@
 use std::path::PathBuf;
 
+use clap::ValueEnum;
 use serde_json::json;
 use trainer::data::{
     DataSource, JudgedSource, Judgments, LineFormat, LineSource, NamedFormat, NamedSource,
     PassageText,
 };
 
-use super::judged::{CandidateArgs, JudgedArgs};
+use super::judged::{self, CandidateArgs, JudgedArgs};
 use crate::failure::Failure;
 use crate::output::Output;
 
@@ -92,7 +93,34 @@ impl Format {
 }
 
 impl ConvertArgs {
+    /// Refuses arguments that say nothing of the format.
+    fn check(&self) -> Result<(), Failure> {
+        let own = judged::given(&[
+            ("--skip-bad-lines", self.skip_bad_lines),
+            ("--scores", !self.scores.is_empty()),
+        ]);
+        let given = [self.judged.given(), self.candidates.given(), own].concat();
+        let text = ["--passage-template", "--pair"];
+        let corpus = ["--corpus", "--titles", "--skip-missing"];
+        let takes = |name: &str| match self.from {
+            Format::Tevatron => text.contains(&name) || name == "--skip-bad-lines",
+            Format::TevatronIds | Format::Simlm => text.contains(&name) || corpus.contains(&name),
+            Format::Beir => name != "--skip-bad-lines",
+            Format::Retromae => !["--skip-bad-lines", "--min-grade"].contains(&name),
+            _ => name == "--skip-bad-lines",
+        };
+        let Some(strange) = given.into_iter().find(|name| !takes(name)) else {
+            return Ok(());
+        };
+        let format = self.from.to_possible_value();
+        let format = format.expect("no format is hidden");
+        let name = format.get_name();
+        let text = format!("`{strange}` says nothing of `--from {name}`");
+        Err(Failure::usage(text))
+    }
+
     fn resolve(self) -> anyhow::Result<DataSource> {
+        self.check()?;
         let (lines, ids) = (self.from.of_lines(), self.from.of_ids());
         let takes_files = lines.is_some() || ids.is_some();
         if takes_files == self.inputs.is_empty() {

@@ -17,9 +17,9 @@ pub struct JudgedArgs {
     /// Data set in BEIR's layout, in place of `--corpus`, `--queries` and `--qrels`.
     #[arg(long, value_name = "DIR", conflicts_with_all = ["corpus", "queries", "qrels"])]
     data: Option<PathBuf>,
-    /// Split of `--data`.
-    #[arg(long, value_name = "NAME", default_value = "train")]
-    split: String,
+    /// Split of `--data` [default: train].
+    #[arg(long, value_name = "NAME", requires = "data")]
+    split: Option<String>,
     #[command(flatten)]
     pub corpus: CorpusArgs,
     /// Queries: JSON lines, TSV, or a folder of token ids.
@@ -28,12 +28,12 @@ pub struct JudgedArgs {
     /// Judgments: TREC, BEIR or two columns.
     #[arg(long, value_name = "FILE")]
     qrels: Option<PathBuf>,
-    /// Lowest grade of a positive.
-    #[arg(long, value_name = "N", default_value_t = 1)]
-    min_grade: i32,
-    /// What is read of a query.
-    #[arg(long, value_name = "TEMPLATE", default_value = "<text>", value_parser = template)]
-    query_template: Template,
+    /// Lowest grade of a positive; lower ones above 0 are no negatives either [default: 1].
+    #[arg(long, value_name = "N")]
+    min_grade: Option<i32>,
+    /// What is read of a query [default: `<text>`].
+    #[arg(long, value_name = "TEMPLATE", value_parser = template)]
+    query_template: Option<Template>,
 }
 
 /// Where passages are, and what is read of them.
@@ -91,6 +91,23 @@ impl CandidateArgs {
     }
 }
 
+impl CandidateArgs {
+    /// The arguments that were given.
+    pub fn given(&self) -> Vec<&'static str> {
+        given(&[
+            ("--run", self.run.is_some()),
+            ("--depth", self.depth.is_some()),
+            ("--negatives", self.negatives.is_some()),
+        ])
+    }
+}
+
+/// The names of what was given.
+pub fn given(arguments: &[(&'static str, bool)]) -> Vec<&'static str> {
+    let given = arguments.iter().filter(|(_, is_given)| *is_given);
+    given.map(|(name, _)| *name).collect()
+}
+
 impl CorpusArgs {
     /// The corpus; one of SimLM's has its ids by row.
     pub fn resolve(&self, by_row: bool) -> anyhow::Result<CorpusSource> {
@@ -119,12 +136,32 @@ impl CorpusArgs {
 }
 
 impl JudgedArgs {
+    /// The arguments that were given.
+    pub fn given(&self) -> Vec<&'static str> {
+        let corpus = &self.corpus;
+        given(&[
+            ("--data", self.data.is_some()),
+            ("--split", self.split.is_some()),
+            ("--queries", self.queries.is_some()),
+            ("--qrels", self.qrels.is_some()),
+            ("--min-grade", self.min_grade.is_some()),
+            ("--query-template", self.query_template.is_some()),
+            ("--corpus", !corpus.corpus.is_empty()),
+            ("--titles", corpus.titles.is_some()),
+            ("--passage-template", corpus.passage_template.is_some()),
+            ("--pair", corpus.pair),
+            ("--skip-missing", corpus.skip_missing),
+        ])
+    }
+
     /// The data set, without negatives and scores.
     pub fn resolve(self) -> anyhow::Result<JudgedSource> {
         let passage = self.corpus.passage(PassageText::default());
         let skip_missing = self.corpus.skip_missing;
         let mut source = match (&self.data, self.queries, self.qrels) {
-            (Some(folder), _, _) => JudgedSource::beir(folder, &self.split)?,
+            (Some(folder), _, _) => {
+                JudgedSource::beir(folder, self.split.as_deref().unwrap_or("train"))?
+            }
             (None, Some(queries), Some(qrels)) => {
                 let corpus = self.corpus.resolve(false)?;
                 JudgedSource::new(corpus, queries_of(&queries), Judgments::qrels(&qrels))
@@ -134,12 +171,14 @@ impl JudgedArgs {
                 return Err(Failure::usage(text).into());
             }
         };
-        if let Judgments::Qrels { min_grade, .. } = &mut source.judgments {
-            *min_grade = self.min_grade;
+        if let (Judgments::Qrels { min_grade, .. }, Some(given)) =
+            (&mut source.judgments, self.min_grade)
+        {
+            *min_grade = given;
         }
         Ok(JudgedSource {
             passage,
-            query: self.query_template,
+            query: self.query_template.unwrap_or(source.query),
             skip_missing,
             ..source
         })

@@ -99,7 +99,8 @@ pub struct SourceSection {
     /// Lines that hold their texts.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub files: Vec<PathBuf>,
-    pub format: LineFormat,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub format: Option<LineFormat>,
     /// Folder in BEIR's layout, the split of its judgments, and a run or lists of candidates for negatives.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dataset: Option<PathBuf>,
@@ -117,6 +118,7 @@ pub struct SourceSection {
     pub passage_template: Option<Template>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub query_template: Option<Template>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub pair: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub source: Option<DataSource>,
@@ -153,11 +155,19 @@ pub enum PrecisionName {
 }
 
 impl PrecisionName {
-    pub fn resolve(self) -> Precision {
+    /// What `auto` is on this machine.
+    pub fn resolve(self) -> Self {
         match self {
-            Self::F32 => Precision::F32,
-            Self::Auto if !compute::Simd::detect().has_bf16() => Precision::F32,
-            Self::Auto | Self::Bf16 => Precision::Bf16,
+            Self::Auto if compute::Simd::detect().has_bf16() => Self::Bf16,
+            Self::Auto => Self::F32,
+            known => known,
+        }
+    }
+
+    pub fn precision(self) -> Precision {
+        match self.resolve() {
+            Self::Bf16 => Precision::Bf16,
+            Self::Auto | Self::F32 => Precision::F32,
         }
     }
 }
@@ -296,6 +306,14 @@ impl TrainFile {
 }
 
 impl ObjectiveSection {
+    /// Whether it needs a teacher's scores.
+    pub fn distils(&self) -> bool {
+        match self {
+            Self::BiEncoder(config) => config.distillation.is_some(),
+            Self::CrossEncoder(config) => config.distillation.is_some(),
+        }
+    }
+
     fn parse(section: Spanned<DeValue<'_>>) -> Result<Self, toml::de::Error> {
         #[derive(Deserialize)]
         #[serde(rename_all = "snake_case")]

@@ -3,23 +3,33 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use anyhow::Context;
 use corpus::Template;
-use trainer::GroupsConfig;
 use trainer::data::{
     DataSource, Dataset, JudgedSource, LineSource, NegativeSource, PassageText, Sampling,
     SamplingRule,
 };
+use trainer::{GroupsConfig, Mixing};
 
 use super::file::{DataSection, SourceSection};
 use crate::failure::Failure;
 use crate::progress::Progress;
 
-/// Reads all sources.
-pub fn read(sources: &[SourceSection], progress: &Progress) -> anyhow::Result<Vec<Arc<Dataset>>> {
+/// Reads all sources, for groups drawn so and a model of so many tokens.
+pub fn read(
+    sources: &[SourceSection],
+    sampling: &Sampling,
+    n_vocabulary: usize,
+    progress: &Progress,
+) -> anyhow::Result<Vec<Arc<Dataset>>> {
     let mut datasets = Vec::new();
     for section in sources {
         let mut on_progress = |unit: &'static str, n: u64| progress.update("read", unit, n, 0);
-        let dataset = resolve(section)?.read(&mut on_progress)?;
+        let source = resolve(section)?;
+        let dataset = source.read(&mut on_progress)?;
+        source
+            .check_tokens(&dataset, n_vocabulary)
+            .with_context(|| format!("cannot train on {}", describe(section)))?;
         for (reason, n) in &dataset.report().left_out {
             let first = dataset.report().first_left_out.get(reason);
             let first = first.map_or(String::new(), |first| format!(", the first is {first}"));
@@ -28,45 +38,103 @@ pub fn read(sources: &[SourceSection], progress: &Progress) -> anyhow::Result<Ve
                 describe(section)
             ));
         }
+        if let Some(remark) = lack_of_negatives(&dataset, sampling) {
+            progress.remark(&format!("{}: {remark}", describe(section)));
+        }
         datasets.push(Arc::new(dataset));
     }
     Ok(datasets)
 }
 
+/// What stands in groups for negatives that examples do not have.
+fn lack_of_negatives(dataset: &Dataset, sampling: &Sampling) -> Option<String> {
+    let (n, k) = (dataset.len(), sampling.n_negatives());
+    let (n_without, n_few) = dataset.n_lacking(sampling);
+    let without = (n_without > 0)
+        .then(|| format!("{n_without} of {n} examples have no negative, random passages stand in"));
+    let few = (n_few > 0).then(|| {
+        let what = match sampling.rule {
+            SamplingRule::Retromae => "random passages make up for the rest",
+            _ => "some stand more than once in a group",
+        };
+        format!("{n_few} of {n} examples have fewer than {k} negatives, {what}")
+    });
+    let remarks: Vec<String> = without.into_iter().chain(few).collect();
+    (!remarks.is_empty()).then(|| remarks.join("; "))
+}
+
 /// What the trainer reads.
 fn resolve(section: &SourceSection) -> anyhow::Result<DataSource> {
+    check_keys(section)?;
     let passage = passage_text(section.pair, section.passage_template.as_ref())?;
-    match (&section.source, section.files.as_slice(), &section.dataset) {
-        (Some(source), [], None) => Ok(source.clone()),
-        (None, [_, ..], None) => Ok(DataSource::Lines(LineSource {
+    if let Some(source) = &section.source {
+        return Ok(source.clone());
+    }
+    let Some(folder) = &section.dataset else {
+        return Ok(DataSource::Lines(LineSource {
             paths: section.files.clone(),
-            format: section.format,
+            format: section.format.unwrap_or_default(),
             passage,
             ..LineSource::default()
-        })),
-        (None, [], Some(folder)) => {
-            let split = section.split.as_deref().unwrap_or("train");
-            let mut source = JudgedSource::beir(folder, split)?;
-            source.passage = passage;
-            source.scores.clone_from(&section.scores);
-            if let Some(template) = &section.query_template {
-                source.query = template.clone();
-            }
-            source.negatives = section.negatives.as_ref().map(|path| match is_lists(path) {
-                true => NegativeSource::Lists(path.clone()),
-                false => NegativeSource::Run {
-                    path: path.clone(),
-                    format: Default::default(),
-                    depth: section.depth,
-                },
-            });
-            Ok(DataSource::Judged(Box::new(source)))
-        }
-        _ => Err(
-            Failure::usage("a source of examples has one of `files`, `dataset` and `source`")
-                .into(),
-        ),
+        }));
+    };
+    let split = section.split.as_deref().unwrap_or("train");
+    let mut source = JudgedSource::beir(folder, split)?;
+    source.passage = passage;
+    source.scores.clone_from(&section.scores);
+    if let Some(template) = &section.query_template {
+        source.query = template.clone();
     }
+    source.negatives = section.negatives.as_ref().map(|path| match is_lists(path) {
+        true => NegativeSource::Lists(path.clone()),
+        false => NegativeSource::Run {
+            path: path.clone(),
+            format: Default::default(),
+            depth: section.depth,
+        },
+    });
+    Ok(DataSource::Judged(Box::new(source)))
+}
+
+/// Refuses keys that say nothing of a kind of source.
+fn check_keys(section: &SourceSection) -> Result<(), Failure> {
+    let texts = ["passage_template", "pair"];
+    let of_dataset = ["split", "negatives", "depth", "scores", "query_template"];
+    let (kind, takes): (_, &[&[&str]]) =
+        match (&section.source, section.files.as_slice(), &section.dataset) {
+            (Some(_), [], None) => ("source", &[]),
+            (None, [_, ..], None) => match section.format.unwrap_or_default().has_titles() {
+                true => ("files", &[&["format"], &texts]),
+                false => ("files of this format", &[&["format"]]),
+            },
+            (None, [], Some(_)) => ("dataset", &[&of_dataset, &texts]),
+            _ => {
+                let text = "a source of examples has one of `files`, `dataset` and `source`";
+                return Err(Failure::usage(text));
+            }
+        };
+    let given = [
+        ("format", section.format.is_some()),
+        ("passage_template", section.passage_template.is_some()),
+        ("pair", section.pair),
+        ("split", section.split.is_some()),
+        ("negatives", section.negatives.is_some()),
+        ("depth", section.depth.is_some()),
+        ("scores", !section.scores.is_empty()),
+        ("query_template", section.query_template.is_some()),
+    ];
+    let strange = given
+        .iter()
+        .find(|(name, is_given)| *is_given && !takes.iter().any(|names| names.contains(name)));
+    if let Some((name, _)) = strange {
+        let text = format!("`{name}` says nothing of a source of {kind}");
+        return Err(Failure::usage(text));
+    }
+    if section.depth.is_some() && section.negatives.as_deref().is_none_or(is_lists) {
+        let text = "`depth` is that of a run, which `negatives` does not name";
+        return Err(Failure::usage(text));
+    }
+    Ok(())
 }
 
 /// What is read of a passage.
@@ -119,8 +187,8 @@ pub fn describe(section: &SourceSection) -> String {
     }
 }
 
-/// How groups are drawn and put into batches.
-pub fn groups(data: &DataSection, seed: u64) -> GroupsConfig {
+/// How groups are drawn and put into batches; with `scored` each passage needs a teacher's score.
+pub fn groups(data: &DataSection, seed: u64, scored: bool) -> GroupsConfig {
     GroupsConfig {
         sampling: Sampling {
             rule: data.sampling,
@@ -136,13 +204,13 @@ pub fn groups(data: &DataSection, seed: u64) -> GroupsConfig {
         drop_last: data.drop_last,
         no_duplicates: data.no_duplicates,
         mixing: data.mixing,
-        scored: false,
+        scored,
     }
 }
 
 /// The same for held-out examples: each once, in order, always the same group.
-pub fn held_out(data: &DataSection) -> GroupsConfig {
-    let groups = groups(data, 0);
+pub fn held_out(data: &DataSection, scored: bool) -> GroupsConfig {
+    let groups = groups(data, 0, scored);
     GroupsConfig {
         sampling: Sampling {
             rule: SamplingRule::First,
@@ -150,6 +218,8 @@ pub fn held_out(data: &DataSection) -> GroupsConfig {
         },
         in_order: true,
         drop_last: false,
+        no_duplicates: false,
+        mixing: Mixing::Together,
         ..groups
     }
 }

@@ -3,7 +3,7 @@
 QUERIES=1000000000
 DEPTH=200
 CONTINUE=no
-RERANKER=${RERANKER:-google/electra-base-discriminator}
+RERANKER=${RERANKER:-google-bert/bert-base-uncased}   # SimLM has ELECTRA, which trawl does not read
 RERANKER_NEGATIVES=200
 RERANK_DEPTH=200
 TEACHER_DEPTH=200

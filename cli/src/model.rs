@@ -29,7 +29,7 @@ pub struct ModelArgs {
     /// Layout of a checkpoint that has no `modules.json`: master, retromae, cotmae, openmatch, simlm.
     #[arg(long, value_name = "NAME", value_parser = named::<Preset>)]
     preset: Option<Preset>,
-    /// How token vectors become one: cls, mean, max, last, weighted_mean, mean_sqrt_length.
+    /// How token vectors become one: cls, mean, max, last, weighted_mean, mean_sqrt_length, decoder (T5).
     #[arg(long, value_name = "NAME", value_parser = named::<Pooling>)]
     pooling: Option<Pooling>,
     /// Whether vectors are normalised.

@@ -52,6 +52,21 @@ impl BackboneConfig {
         })
     }
 
+    /// Adds a step of the decoder, whose vector stands for the text.
+    pub(crate) fn decode(&mut self, path: &Path) -> Result<(), LoadError> {
+        let decodes = match self {
+            Self::Foreign(config) => config.decode(),
+            Self::Engine(_) => false,
+        };
+        match decodes {
+            true => Ok(()),
+            false => Err(LoadError::Config {
+                path: path.to_path_buf(),
+                reason: "pooling is decoder; of the supported models T5 alone has one".into(),
+            }),
+        }
+    }
+
     pub(crate) fn limits(&self) -> Limits {
         match self {
             Self::Engine(architecture) => architecture.limits(),
@@ -109,7 +124,9 @@ impl BackboneConfig {
                 let network = Network::new(simd, arithmetic.format(), architecture, weights);
                 Backbone::Engine(Box::new(network))
             }
-            Self::Foreign(config) => Backbone::Foreign(Foreign::load(config, checkpoint)?),
+            Self::Foreign(config) => {
+                Backbone::Foreign(Box::new(Foreign::load(config, checkpoint)?))
+            }
         })
     }
 }
@@ -132,7 +149,7 @@ pub(crate) fn load_beside<A: Send, B>(
 /// A transformer with its weights.
 pub(crate) enum Backbone {
     Engine(Box<Network>),
-    Foreign(Foreign),
+    Foreign(Box<Foreign>),
 }
 
 impl Backbone {

@@ -95,7 +95,10 @@ impl BiEncoder {
     ) -> Result<Self, LoadError> {
         let directory = Directory::read(path, options)?;
         let config_path = directory.transformer.join("config.json");
-        let backbone_config = BackboneConfig::read(&config_path)?;
+        let mut backbone_config = BackboneConfig::read(&config_path)?;
+        if directory.pooling == [Pooling::Decoder] {
+            backbone_config.decode(&config_path)?;
+        }
         let limits = backbone_config.limits();
         let (simd, config) = backbone_config.resolve(&config_path, config)?;
         let (tokenizer, loaded) = load_beside(
@@ -269,8 +272,11 @@ impl BiEncoder {
     /// [`EncodeError`], naming the row: no or too many tokens, ids outside the tables, a vector that is not finite.
     pub fn encode(&self, texts: &[Tokens]) -> Result<Embeddings, EncodeError> {
         batch::check(self.backbone_config.limits(), texts)?;
-        let first_only = self.directory.pooling == [Pooling::Cls]
-            && texts.iter().all(|text| text.n_unpooled == 0);
+        let first_only = match self.directory.pooling[..] {
+            [Pooling::Cls] => texts.iter().all(|text| text.n_unpooled == 0),
+            [Pooling::Decoder] => true,
+            _ => false,
+        };
         let wanted = match first_only {
             true => Wanted::FirstTokens,
             false => Wanted::AllTokens,

@@ -176,6 +176,26 @@ impl Checkpoint {
         }
     }
 
+    /// All tensors by their full names, with their shapes.
+    pub(crate) fn shapes(&self) -> BTreeMap<String, Vec<usize>> {
+        match &self.source {
+            Source::Safetensors { files, file_of } => {
+                let shape = |(name, &file): (&String, &usize)| {
+                    let info = files[file].metadata.info(name);
+                    let info = info.expect("the name comes from this header");
+                    (name.clone(), info.shape.clone())
+                };
+                file_of.iter().map(shape).collect()
+            }
+            Source::Pickle { tensors, .. } => {
+                let infos = tensors.tensor_infos().iter();
+                infos
+                    .map(|(name, info)| (name.clone(), info.layout.dims().to_vec()))
+                    .collect()
+            }
+        }
+    }
+
     /// Leaves out `prefix` from the names that follow, if the checkpoint has it: heads save their model under a name.
     pub(crate) fn set_prefix(&mut self, prefix: &str, probe: &str) {
         self.prefix = if self.contains(&format!("{prefix}{probe}")) {

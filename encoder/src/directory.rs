@@ -1,5 +1,7 @@
 //! The files of a model directory, read as sentence-transformers reads them.
 
+mod openmatch;
+
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read};
@@ -15,6 +17,12 @@ use crate::options::{ModelOptions, Pooling, Role, Similarity};
 
 /// Largest JSON file that is read; the largest tokenizers have about 30 MB.
 const MAX_JSON_BYTES: u64 = 1 << 28;
+
+/// What a directory of sentence-transformers begins with.
+const MODULES: &str = "modules.json";
+
+/// What OpenMatch puts beside a checkpoint.
+const OPENMATCH: &str = "openmatch_config.json";
 
 /// A model directory, resolved: what follows the transformer, and for which texts.
 #[derive(Clone, Debug)]
@@ -123,12 +131,21 @@ impl Directory {
                 path: path.to_path_buf(),
             });
         }
-        let modules = path.join("modules.json");
+        let (modules, openmatch) = (path.join(MODULES), path.join(OPENMATCH));
         if modules.exists() {
             Self::from_modules(path, &modules, options)
+        } else if openmatch.exists() {
+            openmatch::read(path, &openmatch, options)
         } else {
             Self::bare(path, options)
         }
+    }
+
+    /// Whether a folder says itself how vectors are made.
+    pub fn is_described(path: &Path) -> bool {
+        [MODULES, OPENMATCH]
+            .iter()
+            .any(|name| path.join(name).exists())
     }
 
     /// A checkpoint alone: everything else comes from the options or a preset.

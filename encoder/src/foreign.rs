@@ -3,6 +3,8 @@
 //! Each text is computed alone, without padding: several of these architectures take no padding mask, and a vector does
 //! not depend on the texts beside it.
 
+mod decoder;
+
 use std::sync::{Mutex, PoisonError};
 
 use candle_core::{DType, Device, Result as CandleResult, Shape, Tensor};
@@ -11,19 +13,18 @@ use candle_nn::{Activation, Init, VarBuilder};
 use candle_transformers::models::{modernbert, qwen3, t5};
 use serde_json::{Value, json};
 
-use crate::architecture::{Entries, Labels};
+use self::decoder::FirstStep;
+use crate::architecture::{self, Entries, Labels};
 use crate::backbone::Limits;
 use crate::checkpoint::{Checkpoint, first_line};
 use crate::error::LoadError;
 use crate::network::Wanted;
 use crate::options::Pooling;
+use crate::t5::T5Architecture;
 use crate::tokenizer::Tokens;
 
 /// The values of `model_type` that are supported.
 pub(crate) const MODEL_TYPES: [&str; 4] = ["t5", "mt5", "modernbert", "qwen3"];
-
-/// T5 has no table of positions that would end. The attention of a text so long takes 64 MiB for each head.
-const MOST_T5_TOKENS: usize = 4096;
 
 /// Most values in candle's tables of rotary positions: 1 GiB each.
 const MOST_ROTARY_VALUES: usize = 1 << 28;
@@ -38,12 +39,19 @@ pub(crate) struct ForeignConfig {
 
 #[derive(Debug)]
 enum FamilyConfig {
-    /// The encoder of Raffel et al. 2020 (arXiv 1910.10683).
-    T5(t5::Config),
+    /// Raffel et al. 2020 (arXiv 1910.10683): the encoder alone, or one step of the decoder behind it.
+    T5(T5Architecture, Half),
     /// Warner et al. 2024 (arXiv 2412.13663).
     ModernBert(modernbert::Config, ModernBertHead),
     /// Zhang et al. 2025 (arXiv 2506.05176): a decoder, of which the last token is read.
     Qwen3(qwen3::Config),
+}
+
+/// How much of T5 is computed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Half {
+    Encoder,
+    Both,
 }
 
 /// How ModernBERT classifies.
@@ -61,7 +69,13 @@ impl ForeignConfig {
     pub(crate) fn read(config: &Entries<'_>) -> Result<Option<Self>, LoadError> {
         let model_type = config.text("model_type")?.unwrap_or_default();
         let (limits, family) = match model_type {
-            "t5" | "mt5" => read_t5(config)?,
+            _ if T5Architecture::is_t5(config)? => {
+                let architecture = T5Architecture::from_entries(config)?;
+                (
+                    architecture.limits(),
+                    FamilyConfig::T5(architecture, Half::Encoder),
+                )
+            }
             "modernbert" => read_modernbert(config)?,
             "qwen3" => read_qwen3(config)?,
             _ => return Ok(None),
@@ -77,27 +91,31 @@ impl ForeignConfig {
     pub(crate) fn head(&self) -> Option<ModernBertHead> {
         match &self.family {
             FamilyConfig::ModernBert(_, head) => Some(*head),
-            FamilyConfig::T5(_) | FamilyConfig::Qwen3(_) => None,
+            FamilyConfig::T5(..) | FamilyConfig::Qwen3(_) => None,
+        }
+    }
+
+    /// Adds a step of the decoder; returns whether there is such a thing.
+    pub(crate) fn decode(&mut self) -> bool {
+        match &mut self.family {
+            FamilyConfig::T5(_, half) => {
+                *half = Half::Both;
+                true
+            }
+            FamilyConfig::ModernBert(..) | FamilyConfig::Qwen3(_) => false,
         }
     }
 
     /// The entries that change the output, for the fingerprint.
     pub(crate) fn describe(&self) -> Value {
         match &self.family {
-            FamilyConfig::T5(config) => json!({
-                "family": "t5",
-                "vocabulary": config.vocab_size,
-                "width": config.d_model,
-                "layers": config.num_layers,
-                "heads": config.num_heads,
-                "head_width": config.d_kv,
-                "intermediate": config.d_ff,
-                "buckets": config.relative_attention_num_buckets,
-                "max_distance": config.relative_attention_max_distance,
-                "epsilon": format!("{:e}", config.layer_norm_epsilon),
-                "gated": config.feed_forward_proj.gated,
-                "activation": format!("{:?}", config.feed_forward_proj.activation).to_lowercase(),
-            }),
+            FamilyConfig::T5(architecture, half) => {
+                let mut described = architecture.describe();
+                if *half == Half::Both {
+                    described["decoder_layers"] = Value::from(architecture.n_decoder_layers);
+                }
+                described
+            }
             FamilyConfig::ModernBert(config, head) => json!({
                 "family": "modernbert",
                 "classifier_pooling": self.labels.has_classifier.then_some(head.pooling),
@@ -128,51 +146,34 @@ impl ForeignConfig {
     }
 }
 
-fn read_t5(config: &Entries<'_>) -> Result<(Limits, FamilyConfig), LoadError> {
-    let (gated, activation) = match config.text("feed_forward_proj")?.unwrap_or("relu") {
-        "relu" => (false, Activation::Relu),
-        "gated-gelu" => (true, Activation::NewGelu),
-        "gated-silu" => (true, Activation::Silu),
-        other => {
-            return Err(config.refuse(format!(
-                "feed_forward_proj is `{other}`; supported are relu, gated-gelu and gated-silu"
-            )));
-        }
-    };
-    let t5 = t5::Config {
-        vocab_size: config.size("vocab_size")?,
-        d_model: config.size("d_model")?,
-        d_kv: config.size("d_kv")?,
-        d_ff: config.size("d_ff")?,
-        num_layers: config.size("num_layers")?,
-        num_heads: config.size("num_heads")?,
-        relative_attention_num_buckets: config
-            .count("relative_attention_num_buckets")?
-            .unwrap_or(32),
-        relative_attention_max_distance: config
-            .count("relative_attention_max_distance")?
-            .unwrap_or(128),
-        layer_norm_epsilon: config.number("layer_norm_epsilon")?.unwrap_or(1e-6),
-        feed_forward_proj: t5::ActivationWithOptionalGating { gated, activation },
+/// The same shape with candle's names.
+fn t5_config(a: &T5Architecture) -> t5::Config {
+    t5::Config {
+        vocab_size: a.n_vocabulary,
+        d_model: a.width,
+        d_kv: a.head_width,
+        d_ff: a.n_intermediate,
+        num_layers: a.n_layers,
+        num_heads: a.n_heads,
+        relative_attention_num_buckets: a.n_buckets,
+        relative_attention_max_distance: a.max_distance,
+        layer_norm_epsilon: a.epsilon,
+        feed_forward_proj: t5::ActivationWithOptionalGating {
+            gated: a.gated,
+            activation: candle_activation(a.activation),
+        },
         use_cache: false,
         ..t5::Config::default()
-    };
-    let (n_buckets, distance) = (
-        t5.relative_attention_num_buckets,
-        t5.relative_attention_max_distance,
-    );
-    if n_buckets < 4 || distance <= n_buckets / 4 {
-        return Err(config.refuse(format!(
-            "relative_attention_num_buckets is {n_buckets} for distances up to {distance}"
-        )));
     }
-    let limits = Limits {
-        width: t5.d_model,
-        n_vocabulary: t5.vocab_size,
-        n_types: 0,
-        max_tokens: MOST_T5_TOKENS,
-    };
-    Ok((limits, FamilyConfig::T5(t5)))
+}
+
+fn candle_activation(activation: architecture::Activation) -> Activation {
+    match activation {
+        architecture::Activation::Gelu => Activation::Gelu,
+        architecture::Activation::GeluTanh => Activation::NewGelu,
+        architecture::Activation::Relu => Activation::Relu,
+        architecture::Activation::Silu => Activation::Silu,
+    }
 }
 
 fn read_modernbert(config: &Entries<'_>) -> Result<(Limits, FamilyConfig), LoadError> {
@@ -360,7 +361,7 @@ fn read_qwen3(config: &Entries<'_>) -> Result<(Limits, FamilyConfig), LoadError>
 
 /// A transformer of candle-transformers with its weights.
 pub(crate) enum Foreign {
-    T5(t5::T5EncoderModel),
+    T5(t5::T5EncoderModel, Option<FirstStep>),
     ModernBert(modernbert::ModernBert),
     Qwen3(qwen3::Model),
 }
@@ -374,7 +375,7 @@ impl Foreign {
         // What candle puts before each name, the tensor that is asked for whether the checkpoint has that too, and a
         // tensor that may be missing.
         let (prefix, probe, optional) = match config.family {
-            FamilyConfig::T5(_) => ("", "shared.weight", ""),
+            FamilyConfig::T5(..) => ("", "shared.weight", ""),
             FamilyConfig::ModernBert(..) => (
                 "model.",
                 "embeddings.tok_embeddings.weight",
@@ -392,7 +393,13 @@ impl Foreign {
         });
         let tensors = VarBuilder::from_backend(Box::new(Shared(&shared)), DType::F32, Device::Cpu);
         let loaded = match &config.family {
-            FamilyConfig::T5(config) => t5::T5EncoderModel::load(tensors, config).map(Self::T5),
+            FamilyConfig::T5(architecture, half) => {
+                let step = (*half == Half::Both)
+                    .then(|| FirstStep::load(architecture, &tensors))
+                    .transpose();
+                let encoder = t5::T5EncoderModel::load(tensors, &t5_config(architecture));
+                encoder.and_then(|encoder| Ok(Self::T5(encoder, step?)))
+            }
             FamilyConfig::ModernBert(config, _) => {
                 modernbert::ModernBert::load(tensors, config).map(Self::ModernBert)
             }
@@ -409,12 +416,19 @@ impl Foreign {
         }
     }
 
-    /// Computes the last layer's token vectors of one text, (L, H), or that of its first token alone.
+    /// Computes the last layer's token vectors of one text, (L, H), or that of its first token alone; of a decoder's step
+    /// there is one in any case.
     pub(crate) fn forward(&self, text: &Tokens, wanted: Wanted) -> CandleResult<Vec<f32>> {
         let ids = Tensor::from_slice(&text.ids, (1, text.len()), &Device::Cpu)?;
         // T5 and Qwen3 take themselves mutably for a cache of decoding; a clone shares the weights.
         let hidden = match self {
-            Self::T5(model) => model.clone().forward(&ids)?,
+            Self::T5(model, step) => {
+                let hidden = model.clone().forward(&ids)?;
+                match step {
+                    Some(step) => step.forward(&hidden.squeeze(0)?)?.unsqueeze(0)?,
+                    None => hidden,
+                }
+            }
             Self::ModernBert(model) => model.forward(&ids, &ids.ones_like()?)?,
             Self::Qwen3(model) => model.clone().forward(&ids, 0)?,
         }; // (1, L, H)

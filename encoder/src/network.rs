@@ -438,16 +438,18 @@ fn relative_bias(architecture: &Architecture, table: &[f32]) -> Vec<f32> {
     let offsets = || 1 - n_positions..n_positions;
     (0..n_heads)
         .flat_map(|head| offsets().map(move |offset| (head, offset)))
-        .map(|(head, offset)| {
-            table[relative_bucket(offset, architecture.n_buckets) * n_heads + head]
-        })
+        .map(|(head, offset)| table[mpnet_bucket(offset, architecture.n_buckets) * n_heads + head])
         .collect()
 }
 
+/// The buckets of MPNet.
+pub(crate) fn mpnet_bucket(offset: i64, n_buckets: usize) -> usize {
+    relative_bucket(offset, n_buckets, 128)
+}
+
 /// Bucket of an offset of key to query: half of the buckets for each direction, half of those for single offsets, the
-/// others growing up to a distance of 128. Raffel et al. 2020 (arXiv 1910.10683), §2.1, as MPNet uses it.
-pub(crate) fn relative_bucket(offset: i64, n_buckets: usize) -> usize {
-    const MAX_DISTANCE: f32 = 128.0;
+/// others growing up to `max_distance`. Raffel et al. 2020 (arXiv 1910.10683), §2.1.
+pub(crate) fn relative_bucket(offset: i64, n_buckets: usize, max_distance: usize) -> usize {
     let half = n_buckets / 2;
     let exact = half / 2;
     let base = if offset > 0 { half } else { 0 };
@@ -457,6 +459,6 @@ pub(crate) fn relative_bucket(offset: i64, n_buckets: usize) -> usize {
     }
     // In f32 and in this order, as the reference computes it: the truncation is sensitive to the last bit.
     let ratio =
-        (distance as f32 / exact as f32).ln() / (MAX_DISTANCE as f64 / exact as f64).ln() as f32;
+        (distance as f32 / exact as f32).ln() / (max_distance as f64 / exact as f64).ln() as f32;
     base + (exact + (ratio * (half - exact) as f32) as usize).min(half - 1)
 }

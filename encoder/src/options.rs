@@ -29,6 +29,8 @@ pub enum Pooling {
     WeightedMean,
     /// Their sum over the square root of their number.
     MeanSqrtLength,
+    /// That of the first token of T5's decoder, as OpenMatch takes it; no other vector of the text's own.
+    Decoder,
 }
 
 impl Pooling {
@@ -41,10 +43,11 @@ impl Pooling {
             Self::Last => "last",
             Self::WeightedMean => "weighted_mean",
             Self::MeanSqrtLength => "mean_sqrt_length",
+            Self::Decoder => "decoder",
         }
     }
 
-    /// The name that sentence-transformers gives it.
+    /// The pooling that sentence-transformers calls so.
     pub(crate) fn from_sentence_transformers(name: &str) -> Option<Self> {
         Some(match name {
             "cls" => Self::Cls,

@@ -14,7 +14,7 @@ impl Pooling {
         let n_tokens = tokens.len() / width;
         let kept = || tokens.chunks_exact(width).skip(skip);
         match self {
-            Self::Cls => {
+            Self::Cls | Self::Decoder => {
                 let first = if skip < n_tokens { skip } else { 0 };
                 out.copy_from_slice(&tokens[first * width..][..width]);
             }

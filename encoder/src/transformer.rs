@@ -4,7 +4,7 @@ use candle_core::{D, DType, Device, Module, Result, Tensor};
 use candle_nn::ops::softmax;
 
 use crate::architecture::{Activation, Architecture};
-use crate::network::relative_bucket;
+use crate::network::mpnet_bucket;
 use crate::tokenizer::Tokens;
 use crate::weights::{EMBEDDING_NORM, LayerNames, POSITIONS, RELATIVE_BIAS, TOKENS, TYPES};
 
@@ -110,7 +110,7 @@ impl Transformer {
     /// Looks up what MPNet adds to the scores of a query and a key by their distance, (1, A, L, L).
     fn relative_biases(&self, table: &Tensor, length: usize) -> Result<Tensor> {
         let (length, n_buckets) = (length as i64, self.architecture.n_buckets);
-        let bucket = |query: i64, key: i64| relative_bucket(key - query, n_buckets) as u32;
+        let bucket = |query: i64, key: i64| mpnet_bucket(key - query, n_buckets) as u32;
         let buckets: Vec<u32> = (0..length)
             .flat_map(|query| (0..length).map(move |key| bucket(query, key)))
             .collect();

@@ -1,4 +1,4 @@
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use encoder::{Arithmetic, BiEncoder, CrossEncoder, Golden, Role, TextSpec};
@@ -43,6 +43,20 @@ enum ModelCommand {
         #[arg(long, value_name = "FILE")]
         against: PathBuf,
     },
+    /// Write a T5 with smaller weights for the same vectors, whose activations fit 16-bit floats.
+    #[command(
+        name = "scale-t5",
+        after_help = "Example: trawl model scale-t5 models/t5-base models/t5-base-scaled\n\n\
+            The residual stream shrinks to a hundredth; the result is made once, from weights that were not scaled before."
+    )]
+    ScaleT5 {
+        /// Directory with T5 weights: version 1.0 or 1.1, encoder or both halves.
+        #[arg(value_name = "IN")]
+        from: PathBuf,
+        /// Directory to write: new or empty.
+        #[arg(value_name = "OUT")]
+        to: PathBuf,
+    },
 }
 
 /// A model, named first or by `--model`.
@@ -75,6 +89,7 @@ pub fn run(args: ModelCommandArgs, output: &Output) -> anyhow::Result<()> {
             output.result(&shown, |_| fingerprint.digest())
         }
         ModelCommand::Check { model, against } => check(&model.resolve(), &against, output),
+        ModelCommand::ScaleT5 { from, to } => scale(&from, &to, output),
     }
 }
 
@@ -89,6 +104,21 @@ fn pull(name: &str, to: Option<PathBuf>, output: &Output) -> anyhow::Result<()> 
     let shown = json!({ "path": pulled.path, "source": pulled.source });
     output.result(&shown, |_| {
         format!("{} (from {})", pulled.path.display(), pulled.source)
+    })
+}
+
+fn scale(from: &Path, to: &Path, output: &Output) -> anyhow::Result<()> {
+    let from = model::find(from)?;
+    let scaled = encoder::scale_t5(&from, to)
+        .with_context(|| format!("cannot scale `{}`", from.display()))?;
+    let shown = json!({ "path": to, "scaled": scaled.n_scaled, "kept": scaled.n_kept });
+    output.result(&shown, |_| {
+        format!(
+            "{}: {} tensors scaled, {} kept",
+            to.display(),
+            scaled.n_scaled,
+            scaled.n_kept
+        )
     })
 }
 
@@ -116,7 +146,7 @@ fn info(args: &ModelArgs, output: &Output) -> anyhow::Result<()> {
     })
 }
 
-fn check(args: &ModelArgs, against: &std::path::Path, output: &Output) -> anyhow::Result<()> {
+fn check(args: &ModelArgs, against: &Path, output: &Output) -> anyhow::Result<()> {
     let golden = Golden::load(against)
         .with_context(|| format!("cannot read golden file `{}`", against.display()))?;
     let directory = args.directory()?;

@@ -316,11 +316,11 @@ impl Encoder {
     }
 }
 
-fn lengths(texts: &[Tokens]) -> Vec<usize> {
+pub(super) fn lengths(texts: &[Tokens]) -> Vec<usize> {
     texts.iter().map(Tokens::len).collect()
 }
 
-fn misfit(message: String) -> TrainingError {
+pub(super) fn misfit(message: String) -> TrainingError {
     candle_core::Error::Msg(message).into()
 }
 

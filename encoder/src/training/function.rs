@@ -150,6 +150,45 @@ simd_function! {
         }
     }
 
+    /// Scales each row to a mean square of 1: `x̂ = x / √(mean(x²) + epsilon)`, `y = x̂ · weight`.
+    ///
+    /// `rows` becomes y; `normalized` becomes x̂ and `scales` one `1 / √(mean(x²) + epsilon)` per row.
+    pub(super) fn rms_norm(
+        rows: &mut [f32], normalized: &mut [f32], scales: &mut [f32], weight: &[f32], epsilon: f32,
+    ) {
+        let width = weight.len();
+        let rows = rows.chunks_exact_mut(width).zip(normalized.chunks_exact_mut(width)).zip(scales);
+        for ((row, normalized), kept) in rows {
+            let scale = 1.0 / (sum_of(width, |i| row[i] * row[i]) / width as f32 + epsilon).sqrt();
+            *kept = scale;
+            for ((x, normalized), &weight) in row.iter_mut().zip(normalized).zip(weight) {
+                *normalized = *x * scale;
+                *x = *normalized * weight;
+            }
+        }
+    }
+
+    /// Turns the gradient of y into that of x, and adds up that of the weight.
+    ///
+    /// With g = dy · weight: `dx = scale · (g − x̂ · mean(g · x̂))`.
+    pub(super) fn rms_norm_backward(
+        gradient: &mut [f32], normalized: &[f32], scales: &[f32], weight: &[f32], d_weight: &mut [f32],
+    ) {
+        let width = weight.len();
+        let rows = gradient.chunks_exact_mut(width).zip(normalized.chunks_exact(width)).zip(scales);
+        for ((row, normalized), &scale) in rows {
+            let (row, normalized, d_weight) = (&mut row[..width], &normalized[..width], &mut d_weight[..width]);
+            for i in 0..width {
+                d_weight[i] = mul_add::<FMA>(row[i], normalized[i], d_weight[i]);
+                row[i] *= weight[i];
+            }
+            let slope = sum_of(width, |i| row[i] * normalized[i]) / width as f32;
+            for (x, &normalized) in row.iter_mut().zip(normalized) {
+                *x = scale * mul_add::<FMA>(-slope, normalized, *x);
+            }
+        }
+    }
+
     /// Replaces the scores `s` of a row by `softmax(scale · s)` and returns `ln Σ e^(scale · s)`.
     pub(super) fn softmax(row: &mut [f32], scale: f32) -> f32 {
         let mut columns = [f32::NEG_INFINITY; LANES];

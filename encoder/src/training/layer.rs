@@ -21,7 +21,7 @@ const BLOCK: usize = 128;
 #[derive(Clone)]
 pub struct Linear {
     weight: Arc<Parameter>,
-    bias: Arc<Parameter>,
+    bias: Option<Arc<Parameter>>,
     activation: Option<Activation>,
     engine: Arc<Engine>,
     packed: Arc<Mutex<Option<Versioned>>>,
@@ -65,12 +65,20 @@ impl Linear {
             );
         }
         Ok(Self {
+            bias: Some(bias.clone()),
+            ..Self::without_bias(weight, engine)
+        })
+    }
+
+    /// `x Wᵀ` of a weight (out, in).
+    pub(super) fn without_bias(weight: &Arc<Parameter>, engine: &Arc<Engine>) -> Self {
+        Self {
             weight: weight.clone(),
-            bias: bias.clone(),
+            bias: None,
             activation: None,
             engine: engine.clone(),
             packed: Arc::default(),
-        })
+        }
     }
 
     /// Puts an activation behind the layer.
@@ -95,11 +103,8 @@ impl Linear {
             );
         }
         if n_rows == 0 {
-            return Tensor::zeros(
-                (0, self.bias.width()),
-                candle_core::DType::F32,
-                &Device::Cpu,
-            );
+            let shape = (0, self.weight.shape()[0]);
+            return Tensor::zeros(shape, candle_core::DType::F32, &Device::Cpu);
         }
         let operation = LinearOperation {
             layer: self.clone(),
@@ -112,8 +117,9 @@ impl Linear {
     fn packed(&self) -> Arc<PackedLinear> {
         let mut cached = lock(&self.packed);
         // Reading brings a table up to date, which leaves its version as it is: a step has counted already.
-        let (weight, bias) = (self.weight.read(), self.bias.read());
-        let version = self.weight.version() + self.bias.version();
+        let weight = self.weight.read();
+        let bias = self.bias.as_ref().map(|bias| bias.read());
+        let version = self.weight.version() + self.bias.as_ref().map_or(0, |b| b.version());
         if let Some((known, packed)) = &*cached
             && *known == version
         {
@@ -123,10 +129,14 @@ impl Linear {
             .take()
             .and_then(|(_, packed)| Arc::into_inner(packed))
             .unwrap_or_default();
+        let zeros = match bias {
+            Some(_) => Vec::new(),
+            None => vec![0.0; self.weight.shape()[0]],
+        };
         packed.pack(
             self.engine.kernel,
             &weight.values,
-            &bias.values,
+            bias.as_ref().map_or(&zeros, |bias| &bias.values),
             self.weight.width(),
         );
         let packed = Arc::new(packed);
@@ -161,7 +171,7 @@ impl CustomOp1 for LinearOperation {
         let (kernel, n_in, n_out) = (
             layer.engine.kernel,
             layer.weight.width(),
-            layer.bias.width(),
+            layer.weight.shape()[0],
         );
         let input = floats(storage, layout)?;
         let n_rows = input.len() / n_in;
@@ -204,7 +214,7 @@ impl CustomOp1 for LinearOperation {
         let (kernel, n_in, n_out) = (
             layer.engine.kernel,
             layer.weight.width(),
-            layer.bias.width(),
+            layer.weight.shape()[0],
         );
         let mut gradient = values(gradient)?;
         let mut d_input = vec![0.0; input.elem_count()];
@@ -256,9 +266,11 @@ impl CustomOp1 for LinearOperation {
             };
             add_weight_gradients(&layer.engine, &mut [due]);
         }
-        let mut bias = layer.bias.write();
-        for tape in &*tapes {
-            add_vector(&mut bias, &tape.bias);
+        if let Some(bias) = &layer.bias {
+            let mut bias = bias.write();
+            for tape in &*tapes {
+                add_vector(&mut bias, &tape.bias);
+            }
         }
         Ok(Some(Tensor::from_vec(
             d_input,
@@ -423,13 +435,17 @@ pub fn dropout(x: &Tensor, dropout: &Dropout, place: u32, engine: &Engine) -> Re
         return Ok(x.clone());
     }
     let (_, width) = x.dims2()?;
-    // The encoder's places are four a layer, from 0, and the last number of all.
-    let mask = dropout.at(dropout.hidden, (1 << 32) + u64::from(place));
+    let mask = dropout.at(dropout.hidden, place_of(place));
     x.contiguous()?.apply_op1(DropoutOperation {
         mask,
         width,
         simd: engine.kernel.simd,
     })
+}
+
+/// The encoder's places are four a layer, from 0, and the last number of all.
+pub(super) fn place_of(place: u32) -> u64 {
+    (1 << 32) + u64::from(place)
 }
 
 struct DropoutOperation {

@@ -19,6 +19,8 @@
 //! ```
 
 mod adamw;
+mod attention;
+mod backbone;
 mod dropout;
 mod encoder;
 mod engine;
@@ -29,10 +31,12 @@ mod linear;
 mod matrix;
 mod network;
 mod parameter;
+mod t5;
 mod words;
 mod workload;
 
 pub use adamw::{AdamW, AdamWConfig};
+pub use backbone::Backbone;
 pub use dropout::Dropout;
 pub use encoder::{Encoder, normal};
 pub use engine::{Engine, EngineConfig};
@@ -43,4 +47,5 @@ pub use layer::{
 };
 pub use matrix::Precision;
 pub use parameter::{Kind, Parameter, Parameters};
+pub use t5::T5;
 pub use workload::{StepTimes, TrainingBench, Workload};

@@ -12,6 +12,7 @@ mod attention;
 use std::ops::Range;
 use std::sync::{Arc, Mutex};
 
+use super::attention::Buffers;
 use super::dropout::Dropout;
 use super::engine::{Engine, lock};
 use super::function;
@@ -19,14 +20,12 @@ use super::linear::{Due, PackedLinear, add_vector, add_weight_gradients};
 use super::matrix::{Kernel, Left, PANEL, Panels, Start, multiply};
 use super::parameter::Parameter;
 use crate::architecture::Architecture;
-use crate::network::relative_bucket;
+use crate::network::mpnet_bucket;
 
 /// Most tokens of a group that holds more than one text.
 const GROUP_TOKENS: usize = 256;
 /// Fewer tokens than this are not worth a group of their own.
 const LEAST_TOKENS: usize = 32;
-/// Query rows whose attention weights are held at once.
-const QUERIES: usize = 64;
 
 /// Weight and bias of a linear layer, or scale and shift of a normalization.
 pub(super) struct Pair {
@@ -188,15 +187,7 @@ pub(super) struct Workspace {
     second_tile: Vec<f32>,
     words: Vec<u32>,
     wide_words: Vec<u32>,
-    scores: Vec<f32>,
-    score_gradients: Vec<f32>,
-    dropped: Vec<f32>,
-    score_words: Vec<u32>,
-    keys: Panels,
-    values: Panels,
-    turned_keys: Panels,
-    queries: Panels,
-    context: Panels,
+    pub(super) attention: Buffers,
 }
 
 impl Network {
@@ -303,7 +294,7 @@ impl Network {
     fn buckets(&self) -> impl Iterator<Item = usize> {
         let a = &self.architecture;
         let n_positions = a.n_positions as i64;
-        (1 - n_positions..n_positions).map(|offset| relative_bucket(offset, a.n_buckets))
+        (1 - n_positions..n_positions).map(|offset| mpnet_bucket(offset, a.n_buckets))
     }
 
     /// Takes the token vectors of texts of these lengths, (T, H), through some layers, and keeps what the backward needs.
@@ -796,11 +787,14 @@ impl Pass<'_> {
         }
     }
 
-    /// Ranges of the texts' rows among those kept; in a text these are the first ones.
-    fn kept_texts(&self) -> impl Iterator<Item = Range<usize>> {
-        let all = self.kept.len() == self.group.n_rows();
-        let texts = self.group.texts().enumerate();
-        texts.map(move |(index, text)| if all { text } else { index..index + 1 })
+    /// The rows of a text, and the range of those kept among all that are: in a text these are the first ones.
+    fn text(&self, index: usize) -> (Range<usize>, Range<usize>) {
+        let start = self.group.lengths[..index].iter().sum();
+        let text = start..start + self.group.lengths[index];
+        match self.kept.len() == self.group.n_rows() {
+            true => (text.clone(), text),
+            false => (text, index..index + 1),
+        }
     }
 
     /// Computes `out = left · W + b`.
@@ -821,11 +815,6 @@ impl Pass<'_> {
 
     fn place(&self, place: Place) -> u64 {
         4 * self.index as u64 + place as u64
-    }
-
-    /// Number of a row of attention weights in the batch.
-    fn weights_row(&self, row: usize, head: usize) -> u64 {
-        ((self.group.start + row) * self.architecture.n_heads + head) as u64
     }
 
     fn mask(&self, place: Place, rows: &mut [f32]) {

@@ -127,6 +127,12 @@ fn t5_with_a_dense_module() {
 }
 
 #[test]
+fn t5_with_one_step_of_the_decoder() {
+    check_tiny("tiny-t5-relu", "tiny-t5-relu");
+    check_tiny("tiny-t5-gated", "tiny-t5-gated");
+}
+
+#[test]
 fn modernbert() {
     check_tiny("tiny-modernbert", "tiny-modernbert");
 }

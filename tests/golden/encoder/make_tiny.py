@@ -54,6 +54,7 @@ from transformers import (
     RobertaTokenizer,
     T5Config,
     T5EncoderModel,
+    T5Model,
     XLMRobertaConfig,
     XLMRobertaModel,
     XLMRobertaTokenizer,
@@ -77,6 +78,7 @@ VOCABULARY = 576
 MAX_TOKENS = 64
 LONG_TOKENS = 160  # for T5, whose relative positions have one bucket for all distances from 128 on
 POSITIONS = 128  # more than MAX_TOKENS, so that the limit comes from the sentence-transformers configuration
+OPENMATCH_TOKENS = {"query": 32, "passage": 128}
 SHAPE = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
 DISTIL_SHAPE = {"dim": 32, "n_layers": 2, "n_heads": 2, "hidden_dim": 64}
 
@@ -310,10 +312,9 @@ def mpnet_config():
     return MPNetConfig(vocab_size=VOCABULARY, max_position_embeddings=POSITIONS + 2, pad_token_id=1, **SHAPE)
 
 
-def t5_config():
-    return T5Config(
-        vocab_size=VOCABULARY, d_model=32, d_kv=16, d_ff=64, num_layers=2, num_heads=2, feed_forward_proj="gated-gelu",
-    )  # fmt: skip
+def t5_config(**changes):
+    shape = {"d_kv": 16, "num_layers": 2, "feed_forward_proj": "gated-gelu"} | changes
+    return T5Config(vocab_size=VOCABULARY, d_model=32, d_ff=64, num_heads=2, **shape)
 
 
 def modernbert_config(**changes):
@@ -370,6 +371,23 @@ def write_encoders(root):
     ]  # fmt: skip
 
 
+def write_decoders(root):
+    """Saves encoder-decoders of T5 as OpenMatch does; returns their names. Heads are narrower than the model."""
+    relu = t5_config(d_kv=12, num_decoder_layers=1, feed_forward_proj="relu")
+    write_decoder(root / "tiny-t5-relu", T5Model(relu), 12, normalize=False)
+    gated = t5_config(d_kv=12, num_layers=1, num_decoder_layers=2)
+    write_decoder(root / "tiny-t5-gated", T5Model(gated), 13, normalize=True)
+    return ["tiny-t5-relu", "tiny-t5-gated"]
+
+
+def write_decoder(target, model, seed, normalize):
+    """Saves an encoder-decoder with what OpenMatch puts beside it."""
+    saved(target, draw_weights(model, seed), t5_tokenizer())
+    backbone = {"type": type(model).__name__, "feature": "last_hidden_state"}
+    config = {"tied": True, "plm_backbone": backbone, "pooling": "first", "linear_head": False, "normalize": normalize}
+    write_json(target / "openmatch_config.json", config)
+
+
 def write_cross_encoders(root):
     """Saves the cross-encoders under `root`; returns their names."""
     write_cross_encoder(
@@ -423,6 +441,29 @@ def tiny_texts(tokenizer):
         *boundary_texts(tokenizer, [MAX_TOKENS - 2, MAX_TOKENS - 1]),
     ]
     return [(text, "passage") for text in texts] + [(PASSAGES[2], "query"), ("", "query")]
+
+
+def write_decoder_golden(path, directory, texts):
+    """Takes the decoder's vector of its first token for (text, role) pairs, one by one, as OpenMatch does."""
+    model = T5Model.from_pretrained(directory).eval()
+    normalize = json.loads((directory / "openmatch_config.json").read_text())["normalize"]
+
+    def encode(text, role):
+        max_tokens = OPENMATCH_TOKENS[role]
+        encoding = read_tokenizer(directory, max_tokens).encode(text)
+        start = torch.zeros(1, 1, dtype=torch.long)
+        with torch.no_grad():
+            output = model(input_ids=torch.tensor([encoding.ids]), decoder_input_ids=start)
+        vector = output.last_hidden_state[:, 0]
+        vector = torch.nn.functional.normalize(vector) if normalize else vector
+        truncated = len(read_tokenizer(directory).encode(text).ids) > len(encoding.ids)
+        entry = {"text": text, "role": role, "tokens": len(encoding.ids), "truncated": truncated}
+        return entry, vector[0].double().numpy().astype(np.float32)
+
+    entries, vectors = zip(*(encode(text, role) for text, role in texts))
+    head = {"format": 1, "kind": "bi-encoder", "made_by": made_by(SCRIPT), "tolerance": TOLERANCE}
+    write_golden(path, head, "texts", list(entries), vectors=np.stack(vectors))
+    print(f"{path}: {len(texts)} texts, {len(vectors[0])} dimensions")
 
 
 def tiny_pairs():
@@ -488,12 +529,16 @@ def main():
     for old in args.models.glob("tiny-*"):
         shutil.rmtree(old)
     encoders = write_encoders(args.models)
+    decoders = write_decoders(args.models)
     cross_encoders = write_cross_encoders(args.models)
     write_variants(args.models / "tiny-bert")
 
     for name in encoders:
         directory = args.models / name
         write_bi_encoder(args.golden / name / "golden.json", SCRIPT, directory, tiny_texts(read_tokenizer(directory)))
+    for name in decoders:
+        directory = args.models / name
+        write_decoder_golden(args.golden / name / "golden.json", directory, tiny_texts(read_tokenizer(directory)))
     for name in cross_encoders:
         write_cross_golden(args.golden / name / "golden.json", args.models / name, tiny_pairs())
 

@@ -1,4 +1,4 @@
-//! Model directories as sentence-transformers and transformers read them.
+//! Model directories as sentence-transformers and transformers read them, and OpenMatch's of decoders.
 //!
 //! An objective says what its model is; [`BiEncoderExport`] and [`CrossEncoderExport`] write the files around it. All
 //! weights are f32 under the names of the Hugging Face classes.
@@ -33,7 +33,8 @@ const TOKENIZER_FILES: [&str; 10] = [
     "spiece.model",
 ];
 
-/// A bi-encoder, or one of its towers, as a sentence-transformers directory.
+/// A bi-encoder, or one of its towers, as a sentence-transformers directory; with [`Pooling::Decoder`], which
+/// sentence-transformers does not have, as OpenMatch's.
 pub struct BiEncoderExport<'a> {
     /// Folder of the transformer that training began with: its `config.json` and tokenizer.
     pub source: &'a Path,
@@ -137,12 +138,27 @@ impl BiEncoderExport<'_> {
     pub fn write(&self, folder: &Path) -> Result<(), TrainingError> {
         make(folder)?;
         let mut config = read_config(self.source)?;
-        let class = class(&config, "Model");
+        let (is_t5, decodes) = (is_t5(&config), self.pooling == Pooling::Decoder);
+        let class = class(
+            &config,
+            if is_t5 && !decodes {
+                "EncoderModel"
+            } else {
+                "Model"
+            },
+        );
         config["architectures"] = json!([class]);
-        let width = config["hidden_size"].as_u64().or(config["dim"].as_u64());
+        if is_t5 {
+            config["is_encoder_decoder"] = Value::from(decodes);
+        }
+        let names = ["hidden_size", "dim", "d_model"];
+        let width = names.into_iter().find_map(|name| config[name].as_u64());
         write_json(&folder.join("config.json"), &config)?;
         self.weights.write(folder)?;
         copy_tokenizer(self.source, folder)?;
+        if decodes {
+            return self.write_openmatch(folder, &class);
+        }
         let lengths =
             json!({ "max_seq_length": self.max_tokens, "do_lower_case": self.lower_case });
         write_json(&folder.join("sentence_bert_config.json"), &lengths)?;
@@ -188,6 +204,20 @@ impl BiEncoderExport<'_> {
             "similarity_fn_name": similarity,
         });
         write_json(&folder.join("config_sentence_transformers.json"), &config)
+    }
+
+    /// What OpenMatch writes and, after it, what it leaves to its command line.
+    fn write_openmatch(&self, folder: &Path, class: &str) -> Result<(), TrainingError> {
+        let config = json!({
+            "tied": true,
+            "plm_backbone": { "type": class, "feature": "last_hidden_state" },
+            "pooling": "first",
+            "linear_head": false,
+            "normalize": self.normalize,
+            "max_tokens": self.max_tokens,
+            "prompts": { "query": self.query_prompt, "document": self.passage_prompt },
+        });
+        write_json(&folder.join("openmatch_config.json"), &config)
     }
 
     fn pooling(&self, width: Option<u64>) -> Value {
@@ -260,13 +290,23 @@ impl CrossEncoderExport<'_> {
     }
 }
 
+fn model_type(config: &Value) -> &str {
+    config["model_type"].as_str().unwrap_or_default()
+}
+
+fn is_t5(config: &Value) -> bool {
+    matches!(model_type(config), "t5" | "mt5")
+}
+
 /// The class of a model type in transformers, such as `BertModel`.
 fn class(config: &Value, end: &str) -> String {
-    let stem = match config["model_type"].as_str().unwrap_or_default() {
+    let stem = match model_type(config) {
         "roberta" => "Roberta",
         "xlm-roberta" => "XLMRoberta",
         "distilbert" => "DistilBert",
         "mpnet" => "MPNet",
+        "t5" => "T5",
+        "mt5" => "MT5",
         _ => "Bert",
     };
     format!("{stem}{end}")

@@ -277,6 +277,138 @@ measures = ["mrr@10"]
     );
 }
 
+/// A data set in BEIR's layout: 32 queries of one word, each answered by a passage with another word.
+fn pairs(folder: &Path) {
+    let word = |n: usize| {
+        let letter = |n: usize| char::from(b"aeioubdgklmnprst"[n % 16]);
+        String::from_iter([
+            letter(5 + n),
+            letter(n / 4),
+            letter(n * 7 + 3),
+            letter(n / 8),
+        ])
+    };
+    let (mut corpus, mut queries) = (String::new(), String::new());
+    let mut qrels = "query-id\tcorpus-id\tscore\n".to_owned();
+    for n in 0..32 {
+        let (asked, said) = (word(n), word(40 + (n * 11) % 32));
+        queries += &format!("{{\"_id\": \"q{n}\", \"text\": \"{asked}\"}}\n");
+        corpus += &format!("{{\"_id\": \"p{n}\", \"text\": \"{said}\"}}\n");
+        qrels += &format!("q{n}\tp{n}\t1\n");
+    }
+    fs::create_dir(folder.join("qrels")).expect("a folder");
+    let files = [
+        ("corpus.jsonl", &corpus),
+        ("queries.jsonl", &queries),
+        ("qrels/train.tsv", &qrels),
+        ("qrels/dev.tsv", &qrels),
+    ];
+    for (name, text) in files {
+        fs::write(folder.join(name), text).expect("written");
+    }
+}
+
+/// Trains a T5 on the pairs, indexes them with the export and returns how many queries find their passage first.
+fn found_by_t5(model: &str, pooling: &str) -> usize {
+    let folder = tempfile::tempdir().expect("a folder");
+    pairs(folder.path());
+    let (data, out) = (folder.path().display(), folder.path().join("run"));
+    let config = format!(
+        r#"
+[model]
+path = "{}"
+
+[data]
+batch_size = 32
+group_size = 1
+
+[[data.train]]
+dataset = "{data}"
+
+[objective]
+name = "bi_encoder"
+pooling = "{pooling}"
+normalize = true
+dropout = 0.0
+
+[optimizer]
+learning_rate = 1e-2
+
+[schedule]
+max_steps = 150
+
+[engine]
+precision = "f32"
+threads = 1
+
+[dev]
+dataset = "{data}"
+measures = ["recall@1"]
+
+[run]
+measure = "recall@1"
+evaluate_every = 50
+"#,
+        testkit::fixture("models").join(model).display()
+    );
+    let path = folder.path().join("train.toml");
+    fs::write(&path, config).expect("written");
+    let train = [
+        "--json",
+        "--quiet",
+        "train",
+        text(&path),
+        "--out",
+        text(&out),
+    ];
+    let dev = &json(train)["summary"]["dev"];
+    assert!(
+        dev["0"]["recall@1"].as_f64().expect("a figure") < 0.3,
+        "{dev}"
+    );
+
+    let [corpus, queries, index, found] = ["corpus.jsonl", "queries.jsonl", "index", "found.trec"]
+        .map(|name| folder.path().join(name));
+    let export = out.join("export");
+    let build = [
+        "--quiet",
+        "index",
+        "build",
+        "--corpus",
+        text(&corpus),
+        "--model",
+        text(&export),
+        "--collection",
+        text(&index),
+        "--publish",
+    ];
+    succeed(build);
+    let search = [
+        "--quiet",
+        "search",
+        text(&index),
+        "--queries",
+        text(&queries),
+        "-k",
+        "1",
+        "--run-out",
+        text(&found),
+    ];
+    succeed(search);
+    let found = fs::read_to_string(found).expect("a run");
+    let right = found.lines().filter(|line| {
+        let fields: Vec<&str> = line.split(' ').collect();
+        fields[0][1..] == fields[2][1..]
+    });
+    right.count()
+}
+
+#[test]
+fn a_t5_is_trained_indexed_and_searched() {
+    assert_eq!(found_by_t5("tiny-t5-relu", "decoder"), 32);
+    assert_eq!(found_by_t5("tiny-t5-gated", "mean"), 32);
+}
+
 #[test]
 fn a_dry_run_writes_nothing() {
     let folder = tempfile::tempdir().expect("a folder");

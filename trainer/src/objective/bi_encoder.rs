@@ -9,9 +9,9 @@ use encoder::training::{Dropout, Engine, Parameters, TrainingError};
 use encoder::{LoadError, Tokens};
 
 pub use self::config::{BiEncoderConfig, MaskConfig, Negatives};
-use super::backbone::Rates;
 use super::guide::Guide;
 use super::passes::{self, GradCacheConfig};
+use super::rates::Rates;
 use super::scores::{Measures, teacher_scores};
 use super::tower::{Tower, VectorOptions};
 use super::{Objective, Preparation, Step, StepReport};
@@ -104,15 +104,11 @@ impl BiEncoderObjective {
             }),
             false => Ok(()),
         };
-        let architecture = query.backbone.encoder.architecture();
-        let others = passages.backbone.encoder.architecture();
-        differ(
-            "vocabulary",
-            architecture.n_vocabulary != others.n_vocabulary,
-        )?;
+        let (own, others) = (&query.backbone, &passages.backbone);
+        differ("vocabulary", own.n_vocabulary() != others.n_vocabulary())?;
         differ("width", query.width() != passages.width())?;
         differ("normalization", query.normalizes != passages.normalizes)?;
-        let most = architecture.max_tokens().min(others.max_tokens());
+        let most = own.max_tokens().min(others.max_tokens());
         let (transformer, lower_case) = (&query.directory.transformer, query.directory.lower_case);
         let tokenization = Tokenization::load(transformer, lower_case, most)?;
         let side = |what, prompt: &Option<String>, own: &str, max_tokens| {
@@ -135,7 +131,7 @@ impl BiEncoderObjective {
         if let Some(passage) = &passage {
             parameters.extend(passage.parameters());
         }
-        let normalized = query.normalizes;
+        let (normalized, rates) = (query.normalizes, Rates::read(transformer)?);
         let temperature = config
             .temperature
             .unwrap_or(if normalized { 0.05 } else { 1.0 });
@@ -150,9 +146,7 @@ impl BiEncoderObjective {
             ..config.clone()
         };
         Ok(Self {
-            rates: config
-                .dropout
-                .map_or_else(|| query.backbone.rates(), Rates::all),
+            rates: config.dropout.map_or(rates, Rates::all),
             config,
             sides: Arc::new(Sides {
                 tokenization,
@@ -174,7 +168,7 @@ impl BiEncoderObjective {
 
     /// Tokens of the vocabulary.
     pub fn n_vocabulary(&self) -> usize {
-        self.query.backbone.encoder.architecture().n_vocabulary
+        self.query.backbone.n_vocabulary()
     }
 
     /// What is probably not meant, one sentence each.
@@ -417,7 +411,7 @@ impl Objective for BiEncoderObjective {
         Ok(report(passes::finite(&loss)?, &tokens, measures))
     }
 
-    /// Writes a sentence-transformers directory, or one for each tower where they are two.
+    /// Writes a sentence-transformers directory, or OpenMatch's of a decoder; one for each tower where they are two.
     fn export(&self, folder: &Path) -> Result<(), TrainingError> {
         let Sides { query, passage, .. } = &*self.sides;
         let prompts = (&*query.prompt, &*passage.prompt);

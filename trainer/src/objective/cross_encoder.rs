@@ -2,14 +2,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
-use encoder::training::{Dropout, Engine, Parameters, TrainingError};
-use encoder::{LoadError, Tokens, Truncation};
+use encoder::training::{Dropout, Encoder, Engine, Parameters, TrainingError};
+use encoder::{Architecture, LoadError, Tokens, Truncation};
 use serde::{Deserialize, Serialize};
 
-use super::backbone::{Backbone, Rates};
 use super::distillation::{DistillationConfig, DistillationLoss};
 use super::head::Head;
 use super::passes::{self, GradCacheConfig};
+use super::rates::Rates;
 use super::scores::{Measures, teacher_scores};
 use super::settings::{above_0, at_least_0};
 use super::{Objective, Preparation, Step, StepReport};
@@ -96,7 +96,7 @@ pub struct CrossEncoderObjective {
     config: CrossEncoderConfig,
     folder: PathBuf,
     pairs: Arc<Pairs>,
-    backbone: Backbone,
+    encoder: Encoder,
     head: Head,
     parameters: Parameters,
     rates: Rates,
@@ -133,9 +133,9 @@ impl CrossEncoderObjective {
         engine: &Arc<Engine>,
     ) -> Result<Self, TrainingError> {
         config.check()?;
-        let prefix = Backbone::family_of(folder)?.prefix();
-        let backbone = Backbone::load(folder, prefix, engine)?;
-        let architecture = backbone.encoder.architecture();
+        let family = Architecture::read(&folder.join("config.json"))?.family;
+        let encoder = Encoder::load_as(family.prefix(), folder, engine)?;
+        let architecture = encoder.architecture();
         if architecture.labels.has_classifier && architecture.labels.n != 1 {
             return Err(TrainingError::Load(LoadError::Config {
                 path: folder.join("config.json"),
@@ -147,10 +147,11 @@ impl CrossEncoderObjective {
         }
         let tokenization = Tokenization::load(folder, false, architecture.max_tokens())?;
         tokenization.check_length("pair", config.max_tokens)?;
-        let mut parameters = backbone.encoder.parameters().clone();
-        let head = Head::load(folder, &backbone.encoder, &mut parameters, config.head_seed)?;
+        let mut parameters = encoder.parameters().clone();
+        let head = Head::load(folder, &encoder, &mut parameters, config.head_seed)?;
+        let own = Rates::read(folder)?;
         Ok(Self {
-            rates: config.dropout.map_or_else(|| backbone.rates(), Rates::all),
+            rates: config.dropout.map_or(own, Rates::all),
             config: config.clone(),
             folder: folder.to_path_buf(),
             pairs: Arc::new(Pairs {
@@ -158,7 +159,7 @@ impl CrossEncoderObjective {
                 max_tokens: config.max_tokens,
                 truncation: config.truncation,
             }),
-            backbone,
+            encoder,
             head,
             parameters,
         })
@@ -171,7 +172,7 @@ impl CrossEncoderObjective {
 
     /// Tokens of the vocabulary.
     pub fn n_vocabulary(&self) -> usize {
-        self.backbone.encoder.architecture().n_vocabulary
+        self.encoder.architecture().n_vocabulary
     }
 
     /// Scores (query, passage) pairs without dropout: the logits, as distillation takes them.
@@ -198,10 +199,7 @@ impl CrossEncoderObjective {
 
     /// Logits of pairs, (pairs).
     fn forward(&self, part: &Part<'_>) -> Result<Tensor, TrainingError> {
-        let first = self
-            .backbone
-            .encoder
-            .forward_first(part.pairs, &part.dropout)?; // (pairs, H)
+        let first = self.encoder.forward_first(part.pairs, &part.dropout)?; // (pairs, H)
         let masks = Dropout {
             hidden: part.classifier_dropout,
             ..part.dropout

@@ -1,12 +1,12 @@
 //! What is trained: one file an objective.
 
-mod backbone;
 mod bi_encoder;
 mod cross_encoder;
 mod distillation;
 mod guide;
 mod head;
 mod passes;
+mod rates;
 mod scores;
 mod settings;
 #[cfg(test)]

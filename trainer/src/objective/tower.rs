@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use candle_core::Tensor;
 use encoder::training::{
-    Dropout, Engine, Kind, Parameter, Parameters, TrainingError, mean, normal,
+    Backbone, Dropout, Engine, Kind, Parameter, Parameters, TrainingError, normal,
 };
 use encoder::{
     Checkpoint, DenseConfig, Directory, LoadError, ModelOptions, OutputActivation, Pooling,
@@ -13,7 +13,6 @@ use encoder::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::backbone::Backbone;
 use crate::export::{BiEncoderExport, DenseExport, Tensors};
 use crate::loss::normalize;
 
@@ -66,10 +65,10 @@ impl Tower {
         options: &VectorOptions,
         engine: &Arc<Engine>,
     ) -> Result<Self, TrainingError> {
-        let directory = read_directory(folder, options)?;
-        let backbone = Backbone::load(&directory.transformer, prefix, engine)?;
-        let mut parameters = backbone.encoder.parameters().clone();
-        let width = backbone.encoder.architecture().width;
+        let (directory, pooling) = read_directory(folder, options)?;
+        let backbone = Backbone::load_as(prefix, &directory.transformer, pooling, engine)?;
+        let mut parameters = backbone.parameters().clone();
+        let width = backbone.width();
         let stored = directory.steps.iter().find_map(|step| match step {
             Step::Dense(dense) => Some(dense),
             Step::Normalize => None,
@@ -81,7 +80,7 @@ impl Tower {
         };
         Ok(Self {
             backbone,
-            pooling: directory.pooling[0],
+            pooling,
             normalizes: directory.steps.last() == Some(&Step::Normalize),
             directory,
             dense,
@@ -97,7 +96,7 @@ impl Tower {
     /// Values of the vectors.
     pub(super) fn width(&self) -> usize {
         let dense = self.dense.as_ref().map(|dense| dense.weight.shape()[0]);
-        dense.unwrap_or(self.backbone.encoder.architecture().width)
+        dense.unwrap_or(self.backbone.width())
     }
 
     /// Returns the vectors of texts, (texts, H).
@@ -106,14 +105,7 @@ impl Tower {
         texts: &[Tokens],
         dropout: &Dropout,
     ) -> Result<Tensor, TrainingError> {
-        let encoder = &self.backbone.encoder;
-        let mut vectors = match self.pooling {
-            Pooling::Mean => {
-                let lengths: Vec<usize> = texts.iter().map(Tokens::len).collect();
-                mean(&encoder.forward(texts, dropout)?, &lengths)?
-            }
-            _ => encoder.forward_first(texts, dropout)?,
-        };
+        let mut vectors = self.backbone.pool(texts, self.pooling, dropout)?;
         if let Some(dense) = &self.dense {
             vectors = dense.forward(&vectors)?;
         }
@@ -123,7 +115,7 @@ impl Tower {
         Ok(vectors)
     }
 
-    /// Writes a directory that sentence-transformers and our own loader read.
+    /// Writes a directory that our own loader reads, and sentence-transformers where it has such models.
     pub(super) fn export(
         &self,
         folder: &Path,
@@ -132,7 +124,7 @@ impl Tower {
     ) -> Result<(), TrainingError> {
         let mut weights = Tensors::new();
         let own = |name: &str| name.strip_prefix(&self.prefix).map(str::to_owned);
-        weights.extend(self.backbone.encoder.parameters(), own)?;
+        weights.extend(self.backbone.parameters(), own)?;
         let export = BiEncoderExport {
             source: &self.directory.transformer,
             weights,
@@ -229,17 +221,20 @@ impl Dense {
     }
 }
 
-/// What the directory says, changed by the options. Refuses what cannot be trained.
-fn read_directory(folder: &Path, options: &VectorOptions) -> Result<Directory, LoadError> {
+/// What the directory says, changed by the options, and its pooling. Refuses what cannot be trained.
+fn read_directory(
+    folder: &Path,
+    options: &VectorOptions,
+) -> Result<(Directory, Pooling), LoadError> {
     let refuse = |file: &str, reason: String| LoadError::Config {
         path: folder.join(file),
         reason,
     };
-    let mut directory = if folder.join("modules.json").exists() {
+    let mut directory = if Directory::is_described(folder) {
         Directory::read(folder, &ModelOptions::default())?
     } else {
         let (Some(_), Some(normalize)) = (options.pooling, options.normalize) else {
-            let reason = "without modules.json `pooling` and `normalize` have to be given";
+            let reason = "without modules.json or openmatch_config.json `pooling` and `normalize` have to be given";
             return Err(refuse("config.json", reason.into()));
         };
         let similarity = match normalize {
@@ -259,17 +254,13 @@ fn read_directory(folder: &Path, options: &VectorOptions) -> Result<Directory, L
     if let Some(pooling) = options.pooling {
         directory.pooling = vec![pooling];
     }
-    if !matches!(directory.pooling[..], [Pooling::Cls | Pooling::Mean]) {
-        let names: Vec<_> = directory
-            .pooling
-            .iter()
-            .map(|pooling| pooling.as_str())
-            .collect();
-        let reason = format!(
-            "pooling is {}; trained are cls and mean",
-            names.join(" and ")
-        );
-        return Err(refuse("modules.json", reason));
+    let [pooling] = directory.pooling[..] else {
+        let reason = "trained is one pooling, not several beside each other";
+        return Err(refuse("modules.json", reason.into()));
+    };
+    if pooling == Pooling::Decoder && (options.head.is_some() || !is_bare(&directory.steps)) {
+        let reason = "behind a decoder no linear layer is trained: the export has no place for it";
+        return Err(refuse("config.json", reason.into()));
     }
     if !directory.pools_prompt {
         let reason = "include_prompt is false, which is not trained";
@@ -279,17 +270,9 @@ fn read_directory(folder: &Path, options: &VectorOptions) -> Result<Directory, L
         let reason = "similarity is euclidean; trained are cosine and dot";
         return Err(refuse("config_sentence_transformers.json", reason.into()));
     }
-    let n_dense = |steps: &[Step]| {
-        steps
-            .iter()
-            .filter(|&step| *step != Step::Normalize)
-            .count()
-    };
     if options.head.is_some() {
         directory.steps.retain(|step| *step == Step::Normalize);
-    } else if n_dense(&directory.steps) > 1
-        || n_dense(directory.steps.get(1..).unwrap_or_default()) > 0
-    {
+    } else if !is_bare(directory.steps.get(1..).unwrap_or_default()) {
         let reason = "trained is at most one Dense module, right behind the pooling";
         return Err(refuse("modules.json", reason.into()));
     }
@@ -302,5 +285,10 @@ fn read_directory(folder: &Path, options: &VectorOptions) -> Result<Directory, L
     } else if directory.steps.last() != Some(&Step::Normalize) {
         directory.steps.push(Step::Normalize);
     }
-    Ok(directory)
+    Ok((directory, pooling))
+}
+
+/// Whether no linear layer is among the steps.
+fn is_bare(steps: &[Step]) -> bool {
+    steps.iter().all(|step| *step == Step::Normalize)
 }

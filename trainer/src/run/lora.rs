@@ -54,6 +54,7 @@ impl LoraConfig {
         let name = parameter.name();
         let is_named = |part: &String| name.contains(part.as_str());
         parameter.shape().len() == 2
+            && parameter.decays() // T5's relative bias is a table in a layer, but no matrix
             && name.contains(".layer.")
             && (self.targets.is_empty() || self.targets.iter().any(is_named))
     }

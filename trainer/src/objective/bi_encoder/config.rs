@@ -23,9 +23,10 @@ pub struct BiEncoderConfig {
     pub untied: bool,
     /// Where the passages' encoder starts, if not at the queries' one; only with `untied`.
     pub passage_model: Option<PathBuf>,
-    /// How token vectors become one: `cls` or `mean`. The model's own when absent; needed without modules.json.
+    /// How token vectors become one: `cls`, `mean`, or with T5 `decoder`, without which its encoder alone is trained.
+    /// The model's own when absent; needed without modules.json and openmatch_config.json.
     pub pooling: Option<Pooling>,
-    /// Whether vectors are brought to length 1. The model's own when absent; needed without modules.json.
+    /// Whether vectors are brought to length 1. The model's own when absent; needed as `pooling` is.
     pub normalize: Option<bool>,
     /// A new linear layer after the pooling.
     pub head: Option<HeadConfig>,

@@ -206,6 +206,19 @@ fn exports_give_the_same_vectors() {
     check_export("tiny-bert-cls-dense", &lengths);
     check_export("tiny-roberta", &lengths);
     check_export("tiny-mpnet", &lengths);
+    check_export("tiny-t5", &lengths);
+    check_export("tiny-t5-relu", &lengths);
+    check_export("tiny-t5-gated", &lengths);
+    let normalized = BiEncoderConfig {
+        normalize: Some(true),
+        ..lengths.clone()
+    };
+    check_export("tiny-t5-gated", &normalized);
+    let encoder_alone = BiEncoderConfig {
+        pooling: Some(Pooling::Mean),
+        ..normalized
+    };
+    check_export("tiny-t5-relu", &encoder_alone);
     let head = BiEncoderConfig {
         pooling: Some(Pooling::Cls),
         normalize: Some(false),

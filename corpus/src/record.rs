@@ -12,6 +12,8 @@ use crate::{BadLine, CorpusError, Reason, Rows, Schema};
 
 /// Names that an id may have, in the order in which they are tried.
 const ID_KEYS: [&str; 4] = ["_id", "id", "docid", "text_id"];
+/// Names that a text may have: the toolkits of MS MARCO, SimLM's among them, say `contents`.
+const TEXT_KEYS: [&str; 2] = ["text", "contents"];
 /// Names that metadata may not have, because every record has them.
 pub(crate) const RESERVED_FIELDS: [&str; 3] = ["_id", "title", "text"];
 /// Longest id. Indexes of terms and the formats of runs have no room for arbitrary ones.
@@ -229,7 +231,7 @@ fn check_columns(path: &Path, columns: &[String]) -> Result<(), CorpusError> {
     };
     let missing = match () {
         () if !has(&ID_KEYS) => "an id (`_id`, `id`, `docid` or `text_id`)",
-        () if !has(&["title", "text"]) => "`title` and `text`",
+        () if !has(&["title", "text", "contents"]) => "`title` and `text`",
         () if columns
             .iter()
             .enumerate()
@@ -277,7 +279,9 @@ fn parse_object(text: &str) -> Result<Record, Reason> {
 fn record_of_fields(mut fields: Map<String, Value>) -> Result<Record, Reason> {
     let id = take_id(&mut fields)?;
     let title = take_text(&mut fields, "title")?;
-    let text = take_text(&mut fields, "text")?;
+    // Beside a `text`, `contents` is a field like any other.
+    let key = TEXT_KEYS.into_iter().find(|key| fields.contains_key(*key));
+    let text = take_text(&mut fields, key.unwrap_or(TEXT_KEYS[0]))?;
     match fields.remove("metadata") {
         Some(Value::Object(metadata)) => {
             for (name, value) in metadata {

@@ -96,7 +96,9 @@ fn json_lines_keep_every_further_field() {
         "\n",
         "{\"id\": 7, \"text\": \"y\", \"docid\": \"kept\"}\n",
         "{\"docid\": 18446744073709551615, \"title\": \"only a title\", \"text\": null, \"metadata\": null}\n",
-        "{\"_id\": null, \"text_id\": \"-3\", \"text\": \" z \", \"metadata\": \"a field like any other\"}",
+        "{\"_id\": null, \"text_id\": \"-3\", \"text\": \" z \", \"metadata\": \"a field like any other\"}\n",
+        "{\"id\": \"8\", \"contents\": \"as SimLM writes it\", \"title\": \"T\"}\n",
+        "{\"id\": \"9\", \"contents\": [\"kept\"], \"text\": \"x\"}",
     );
     let expected = [
         passage("a", "T", "x", json!({"year": 2026, "url": "u", "n": null})),
@@ -108,6 +110,8 @@ fn json_lines_keep_every_further_field() {
             " z ",
             json!({"metadata": "a field like any other"}),
         ),
+        passage("8", "T", "as SimLM writes it", json!({})),
+        passage("9", "", "x", json!({"contents": ["kept"]})),
     ];
     check_corpus("c.jsonl", text, Ok(&expected));
     check_corpus("c.jsonl", gzip(text.as_bytes()), Ok(&expected));

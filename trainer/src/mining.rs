@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use corpus::{Run, Scored};
+use rand::seq::SliceRandom;
 use rand::seq::index::sample;
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64;
@@ -41,6 +42,10 @@ pub struct MiningConfig {
     pub min_negatives: usize,
     /// Keeps queries of whose positives no score is known, and does not apply margins to them.
     pub keep_unanchored: bool,
+    /// Leaves out queries none of whose positives is in the run: SimLM's filter of noisy positives.
+    pub found_only: bool,
+    /// Puts each query's negatives in a random order, for sampling rules that take them in the order of their list.
+    pub shuffle: bool,
     /// Seed of the draws.
     pub seed: u64,
 }
@@ -72,6 +77,8 @@ impl Default for MiningConfig {
             n_random: 0,
             min_negatives: 1,
             keep_unanchored: false,
+            found_only: false,
+            shuffle: false,
             seed: 0,
         }
     }
@@ -113,7 +120,8 @@ impl MiningCounts {
 /// The data set was read with the same run as the source of its negatives, without a depth: its lists hold the results
 /// without the positives. `positive_scores` has scores of positives that the run lacks; where `teacher` is given, the
 /// passages get its scores, and those without one are dropped. Negatives stay in the order of the run, random
-/// passages follow. A query's draw depends on its id and the seed alone, so any part of the queries gives the same.
+/// passages follow, unless they are shuffled. A query's draw depends on its id and the seed alone, so any part of the
+/// queries gives the same.
 ///
 /// # Errors
 /// [`DataError::Setting`] for settings that cannot be, [`DataError::TooFewNegatives`] when the corpus has not enough
@@ -282,6 +290,9 @@ impl<'a> QueryResults<'a> {
             let n_left = self.results.len();
             return leave_out(counts, "no teacher score of a positive", n_left);
         }
+        if config.found_only && self.n_positive == 0 {
+            return leave_out(counts, "no positive in the run", self.results.len());
+        }
         let has_margin = config.absolute_margin.is_some() || config.relative_margin.is_some();
         if has_margin && self.anchor.is_none() && !config.keep_unanchored {
             return leave_out(counts, "no score of a positive", self.results.len());
@@ -304,6 +315,9 @@ impl<'a> QueryResults<'a> {
         counts.n_mined += 1;
         counts.n_random += config.n_random as u64;
         self.add_random(&mut kept, key, config)?;
+        if config.shuffle {
+            kept.shuffle(&mut random(config.seed, key, 0, Purpose::Shuffle));
+        }
         Ok(Some((self.positives, kept)))
     }
 

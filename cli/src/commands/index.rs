@@ -68,7 +68,7 @@ struct BuildArgs {
     #[command(flatten)]
     model: ModelArgs,
     /// NumPy file of 32-bit floats, shape (passages, width), in place of a model; needs `--ids` and `--metric`.
-    #[arg(long, value_name = "FILE.npy", requires_all = ["ids", "metric"], conflicts_with_all = ["model", "template", "query_template"])]
+    #[arg(long, value_name = "FILE.npy", requires_all = ["ids", "metric"], conflicts_with_all = ["model", "template", "query_template", "pair"])]
     vectors: Option<PathBuf>,
     /// Text file with the id of each vector's passage, one a line.
     #[arg(long, value_name = "FILE", requires = "vectors")]
@@ -78,6 +78,9 @@ struct BuildArgs {
     /// Text of a passage that is encoded (default: `<title> <text>`, or what the preset says).
     #[arg(long, value_name = "TEMPLATE")]
     template: Option<String>,
+    /// Encode title and text as a pair of texts, as SimLM does; `--template` makes the second of them (default: `<text>`).
+    #[arg(long)]
+    pair: bool,
     /// Text of a query that is encoded (default: `<text>`, or what the preset says).
     #[arg(long, value_name = "TEMPLATE")]
     query_template: Option<String>,
@@ -126,6 +129,12 @@ impl BuildArgs {
     fn resolve(self, model: Option<PathBuf>) -> anyhow::Result<BuildConfig> {
         let options = self.model.options();
         let preset = options.preset;
+        let pair = self.pair || preset.is_some_and(Preset::passage_pair);
+        let passage_template = match preset {
+            _ if pair => Some("<text>"),
+            Some(preset) => Some(preset.passage_template()),
+            None => None,
+        };
         let template =
             |text: Option<String>, preset: Option<&str>, default: fn() -> Template| match text
                 .as_deref()
@@ -153,12 +162,8 @@ impl BuildArgs {
             },
             model,
             model_options: options,
-            passage_pair: preset.is_some_and(Preset::passage_pair),
-            passage_template: template(
-                self.template,
-                preset.map(Preset::passage_template),
-                Template::default,
-            )?,
+            passage_pair: pair,
+            passage_template: template(self.template, passage_template, Template::default)?,
             query_template: template(
                 self.query_template,
                 preset.map(Preset::query_template),

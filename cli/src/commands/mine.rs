@@ -1,10 +1,14 @@
+use std::collections::HashMap;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::Context;
 use corpus::{Run, RunFormat};
 use serde_json::json;
-use trainer::data::{DataSource, Dataset, JudgedSource, NegativeSource, Scores};
+use trainer::data::{
+    Candidate, Content, DataSource, Dataset, Example, JudgedSource, NegativeSource, Scores,
+};
 use trainer::{MiningConfig, MiningCounts, Selection, mine};
 
 use super::data::judged::JudgedArgs;
@@ -36,15 +40,19 @@ pub struct MineArgs {
     /// File to write; `.gz` and `.zst` compress it.
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
-    /// What is written: examples with their texts, or `query<TAB>passage,passage,…`.
+    /// What is written.
     #[arg(long, value_enum, default_value_t = Format::Jsonl)]
     format: Format,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 enum Format {
+    /// Examples with their texts.
     Jsonl,
+    /// `query<TAB>passage,passage,…`.
     Tsv,
+    /// SimLM's lines of ids, scored by the teacher, or else by the run with -1 where it has no score.
+    Simlm,
 }
 
 #[derive(Debug, clap::Args)]
@@ -97,6 +105,12 @@ struct FilterArgs {
     /// Leave out queries with fewer negatives.
     #[arg(long, value_name = "N", default_value_t = 1)]
     min_negatives: usize,
+    /// Leave out queries none of whose positives is in the run (SimLM's `--filter-noisy-positives`).
+    #[arg(long)]
+    found_only: bool,
+    /// Put each query's negatives in a random order: SimLM's sampling takes them in the order of their list.
+    #[arg(long)]
+    shuffle: bool,
     /// Seed of the draws.
     #[arg(long, value_name = "N", default_value_t = 42)]
     seed: u64,
@@ -128,6 +142,8 @@ impl FilterArgs {
             n_random: self.n_random,
             min_negatives: self.min_negatives,
             keep_unanchored: self.keep_unanchored,
+            found_only: self.found_only,
+            shuffle: self.shuffle,
             seed: self.seed,
         }
     }
@@ -174,6 +190,10 @@ pub fn run(args: MineArgs, output: &Output) -> anyhow::Result<()> {
                 .collect();
             writeln!(writer, "{}\t{}", example.query_id, ids.join(","))
         }),
+        Format::Simlm => mined.examples().try_for_each(|example| {
+            serde_json::to_writer(&mut *writer, &simlm_line(&example, &run)?)?;
+            writer.write_all(b"\n")
+        }),
     })?;
     let seconds = start.elapsed().as_secs_f64();
     let summary = json!({
@@ -182,6 +202,33 @@ pub fn run(args: MineArgs, output: &Output) -> anyhow::Result<()> {
         "random": counts.n_random, "seconds": seconds, "out": args.out,
     });
     output.result(&summary, |_| shown(&mined, &counts, seconds, &args.out))
+}
+
+/// An example as SimLM's loaders read it.
+fn simlm_line(example: &Example, run: &Run) -> io::Result<serde_json::Value> {
+    let Content::Text(query) = &example.query else {
+        return Err(io::Error::other("SimLM's lines have texts as queries"));
+    };
+    let found: HashMap<&str, f64> = run
+        .get(&example.query_id)
+        .unwrap_or_default()
+        .iter()
+        .map(|one| (one.id.as_str(), one.score))
+        .collect();
+    let list = |candidates: &[Candidate]| {
+        let score = |one: &Candidate| match one.score {
+            Some(score) => f64::from(score),
+            None => found.get(one.id.as_str()).copied().unwrap_or(-1.0),
+        };
+        json!({
+            "doc_id": candidates.iter().map(|one| &one.id).collect::<Vec<_>>(),
+            "score": candidates.iter().map(score).collect::<Vec<_>>(),
+        })
+    };
+    Ok(json!({
+        "query_id": example.query_id, "query": query,
+        "positives": list(&example.positives), "negatives": list(&example.negatives),
+    }))
 }
 
 /// The counts as a table: candidates less what each filter dropped are those kept.

@@ -1,9 +1,11 @@
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::time::Instant;
 
 use anyhow::Context;
-use corpus::{CorpusConfig, CorpusReader, Passage, Run, RunFormat, Scored, Template};
+use corpus::{
+    CorpusConfig, CorpusReader, Passage, Qrels, QrelsFormat, Run, RunFormat, Scored, Template,
+};
 use encoder::Arithmetic;
 use serde_json::json;
 
@@ -14,9 +16,11 @@ use crate::progress::Progress;
 
 /// Arguments of `trawl rerank`.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Example:
+#[command(after_help = "Examples:
   trawl rerank --model models/cross-encoder --run run.trec --queries queries.jsonl --corpus corpus.jsonl.gz \\
-               --depth 200 --run-out reranked.trec")]
+               --depth 200 --keep-rest --run-out reranked.trec
+  trawl rerank --model models/cross-encoder --run train.trec --queries queries.jsonl --corpus corpus.jsonl.gz \\
+               --qrels qrels/train.tsv --run-out teacher.trec")]
 pub struct RerankArgs {
     /// Cross-encoder: directory, or name in the model folder.
     #[arg(long, value_name = "DIR|NAME")]
@@ -33,6 +37,12 @@ pub struct RerankArgs {
     /// Passages of each query that are scored; the rest are left out of the new run.
     #[arg(long, default_value_t = 200, value_name = "N")]
     depth: usize,
+    /// Put the rest below those that are scored, in their order, with scores that fall by 1.
+    #[arg(long)]
+    keep_rest: bool,
+    /// Judgments: relevant passages of the run's queries are scored wherever they are, for a teacher's scores.
+    #[arg(long, value_name = "FILE")]
+    qrels: Option<PathBuf>,
     /// What the cross-encoder reads of a passage.
     #[arg(long, default_value = "<title> <text>", value_name = "TEMPLATE")]
     template: String,
@@ -56,7 +66,12 @@ pub fn run(args: RerankArgs, output: &Output) -> anyhow::Result<()> {
         .into_iter()
         .map(|query| (query.id, query.text))
         .collect();
-    let texts = passages_of(&run, &args, &template)?;
+    let relevant = match &args.qrels {
+        Some(path) => Qrels::read(path, QrelsFormat::Auto)
+            .with_context(|| format!("cannot read judgments `{}`", path.display()))?,
+        None => Qrels::default(),
+    };
+    let texts = passages_of(&run, &relevant, &args, &template)?;
     let reranker = model::load_reranker(
         &args.model,
         &args.kernel.config(Arithmetic::F32, args.threads),
@@ -78,19 +93,30 @@ pub fn run(args: RerankArgs, output: &Output) -> anyhow::Result<()> {
                 .total_cmp(&(a.score as f32))
                 .then_with(|| b.id.cmp(&a.id))
         });
-        let head = &hits[..args.depth.min(hits.len())];
-        let pairs: Vec<(&str, &str)> = head
+        let (head, rest) = hits.split_at(args.depth.min(hits.len()));
+        let mut ids: Vec<&str> = head.iter().map(|hit| hit.id.as_str()).collect();
+        let mut taken: HashSet<&str> = ids.iter().copied().collect();
+        ids.extend(relevant_ids(&relevant, query_id).filter(|id| taken.insert(id)));
+        let pairs: Vec<(&str, &str)> = ids
             .iter()
-            .map(|hit| (query.as_str(), texts[&hit.id].as_str()))
+            .map(|id| (query.as_str(), texts[*id].as_str()))
             .collect();
         let scores = reranker.score(&reranker.tokenize(&pairs)?)?;
         n_pairs += pairs.len();
         n_truncated += scores.n_truncated;
         // A teacher's scores are raw; an activation would change no order.
-        let scored = head.iter().zip(scores.logits.chunks_exact(scores.n_labels));
-        let scored = scored.map(|(hit, row)| Scored {
-            id: hit.id.clone(),
-            score: f64::from(row[0]),
+        let values = scores.logits.chunks_exact(scores.n_labels);
+        let values: Vec<f64> = values.map(|row| f64::from(row[0])).collect();
+        let last = values.iter().copied().fold(f64::INFINITY, f64::min);
+        let mut scored: Vec<(&str, f64)> = ids.into_iter().zip(values).collect();
+        if args.keep_rest {
+            let rest = rest.iter().map(|hit| hit.id.as_str());
+            let rest = rest.filter(|id| !taken.contains(id)).zip(1..);
+            scored.extend(rest.map(|(id, place)| (id, last - f64::from(place))));
+        }
+        let scored = scored.into_iter().map(|(id, score)| Scored {
+            id: id.to_owned(),
+            score,
         });
         reranked.insert(query_id.to_owned(), scored.collect());
         progress.update("rerank", "queries", position as u64 + 1, n_queries);
@@ -113,16 +139,28 @@ pub fn run(args: RerankArgs, output: &Output) -> anyhow::Result<()> {
     })
 }
 
-/// The rendered texts of the passages that the run names.
+/// The passages that are relevant to a query.
+fn relevant_ids<'a>(qrels: &'a Qrels, query_id: &str) -> impl Iterator<Item = &'a str> {
+    let grades = qrels.get(query_id).into_iter().flatten();
+    grades
+        .filter(|(_, grade)| **grade > 0)
+        .map(|(id, _)| id.as_str())
+}
+
+/// The rendered texts of the passages that the run names, and of those that are relevant to its queries.
 fn passages_of(
     run: &Run,
+    relevant: &Qrels,
     args: &RerankArgs,
     template: &Template,
 ) -> anyhow::Result<HashMap<String, String>> {
     let mut wanted: HashMap<String, Option<String>> = run
         .queries()
-        .flat_map(|(_, hits)| hits)
-        .map(|hit| (hit.id.clone(), None))
+        .flat_map(|(query_id, hits)| {
+            let hits = hits.iter().map(|hit| hit.id.as_str());
+            hits.chain(relevant_ids(relevant, query_id))
+        })
+        .map(|id| (id.to_owned(), None))
         .collect();
     let config = CorpusConfig {
         paths: args.corpus.clone(),
@@ -146,7 +184,10 @@ fn passages_of(
 fn missing(kind: &str, id: &str, path: &std::path::Path) -> anyhow::Error {
     Failure::new(
         Exit::BadInput,
-        format!("{kind} `{id}` of the run is not in `{}`", path.display()),
+        format!(
+            "{kind} `{id}` of the run or the judgments is not in `{}`",
+            path.display()
+        ),
     )
     .into()
 }

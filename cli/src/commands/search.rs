@@ -40,6 +40,9 @@ pub struct SearchArgs {
     /// TREC run to write.
     #[arg(long, value_name = "FILE", requires = "queries")]
     run_out: Option<PathBuf>,
+    /// Leave the passage that has the id of the query out of the run.
+    #[arg(long, requires = "queries")]
+    ignore_identical_ids: bool,
     #[command(flatten)]
     how: HowArgs,
     #[command(flatten)]
@@ -239,6 +242,16 @@ fn scored(hits: Vec<Hit>) -> Vec<Scored> {
         .collect()
 }
 
+/// The run without passages that have the id of their query: where the queries are passages, each finds itself.
+fn without_identical_ids(run: &Run) -> Run {
+    let mut others = Run::new("trawl");
+    for (query, hits) in run.queries() {
+        let hits = hits.iter().filter(|hit| hit.id != query);
+        others.insert(query, hits.cloned().collect());
+    }
+    others
+}
+
 pub fn run(args: SearchArgs, output: &Output) -> anyhow::Result<()> {
     let session = Session::open(&args.collection, &args.how, &args.model)?;
     match (args.query, args.queries, args.run_out) {
@@ -258,7 +271,10 @@ pub fn run(args: SearchArgs, output: &Output) -> anyhow::Result<()> {
                 return Err(Failure::new(Exit::BadInput, "no query to search").into());
             }
             let start = Instant::now();
-            let run = session.run(&queries, output)?;
+            let mut run = session.run(&queries, output)?;
+            if args.ignore_identical_ids {
+                run = without_identical_ids(&run);
+            }
             run.write(&run_out)
                 .with_context(|| format!("cannot write run `{}`", run_out.display()))?;
             let (n_queries, seconds) = (queries.len(), start.elapsed().as_secs_f64());

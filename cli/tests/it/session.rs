@@ -172,6 +172,79 @@ fn a_run_of_passages_as_queries_scores_one_and_reranking_keeps_its_passages() {
     assert_eq!(ids("run.trec"), ids("reranked.trec"));
     let order = |name: &str| fs::read_to_string(path(name)).expect("a run");
     assert_ne!(order("run.trec"), order("reranked.trec"));
+
+    // Of a short head, the rest stays in its order below, and what is relevant is scored wherever it is.
+    let rerank = |more: &[&str]| {
+        let reranker = text(&reranker).to_owned();
+        let (run, queries, out) = (path("run.trec"), path("queries.jsonl"), path("short.trec"));
+        let (corpus, mut args) = (sample("corpus.jsonl"), vec!["rerank", "--depth", "4"]);
+        args.extend([
+            "--model",
+            &reranker,
+            "--run",
+            text(&run),
+            "--queries",
+            text(&queries),
+        ]);
+        args.extend(["--corpus", text(&corpus), "--run-out", text(&out)]);
+        succeed(args.into_iter().chain(more.iter().copied()));
+        let ids = |name: &str| -> Vec<String> {
+            let run = fs::read_to_string(path(name)).expect("a run");
+            let lines = run
+                .lines()
+                .map(|line| line.split(' ').nth(2).expect("an id").to_owned());
+            lines.collect()
+        };
+        (ids("run.trec"), ids("short.trec"))
+    };
+    let (before, after) = rerank(&[]);
+    assert_eq!((before.len(), after.len()), (40 * 20, 40 * 4));
+    let (before, after) = rerank(&["--keep-rest"]);
+    for (before, after) in before.chunks(20).zip(after.chunks(20)) {
+        assert_eq!(before[4..], after[4..]);
+        assert!(before[..4].iter().all(|id| after[..4].contains(id)));
+    }
+    let query = before[10].clone(); // the 11th passage of the first query
+    fs::write(
+        path("other.tsv"),
+        format!("query-id\tcorpus-id\tscore\nq-kitchen-01\t{query}\t1\n"),
+    )
+    .expect("written");
+    let other = path("other.tsv");
+    let (_, after) = rerank(&["--qrels", text(&other)]);
+    assert!(after.len() == 40 * 4 + 1 && after[..5].contains(&query));
+    let (_, after) = rerank(&["--qrels", text(&other), "--keep-rest"]);
+    assert!(after.len() == 40 * 20 && after[..5].contains(&query));
+}
+
+#[test]
+fn a_passage_that_is_its_own_query_is_not_its_own_result() {
+    let built = build();
+    let (run, corpus) = (built.folder.path().join("run.trec"), sample("corpus.jsonl"));
+    let n_identical = |more: &[&str]| {
+        let args = [
+            "search",
+            text(&built.collection),
+            "--queries",
+            text(&corpus),
+            "-k",
+            "3",
+            "--run-out",
+            text(&run),
+        ];
+        succeed(args.into_iter().chain(more.iter().copied()));
+        let run = fs::read_to_string(&run).expect("a run");
+        let identical = run
+            .lines()
+            .filter(|line| line.split(' ').next() == line.split(' ').nth(2));
+        (identical.count(), run.lines().count())
+    };
+    let (n_before, n_lines) = n_identical(&[]);
+    assert!(n_before > 0 && n_lines == 336 * 3);
+    assert_eq!(
+        n_identical(&["--ignore-identical-ids"]),
+        (0, n_lines - n_before)
+    );
 }
 
 #[test]
@@ -335,5 +408,34 @@ fn unknown_arguments_and_models_are_usage_errors() {
     assert!(
         errors.contains("--pooling") && errors.contains("--preset"),
         "{errors}"
+    );
+}
+
+#[test]
+fn pairs_of_title_and_text_are_encoded_as_such() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let (corpus, model) = (sample("corpus.jsonl"), tiny_model());
+    let build = |name: &str, more: &[&str]| {
+        let collection = folder.path().join(name);
+        let args = [
+            "--json",
+            "index",
+            "build",
+            "--corpus",
+            text(&corpus),
+            "--model",
+            text(&model),
+        ];
+        let args = args.into_iter().chain(["--collection", text(&collection)]);
+        json(args.chain(more.iter().copied()));
+        let answer = json(["--json", "search", text(&collection), "onions", "-k", "1"]);
+        answer["results"][0]["score"].as_f64().expect("a score")
+    };
+    let (joined, pair) = (build("joined", &[]), build("pair", &["--pair"]));
+    // The second text has another token type, and a separator stands before it.
+    assert_ne!(joined, pair);
+    assert_eq!(
+        pair,
+        build("as a template", &["--pair", "--template", "<text>"])
     );
 }

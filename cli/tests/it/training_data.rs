@@ -197,6 +197,176 @@ fn openmatch_files_hold_token_ids() {
     );
 }
 
+#[test]
+fn openmatch_distillation_files_carry_a_teachers_scores() {
+    let folder = tempfile::tempdir().unwrap();
+    let (teacher, out) = (folder.path().join("teacher"), folder.path().join("train"));
+    fs::write(
+        &teacher,
+        "q1 0 4.5\nq1 2 -2\nq1 5 -3.5\nq2 2 5\nq2 0 -1.5\nq3 6 1\n",
+    )
+    .unwrap();
+    let build = |layout: &str, more: &[&str]| {
+        let (run, data, model) = (fixture("run.trec"), fixture(""), tiny_model());
+        let command = [
+            "data",
+            "build-train",
+            "--json",
+            "--run",
+            &run,
+            "--data",
+            &data,
+            "--tokenizer",
+            text(&model),
+            "--save-to",
+            text(&out),
+            "--layout",
+            layout,
+        ];
+        json(command.into_iter().chain(more.iter().copied()))
+    };
+    let scores = ["--scores", text(&teacher)];
+
+    // One line for each negative with a score; the query of whose positives none has a score is left out.
+    let counts = build("pairwise", &scores);
+    assert_eq!(
+        (&counts["lines"], &counts["queries_without_tokens"]),
+        (&json!(3), &json!(1))
+    );
+    let pairs = lines(&out.join("split00.jsonl"));
+    let margins: Vec<f64> = pairs
+        .iter()
+        .map(|line| line["score"].as_f64().unwrap())
+        .collect();
+    assert!(
+        margins == [6.5, 8.0, 6.5] || margins == [8.0, 6.5, 6.5],
+        "{margins:?}"
+    );
+    assert_ne!(pairs[0]["positive"], pairs[0]["negative"]);
+
+    let counts = build("listwise", &scores);
+    assert_eq!(counts["lines"], 2);
+    let lists = lines(&out.join("split00.jsonl"));
+    let sorted = |line: &Value| {
+        let scores = line["scores"].as_array().unwrap();
+        assert_eq!(scores.len(), line["docs"].as_array().unwrap().len());
+        let mut scores: Vec<f64> = scores.iter().map(|score| score.as_f64().unwrap()).collect();
+        scores.sort_by(f64::total_cmp);
+        scores
+    };
+    assert_eq!(sorted(&lists[0]), [-3.5, -2.0, 4.5]);
+    assert_eq!(sorted(&lists[1]), [-1.5, 5.0]);
+    build("listwise", &[scores[0], scores[1], "--n-sample", "1"]);
+    assert_eq!(sorted(&lines(&out.join("split00.jsonl"))[0]).len(), 1);
+
+    // Both are read again, the lists with the best passage as the positive.
+    build("listwise", &scores);
+    let (split, native) = (
+        out.join("split00.jsonl"),
+        folder.path().join("native.jsonl"),
+    );
+    succeed([
+        "data",
+        "convert",
+        "--from",
+        "openmatch-listwise",
+        text(&split),
+        "--out",
+        text(&native),
+    ]);
+    assert_eq!(lines(&native)[0]["positives"][0]["score"], 4.5);
+    let (data, run) = (fixture(""), fixture("run.trec"));
+    fail(
+        2,
+        [
+            "data",
+            "build-train",
+            "--data",
+            &data,
+            "--run",
+            &run,
+            "--tokenizer",
+            text(&tiny_model()),
+            "--save-to",
+            text(&out),
+            "--layout",
+            "pairwise",
+        ],
+    );
+}
+
+#[test]
+fn mining_writes_the_lines_that_simlm_reads() {
+    let folder = tempfile::tempdir().unwrap();
+    let (out, native) = (
+        folder.path().join("train.jsonl"),
+        folder.path().join("native.jsonl"),
+    );
+    let corpus = fixture("simlm/passages.jsonl.gz");
+    let (run, queries, qrels) = (
+        fixture("run.trec"),
+        fixture("queries.jsonl"),
+        fixture("qrels/train.tsv"),
+    );
+    let mine = |more: &str| {
+        let command = format!(
+            "mine --json --format simlm --run {run} --corpus {corpus} --queries {queries} --qrels {qrels} --out {} {more}",
+            text(&out)
+        );
+        json(command.split_ascii_whitespace());
+        lines(&out)
+    };
+    let expected = json!({
+        "query_id": "q1", "query": "why are there tides",
+        "positives": {"doc_id": ["0", "1"], "score": [18.0, 17.0]},
+        "negatives": {"doc_id": ["2", "5", "6"], "score": [19.0, 16.0, 15.0]},
+    });
+    assert_eq!(mine("")[0], expected);
+    let shuffled = mine("--n-random 2 --shuffle");
+    let negatives = &shuffled[0]["negatives"];
+    let ids: HashSet<&str> = negatives["doc_id"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|id| id.as_str().unwrap())
+        .collect();
+    assert!(!ids.contains("0") && !ids.contains("1"), "{ids:?}");
+    let unfound = negatives["score"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|score| **score == -1.0);
+    assert_eq!((ids.len(), unfound.count()), (5, 2));
+    succeed([
+        "data",
+        "convert",
+        "--from",
+        "simlm",
+        text(&out),
+        "--corpus",
+        &corpus,
+        "--out",
+        text(&native),
+    ]);
+    let texts = &lines(&native)[0]["positives"][0];
+    assert_eq!(texts["text"], "The moon pulls the sea twice a day.");
+    // The run has a positive of every query but one that is searched for a single result.
+    let one = folder.path().join("one.trec");
+    fs::write(
+        &one,
+        "q1 Q0 2 1 19 bm25\nq2 Q0 0 1 19 bm25\nq2 Q0 2 2 18 bm25\n",
+    )
+    .unwrap();
+    let command = format!(
+        "mine --json --found-only --run {} --corpus {corpus} --queries {queries} --qrels {qrels} --out {}",
+        text(&one),
+        text(&out)
+    );
+    let counts = json(command.split(' '));
+    assert_eq!(counts["mined"], 1);
+    assert_eq!(counts["queries_left_out"]["no positive in the run"], 1);
+}
+
 /// From a collection to a run, from the run to negatives.
 #[test]
 fn negatives_are_mined_from_a_search() {

@@ -158,7 +158,7 @@ proptest! {
         let config = MiningConfig {
             depth: depth.max(skip + 1), skip, n_negatives, absolute_margin: absolute, relative_margin: relative,
             teacher_margin: teacher, max_score: max, min_score: min, keep_unanchored, seed, min_negatives: 0,
-            selection: if top { Selection::Top } else { Selection::Random }, n_random: 0,
+            selection: if top { Selection::Top } else { Selection::Random }, ..MiningConfig::default()
         };
         let (mined, counts) = world.mine(&config);
         prop_assert!(conserves(&counts), "{counts:?}");
@@ -319,6 +319,45 @@ fn random_passages_are_neither_positives_nor_results() {
         matches!(error, DataError::TooFewNegatives { .. }),
         "{error}"
     );
+}
+
+#[test]
+fn queries_whose_positives_were_not_found_may_leave() {
+    let world = World::new();
+    let config = MiningConfig {
+        found_only: true,
+        ..MiningConfig::default()
+    };
+    let (mined, counts) = world.mine(&config);
+    assert!(conserves(&counts));
+    // The run lacks the first positive of every query; q0 and q3 have no other.
+    assert_eq!(mined.keys().collect::<Vec<_>>(), ["q1", "q2", "q4"]);
+    assert_eq!(counts.queries_left_out["no positive in the run"], 2);
+}
+
+#[test]
+fn shuffling_changes_the_order_alone() {
+    let world = World::new();
+    let config = MiningConfig {
+        n_negatives: 9,
+        n_random: 3,
+        seed: 5,
+        ..MiningConfig::default()
+    };
+    let shuffled = MiningConfig {
+        shuffle: true,
+        ..config.clone()
+    };
+    let (ordered, shuffled) = (world.mine(&config).0, world.mine(&shuffled).0);
+    assert_ne!(ordered, shuffled);
+    let sorted = |mined: BTreeMap<String, Vec<String>>| {
+        let sets = mined.into_iter().map(|(query, negatives)| {
+            let negatives: BTreeSet<String> = negatives.into_iter().collect();
+            (query, negatives)
+        });
+        sets.collect::<BTreeMap<_, _>>()
+    };
+    assert_eq!(sorted(ordered), sorted(shuffled));
 }
 
 #[test]

@@ -34,6 +34,12 @@ pub struct BuildTrainArgs {
     /// Model whose tokenizer is used: directory, or name in the model folder.
     #[arg(long, value_name = "DIR|NAME")]
     tokenizer: PathBuf,
+    /// What a line holds; all but `train` need `--scores`.
+    #[arg(long, value_enum, value_name = "NAME", default_value_t = Layout::Train)]
+    layout: Layout,
+    /// A teacher's scores: `query passage score` lines or TREC runs, such as `trawl rerank --qrels` writes.
+    #[arg(long, value_name = "FILE", num_args = 1..)]
+    scores: Vec<PathBuf>,
     /// Tokens of a passage at most.
     #[arg(long, value_name = "N", default_value_t = 128)]
     truncate: usize,
@@ -57,6 +63,17 @@ pub struct BuildTrainArgs {
     suffix: Option<String>,
 }
 
+/// OpenMatch's kinds of lines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Layout {
+    /// A query, its positives and its negatives, as `build_train` and `build_hn` write them.
+    Train,
+    /// A query, its first scored positive, one negative and the teacher's margin: a line for each negative.
+    Pairwise,
+    /// A query, passages of the run with its positives among them, and the teacher's scores.
+    Listwise,
+}
+
 /// Lines and what they lack.
 #[derive(Default)]
 struct Counts {
@@ -66,12 +83,26 @@ struct Counts {
     n_without_positive: u64,
 }
 
-/// A line as OpenMatch's trainer reads it.
+/// A line as OpenMatch's trainers read it.
 #[derive(serde::Serialize)]
-struct Line {
-    query: Vec<u32>,
-    positives: Vec<Vec<u32>>,
-    negatives: Vec<Vec<u32>>,
+#[serde(untagged)]
+enum Line {
+    Train {
+        query: Vec<u32>,
+        positives: Vec<Vec<u32>>,
+        negatives: Vec<Vec<u32>>,
+    },
+    Pairwise {
+        query: Vec<u32>,
+        positive: Vec<u32>,
+        negative: Vec<u32>,
+        score: f32,
+    },
+    Listwise {
+        query: Vec<u32>,
+        docs: Vec<Vec<u32>>,
+        scores: Vec<f32>,
+    },
 }
 
 pub fn run(args: BuildTrainArgs, output: &Output) -> anyhow::Result<()> {
@@ -83,6 +114,11 @@ pub fn run(args: BuildTrainArgs, output: &Output) -> anyhow::Result<()> {
             return Err(Failure::usage(format!("`{name}` is at least 1")).into());
         }
     }
+    if (args.layout == Layout::Train) != args.scores.is_empty() {
+        let text =
+            "`--layout pairwise` and `--layout listwise` go with `--scores`, `train` goes without";
+        return Err(Failure::usage(text).into());
+    }
     let folder = model::find(&args.tokenizer)?;
     let tokenizer = TextTokenizer::load(&folder, false)
         .with_context(|| format!("cannot load the tokenizer of `{}`", folder.display()))?;
@@ -91,14 +127,18 @@ pub fn run(args: BuildTrainArgs, output: &Output) -> anyhow::Result<()> {
     if passage == PassageText::Pair {
         return Err(Failure::usage("a line has no room for pairs: give a template").into());
     }
-    let tokenizer = Lengths {
+    let lines = LineWriter {
         tokenizer,
+        layout: args.layout,
         query_tokens: args.truncate_query,
         passage_tokens: args.truncate,
+        n_sample: args.n_sample,
+        seed: args.seed,
     };
     let source = JudgedSource {
         passage,
         negatives: args.candidates.resolve(),
+        scores: args.scores,
         ..args.judged.resolve()?
     };
     let dataset = super::read(&DataSource::Judged(Box::new(source)), output)?;
@@ -113,9 +153,7 @@ pub fn run(args: BuildTrainArgs, output: &Output) -> anyhow::Result<()> {
         let shard = start..(start + args.shard_size).min(dataset.len());
         super::write_lines(&args.save_to.join(name), |writer| {
             for index in shard {
-                let mut example = dataset.example(index);
-                example.sample_negatives(args.n_sample, args.seed);
-                tokenizer.write_line(&example, writer, &mut counts)?;
+                lines.write(dataset.example(index), writer, &mut counts)?;
                 progress.update(
                     "tokenize",
                     "queries",
@@ -134,14 +172,20 @@ pub fn run(args: BuildTrainArgs, output: &Output) -> anyhow::Result<()> {
     show(&dataset, &counts, &args.save_to, output)
 }
 
-/// A tokenizer, and how long its lists may be.
-struct Lengths {
+/// Makes lines of examples.
+struct LineWriter {
     tokenizer: TextTokenizer,
+    layout: Layout,
     query_tokens: usize,
     passage_tokens: usize,
+    n_sample: usize,
+    seed: u64,
 }
 
-impl Lengths {
+/// Token ids of a passage and the teacher's score; 0 where the layout has none.
+type Passage = (Vec<u32>, f32);
+
+impl LineWriter {
     fn ids(&self, content: &Content, max_tokens: usize) -> io::Result<Vec<u32>> {
         let mut ids = match content {
             Content::Text(text) => self.tokenizer.ids(text).map_err(io::Error::other)?,
@@ -153,34 +197,80 @@ impl Lengths {
     }
 
     /// The passages that have a token.
-    fn passages(&self, candidates: &[Candidate], counts: &mut Counts) -> io::Result<Vec<Vec<u32>>> {
-        let ids = candidates
+    fn passages(&self, candidates: &[Candidate], counts: &mut Counts) -> io::Result<Vec<Passage>> {
+        let passage = |one: &Candidate| {
+            let ids = self.ids(&one.content, self.passage_tokens)?;
+            Ok((ids, one.score.unwrap_or_default()))
+        };
+        let mut passages = candidates
             .iter()
-            .map(|one| self.ids(&one.content, self.passage_tokens));
-        let mut ids = ids.collect::<io::Result<Vec<_>>>()?;
-        ids.retain(|ids| !ids.is_empty());
-        counts.n_empty_passages += (candidates.len() - ids.len()) as u64;
-        Ok(ids)
+            .map(passage)
+            .collect::<io::Result<Vec<_>>>()?;
+        passages.retain(|(ids, _)| !ids.is_empty());
+        counts.n_empty_passages += (candidates.len() - passages.len()) as u64;
+        Ok(passages)
     }
 
-    fn write_line(
+    /// Writes the lines of an example.
+    fn write(
         &self,
-        example: &Example,
+        mut example: Example,
         writer: &mut dyn Write,
         counts: &mut Counts,
     ) -> io::Result<()> {
-        let line = Line {
-            query: self.ids(&example.query, self.query_tokens)?,
-            positives: self.passages(&example.positives, counts)?,
-            negatives: self.passages(&example.negatives, counts)?,
-        };
-        if line.positives.is_empty() || line.query.is_empty() {
+        if self.layout != Layout::Train {
+            example.positives.retain(|one| one.score.is_some());
+        }
+        if self.layout == Layout::Listwise {
+            // A list is drawn from all that the teacher scored.
+            example.negatives.extend(example.positives.clone());
+        }
+        example.sample_negatives(self.n_sample, self.seed);
+        let query = self.ids(&example.query, self.query_tokens)?;
+        let positives = self.passages(&example.positives, counts)?;
+        let negatives = self.passages(&example.negatives, counts)?;
+        if positives.is_empty() || query.is_empty() {
             counts.n_without_positive += 1;
             return Ok(());
         }
-        counts.n_lines += 1;
-        serde_json::to_writer(&mut *writer, &line)?;
-        writer.write_all(b"\n")
+        for line in self.layout.lines(query, positives, negatives) {
+            counts.n_lines += 1;
+            serde_json::to_writer(&mut *writer, &line)?;
+            writer.write_all(b"\n")?;
+        }
+        Ok(())
+    }
+}
+
+impl Layout {
+    /// The lines of a query that has a positive.
+    fn lines(self, query: Vec<u32>, positives: Vec<Passage>, negatives: Vec<Passage>) -> Vec<Line> {
+        let without_scores = |passages: Vec<Passage>| passages.into_iter().map(|(ids, _)| ids);
+        match self {
+            Self::Train => vec![Line::Train {
+                query,
+                positives: without_scores(positives).collect(),
+                negatives: without_scores(negatives).collect(),
+            }],
+            Self::Pairwise => {
+                let (positive, best) = &positives[0];
+                let line = |(negative, score): Passage| Line::Pairwise {
+                    query: query.clone(),
+                    positive: positive.clone(),
+                    negative,
+                    score: best - score,
+                };
+                negatives.into_iter().map(line).collect()
+            }
+            Self::Listwise => {
+                let (docs, scores) = negatives.into_iter().unzip();
+                vec![Line::Listwise {
+                    query,
+                    docs,
+                    scores,
+                }]
+            }
+        }
     }
 }
 

@@ -5,6 +5,7 @@
 mod bench;
 mod eval;
 mod quality;
+mod recipes;
 mod serve;
 mod session;
 mod train;

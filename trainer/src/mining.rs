@@ -124,7 +124,7 @@ impl MiningCounts {
 /// queries gives the same.
 ///
 /// # Errors
-/// [`DataError::Setting`] for settings that cannot be, [`DataError::TooFewNegatives`] when the corpus has not enough
+/// [`DataError::Setting`] for settings that cannot be, [`DataError::TooFewOthers`] when the corpus has not enough
 /// random passages, [`DataError::Empty`] when no query is left.
 pub fn mine(
     dataset: &Dataset,
@@ -394,7 +394,7 @@ impl<'a> QueryResults<'a> {
         for found in 0..config.n_random {
             let passage = others
                 .draw(&mut numbers)
-                .ok_or_else(|| DataError::TooFewNegatives {
+                .ok_or_else(|| DataError::TooFewOthers {
                     query: self.query_id.to_owned(),
                     needed: config.n_random,
                     found,

@@ -76,6 +76,18 @@ pub enum DataError {
         /// Negatives that there are, random passages of the data set included.
         found: usize,
     },
+    /// Mining asks for more random passages than are neither relevant nor results.
+    #[error(
+        "query `{query}` has {found} passages that are neither relevant nor in the run, and `n_random` is {needed}"
+    )]
+    TooFewOthers {
+        /// The query's id.
+        query: String,
+        /// `n_random`.
+        needed: usize,
+        /// Passages that there are.
+        found: usize,
+    },
     /// A passage without the teacher's score where one is needed.
     #[error("passage `{passage}` of query `{query}` has no teacher score")]
     Unscored {

@@ -176,20 +176,25 @@ impl Checkpoint {
         }
     }
 
-    /// All tensors by their full names, with their shapes.
+    /// All weights by their full names, with their shapes. Tables of integers, such as position ids, are none.
     pub(crate) fn shapes(&self) -> BTreeMap<String, Vec<usize>> {
         match &self.source {
             Source::Safetensors { files, file_of } => {
                 let shape = |(name, &file): (&String, &usize)| {
                     let info = files[file].metadata.info(name);
                     let info = info.expect("the name comes from this header");
-                    (name.clone(), info.shape.clone())
+                    let is_weight = matches!(
+                        info.dtype,
+                        Dtype::F64 | Dtype::F32 | Dtype::F16 | Dtype::BF16
+                    );
+                    is_weight.then(|| (name.clone(), info.shape.clone()))
                 };
-                file_of.iter().map(shape).collect()
+                file_of.iter().filter_map(shape).collect()
             }
             Source::Pickle { tensors, .. } => {
                 let infos = tensors.tensor_infos().iter();
                 infos
+                    .filter(|(_, info)| info.dtype.is_float())
                     .map(|(name, info)| (name.clone(), info.layout.dims().to_vec()))
                     .collect()
             }

@@ -4,7 +4,7 @@ mod scaling;
 
 use std::path::Path;
 
-pub use self::scaling::{ScaleError, ScaledT5, scale_t5};
+pub use self::scaling::{ScaledT5, scale_t5};
 use serde_json::{Value, json};
 
 use crate::architecture::{Activation, Entries};

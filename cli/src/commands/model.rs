@@ -1,7 +1,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use encoder::{Arithmetic, BiEncoder, CrossEncoder, Golden, Role, TextSpec};
+use encoder::{Arithmetic, BiEncoder, CrossEncoder, Golden, Role, TextSpec, WeightType};
 use serde_json::json;
 
 use crate::failure::{Exit, Failure};
@@ -42,6 +42,21 @@ enum ModelCommand {
         /// Golden file: texts with the vectors of a reference implementation.
         #[arg(long, value_name = "FILE")]
         against: PathBuf,
+    },
+    /// Write a model with its weights in another type, such as half the bytes.
+    #[command(
+        after_help = "Example: trawl model convert runs/first/export models/mine --dtype f16"
+    )]
+    Convert {
+        /// Model directory.
+        #[arg(value_name = "IN")]
+        from: PathBuf,
+        /// Directory to write: new or empty.
+        #[arg(value_name = "OUT")]
+        to: PathBuf,
+        /// Type of the weights: f32, f16, bf16.
+        #[arg(long, value_name = "NAME", value_parser = model::named::<WeightType>)]
+        dtype: WeightType,
     },
     /// Write a T5 with smaller weights for the same vectors, whose activations fit 16-bit floats.
     #[command(
@@ -89,6 +104,7 @@ pub fn run(args: ModelCommandArgs, output: &Output) -> anyhow::Result<()> {
             output.result(&shown, |_| fingerprint.digest())
         }
         ModelCommand::Check { model, against } => check(&model.resolve(), &against, output),
+        ModelCommand::Convert { from, to, dtype } => convert(&from, &to, dtype, output),
         ModelCommand::ScaleT5 { from, to } => scale(&from, &to, output),
     }
 }
@@ -104,6 +120,23 @@ fn pull(name: &str, to: Option<PathBuf>, output: &Output) -> anyhow::Result<()> 
     let shown = json!({ "path": pulled.path, "source": pulled.source });
     output.result(&shown, |_| {
         format!("{} (from {})", pulled.path.display(), pulled.source)
+    })
+}
+
+fn convert(from: &Path, to: &Path, dtype: WeightType, output: &Output) -> anyhow::Result<()> {
+    let from = model::find(from)?;
+    let converted = encoder::convert(&from, to, dtype)
+        .with_context(|| format!("cannot convert `{}`", from.display()))?;
+    let (n_tensors, n_bytes) = (converted.n_tensors, converted.n_bytes);
+    let shown =
+        json!({ "path": to, "dtype": dtype.as_str(), "tensors": n_tensors, "bytes": n_bytes });
+    output.result(&shown, |_| {
+        format!(
+            "{}: {n_tensors} tensors in {}, {:.1} MB",
+            to.display(),
+            dtype.as_str(),
+            n_bytes as f64 / 1e6
+        )
     })
 }
 

@@ -1,39 +1,19 @@
 //! Smaller weights for the same function, so that activations stay in the range of 16-bit floats.
 
-use std::borrow::Cow;
-use std::collections::HashMap;
-use std::fs;
-use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use safetensors::{Dtype, View};
 use serde_json::{Map, Value};
 
 use super::T5Architecture;
 use crate::checkpoint::Checkpoint;
+use crate::conversion::{ConvertError, ModelWriter, Stored, WeightType};
 use crate::directory::read_json;
-use crate::error::LoadError;
 
 /// The factor by which the residual stream shrinks.
 const FACTOR: f64 = 0.01;
 
 /// The entry of `config.json` that a scaled model carries; training and exports keep it.
 const MARK: &str = "t5_weight_scale";
-
-/// Folders of a model directory that hold its weights for other runtimes.
-const OTHER_RUNTIMES: [&str; 2] = ["onnx", "openvino"];
-
-/// Endings of weight files: none of them is copied, since it would hold the weights as they were.
-const WEIGHT_ENDINGS: [&str; 8] = [
-    ".safetensors",
-    ".safetensors.index.json",
-    ".bin",
-    ".bin.index.json",
-    ".h5",
-    ".msgpack",
-    ".ot",
-    ".onnx",
-];
 
 /// What was scaled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,35 +22,6 @@ pub struct ScaledT5 {
     pub n_scaled: usize,
     /// Tensors that stayed as they were.
     pub n_kept: usize,
-}
-
-/// Why a model could not be scaled.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum ScaleError {
-    /// The model cannot be read, or is no T5.
-    #[error(transparent)]
-    Load(#[from] LoadError),
-    /// The model was scaled before.
-    #[error("the weights of `{}` are scaled already: its config.json has `{MARK}`", path.display())]
-    Scaled {
-        /// The model.
-        path: PathBuf,
-    },
-    /// The folder to write to holds something.
-    #[error("`{}` is not empty", path.display())]
-    NotEmpty {
-        /// The folder.
-        path: PathBuf,
-    },
-    /// A file cannot be copied or written.
-    #[error("cannot write `{}`", path.display())]
-    Write {
-        /// The file.
-        path: PathBuf,
-        /// What the system says.
-        source: io::Error,
-    },
 }
 
 /// Writes the T5 of a folder to a new folder with a residual stream a hundredth as large.
@@ -82,47 +33,25 @@ pub enum ScaleError {
 /// what it was; OpenMatch leaves it. A projection to the vocabulary that is tied to the token table gives a hundredth of
 /// its logits.
 ///
-/// Weights are written in f32 as `model.safetensors`, other files are copied, weight files in other formats are not.
+/// Weights are written in f32.
 ///
 /// # Errors
-/// [`ScaleError`]; a folder that was begun has no weights.
-pub fn scale_t5(from: &Path, to: &Path) -> Result<ScaledT5, ScaleError> {
+/// [`ConvertError`]; a folder that was begun has no weights.
+pub fn scale_t5(from: &Path, to: &Path) -> Result<ScaledT5, ConvertError> {
     let config_path = from.join("config.json");
     let architecture = T5Architecture::read(&config_path)?;
     let mut config: Map<String, Value> = read_json(&config_path)?;
     if config.contains_key(MARK) {
         let path = from.to_path_buf();
-        return Err(ScaleError::Scaled { path });
+        return Err(ConvertError::Scaled { path });
     }
-    let (tensors, scaled) = scale(&Checkpoint::open(from)?)?;
-
-    let failed = |path: &Path| {
-        let path = path.to_path_buf();
-        move |source| ScaleError::Write { path, source }
-    };
-    fs::create_dir_all(to).map_err(failed(to))?;
-    if fs::read_dir(to).map_err(failed(to))?.next().is_some() {
-        let path = to.to_path_buf();
-        return Err(ScaleError::NotEmpty { path });
-    }
-    copy_around_weights(from, to).map_err(failed(to))?;
     config.insert(MARK.to_owned(), Value::from(FACTOR));
     let epsilon = architecture.epsilon * FACTOR * FACTOR;
     config.insert("layer_norm_epsilon".to_owned(), Value::from(epsilon));
-    let mut text = serde_json::to_string_pretty(&config).expect("a map is JSON");
-    text.push('\n');
-    let path = to.join("config.json");
-    fs::write(&path, text).map_err(failed(&path))?;
 
-    let (part, path) = (
-        to.join("model.safetensors.part"),
-        to.join("model.safetensors"),
-    );
-    let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
-    safetensors::serialize_to_file(tensors, Some(metadata), &part)
-        .map_err(io::Error::other)
-        .and_then(|()| fs::rename(&part, &path))
-        .map_err(failed(&path))?;
+    let writer = ModelWriter::new(from, to)?;
+    let (tensors, scaled) = scale(&Checkpoint::open(from)?)?;
+    writer.write(tensors, Some(config))?;
     Ok(scaled)
 }
 
@@ -142,7 +71,7 @@ fn divisor(name: &str) -> f32 {
     }
 }
 
-fn scale(checkpoint: &Checkpoint) -> Result<(Vec<(String, Scaled)>, ScaledT5), LoadError> {
+fn scale(checkpoint: &Checkpoint) -> Result<(Vec<(String, Stored)>, ScaledT5), ConvertError> {
     let mut tensors = Vec::new();
     let mut counts = ScaledT5 {
         n_scaled: 0,
@@ -154,75 +83,21 @@ fn scale(checkpoint: &Checkpoint) -> Result<(Vec<(String, Scaled)>, ScaledT5), L
             true => counts.n_kept += 1,
             false => counts.n_scaled += 1,
         }
-        let values = checkpoint.head_tensor(&name, &shape)?;
-        let bytes = values
-            .iter()
-            .flat_map(|x| (x / divisor).to_le_bytes())
-            .collect();
-        tensors.push((name, Scaled { shape, bytes }));
+        let mut values = checkpoint.head_tensor(&name, &shape)?;
+        values.iter_mut().for_each(|x| *x /= divisor);
+        let stored = Stored::new(&name, shape, &values, WeightType::F32)?;
+        tensors.push((name, stored));
     }
     Ok((tensors, counts))
 }
 
-/// A tensor in f32.
-struct Scaled {
-    shape: Vec<usize>,
-    bytes: Vec<u8>,
-}
-
-impl View for Scaled {
-    fn dtype(&self) -> Dtype {
-        Dtype::F32
-    }
-
-    fn shape(&self) -> &[usize] {
-        &self.shape
-    }
-
-    fn data(&self) -> Cow<'_, [u8]> {
-        Cow::Borrowed(&self.bytes)
-    }
-
-    fn data_len(&self) -> usize {
-        self.bytes.len()
-    }
-}
-
-/// Copies a model directory but for the transformer's weights. Folders in it belong to modules after the transformer.
-fn copy_around_weights(from: &Path, to: &Path) -> io::Result<()> {
-    for entry in fs::read_dir(from)? {
-        let entry = entry?;
-        let (name, target) = (entry.file_name(), to.join(entry.file_name()));
-        let name = name.to_string_lossy();
-        if entry.path().is_dir() {
-            if !OTHER_RUNTIMES.contains(&&*name) && !name.starts_with('.') {
-                copy_all(&entry.path(), &target)?;
-            }
-        } else if !WEIGHT_ENDINGS.iter().any(|ending| name.ends_with(ending)) {
-            fs::copy(entry.path(), target)?;
-        }
-    }
-    Ok(())
-}
-
-fn copy_all(from: &Path, to: &Path) -> io::Result<()> {
-    fs::create_dir_all(to)?;
-    for entry in fs::read_dir(from)? {
-        let entry = entry?;
-        let target = to.join(entry.file_name());
-        match entry.path().is_dir() {
-            true => copy_all(&entry.path(), &target)?,
-            false => drop(fs::copy(entry.path(), target)?),
-        }
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
+    use std::fs;
     use std::sync::Arc;
 
     use super::*;
+    use crate::conversion::copy_all;
     use crate::tokenizer::{Text, TextTokenizer, Tokens};
     use crate::training::{Dropout, Engine, EngineConfig, T5};
 
@@ -289,9 +164,15 @@ mod tests {
         }
 
         let again = scale_t5(&after, &folder.path().join("twice"));
-        assert!(matches!(again, Err(ScaleError::Scaled { .. })), "{again:?}");
+        assert!(
+            matches!(again, Err(ConvertError::Scaled { .. })),
+            "{again:?}"
+        );
         let over = scale_t5(&before, &after);
-        assert!(matches!(over, Err(ScaleError::NotEmpty { .. })), "{over:?}");
+        assert!(
+            matches!(over, Err(ConvertError::NotEmpty { .. })),
+            "{over:?}"
+        );
     }
 
     #[test]
@@ -307,7 +188,7 @@ mod tests {
             &testkit::fixture("models/tiny-bert"),
             &folder.path().join("out"),
         );
-        assert!(matches!(bert, Err(ScaleError::Load(_))), "{bert:?}");
+        assert!(matches!(bert, Err(ConvertError::Load(_))), "{bert:?}");
         assert!(!folder.path().join("out").exists());
     }
 

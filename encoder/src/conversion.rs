@@ -1,0 +1,331 @@
+//! Model directories written again with other weights.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use half::{bf16, f16};
+use safetensors::{Dtype, View};
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
+use crate::checkpoint::Checkpoint;
+use crate::error::LoadError;
+
+/// Folders of a model directory that hold its weights for other runtimes.
+const OTHER_RUNTIMES: [&str; 2] = ["onnx", "openvino"];
+
+/// Endings of weight files: none of them is copied, since it would hold the weights as they were.
+const WEIGHT_ENDINGS: [&str; 8] = [
+    ".safetensors",
+    ".safetensors.index.json",
+    ".bin",
+    ".bin.index.json",
+    ".h5",
+    ".msgpack",
+    ".ot",
+    ".onnx",
+];
+
+/// A type that weights are stored in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum WeightType {
+    /// 32 bits.
+    F32,
+    /// 16 bits: 11 of precision, magnitudes up to 65,504.
+    F16,
+    /// 16 bits: 8 of precision, the magnitudes of 32.
+    Bf16,
+}
+
+impl WeightType {
+    /// As safetensors' tools name it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::F16 => "f16",
+            Self::Bf16 => "bf16",
+        }
+    }
+}
+
+/// What was converted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Converted {
+    /// Tensors.
+    pub n_tensors: usize,
+    /// Bytes of all of them.
+    pub n_bytes: usize,
+}
+
+/// Why a model could not be written with other weights.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConvertError {
+    /// The model cannot be read, or is of another family.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// A T5 was scaled before.
+    #[error("the weights of `{}` are scaled already: its config.json has `t5_weight_scale`", path.display())]
+    Scaled {
+        /// The model.
+        path: PathBuf,
+    },
+    /// A weight that the type has no number for.
+    #[error("tensor `{tensor}` has the weight {value}, which is beyond {kind}")]
+    OutOfRange {
+        /// The tensor.
+        tensor: String,
+        /// The weight.
+        value: f32,
+        /// The type.
+        kind: &'static str,
+    },
+    /// The folder to write to holds something.
+    #[error("`{}` is not empty", path.display())]
+    NotEmpty {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// The folder to write to lies in the model's own.
+    #[error("`{}` lies in the model that is converted", path.display())]
+    Inside {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// A file cannot be copied or written.
+    #[error("cannot write `{}`", path.display())]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+}
+
+/// Writes the model of a folder to a new folder with the transformer's weights in another type, rounded to nearest,
+/// ties to even, as `model.safetensors`. Other files are copied, weights for other runtimes are not; `config.json` keeps
+/// the type that libraries compute in.
+///
+/// # Errors
+/// [`ConvertError`]; a folder that was begun has no weights.
+pub fn convert(from: &Path, to: &Path, kind: WeightType) -> Result<Converted, ConvertError> {
+    let writer = ModelWriter::new(from, to)?;
+    let checkpoint = Checkpoint::open(from)?;
+    let mut tensors = Vec::new();
+    for (name, shape) in checkpoint.shapes() {
+        let values = checkpoint.head_tensor(&name, &shape)?;
+        let stored = Stored::new(&name, shape, &values, kind)?;
+        tensors.push((name, stored));
+    }
+    let converted = Converted {
+        n_tensors: tensors.len(),
+        n_bytes: tensors.iter().map(|(_, stored)| stored.bytes.len()).sum(),
+    };
+    writer.write(tensors, None)?;
+    Ok(converted)
+}
+
+/// Writes a model directory beside another one.
+pub(crate) struct ModelWriter<'a> {
+    from: &'a Path,
+    to: &'a Path,
+}
+
+impl<'a> ModelWriter<'a> {
+    /// Makes the folder `to`, which may be there if it is empty.
+    pub(crate) fn new(from: &'a Path, to: &'a Path) -> Result<Self, ConvertError> {
+        fs::create_dir_all(to).map_err(failed(to))?;
+        let path = to.to_path_buf();
+        if fs::read_dir(to).map_err(failed(to))?.next().is_some() {
+            return Err(ConvertError::NotEmpty { path });
+        }
+        let real = |path: &Path| path.canonicalize().map_err(failed(path));
+        if real(to)?.starts_with(real(from)?) {
+            return Err(ConvertError::Inside { path });
+        }
+        Ok(Self { from, to })
+    }
+
+    /// Copies what surrounds the weights, with another `config.json` where one is given, and writes the weights last.
+    pub(crate) fn write(
+        &self,
+        tensors: Vec<(String, Stored)>,
+        config: Option<Map<String, Value>>,
+    ) -> Result<(), ConvertError> {
+        let to = self.to;
+        copy_around_weights(self.from, to).map_err(failed(to))?;
+        if let Some(config) = config {
+            let mut text = serde_json::to_string_pretty(&config).expect("a map is JSON");
+            text.push('\n');
+            let path = to.join("config.json");
+            fs::write(&path, text).map_err(failed(&path))?;
+        }
+        let (part, path) = (
+            to.join("model.safetensors.part"),
+            to.join("model.safetensors"),
+        );
+        let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
+        safetensors::serialize_to_file(tensors, Some(metadata), &part)
+            .map_err(io::Error::other)
+            .and_then(|()| fs::rename(&part, &path))
+            .map_err(failed(&path))
+    }
+}
+
+fn failed(path: &Path) -> impl FnOnce(io::Error) -> ConvertError {
+    let path = path.to_path_buf();
+    move |source| ConvertError::Write { path, source }
+}
+
+/// A tensor as it is stored.
+pub(crate) struct Stored {
+    kind: WeightType,
+    shape: Vec<usize>,
+    bytes: Vec<u8>,
+}
+
+impl Stored {
+    /// Refuses a value that becomes infinite.
+    pub(crate) fn new(
+        tensor: &str,
+        shape: Vec<usize>,
+        values: &[f32],
+        kind: WeightType,
+    ) -> Result<Self, ConvertError> {
+        let is_beyond = |x: &&f32| match kind {
+            WeightType::F32 => false,
+            WeightType::F16 => f16::from_f32(**x).is_infinite(),
+            WeightType::Bf16 => bf16::from_f32(**x).is_infinite(),
+        };
+        if let Some(&value) = values.iter().find(is_beyond) {
+            return Err(ConvertError::OutOfRange {
+                tensor: tensor.to_owned(),
+                value,
+                kind: kind.as_str(),
+            });
+        }
+        let values = values.iter();
+        let bytes = match kind {
+            WeightType::F32 => values.flat_map(|x| x.to_le_bytes()).collect(),
+            WeightType::F16 => values
+                .flat_map(|&x| f16::from_f32(x).to_le_bytes())
+                .collect(),
+            WeightType::Bf16 => values
+                .flat_map(|&x| bf16::from_f32(x).to_le_bytes())
+                .collect(),
+        };
+        Ok(Self { kind, shape, bytes })
+    }
+}
+
+impl View for Stored {
+    fn dtype(&self) -> Dtype {
+        match self.kind {
+            WeightType::F32 => Dtype::F32,
+            WeightType::F16 => Dtype::F16,
+            WeightType::Bf16 => Dtype::BF16,
+        }
+    }
+
+    fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    fn data(&self) -> Cow<'_, [u8]> {
+        Cow::Borrowed(&self.bytes)
+    }
+
+    fn data_len(&self) -> usize {
+        self.bytes.len()
+    }
+}
+
+/// Copies a model directory but for the transformer's weights. Folders in it belong to modules after the transformer.
+fn copy_around_weights(from: &Path, to: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(from)? {
+        let entry = entry?;
+        let (name, target) = (entry.file_name(), to.join(entry.file_name()));
+        let name = name.to_string_lossy();
+        if entry.path().is_dir() {
+            if !OTHER_RUNTIMES.contains(&&*name) && !name.starts_with('.') {
+                copy_all(&entry.path(), &target)?;
+            }
+        } else if !WEIGHT_ENDINGS.iter().any(|ending| name.ends_with(ending)) {
+            fs::copy(entry.path(), target)?;
+        }
+    }
+    Ok(())
+}
+
+pub(crate) fn copy_all(from: &Path, to: &Path) -> io::Result<()> {
+    fs::create_dir_all(to)?;
+    for entry in fs::read_dir(from)? {
+        let entry = entry?;
+        let target = to.join(entry.file_name());
+        match entry.path().is_dir() {
+            true => copy_all(&entry.path(), &target)?,
+            false => drop(fs::copy(entry.path(), target)?),
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{CrossEncoder, EncoderConfig};
+
+    #[test]
+    fn sixteen_bits_give_nearly_the_same_scores() {
+        let folder = tempfile::tempdir().unwrap();
+        let from = testkit::fixture("models/tiny-cross-bert");
+        let score = |folder: &Path| {
+            let model = CrossEncoder::load(folder, None, &EncoderConfig::default()).unwrap();
+            let pairs = model.tokenize(&[("what is a tide", "the moon moves it")]);
+            model.score(&pairs.unwrap()).unwrap().logits
+        };
+        let expected = score(&from)[0];
+        for (kind, tolerance) in [
+            (WeightType::F32, 0.0),
+            (WeightType::F16, 2e-3),
+            (WeightType::Bf16, 2e-2),
+        ] {
+            let to = folder.path().join(kind.as_str());
+            let converted = convert(&from, &to, kind).unwrap();
+            assert!(converted.n_tensors > 30, "{converted:?}");
+            let found = score(&to)[0];
+            assert!(
+                (found - expected).abs() <= tolerance,
+                "{kind:?}: {found}, not {expected}"
+            );
+            // What a type holds exactly goes through it and back unchanged.
+            let (wide, back) = (to.with_extension("wide"), to.with_extension("back"));
+            convert(&to, &wide, WeightType::F32).unwrap();
+            convert(&wide, &back, kind).unwrap();
+            let weights = |folder: &Path| fs::read(folder.join("model.safetensors")).unwrap();
+            assert_eq!(weights(&back), weights(&to));
+        }
+        let again = convert(&from, &folder.path().join("f16"), WeightType::F16);
+        assert!(matches!(again, Err(ConvertError::NotEmpty { .. })));
+        let (model, inside) = (folder.path().join("f16"), folder.path().join("f16/again"));
+        let inside = convert(&model, &inside, WeightType::F16);
+        assert!(matches!(inside, Err(ConvertError::Inside { .. })));
+    }
+
+    #[test]
+    fn what_half_floats_cannot_hold_is_refused_by_name() {
+        let stored = |value: f32, kind| Stored::new("w", vec![2], &[1.0, value], kind).map(|_| ());
+        let error = stored(7e4, WeightType::F16).unwrap_err().to_string();
+        assert_eq!(
+            error,
+            "tensor `w` has the weight 70000, which is beyond f16"
+        );
+        stored(65504.0, WeightType::F16).unwrap();
+        stored(7e4, WeightType::Bf16).unwrap();
+        assert!(stored(f32::MAX, WeightType::Bf16).is_err());
+    }
+}

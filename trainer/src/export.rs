@@ -281,12 +281,12 @@ impl CrossEncoderExport<'_> {
         copy_tokenizer(self.source, folder)?;
         // transformers and sentence-transformers cut pairs at what the tokenizer says.
         let path = folder.join("tokenizer_config.json");
-        if path.exists() {
-            let mut tokenizer = read_json(&path)?;
-            tokenizer["model_max_length"] = Value::from(self.max_tokens);
-            write_json(&path, &tokenizer)?;
-        }
-        Ok(())
+        let mut tokenizer = match path.exists() {
+            true => read_json(&path)?,
+            false => json!({}),
+        };
+        tokenizer["model_max_length"] = Value::from(self.max_tokens);
+        write_json(&path, &tokenizer)
     }
 }
 

@@ -71,7 +71,11 @@ pub fn run(args: RerankArgs, output: &Output) -> anyhow::Result<()> {
             .with_context(|| format!("cannot read judgments `{}`", path.display()))?,
         None => Qrels::default(),
     };
-    let texts = passages_of(&run, &relevant, &args, &template)?;
+    let lists: Vec<Listed<'_>> = run
+        .queries()
+        .map(|(query_id, hits)| Listed::new(query_id, hits, args.depth, &relevant))
+        .collect();
+    let texts = passages_of(&lists, &args, &template)?;
     let reranker = model::load_reranker(
         &args.model,
         &args.kernel.config(Arithmetic::F32, args.threads),
@@ -82,22 +86,12 @@ pub fn run(args: RerankArgs, output: &Output) -> anyhow::Result<()> {
     let mut reranked = Run::new("trawl");
     let (mut n_pairs, mut n_truncated) = (0, 0);
     let n_queries = run.len() as u64;
-    for (position, (query_id, hits)) in run.queries().enumerate() {
+    for (position, list) in lists.iter().enumerate() {
         let query = queries
-            .get(query_id)
-            .ok_or_else(|| missing("query", query_id, &args.queries))?;
-        // The order of the run as evaluation sees it; its ties are broken there in the same way.
-        let mut hits: Vec<&Scored> = hits.iter().collect();
-        hits.sort_by(|a, b| {
-            (b.score as f32)
-                .total_cmp(&(a.score as f32))
-                .then_with(|| b.id.cmp(&a.id))
-        });
-        let (head, rest) = hits.split_at(args.depth.min(hits.len()));
-        let mut ids: Vec<&str> = head.iter().map(|hit| hit.id.as_str()).collect();
-        let mut taken: HashSet<&str> = ids.iter().copied().collect();
-        ids.extend(relevant_ids(&relevant, query_id).filter(|id| taken.insert(id)));
-        let pairs: Vec<(&str, &str)> = ids
+            .get(list.query_id)
+            .ok_or_else(|| missing("query", list.query_id, &args.queries))?;
+        let pairs: Vec<(&str, &str)> = list
+            .head
             .iter()
             .map(|id| (query.as_str(), texts[*id].as_str()))
             .collect();
@@ -108,17 +102,16 @@ pub fn run(args: RerankArgs, output: &Output) -> anyhow::Result<()> {
         let values = scores.logits.chunks_exact(scores.n_labels);
         let values: Vec<f64> = values.map(|row| f64::from(row[0])).collect();
         let last = values.iter().copied().fold(f64::INFINITY, f64::min);
-        let mut scored: Vec<(&str, f64)> = ids.into_iter().zip(values).collect();
+        let mut scored: Vec<(&str, f64)> = list.head.iter().copied().zip(values).collect();
         if args.keep_rest {
-            let rest = rest.iter().map(|hit| hit.id.as_str());
-            let rest = rest.filter(|id| !taken.contains(id)).zip(1..);
-            scored.extend(rest.map(|(id, place)| (id, last - f64::from(place))));
+            let rest = list.rest.iter().zip(1..);
+            scored.extend(rest.map(|(id, place)| (*id, last - f64::from(place))));
         }
         let scored = scored.into_iter().map(|(id, score)| Scored {
             id: id.to_owned(),
             score,
         });
-        reranked.insert(query_id.to_owned(), scored.collect());
+        reranked.insert(list.query_id.to_owned(), scored.collect());
         progress.update("rerank", "queries", position as u64 + 1, n_queries);
     }
     progress.finish();
@@ -139,29 +132,50 @@ pub fn run(args: RerankArgs, output: &Output) -> anyhow::Result<()> {
     })
 }
 
-/// The passages that are relevant to a query.
-fn relevant_ids<'a>(qrels: &'a Qrels, query_id: &str) -> impl Iterator<Item = &'a str> {
-    let grades = qrels.get(query_id).into_iter().flatten();
-    grades
-        .filter(|(_, grade)| **grade > 0)
-        .map(|(id, _)| id.as_str())
+/// A query's passages by id: those that are scored, and those behind them.
+struct Listed<'a> {
+    query_id: &'a str,
+    head: Vec<&'a str>,
+    rest: Vec<&'a str>,
 }
 
-/// The rendered texts of the passages that the run names, and of those that are relevant to its queries.
+impl<'a> Listed<'a> {
+    /// The first `depth` of the run and then what else is relevant, in the order that evaluation sees.
+    fn new(query_id: &'a str, hits: &'a [Scored], depth: usize, relevant: &'a Qrels) -> Self {
+        let mut hits: Vec<&Scored> = hits.iter().collect();
+        hits.sort_by(|a, b| {
+            (b.score as f32)
+                .total_cmp(&(a.score as f32))
+                .then_with(|| b.id.cmp(&a.id))
+        });
+        let mut head: Vec<&str> = hits.iter().map(|hit| hit.id.as_str()).collect();
+        let mut rest = head.split_off(depth.min(head.len()));
+        let mut taken: HashSet<&str> = head.iter().copied().collect();
+        let grades = relevant.get(query_id).into_iter().flatten();
+        let relevant = grades.filter(|(_, grade)| **grade > 0);
+        head.extend(
+            relevant
+                .map(|(id, _)| id.as_str())
+                .filter(|id| taken.insert(id)),
+        );
+        rest.retain(|id| !taken.contains(id));
+        Self {
+            query_id,
+            head,
+            rest,
+        }
+    }
+}
+
+/// The rendered texts of the passages that are scored.
 fn passages_of(
-    run: &Run,
-    relevant: &Qrels,
+    lists: &[Listed<'_>],
     args: &RerankArgs,
     template: &Template,
 ) -> anyhow::Result<HashMap<String, String>> {
-    let mut wanted: HashMap<String, Option<String>> = run
-        .queries()
-        .flat_map(|(query_id, hits)| {
-            let hits = hits.iter().map(|hit| hit.id.as_str());
-            hits.chain(relevant_ids(relevant, query_id))
-        })
-        .map(|id| (id.to_owned(), None))
-        .collect();
+    let ids = lists.iter().flat_map(|list| &list.head);
+    let mut wanted: HashMap<String, Option<String>> =
+        ids.map(|&id| (id.to_owned(), None)).collect();
     let config = CorpusConfig {
         paths: args.corpus.clone(),
         ..CorpusConfig::default()

@@ -37,6 +37,12 @@ pub enum TrainingError {
         /// What is accepted.
         rule: &'static str,
     },
+    /// Settings that do not go together.
+    #[error("{reason}")]
+    Settings {
+        /// Which, and why.
+        reason: &'static str,
+    },
     /// A file cannot be written.
     #[error("cannot write `{}`", path.display())]
     Write {

@@ -95,6 +95,7 @@ struct Layout {
     first_buffer: usize,
     has_large_offsets: bool,
     value_bytes: usize,
+    is_signed: bool,
 }
 
 /// Whatever a damaged file lacks.
@@ -219,8 +220,11 @@ fn find_column(schema: &Table<'_>, column: &str) -> Found<Layout> {
             let (LIST | LARGE_LIST, [values]) = (kind, values.as_slice()) else {
                 return Err(format!("column `{column}` does not hold lists"));
             };
-            let value_bits: i32 = match (values.number::<u8>(2)?, values.table(3)?) {
-                (Some(INT), Some(int)) => int.number(0)?.unwrap_or_default(),
+            let (value_bits, is_signed): (i32, u8) = match (values.number(2)?, values.table(3)?) {
+                (Some(INT), Some(int)) => (
+                    int.number(0)?.unwrap_or_default(),
+                    int.number(1)?.unwrap_or_default(),
+                ),
                 _ => return Err(format!("column `{column}` does not hold lists of integers")),
             };
             return Ok(Layout {
@@ -231,6 +235,7 @@ fn find_column(schema: &Table<'_>, column: &str) -> Found<Layout> {
                     8 | 16 | 32 | 64 => value_bits as usize / 8,
                     _ => return Err(format!("integers of {value_bits} bits")),
                 },
+                is_signed: is_signed != 0,
             });
         }
         names.push(name.to_owned());
@@ -313,8 +318,11 @@ fn read_rows(batch: &Table<'_>, body: &[u8], layout: Layout) -> Found<Vec<Vec<u3
         bytes
             .chunks_exact(layout.value_bytes)
             .map(|value| {
-                u32::try_from(little_endian(value))
-                    .map_err(|_| "a token id that is none".to_owned())
+                let value = match layout.is_signed {
+                    true => u32::try_from(little_endian(value)).ok(),
+                    false => u32::try_from(unsigned(value)).ok(),
+                };
+                value.ok_or_else(|| "a token id that is none".to_owned())
             })
             .collect()
     };
@@ -327,6 +335,13 @@ fn little_endian(bytes: &[u8]) -> i64 {
     let mut all = [if is_negative { 0xff } else { 0 }; 8];
     all[..bytes.len()].copy_from_slice(bytes);
     i64::from_le_bytes(all)
+}
+
+/// A number without sign of up to eight bytes.
+fn unsigned(bytes: &[u8]) -> u64 {
+    let mut all = [0; 8];
+    all[..bytes.len()].copy_from_slice(bytes);
+    u64::from_le_bytes(all)
 }
 
 /// A table of a flatbuffer, no byte of it trusted.
@@ -428,4 +443,21 @@ fn slice(bytes: &[u8], start: usize, n_bytes: usize) -> Found<&[u8]> {
     let end = start.checked_add(n_bytes);
     let slice = end.and_then(|end| bytes.get(start..end));
     slice.ok_or_else(|| "an offset out of bounds".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_without_sign_are_read_as_such() {
+        let mut rows = Vec::new();
+        let folder = testkit::fixture("training/unsigned");
+        for_each_row(&folder, "input_ids", &mut |row| {
+            rows.push(row);
+            Ok(())
+        })
+        .unwrap();
+        assert_eq!(rows, [vec![7, 32767, 32768], vec![], vec![65535]]);
+    }
 }

@@ -72,20 +72,25 @@ impl Mask {
             });
         }
         let same_query = Classes::new(groups.iter().map(|group| (&group.query_id, &group.query)));
+        // Each text is hashed once, not once for each query.
+        let pool = groups.iter().flat_map(|group| &group.passages);
+        let pool: Vec<(&str, u64)> = pool
+            .map(|passage| (passage.id.as_str(), passage.content.digest()))
+            .collect();
         let mut relevant = vec![(HashSet::new(), HashSet::new()); groups.len()];
-        for (row, group) in groups.iter().enumerate() {
+        for (row, (group, &target)) in groups.iter().zip(&targets).enumerate() {
             let (ids, contents) = &mut relevant[same_query.0[row]];
+            let (id, content) = pool[target as usize];
             ids.extend(group.positives.iter().map(String::as_str));
-            ids.insert(&group.passages[0].id);
-            contents.insert(&group.passages[0].content);
+            ids.insert(id);
+            contents.insert(content);
         }
         let mut mask = Self::empty(groups.len(), n_columns);
-        let pool = || groups.iter().flat_map(|group| &group.passages);
         for (row, &target) in targets.iter().enumerate() {
             let (ids, contents) = &relevant[same_query.0[row]];
-            for (column, passage) in pool().enumerate() {
-                mask.masked[row * n_columns + column] = column != target as usize
-                    && (ids.contains(passage.id.as_str()) || contents.contains(&passage.content));
+            for (column, (id, content)) in pool.iter().enumerate() {
+                mask.masked[row * n_columns + column] =
+                    column != target as usize && (ids.contains(id) || contents.contains(content));
             }
         }
         Ok(mask)

@@ -108,6 +108,7 @@ impl BiEncoderObjective {
         differ("vocabulary", own.n_vocabulary() != others.n_vocabulary())?;
         differ("width", query.width() != passages.width())?;
         differ("normalization", query.normalizes != passages.normalizes)?;
+        config.check_widths(query.width())?;
         let most = own.max_tokens().min(others.max_tokens());
         let (transformer, lower_case) = (&query.directory.transformer, query.directory.lower_case);
         let tokenization = Tokenization::load(transformer, lower_case, most)?;
@@ -382,6 +383,14 @@ impl Objective for BiEncoderObjective {
 
     fn parameters(&self) -> &Parameters {
         &self.parameters
+    }
+
+    fn is_drawn(&self, name: &str) -> bool {
+        let towers = [Some(&self.query), self.passage.as_ref()];
+        towers
+            .into_iter()
+            .flatten()
+            .any(|tower| tower.is_drawn(name))
     }
 
     fn preparation(&self) -> Preparation<Vec<Group>, TokenizedBatch> {

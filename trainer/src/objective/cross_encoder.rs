@@ -11,7 +11,7 @@ use super::head::Head;
 use super::passes::{self, GradCacheConfig};
 use super::rates::Rates;
 use super::scores::{Measures, teacher_scores};
-use super::settings::{above_0, at_least_0};
+use super::settings::{above_0, at_least_0, dropout};
 use super::{Objective, Preparation, Step, StepReport};
 use crate::data::{Content, Group};
 use crate::export::{CrossEncoderExport, Tensors};
@@ -37,7 +37,7 @@ pub struct CrossEncoderConfig {
     pub lambda_k: Option<usize>,
     /// What the ranking loss counts beside distillation.
     pub ranking_weight: f64,
-    /// Learns from teacher scores of the passages too; `in_batch` has no meaning here.
+    /// Learns from teacher scores of the passages too; there is no pool for `in_batch`.
     pub distillation: Option<DistillationConfig>,
     /// F: scores each group without dropout first, and trains on its N / F best with the positive (SimLM 4).
     pub rerank_forward_factor: usize,
@@ -291,9 +291,8 @@ impl CrossEncoderObjective {
         let softened = (teacher / distillation.teacher_temperature)?;
         let distilled = match distillation.loss {
             DistillationLoss::Kl => kl_divergence(&student, &softened, distillation.reduction)?,
-            DistillationLoss::SoftCrossEntropy | DistillationLoss::InBatch => {
-                soft_cross_entropy(&student, &softened)?
-            }
+            DistillationLoss::SoftCrossEntropy => soft_cross_entropy(&student, &softened)?,
+            DistillationLoss::InBatch => unreachable!("refused when the objective is loaded"),
             DistillationLoss::MarginMse => margin_mse(scores, teacher)?,
         };
         Ok((ranking + (distilled * distillation.weight)?)?)
@@ -354,7 +353,15 @@ impl CrossEncoderConfig {
         above_0("lambda_k", self.lambda_k.unwrap_or(1) as f64)?;
         let factor = self.rerank_forward_factor as f64;
         above_0("rerank_forward_factor", factor)?;
-        self.distillation.map_or(Ok(()), |one| one.check())
+        dropout(self.dropout)?;
+        let Some(distillation) = self.distillation else {
+            return Ok(());
+        };
+        if distillation.loss == DistillationLoss::InBatch {
+            let reason = "the distillation loss of a cross-encoder is not `in_batch`: its pairs form no pool";
+            return Err(TrainingError::Settings { reason });
+        }
+        distillation.check()
     }
 }
 
@@ -365,6 +372,10 @@ impl Objective for CrossEncoderObjective {
 
     fn parameters(&self) -> &Parameters {
         &self.parameters
+    }
+
+    fn is_drawn(&self, name: &str) -> bool {
+        self.head.is_drawn(name)
     }
 
     fn preparation(&self) -> Preparation<Vec<Group>, Vec<Tokens>> {

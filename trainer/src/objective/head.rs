@@ -14,6 +14,8 @@ pub(super) struct Head {
     family: Family,
     hidden: Linear,
     classifier: Linear,
+    /// Names of the layers that the checkpoint does not have.
+    drawn: Vec<&'static str>,
     engine: Arc<Engine>,
 }
 
@@ -61,18 +63,20 @@ impl Head {
             ))
         };
         let holds = |name: &str| checkpoint.contains(&format!("{name}.weight"));
-        let drawn = |stream, n_out: usize| {
+        let mut drawn = Vec::new();
+        let mut draw = |name, stream, n_out: usize| {
+            drawn.push(name);
             let weight = normal(seed, stream, n_out * width, 0.02);
             (weight, vec![0.0; n_out])
         };
         let hidden = match names.pooler {
             _ if holds(names.hidden) => stored(names.hidden, width)?,
             Some(pooler) if holds(pooler) => stored(pooler, width)?,
-            _ => drawn(0, width),
+            _ => draw(names.hidden, 0, width),
         };
         let classifier = match holds(names.classifier) {
             true => stored(names.classifier, 1)?,
-            false => drawn(1, 1),
+            false => draw(names.classifier, 1, 1),
         };
         let hidden = Linear::new(parameters, names.hidden, hidden, engine)?;
         Ok(Self {
@@ -82,8 +86,15 @@ impl Head {
                 _ => hidden,
             },
             classifier: Linear::new(parameters, names.classifier, classifier, engine)?,
+            drawn,
             engine: engine.clone(),
         })
+    }
+
+    /// Whether a parameter belongs to a layer that the checkpoint does not have.
+    pub(super) fn is_drawn(&self, name: &str) -> bool {
+        let layer = name.rsplit_once('.').map_or(name, |(layer, _)| layer);
+        self.drawn.contains(&layer)
     }
 
     /// Returns the logits of first token vectors, (pairs, H) → (pairs).

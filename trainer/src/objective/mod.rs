@@ -41,6 +41,11 @@ pub trait Objective {
     /// Everything that is trained, under the names of the checkpoint.
     fn parameters(&self) -> &Parameters;
 
+    /// Whether a parameter was drawn, since the checkpoint has none: adapters alone would leave it as it was drawn.
+    fn is_drawn(&self, _name: &str) -> bool {
+        false
+    }
+
     /// Returns what makes the inputs of batches; the loop calls it on another thread while a step runs.
     fn preparation(&self) -> Preparation<Self::Batch, Self::Input>;
 

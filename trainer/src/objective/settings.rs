@@ -26,3 +26,10 @@ pub(super) fn check(
         false => Err(TrainingError::Setting { name, value, rule }),
     }
 }
+
+/// Refuses what is no probability of dropout.
+pub(super) fn dropout(p: Option<f32>) -> Result<(), TrainingError> {
+    let p = p.unwrap_or(0.0);
+    let rule = "it is at least 0 and below 1";
+    check((0.0..1.0).contains(&p), "dropout", p.into(), rule)
+}

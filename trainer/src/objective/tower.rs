@@ -30,6 +30,9 @@ pub struct HeadConfig {
     pub seed: u64,
 }
 
+/// How names of the parameters of a linear layer begin.
+const DENSE: &str = "linear.";
+
 /// What the user may say about how vectors are made; the rest is the model's.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(super) struct VectorOptions {
@@ -46,6 +49,8 @@ pub(super) struct Tower {
     /// Whether vectors have length 1.
     pub(super) normalizes: bool,
     dense: Option<Dense>,
+    /// Whether `dense` is a new layer.
+    is_dense_drawn: bool,
     parameters: Parameters,
     prefix: String,
 }
@@ -84,6 +89,7 @@ impl Tower {
             normalizes: directory.steps.last() == Some(&Step::Normalize),
             directory,
             dense,
+            is_dense_drawn: options.head.is_some(),
             parameters,
             prefix: prefix.to_owned(),
         })
@@ -91,6 +97,12 @@ impl Tower {
 
     pub(super) fn parameters(&self) -> &Parameters {
         &self.parameters
+    }
+
+    /// Whether a parameter belongs to a new layer.
+    pub(super) fn is_drawn(&self, name: &str) -> bool {
+        let own = name.strip_prefix(self.prefix.as_str());
+        self.is_dense_drawn && own.is_some_and(|own| own.starts_with(DENSE))
     }
 
     /// Values of the vectors.
@@ -181,7 +193,7 @@ impl Dense {
     ) -> Result<Self, TrainingError> {
         let shape = [weight.len() / width, width];
         let mut insert = |name: &str, shape: &[usize], values, kind| {
-            parameters.insert(&format!("{prefix}linear.{name}"), shape, values, kind)
+            parameters.insert(&format!("{prefix}{DENSE}{name}"), shape, values, kind)
         };
         let weight = insert("weight", &shape, weight, Kind::Matrix)?;
         let bias = bias

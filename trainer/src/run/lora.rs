@@ -19,7 +19,7 @@ pub struct LoraConfig {
     pub alpha: f64,
     /// Matrices that get adapters, by parts of their names; none: all matrices of the layers.
     pub targets: Vec<String>,
-    /// Parameters that are trained whole besides, by the beginning of their names, such as a new head.
+    /// Parameters that are trained whole besides, by the beginning of their names. A new head always is.
     pub train: Vec<String>,
 }
 

@@ -203,7 +203,10 @@ where
         let (adapters, mut trained) = match &config.lora {
             Some(lora) => (
                 Some(Adapters::new(&free, lora, config.run.seed)?),
-                free.filter(|parameter| starts_with(&lora.train, parameter.name())),
+                free.filter(|parameter| {
+                    let name = parameter.name();
+                    starts_with(&lora.train, name) || job.objective.is_drawn(name)
+                }),
             ),
             None => (None, free),
         };

@@ -315,11 +315,14 @@ fn the_last_batch_is_kept_or_dropped() {
 
 #[test]
 fn no_text_stands_twice_in_a_batch() {
-    // Three queries share each passage.
+    // Three examples share each passage's text, under ids of their own, and two each query's.
     let examples = (0..30).map(|i| Example {
         query_id: i.to_string(),
-        query: Content::Text(format!("query {i}")),
-        positives: vec![candidate(&format!("p{}", i / 3))],
+        query: Content::Text(format!("query {}", i % 15)),
+        positives: vec![Candidate {
+            id: format!("p{i}"),
+            ..candidate(&(i / 3).to_string())
+        }],
         negatives: Vec::new(),
     });
     let dataset = Arc::new(Dataset::from_examples(examples).unwrap());
@@ -330,8 +333,9 @@ fn no_text_stands_twice_in_a_batch() {
     let batches = GroupBatches::new(vec![dataset], config).unwrap();
     let mut n_groups = 0;
     for batch in epoch(&batches, 3) {
-        let distinct: BTreeSet<&str> = batch.iter().flat_map(ids).collect();
-        assert_eq!(distinct.len(), batch.len());
+        let texts = |group: &Group| [group.query.digest(), group.passages[0].content.digest()];
+        let distinct: BTreeSet<u64> = batch.iter().flat_map(texts).collect();
+        assert_eq!(distinct.len(), 2 * batch.len());
         n_groups += batch.len();
     }
     assert_eq!(n_groups, 30, "who waits comes later");

@@ -12,7 +12,7 @@ use crate::loss::{Block, Width};
 use crate::objective::distillation::DistillationConfig;
 use crate::objective::guide::GuideConfig;
 use crate::objective::passes::GradCacheConfig;
-use crate::objective::settings::{above_0, at_least_0, check};
+use crate::objective::settings::{above_0, at_least_0, check, dropout};
 use crate::objective::tower::HeadConfig;
 
 /// What a bi-encoder is trained to do. Every entry has a default.
@@ -152,6 +152,12 @@ impl BiEncoderConfig {
         at_least_0("contrastive weight", self.contrastive_weight)?;
         let n = self.matryoshka_per_step.unwrap_or(1);
         above_0("number of matryoshka widths in a step", n as f64)?;
+        dropout(self.dropout)?;
+        if let Some(head) = &self.head {
+            above_0("width of the head", head.width as f64)?;
+        }
+        let above = self.mask.above.unwrap_or(0.0);
+        check(above.is_finite(), "mask.above", above, "it is finite")?;
         if let Some(guide) = &self.guide {
             guide.check()?;
         }
@@ -164,5 +170,15 @@ impl BiEncoderConfig {
                 "without distillation it is above 0",
             ),
         }
+    }
+
+    /// Refuses Matryoshka widths that vectors of `width` values do not have.
+    pub(super) fn check_widths(&self, width: usize) -> Result<(), TrainingError> {
+        let rule = "it is at least 1 and at most that of the vectors";
+        self.matryoshka.iter().try_for_each(|one| {
+            let is_fine = (1..=width).contains(&one.width);
+            check(is_fine, "matryoshka width", one.width as f64, rule)?;
+            at_least_0("weight of a matryoshka width", one.weight)
+        })
     }
 }

@@ -447,6 +447,32 @@ fn what_cannot_be_trained_is_refused() {
             ..plain.clone()
         },
         BiEncoderConfig {
+            dropout: Some(1.0),
+            ..plain.clone()
+        },
+        BiEncoderConfig {
+            head: Some(HeadConfig {
+                width: 0,
+                bias: false,
+                seed: 0,
+            }),
+            ..plain.clone()
+        },
+        BiEncoderConfig {
+            mask: MaskConfig {
+                above: Some(f64::NAN),
+                ..MaskConfig::default()
+            },
+            ..plain.clone()
+        },
+        BiEncoderConfig {
+            matryoshka: vec![Width {
+                width: 4000,
+                weight: 1.0,
+            }],
+            ..plain.clone()
+        },
+        BiEncoderConfig {
             pooling: Some(Pooling::Max),
             ..plain.clone()
         },

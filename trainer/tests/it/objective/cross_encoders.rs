@@ -211,8 +211,37 @@ fn what_cannot_be_trained_is_refused() {
             max_tokens: 3,
             ..config()
         },
+        CrossEncoderConfig {
+            dropout: Some(1.5),
+            ..config()
+        },
+        CrossEncoderConfig {
+            distillation: Some(DistillationConfig {
+                loss: DistillationLoss::InBatch,
+                ..DistillationConfig::default()
+            }),
+            ..config()
+        },
     ] {
         assert!(load("tiny-cross-bert", &config).is_err(), "{config:?}");
+    }
+    // A head that the checkpoint lacks is drawn; the pooler of tiny-bert is none of it.
+    let new = load("tiny-roberta", &config()).expect("the model loads");
+    let old = load("tiny-cross-roberta", &config()).expect("the model loads");
+    for (name, is_head) in [
+        ("classifier.dense.weight", true),
+        ("classifier.out_proj.bias", true),
+        ("roberta.embeddings.LayerNorm.bias", false),
+    ] {
+        assert!(
+            new.parameters().iter().any(|one| one.name() == name),
+            "{name}"
+        );
+        assert_eq!(
+            (new.is_drawn(name), old.is_drawn(name)),
+            (is_head, false),
+            "{name}"
+        );
     }
     let mut objective = cross_encoder("tiny-cross-bert", &config());
     for batch in [groups(2, 1), Vec::new()] {

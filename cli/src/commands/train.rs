@@ -20,6 +20,7 @@ use trainer::run::{
 use trainer::{Batches, GroupBatches, Objective};
 
 use self::file::{DevSection, ObjectiveSection, TrainFile};
+use self::sources::Examples;
 use crate::failure::{Exit, Failure};
 use crate::output::{self, Output};
 use crate::progress::Progress;
@@ -120,9 +121,8 @@ impl Session<'_> {
         let progress = Progress::new(self.output);
         let data = &self.file.sections.data;
         let seed = self.file.sections.run.seed;
-        let groups = sources::groups(data, seed, self.file.objective.distils());
-        let sources = sources::read(&data.train, &groups.sampling, n_vocabulary, &progress)?;
-        let batches = GroupBatches::new(sources, groups)?;
+        let distils = self.file.objective.distils();
+        let batches = Examples::read(data, seed, distils, n_vocabulary, &progress)?;
         progress.finish();
         let config = self.file.train_config();
         let first = if batches.is_empty(0) {
@@ -135,7 +135,7 @@ impl Session<'_> {
         self.output.remark(format!(
             "{} examples; {} queries and {n_passages} passages a batch, about {n_tokens} tokens; accumulation does not \
              enlarge this pool",
-            batches.datasets().iter().map(|dataset| dataset.len()).sum::<usize>(),
+            batches.n_examples,
             data.batch_size,
         ));
         if self.args.dry_run {
@@ -304,7 +304,7 @@ impl Session<'_> {
         let rounded = |tokens: u64| format!("{:.1} million", tokens as f64 / 1e6);
         ModelCard {
             name: model.name.as_deref().unwrap_or(&name),
-            is_cross_encoder: matches!(self.file.objective, ObjectiveSection::CrossEncoder(_)),
+            kind: self.file.objective.kind(),
             base: &model.path.file_name().unwrap_or_default().to_string_lossy(),
             license: model.license.as_deref(),
             data: &data,

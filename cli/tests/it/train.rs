@@ -277,6 +277,154 @@ measures = ["mrr@10"]
     );
 }
 
+/// Held-out loss, files read in each epoch, a teacher's scores, a stop in the middle and what goes on from there.
+#[test]
+fn a_streamed_distillation_goes_on_after_a_stop() {
+    let folder = tempfile::tempdir().expect("a folder");
+    reranking_set(folder.path());
+    let [run, queries, corpus, qrels, teacher, lines] = [
+        "run.trec",
+        "queries.jsonl",
+        "corpus.jsonl",
+        "qrels/train.tsv",
+        "teacher.trec",
+        "train.jsonl",
+    ]
+    .map(|name| folder.path().join(name));
+    let model = testkit::fixture("models/tiny-cross-bert");
+    let common = [
+        "--run",
+        text(&run),
+        "--queries",
+        text(&queries),
+        "--corpus",
+        text(&corpus),
+    ];
+    let with = |command: &[&'static str], more: &[&str]| -> Vec<String> {
+        let all = command.iter().chain(&common).chain(more);
+        all.map(|argument| (*argument).to_owned()).collect()
+    };
+    let score = with(
+        &["--quiet", "rerank"],
+        &["--model", text(&model), "--run-out", text(&teacher)],
+    );
+    succeed(score.iter().map(String::as_str));
+    let mine = with(
+        &["--quiet", "mine"],
+        &[
+            "--qrels",
+            text(&qrels),
+            "--teacher",
+            text(&teacher),
+            "--teacher-margin",
+            "-100",
+            "--select",
+            "top",
+            "--out",
+            text(&lines),
+        ],
+    );
+    succeed(mine.iter().map(String::as_str));
+
+    let config = format!(
+        r#"
+[model]
+path = "{}"
+
+[data]
+batch_size = 4
+group_size = 3
+stream = true
+shuffle_buffer = 3
+
+[[data.train]]
+files = ["{lines}"]
+
+[objective]
+name = "bi_encoder"
+distillation = {{ loss = "margin_mse" }}
+
+[optimizer]
+learning_rate = 1e-3
+
+[schedule]
+max_steps = 9
+
+[run]
+evaluate_every = 3
+measure = "loss"
+save_every = "never"
+
+[engine]
+precision = "f32"
+threads = 1
+
+[dev]
+examples = [{{ files = ["{lines}"] }}]
+"#,
+        tiny_model().display(),
+        lines = lines.display()
+    );
+    let path = folder.path().join("train.toml");
+    fs::write(&path, config).expect("written");
+    let (whole, parts) = (folder.path().join("whole"), folder.path().join("parts"));
+    let train = |out: &Path, more: &[&'static str]| {
+        let arguments = [
+            "--json",
+            "--quiet",
+            "train",
+            text(&path),
+            "--out",
+            text(out),
+        ];
+        let arguments = arguments.iter().chain(more);
+        json(arguments.copied())
+    };
+    let report = train(&whole, &[]);
+    let dev = &report["summary"]["dev"];
+    assert_eq!(report["summary"]["examples"], 36);
+    let loss = |step: &str| dev[step]["loss"].as_f64().expect("a loss");
+    assert!(loss("9") < loss("0"), "{dev}");
+
+    // Without its later checkpoints and the log behind them the run stands where a machine had stopped.
+    succeed([
+        "--quiet",
+        "train",
+        text(&path),
+        "--out",
+        text(&parts),
+        "--set",
+        "run.save_every=4",
+    ]);
+    let config = fs::read_to_string(parts.join("config.toml")).expect("a file");
+    fs::write(
+        parts.join("config.toml"),
+        config.replace("save_every = 4", "save_every = \"never\""),
+    )
+    .expect("written");
+    fs::remove_dir_all(parts.join("export")).expect("an export");
+    for step in fs::read_dir(parts.join("checkpoints")).expect("checkpoints") {
+        let step = step.expect("an entry").path();
+        if !step.ends_with("step-4") {
+            fs::remove_dir_all(step).expect("a checkpoint");
+        }
+    }
+    let resumed = train(&parts, &["--resume"]);
+    assert_eq!(resumed["summary"]["dev"], *dev);
+    let weights = |run: &Path| fs::read(run.join("export/model.safetensors")).expect("weights");
+    assert_eq!(weights(&whole), weights(&parts));
+
+    let refused = |set: &'static str, expected: &str| {
+        let errors = fail(2, ["train", text(&path), "--dry-run", "--set", set]);
+        assert!(errors.contains(expected), "{errors}");
+    };
+    refused("data.no_duplicates=true", "exclude each other");
+    refused(
+        "data.train=[{ dataset = \"x\" }]",
+        "`data.stream` reads `files`",
+    );
+}
+
 /// A data set in BEIR's layout: 32 queries of one word, each answered by a passage with another word.
 fn pairs(folder: &Path) {
     let word = |n: usize| {

@@ -33,6 +33,9 @@ pub struct StreamConfig {
     /// Refuses examples with a passage that has no teacher's score.
     #[serde(default)]
     pub scored: bool,
+    /// Refuses token ids that a vocabulary of so many does not have.
+    #[serde(default)]
+    pub n_vocabulary: Option<usize>,
     /// Which share of the examples, and of how many; no example is in two shares.
     #[serde(default = "whole")]
     pub share: (u64, u64),
@@ -47,6 +50,8 @@ fn whole() -> (u64, u64) {
 }
 
 /// Batches of groups from files of examples that are read once an epoch, through a shuffle buffer.
+///
+/// A last batch of one group that is a passage alone, whose loss could only be 0, is left out.
 ///
 /// Batches are meant to be asked for in order; any other costs reading the epoch up to it, as resuming does.
 pub struct StreamBatches {
@@ -80,11 +85,19 @@ impl StreamBatches {
                 config.batch_size > 0,
                 config.batch_size.to_string(),
             ),
+            (
+                "batch_size",
+                config.batch_size * config.sampling.n_passages > 1,
+                config.batch_size.to_string(),
+            ),
             ("buffer", config.buffer > 0, config.buffer.to_string()),
             ("share", share < n_shares, format!("{share} of {n_shares}")),
         ] {
             if !is_good {
                 let expected = match name {
+                    "batch_size" if config.batch_size > 0 => {
+                        "with groups of one passage it is at least 2"
+                    }
                     "share" => "it is below the number of shares",
                     _ => "it is at least 1",
                 };
@@ -117,6 +130,11 @@ impl StreamBatches {
         })
     }
 
+    /// Examples of the files.
+    pub fn n_examples(&self) -> u64 {
+        self.n_examples
+    }
+
     /// Examples of an epoch in this share.
     fn n_in_share(&self) -> u64 {
         let (share, n_shares) = self.config.share;
@@ -129,7 +147,8 @@ impl Batches for StreamBatches {
 
     fn len(&self, _epoch: u64) -> usize {
         let (n, size) = (self.n_in_share() as usize, self.config.batch_size);
-        match self.config.drop_last {
+        let is_alone = n % size == 1 && self.config.sampling.n_passages == 1;
+        match self.config.drop_last || is_alone {
             true => n / size,
             false => n.div_ceil(size),
         }
@@ -214,6 +233,17 @@ impl RawExample {
             negatives,
             ..
         } = &example;
+        let passages = || positives.iter().chain(negatives);
+        let contents = [&example.query]
+            .into_iter()
+            .chain(passages().map(|one| &one.content));
+        let n_vocabulary = config.n_vocabulary.unwrap_or(usize::MAX);
+        let mut unknown = contents.filter_map(|content| content.unknown_token(n_vocabulary));
+        if let Some(token) = unknown.next() {
+            return Err(refuse(format!(
+                "a text holds token {token}, and the model has {n_vocabulary} of them"
+            )));
+        }
         let sampling = &config.sampling;
         let draw = sampling.draw(positives.len(), negatives.len(), epoch, self.number);
         // Random passages would have to come from a corpus in memory.
@@ -223,10 +253,7 @@ impl RawExample {
                 "a group takes {needed} negatives, and there are {found}"
             )));
         }
-        let unscored = positives
-            .iter()
-            .chain(negatives)
-            .find(|one| one.score.is_none());
+        let unscored = passages().find(|one| one.score.is_none());
         if let (true, Some(passage)) = (config.scored, unscored) {
             return Err(refuse(format!(
                 "passage `{}` has no teacher score",

@@ -3,8 +3,8 @@
 pub struct ModelCard<'a> {
     /// Its name.
     pub name: &'a str,
-    /// Whether it scores pairs; else it makes vectors.
-    pub is_cross_encoder: bool,
+    /// What it does, and in which layout it is.
+    pub kind: ModelKind,
     /// The model that training began with.
     pub base: &'a str,
     /// Its licence, as an SPDX identifier.
@@ -19,6 +19,47 @@ pub struct ModelCard<'a> {
     pub config: &'a str,
 }
 
+/// What a model does, by which a reader knows how to load it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ModelKind {
+    /// Vectors.
+    #[default]
+    BiEncoder,
+    /// Vectors, of queries and of passages by a model each.
+    Towers,
+    /// Vectors of a decoder's first step.
+    OpenMatch,
+    /// Scores of pairs.
+    CrossEncoder,
+}
+
+impl ModelKind {
+    fn usage(self) -> String {
+        let python = |class: &str, lines: &str| {
+            format!("```python\nfrom sentence_transformers import {class}\n{lines}\n```")
+        };
+        match self {
+            Self::BiEncoder => python(
+                "SentenceTransformer",
+                "model = SentenceTransformer(\"path/to/this/folder\")\nmodel.encode([\"text\"])",
+            ),
+            Self::Towers => python(
+                "SentenceTransformer",
+                "queries = SentenceTransformer(\"path/to/this/folder/query\")\n\
+                 passages = SentenceTransformer(\"path/to/this/folder/passage\")\n\
+                 queries.encode([\"query\"]) @ passages.encode([\"passage\"]).T",
+            ),
+            Self::OpenMatch => {
+                "The layout is OpenMatch's: `openmatch_config.json` beside the weights.".to_owned()
+            }
+            Self::CrossEncoder => python(
+                "CrossEncoder",
+                "model = CrossEncoder(\"path/to/this/folder\")\nmodel.predict([(\"query\", \"passage\")])",
+            ),
+        }
+    }
+}
+
 impl ModelCard<'_> {
     /// The card as Markdown with the header that the hub reads.
     pub fn render(&self) -> String {
@@ -26,34 +67,20 @@ impl ModelCard<'_> {
         if let Some(license) = self.license {
             card += &format!("license: {license}\n");
         }
-        let (pipeline, class, usage) = match self.is_cross_encoder {
-            true => (
-                "text-ranking",
-                "CrossEncoder",
-                "model.predict([(\"query\", \"passage\")])",
-            ),
-            false => (
+        let (pipeline, tags) = match self.kind {
+            ModelKind::CrossEncoder => ("text-ranking", "- sentence-transformers\n- cross-encoder"),
+            ModelKind::OpenMatch => ("feature-extraction", "- feature-extraction"),
+            ModelKind::BiEncoder | ModelKind::Towers => (
                 "sentence-similarity",
-                "SentenceTransformer",
-                "model.encode([\"text\"])",
+                "- sentence-transformers\n- feature-extraction",
             ),
         };
         card += &format!(
-            "pipeline_tag: {pipeline}\ntags:\n- sentence-transformers\n- {}\n---\n\n# {}\n\n",
-            if self.is_cross_encoder {
-                "cross-encoder"
-            } else {
-                "feature-extraction"
-            },
-            self.name
-        );
-        card += &format!(
-            "Trained by trawl {} from `{}`.\n\n",
+            "pipeline_tag: {pipeline}\ntags:\n{tags}\n---\n\n# {}\n\nTrained by trawl {} from `{}`.\n\n{}\n\n",
+            self.name,
             env!("CARGO_PKG_VERSION"),
-            self.base
-        );
-        card += &format!(
-            "```python\nfrom sentence_transformers import {class}\nmodel = {class}(\"path/to/this/folder\")\n{usage}\n```\n\n"
+            self.base,
+            self.kind.usage(),
         );
         card += "## Data\n\n";
         for line in self.data {
@@ -102,5 +129,6 @@ mod tests {
         ] {
             assert!(card.contains(part), "{part} is not in\n{card}");
         }
+        assert!(ModelKind::Towers.usage().contains("this/folder/passage"));
     }
 }

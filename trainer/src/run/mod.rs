@@ -18,7 +18,7 @@ mod metrics;
 mod schedule;
 mod train;
 
-pub use card::ModelCard;
+pub use card::{ModelCard, ModelKind};
 pub use checkpoint::Best;
 pub use config::{Every, OptimizerConfig, RunConfig, ScheduleConfig, ScheduleKind, TrainConfig};
 pub use dev::{DevConfig, DevSet, RerankEvaluator, SearchEvaluator};

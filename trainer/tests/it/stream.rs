@@ -39,6 +39,7 @@ fn config(source: &LineSource) -> StreamConfig {
         buffer: 6,
         drop_last: false,
         scored: false,
+        n_vocabulary: None,
         share: (0, 1),
     }
 }
@@ -112,6 +113,25 @@ fn shares_are_disjoint_and_complete() {
 }
 
 #[test]
+fn a_last_batch_without_any_negative_is_left_out() {
+    let (_folder, source) = files();
+    let of_pairs = |batch_size| StreamConfig {
+        sampling: Sampling::new(1),
+        batch_size,
+        ..config(&source)
+    };
+    let lengths = |batch_size| -> Vec<usize> {
+        let batches = StreamBatches::open(of_pairs(batch_size)).unwrap();
+        let length = |index| batches.batch(0, index).unwrap().len();
+        (0..batches.len(0)).map(length).collect()
+    };
+    assert_eq!(lengths(7), [7, 7, 7]); // of 22
+    assert_eq!(lengths(10), [10, 10, 2]);
+    let error = StreamBatches::open(of_pairs(1)).err().unwrap();
+    assert!(error.to_string().contains("at least 2"), "{error}");
+}
+
+#[test]
 fn what_cannot_be_trained_on_is_refused_when_the_files_are_opened() {
     let (folder, source) = files();
     let error = |config: StreamConfig| {
@@ -143,6 +163,17 @@ fn what_cannot_be_trained_on_is_refused_when_the_files_are_opened() {
         "b:1: a group takes 2 negatives, and there are 0",
         "a positive is no negative"
     );
+    let tokens = "{\"query\": [9], \"positives\": [{\"tokens\": [4, 100]}], \"negatives\": [{\"text\": \"n\"}, {\"text\": \"m\"}]}\n";
+    fs::write(folder.path().join("b"), tokens).unwrap();
+    let with = |n_vocabulary| StreamConfig {
+        n_vocabulary: Some(n_vocabulary),
+        ..config(&source)
+    };
+    assert_eq!(
+        error(with(100)),
+        "b:1: a text holds token 100, and the model has 100 of them"
+    );
+    StreamBatches::open(with(101)).unwrap();
     fs::write(folder.path().join("b"), "{\"query\": \"q\"}\n").unwrap();
     assert!(error(config(&source)).starts_with("b:1: missing field `positives`"));
 }

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use corpus::Template;
+use encoder::Pooling;
 use encoder::training::Precision;
 use evaluation::{Measure, MeasureKind};
 use serde::{Deserialize, Serialize};
@@ -12,7 +13,9 @@ use toml::{Spanned, Table, Value};
 use trainer::Mixing;
 use trainer::data::{DataSource, LineFormat, SamplingRule};
 use trainer::objective::{BiEncoderConfig, CrossEncoderConfig};
-use trainer::run::{LoraConfig, OptimizerConfig, RunConfig, ScheduleConfig, TrainConfig};
+use trainer::run::{
+    LoraConfig, ModelKind, OptimizerConfig, RunConfig, ScheduleConfig, TrainConfig,
+};
 
 use crate::failure::Failure;
 use crate::server_file::nearest;
@@ -90,6 +93,12 @@ pub struct DataSection {
     pub no_duplicates: bool,
     #[serde(default)]
     pub mixing: Mixing,
+    /// Reads the files again in each epoch instead of keeping their texts.
+    #[serde(default)]
+    pub stream: bool,
+    /// Lines out of which the next one is drawn, with `stream`.
+    #[serde(default = "shuffle_buffer")]
+    pub shuffle_buffer: usize,
 }
 
 /// Where examples come from: `files`, a `dataset`, or whatever else in full under `source`.
@@ -208,6 +217,10 @@ fn batch_size() -> usize {
     8
 }
 
+fn shuffle_buffer() -> usize {
+    10_000
+}
+
 fn group_size() -> usize {
     8
 }
@@ -306,6 +319,18 @@ impl TrainFile {
 }
 
 impl ObjectiveSection {
+    /// What is trained, for the model card.
+    pub fn kind(&self) -> ModelKind {
+        match self {
+            Self::BiEncoder(config) if config.untied => ModelKind::Towers,
+            Self::BiEncoder(config) if config.pooling == Some(Pooling::Decoder) => {
+                ModelKind::OpenMatch
+            }
+            Self::BiEncoder(_) => ModelKind::BiEncoder,
+            Self::CrossEncoder(_) => ModelKind::CrossEncoder,
+        }
+    }
+
     /// Whether it needs a teacher's scores.
     pub fn distils(&self) -> bool {
         match self {

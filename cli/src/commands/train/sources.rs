@@ -6,14 +6,91 @@ use std::sync::Arc;
 use anyhow::Context;
 use corpus::Template;
 use trainer::data::{
-    DataSource, Dataset, JudgedSource, LineSource, NegativeSource, PassageText, Sampling,
-    SamplingRule,
+    DataError, DataSource, Dataset, Group, JudgedSource, LineSource, NegativeSource, PassageText,
+    Sampling, SamplingRule,
 };
-use trainer::{GroupsConfig, Mixing};
+use trainer::{Batches, GroupBatches, GroupsConfig, Mixing, StreamBatches, StreamConfig};
 
 use super::file::{DataSection, SourceSection};
 use crate::failure::Failure;
 use crate::progress::Progress;
+
+/// What a run trains on: texts in memory, or files that are read again in each epoch.
+pub struct Examples {
+    batches: Box<dyn Batches<Batch = Vec<Group>>>,
+    /// Examples of an epoch.
+    pub n_examples: u64,
+}
+
+impl Examples {
+    /// Reads what `[data]` names; with `scored` each passage needs a teacher's score.
+    pub fn read(
+        data: &DataSection,
+        seed: u64,
+        scored: bool,
+        n_vocabulary: usize,
+        progress: &Progress,
+    ) -> anyhow::Result<Self> {
+        let groups = groups(data, seed, scored);
+        if !data.stream {
+            let sources = read(&data.train, &groups.sampling, n_vocabulary, progress)?;
+            return Ok(Self {
+                n_examples: sources.iter().map(|dataset| dataset.len() as u64).sum(),
+                batches: Box::new(GroupBatches::new(sources, groups)?),
+            });
+        }
+        let [section] = &data.train[..] else {
+            let text = "`data.stream` reads one source: put all files under one `[[data.train]]`";
+            return Err(Failure::usage(text).into());
+        };
+        if section.dataset.is_some() {
+            let text =
+                "`data.stream` reads `files`: `trawl data convert` and `trawl mine` write them";
+            return Err(Failure::usage(text).into());
+        }
+        let DataSource::Lines(source) = resolve(section)? else {
+            let text =
+                "`data.stream` reads lines that hold their texts, which this `source` does not";
+            return Err(Failure::usage(text).into());
+        };
+        if data.no_duplicates {
+            let text = "`data.stream` and `data.no_duplicates` exclude each other";
+            return Err(Failure::usage(text).into());
+        }
+        let batches = StreamBatches::open(StreamConfig {
+            source,
+            sampling: groups.sampling,
+            batch_size: groups.batch_size,
+            seed,
+            buffer: data.shuffle_buffer,
+            drop_last: groups.drop_last,
+            scored,
+            n_vocabulary: Some(n_vocabulary),
+            share: (0, 1),
+        });
+        let batches = batches.with_context(|| format!("cannot train on {}", describe(section)))?;
+        Ok(Self {
+            n_examples: batches.n_examples(),
+            batches: Box::new(batches),
+        })
+    }
+}
+
+impl Batches for Examples {
+    type Batch = Vec<Group>;
+
+    fn len(&self, epoch: u64) -> usize {
+        self.batches.len(epoch)
+    }
+
+    fn batch(&self, epoch: u64, index: usize) -> Result<Vec<Group>, DataError> {
+        self.batches.batch(epoch, index)
+    }
+
+    fn digest(&self) -> u64 {
+        self.batches.digest()
+    }
+}
 
 /// Reads all sources, for groups drawn so and a model of so many tokens.
 pub fn read(

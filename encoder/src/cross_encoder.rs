@@ -17,6 +17,7 @@ use crate::fingerprint::Fingerprint;
 use crate::kernel::{self, Format, Rows};
 use crate::network::{PackedLinear, Wanted};
 use crate::options::{EncoderConfig, Pooling};
+use crate::rank_prior::RankPrior;
 use crate::tokenizer::{Text, TextTokenizer, Tokens};
 use crate::weights::{Linear, Norm};
 
@@ -44,6 +45,7 @@ pub struct CrossEncoder {
     backbone: Backbone,
     head: Head,
     activation: OutputActivation,
+    rank_prior: RankPrior,
     max_tokens: usize,
     simd: Simd,
     weights: String,
@@ -117,6 +119,8 @@ impl CrossEncoder {
         let max_tokens =
             check_max_tokens("pair", max_tokens.unwrap_or(stored), limits, &tokenizer)?;
         let activation = read_activation(path, &config_path, labels)?;
+        let is_raw = activation == OutputActivation::Identity;
+        let rank_prior = RankPrior::read(&config_path, &read_json(&config_path)?, is_raw)?;
         let (backbone, head, weights) = loaded?;
         Ok(Self {
             name: name_of(path),
@@ -129,6 +133,7 @@ impl CrossEncoder {
             backbone,
             head,
             activation,
+            rank_prior,
             max_tokens,
             simd,
         })
@@ -142,6 +147,11 @@ impl CrossEncoder {
     /// Most tokens of a pair, special tokens included.
     pub fn max_tokens(&self) -> usize {
         self.max_tokens
+    }
+
+    /// What the order of the first stage adds to the scores.
+    pub fn rank_prior(&self) -> RankPrior {
+        self.rank_prior
     }
 
     /// Values of each pair.

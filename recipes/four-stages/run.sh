@@ -76,10 +76,10 @@ bi_encoder() { # name model
     search "$1" eval-fused "$DATA/qrels/$EVAL.tsv" 100 --hybrid
 }
 
-rerank() { # run depth run-out
+rerank() { # run depth run-out [option…]
     # shellcheck disable=SC2086
     once "$3" "$TRAWL" rerank --model "$WORK/cross-encoder/run/export" --run "$1" --queries "$DATA/queries.jsonl" \
-        --corpus "$corpus" --depth "$2" --run-out "$3.part" $threads
+        --corpus "$corpus" --depth "$2" --run-out "$3.part" $threads "${@:4}"
 }
 
 WORK=$(cd "$WORK" && pwd) DATA=$(cd "$DATA" && pwd)
@@ -110,7 +110,7 @@ train cross-encoder "$RERANKER"
 rerank "$WORK/bi-encoder-2/eval-fused.trec" "$RERANK_DEPTH" "$WORK/cross-encoder/eval.trec"
 
 # 4. The reranker teaches a bi-encoder.
-rerank "$WORK/bi-encoder-2/train.trec" "$TEACHER_DEPTH" "$WORK/cross-encoder/teacher.trec"
+rerank "$WORK/bi-encoder-2/train.trec" "$TEACHER_DEPTH" "$WORK/cross-encoder/teacher.trec" --raw
 mine distilled "$WORK/bi-encoder-2/train.trec" --depth "$TEACHER_DEPTH" --n "$TEACHER_DEPTH" --teacher "$WORK/cross-encoder/teacher.trec"
 bi_encoder distilled "$(if [ "$CONTINUE" = yes ]; then echo "$WORK/bi-encoder-2/run/export"; else echo "$MODEL"; fi)"
 

@@ -1,7 +1,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use encoder::{BiEncoder, CrossEncoder, EncodeError, Role, Text};
+use encoder::{BiEncoder, CrossEncoder, EncodeError, RankPrior, Role, Text};
 use futures::future::BoxFuture;
 
 use crate::Deadline;
@@ -90,6 +90,11 @@ pub trait QueryEncoder: Send + Sync {
 
 /// Scores passages against a query.
 pub trait Reranker: Send + Sync {
+    /// What the order of the first stage adds to the scores.
+    fn rank_prior(&self) -> RankPrior {
+        RankPrior::default()
+    }
+
     /// Returns one score a passage.
     ///
     /// # Errors
@@ -141,6 +146,10 @@ impl QueryEncoder for DirectEncoder {
 pub struct DirectReranker(pub Arc<CrossEncoder>);
 
 impl Reranker for DirectReranker {
+    fn rank_prior(&self) -> RankPrior {
+        self.0.rank_prior()
+    }
+
     fn rerank(
         &self,
         query: String,

@@ -441,7 +441,7 @@ impl Retriever {
         task.await.map_err(|_| SearchError::Stopped)?
     }
 
-    /// Reorders the first candidates by the cross-encoder; `None` when there was no time and the list is as it was.
+    /// Reorders the first candidates by the cross-encoder and its [`encoder::RankPrior`]; `None` when there was no time and the list is as it was.
     async fn rerank(
         &self,
         list: &mut [Candidate],
@@ -474,9 +474,10 @@ impl Retriever {
             }
             Err(error) => return Err(SearchError::Rerank(error)),
         };
-        for (candidate, score) in head.iter_mut().zip(&reranked.scores) {
+        let prior = reranker.rank_prior();
+        for ((candidate, score), rank) in head.iter_mut().zip(&reranked.scores).zip(1..) {
             candidate.scores.rerank = Some(*score);
-            candidate.score = *score;
+            candidate.score = score + prior.at(rank);
         }
         // Stable: equal scores keep the order of the first stage.
         head.sort_by(|a, b| b.score.total_cmp(&a.score));

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use encoder::{BiEncoder, CrossEncoder, EncodeError, Role, Text, TextSpec, Tokens};
+use encoder::{BiEncoder, CrossEncoder, EncodeError, RankPrior, Role, Text, TextSpec, Tokens};
 use futures::future::BoxFuture;
 use retriever::{Deadline, Encoded, ModelError, QueryEncoder, Reranked, Reranker};
 use tokio::sync::Semaphore;
@@ -200,6 +200,10 @@ impl QueryEncoder for OnBehalf<'_, ServedEncoder> {
 }
 
 impl Reranker for OnBehalf<'_, ServedReranker> {
+    fn rank_prior(&self) -> RankPrior {
+        self.model.model.rank_prior()
+    }
+
     fn rerank(
         &self,
         query: String,

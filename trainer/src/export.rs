@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use encoder::training::{Kind, Parameters, TrainingError};
-use encoder::{LoadError, OutputActivation, Pooling, Similarity};
+use encoder::{LoadError, OutputActivation, Pooling, RankPrior, Similarity};
 use serde_json::{Value, json};
 
 /// The version that files name: newer readers take it, older ones do not warn.
@@ -82,6 +82,8 @@ pub struct CrossEncoderExport<'a> {
     pub weights: Tensors,
     /// Most tokens of a pair, special tokens included.
     pub max_tokens: usize,
+    /// What the order of the first stage adds to the scores.
+    pub rank_prior: Option<RankPrior>,
 }
 
 /// Tensors by name.
@@ -276,6 +278,9 @@ impl CrossEncoderExport<'_> {
             "activation_fn": OutputActivation::Identity.class(),
             "version": SENTENCE_TRANSFORMERS,
         });
+        if let Some(prior) = self.rank_prior {
+            config["trawl"]["rank_prior"] = json!(prior);
+        }
         write_json(&folder.join("config.json"), &config)?;
         self.weights.write(folder)?;
         copy_tokenizer(self.source, folder)?;

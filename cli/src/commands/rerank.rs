@@ -6,7 +6,7 @@ use anyhow::Context;
 use corpus::{
     CorpusConfig, CorpusReader, Passage, Qrels, QrelsFormat, Run, RunFormat, Scored, Template,
 };
-use encoder::Arithmetic;
+use encoder::{Arithmetic, RankPrior};
 use serde_json::json;
 
 use crate::failure::{Exit, Failure};
@@ -40,9 +40,13 @@ pub struct RerankArgs {
     /// Put the rest below those that are scored, in their order, with scores that fall by 1.
     #[arg(long)]
     keep_rest: bool,
-    /// Judgments: relevant passages of the run's queries are scored wherever they are, for a teacher's scores.
+    /// Judgments: relevant passages of the run's queries are scored wherever they are, for a teacher's scores; implies
+    /// `--raw`.
     #[arg(long, value_name = "FILE")]
     qrels: Option<PathBuf>,
+    /// Leave out what the order of the run adds to the scores, for models that have a `rank_prior` in their config.json.
+    #[arg(long)]
+    raw: bool,
     /// What the cross-encoder reads of a passage.
     #[arg(long, default_value = "<title> <text>", value_name = "TEMPLATE")]
     template: String,
@@ -81,6 +85,11 @@ pub fn run(args: RerankArgs, output: &Output) -> anyhow::Result<()> {
         &args.kernel.config(Arithmetic::F32, args.threads),
     )?;
 
+    let prior = match args.raw || args.qrels.is_some() {
+        true => RankPrior::default(),
+        false => reranker.rank_prior(),
+    };
+
     let start = Instant::now();
     let progress = Progress::new(output);
     let mut reranked = Run::new("trawl");
@@ -100,7 +109,10 @@ pub fn run(args: RerankArgs, output: &Output) -> anyhow::Result<()> {
         n_truncated += scores.n_truncated;
         // A teacher's scores are raw; an activation would change no order.
         let values = scores.logits.chunks_exact(scores.n_labels);
-        let values: Vec<f64> = values.map(|row| f64::from(row[0])).collect();
+        let values = values.zip(1..);
+        let values: Vec<f64> = values
+            .map(|(row, rank)| f64::from(row[0] + prior.at(rank)))
+            .collect();
         let last = values.iter().copied().fold(f64::INFINITY, f64::min);
         let mut scored: Vec<(&str, f64)> = list.head.iter().copied().zip(values).collect();
         if args.keep_rest {

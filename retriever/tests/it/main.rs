@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use collection::Collection;
 use corpus::CorpusConfig;
-use encoder::{BiEncoder, CrossEncoder, EncoderConfig, ModelOptions, Role, Text};
+use encoder::{BiEncoder, CrossEncoder, EncoderConfig, ModelOptions, RankPrior, Role, Text};
 use futures::future::BoxFuture;
 use indexer::{BuildConfig, NoProgress};
 use retriever::{
@@ -229,6 +229,61 @@ async fn reranking_reorders_the_head_and_keeps_the_tail() {
     );
     assert!(tail.iter().all(|hit| hit.scores.rerank.is_none()));
     assert!(answer.usage.rerank_tokens > 0 && answer.degraded.is_empty());
+}
+
+/// Scores all passages alike but one, and leaves the rest to the order of the first stage.
+struct Even;
+
+impl Reranker for Even {
+    fn rank_prior(&self) -> RankPrior {
+        RankPrior {
+            weight: 3.0,
+            offset: 2.0,
+        }
+    }
+
+    fn rerank(
+        &self,
+        _: String,
+        passages: Vec<String>,
+        _: Deadline,
+    ) -> BoxFuture<'_, Result<Reranked, ModelError>> {
+        let mut scores = vec![0.5; passages.len()];
+        scores[2] = 1.0;
+        Box::pin(async move {
+            Ok(Reranked {
+                scores,
+                n_tokens: 1,
+                n_truncated: 0,
+            })
+        })
+    }
+}
+
+#[tokio::test]
+async fn a_rank_prior_stands_in_the_score_and_not_in_the_rerankers() {
+    let plain = search(text(QUERY), SearchOptions::default(), None);
+    let plain = plain.await.unwrap().hits;
+    let rerank = RerankRequest {
+        candidates: 4,
+        timeout: None,
+        on_timeout: OnTimeout::Fail,
+    };
+    let options = SearchOptions {
+        rerank: Some(rerank),
+        ..SearchOptions::default()
+    };
+    let hits = search(text(QUERY), options, Some(&Even))
+        .await
+        .unwrap()
+        .hits;
+    // 3 / (2 + rank): 1, 0.75, 0.6, 0.5; the third passage is 0.5 better than the others.
+    let expected = [(2, 1.6, 1.0), (0, 1.5, 0.5), (1, 1.25, 0.5), (3, 1.0, 0.5)];
+    for (hit, (place, score, rerank)) in hits.iter().zip(expected) {
+        assert_eq!(hit.id, plain[place].id);
+        assert!((hit.score - score).abs() < 1e-6, "{}", hit.score);
+        assert_eq!(hit.scores.rerank, Some(rerank));
+    }
 }
 
 /// A cross-encoder that never has time.

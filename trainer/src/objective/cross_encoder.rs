@@ -3,7 +3,7 @@ use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
 use encoder::training::{Dropout, Encoder, Engine, Parameters, TrainingError};
-use encoder::{Architecture, LoadError, Tokens, Truncation};
+use encoder::{Architecture, LoadError, RankPrior, Tokens, Truncation};
 use serde::{Deserialize, Serialize};
 
 use super::distillation::{DistillationConfig, DistillationLoss};
@@ -45,6 +45,9 @@ pub struct CrossEncoderConfig {
     pub r_drop: Option<f64>,
     /// Probability of all dropout; those of config.json when absent.
     pub dropout: Option<f32>,
+    /// What the order of the first stage adds to the scores, in dev figures and where the model is used; the loss does
+    /// not know of it. The model's own when absent.
+    pub rank_prior: Option<RankPrior>,
     /// Seed of the head of a checkpoint that has none.
     pub head_seed: u64,
     /// Takes the pairs through the encoder in parts, for batches that do not fit into memory.
@@ -64,6 +67,7 @@ impl Default for CrossEncoderConfig {
             rerank_forward_factor: 1,
             r_drop: None,
             dropout: None,
+            rank_prior: None,
             head_seed: 0,
             grad_cache: None,
         }
@@ -354,6 +358,9 @@ impl CrossEncoderConfig {
         let factor = self.rerank_forward_factor as f64;
         above_0("rerank_forward_factor", factor)?;
         dropout(self.dropout)?;
+        if let Some(reason) = self.rank_prior.and_then(RankPrior::flaw) {
+            return Err(TrainingError::Settings { reason });
+        }
         let Some(distillation) = self.distillation else {
             return Ok(());
         };
@@ -414,6 +421,7 @@ impl Objective for CrossEncoderObjective {
             source: &self.folder,
             weights,
             max_tokens: self.config.max_tokens,
+            rank_prior: self.config.rank_prior,
         };
         export.write(folder)
     }

@@ -293,9 +293,9 @@ impl<O: Objective> Evaluator<O> for RerankEvaluator {
                 texts.iter().map(|one| (text.as_str(), &**one)).collect();
             let scores = model.score(&model.tokenize(&pairs)?)?;
             let scored = passages().zip(scores.logits.chunks_exact(scores.n_labels.max(1)));
-            let scored = scored.map(|((id, _), row)| Scored {
+            let scored = scored.zip(1..).map(|(((id, _), row), rank)| Scored {
                 id: id.clone(),
-                score: f64::from(row[0]),
+                score: f64::from(row[0] + model.rank_prior().at(rank)),
             });
             run.insert(query.as_str(), scored.collect());
         }

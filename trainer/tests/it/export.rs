@@ -118,6 +118,7 @@ fn a_cross_encoder_comes_back_with_its_logits() {
         source: &fixture,
         weights,
         max_tokens: 48,
+        rank_prior: None,
     }
     .write(folder.path())
     .unwrap();

@@ -8,7 +8,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use encoder::training::{AdamW, AdamWConfig, Engine, EngineConfig, Parameters, TrainingError};
-use encoder::{BiEncoder, CrossEncoder, EncoderConfig, ModelOptions, Pooling, Role, Text};
+use encoder::{
+    BiEncoder, CrossEncoder, EncoderConfig, ModelOptions, Pooling, RankPrior, Role, Text,
+};
 use trainer::data::{Candidate, Content, Group};
 use trainer::loss::Width;
 use trainer::objective::{

@@ -52,6 +52,28 @@ fn exports_give_the_same_scores() {
     }
 }
 
+#[test]
+fn a_rank_prior_is_exported_and_stays_with_the_model() {
+    let prior = RankPrior {
+        weight: 4.0,
+        offset: 2.0,
+    };
+    let with = CrossEncoderConfig {
+        rank_prior: Some(prior),
+        ..config()
+    };
+    let folders = [(); 2].map(|()| tempfile::tempdir().expect("a folder"));
+    let [first, second] = folders.each_ref().map(tempfile::TempDir::path);
+    let objective = cross_encoder("tiny-cross-bert", &with);
+    objective.export(first).expect("an export");
+    let again = CrossEncoderObjective::load(first, &config(), &engine()).expect("it loads");
+    again.export(second).expect("an export");
+    for folder in [first, second] {
+        let model = CrossEncoder::load(folder, Some(48), &EncoderConfig::default());
+        assert_eq!(model.expect("the model loads").rank_prior(), prior);
+    }
+}
+
 fn check_served(objective: &CrossEncoderObjective, folder: &Path) {
     let pairs = pairs(&groups(3, 3));
     let found = objective.score(&pairs).expect("scores");
@@ -209,6 +231,13 @@ fn what_cannot_be_trained_is_refused() {
         },
         CrossEncoderConfig {
             max_tokens: 3,
+            ..config()
+        },
+        CrossEncoderConfig {
+            rank_prior: Some(RankPrior {
+                weight: -1.0,
+                offset: 2.0,
+            }),
             ..config()
         },
         CrossEncoderConfig {

@@ -171,6 +171,9 @@ impl<'a> ModelWriter<'a> {
         let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
         safetensors::serialize_to_file(tensors, Some(metadata), &part)
             .map_err(io::Error::other)
+            // Its file is the owner's alone; the weights are for whoever reads the rest.
+            .and_then(|()| fs::metadata(to.join("config.json")))
+            .and_then(|config| fs::set_permissions(&part, config.permissions()))
             .and_then(|()| fs::rename(&part, &path))
             .map_err(failed(&path))
     }

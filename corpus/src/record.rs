@@ -279,6 +279,9 @@ fn parse_object(text: &str) -> Result<Record, Reason> {
 fn record_of_fields(mut fields: Map<String, Value>) -> Result<Record, Reason> {
     let id = take_id(&mut fields)?;
     let title = take_text(&mut fields, "title")?;
+    if fields.get("text").is_some_and(Value::is_null) {
+        fields.remove("text");
+    }
     // Beside a `text`, `contents` is a field like any other.
     let key = TEXT_KEYS.into_iter().find(|key| fields.contains_key(*key));
     let text = take_text(&mut fields, key.unwrap_or(TEXT_KEYS[0]))?;

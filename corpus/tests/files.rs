@@ -98,7 +98,8 @@ fn json_lines_keep_every_further_field() {
         "{\"docid\": 18446744073709551615, \"title\": \"only a title\", \"text\": null, \"metadata\": null}\n",
         "{\"_id\": null, \"text_id\": \"-3\", \"text\": \" z \", \"metadata\": \"a field like any other\"}\n",
         "{\"id\": \"8\", \"contents\": \"as SimLM writes it\", \"title\": \"T\"}\n",
-        "{\"id\": \"9\", \"contents\": [\"kept\"], \"text\": \"x\"}",
+        "{\"id\": \"9\", \"contents\": [\"kept\"], \"text\": \"x\"}\n",
+        "{\"id\": \"10\", \"contents\": \"y\", \"text\": null}",
     );
     let expected = [
         passage("a", "T", "x", json!({"year": 2026, "url": "u", "n": null})),
@@ -112,6 +113,7 @@ fn json_lines_keep_every_further_field() {
         ),
         passage("8", "T", "as SimLM writes it", json!({})),
         passage("9", "", "x", json!({"contents": ["kept"]})),
+        passage("10", "", "y", json!({})),
     ];
     check_corpus("c.jsonl", text, Ok(&expected));
     check_corpus("c.jsonl", gzip(text.as_bytes()), Ok(&expected));

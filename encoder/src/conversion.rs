@@ -113,8 +113,8 @@ pub enum ConvertError {
 /// # Errors
 /// [`ConvertError`]; a folder that was begun has no weights.
 pub fn convert(from: &Path, to: &Path, kind: WeightType) -> Result<Converted, ConvertError> {
-    let writer = ModelWriter::new(from, to)?;
     let checkpoint = Checkpoint::open(from)?;
+    let writer = ModelWriter::new(from, to)?;
     let mut tensors = Vec::new();
     for (name, shape) in checkpoint.shapes() {
         let values = checkpoint.head_tensor(&name, &shape)?;
@@ -138,16 +138,22 @@ pub(crate) struct ModelWriter<'a> {
 impl<'a> ModelWriter<'a> {
     /// Makes the folder `to`, which may be there if it is empty.
     pub(crate) fn new(from: &'a Path, to: &'a Path) -> Result<Self, ConvertError> {
-        fs::create_dir_all(to).map_err(failed(to))?;
         let path = to.to_path_buf();
-        if fs::read_dir(to).map_err(failed(to))?.next().is_some() {
-            return Err(ConvertError::NotEmpty { path });
+        let config = from.join("config.json");
+        if !config.exists() {
+            return Err(LoadError::Missing { path: config }.into());
         }
-        let real = |path: &Path| path.canonicalize().map_err(failed(path));
-        if real(to)?.starts_with(real(from)?) {
+        let real = from.canonicalize().map_err(failed(from))?;
+        let whole = std::path::absolute(to).map_err(failed(to))?;
+        let parents = whole.ancestors().filter_map(|one| one.canonicalize().ok());
+        if parents.into_iter().any(|parent| parent == real) {
             return Err(ConvertError::Inside { path });
         }
-        Ok(Self { from, to })
+        fs::create_dir_all(to).map_err(failed(to))?;
+        match fs::read_dir(to).map_err(failed(to))?.next() {
+            Some(_) => Err(ConvertError::NotEmpty { path }),
+            None => Ok(Self { from, to }),
+        }
     }
 
     /// Copies what surrounds the weights, with another `config.json` where one is given, and writes the weights last.
@@ -317,6 +323,7 @@ mod tests {
         let (model, inside) = (folder.path().join("f16"), folder.path().join("f16/again"));
         let inside = convert(&model, &inside, WeightType::F16);
         assert!(matches!(inside, Err(ConvertError::Inside { .. })));
+        assert!(!model.join("again").exists());
     }
 
     #[test]

@@ -214,7 +214,7 @@ pub struct HitScores {
     /// Reciprocal rank fusion of the two.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fused: Option<f32>,
-    /// The cross-encoder's score.
+    /// The cross-encoder's score, without what it leaves to the order of the first stage.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rerank: Option<f32>,
 }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use corpus::{Run, Scored};
+use corpus::{Run, Scored, ranked};
 use rand::seq::SliceRandom;
 use rand::seq::index::sample;
 use serde::{Deserialize, Serialize};
@@ -403,15 +403,4 @@ impl<'a> QueryResults<'a> {
         }
         Ok(())
     }
-}
-
-/// The results of a query as evaluators order them: by score as f32, descending, then by id, descending.
-pub(crate) fn ranked(results: &[Scored]) -> Vec<&Scored> {
-    let mut ranked: Vec<&Scored> = results.iter().collect();
-    ranked.sort_by(|a, b| {
-        (b.score as f32)
-            .total_cmp(&(a.score as f32))
-            .then_with(|| b.id.cmp(&a.id))
-    });
-    ranked
 }

@@ -5,6 +5,7 @@ use std::time::Instant;
 use anyhow::Context;
 use corpus::{
     CorpusConfig, CorpusReader, Passage, Qrels, QrelsFormat, Run, RunFormat, Scored, Template,
+    ranked,
 };
 use encoder::{Arithmetic, RankPrior};
 use serde_json::json;
@@ -35,7 +36,7 @@ pub struct RerankArgs {
     #[arg(long, value_name = "FILE", required = true, num_args = 1..)]
     corpus: Vec<PathBuf>,
     /// Passages of each query that are scored; the rest are left out of the new run.
-    #[arg(long, default_value_t = 200, value_name = "N")]
+    #[arg(long, default_value_t = 200, value_name = "N", value_parser = at_least_1)]
     depth: usize,
     /// Put the rest below those that are scored, in their order, with scores that fall by 1.
     #[arg(long)]
@@ -50,7 +51,7 @@ pub struct RerankArgs {
     /// What the cross-encoder reads of a passage.
     #[arg(long, default_value = "<title> <text>", value_name = "TEMPLATE")]
     template: String,
-    /// TREC run to write; its scores are the model's, before any activation.
+    /// TREC run to write; its scores are the model's, before any activation, and what the order of the run adds to them.
     #[arg(long, value_name = "FILE")]
     run_out: PathBuf,
     /// Threads (default: all that this process may use).
@@ -107,7 +108,7 @@ pub fn run(args: RerankArgs, output: &Output) -> anyhow::Result<()> {
         let scores = reranker.score(&reranker.tokenize(&pairs)?)?;
         n_pairs += pairs.len();
         n_truncated += scores.n_truncated;
-        // A teacher's scores are raw; an activation would change no order.
+        // A teacher's scores are logits; an activation would change no order.
         let values = scores.logits.chunks_exact(scores.n_labels);
         let values = values.zip(1..);
         let values: Vec<f64> = values
@@ -144,6 +145,13 @@ pub fn run(args: RerankArgs, output: &Output) -> anyhow::Result<()> {
     })
 }
 
+fn at_least_1(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) => Err("it is at least 1".to_owned()),
+        parsed => parsed.map_err(|error: std::num::ParseIntError| error.to_string()),
+    }
+}
+
 /// A query's passages by id: those that are scored, and those behind them.
 struct Listed<'a> {
     query_id: &'a str,
@@ -154,13 +162,10 @@ struct Listed<'a> {
 impl<'a> Listed<'a> {
     /// The first `depth` of the run and then what else is relevant, in the order that evaluation sees.
     fn new(query_id: &'a str, hits: &'a [Scored], depth: usize, relevant: &'a Qrels) -> Self {
-        let mut hits: Vec<&Scored> = hits.iter().collect();
-        hits.sort_by(|a, b| {
-            (b.score as f32)
-                .total_cmp(&(a.score as f32))
-                .then_with(|| b.id.cmp(&a.id))
-        });
-        let mut head: Vec<&str> = hits.iter().map(|hit| hit.id.as_str()).collect();
+        let mut head: Vec<&str> = ranked(hits)
+            .into_iter()
+            .map(|hit| hit.id.as_str())
+            .collect();
         let mut rest = head.split_off(depth.min(head.len()));
         let mut taken: HashSet<&str> = head.iter().copied().collect();
         let grades = relevant.get(query_id).into_iter().flatten();

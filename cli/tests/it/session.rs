@@ -67,6 +67,94 @@ fn first_passage() -> serde_json::Value {
     serde_json::from_str(corpus.lines().next().expect("a line")).expect("JSON")
 }
 
+/// The run's own order decides where a model leaves everything to it.
+#[test]
+fn a_reranked_run_has_the_rank_prior_unless_it_is_raw() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = |name: &str| folder.path().join(name);
+    let (fixture, model) = (testkit::fixture("models/tiny-cross-bert"), path("model"));
+    fs::create_dir(&model).expect("a folder");
+    for file in fs::read_dir(fixture).expect("the model") {
+        let file = file.expect("an entry").path();
+        fs::copy(&file, model.join(file.file_name().expect("a name"))).expect("copied");
+    }
+    let config = fs::read_to_string(model.join("config.json")).expect("a file");
+    let mut config: serde_json::Value = serde_json::from_str(&config).expect("JSON");
+    let identity = "torch.nn.modules.linear.Identity";
+    config["sentence_transformers"] = serde_json::json!({ "activation_fn": identity });
+    config["trawl"] = serde_json::json!({ "rank_prior": { "weight": 1e4, "offset": 0.0 } });
+    fs::write(model.join("config.json"), config.to_string()).expect("written");
+    let corpus = fs::read_to_string(sample("corpus.jsonl")).expect("the corpus");
+    let ids = corpus.lines().take(6).map(|line| {
+        let passage: serde_json::Value = serde_json::from_str(line).expect("JSON");
+        string(&passage["_id"]).to_owned()
+    });
+    let ids: Vec<String> = ids.collect();
+    let run = ids.iter().enumerate();
+    let run = run.map(|(place, id)| format!("q Q0 {id} {} {} x\n", place + 1, 9 - place));
+    fs::write(path("run.trec"), run.collect::<String>()).expect("written");
+    fs::write(
+        path("queries.jsonl"),
+        "{\"_id\": \"q\", \"text\": \"how bread rises\"}\n",
+    )
+    .expect("written");
+    let rerank = |more: &[&str]| -> Vec<(String, f64)> {
+        let (run, queries, corpus) = (
+            path("run.trec"),
+            path("queries.jsonl"),
+            sample("corpus.jsonl"),
+        );
+        let out = path("out.trec");
+        let mut arguments = vec![
+            "--quiet",
+            "rerank",
+            "--model",
+            text(&model),
+            "--run",
+            text(&run),
+        ];
+        arguments.extend(["--queries", text(&queries), "--corpus", text(&corpus)]);
+        arguments.extend(["--run-out", text(&out)]);
+        arguments.extend(more);
+        succeed(arguments);
+        let lines = fs::read_to_string(&out).expect("a run");
+        let hit = |line: &str| {
+            let fields: Vec<&str> = line.split(' ').collect();
+            (fields[2].to_owned(), fields[4].parse().expect("a score"))
+        };
+        lines.lines().map(hit).collect()
+    };
+    let (with, raw) = (rerank(&[]), rerank(&["--raw"]));
+    let order = |hits: &[(String, f64)]| hits.iter().map(|hit| hit.0.clone()).collect::<Vec<_>>();
+    assert_eq!(order(&with), ids);
+    assert_ne!(order(&raw), ids);
+    for (place, (id, score)) in with.iter().enumerate() {
+        let own = raw
+            .iter()
+            .find(|hit| hit.0 == *id)
+            .expect("the same passages")
+            .1;
+        let expected = own + 1e4 / (place + 1) as f64;
+        assert!((score - expected).abs() < 1e-2, "{score}, not {expected}");
+    }
+    fail(
+        2,
+        [
+            "rerank",
+            "--depth",
+            "0",
+            "--run",
+            "a",
+            "--queries",
+            "b",
+            "--corpus",
+            "c",
+            "--run-out",
+            "d",
+        ],
+    );
+}
+
 fn string(value: &serde_json::Value) -> &str {
     value.as_str().expect("a string")
 }

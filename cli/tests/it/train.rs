@@ -418,7 +418,8 @@ examples = [{{ files = ["{lines}"] }}]
         let errors = fail(2, ["train", text(&path), "--dry-run", "--set", set]);
         assert!(errors.contains(expected), "{errors}");
     };
-    refused("data.no_duplicates=true", "exclude each other");
+    refused("data.no_duplicates=true", "goes with neither");
+    refused("data.shuffle_buffer=0", "`data.shuffle_buffer` is 0");
     refused(
         "data.train=[{ dataset = \"x\" }]",
         "`data.stream` reads `files`",

@@ -256,8 +256,17 @@ fn openmatch_distillation_files_carry_a_teachers_scores() {
     };
     assert_eq!(sorted(&lists[0]), [-3.5, -2.0, 4.5]);
     assert_eq!(sorted(&lists[1]), [-1.5, 5.0]);
-    build("listwise", &[scores[0], scores[1], "--n-sample", "1"]);
-    assert_eq!(sorted(&lines(&out.join("split00.jsonl"))[0]).len(), 1);
+    build("listwise", &[scores[0], scores[1], "--n-sample", "2"]);
+    assert_eq!(sorted(&lines(&out.join("split00.jsonl"))[0]).len(), 2);
+
+    // A positive alone teaches nothing.
+    let few = folder.path().join("few");
+    fs::write(&few, "q1 0 4.5\nq2 2 5\nq2 0 -1.5\n").unwrap();
+    for layout in ["pairwise", "listwise"] {
+        let counts = build(layout, &["--scores", text(&few)]);
+        let found = ["lines", "queries_without_negatives"].map(|name| counts[name].clone());
+        assert_eq!(found, [1, 1], "{layout}");
+    }
 
     // Both are read again, the lists with the best passage as the positive.
     build("listwise", &scores);

@@ -49,8 +49,9 @@ pub fn scale_t5(from: &Path, to: &Path) -> Result<ScaledT5, ConvertError> {
     let epsilon = architecture.epsilon * FACTOR * FACTOR;
     config.insert("layer_norm_epsilon".to_owned(), Value::from(epsilon));
 
+    let checkpoint = Checkpoint::open(from)?;
     let writer = ModelWriter::new(from, to)?;
-    let (tensors, scaled) = scale(&Checkpoint::open(from)?)?;
+    let (tensors, scaled) = scale(&checkpoint)?;
     writer.write(tensors, Some(config))?;
     Ok(scaled)
 }

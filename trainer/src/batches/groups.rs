@@ -110,11 +110,6 @@ impl GroupBatches {
         })
     }
 
-    /// The data sets.
-    pub fn datasets(&self) -> &[Arc<Dataset>] {
-        &self.datasets
-    }
-
     /// The examples of an epoch's batches.
     fn plan(&self, epoch: u64) -> Result<Arc<Plan>, DataError> {
         let mut plans = self.plans.lock().unwrap_or_else(PoisonError::into_inner);

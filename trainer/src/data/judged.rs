@@ -1,7 +1,7 @@
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
-use corpus::{Lines, Qrels, QrelsFormat, Run, RunFormat, Template};
+use corpus::{Lines, Qrels, QrelsFormat, Run, RunFormat, Template, ranked};
 use serde::{Deserialize, Serialize};
 
 use super::collection::{CorpusSource, OnProgress, QuerySource};
@@ -320,7 +320,7 @@ impl Judged {
                 continue;
             };
             let mut list = Vec::new();
-            for result in crate::mining::ranked(results) {
+            for result in ranked(results) {
                 if depth.is_some_and(|depth| list.len() == depth) {
                     break;
                 }

@@ -27,7 +27,7 @@ pub enum ModelKind {
     BiEncoder,
     /// Vectors, of queries and of passages by a model each.
     Towers,
-    /// Vectors of a decoder's first step.
+    /// Vectors of a decoder's first step, of one model or two.
     OpenMatch,
     /// Scores of pairs.
     CrossEncoder,
@@ -50,7 +50,7 @@ impl ModelKind {
                  queries.encode([\"query\"]) @ passages.encode([\"passage\"]).T",
             ),
             Self::OpenMatch => {
-                "The layout is OpenMatch's: `openmatch_config.json` beside the weights.".to_owned()
+                "The layout is OpenMatch's: `openmatch_config.json` beside the weights of each tower.".to_owned()
             }
             Self::CrossEncoder => python(
                 "CrossEncoder",

@@ -3,7 +3,9 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use corpus::{CorpusConfig, CorpusReader, Dataset, Qrels, Query, Run, RunFormat, Scored, Template};
+use corpus::{
+    CorpusConfig, CorpusReader, Dataset, Qrels, Query, Run, RunFormat, Scored, Template, ranked,
+};
 use encoder::{BiEncoder, CrossEncoder, EncoderConfig, ModelOptions, Role, Text};
 use evaluation::{EvaluationConfig, Measure};
 use index::{
@@ -251,13 +253,8 @@ impl RerankEvaluator {
         };
         let mut candidates = Vec::new();
         for (query, _) in &dev.queries {
-            let mut hits: Vec<&Scored> = hits
-                .get(query)
-                .ok_or_else(|| missing("query", query))?
-                .iter()
-                .collect();
-            hits.sort_by(|a, b| b.score.total_cmp(&a.score)); // stable: ties stay in the order of the file
-            let of_query = hits.iter().take(depth).map(|hit| {
+            let hits = hits.get(query).ok_or_else(|| missing("query", query))?;
+            let of_query = ranked(hits).into_iter().take(depth).map(|hit| {
                 places
                     .get(hit.id.as_str())
                     .copied()

@@ -5,10 +5,11 @@ use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
-use corpus::{Run, Scored, Template};
+use corpus::{Run, RunFormat, Scored, Template, ranked};
 use encoder::training::{Parameters, TrainingError};
-use encoder::{BiEncoder, CrossEncoder, EncoderConfig, ModelOptions, Role, Text};
+use encoder::{BiEncoder, CrossEncoder, EncoderConfig, ModelOptions, RankPrior, Role, Text};
 use evaluation::{EvaluationConfig, Measure, evaluate};
+use serde_json::{Value, json};
 use trainer::data::{Content, Group, PassageText};
 use trainer::run::{
     DevConfig, DevSet, Evaluator, EvaluatorError, RerankEvaluator, SearchEvaluator,
@@ -19,6 +20,7 @@ use trainer::{Objective, Preparation, Step, StepReport};
 struct Fixture {
     name: &'static str,
     parameters: Parameters,
+    rank_prior: Option<RankPrior>,
 }
 
 impl Fixture {
@@ -26,6 +28,7 @@ impl Fixture {
         Self {
             name,
             parameters: Parameters::new(),
+            rank_prior: None,
         }
     }
 }
@@ -70,6 +73,14 @@ impl Objective for Fixture {
 
     fn export(&self, folder: &Path) -> Result<(), TrainingError> {
         copy(&testkit::fixture("models").join(self.name), folder);
+        if let Some(prior) = self.rank_prior {
+            let path = folder.join("config.json");
+            let mut config: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+            let identity = json!({ "activation_fn": "torch.nn.modules.linear.Identity" });
+            config["sentence_transformers"] = identity;
+            config["trawl"] = json!({ "rank_prior": prior });
+            fs::write(&path, config.to_string()).unwrap();
+        }
         Ok(())
     }
 }
@@ -269,6 +280,31 @@ fn check_reordering(passage: PassageText) {
         score(&head.queries[row].1, &joined(&head.passages[column].1))
     });
     assert_eq!(found, expected);
+
+    // A prior that outweighs the scores: the figures of the run itself.
+    let mut first = Run::new("first");
+    for (query, _) in &dev.queries {
+        let hits = Run::read(&path, RunFormat::Auto).unwrap();
+        let hits = ranked(hits.get(query).unwrap()).into_iter().take(depth);
+        first.insert(query.as_str(), hits.cloned().collect());
+    }
+    let config = EvaluationConfig {
+        measures: measures(),
+        ..EvaluationConfig::default()
+    };
+    let report = evaluate(&dev.qrels, &first, &config).unwrap();
+    let mut with_prior = Fixture::new("tiny-cross-bert");
+    with_prior.rank_prior = Some(RankPrior {
+        weight: 1e6,
+        offset: 0.0,
+    });
+    let found = make(&path, &dev)
+        .unwrap()
+        .evaluate(&mut with_prior)
+        .unwrap();
+    for (measure, expected) in measures().iter().zip(report.mean) {
+        assert_eq!(found[&measure.to_string()], expected, "{measure}");
+    }
 
     fs::write(&path, format!("{} Q0 nothing 1 1.0 x\n", dev.queries[0].0)).unwrap();
     assert!(matches!(

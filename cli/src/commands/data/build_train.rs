@@ -70,7 +70,7 @@ enum Layout {
     Train,
     /// A query, its first scored positive, one negative and the teacher's margin: a line for each negative.
     Pairwise,
-    /// A query, passages of the run with its positives among them, and the teacher's scores.
+    /// A query, passages drawn from all that the teacher scored, relevant or not, and the scores.
     Listwise,
 }
 
@@ -81,6 +81,7 @@ struct Counts {
     n_files: u64,
     n_empty_passages: u64,
     n_without_positive: u64,
+    n_without_negative: u64,
 }
 
 /// A line as OpenMatch's trainers read it.
@@ -117,6 +118,10 @@ pub fn run(args: BuildTrainArgs, output: &Output) -> anyhow::Result<()> {
     if (args.layout == Layout::Train) != args.scores.is_empty() {
         let text =
             "`--layout pairwise` and `--layout listwise` go with `--scores`, `train` goes without";
+        return Err(Failure::usage(text).into());
+    }
+    if args.layout == Layout::Listwise && args.n_sample < 2 {
+        let text = "a list has at least two passages: `--n-sample` is at least 2";
         return Err(Failure::usage(text).into());
     }
     let folder = model::find(&args.tokenizer)?;
@@ -167,7 +172,11 @@ pub fn run(args: BuildTrainArgs, output: &Output) -> anyhow::Result<()> {
     }
     progress.finish();
     if counts.n_lines == 0 {
-        return Err(Failure::new(Exit::BadInput, "no query has a positive with a token").into());
+        return Err(Failure::new(
+            Exit::BadInput,
+            "no query has both a positive and a negative with a token",
+        )
+        .into());
     }
     show(&dataset, &counts, &args.save_to, output)
 }
@@ -233,7 +242,9 @@ impl LineWriter {
             counts.n_without_positive += 1;
             return Ok(());
         }
-        for line in self.layout.lines(query, positives, negatives) {
+        let lines = self.layout.lines(query, positives, negatives);
+        counts.n_without_negative += u64::from(lines.is_empty());
+        for line in lines {
             counts.n_lines += 1;
             serde_json::to_writer(&mut *writer, &line)?;
             writer.write_all(b"\n")?;
@@ -243,7 +254,7 @@ impl LineWriter {
 }
 
 impl Layout {
-    /// The lines of a query that has a positive.
+    /// The lines of a query that has a positive; none where there is nothing to tell it from.
     fn lines(self, query: Vec<u32>, positives: Vec<Passage>, negatives: Vec<Passage>) -> Vec<Line> {
         let without_scores = |passages: Vec<Passage>| passages.into_iter().map(|(ids, _)| ids);
         match self {
@@ -262,6 +273,7 @@ impl Layout {
                 };
                 negatives.into_iter().map(line).collect()
             }
+            Self::Listwise if negatives.len() < 2 => Vec::new(),
             Self::Listwise => {
                 let (docs, scores) = negatives.into_iter().unzip();
                 vec![Line::Listwise {
@@ -280,15 +292,17 @@ fn show(dataset: &Dataset, counts: &Counts, folder: &Path, output: &Output) -> a
         n_files,
         n_empty_passages,
         n_without_positive,
+        n_without_negative,
     } = counts;
     let more = json!({
         "lines": n_lines, "files": n_files, "empty_passages": n_empty_passages,
-        "queries_without_tokens": n_without_positive, "out": folder,
+        "queries_without_tokens": n_without_positive, "queries_without_negatives": n_without_negative, "out": folder,
     });
     output.result(&super::summary(dataset.report(), more), |_| {
         format!(
             "{n_lines} lines in {n_files} files written to {}; {n_empty_passages} passages without a token and \
-             {n_without_positive} queries without a positive or a token left out",
+             {n_without_positive} queries without a positive or a token left out, {n_without_negative} without a second \
+             passage that has a score",
             folder.display()
         )
     })

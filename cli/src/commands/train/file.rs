@@ -97,8 +97,8 @@ pub struct DataSection {
     #[serde(default)]
     pub stream: bool,
     /// Lines out of which the next one is drawn, with `stream`.
-    #[serde(default = "shuffle_buffer")]
-    pub shuffle_buffer: usize,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shuffle_buffer: Option<usize>,
 }
 
 /// Where examples come from: `files`, a `dataset`, or whatever else in full under `source`.
@@ -217,10 +217,6 @@ fn batch_size() -> usize {
     8
 }
 
-fn shuffle_buffer() -> usize {
-    10_000
-}
-
 fn group_size() -> usize {
     8
 }
@@ -322,10 +318,10 @@ impl ObjectiveSection {
     /// What is trained, for the model card.
     pub fn kind(&self) -> ModelKind {
         match self {
-            Self::BiEncoder(config) if config.untied => ModelKind::Towers,
             Self::BiEncoder(config) if config.pooling == Some(Pooling::Decoder) => {
                 ModelKind::OpenMatch
             }
+            Self::BiEncoder(config) if config.untied => ModelKind::Towers,
             Self::BiEncoder(_) => ModelKind::BiEncoder,
             Self::CrossEncoder(_) => ModelKind::CrossEncoder,
         }

@@ -15,6 +15,9 @@ use super::file::{DataSection, SourceSection};
 use crate::failure::Failure;
 use crate::progress::Progress;
 
+/// Lines out of which the next one is drawn.
+const SHUFFLE_BUFFER: usize = 10_000;
+
 /// What a run trains on: texts in memory, or files that are read again in each epoch.
 pub struct Examples {
     batches: Box<dyn Batches<Batch = Vec<Group>>>,
@@ -33,6 +36,10 @@ impl Examples {
     ) -> anyhow::Result<Self> {
         let groups = groups(data, seed, scored);
         if !data.stream {
+            if data.shuffle_buffer.is_some() {
+                let text = "`data.shuffle_buffer` is that of `data.stream`";
+                return Err(Failure::usage(text).into());
+            }
             let sources = read(&data.train, &groups.sampling, n_vocabulary, progress)?;
             return Ok(Self {
                 n_examples: sources.iter().map(|dataset| dataset.len() as u64).sum(),
@@ -53,8 +60,13 @@ impl Examples {
                 "`data.stream` reads lines that hold their texts, which this `source` does not";
             return Err(Failure::usage(text).into());
         };
-        if data.no_duplicates {
-            let text = "`data.stream` and `data.no_duplicates` exclude each other";
+        if data.no_duplicates || data.mixing != Mixing::Together {
+            let text = "`data.stream` goes with neither `data.no_duplicates` nor `data.mixing`";
+            return Err(Failure::usage(text).into());
+        }
+        let buffer = data.shuffle_buffer.unwrap_or(SHUFFLE_BUFFER);
+        if buffer == 0 {
+            let text = "`data.shuffle_buffer` is 0; it is at least 1";
             return Err(Failure::usage(text).into());
         }
         let batches = StreamBatches::open(StreamConfig {
@@ -62,7 +74,7 @@ impl Examples {
             sampling: groups.sampling,
             batch_size: groups.batch_size,
             seed,
-            buffer: data.shuffle_buffer,
+            buffer,
             drop_last: groups.drop_last,
             scored,
             n_vocabulary: Some(n_vocabulary),

@@ -2,14 +2,16 @@
 //!
 //! An [`Objective`] turns a batch into a loss and gradients; [`Batches`] give the batch of an epoch and an index, so that
 //! a run can be resumed anywhere; [`run::train`] is the loop. [`data`] reads what other toolkits write, and draws each
-//! query's group of passages; [`loss`] holds the equations.
+//! query's group of passages; [`loss`] holds the equations, [`masking`] what pre-training hides.
 
 mod batches;
 pub mod data;
 pub mod export;
 pub mod loss;
+pub mod masking;
 mod mining;
 pub mod objective;
+mod parallel;
 pub mod run;
 mod text;
 

@@ -204,6 +204,15 @@ impl TextTokenizer {
             .map_or(0, |&id| id as usize + 1)
     }
 
+    /// The text of each token id, and none where no token has the id.
+    pub fn pieces(&self) -> Vec<String> {
+        let mut pieces = vec![String::new(); self.n_ids()];
+        for (piece, id) in self.tokenizer.get_vocab(true) {
+            pieces[id as usize] = piece;
+        }
+        pieces
+    }
+
     /// Tokenises, cuts to `max_tokens` as transformers does (the longer text of a pair first), adds special tokens.
     ///
     /// The prompt stands right before the first text.

@@ -106,6 +106,20 @@ pub enum DataError {
         /// Tokens of the model.
         n_vocabulary: usize,
     },
+    /// Not BERT's tokenizer: whole words are told by its `##`, special tokens by their names.
+    #[error("the tokenizer has no token `{token}`, and pre-training takes BERT's word pieces")]
+    NotWordPieces {
+        /// The token that is missing.
+        token: &'static str,
+    },
+    /// A passage that the tokenizer cannot read.
+    #[error("cannot tokenise passage `{passage}`: {reason}")]
+    Tokenize {
+        /// The passage's id.
+        passage: String,
+        /// What the tokenizer says.
+        reason: String,
+    },
     /// More passages than 32 bits number.
     #[error("more than 4294967295 passages")]
     TooManyPassages,
@@ -126,7 +140,10 @@ impl DataError {
     pub fn is_bad_input(&self) -> bool {
         match self {
             Self::Corpus(error) => error.is_bad_input(),
-            Self::Read { .. } | Self::Write { .. } | Self::Setting { .. } => false,
+            Self::Read { .. }
+            | Self::Write { .. }
+            | Self::Setting { .. }
+            | Self::NotWordPieces { .. } => false,
             _ => true,
         }
     }

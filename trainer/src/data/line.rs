@@ -125,7 +125,7 @@ pub(super) fn finish(mut example: Example) -> Result<Example, String> {
     Ok(example)
 }
 
-pub(super) fn from_json<'de, T: Deserialize<'de>>(line: &'de str) -> Result<T, String> {
+pub(crate) fn from_json<'de, T: Deserialize<'de>>(line: &'de str) -> Result<T, String> {
     // The parser sees one line, so only its column, which counts bytes, says anything.
     serde_json::from_str(line)
         .map_err(|error| error.to_string().replace(" at line 1 column ", " at byte "))

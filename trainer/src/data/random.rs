@@ -14,6 +14,7 @@ pub(crate) enum Purpose {
     Mining,
     Shuffle,
     Widths,
+    Masking,
 }
 
 /// Random numbers that depend on these four numbers alone, so on no other draw and on no thread.

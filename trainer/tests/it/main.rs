@@ -9,6 +9,7 @@ mod export;
 mod loss;
 mod mining;
 mod objective;
+mod pretraining;
 mod run;
 mod sampling;
 mod stream;

@@ -1,0 +1,379 @@
+use std::collections::{BTreeMap, HashMap};
+use std::fs::File;
+use std::io::{self, BufReader, Write};
+use std::num::NonZeroU64;
+use std::path::{Path, PathBuf};
+
+use corpus::{CorpusConfig, Lines, Template};
+use encoder::TextTokenizer;
+use serde::Deserialize;
+
+use super::{Vocabulary, Words};
+use crate::data::{CHUNK_BYTES, DataError, OnBytes, TextChunk, TextChunks, from_json};
+use crate::parallel::map_in_order;
+
+/// How often each whole word occurs in a corpus, from which MASTER's keyword masks are drawn.
+///
+/// A word is the texts of its pieces one behind the other, with their `##`: `cat##fish`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct FrequencyDictionary {
+    counts: HashMap<String, NonZeroU64>,
+}
+
+/// What is counted, and how.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DictionaryConfig {
+    /// Where the words are.
+    pub source: WordSource,
+    /// Counts bad lines instead of ending at the first.
+    pub skip_bad_lines: bool,
+    /// Threads that count; the counts are the same for any number.
+    pub n_threads: usize,
+}
+
+/// Where words are counted.
+#[derive(Clone, Debug, PartialEq)]
+pub enum WordSource {
+    /// MASTER's lines: `{"text": [token ids], …}`, of which the rest is not looked at.
+    Ids(Vec<PathBuf>),
+    /// A corpus, of which the tokenizer reads what the template says.
+    Texts(CorpusConfig, Template),
+}
+
+/// What a corpus had.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DictionaryReport {
+    /// Lines or passages that were counted, empty ones among them.
+    pub n_texts: u64,
+    /// Those without a word.
+    pub n_empty: u64,
+    /// Words that were counted.
+    pub n_words: u64,
+    /// Bad lines, all skipped.
+    pub n_bad: u64,
+    /// The first bad line.
+    pub first_bad: Option<String>,
+}
+
+impl FromIterator<(String, u64)> for FrequencyDictionary {
+    /// Adds up the counts of each word.
+    fn from_iter<I: IntoIterator<Item = (String, u64)>>(words: I) -> Self {
+        let mut counts = HashMap::new();
+        for (word, n) in words {
+            let Some(n) = NonZeroU64::new(n) else {
+                continue;
+            };
+            let sum = |count: &mut NonZeroU64| *count = count.saturating_add(n.get());
+            counts.entry(word).and_modify(sum).or_insert(n);
+        }
+        Self { counts }
+    }
+}
+
+impl FrequencyDictionary {
+    /// Counts the whole words of a corpus, special tokens left out. Memory grows with the number of different words, not
+    /// with the corpus. `SimXNS:MASTER/pretrain`, whose dictionaries have the same counts.
+    ///
+    /// Deviation: the published code ends with an error at a line that begins with a `##` piece; here it begins a word,
+    /// as it does where masks are drawn.
+    ///
+    /// # Errors
+    /// A line that is not what the source says, with file and line; ids that the tokenizer does not have.
+    pub fn count(
+        config: &DictionaryConfig,
+        tokenizer: &TextTokenizer,
+        on_bytes: &mut OnBytes<'_>,
+    ) -> Result<(Self, DictionaryReport), DataError> {
+        let vocabulary = Vocabulary::of(tokenizer)?;
+        let mut total = Counted::new(&vocabulary);
+        let each = |total: &mut Counted, chunk: Result<Counted, DataError>| {
+            total.add(chunk?);
+            Ok(())
+        };
+        match &config.source {
+            WordSource::Ids(paths) => {
+                let mut lines = LineChunks::open(paths)?;
+                map_in_order(
+                    config.n_threads,
+                    || {
+                        on_bytes(lines.n_bytes_read(), lines.n_bytes_total);
+                        lines.next_chunk()
+                    },
+                    |chunk: LineChunk| chunk.count(&vocabulary, config.skip_bad_lines),
+                    |chunk| each(&mut total, chunk),
+                )?;
+            }
+            WordSource::Texts(corpus, template) => {
+                let corpus = CorpusConfig {
+                    skip_bad_lines: config.skip_bad_lines,
+                    ..corpus.clone()
+                };
+                let mut texts = TextChunks::open(&corpus, template)?;
+                map_in_order(
+                    config.n_threads,
+                    || texts.next_chunk(on_bytes),
+                    |texts| count_texts(&texts, tokenizer, &vocabulary),
+                    |chunk| each(&mut total, chunk),
+                )?;
+                (total.report.n_bad, total.report.first_bad) = texts.n_bad();
+            }
+        }
+        if total.report.n_words == 0 {
+            let path = match &config.source {
+                WordSource::Ids(paths) => paths.first(),
+                WordSource::Texts(corpus, _) => corpus.paths.first(),
+            };
+            let path = path.cloned().unwrap_or_default();
+            return Err(DataError::Empty { path });
+        }
+        let report = total.report.clone();
+        Ok((total.into_dictionary(&vocabulary), report))
+    }
+
+    /// Reads a JSON object of words and counts.
+    ///
+    /// # Errors
+    /// A file that cannot be read, or holds something else; a count of 0.
+    pub fn read(path: &Path) -> Result<Self, DataError> {
+        let file = File::open(path).map_err(|source| DataError::Read {
+            path: path.to_owned(),
+            source,
+        })?;
+        let counts = serde_json::from_reader(BufReader::new(file));
+        let counts = counts.map_err(|error| DataError::Folder {
+            path: path.to_owned(),
+            reason: format!("not a frequency dictionary: {error}"),
+        })?;
+        Ok(Self { counts })
+    }
+
+    /// Writes the words in alphabetical order, as one JSON object with a word a line.
+    ///
+    /// # Errors
+    /// As the writer.
+    pub fn write(&self, writer: &mut dyn Write) -> io::Result<()> {
+        let sorted: BTreeMap<_, _> = self.counts.iter().collect();
+        let formatter = serde_json::ser::PrettyFormatter::with_indent(b"");
+        let mut serializer = serde_json::Serializer::with_formatter(&mut *writer, formatter);
+        serde::Serialize::serialize(&sorted, &mut serializer)?;
+        writer.write_all(b"\n")
+    }
+
+    /// Number of different words.
+    pub fn len(&self) -> usize {
+        self.counts.len()
+    }
+
+    /// Whether there is no word.
+    pub fn is_empty(&self) -> bool {
+        self.counts.is_empty()
+    }
+
+    /// How often a word occurs.
+    pub fn frequency(&self, word: &str) -> u64 {
+        self.counts.get(word).map_or(0, |count| count.get())
+    }
+
+    /// Returns the weight of each word in a draw of keywords: one divided by its frequency, and 1 for a word that is not
+    /// in the dictionary, such as the end of a word that a window cut.
+    ///
+    /// The code's plain count; that the paper weighs words as tf-idf does is not what was published.
+    pub fn weights(&self, vocabulary: &Vocabulary, ids: &[u32], words: &Words) -> Vec<f64> {
+        let mut text = String::new();
+        let weight = |word| {
+            text.clear();
+            let pieces = words.word(word).iter();
+            text.extend(pieces.map(|&position| vocabulary.piece(ids[position])));
+            1.0 / self.frequency(&text).max(1) as f64
+        };
+        (0..words.len()).map(weight).collect()
+    }
+}
+
+/// Counts of a part of the corpus, by token ids.
+struct Counted {
+    /// Words of one piece.
+    single: Vec<u64>,
+    /// Words of several.
+    joined: HashMap<Box<[u32]>, u64>,
+    report: DictionaryReport,
+}
+
+impl Counted {
+    fn new(vocabulary: &Vocabulary) -> Self {
+        Self {
+            single: vec![0; vocabulary.len()],
+            joined: HashMap::new(),
+            report: DictionaryReport::default(),
+        }
+    }
+
+    /// Counts the words of a text, grouped as [`Words::group`] does without special tokens.
+    fn count(&mut self, vocabulary: &Vocabulary, ids: &[u32]) {
+        let n_before = self.report.n_words;
+        let mut word = Vec::new();
+        for &id in ids.iter().filter(|&&id| !vocabulary.is_special(id)) {
+            if !vocabulary.continues_word(id) {
+                self.count_word(&word);
+                word.clear();
+            }
+            word.push(id);
+        }
+        self.count_word(&word);
+        self.report.n_texts += 1;
+        self.report.n_empty += u64::from(self.report.n_words == n_before);
+    }
+
+    fn count_word(&mut self, word: &[u32]) {
+        match *word {
+            [] => return,
+            [id] => self.single[id as usize] += 1,
+            _ => match self.joined.get_mut(word) {
+                Some(count) => *count += 1,
+                None => drop(self.joined.insert(word.into(), 1)),
+            },
+        }
+        self.report.n_words += 1;
+    }
+
+    fn add(&mut self, other: Self) {
+        for (count, n) in self.single.iter_mut().zip(other.single) {
+            *count += n;
+        }
+        for (word, n) in other.joined {
+            *self.joined.entry(word).or_default() += n;
+        }
+        let (report, other) = (&mut self.report, other.report);
+        report.n_texts += other.n_texts;
+        report.n_empty += other.n_empty;
+        report.n_words += other.n_words;
+        report.n_bad += other.n_bad;
+        report.first_bad = report.first_bad.take().or(other.first_bad);
+    }
+
+    fn into_dictionary(self, vocabulary: &Vocabulary) -> FrequencyDictionary {
+        let single = (0..).zip(self.single);
+        let single = single.map(|(id, n)| (vocabulary.piece(id).to_owned(), n));
+        let text = |word: &[u32]| word.iter().map(|&id| vocabulary.piece(id)).collect();
+        let joined = self.joined.iter().map(|(word, n)| (text(word), *n));
+        single.chain(joined).collect()
+    }
+}
+
+/// Lines of several files, in pieces.
+struct LineChunks<'a> {
+    paths: std::slice::Iter<'a, PathBuf>,
+    lines: Option<Lines>,
+    /// Bytes of the files before this one.
+    n_bytes_before: u64,
+    n_bytes_total: u64,
+}
+
+/// Lines of one file, with their numbers.
+struct LineChunk {
+    path: PathBuf,
+    lines: Vec<(u64, String)>,
+}
+
+impl<'a> LineChunks<'a> {
+    fn open(paths: &'a [PathBuf]) -> Result<Self, DataError> {
+        let mut n_bytes_total = 0;
+        for path in paths {
+            let metadata = std::fs::metadata(path).map_err(|source| DataError::Read {
+                path: path.clone(),
+                source,
+            })?;
+            n_bytes_total += metadata.len();
+        }
+        Ok(Self {
+            paths: paths.iter(),
+            lines: None,
+            n_bytes_before: 0,
+            n_bytes_total,
+        })
+    }
+
+    fn n_bytes_read(&self) -> u64 {
+        self.n_bytes_before + self.lines.as_ref().map_or(0, Lines::n_bytes_read)
+    }
+
+    fn next_chunk(&mut self) -> Result<Option<LineChunk>, DataError> {
+        loop {
+            let Some(file) = &mut self.lines else {
+                let Some(path) = self.paths.next() else {
+                    return Ok(None);
+                };
+                self.lines = Some(Lines::open(path)?);
+                continue;
+            };
+            let mut chunk = LineChunk {
+                path: file.path().to_owned(),
+                lines: Vec::new(),
+            };
+            let mut n_bytes = 0;
+            while n_bytes < CHUNK_BYTES {
+                let Some((line, text)) = file.next_line()? else {
+                    break;
+                };
+                n_bytes += text.len();
+                chunk.lines.push((line, text.to_owned()));
+            }
+            if !chunk.lines.is_empty() {
+                return Ok(Some(chunk));
+            }
+            self.n_bytes_before = self.n_bytes_read();
+            self.lines = None;
+        }
+    }
+}
+
+impl LineChunk {
+    fn count(self, vocabulary: &Vocabulary, skip_bad_lines: bool) -> Result<Counted, DataError> {
+        let mut counted = Counted::new(vocabulary);
+        for (line, text) in &self.lines {
+            match ids_of(text, vocabulary) {
+                Ok(ids) => counted.count(vocabulary, &ids),
+                Err(reason) => {
+                    let error = DataError::Line {
+                        path: self.path.clone(),
+                        line: *line,
+                        reason,
+                    };
+                    if !skip_bad_lines {
+                        return Err(error);
+                    }
+                    counted.report.n_bad += 1;
+                    counted.report.first_bad.get_or_insert(error.to_string());
+                }
+            }
+        }
+        Ok(counted)
+    }
+}
+
+fn ids_of(line: &str, vocabulary: &Vocabulary) -> Result<Vec<u32>, String> {
+    #[derive(Deserialize)]
+    struct Line {
+        text: Vec<u32>,
+    }
+    let Line { text } = from_json(line)?;
+    match vocabulary.unknown(&text) {
+        Some(id) => Err(format!(
+            "token {id} is not one of the tokenizer's {}",
+            vocabulary.len()
+        )),
+        None => Ok(text),
+    }
+}
+
+fn count_texts(
+    texts: &TextChunk,
+    tokenizer: &TextTokenizer,
+    vocabulary: &Vocabulary,
+) -> Result<Counted, DataError> {
+    let mut counted = Counted::new(vocabulary);
+    for (number, text) in texts.texts() {
+        counted.count(vocabulary, &texts.ids(tokenizer, number, text)?);
+    }
+    Ok(counted)
+}

@@ -2,7 +2,8 @@
 //!
 //! An [`Objective`] turns a batch into a loss and gradients; [`Batches`] give the batch of an epoch and an index, so that
 //! a run can be resumed anywhere; [`run::train`] is the loop. [`data`] reads what other toolkits write, and draws each
-//! query's group of passages; [`loss`] holds the equations, [`masking`] what pre-training hides.
+//! query's group of passages; [`loss`] holds the equations, [`masking`] what pre-training hides, [`spans`] the pairs of spans that
+//! it reads.
 
 mod batches;
 pub mod data;
@@ -13,6 +14,7 @@ mod mining;
 pub mod objective;
 mod parallel;
 pub mod run;
+pub mod spans;
 mod text;
 
 pub use batches::{

@@ -15,6 +15,7 @@ pub(crate) enum Purpose {
     Shuffle,
     Widths,
     Masking,
+    Spans,
 }
 
 /// Random numbers that depend on these four numbers alone, so on no other draw and on no thread.

@@ -1,7 +1,7 @@
-//! Masks and dictionaries against an independent version of the published procedures
+//! Masks, dictionaries and spans against an independent version of the published procedures
 //! (`docs/reference/pretraining_data_golden.py`), and what is wrong with damaged files.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -13,6 +13,9 @@ use trainer::data::DataError;
 use trainer::masking::{
     DictionaryConfig, DictionaryReport, FrequencyDictionary, Skipped, Visibility, Vocabulary,
     WordSource, Words, budget, example_random, mask_keywords,
+};
+use trainer::spans::{
+    SpanConfig, SpanDocument, SpanError, SpanReport, SpanSource, pack, pairs, write_span_pairs,
 };
 
 fn golden(name: &str) -> PathBuf {
@@ -262,4 +265,135 @@ fn only_word_pieces_can_be_masked() {
     let tokenizer = TextTokenizer::load(&testkit::fixture("models/tiny-roberta"), false).unwrap();
     let error = Vocabulary::of(&tokenizer).unwrap_err();
     assert!(matches!(error, DataError::NotWordPieces { .. }), "{error}");
+}
+
+/// First and last token of a run.
+type Run = (u32, u32);
+
+#[derive(Deserialize)]
+struct SpanCase {
+    lengths: Vec<usize>,
+    max_tokens: usize,
+    window: usize,
+    spans: Vec<Vec<usize>>,
+    pairs: Vec<PairCase>,
+}
+
+#[derive(Deserialize)]
+struct PairCase {
+    anchor: Run,
+    random_sampled: BTreeSet<Run>,
+    nearby: BTreeSet<Run>,
+    overlap: BTreeSet<Run>,
+}
+
+fn run(ids: &[u32]) -> Run {
+    let (first, last) = (ids[0], ids[ids.len() - 1]);
+    assert!(ids.iter().copied().eq(first..=last), "{ids:?} is no run");
+    (first, last)
+}
+
+#[test]
+fn spans_and_their_pairs_are_the_published_ones() {
+    for case in read_golden::<Vec<SpanCase>>("spans.json") {
+        let config = SpanConfig {
+            max_tokens: case.max_tokens,
+            short_probability: 0.0,
+            window: case.window,
+            seed: 0,
+        };
+        let mut tokens = 0..;
+        let lengths = case.lengths.iter();
+        let sentences = lengths
+            .map(|&n| tokens.by_ref().take(n).collect())
+            .collect();
+        let spans = pack(sentences, &config, &mut example_random(0, 0, 0));
+        let lengths = |span: &Vec<Vec<u32>>| span.iter().map(Vec::len).collect();
+        assert_eq!(
+            spans.iter().map(lengths).collect::<Vec<Vec<usize>>>(),
+            case.spans
+        );
+        // Each that may be drawn is drawn at last, and no other.
+        let mut seen = vec![[(); 3].map(|()| BTreeSet::new()); case.pairs.len()];
+        for draw in 0..1000 {
+            let drawn = pairs(&spans, &config, &mut example_random(0, 0, draw));
+            assert_eq!(drawn.len(), case.pairs.len());
+            for ((pair, case), seen) in drawn.iter().zip(&case.pairs).zip(&mut seen) {
+                assert_eq!(run(&pair.anchor), case.anchor);
+                let [random, nearby, overlap] = seen;
+                random.insert(run(&pair.random_sampled));
+                nearby.insert(run(&pair.nearby));
+                overlap.insert(run(&pair.overlap));
+            }
+        }
+        for (seen, case) in seen.iter().zip(&case.pairs) {
+            assert_eq!(seen[0], case.random_sampled);
+            assert_eq!(seen[1], case.nearby);
+            assert_eq!(seen[2], case.overlap);
+        }
+    }
+}
+
+fn write_pairs(
+    path: &Path,
+    seed: u64,
+    n_threads: usize,
+) -> Result<(Vec<u8>, SpanReport), SpanError> {
+    let source = SpanSource {
+        corpus: CorpusConfig {
+            paths: vec![path.to_owned()],
+            ..CorpusConfig::default()
+        },
+        template: Template::default(),
+        n_threads,
+    };
+    let config = SpanConfig {
+        max_tokens: 40,
+        seed,
+        ..SpanConfig::default()
+    };
+    let mut lines = Vec::new();
+    let report = write_span_pairs(&source, &config, &tokenizer(), &mut lines, &mut |_, _| {})?;
+    Ok((lines, report))
+}
+
+#[test]
+fn lines_of_spans_depend_on_the_seed_and_not_on_threads() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("corpus.jsonl");
+    let mut corpus = fs::read_to_string(testkit::fixture("sample/corpus.jsonl")).unwrap();
+    let n_passages = corpus.lines().count() as u64;
+    corpus.push_str("{\"_id\": \"short\", \"text\": \"One span.\"}\n");
+    // Many texts, so that there are several chunks.
+    for number in 0..400 {
+        let text = format!("It is {number}. It was more. ").repeat(100);
+        corpus.push_str(&format!(
+            "{{\"_id\": \"n{number}\", \"text\": \"{text}\"}}\n"
+        ));
+    }
+    fs::write(&path, corpus).unwrap();
+    let (lines, report) = write_pairs(&path, 1, 1).unwrap();
+    assert_eq!(report.n_documents, n_passages + 401);
+    assert!(report.n_short >= 1);
+    let text = String::from_utf8(lines.clone()).unwrap();
+    let documents: Vec<SpanDocument> = text
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    assert_eq!(documents.len() as u64, report.n_documents - report.n_short);
+    let spans = documents.iter().map(|document| document.spans.len() as u64);
+    assert_eq!(spans.sum::<u64>(), report.n_spans);
+    assert!(documents.iter().all(|document| document.spans.len() > 1));
+    assert_eq!(write_pairs(&path, 1, 4).unwrap(), (lines.clone(), report));
+    assert_ne!(write_pairs(&path, 2, 4).unwrap().0, lines);
+
+    fs::write(&path, "{\"_id\": \"short\", \"text\": \"One span.\"}\n").unwrap();
+    let error = write_pairs(&path, 1, 1).unwrap_err();
+    assert!(
+        matches!(error, SpanError::Data(DataError::Empty { .. })),
+        "{error}"
+    );
+    fs::write(&path, "{\"_id\": \"a\", \"text\": \"A\"}\n{\"_id\": 1.5}\n").unwrap();
+    let error = write_pairs(&path, 1, 2).unwrap_err().to_string();
+    assert!(error.contains("corpus.jsonl:2: "), "{error}");
 }

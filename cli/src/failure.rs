@@ -93,7 +93,11 @@ fn classify(error_chain: &anyhow::Error) -> (Exit, Option<String>) {
             return (Exit::BadInput, hint);
         }
         match cause.downcast_ref() {
-            Some(DataError::Setting { .. } | DataError::Marker { .. }) => {
+            Some(
+                DataError::Setting { .. }
+                | DataError::Marker { .. }
+                | DataError::NotWordPieces { .. },
+            ) => {
                 return (Exit::Usage, None);
             }
             Some(error) if error.is_bad_input() => return (Exit::BadInput, None),

@@ -1,8 +1,9 @@
-//! Training data: other toolkits' formats into ours, and OpenMatch's lines of token ids.
+//! Training data: other toolkits' formats into ours, OpenMatch's lines of token ids, and what pre-training reads.
 
 mod build_train;
 mod convert;
 pub mod judged;
+mod pretraining;
 mod writing;
 
 use serde_json::{Map, Value, json};
@@ -26,12 +27,18 @@ enum DataCommand {
     Convert(Box<convert::ConvertArgs>),
     /// Write OpenMatch's training files: lines of token ids, in shards.
     BuildTrain(Box<build_train::BuildTrainArgs>),
+    /// Count the whole words of a corpus, for MASTER's keyword masks.
+    FrequencyDictionary(pretraining::FrequencyDictionaryArgs),
+    /// Cut documents into spans and put others of the document beside each, for CoT-MAE and coCondenser.
+    SpanPairs(pretraining::SpanPairsArgs),
 }
 
 pub fn run(args: DataArgs, output: &Output) -> anyhow::Result<()> {
     match args.command {
         DataCommand::Convert(args) => convert::run(*args, output),
         DataCommand::BuildTrain(args) => build_train::run(*args, output),
+        DataCommand::FrequencyDictionary(args) => pretraining::frequency_dictionary(args, output),
+        DataCommand::SpanPairs(args) => pretraining::span_pairs(args, output),
     }
 }
 

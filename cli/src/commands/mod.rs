@@ -33,7 +33,7 @@ pub enum Command {
     Rerank(rerank::RerankArgs),
     /// Measure a run, a collection, or many data sets.
     Eval(Box<eval::EvalArgs>),
-    /// Convert training data of other toolkits, or write OpenMatch's.
+    /// Convert training data of other toolkits, write OpenMatch's, prepare pre-training.
     Data(data::DataArgs),
     /// Find hard negatives in a run.
     Mine(Box<mine::MineArgs>),

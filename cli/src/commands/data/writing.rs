@@ -4,14 +4,17 @@ use std::path::Path;
 use anyhow::Context;
 
 /// Writes a file under a temporary name first; `.gz` and `.zst` at the end of its name compress it.
-pub fn write_lines(
+pub fn write_lines<T>(
     path: &Path,
-    write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
-) -> anyhow::Result<()> {
+    write: impl FnOnce(&mut dyn Write) -> io::Result<T>,
+) -> anyhow::Result<T> {
     write_file(path, write).with_context(|| format!("cannot write `{}`", path.display()))
 }
 
-fn write_file(path: &Path, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<()> {
+fn write_file<T>(
+    path: &Path,
+    write: impl FnOnce(&mut dyn Write) -> io::Result<T>,
+) -> io::Result<T> {
     let folder = path
         .parent()
         .filter(|folder| !folder.as_os_str().is_empty())
@@ -25,24 +28,26 @@ fn write_file(path: &Path, write: impl FnOnce(&mut dyn Write) -> io::Result<()>)
     }
     let file = builder.prefix(".train").tempfile_in(folder)?;
     let mut buffer = BufWriter::new(file);
-    match path.extension().and_then(|extension| extension.to_str()) {
+    let written = match path.extension().and_then(|extension| extension.to_str()) {
         Some("gz") => {
             let mut encoder =
                 flate2::write::GzEncoder::new(&mut buffer, flate2::Compression::default());
-            write(&mut encoder)?;
+            let written = write(&mut encoder)?;
             encoder.finish()?;
+            written
         }
         Some("zst") => {
             let mut encoder = zstd::stream::write::Encoder::new(&mut buffer, 0)?;
-            write(&mut encoder)?;
+            let written = write(&mut encoder)?;
             encoder.finish()?;
+            written
         }
         _ => write(&mut buffer)?,
-    }
+    };
     let file = buffer
         .into_inner()
         .map_err(io::IntoInnerError::into_error)?;
     file.as_file().sync_all()?;
     file.persist(path).map_err(|error| error.error)?;
-    Ok(())
+    Ok(written)
 }

@@ -1,0 +1,205 @@
+//! What pre-training reads, made of a corpus.
+
+use std::path::PathBuf;
+
+use anyhow::Context;
+use corpus::{CorpusConfig, Template};
+use encoder::TextTokenizer;
+use serde_json::json;
+use trainer::masking::{DictionaryConfig, FrequencyDictionary, WordSource};
+use trainer::spans::{SpanConfig, SpanError, SpanSource, write_span_pairs};
+
+use super::judged::template;
+use super::write_lines;
+use crate::failure::Failure;
+use crate::model;
+use crate::output::Output;
+use crate::progress::Progress;
+
+/// Texts, and the tokenizer that reads them.
+#[derive(Debug, clap::Args)]
+struct ReadingArgs {
+    /// Files, read in this order; gzip and zstd are unpacked.
+    #[arg(value_name = "FILE", required = true)]
+    files: Vec<PathBuf>,
+    /// Model whose tokenizer is used: directory, or name in the model folder.
+    #[arg(long, value_name = "DIR|NAME")]
+    tokenizer: PathBuf,
+    /// Names of the columns of a TSV or CSV corpus, in order (default: its first line).
+    #[arg(long, value_name = "NAME,…", value_delimiter = ',')]
+    columns: Option<Vec<String>>,
+    /// What is read of a passage [default: `<title> <text>`].
+    #[arg(long, value_name = "TEMPLATE", value_parser = template)]
+    passage_template: Option<Template>,
+    /// Count bad lines, in place of ending at the first.
+    #[arg(long)]
+    skip_bad_lines: bool,
+    /// Threads [default: all].
+    #[arg(long, value_name = "N")]
+    threads: Option<usize>,
+}
+
+impl ReadingArgs {
+    fn tokenizer(&self) -> anyhow::Result<TextTokenizer> {
+        let folder = model::find(&self.tokenizer)?;
+        TextTokenizer::load(&folder, false)
+            .with_context(|| format!("cannot load the tokenizer of `{}`", folder.display()))
+    }
+
+    /// The files as a corpus, and what is read of a passage.
+    fn corpus(self) -> (CorpusConfig, Template) {
+        let corpus = CorpusConfig {
+            paths: self.files,
+            columns: self.columns,
+            skip_bad_lines: self.skip_bad_lines,
+            ..CorpusConfig::default()
+        };
+        (corpus, self.passage_template.unwrap_or_default())
+    }
+}
+
+/// Arguments of `trawl data frequency-dictionary`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  trawl data frequency-dictionary marco.tsv.json --tokenizer bert-base-uncased --out frequency_dict.json
+  trawl data frequency-dictionary --texts corpus.jsonl.gz --tokenizer all-MiniLM-L6-v2 --out frequency_dict.json
+
+Files are MASTER's lines, `{\"text\": [token ids], …}`, or with `--texts` any corpus that trawl reads. Special tokens are no
+words; a word keeps the `##` of its pieces, as in `cat##fish`.")]
+pub struct FrequencyDictionaryArgs {
+    #[command(flatten)]
+    reading: ReadingArgs,
+    /// The files are corpora of texts.
+    #[arg(long)]
+    texts: bool,
+    /// File to write: a JSON object of words and counts; `.gz` and `.zst` compress it.
+    #[arg(long, value_name = "FILE")]
+    out: PathBuf,
+}
+
+pub fn frequency_dictionary(args: FrequencyDictionaryArgs, output: &Output) -> anyhow::Result<()> {
+    let reading = args.reading;
+    if !args.texts && (reading.columns.is_some() || reading.passage_template.is_some()) {
+        let text = "`--columns` and `--passage-template` go with `--texts`";
+        return Err(Failure::usage(text).into());
+    }
+    let tokenizer = reading.tokenizer()?;
+    let (skip_bad_lines, threads) = (reading.skip_bad_lines, reading.threads);
+    let source = if args.texts {
+        let (corpus, template) = reading.corpus();
+        WordSource::Texts(corpus, template)
+    } else {
+        WordSource::Ids(reading.files)
+    };
+    let config = DictionaryConfig {
+        source,
+        skip_bad_lines,
+        n_threads: compute::thread_budget(threads),
+    };
+    let progress = Progress::new(output);
+    let mut on_bytes = |done, total| progress.update("count", "bytes", done, total);
+    let counted = FrequencyDictionary::count(&config, &tokenizer, &mut on_bytes);
+    progress.finish();
+    let (dictionary, report) = counted?;
+    remark_bad(report.n_bad, report.first_bad.as_deref(), output);
+    write_lines(&args.out, |writer| dictionary.write(writer))?;
+    let value = json!({
+        "texts": report.n_texts, "empty_texts": report.n_empty, "bad_lines": report.n_bad, "words": report.n_words,
+        "distinct_words": dictionary.len(), "out": args.out,
+    });
+    output.result(&value, |_| {
+        format!(
+            "{} different words, {} in all, of {} texts ({} empty) written to {}",
+            dictionary.len(),
+            report.n_words,
+            report.n_texts,
+            report.n_empty,
+            args.out.display()
+        )
+    })
+}
+
+/// Arguments of `trawl data span-pairs`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  trawl data span-pairs corpus.jsonl --tokenizer all-MiniLM-L6-v2 --out spans.jsonl.zst
+  trawl data span-pairs msmarco-docs.tsv.gz --columns id,url,title,text --skip-bad-lines \\
+                        --tokenizer bert-base-uncased --out spans.jsonl.zst
+
+A line is a document: `{\"spans\": [{\"anchor\", \"random_sampled\", \"nearby\", \"overlap\"}, …]}`, token ids without special
+tokens. Documents of fewer than two spans are left out and counted.")]
+pub struct SpanPairsArgs {
+    #[command(flatten)]
+    reading: ReadingArgs,
+    /// Tokens after which a span ends with its sentence.
+    #[arg(long, value_name = "N", default_value_t = 128)]
+    max_tokens: usize,
+    /// Chance of a span to end after fewer tokens.
+    #[arg(long, value_name = "P", default_value_t = 0.15)]
+    short_probability: f64,
+    /// How far apart the spans of a random pair may be.
+    #[arg(long, value_name = "N", default_value_t = 100)]
+    window: usize,
+    /// Seed of the draws.
+    #[arg(long, value_name = "N", default_value_t = 42)]
+    seed: u64,
+    /// File to write; `.gz` and `.zst` compress it.
+    #[arg(long, value_name = "FILE")]
+    out: PathBuf,
+}
+
+pub fn span_pairs(args: SpanPairsArgs, output: &Output) -> anyhow::Result<()> {
+    let tokenizer = args.reading.tokenizer()?;
+    let n_threads = compute::thread_budget(args.reading.threads);
+    let (corpus, template) = args.reading.corpus();
+    let source = SpanSource {
+        corpus,
+        template,
+        n_threads,
+    };
+    let config = SpanConfig {
+        max_tokens: args.max_tokens,
+        short_probability: args.short_probability,
+        window: args.window,
+        seed: args.seed,
+    };
+    let progress = Progress::new(output);
+    let mut on_bytes = |done, total| progress.update("spans", "bytes", done, total);
+    // What is wrong with the documents is not what is wrong with the file.
+    let mut of_documents = None;
+    let written = write_lines(&args.out, |writer| {
+        let report = write_span_pairs(&source, &config, &tokenizer, writer, &mut on_bytes);
+        report.map_err(|error| match error {
+            SpanError::Write(error) => error,
+            SpanError::Data(error) => {
+                of_documents = Some(error);
+                std::io::ErrorKind::InvalidData.into()
+            }
+        })
+    });
+    progress.finish();
+    if let Some(error) = of_documents {
+        return Err(error.into());
+    }
+    let report = written?;
+    remark_bad(report.n_bad, report.first_bad.as_deref(), output);
+    let value = json!({
+        "documents": report.n_documents, "short_documents": report.n_short, "bad_lines": report.n_bad,
+        "spans": report.n_spans, "tokens": report.n_tokens, "seed": args.seed, "out": args.out,
+    });
+    output.result(&value, |_| {
+        format!(
+            "{} spans of {} documents written to {}; {} documents of fewer than two spans left out",
+            report.n_spans,
+            report.n_documents - report.n_short,
+            args.out.display(),
+            report.n_short
+        )
+    })
+}
+
+fn remark_bad(n_bad: u64, first: Option<&str>, output: &Output) {
+    if let Some(first) = first {
+        output.remark(format!("left out: {n_bad} bad lines, the first is {first}"));
+    }
+}

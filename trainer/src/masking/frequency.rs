@@ -357,13 +357,8 @@ fn ids_of(line: &str, vocabulary: &Vocabulary) -> Result<Vec<u32>, String> {
         text: Vec<u32>,
     }
     let Line { text } = from_json(line)?;
-    match vocabulary.unknown(&text) {
-        Some(id) => Err(format!(
-            "token {id} is not one of the tokenizer's {}",
-            vocabulary.len()
-        )),
-        None => Ok(text),
-    }
+    vocabulary.check(&text)?;
+    Ok(text)
 }
 
 fn count_texts(

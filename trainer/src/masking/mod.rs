@@ -8,6 +8,7 @@ mod corruption;
 mod derived;
 mod frequency;
 mod keywords;
+mod master;
 #[cfg(test)]
 mod test_data;
 mod visibility;
@@ -19,6 +20,7 @@ pub use corruption::{Corrupted, Corruption};
 pub use derived::{complement, extra_ratio, union};
 pub use frequency::{DictionaryConfig, DictionaryReport, FrequencyDictionary, WordSource};
 pub use keywords::mask_keywords;
+pub use master::{MasterMasks, MasterStreams, MasterText};
 pub use visibility::Visibility;
 pub use vocabulary::{SpecialIds, Vocabulary};
 pub use whole_words::{Skipped, Words, budget};

@@ -98,6 +98,17 @@ impl Vocabulary {
         ids.iter().copied().find(|&id| id as usize >= n_ids)
     }
 
+    /// Says which id of a line is not below V.
+    pub(super) fn check(&self, ids: &[u32]) -> Result<(), String> {
+        match self.unknown(ids) {
+            None => Ok(()),
+            Some(id) => Err(format!(
+                "token {id} is not one of the tokenizer's {}",
+                self.len()
+            )),
+        }
+    }
+
     /// The text of an id, with its `##`.
     pub fn piece(&self, id: u32) -> &str {
         &self.pieces[id as usize]

@@ -11,8 +11,8 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use trainer::data::DataError;
 use trainer::masking::{
-    DictionaryConfig, DictionaryReport, FrequencyDictionary, Skipped, Visibility, Vocabulary,
-    WordSource, Words, budget, example_random, mask_keywords,
+    DictionaryConfig, DictionaryReport, FrequencyDictionary, MasterMasks, MasterText, Skipped,
+    Visibility, Vocabulary, WordSource, Words, budget, example_random, mask_keywords,
 };
 use trainer::spans::{
     SpanConfig, SpanDocument, SpanError, SpanReport, SpanSource, pack, pairs, write_span_pairs,
@@ -396,4 +396,34 @@ fn lines_of_spans_depend_on_the_seed_and_not_on_threads() {
     fs::write(&path, "{\"_id\": \"a\", \"text\": \"A\"}\n{\"_id\": 1.5}\n").unwrap();
     let error = write_pairs(&path, 1, 2).unwrap_err().to_string();
     assert!(error.contains("corpus.jsonl:2: "), "{error}");
+}
+
+#[test]
+fn all_streams_are_made_of_lines_as_published() {
+    let vocabulary = Vocabulary::of(&tokenizer()).unwrap();
+    let dictionary = FrequencyDictionary::read(&golden("frequency.json")).unwrap();
+    let lines = fs::read_to_string(golden("master.jsonl")).unwrap();
+    for (example, line) in (0..).zip(lines.lines()) {
+        let text = MasterText::parse(line, &vocabulary).unwrap();
+        let mut random = example_random(42, 0, example);
+        let streams = MasterMasks::default().draw(&text, &vocabulary, &dictionary, &mut random);
+        let has_word = text.text.iter().any(|&id| !vocabulary.is_special(id));
+        for (name, stream, is_labelled) in [
+            ("text", &streams.text, has_word),
+            ("keywords", &streams.keywords, has_word),
+            ("queries", &streams.queries, !text.queries.is_empty()),
+            ("continuation", &streams.continuation, has_word),
+            ("first half", &streams.first_half, has_word),
+            ("second half", &streams.second_half, has_word),
+            ("seen", &streams.seen, has_word),
+            ("unseen", &streams.unseen, has_word),
+        ] {
+            assert!(stream.ids.len() <= 128 && stream.ids.len() == stream.labels.len());
+            assert_eq!(
+                stream.targets().next().is_some(),
+                is_labelled,
+                "{example} {name}"
+            );
+        }
+    }
 }

@@ -1,0 +1,560 @@
+#!/usr/bin/env python3
+"""Makes the golden arrays of the pre-training objectives, by the published modelling and data code itself.
+
+    OMP_NUM_THREADS=1 python3 pretraining_golden.py REPOSITORIES --model tests/fixtures/models/tiny-bert \\
+        --corpus tests/fixtures/training/corpus.jsonl --out tests/golden/pretraining
+
+Needs PyTorch 2.15, transformers 5.23, datasets (RetroMAE imports it) and safetensors. REPOSITORIES is a folder with these
+folders of public GitHub repositories, each at the commit of `COMMITS` below; none of their code is copied into this project:
+
+    RetroMAE/    staoxiao/RetroMAE: src/pretrain          (RetroMAE v1, DupMAE)
+    ir/          caskcsg/ir: cotmae                       (CoT-MAE)
+    unilm/       microsoft/unilm: simlm/src               (SimLM)
+    Condenser/   luyug/Condenser                          (Condenser, coCondenser)
+    SimXNS/      microsoft/SimXNS: MASTER/pretrain        (MASTER)
+
+such as by `git -C CLONE archive COMMIT PATH | tar -x -C REPOSITORIES/NAME`. `case.json` records the blob id of each file run.
+`mlm` is transformers' BertForMaskedLM; its masks are RetroMAE's.
+
+The repositories were written for transformers 4. Their files are run as they are, and what transformers 5 has removed or
+changed is put around them; which of these a case needed stands in its `made_by.patches`, in the words of `PATCHES`.
+
+A case is one batch of texts of different lengths on the checkpoint of `--model`, with dropout 0, in f32:
+- `case.json`: `inputs` (token ids with `[CLS]` and `[SEP]`, without padding, and labels, -100 where there is none), `losses`
+  by term, and the `loss_weights` by which the terms add up to `total`;
+- `tensors.safetensors`: `weights.NAME` of the parameters that the checkpoint lacks, drawn with a fixed seed (also SimLM's
+  decoder, which the published code begins as a copy), and `gradient.NAME` of the total by every parameter. Encoder and head
+  have the names of a checkpoint (`embeddings.…`, `encoder.layer.…`, `cls.predictions.…`), decoders their published ones. The
+  tied token table has one gradient, of all its uses.
+
+Gradients of key biases are rounding alone, as softmax cancels these. The script ends with an error unless, for each case,
+- the terms add up to the total, and f64 gives the same losses (1e-5) and gradients (1e-4 of a tensor's norm);
+- every gradient is finite, and none is zero where it may not be;
+- the decoders' losses give zero gradient in the encoder's layers once the bottleneck vector is cut off (Condenser: in the
+  layers above `skip_from`), and not before;
+- with every parameter drawn anew as BERT's are, each cross-entropy is ln V + 0.0002 H within 3 % (V tokens, width H);
+- a second run gives equal bytes.
+"""
+
+import argparse
+import copy
+import hashlib
+import json
+import logging
+import math
+import platform
+import random
+import sys
+import tempfile
+import types
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+
+import safetensors.torch
+import torch
+import torch.nn.functional as F
+import transformers
+from transformers.models.bert import modeling_bert
+
+COMMITS = {
+    "staoxiao/RetroMAE": "ee375876a5e571617e37dd43450decc7865e2a07",
+    "caskcsg/ir": "94ed5dc68dec8737a3f8d4427d7bee054699fa36",
+    "microsoft/unilm": "768a3c873f598bb9b4d4dfb9267b099e35f8fe56",
+    "luyug/Condenser": "74880ab8d230c5bb4a4b363d50856b9bd711d38d",
+    "microsoft/SimXNS": "0163380c69533be0112142ee6ba25f43bc9246bc",
+}
+PATCHES = {
+    "mask": "get_extended_attention_mask, gone from transformers 5, is the driver's: 0, or the least finite number where hidden",
+    "layer": "BertLayer gives its states in a tuple, as in transformers 4",
+    "moved": "apply_chunking_to_forward and the pruning helpers, moved or gone, stand in transformers.modeling_utils again",
+    "collator": "the base class DataCollatorForWholeWordMask is the driver's, with the masks of transformers 4",
+    "tokenizer": "encode_plus, build_inputs_with_special_tokens and _pad_token, gone from tokenizers, are the driver's",
+    "settings": "the modules of command-line settings, logging and trainer are empty; settings are plain objects",
+    "sampling": "Categorical(logits).sample() gives fixed ids",
+    "sep": "the literal 102 behind each query is the tokenizer's [SEP]",
+}
+SEED = 20220524
+IGNORED = -100
+
+
+# What transformers 5 lacks.
+
+
+def extended_attention_mask(model, mask, _shape=None, _device=None):
+    mask = mask[:, None, None, :] if mask.dim() == 2 else mask[:, None, :, :]
+    return (1.0 - mask.to(model.dtype)) * torch.finfo(model.dtype).min
+
+
+class TupleLayer(modeling_bert.BertLayer):
+    def forward(self, *args, **settings):
+        return (super().forward(*args, **settings),)
+
+
+class Tokenizer(transformers.BertTokenizer):
+    @property
+    def _pad_token(self):
+        return self.pad_token
+
+    def build_inputs_with_special_tokens(self, ids):
+        return [self.cls_token_id, *ids, self.sep_token_id]
+
+    def encode_plus(self, ids, max_length, **_):
+        ids = self.build_inputs_with_special_tokens(ids)
+        padding = [0] * (max_length - len(ids))
+        return {"input_ids": ids + [self.pad_token_id] * len(padding), "attention_mask": [1] * len(ids) + padding}
+
+
+@dataclass
+class WholeWordCollator:
+    """Whole-word masks with 80/10/10 corruption."""
+
+    tokenizer: object = None
+    mlm_probability: float = 0.15
+
+    def __post_init__(self):
+        pass
+
+    def _whole_word_mask(self, tokens):
+        words = []
+        for position, token in enumerate(tokens):
+            if token in ("[CLS]", "[SEP]"):
+                continue
+            if token.startswith("##") and words:
+                words[-1].append(position)
+            else:
+                words.append([position])
+        random.shuffle(words)
+        most, hidden = max(1, round(len(tokens) * self.mlm_probability)), set()
+        for word in words:
+            if len(hidden) + len(word) <= most:
+                hidden.update(word)
+        return [int(position in hidden) for position in range(len(tokens))]
+
+    def torch_mask_tokens(self, ids, mask):
+        special = torch.isin(ids, torch.tensor(self.tokenizer.all_special_ids))
+        hidden = mask.bool() & ~special
+        labels = ids.masked_fill(~hidden, IGNORED)
+        draw = torch.rand(ids.shape)
+        others = torch.randint(len(self.tokenizer), ids.shape)
+        ids = ids.masked_fill(hidden & (draw < 0.8), self.tokenizer.mask_token_id)
+        return torch.where(hidden & (draw >= 0.9), others, ids), labels
+
+    mask_tokens = torch_mask_tokens
+
+
+def put_back_what_transformers_lacks():
+    transformers.BertForMaskedLM.get_extended_attention_mask = extended_attention_mask
+    for name in "apply_chunking_to_forward", "prune_linear_layer":
+        setattr(transformers.modeling_utils, name, getattr(transformers.pytorch_utils, name))
+    transformers.modeling_utils.find_pruneable_heads_and_indices = None
+    sys.modules["transformers"].DataCollatorForWholeWordMask = WholeWordCollator
+    settings = {
+        "pretrain.arguments": ["ModelArguments"],
+        "arguments": ["DataTrainingArguments", "ModelArguments", "CoCondenserPreTrainingArguments"],
+        "config": ["Arguments"],
+        "logger_config": [],
+        "trainers.rlm_trainer": ["ReplaceLMTrainer"],
+    }
+    for name, members in settings.items():
+        module = types.ModuleType(name)
+        module.logger = logging.getLogger(name)
+        for member in members:
+            setattr(module, member, object)
+        sys.modules[name] = module
+        if "." in name:
+            sys.modules.setdefault(name.split(".")[0], types.ModuleType(name.split(".")[0]))
+
+
+class Published:
+    """The exported files of a repository."""
+
+    def __init__(self, repositories, repository):
+        self.repository, self.files = repository, {}
+        self.folder = repositories / repository.split("/")[1]
+
+    def load(self, path, name, replaced=()):
+        """Runs a file as module `name`, with (old, new) pieces of text replaced."""
+        data = (self.folder / path).read_bytes()
+        self.files[path] = hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
+        text = data.decode()
+        for old, new in replaced:
+            assert text.count(old) == 1, f"{path}: `{old}` stands there {text.count(old)} times"
+            text = text.replace(old, new)
+        module = types.ModuleType(name)
+        module.__package__ = name.rpartition(".")[0]
+        sys.modules[name] = module
+        if module.__package__:
+            sys.modules.setdefault(module.__package__, types.ModuleType(module.__package__))
+        # Only the published code gets the layer that gives a tuple.
+        layer, modeling_bert.BertLayer = modeling_bert.BertLayer, TupleLayer
+        try:
+            exec(compile(text, path, "exec"), module.__dict__)
+        finally:
+            modeling_bert.BertLayer = layer
+        return module
+
+
+# Cases
+
+
+@dataclass
+class Case:
+    """One batch of a method."""
+
+    method: str
+    model: torch.nn.Module
+    # Returns the total; takes the model.
+    run: object
+    # Terms by the order of the code's cross-entropies; None for one that no loss has.
+    terms: list
+    inputs: dict
+    patches: list
+    published: Published = None
+    weights: dict = field(default_factory=dict)
+    # Terms that reach the encoder's layers through the bottleneck vector alone, and layers that they reach otherwise.
+    decoders: list = field(default_factory=list)
+    skip_from: int = 0
+    # Further arrays, by name; takes the model.
+    outputs: object = None
+
+
+def texts_of(corpus, tokenizer):
+    """Returns the rows of a corpus and their tokens, an [UNK] in one of them."""
+    rows = [json.loads(line) for line in corpus.read_text().splitlines()]
+    encode = lambda text: tokenizer.encode(text, add_special_tokens=False)
+    texts = [encode(row["title"]) + encode(row["text"]) for row in rows]
+    texts[2][7] = tokenizer.unk_token_id
+    return rows, texts
+
+
+def unpad(ids, mask):
+    """Returns the rows of a batch without padding."""
+    return [row[: int(present.sum())].tolist() for row, present in zip(ids, mask)]
+
+
+def masked_lm(folder):
+    config = transformers.BertConfig.from_pretrained(
+        folder, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0, attn_implementation="eager"
+    )
+    model = transformers.BertForMaskedLM(config)
+    return load_encoder(model)
+
+
+def load_encoder(model):
+    checkpoint = safetensors.torch.load_file(load_encoder.file)
+    model.bert.load_state_dict({name: value for name, value in checkpoint.items() if not name.startswith("pooler.")})
+    assert model.cls.predictions.decoder.weight is model.bert.embeddings.word_embeddings.weight
+    assert model.cls.predictions.decoder.bias is model.cls.predictions.bias
+    return model
+
+
+def retromae_batch(published, tokenizer, texts, duplex):
+    published.load("src/pretrain/utils.py", "pretrain.utils")
+    data = published.load("src/pretrain/data.py", "pretrain.data")
+    collator = (data.DupMAECollator if duplex else data.RetroMAECollator)(tokenizer=tokenizer)
+    collator.max_seq_length, collator.encoder_mlm_probability, collator.decoder_mlm_probability = 24, 0.3, 0.5
+    return collator([{"token_ids": list(text)} for text in texts])
+
+
+def mlm(context):
+    batch = retromae_batch(context.published("staoxiao/RetroMAE"), context.tokenizer, context.few, False)
+    ids, mask, labels = (batch[f"encoder_{name}"] for name in ("input_ids", "attention_mask", "labels"))
+    return Case(
+        method="mlm",
+        model=masked_lm(context.folder),
+        run=lambda model: model(ids, mask, labels=labels).loss,
+        terms=["encoder"],
+        inputs={"encoder_ids": unpad(ids, mask), "encoder_labels": unpad(labels, mask)},
+        patches=[],
+    )
+
+
+def retromae(context, duplex=False):
+    published = context.published("staoxiao/RetroMAE")
+    published.load("src/pretrain/enhancedDecoder.py", "pretrain.enhancedDecoder")
+    name = "modeling_duplex" if duplex else "modeling"
+    modeling = published.load(f"src/pretrain/{name}.py", f"pretrain.{name}")
+    batch = retromae_batch(published, context.tokenizer, context.few, duplex)
+    mask, visibility = batch["encoder_attention_mask"], batch["decoder_attention_mask"]
+    inputs = {
+        "encoder_ids": unpad(batch["encoder_input_ids"], mask),
+        "encoder_labels": unpad(batch["encoder_labels"], mask),
+        "decoder_ids": unpad(batch["decoder_input_ids"], mask),
+        "decoder_labels": unpad(batch["decoder_labels"], mask),
+        "visibility": [[row[:n].tolist() for row in rows[:n]] for rows, n in zip(visibility, mask.sum(1))],
+    }
+    settings, weights = SimpleNamespace(), {}
+    if duplex:
+        settings.bow_loss_weight = weights["bag_of_words"] = 0.1
+        inputs["bag_of_words"] = [[[i, row[i].item()] for i in row.nonzero()[:, 0].tolist()] for row in batch["bag_word_weight"]]
+    method = modeling.DupMAEForPretraining if duplex else modeling.RetroMAEForPretraining
+
+    def run(model):
+        return model(**{key: of_type(value, model.lm.dtype) for key, value in batch.items()})[0]
+
+    return Case(
+        method="dupmae" if duplex else "retromae",
+        model=method(masked_lm(context.folder), settings),
+        run=run,
+        terms=["encoder", "decoder"] + ["bag_of_words"] * duplex,
+        weights=weights,
+        decoders=["decoder"],
+        inputs=inputs,
+        patches=["mask", "moved", "collator", "tokenizer", "settings"],
+        published=published,
+    )
+
+
+def of_type(value, dtype):
+    return value.to(dtype) if torch.is_floating_point(value) else value
+
+
+def dupmae(context):
+    return retromae(context, duplex=True)
+
+
+def cotmae(context):
+    published = context.published("caskcsg/ir")
+    modeling = published.load("cotmae/modeling.py", "cotmae.modeling")
+    data = published.load("cotmae/data.py", "cotmae.data")
+    collator = data.CotMAECollator(
+        tokenizer=context.tokenizer, max_seq_length=24, encoder_mask_ratio=0.3, decoder_mask_ratio=0.45, data_type="nearby"
+    )
+    collator.rng = random.Random(SEED)
+    spans = context.few
+    batch = collator([{"anchor": spans[0], "nearby": spans[1]}, {"anchor": spans[2], "nearby": spans[3]}])
+    config = masked_lm(context.folder).config
+    model = load_encoder(modeling.BertForCotMAE(config, n_head_layers=2, head_mlm_coef=1.0))
+    return Case(
+        method="cotmae",
+        model=model,
+        run=lambda model: model(**batch).loss,
+        terms=["encoder", "decoder"],
+        decoders=["decoder"],
+        inputs={
+            "encoder_ids": unpad(batch["input_ids"], batch["attention_mask"]),
+            "encoder_labels": unpad(batch["labels"], batch["attention_mask"]),
+            "decoder_ids": unpad(batch["decoder_input_ids"], batch["decoder_attention_mask"]),
+            "decoder_labels": unpad(batch["decoder_labels"], batch["decoder_attention_mask"]),
+        },
+        patches=["mask", "layer", "collator", "tokenizer"],
+        published=published,
+    )
+
+
+METHODS = [mlm, retromae, dupmae, cotmae]
+
+
+# Running a case
+
+
+def published_name(name):
+    for prefix in "lm.bert.", "encoder.bert.", "bert.":
+        if name.startswith(prefix):
+            return name.removeprefix(prefix)
+    for prefix in "lm.cls.", "encoder.cls.":
+        if name.startswith(prefix):
+            return "cls." + name.removeprefix(prefix)
+    return name
+
+
+def parameters_of(model):
+    """Returns the trained parameters by published name, in sorted order."""
+    named = {published_name(name): value for name, value in model.named_parameters() if value.requires_grad}
+    return dict(sorted(named.items()))
+
+
+def encoder_of(model):
+    """Returns the BertModel."""
+    return next(module for module in model.modules() if isinstance(module, modeling_bert.BertModel))
+
+
+@torch.no_grad()
+def draw(parameters, matrices, vectors, shift, generator):
+    for name, value in parameters.items():
+        noise = torch.randn(value.shape, generator=generator)
+        value.copy_(noise * (matrices if value.dim() > 1 else vectors))
+        if name.endswith("LayerNorm.weight") or name.endswith("layer_norm.weight"):
+            value.add_(shift)
+
+
+def cut(_module, _inputs, output):
+    """Detaches the states that decoders take their vector from; the encoder's own head reads another field."""
+    output.hidden_states = (*output.hidden_states[:-1], output.hidden_states[-1].detach())
+    return output
+
+
+def terms_of(case, model, bottleneck=True):
+    """Returns total and terms."""
+    found, cross_entropy = [], F.cross_entropy
+
+    def recorded(*args, **settings):
+        loss = cross_entropy(*args, **settings)
+        found.append(loss)
+        # The published code adds to its first loss in place.
+        return loss.clone()
+
+    if hasattr(model, "decoder_ot_loss"):
+        bag_of_words = type(model).decoder_ot_loss
+
+        def recorded_bag(*args, **settings):
+            found.append(bag_of_words(model, *args, **settings))
+            return found[-1].clone()
+
+        model.decoder_ot_loss = recorded_bag
+    hook = None if bottleneck else encoder_of(model).register_forward_hook(cut)
+    F.cross_entropy = recorded
+    try:
+        total = case.run(model)
+    finally:
+        F.cross_entropy = cross_entropy
+        if hook:
+            hook.remove()
+    assert len(found) == len(case.terms), (case.method, len(found))
+    return total, {name: loss for name, loss in zip(case.terms, found) if name}
+
+
+def gradients(loss, parameters):
+    found = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
+    return {name: torch.zeros_like(value) if grad is None else grad for (name, value), grad in zip(parameters.items(), found)}
+
+
+def check_double(case, total, terms, found):
+    model = copy.deepcopy(case.model).double()
+    exact_total, exact_terms = terms_of(case, model)
+    for name, loss in {"total": total, **terms}.items():
+        exact = {"total": exact_total, **exact_terms}[name]
+        assert math.isclose(loss.item(), exact.item(), rel_tol=1e-5), (case.method, name, loss, exact)
+    for name, exact in gradients(exact_total, parameters_of(model)).items():
+        assert found[name].isfinite().all(), (case.method, name)
+        if name.endswith("key.bias"):
+            continue
+        assert exact.norm() > 0, f"{case.method}: {name} has no gradient"
+        difference = (found[name] - exact).norm() / exact.norm()
+        assert difference < 1e-4, (case.method, name, difference)
+
+
+def check_bottleneck(case):
+    if not case.decoders:
+        return
+    for bottleneck in True, False:
+        _, terms = terms_of(case, case.model, bottleneck)
+        found = gradients(sum(terms[name] for name in case.decoders), parameters_of(case.model))
+        for name, gradient in found.items():
+            if not name.startswith("encoder.layer.") or name.endswith("key.bias"):
+                continue
+            reached = bottleneck or int(name.split(".")[2]) < case.skip_from
+            assert (gradient.norm() > 0) == reached, (case.method, name, bottleneck, gradient.norm())
+
+
+def check_initial(case):
+    """Checks the losses of a model with BERT's random weights."""
+    model = copy.deepcopy(case.model)
+    generator = torch.Generator().manual_seed(SEED)
+    draw(parameters_of(model), 0.02, 0.0, 1.0, generator)
+    config = encoder_of(model).config
+    expected = math.log(config.vocab_size) + config.hidden_size * 0.02**2 / 2
+    _, terms = terms_of(case, model)
+    for name, loss in terms.items():
+        if name == "bag_of_words":
+            shares = [sum(weight for _, weight in bag) for bag in case.inputs["bag_of_words"]]
+            assert math.isclose(loss.item(), expected * sum(shares) / len(shares), rel_tol=0.05), (name, loss)
+        elif name == "contrastive":
+            n_others = len(case.inputs["encoder_ids"]) - 1
+            assert math.isclose(loss.item(), math.log(n_others), rel_tol=0.1), (name, loss)
+        else:
+            assert math.isclose(loss.item(), expected, rel_tol=0.03), (case.method, name, loss, expected)
+
+
+def make(case, checkpoint):
+    """Returns case.json's text and the tensors."""
+    parameters = parameters_of(case.model)
+    new = {name: value for name, value in parameters.items() if name not in checkpoint}
+    draw(new, 0.2, 0.1, 1.0, torch.Generator().manual_seed(SEED))
+    for name, value in checkpoint.items():
+        assert name.startswith("pooler.") or torch.equal(parameters[name], value), name
+    total, terms = terms_of(case, case.model)
+    found = gradients(total, parameters)
+    weights = {name: case.weights.get(name, 1.0) for name in terms}
+    assert math.isclose(total.item(), sum(weights[name] * loss.item() for name, loss in terms.items()), rel_tol=1e-6)
+    check_double(case, total, terms, found)
+    check_bottleneck(case)
+    check_initial(case)
+
+    tensors = {f"weights.{name}": value for name, value in new.items()}
+    tensors |= {f"gradient.{name}": value for name, value in found.items()}
+    if case.outputs:
+        tensors |= case.outputs(case.model)
+    versions = {"python": platform.python_version(), "torch": torch.__version__, "transformers": transformers.__version__}
+    made_by = {"script": "docs/reference/pretraining_golden.py", **versions}
+    if case.published:
+        repository = case.published.repository
+        made_by |= {"repository": repository, "commit": COMMITS[repository], "files": case.published.files}
+    else:
+        made_by |= {"repository": "huggingface/transformers", "commit": f"v{transformers.__version__}"}
+    made_by["patches"] = [PATCHES[name] for name in case.patches]
+    losses = {"total": total.item(), **{name: loss.item() for name, loss in terms.items()}}
+    record = {"method": case.method, "made_by": made_by, "inputs": case.inputs, "losses": losses, "loss_weights": weights}
+    return render(record), {name: tensors[name].detach().contiguous().clone() for name in sorted(tensors)}
+
+
+def render(value, depth=0):
+    """Returns JSON with one line for each list of numbers, and for each member of anything else."""
+    inside, end = "\n" + "  " * (depth + 1), "\n" + "  " * depth
+    if isinstance(value, dict) and value:
+        return "{" + ",".join(f"{inside}{json.dumps(key)}: {render(item, depth + 1)}" for key, item in value.items()) + end + "}"
+    if isinstance(value, list) and any(isinstance(item, (list, str)) for item in value):
+        return "[" + ",".join(inside + render(item, depth + 1) for item in value) + end + "]"
+    return json.dumps(value)
+
+
+def context_of(args):
+    tokenizer = Tokenizer.from_pretrained(args.model)
+    rows, texts = texts_of(args.corpus, tokenizer)
+    return SimpleNamespace(
+        folder=args.model,
+        tokenizer=tokenizer,
+        rows=rows,
+        texts=texts,
+        # None is longer than the windows: Condenser and CoT-MAE would cut ids and masks by different ones.
+        few=[texts[0][:22], texts[1][4:13], texts[2][:18], texts[4][:6]],
+        published=lambda repository: Published(args.repositories, repository),
+    )
+
+
+def seeded(method, context):
+    """Returns what `method` makes, the same at each call."""
+    random.seed(SEED)
+    torch.manual_seed(SEED)
+    return make(method(context), safetensors.torch.load_file(load_encoder.file))
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("repositories", type=Path)
+    parser.add_argument("--model", type=Path, required=True)
+    parser.add_argument("--corpus", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--only", help="the name of one case")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    load_encoder.file = args.model / "model.safetensors"
+    put_back_what_transformers_lacks()
+    context = context_of(args)
+    for method in METHODS:
+        if args.only and method.__name__ != args.only:
+            continue
+        text, tensors = seeded(method, context)
+        data = safetensors.torch.save(tensors)
+        again, tensors = seeded(method, context)
+        assert (again, safetensors.torch.save(tensors)) == (text, data), f"{method.__name__}: two runs differ"
+        folder = args.out / json.loads(text)["method"]
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "case.json").write_text(text + "\n")
+        (folder / "tensors.safetensors").write_bytes(data)
+        print(folder.name, json.loads(text)["losses"], f"{len(data) / 1e6:.2f} MB")
+
+
+if __name__ == "__main__":
+    main()

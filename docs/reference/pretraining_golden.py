@@ -39,6 +39,7 @@ Gradients of key biases are rounding alone, as softmax cancels these. The script
 import argparse
 import copy
 import hashlib
+import itertools
 import json
 import logging
 import math
@@ -343,7 +344,189 @@ def cotmae(context):
     )
 
 
-METHODS = [mlm, retromae, dupmae, cotmae]
+def simlm(context, frozen=True):
+    published = context.published("microsoft/unilm")
+    published.load("simlm/src/utils.py", "utils")
+    modeling = published.load("simlm/src/models/rlm.py", "models.rlm")
+    published.load("simlm/src/collators/collator_utils.py", "collators.collator_utils")
+    data = published.load("simlm/src/collators/rlm_collator.py", "collators.rlm_collator")
+    settings = SimpleNamespace(
+        rlm_decoder_layers=2,
+        rlm_freeze_generator=frozen,
+        rlm_generator_mlm_weight=0.2,
+        rlm_encoder_mask_prob=0.3,
+        rlm_decoder_mask_prob=0.5,
+        rlm_max_length=26,
+        all_use_mask_token=True,
+    )
+    n_words = [99, 3, 5, 1]
+    rows = [context.rows[i] for i in (0, 1, 2, 4)]
+    pairs = [{"title": row["title"], "contents": " ".join(row["text"].split()[:n])} for row, n in zip(rows, n_words)]
+    batch = data.DataCollatorForReplaceLM(tokenizer=context.tokenizer, args=settings)(pairs)
+    config = transformers.ElectraConfig(
+        vocab_size=len(context.tokenizer),
+        embedding_size=16,
+        hidden_size=24,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=48,
+        max_position_embeddings=64,
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        transformers.ElectraForMaskedLM(config).save_pretrained(folder)
+        settings.rlm_generator_model_name = folder
+        model = modeling.ReplaceLM(settings, masked_lm(context.folder))
+    for own, layer in zip(model.decoder, model.encoder.bert.encoder.layer, strict=True):
+        assert all(torch.equal(*both) for both in zip(own.parameters(), layer.parameters(), strict=True))
+        own.__class__ = TupleLayer
+
+    # Every third sample is the original token.
+    clean, mask = batch["labels"], batch["enc_attention_mask"]
+    sampled = [torch.randint(5, len(context.tokenizer), clean.shape) for _ in range(2)]
+    sampled = [torch.where((torch.arange(ids.shape[1]) % 3 == 0) & (clean >= 0), clean, ids) for ids in sampled]
+    drawn = itertools.cycle(sampled)
+    modeling.Categorical = lambda logits: SimpleNamespace(sample=lambda: next(drawn))
+    replaced = [torch.where(batch[f"{side}_labels"] >= 0, ids, batch[f"{side}_input_ids"]) for side, ids in zip(("enc", "dec"), sampled)]
+    inputs = {
+        "encoder_ids": unpad(replaced[0], mask),
+        "encoder_labels": unpad(clean, mask),
+        "encoder_types": unpad(batch["enc_token_type_ids"], mask),
+        "decoder_ids": unpad(replaced[1], mask),
+        "decoder_labels": unpad(clean, mask),
+    }
+    if not frozen:
+        inputs |= {
+            "generator_ids": unpad(batch["enc_input_ids"], mask),
+            "generator_labels": unpad(batch["enc_labels"], mask),
+            "generator_decoder_ids": unpad(batch["dec_input_ids"], mask),
+            "generator_config": {
+                key: getattr(config, key)
+                for key in (
+                    "model_type vocab_size embedding_size hidden_size num_hidden_layers num_attention_heads intermediate_size "
+                    "max_position_embeddings type_vocab_size hidden_act layer_norm_eps pad_token_id"
+                ).split()
+            },
+        }
+
+    @torch.no_grad()
+    def logits(model):
+        found = model.generator(batch["enc_input_ids"], mask, token_type_ids=batch["enc_token_type_ids"]).logits
+        return {"logits.generator": found[mask.bool()]}
+
+    return Case(
+        method="simlm" if frozen else "simlm-generator",
+        model=model,
+        run=lambda model: model(batch).loss,
+        # The generator's loss on what the decoder is to read belongs to no total.
+        terms=[None if frozen else "generator", None, "encoder", "decoder"],
+        weights={} if frozen else {"generator": 0.2},
+        decoders=["decoder"],
+        inputs=inputs,
+        outputs=None if frozen else logits,
+        patches=["mask", "layer", "tokenizer", "settings", "sampling"],
+        published=published,
+    )
+
+
+def simlm_generator(context):
+    return simlm(context, frozen=False)
+
+
+def condenser(context, contrastive=False):
+    published = context.published("luyug/Condenser")
+    modeling = published.load("modeling.py", "condenser.modeling")
+    data = published.load("data.py", "condenser.data")
+    model_settings = SimpleNamespace(n_head_layers=2, skip_from=1, late_mlm=True)
+    train_settings = SimpleNamespace(per_device_train_batch_size=2, local_rank=-1)
+    if contrastive:
+        method, collator = modeling.CoCondenserForPretraining, data.CoCondenserCollator
+        examples = [context.few[:2], context.few[2:]]
+    else:
+        method, collator = modeling.CondenserForPretraining, data.CondenserCollator
+        examples = [{"text": text} for text in context.few]
+    batch = collator(tokenizer=context.tokenizer, mlm_probability=0.3, max_seq_length=24)(examples)
+    labels, mask = batch.pop("labels"), batch["attention_mask"]
+    model = method(masked_lm(context.folder), model_settings, None, train_settings)
+    inputs = {"encoder_ids": unpad(batch["input_ids"], mask), "encoder_labels": unpad(labels, mask), "skip_from": 1}
+    if contrastive:
+        inputs["partners"] = model.co_target.tolist()
+    return Case(
+        method="cocondenser" if contrastive else "condenser",
+        model=model,
+        run=lambda model: model(batch, labels),
+        terms=["encoder", "decoder"] + ["contrastive"] * contrastive,
+        decoders=["decoder"],
+        skip_from=1,
+        inputs=inputs,
+        patches=["mask", "layer", "collator", "tokenizer", "settings"],
+        published=published,
+    )
+
+
+def cocondenser(context):
+    return condenser(context, contrastive=True)
+
+
+# MASTER's streams: the decoder stack or the encoder's pass that reads one, and what its batch calls it.
+MASTER_ENCODER = {"text": "", "first_half": "next_encoder_", "seen": "overlap_encoder_"}
+MASTER_DECODERS = {
+    "c_head": "decoder_",
+    "query_head": "query_",
+    "gpt_head": "gpt_",
+    "next_head": "next_decoder_",
+    "overlap_head": "overlap_decoder_",
+}
+# The encoder's pass whose vector each stack reads.
+MASTER_VECTORS = {"c_head": "text", "query_head": "text", "gpt_head": "text", "next_head": "first_half", "overlap_head": "seen"}
+
+
+def master(context):
+    published = context.published("microsoft/SimXNS")
+    modeling = published.load("MASTER/pretrain/modeling.py", "master.modeling")
+    data = published.load("MASTER/pretrain/data.py", "master.data", [("[102]", "[self.tokenizer.sep_token_id]")])
+    texts, end = context.texts, context.tokenizer.sep_token_id
+    # The first text is longer than the window; one has no queries, one no continuation.
+    lines = [
+        {"text": texts[0][:4] + [end] + texts[0][4:], "queries": [texts[1][4:8], texts[0][5:8]], "next": [texts[1][4:]]},
+        {"text": texts[1][4:13], "queries": [], "next": [texts[2][:7]]},
+        {"text": texts[2][:18], "queries": [texts[3][6:9], texts[3][9:14], texts[2][:6]], "next": [[], texts[0]]},
+        {"text": texts[4][:6], "queries": [texts[5][4:9]], "next": [texts[5][4:15]]},
+    ]
+    collator = data.CondenserCollator(
+        tokenizer=context.tokenizer,
+        mlm_probability=0.3,
+        max_seq_length=24,
+        decoder_mlm_probability=0.5,
+        frequency_dict=json.loads((context.out / "frequency.json").read_text()),
+    )
+    batch = collator(lines)
+
+    def rows_of(streams, kind):
+        masks = {prefix: batch.get(f"{prefix}attention_mask", batch["attention_mask"]) for prefix in streams.values()}
+        return {name: unpad(batch[prefix + kind], masks[prefix]) for name, prefix in streams.items()}
+
+    model = modeling.CondenserForPretraining(masked_lm(context.folder), SimpleNamespace(n_head_layers=2), None, None)
+    return Case(
+        method="master",
+        model=model,
+        run=lambda model: model(batch, batch["labels"]),
+        terms=["text", "c_head", "query_head", "gpt_head", "first_half", "next_head", "seen", "overlap_head"],
+        decoders=list(MASTER_DECODERS),
+        inputs={
+            "encoder_ids": rows_of(MASTER_ENCODER, "input_ids"),
+            "encoder_labels": rows_of(MASTER_ENCODER, "labels"),
+            "decoder_ids": rows_of(MASTER_DECODERS, "input_ids"),
+            "decoder_labels": rows_of(MASTER_DECODERS, "labels"),
+            "vector_of": MASTER_VECTORS,
+        },
+        patches=["mask", "layer", "collator", "tokenizer", "settings", "sep"],
+        published=published,
+    )
+
+
+METHODS = [mlm, retromae, dupmae, cotmae, simlm, simlm_generator, condenser, cocondenser, master]
 
 
 # Running a case
@@ -514,6 +697,7 @@ def context_of(args):
     rows, texts = texts_of(args.corpus, tokenizer)
     return SimpleNamespace(
         folder=args.model,
+        out=args.out,
         tokenizer=tokenizer,
         rows=rows,
         texts=texts,

@@ -5,7 +5,8 @@
         --corpus tests/fixtures/training/corpus.jsonl --out tests/golden/pretraining
 
 Needs PyTorch 2.15, transformers 5.23, datasets (RetroMAE imports it) and safetensors. REPOSITORIES is a folder with these
-folders of public GitHub repositories, each at the commit of `COMMITS` below; none of their code is copied into this project:
+folders of public GitHub repositories, each at the commit that `published_pretraining.py` names. None of their code is copied
+into this project.
 
     RetroMAE/    staoxiao/RetroMAE: src/pretrain          (RetroMAE v1, DupMAE)
     ir/          caskcsg/ir: cotmae                       (CoT-MAE)
@@ -13,11 +14,11 @@ folders of public GitHub repositories, each at the commit of `COMMITS` below; no
     Condenser/   luyug/Condenser                          (Condenser, coCondenser)
     SimXNS/      microsoft/SimXNS: MASTER/pretrain        (MASTER)
 
-such as by `git -C CLONE archive COMMIT PATH | tar -x -C REPOSITORIES/NAME`. `case.json` records the blob id of each file run.
-`mlm` is transformers' BertForMaskedLM; its masks are RetroMAE's.
+such as by `git -C CLONE archive COMMIT PATH | tar -x -C REPOSITORIES/NAME`. `case.json` records the blob id of each file
+that ran. `mlm` is transformers' BertForMaskedLM; its masks are RetroMAE's.
 
-The repositories were written for transformers 4. Their files are run as they are, and what transformers 5 has removed or
-changed is put around them; which of these a case needed stands in its `made_by.patches`, in the words of `PATCHES`.
+The repositories were written for transformers 4. Their files are run as they are, and `published_pretraining.py` puts around
+them what transformers 5 has removed or changed; what a case needed of that stands in its `made_by.patches`.
 
 A case is one batch of texts of different lengths on the checkpoint of `--model`, with dropout 0, in f32:
 - `case.json`: `inputs` (token ids with `[CLS]` and `[SEP]`, without padding, and labels, -100 where there is none), `losses`
@@ -38,16 +39,12 @@ Gradients of key biases are rounding alone, as softmax cancels these. The script
 
 import argparse
 import copy
-import hashlib
 import itertools
 import json
-import logging
 import math
 import platform
 import random
-import sys
 import tempfile
-import types
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -58,145 +55,9 @@ import torch.nn.functional as F
 import transformers
 from transformers.models.bert import modeling_bert
 
-COMMITS = {
-    "staoxiao/RetroMAE": "ee375876a5e571617e37dd43450decc7865e2a07",
-    "caskcsg/ir": "94ed5dc68dec8737a3f8d4427d7bee054699fa36",
-    "microsoft/unilm": "768a3c873f598bb9b4d4dfb9267b099e35f8fe56",
-    "luyug/Condenser": "74880ab8d230c5bb4a4b363d50856b9bd711d38d",
-    "microsoft/SimXNS": "0163380c69533be0112142ee6ba25f43bc9246bc",
-}
-PATCHES = {
-    "mask": "get_extended_attention_mask, gone from transformers 5, is the driver's: 0, or the least finite number where hidden",
-    "layer": "BertLayer gives its states in a tuple, as in transformers 4",
-    "moved": "apply_chunking_to_forward and the pruning helpers, moved or gone, stand in transformers.modeling_utils again",
-    "collator": "the base class DataCollatorForWholeWordMask is the driver's, with the masks of transformers 4",
-    "tokenizer": "encode_plus, build_inputs_with_special_tokens and _pad_token, gone from tokenizers, are the driver's",
-    "settings": "the modules of command-line settings, logging and trainer are empty; settings are plain objects",
-    "sampling": "Categorical(logits).sample() gives fixed ids",
-    "sep": "the literal 102 behind each query is the tokenizer's [SEP]",
-}
+from published_pretraining import COMMITS, PATCHES, Published, Tokenizer, TupleLayer, put_back_what_transformers_lacks
+
 SEED = 20220524
-IGNORED = -100
-
-
-# What transformers 5 lacks.
-
-
-def extended_attention_mask(model, mask, _shape=None, _device=None):
-    mask = mask[:, None, None, :] if mask.dim() == 2 else mask[:, None, :, :]
-    return (1.0 - mask.to(model.dtype)) * torch.finfo(model.dtype).min
-
-
-class TupleLayer(modeling_bert.BertLayer):
-    def forward(self, *args, **settings):
-        return (super().forward(*args, **settings),)
-
-
-class Tokenizer(transformers.BertTokenizer):
-    @property
-    def _pad_token(self):
-        return self.pad_token
-
-    def build_inputs_with_special_tokens(self, ids):
-        return [self.cls_token_id, *ids, self.sep_token_id]
-
-    def encode_plus(self, ids, max_length, **_):
-        ids = self.build_inputs_with_special_tokens(ids)
-        padding = [0] * (max_length - len(ids))
-        return {"input_ids": ids + [self.pad_token_id] * len(padding), "attention_mask": [1] * len(ids) + padding}
-
-
-@dataclass
-class WholeWordCollator:
-    """Whole-word masks with 80/10/10 corruption."""
-
-    tokenizer: object = None
-    mlm_probability: float = 0.15
-
-    def __post_init__(self):
-        pass
-
-    def _whole_word_mask(self, tokens):
-        words = []
-        for position, token in enumerate(tokens):
-            if token in ("[CLS]", "[SEP]"):
-                continue
-            if token.startswith("##") and words:
-                words[-1].append(position)
-            else:
-                words.append([position])
-        random.shuffle(words)
-        most, hidden = max(1, round(len(tokens) * self.mlm_probability)), set()
-        for word in words:
-            if len(hidden) + len(word) <= most:
-                hidden.update(word)
-        return [int(position in hidden) for position in range(len(tokens))]
-
-    def torch_mask_tokens(self, ids, mask):
-        special = torch.isin(ids, torch.tensor(self.tokenizer.all_special_ids))
-        hidden = mask.bool() & ~special
-        labels = ids.masked_fill(~hidden, IGNORED)
-        draw = torch.rand(ids.shape)
-        others = torch.randint(len(self.tokenizer), ids.shape)
-        ids = ids.masked_fill(hidden & (draw < 0.8), self.tokenizer.mask_token_id)
-        return torch.where(hidden & (draw >= 0.9), others, ids), labels
-
-    mask_tokens = torch_mask_tokens
-
-
-def put_back_what_transformers_lacks():
-    transformers.BertForMaskedLM.get_extended_attention_mask = extended_attention_mask
-    for name in "apply_chunking_to_forward", "prune_linear_layer":
-        setattr(transformers.modeling_utils, name, getattr(transformers.pytorch_utils, name))
-    transformers.modeling_utils.find_pruneable_heads_and_indices = None
-    sys.modules["transformers"].DataCollatorForWholeWordMask = WholeWordCollator
-    settings = {
-        "pretrain.arguments": ["ModelArguments"],
-        "arguments": ["DataTrainingArguments", "ModelArguments", "CoCondenserPreTrainingArguments"],
-        "config": ["Arguments"],
-        "logger_config": [],
-        "trainers.rlm_trainer": ["ReplaceLMTrainer"],
-    }
-    for name, members in settings.items():
-        module = types.ModuleType(name)
-        module.logger = logging.getLogger(name)
-        for member in members:
-            setattr(module, member, object)
-        sys.modules[name] = module
-        if "." in name:
-            sys.modules.setdefault(name.split(".")[0], types.ModuleType(name.split(".")[0]))
-
-
-class Published:
-    """The exported files of a repository."""
-
-    def __init__(self, repositories, repository):
-        self.repository, self.files = repository, {}
-        self.folder = repositories / repository.split("/")[1]
-
-    def load(self, path, name, replaced=()):
-        """Runs a file as module `name`, with (old, new) pieces of text replaced."""
-        data = (self.folder / path).read_bytes()
-        self.files[path] = hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
-        text = data.decode()
-        for old, new in replaced:
-            assert text.count(old) == 1, f"{path}: `{old}` stands there {text.count(old)} times"
-            text = text.replace(old, new)
-        module = types.ModuleType(name)
-        module.__package__ = name.rpartition(".")[0]
-        sys.modules[name] = module
-        if module.__package__:
-            sys.modules.setdefault(module.__package__, types.ModuleType(module.__package__))
-        # Only the published code gets the layer that gives a tuple.
-        layer, modeling_bert.BertLayer = modeling_bert.BertLayer, TupleLayer
-        try:
-            exec(compile(text, path, "exec"), module.__dict__)
-        finally:
-            modeling_bert.BertLayer = layer
-        return module
-
-
-# Cases
 
 
 @dataclass
@@ -238,12 +99,11 @@ def masked_lm(folder):
     config = transformers.BertConfig.from_pretrained(
         folder, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0, attn_implementation="eager"
     )
-    model = transformers.BertForMaskedLM(config)
-    return load_encoder(model)
+    return load_encoder(transformers.BertForMaskedLM(config), folder)
 
 
-def load_encoder(model):
-    checkpoint = safetensors.torch.load_file(load_encoder.file)
+def load_encoder(model, folder):
+    checkpoint = safetensors.torch.load_file(folder / "model.safetensors")
     model.bert.load_state_dict({name: value for name, value in checkpoint.items() if not name.startswith("pooler.")})
     assert model.cls.predictions.decoder.weight is model.bert.embeddings.word_embeddings.weight
     assert model.cls.predictions.decoder.bias is model.cls.predictions.bias
@@ -288,7 +148,8 @@ def retromae(context, duplex=False):
     settings, weights = SimpleNamespace(), {}
     if duplex:
         settings.bow_loss_weight = weights["bag_of_words"] = 0.1
-        inputs["bag_of_words"] = [[[i, row[i].item()] for i in row.nonzero()[:, 0].tolist()] for row in batch["bag_word_weight"]]
+        bags = batch["bag_word_weight"]
+        inputs["bag_of_words"] = [[[i, row[i].item()] for i in row.nonzero()[:, 0].tolist()] for row in bags]
     method = modeling.DupMAEForPretraining if duplex else modeling.RetroMAEForPretraining
 
     def run(model):
@@ -326,7 +187,7 @@ def cotmae(context):
     spans = context.few
     batch = collator([{"anchor": spans[0], "nearby": spans[1]}, {"anchor": spans[2], "nearby": spans[3]}])
     config = masked_lm(context.folder).config
-    model = load_encoder(modeling.BertForCotMAE(config, n_head_layers=2, head_mlm_coef=1.0))
+    model = load_encoder(modeling.BertForCotMAE(config, n_head_layers=2, head_mlm_coef=1.0), context.folder)
     return Case(
         method="cotmae",
         model=model,
@@ -388,7 +249,8 @@ def simlm(context, frozen=True):
     sampled = [torch.where((torch.arange(ids.shape[1]) % 3 == 0) & (clean >= 0), clean, ids) for ids in sampled]
     drawn = itertools.cycle(sampled)
     modeling.Categorical = lambda logits: SimpleNamespace(sample=lambda: next(drawn))
-    replaced = [torch.where(batch[f"{side}_labels"] >= 0, ids, batch[f"{side}_input_ids"]) for side, ids in zip(("enc", "dec"), sampled)]
+    hidden = [batch["enc_labels"] >= 0, batch["dec_labels"] >= 0]
+    replaced = [torch.where(hidden[i], sampled[i], batch[f"{side}_input_ids"]) for i, side in enumerate(("enc", "dec"))]
     inputs = {
         "encoder_ids": unpad(replaced[0], mask),
         "encoder_labels": unpad(clean, mask),
@@ -404,8 +266,8 @@ def simlm(context, frozen=True):
             "generator_config": {
                 key: getattr(config, key)
                 for key in (
-                    "model_type vocab_size embedding_size hidden_size num_hidden_layers num_attention_heads intermediate_size "
-                    "max_position_embeddings type_vocab_size hidden_act layer_norm_eps pad_token_id"
+                    "model_type vocab_size embedding_size hidden_size num_hidden_layers num_attention_heads "
+                    "intermediate_size max_position_embeddings type_vocab_size hidden_act layer_norm_eps pad_token_id"
                 ).split()
             },
         }
@@ -469,7 +331,7 @@ def cocondenser(context):
     return condenser(context, contrastive=True)
 
 
-# MASTER's streams: the decoder stack or the encoder's pass that reads one, and what its batch calls it.
+# MASTER's streams: the encoder's pass or the decoder stack that reads one, and what the published batch puts before its keys.
 MASTER_ENCODER = {"text": "", "first_half": "next_encoder_", "seen": "overlap_encoder_"}
 MASTER_DECODERS = {
     "c_head": "decoder_",
@@ -479,7 +341,13 @@ MASTER_DECODERS = {
     "overlap_head": "overlap_decoder_",
 }
 # The encoder's pass whose vector each stack reads.
-MASTER_VECTORS = {"c_head": "text", "query_head": "text", "gpt_head": "text", "next_head": "first_half", "overlap_head": "seen"}
+MASTER_VECTORS = {
+    "c_head": "text",
+    "query_head": "text",
+    "gpt_head": "text",
+    "next_head": "first_half",
+    "overlap_head": "seen",
+}
 
 
 def master(context):
@@ -600,7 +468,8 @@ def terms_of(case, model, bottleneck=True):
 
 def gradients(loss, parameters):
     found = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
-    return {name: torch.zeros_like(value) if grad is None else grad for (name, value), grad in zip(parameters.items(), found)}
+    found = [torch.zeros_like(value) if grad is None else grad for value, grad in zip(parameters.values(), found)]
+    return dict(zip(parameters, found))
 
 
 def check_double(case, total, terms, found):
@@ -686,7 +555,8 @@ def render(value, depth=0):
     """Returns JSON with one line for each list of numbers, and for each member of anything else."""
     inside, end = "\n" + "  " * (depth + 1), "\n" + "  " * depth
     if isinstance(value, dict) and value:
-        return "{" + ",".join(f"{inside}{json.dumps(key)}: {render(item, depth + 1)}" for key, item in value.items()) + end + "}"
+        members = (f"{inside}{json.dumps(key)}: {render(item, depth + 1)}" for key, item in value.items())
+        return "{" + ",".join(members) + end + "}"
     if isinstance(value, list) and any(isinstance(item, (list, str)) for item in value):
         return "[" + ",".join(inside + render(item, depth + 1) for item in value) + end + "]"
     return json.dumps(value)
@@ -711,7 +581,7 @@ def seeded(method, context):
     """Returns what `method` makes, the same at each call."""
     random.seed(SEED)
     torch.manual_seed(SEED)
-    return make(method(context), safetensors.torch.load_file(load_encoder.file))
+    return make(method(context), safetensors.torch.load_file(context.folder / "model.safetensors"))
 
 
 def main():
@@ -723,7 +593,6 @@ def main():
     parser.add_argument("--only", help="the name of one case")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    load_encoder.file = args.model / "model.safetensors"
     put_back_what_transformers_lacks()
     context = context_of(args)
     for method in METHODS:

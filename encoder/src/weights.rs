@@ -54,9 +54,22 @@ pub(crate) struct LayerNames {
 }
 
 impl LayerNames {
+    /// Of a layer of the encoder itself.
     pub(crate) fn new(family: Family, layer: usize) -> Self {
+        Self::under(Self::stem(family), family, layer)
+    }
+
+    /// What the names of the encoder's layers begin with.
+    pub(crate) fn stem(family: Family) -> &'static str {
+        match family {
+            Family::DistilBert => "transformer.layer",
+            _ => "encoder.layer",
+        }
+    }
+
+    /// Of a layer of another stack, whose names begin with `stem`.
+    pub(crate) fn under(stem: &str, family: Family, layer: usize) -> Self {
         let [
-            stem,
             query,
             key,
             value,
@@ -67,7 +80,6 @@ impl LayerNames {
             output_norm,
         ] = match family {
             Family::Bert | Family::Roberta => [
-                "encoder.layer",
                 "attention.self.query",
                 "attention.self.key",
                 "attention.self.value",
@@ -78,7 +90,6 @@ impl LayerNames {
                 "output.LayerNorm",
             ],
             Family::Mpnet => [
-                "encoder.layer",
                 "attention.attn.q",
                 "attention.attn.k",
                 "attention.attn.v",
@@ -89,7 +100,6 @@ impl LayerNames {
                 "output.LayerNorm",
             ],
             Family::DistilBert => [
-                "transformer.layer",
                 "attention.q_lin",
                 "attention.k_lin",
                 "attention.v_lin",

@@ -82,8 +82,21 @@ impl Encoder {
         seed: u64,
         engine: &Arc<Engine>,
     ) -> Result<Self, TrainingError> {
+        Self::random_as("", architecture, seed, engine)
+    }
+
+    /// Does as [`Self::random`], with a prefix before the name of each parameter.
+    ///
+    /// # Errors
+    /// As [`Self::random`].
+    pub fn random_as(
+        prefix: &str,
+        architecture: Architecture,
+        seed: u64,
+        engine: &Arc<Engine>,
+    ) -> Result<Self, TrainingError> {
         let mut drawn = 0u64;
-        Self::new(architecture, "", engine, |name, shape| {
+        Self::new(architecture, prefix, engine, |name, shape| {
             let n = shape.iter().product();
             if name.ends_with(".bias") {
                 return Ok(vec![0.0; n]);
@@ -103,14 +116,7 @@ impl Encoder {
         mut get: impl FnMut(&str, &[usize]) -> Result<Vec<f32>, TrainingError>,
     ) -> Result<Self, TrainingError> {
         let a = &architecture;
-        let d = a.width / a.n_heads;
-        if engine.precision() == Precision::Bf16 && !d.is_multiple_of(2) {
-            return Err(TrainingError::Setting {
-                name: "head width",
-                value: d as f64,
-                rule: "in bf16 it is even",
-            });
-        }
+        check_heads(a, engine)?;
         let mut parameters = Parameters::new();
         let mut make = |name: &str,
                         shape: &[usize],
@@ -123,32 +129,9 @@ impl Encoder {
         let types = (a.n_types > 0)
             .then(|| make(TYPES, &[a.n_types, a.width], Kind::Table))
             .transpose()?;
-        let mut pair = |name: &str, shape: &[usize]| -> Result<Pair, TrainingError> {
-            let kind = if shape.len() > 1 {
-                Kind::Matrix
-            } else {
-                Kind::Plain
-            };
-            Ok(Pair {
-                weight: make(&format!("{name}.weight"), shape, kind)?,
-                bias: make(&format!("{name}.bias"), &shape[..1], Kind::Plain)?,
-            })
-        };
-        let norm = pair(EMBEDDING_NORM, &[a.width])?;
+        let norm = pair(&mut make, EMBEDDING_NORM, &[a.width])?;
         let layers = (0..a.n_layers)
-            .map(|layer| {
-                let names = LayerNames::new(a.family, layer);
-                Ok(LayerParameters {
-                    query: pair(&names.query, &[a.width, a.width])?,
-                    key: pair(&names.key, &[a.width, a.width])?,
-                    value: pair(&names.value, &[a.width, a.width])?,
-                    output: pair(&names.output, &[a.width, a.width])?,
-                    attention_norm: pair(&names.attention_norm, &[a.width])?,
-                    up: pair(&names.up, &[a.n_intermediate, a.width])?,
-                    down: pair(&names.down, &[a.width, a.n_intermediate])?,
-                    output_norm: pair(&names.output_norm, &[a.width])?,
-                })
-            })
+            .map(|layer| layer_parameters(a, &LayerNames::new(a.family, layer), &mut make))
             .collect::<Result<Vec<_>, TrainingError>>()?;
         let relative_bias = (a.n_buckets > 0)
             .then(|| make(RELATIVE_BIAS, &[a.n_buckets, a.n_heads], Kind::Matrix))
@@ -267,44 +250,13 @@ impl Encoder {
         first_only: bool,
         dropout: &Dropout,
     ) -> Result<Tensor, TrainingError> {
-        let architecture = &self.network.architecture;
-        let (n_tokens, width) = hidden.dims2()?;
-        if n_tokens != lengths.iter().sum::<usize>()
-            || width != architecture.width
-            || lengths.contains(&0)
-        {
-            return Err(misfit(format!(
-                "token vectors {:?} are not those of texts {lengths:?}",
-                hidden.shape()
-            )));
+        let network = &self.network;
+        let operation =
+            LayersOperation::new(network, layers, hidden, lengths, first_only, dropout)?;
+        match operation {
+            Some(operation) => Ok(self.embeddings.tokens.input(hidden)?.apply_op1(operation)?),
+            None => Ok(hidden.clone()),
         }
-        if layers.start > layers.end || layers.end > self.network.layers.len() {
-            return Err(misfit(format!(
-                "layers {layers:?} of {}",
-                self.network.layers.len()
-            )));
-        }
-        let most = lengths.iter().copied().max().unwrap_or(0);
-        if architecture.n_buckets > 0 && most > architecture.n_positions {
-            return Err(misfit(format!(
-                "{most} tokens; the model has {} positions",
-                architecture.n_positions
-            )));
-        }
-        dropout.check()?;
-        if layers.is_empty() || lengths.is_empty() {
-            return Ok(hidden.clone());
-        }
-        let operation = LayersOperation {
-            packed: self.network.packed(),
-            network: self.network.clone(),
-            layers,
-            lengths: lengths.to_vec(),
-            first_only,
-            dropout: *dropout,
-            tape: Mutex::default(),
-        };
-        Ok(self.embeddings.tokens.input(hidden)?.apply_op1(operation)?)
     }
 
     /// Writes the weights in f32 to a safetensors file.
@@ -316,6 +268,53 @@ impl Encoder {
     }
 }
 
+/// Refuses heads that the products of this precision do not fit.
+pub(super) fn check_heads(a: &Architecture, engine: &Engine) -> Result<(), TrainingError> {
+    let d = a.width / a.n_heads;
+    if engine.precision() == Precision::Bf16 && !d.is_multiple_of(2) {
+        return Err(TrainingError::Setting {
+            name: "head width",
+            value: d as f64,
+            rule: "in bf16 it is even",
+        });
+    }
+    Ok(())
+}
+
+/// Makes a parameter of a name, a shape and a kind.
+type Make<'a> = dyn FnMut(&str, &[usize], Kind) -> Result<Arc<Parameter>, TrainingError> + 'a;
+
+fn pair(make: &mut Make<'_>, name: &str, shape: &[usize]) -> Result<Pair, TrainingError> {
+    let kind = if shape.len() > 1 {
+        Kind::Matrix
+    } else {
+        Kind::Plain
+    };
+    Ok(Pair {
+        weight: make(&format!("{name}.weight"), shape, kind)?,
+        bias: make(&format!("{name}.bias"), &shape[..1], Kind::Plain)?,
+    })
+}
+
+/// Makes the parameters of a layer.
+pub(super) fn layer_parameters(
+    a: &Architecture,
+    names: &LayerNames,
+    make: &mut Make<'_>,
+) -> Result<LayerParameters, TrainingError> {
+    let mut pair = |name: &str, shape: &[usize]| pair(make, name, shape);
+    Ok(LayerParameters {
+        query: pair(&names.query, &[a.width, a.width])?,
+        key: pair(&names.key, &[a.width, a.width])?,
+        value: pair(&names.value, &[a.width, a.width])?,
+        output: pair(&names.output, &[a.width, a.width])?,
+        attention_norm: pair(&names.attention_norm, &[a.width])?,
+        up: pair(&names.up, &[a.n_intermediate, a.width])?,
+        down: pair(&names.down, &[a.width, a.n_intermediate])?,
+        output_norm: pair(&names.output_norm, &[a.width])?,
+    })
+}
+
 pub(super) fn lengths(texts: &[Tokens]) -> Vec<usize> {
     texts.iter().map(Tokens::len).collect()
 }
@@ -324,15 +323,27 @@ pub(super) fn misfit(message: String) -> TrainingError {
     candle_core::Error::Msg(message).into()
 }
 
-/// Normal numbers from a counter: Box & Muller's transform of a multiplicative hash.
-pub fn normal(seed: u64, stream: u64, n: usize, deviation: f64) -> Vec<f32> {
+/// Numbers from 0 to 1, by their place, from a multiplicative hash of it.
+fn uniform(seed: u64, stream: u64) -> impl Fn(usize) -> f64 {
     let mask = Dropout {
         seed,
         step: stream,
         ..Dropout::NONE
     }
     .at(0.0, 0);
-    let uniform = |index: usize| (mask.number(index as u64) >> 11) as f64 / (1u64 << 53) as f64;
+    move |place| (mask.number(place as u64) >> 11) as f64 / (1u64 << 53) as f64
+}
+
+/// Even numbers from −bound to bound, from a counter.
+pub(super) fn even(seed: u64, stream: u64, n: usize, bound: f64) -> Vec<f32> {
+    let uniform = uniform(seed, stream);
+    let value = |place: usize| (bound * (2.0 * uniform(place) - 1.0)) as f32;
+    (0..n).map(value).collect()
+}
+
+/// Normal numbers from a counter: Box & Muller's transform of even ones.
+pub fn normal(seed: u64, stream: u64, n: usize, deviation: f64) -> Vec<f32> {
+    let uniform = uniform(seed, stream);
     let value = |index: usize| {
         let radius = (-2.0 * (1.0 - uniform(2 * index)).ln()).sqrt();
         (deviation * radius * (std::f64::consts::TAU * uniform(2 * index + 1)).cos()) as f32
@@ -419,7 +430,8 @@ impl CustomOp1 for EmbedOperation {
     }
 }
 
-struct LayersOperation {
+/// Some of the layers of a network, for texts of these lengths.
+pub(super) struct LayersOperation {
     network: Arc<Network>,
     packed: Arc<Packed>,
     layers: Range<usize>,
@@ -427,6 +439,56 @@ struct LayersOperation {
     first_only: bool,
     dropout: Dropout,
     tape: Mutex<Option<Tape>>,
+}
+
+impl LayersOperation {
+    /// Checks that the vectors are those of the texts; `None` where there is nothing to compute.
+    pub(super) fn new(
+        network: &Arc<Network>,
+        layers: Range<usize>,
+        hidden: &Tensor,
+        lengths: &[usize],
+        first_only: bool,
+        dropout: &Dropout,
+    ) -> Result<Option<Self>, TrainingError> {
+        let architecture = &network.architecture;
+        let (n_tokens, width) = hidden.dims2()?;
+        if n_tokens != lengths.iter().sum::<usize>()
+            || width != architecture.width
+            || lengths.contains(&0)
+        {
+            return Err(misfit(format!(
+                "token vectors {:?} are not those of texts {lengths:?}",
+                hidden.shape()
+            )));
+        }
+        if layers.start > layers.end || layers.end > network.layers.len() {
+            return Err(misfit(format!(
+                "layers {layers:?} of {}",
+                network.layers.len()
+            )));
+        }
+        let most = lengths.iter().copied().max().unwrap_or(0);
+        if architecture.n_buckets > 0 && most > architecture.n_positions {
+            return Err(misfit(format!(
+                "{most} tokens; the model has {} positions",
+                architecture.n_positions
+            )));
+        }
+        dropout.check()?;
+        if layers.is_empty() || lengths.is_empty() {
+            return Ok(None);
+        }
+        Ok(Some(Self {
+            packed: network.packed(),
+            network: network.clone(),
+            layers,
+            lengths: lengths.to_vec(),
+            first_only,
+            dropout: *dropout,
+            tape: Mutex::default(),
+        }))
+    }
 }
 
 impl CustomOp1 for LayersOperation {

@@ -321,6 +321,21 @@ impl LayerNorm {
         })
     }
 
+    /// Uses parameters that exist, such as those of the embeddings.
+    pub fn tied(
+        weight: &Arc<Parameter>,
+        bias: &Arc<Parameter>,
+        epsilon: f64,
+        engine: &Arc<Engine>,
+    ) -> Self {
+        Self {
+            weight: weight.clone(),
+            bias: bias.clone(),
+            epsilon: epsilon as f32,
+            engine: engine.clone(),
+        }
+    }
+
     /// Normalizes `x + residual`, both (N, H).
     ///
     /// # Errors

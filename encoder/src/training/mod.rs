@@ -31,6 +31,7 @@ mod linear;
 mod matrix;
 mod network;
 mod parameter;
+mod stack;
 mod t5;
 mod words;
 mod workload;
@@ -47,5 +48,6 @@ pub use layer::{
 };
 pub use matrix::Precision;
 pub use parameter::{Kind, Parameter, Parameters};
+pub use stack::{Initial, Stack};
 pub use t5::T5;
 pub use workload::{StepTimes, TrainingBench, Workload};

@@ -86,6 +86,29 @@ pub struct CrossEncoderExport<'a> {
     pub rank_prior: Option<RankPrior>,
 }
 
+/// An encoder with the head of masked language modelling as a directory of `BertForMaskedLM`, without a pooler.
+pub struct MaskedLmExport<'a> {
+    /// As in [`BiEncoderExport`].
+    pub source: &'a Path,
+    /// Weights of encoder and head.
+    pub weights: Tensors,
+}
+
+impl MaskedLmExport<'_> {
+    /// Writes the directory.
+    ///
+    /// # Errors
+    /// [`TrainingError::Write`], [`TrainingError::Load`].
+    pub fn write(&self, folder: &Path) -> Result<(), TrainingError> {
+        make(folder)?;
+        let mut config = read_config(self.source)?;
+        config["architectures"] = json!([class(&config, "ForMaskedLM")]);
+        write_json(&folder.join("config.json"), &config)?;
+        self.weights.write(folder)?;
+        copy_tokenizer(self.source, folder)
+    }
+}
+
 /// Tensors by name.
 #[derive(Default)]
 pub struct Tensors(Parameters);

@@ -44,6 +44,26 @@ impl Visibility {
         }
     }
 
+    /// The matrix of these rows, as many as each has columns, true where a row sees a column.
+    ///
+    /// # Panics
+    /// When the rows are no square.
+    pub fn new(rows: &[Vec<bool>]) -> Self {
+        let (n_tokens, width) = (rows.len(), rows.len().div_ceil(64));
+        let mut bits = vec![0; n_tokens * width];
+        for (row, sees) in rows.iter().enumerate() {
+            assert_eq!(sees.len(), n_tokens, "the rows of a square");
+            for (column, &sees) in sees.iter().enumerate() {
+                bits[row * width + column / 64] |= u64::from(sees) << (column % 64);
+            }
+        }
+        Self {
+            n_tokens,
+            width,
+            bits,
+        }
+    }
+
     /// n, tokens of the sentence.
     pub fn n_tokens(&self) -> usize {
         self.n_tokens

@@ -6,6 +6,7 @@ mod distillation;
 mod guide;
 mod head;
 mod passes;
+pub mod pretraining;
 mod rates;
 mod scores;
 mod settings;

@@ -18,6 +18,12 @@ pub(super) struct Rates {
 }
 
 impl Rates {
+    pub(super) const NONE: Self = Self {
+        hidden: 0.0,
+        attention: 0.0,
+        classifier: 0.0,
+    };
+
     pub(super) fn all(p: f32) -> Self {
         Self {
             hidden: p,

@@ -3,6 +3,7 @@
 mod bi_encoders;
 mod cross_encoders;
 mod golden;
+mod pretraining;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

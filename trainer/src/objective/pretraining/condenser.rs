@@ -1,0 +1,138 @@
+use std::path::Path;
+use std::sync::Arc;
+
+use candle_core::{Device, Tensor};
+use encoder::Tokens;
+use encoder::training::{Engine, Parameters, Stack, TrainingError, cross_entropy, first};
+use serde::{Deserialize, Serialize};
+
+use super::model::{MaskedLm, tokens, with_first};
+use super::{Masks, Method, StackStart, Terms};
+use crate::masking::Corrupted;
+
+/// Condenser, and coCondenser with `contrastive`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct CondenserConfig {
+    /// Layers of the head.
+    pub n_head_layers: usize,
+    /// After which layer of the encoder the head reads all tokens but the first; 0 are the embeddings.
+    pub skip_from: usize,
+    /// Whether the encoder has a loss of its own too.
+    pub late_mlm: bool,
+    /// Whether texts 2i and 2i + 1, spans of one document, are told from all others (coCondenser).
+    pub contrastive: bool,
+    /// Of weights that no checkpoint has.
+    pub seed: u64,
+}
+
+impl Default for CondenserConfig {
+    /// Those of the code; its README has `skip_from = 6` and `late_mlm`.
+    fn default() -> Self {
+        Self {
+            n_head_layers: 2,
+            skip_from: 2,
+            late_mlm: false,
+            contrastive: false,
+            seed: 0,
+        }
+    }
+}
+
+/// Condenser, Gao & Callan 2021 (arXiv 2104.08253), and coCondenser (arXiv 2108.05540).
+///
+/// A head of layers reads the last layer's vector of `[CLS]` and an early layer's vectors of all other tokens, and says
+/// what is hidden, so that what the late layers know has to go through the first vector. coCondenser adds a contrastive
+/// loss over the raw vectors c of the batch, `CE(c cᵀ, partner)` without the diagonal, temperature or normalization.
+pub struct Condenser {
+    model: MaskedLm,
+    head: Stack,
+    config: CondenserConfig,
+}
+
+impl Condenser {
+    /// Loads the model and draws the head.
+    ///
+    /// # Errors
+    /// [`TrainingError::Load`], [`TrainingError::Setting`].
+    pub fn load(
+        folder: &Path,
+        config: &CondenserConfig,
+        engine: &Arc<Engine>,
+    ) -> Result<Self, TrainingError> {
+        let model = MaskedLm::load(folder, config.seed, engine)?;
+        if config.skip_from > model.encoder().architecture().n_layers {
+            return Err(TrainingError::Setting {
+                name: "skip_from",
+                value: config.skip_from as f64,
+                rule: "it is at most the number of layers",
+            });
+        }
+        let head = model.decoder(
+            "c_head",
+            config.n_head_layers,
+            StackStart::Normal,
+            config.seed,
+        )?;
+        Ok(Self {
+            model,
+            head,
+            config: config.clone(),
+        })
+    }
+}
+
+impl Method for Condenser {
+    type Batch = Vec<Corrupted>;
+
+    fn model(&self) -> &MaskedLm {
+        &self.model
+    }
+
+    fn decoders(&self) -> &Parameters {
+        self.head.parameters()
+    }
+
+    fn terms(&self, batch: &Vec<Corrupted>, masks: &Masks<'_>) -> Result<Terms, TrainingError> {
+        let (model, encoder) = (&self.model, self.model.encoder());
+        let texts: Vec<Tokens> = batch.iter().map(|text| tokens(&text.ids)).collect();
+        let lengths: Vec<usize> = texts.iter().map(Tokens::len).collect();
+        let mut terms = Terms::of(texts.len(), lengths.iter().sum());
+        let labels = || batch.iter().flat_map(|text| &text.labels);
+
+        let dropout = masks.at(0);
+        let (skip, n_layers) = (self.config.skip_from, encoder.architecture().n_layers);
+        let early = encoder.embed(&texts, &dropout)?;
+        let early = encoder.layers(0..skip, &early, &lengths, &dropout)?;
+        let late = encoder.layers(skip..n_layers, &early, &lengths, &dropout)?;
+        let vectors = first(&late, &lengths)?;
+
+        let read = with_first(&early, &vectors, &texts)?;
+        let said = self.head.forward(&read, &lengths, &masks.at(8))?;
+        terms.add("head_loss", 1.0, model.loss(&said, labels())?);
+        if self.config.late_mlm {
+            terms.add("encoder_loss", 1.0, model.loss(&late, labels())?);
+        }
+        if self.config.contrastive {
+            terms.add("contrastive_loss", 1.0, contrast(&vectors)?);
+        }
+        Ok(terms)
+    }
+}
+
+/// Cross-entropy of each vector's partner among all others, (B, H) with partners 2i and 2i + 1.
+fn contrast(vectors: &Tensor) -> Result<Tensor, TrainingError> {
+    let n = vectors.dims2()?.0;
+    if n < 2 || n % 2 == 1 {
+        return Err(TrainingError::Setting {
+            name: "spans of a batch",
+            value: n as f64,
+            rule: "they are two of each document",
+        });
+    }
+    let own = Tensor::eye(n, candle_core::DType::F32, &Device::Cpu)?;
+    // Finite, so that its gradient is 0 and not NaN.
+    let scores = (vectors.matmul(&vectors.t()?)? + (own * -1e9)?)?;
+    let partners: Vec<i64> = (0..n as i64).map(|row| row ^ 1).collect();
+    Ok(cross_entropy(&scores, &partners)?)
+}

@@ -1,0 +1,114 @@
+use std::path::Path;
+use std::sync::Arc;
+
+use encoder::Tokens;
+use encoder::training::{Engine, Parameters, Stack, TrainingError, first};
+use serde::{Deserialize, Serialize};
+
+use super::model::{MaskedLm, tokens};
+use super::{Masks, Method, StackStart, Terms};
+use crate::masking::Corrupted;
+
+/// CoT-MAE.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct CotMaeConfig {
+    /// Layers of the decoder.
+    pub n_head_layers: usize,
+    /// What the decoder's loss counts beside the encoder's.
+    pub head_mlm_coef: f64,
+    /// Of weights that no checkpoint has.
+    pub seed: u64,
+}
+
+impl Default for CotMaeConfig {
+    /// Those of the code and its README.
+    fn default() -> Self {
+        Self {
+            n_head_layers: 2,
+            head_mlm_coef: 1.0,
+            seed: 0,
+        }
+    }
+}
+
+/// Two spans of one document, each hidden in part for the encoder and, drawn anew, for the decoder.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SpanPair {
+    /// What the encoder reads of each.
+    pub encoder: [Corrupted; 2],
+    /// What the decoder reads of each.
+    pub decoder: [Corrupted; 2],
+}
+
+/// CoT-MAE, Wu et al. 2022 (arXiv 2208.07670).
+///
+/// The vector of one span is what the decoder has to fill in the gaps of the other one: `L = CE(E(ã)) + CE(E(b̃)) +
+/// λ (CE(D(cₐ, b̂)) + CE(D(c_b, â)))`, each pair of terms taken as one mean over its hidden tokens.
+pub struct CotMae {
+    model: MaskedLm,
+    head: Stack,
+    config: CotMaeConfig,
+}
+
+impl CotMae {
+    /// Loads the model and draws the decoder.
+    ///
+    /// # Errors
+    /// [`TrainingError::Load`], [`TrainingError::Setting`].
+    pub fn load(
+        folder: &Path,
+        config: &CotMaeConfig,
+        engine: &Arc<Engine>,
+    ) -> Result<Self, TrainingError> {
+        crate::objective::settings::at_least_0("head_mlm_coef", config.head_mlm_coef)?;
+        let model = MaskedLm::load(folder, config.seed, engine)?;
+        let head = model.decoder(
+            "c_head",
+            config.n_head_layers,
+            StackStart::Normal,
+            config.seed,
+        )?;
+        Ok(Self {
+            model,
+            head,
+            config: config.clone(),
+        })
+    }
+}
+
+impl Method for CotMae {
+    type Batch = Vec<SpanPair>;
+
+    fn model(&self) -> &MaskedLm {
+        &self.model
+    }
+
+    fn decoders(&self) -> &Parameters {
+        self.head.parameters()
+    }
+
+    fn terms(&self, batch: &Vec<SpanPair>, masks: &Masks<'_>) -> Result<Terms, TrainingError> {
+        let model = &self.model;
+        let read = || batch.iter().flat_map(|pair| &pair.encoder);
+        // Each vector meets the other span.
+        let other = || batch.iter().flat_map(|pair| pair.decoder.iter().rev());
+        let texts: Vec<Tokens> = read().map(|text| tokens(&text.ids)).collect();
+        let lengths: Vec<usize> = texts.iter().map(Tokens::len).collect();
+        let mut terms = Terms::of(texts.len(), lengths.iter().sum());
+
+        let hidden = model.encoder().forward(&texts, &masks.at(0))?;
+        let labels = read().flat_map(|text| &text.labels);
+        terms.add("encoder_loss", 1.0, model.loss(&hidden, labels)?);
+
+        let vectors = first(&hidden, &lengths)?;
+        let texts: Vec<Tokens> = other().map(|text| tokens(&text.ids)).collect();
+        let lengths: Vec<usize> = texts.iter().map(Tokens::len).collect();
+        let hidden = model.behind_vectors(&texts, &vectors, &masks.at(8))?;
+        let hidden = self.head.forward(&hidden, &lengths, &masks.at(8))?;
+        let labels = other().flat_map(|text| &text.labels);
+        let loss = model.loss(&hidden, labels)?;
+        terms.add("decoder_loss", self.config.head_mlm_coef, loss);
+        Ok(terms)
+    }
+}

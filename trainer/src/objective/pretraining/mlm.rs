@@ -1,0 +1,64 @@
+use std::path::Path;
+use std::sync::Arc;
+
+use encoder::Tokens;
+use encoder::training::{Engine, Parameters, TrainingError};
+use serde::{Deserialize, Serialize};
+
+use super::model::{MaskedLm, tokens};
+use super::{Masks, Method, Terms};
+use crate::masking::Corrupted;
+
+/// Masked language modelling alone.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct MlmConfig {
+    /// Of weights that the checkpoint does not have.
+    pub seed: u64,
+}
+
+/// Masked language modelling, Devlin et al. 2019 (arXiv 1810.04805), §3.1: the baseline of all other methods.
+///
+/// `L = CE(Head(E(x̃)), x)` over the tokens that are hidden in x̃.
+pub struct Mlm {
+    model: MaskedLm,
+    none: Parameters,
+}
+
+impl Mlm {
+    /// Loads the model.
+    ///
+    /// # Errors
+    /// [`TrainingError::Load`].
+    pub fn load(
+        folder: &Path,
+        config: &MlmConfig,
+        engine: &Arc<Engine>,
+    ) -> Result<Self, TrainingError> {
+        Ok(Self {
+            model: MaskedLm::load(folder, config.seed, engine)?,
+            none: Parameters::new(),
+        })
+    }
+}
+
+impl Method for Mlm {
+    type Batch = Vec<Corrupted>;
+
+    fn model(&self) -> &MaskedLm {
+        &self.model
+    }
+
+    fn decoders(&self) -> &Parameters {
+        &self.none
+    }
+
+    fn terms(&self, batch: &Vec<Corrupted>, masks: &Masks<'_>) -> Result<Terms, TrainingError> {
+        let texts: Vec<Tokens> = batch.iter().map(|text| tokens(&text.ids)).collect();
+        let mut terms = Terms::of(texts.len(), texts.iter().map(Tokens::len).sum());
+        let hidden = self.model.encoder().forward(&texts, &masks.at(0))?;
+        let labels = batch.iter().flat_map(|text| &text.labels);
+        terms.add("encoder_loss", 1.0, self.model.loss(&hidden, labels)?);
+        Ok(terms)
+    }
+}

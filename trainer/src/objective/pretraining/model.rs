@@ -1,0 +1,263 @@
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use candle_core::{D, Device, Tensor};
+use encoder::training::{
+    Dropout, Encoder, Engine, Initial, LayerNorm, Linear, Parameter, Parameters, Stack,
+    TrainingError, cross_entropy, normal,
+};
+use encoder::{Activation, Architecture, Checkpoint, Family, LoadError, Tokens};
+
+use super::StackStart;
+use crate::export::{MaskedLmExport, Tensors};
+use crate::objective::rates::Rates;
+
+/// BERT with the head of masked language modelling: what all methods pre-train, and all that they leave.
+///
+/// Parameters have the names of `BertForMaskedLM`; the projection to the vocabulary is the token table.
+pub struct MaskedLm {
+    encoder: Encoder,
+    transform: Linear,
+    norm: LayerNorm,
+    projection: Linear,
+    parameters: Parameters,
+    folder: PathBuf,
+}
+
+const TRANSFORM: &str = "cls.predictions.transform.dense";
+const NORM: &str = "cls.predictions.transform.LayerNorm";
+const BIAS: &str = "cls.predictions.bias";
+
+impl MaskedLm {
+    /// Reads a model directory. Without weights, or without the head's, they are drawn as BERT draws them.
+    ///
+    /// # Errors
+    /// [`TrainingError::Load`], also for another family than BERT.
+    pub fn load(folder: &Path, seed: u64, engine: &Arc<Engine>) -> Result<Self, TrainingError> {
+        let path = folder.join("config.json");
+        let architecture = Architecture::read(&path)?;
+        if architecture.family != Family::Bert {
+            let reason = "pre-training is for model_type `bert`".to_owned();
+            return Err(LoadError::Config { path, reason }.into());
+        }
+        let (width, n_vocabulary) = (architecture.width, architecture.n_vocabulary);
+        let epsilon = architecture.epsilon;
+        let has_weights = [
+            "model.safetensors",
+            "model.safetensors.index.json",
+            "pytorch_model.bin",
+        ]
+        .iter()
+        .any(|name| folder.join(name).exists());
+        let checkpoint = has_weights.then(|| Checkpoint::open(folder)).transpose()?;
+        let encoder = match &checkpoint {
+            Some(_) => Encoder::load_as("bert.", folder, engine)?,
+            None => Encoder::random_as("bert.", architecture, seed, engine)?,
+        };
+        let mut parameters = encoder.parameters().clone();
+        let stored = |name: &str, shape: &[usize]| match &checkpoint {
+            Some(checkpoint) if checkpoint.contains(name) => {
+                checkpoint.head_tensor(name, shape).map(Some)
+            }
+            _ => Ok(None),
+        };
+        let [weight, bias] = ["weight", "bias"].map(|end| format!("{TRANSFORM}.{end}"));
+        let weight = stored(&weight, &[width, width])?
+            .unwrap_or_else(|| normal(seed, u64::MAX, width * width, 0.02));
+        let bias = stored(&bias, &[width])?.unwrap_or_else(|| vec![0.0; width]);
+        let transform = Linear::new(&mut parameters, TRANSFORM, (weight, bias), engine)?
+            .with_activation(encoder.architecture().activation);
+        let norm = LayerNorm::new(&mut parameters, NORM, width, epsilon, engine)?;
+        for end in ["weight", "bias"] {
+            let name = format!("{NORM}.{end}");
+            if let Some(values) = stored(&name, &[width])? {
+                parameters
+                    .get(&name)
+                    .expect("just made")
+                    .set_values(&values)?;
+            }
+        }
+        let bias = stored(BIAS, &[n_vocabulary])?.unwrap_or_else(|| vec![0.0; n_vocabulary]);
+        let bias =
+            parameters.insert(BIAS, &[n_vocabulary], bias, encoder::training::Kind::Plain)?;
+        let tokens = table(&encoder, "word_embeddings");
+        Ok(Self {
+            projection: Linear::tied(tokens, &bias, engine)?,
+            encoder,
+            transform,
+            norm,
+            parameters,
+            folder: folder.to_path_buf(),
+        })
+    }
+
+    /// The encoder.
+    pub fn encoder(&self) -> &Encoder {
+        &self.encoder
+    }
+
+    /// Parameters of encoder and head.
+    pub fn parameters(&self) -> &Parameters {
+        &self.parameters
+    }
+
+    /// Makes a stack of decoder layers named `{name}.{layer}`.
+    pub(super) fn decoder(
+        &self,
+        name: &str,
+        n_layers: usize,
+        start: StackStart,
+        seed: u64,
+    ) -> Result<Stack, TrainingError> {
+        let initial = match start {
+            StackStart::Normal => Initial::Normal { seed },
+            StackStart::Uniform => Initial::Uniform { seed },
+            StackStart::Last => Initial::Last(&self.encoder),
+        };
+        let architecture = self.encoder.architecture();
+        Stack::new(name, n_layers, architecture, initial, self.encoder.engine())
+    }
+
+    /// Returns the rows of the position table for texts of these lengths, one text after the other, (T, H).
+    pub(super) fn positions(&self, lengths: &[usize]) -> Result<Tensor, TrainingError> {
+        let ids: Vec<u32> = lengths.iter().flat_map(|&n| 0..n as u32).collect();
+        let positions = table(&self.encoder, "position_embeddings");
+        Ok(encoder::training::embedding(positions, &ids)?)
+    }
+
+    /// Returns what the embeddings make of vectors in place of words: `Dropout(LN(x + P + T₀))`, (T, H).
+    pub(super) fn embed_vectors(
+        &self,
+        vectors: &Tensor,
+        lengths: &[usize],
+        dropout: &Dropout,
+    ) -> Result<Tensor, TrainingError> {
+        let types = vec![0; vectors.dims2()?.0];
+        let types = match self.encoder.architecture().n_types {
+            0 => None,
+            _ => Some(encoder::training::embedding(
+                table(&self.encoder, "token_type_embeddings"),
+                &types,
+            )?),
+        };
+        let mut others = self.positions(lengths)?;
+        if let Some(types) = types {
+            others = (others + types)?;
+        }
+        let norm = |end: &str| {
+            let name = format!("bert.embeddings.LayerNorm.{end}");
+            self.parameters.get(&name).expect("BERT has this")
+        };
+        let (a, engine) = (self.encoder.architecture(), self.encoder.engine());
+        let norm = LayerNorm::tied(norm("weight"), norm("bias"), a.epsilon, engine);
+        let normalized = norm.forward(vectors, &others)?;
+        Ok(encoder::training::dropout(&normalized, dropout, 0, engine)?)
+    }
+
+    /// Returns the embeddings of a decoder's tokens, (T, H), in which each text's first row is its vector (B, H) as it is.
+    pub(super) fn behind_vectors(
+        &self,
+        texts: &[Tokens],
+        vectors: &Tensor,
+        dropout: &Dropout,
+    ) -> Result<Tensor, TrainingError> {
+        let hidden = self.encoder.embed(texts, dropout)?;
+        with_first(&hidden, vectors, texts)
+    }
+
+    /// Returns the head's logits of token vectors, (N, H) → (N, V).
+    pub(super) fn logits(&self, rows: &Tensor) -> Result<Tensor, TrainingError> {
+        let transformed = self.transform.forward(rows)?;
+        let nothing = transformed.zeros_like()?;
+        let normalized = self.norm.forward(&transformed, &nothing)?;
+        Ok(self.projection.forward(&normalized)?)
+    }
+
+    /// Returns the mean cross-entropy of the tokens that have a label; 0 where none has. Only their rows go through the
+    /// head. `hidden` is (T, H), the labels are those of its rows.
+    pub(super) fn loss<'a>(
+        &self,
+        hidden: &Tensor,
+        labels: impl IntoIterator<Item = &'a Option<u32>>,
+    ) -> Result<Tensor, TrainingError> {
+        let (mut rows, mut targets) = (Vec::new(), Vec::new());
+        for (row, label) in (0u32..).zip(labels) {
+            if let Some(label) = *label {
+                rows.push(row);
+                targets.push(i64::from(label));
+            }
+        }
+        if rows.is_empty() {
+            return Ok(Tensor::zeros((), candle_core::DType::F32, &Device::Cpu)?);
+        }
+        let rows = hidden.index_select(&Tensor::new(rows, &Device::Cpu)?, 0)?;
+        Ok(cross_entropy(&self.logits(&rows)?, &targets)?)
+    }
+
+    /// Writes the directory of a `BertForMaskedLM`, with the parameters of decoders beside it where they are kept.
+    pub(super) fn export(
+        &self,
+        folder: &Path,
+        decoders: Option<&Parameters>,
+    ) -> Result<(), TrainingError> {
+        let mut weights = Tensors::new();
+        weights.extend(&self.parameters, |name| Some(name.to_owned()))?;
+        MaskedLmExport {
+            source: &self.folder,
+            weights,
+        }
+        .write(folder)?;
+        match decoders {
+            Some(decoders) => decoders.save(&folder.join("decoders.safetensors")),
+            None => Ok(()),
+        }
+    }
+
+    pub(super) fn rates(&self) -> Result<Rates, LoadError> {
+        Rates::read(&self.folder)
+    }
+}
+
+/// One of the encoder's tables.
+fn table<'a>(encoder: &'a Encoder, name: &str) -> &'a Arc<Parameter> {
+    let name = format!("bert.embeddings.{name}.weight");
+    encoder
+        .parameters()
+        .get(&name)
+        .expect("BERT has this table")
+}
+
+/// Puts vectors (B, H) in the place of the first rows of texts (T, H).
+pub(super) fn with_first(
+    hidden: &Tensor,
+    vectors: &Tensor,
+    texts: &[Tokens],
+) -> Result<Tensor, TrainingError> {
+    let n_rows = hidden.dims2()?.0 as u32;
+    let (mut rows, mut start): (Vec<u32>, _) = ((0..n_rows).collect(), 0);
+    for (vector, text) in (n_rows..).zip(texts) {
+        rows[start] = vector;
+        start += text.len();
+    }
+    let both = Tensor::cat(&[hidden, vectors], 0)?;
+    Ok(both.index_select(&Tensor::new(rows, &Device::Cpu)?, 0)?)
+}
+
+/// Tokens without types, as all methods but SimLM's encoder read them.
+pub(super) fn tokens(ids: &[u32]) -> Tokens {
+    Tokens {
+        type_ids: vec![0; ids.len()],
+        ids: ids.to_vec(),
+        ..Tokens::default()
+    }
+}
+
+/// Softmax along the last dimension, of basic operations, so that it has a gradient.
+pub(super) fn softmax(scores: &Tensor) -> candle_core::Result<Tensor> {
+    let most = scores.max_keepdim(D::Minus1)?.detach();
+    let powers = scores.broadcast_sub(&most)?.exp()?;
+    powers.broadcast_div(&powers.sum_keepdim(D::Minus1)?)
+}
+
+/// Gelu, where the model's activation is not asked for: the decoder layers of all published methods are BERT's.
+pub(super) const GELU: Activation = Activation::Gelu;

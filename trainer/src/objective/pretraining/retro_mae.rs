@@ -1,0 +1,318 @@
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::Arc;
+
+use candle_core::{DType, Device, Tensor};
+use encoder::training::{
+    Dropout, Engine, LayerNorm, Linear, Parameters, TrainingError, dropout, first, normal,
+};
+use encoder::{Architecture, Tokens};
+use serde::{Deserialize, Serialize};
+
+use super::model::{GELU, MaskedLm, softmax, tokens, with_first};
+use super::{Masks, Method, Terms};
+use crate::masking::{Corrupted, Visibility};
+
+/// RetroMAE, and DupMAE with `bow_loss_weight`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RetroMaeConfig {
+    /// What the decoder's queries are made of.
+    pub query_stream: QueryStream,
+    /// What recovering the bag of words from ordinary tokens counts: DupMAE 0.1; RetroMAE has no such loss.
+    pub bow_loss_weight: Option<f64>,
+    /// Of weights that no checkpoint has.
+    pub seed: u64,
+}
+
+impl Default for RetroMaeConfig {
+    /// RetroMAE as published.
+    fn default() -> Self {
+        Self {
+            query_stream: QueryStream::RawPosition,
+            bow_loss_weight: None,
+            seed: 0,
+        }
+    }
+}
+
+impl RetroMaeConfig {
+    /// DupMAE as published.
+    pub fn dup_mae() -> Self {
+        Self {
+            query_stream: QueryStream::Embedded,
+            bow_loss_weight: Some(0.1),
+            seed: 0,
+        }
+    }
+}
+
+/// What the decoder's queries are made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum QueryStream {
+    /// The vector and the row of the position table: RetroMAE.
+    RawPosition,
+    /// The vector through the embeddings in place of a word: DupMAE, and FlagEmbedding's RetroMAE.
+    Embedded,
+}
+
+/// A text as the encoder reads it, and as the decoder sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RetroMaeText {
+    /// With hidden tokens, from `[CLS]` to `[SEP]`.
+    pub encoder: Corrupted,
+    /// The same without any.
+    pub ids: Vec<u32>,
+    /// Which tokens each position of the decoder may see.
+    pub visibility: Visibility,
+}
+
+/// RetroMAE, Xiao et al. 2022 (arXiv 2205.12035), and DupMAE, Liu et al. 2023 (arXiv 2305.04564).
+///
+/// `L = CE(E(x̃)) + CE(D(c, x))`, and for DupMAE `+ w L_bow`. **Enhanced decoding**: one layer, whose queries hold the
+/// vector c and a position and no word, attends to the words of the text that the position may see; a token is said
+/// without being seen, and every token but the first and the last counts. **Bag of words**: of the head's logits at
+/// ordinary tokens the largest in each column, r, is to recover which words the text has: `−Σ_v u_v ln softmax(r)_v` with
+/// u = 1/n for each word of the n tokens, however often it stands there.
+///
+/// Deviation from the paper, as in the published code: it has no projection of its own for the bag of words, and weighs it.
+pub struct RetroMae {
+    model: MaskedLm,
+    decoder: EnhancedDecoder,
+    config: RetroMaeConfig,
+}
+
+impl RetroMae {
+    /// Loads the model and draws the decoder's layer.
+    ///
+    /// # Errors
+    /// [`TrainingError::Load`], [`TrainingError::Setting`].
+    pub fn load(
+        folder: &Path,
+        config: &RetroMaeConfig,
+        engine: &Arc<Engine>,
+    ) -> Result<Self, TrainingError> {
+        let weight = config.bow_loss_weight.unwrap_or(0.0);
+        crate::objective::settings::at_least_0("bow_loss_weight", weight)?;
+        let model = MaskedLm::load(folder, config.seed, engine)?;
+        let architecture = model.encoder().architecture();
+        let decoder = EnhancedDecoder::new(architecture, config.seed, engine)?;
+        Ok(Self {
+            model,
+            decoder,
+            config: config.clone(),
+        })
+    }
+
+    /// The decoder's queries, (T, H), of vectors (B, H).
+    fn queries(
+        &self,
+        vectors: &Tensor,
+        lengths: &[usize],
+        dropout: &Dropout,
+    ) -> Result<Tensor, TrainingError> {
+        let texts = (0u32..).zip(lengths);
+        let texts: Vec<u32> = texts.flat_map(|(text, &n)| vec![text; n]).collect();
+        let repeated = vectors.index_select(&Tensor::new(texts, &Device::Cpu)?, 0)?;
+        match self.config.query_stream {
+            QueryStream::RawPosition => Ok((repeated + self.model.positions(lengths)?)?),
+            QueryStream::Embedded => self.model.embed_vectors(&repeated, lengths, dropout),
+        }
+    }
+
+    /// The bag-of-words loss of the encoder's token vectors, (T, H).
+    fn bag_of_words(
+        &self,
+        batch: &[RetroMaeText],
+        hidden: &Tensor,
+    ) -> Result<Tensor, TrainingError> {
+        let mut sum = Tensor::zeros((), DType::F32, &Device::Cpu)?;
+        let mut start = 0;
+        for text in batch {
+            let n = text.ids.len();
+            let ordinary = hidden.narrow(0, start + 1, n - 1)?;
+            start += n;
+            let largest = self.model.logits(&ordinary)?.max(0)?; // (V)
+            // Between the first and the last stand the text's own tokens.
+            let own = &text.ids[1..n - 1];
+            if own.is_empty() {
+                continue;
+            }
+            let words: Vec<u32> = own
+                .iter()
+                .copied()
+                .collect::<BTreeSet<_>>()
+                .into_iter()
+                .collect();
+            let most = largest.max(0)?.detach();
+            let log_sum = (largest.broadcast_sub(&most)?.exp()?.sum_all()?.log()? + most)?;
+            let n_words = words.len() as f64;
+            let said = largest
+                .index_select(&Tensor::new(words, &Device::Cpu)?, 0)?
+                .sum_all()?;
+            let loss = ((log_sum * n_words)? - said)?;
+            sum = (sum + (loss / own.len() as f64)?)?;
+        }
+        Ok((sum / batch.len().max(1) as f64)?)
+    }
+}
+
+impl Method for RetroMae {
+    type Batch = Vec<RetroMaeText>;
+
+    fn model(&self) -> &MaskedLm {
+        &self.model
+    }
+
+    fn decoders(&self) -> &Parameters {
+        &self.decoder.parameters
+    }
+
+    fn terms(&self, batch: &Vec<RetroMaeText>, masks: &Masks<'_>) -> Result<Terms, TrainingError> {
+        let model = &self.model;
+        let read: Vec<Tokens> = batch.iter().map(|text| tokens(&text.encoder.ids)).collect();
+        let lengths: Vec<usize> = read.iter().map(Tokens::len).collect();
+        let mut terms = Terms::of(batch.len(), lengths.iter().sum());
+        if let Some(row) = batch
+            .iter()
+            .position(|text| text.ids.len() != text.encoder.ids.len() || text.ids.len() < 2)
+        {
+            return Err(TrainingError::Setting {
+                name: "place of a text whose two forms do not fit",
+                value: row as f64,
+                rule: "both have the same tokens, the first and the last among them",
+            });
+        }
+
+        let hidden = model.encoder().forward(&read, &masks.at(0))?;
+        let labels = batch.iter().flat_map(|text| &text.encoder.labels);
+        terms.add("encoder_loss", 1.0, model.loss(&hidden, labels)?);
+        let vectors = first(&hidden, &lengths)?;
+
+        let dropout = masks.at(8);
+        let seen: Vec<Tokens> = batch.iter().map(|text| tokens(&text.ids)).collect();
+        let context = with_first(&model.encoder().embed(&seen, &dropout)?, &vectors, &seen)?;
+        // The embeddings' places of dropout are taken.
+        let queries = self.queries(&vectors, &lengths, &masks.at(9))?;
+        let said = self.decoder.forward(&queries, &context, batch, &dropout)?;
+        let labels: Vec<Option<u32>> = batch.iter().flat_map(|text| inner(&text.ids)).collect();
+        terms.add("decoder_loss", 1.0, model.loss(&said, &labels)?);
+
+        if let Some(weight) = self.config.bow_loss_weight {
+            terms.add("bow_loss", weight, self.bag_of_words(batch, &hidden)?);
+        }
+        Ok(terms)
+    }
+}
+
+/// Every token as its own label, but the first and the last.
+fn inner(ids: &[u32]) -> impl Iterator<Item = Option<u32>> {
+    let last = ids.len() - 1;
+    let label = move |(place, &id): (usize, &u32)| (place > 0 && place < last).then_some(id);
+    ids.iter().enumerate().map(label)
+}
+
+/// A layer of BERT whose queries are not its keys' and values' input.
+struct EnhancedDecoder {
+    n_heads: usize,
+    query: Linear,
+    key: Linear,
+    value: Linear,
+    output: Linear,
+    attention_norm: LayerNorm,
+    up: Linear,
+    down: Linear,
+    output_norm: LayerNorm,
+    parameters: Parameters,
+    engine: Arc<Engine>,
+}
+
+impl EnhancedDecoder {
+    fn new(a: &Architecture, seed: u64, engine: &Arc<Engine>) -> Result<Self, TrainingError> {
+        let mut parameters = Parameters::new();
+        let mut stream = 0;
+        let mut linear = |parameters: &mut Parameters, name: &str, n_in: usize, n_out: usize| {
+            stream += 1;
+            let values = (normal(seed, stream, n_out * n_in, 0.02), vec![0.0; n_out]);
+            Linear::new(parameters, &format!("c_head.{name}"), values, engine)
+        };
+        let norm = |parameters: &mut Parameters, name: &str| {
+            let name = format!("c_head.{name}.LayerNorm");
+            LayerNorm::new(parameters, &name, a.width, a.epsilon, engine)
+        };
+        let (p, h) = (&mut parameters, a.width);
+        Ok(Self {
+            n_heads: a.n_heads,
+            query: linear(p, "attention.self.query", h, h)?,
+            key: linear(p, "attention.self.key", h, h)?,
+            value: linear(p, "attention.self.value", h, h)?,
+            output: linear(p, "attention.output.dense", h, h)?,
+            attention_norm: norm(p, "attention.output")?,
+            up: linear(p, "intermediate.dense", h, a.n_intermediate)?.with_activation(GELU),
+            down: linear(p, "output.dense", a.n_intermediate, h)?,
+            output_norm: norm(p, "output")?,
+            engine: engine.clone(),
+            parameters,
+        })
+    }
+
+    /// (T, H) from queries and context (T, H); the residual is that of the queries.
+    fn forward(
+        &self,
+        queries: &Tensor,
+        context: &Tensor,
+        batch: &[RetroMaeText],
+        masks: &Dropout,
+    ) -> Result<Tensor, TrainingError> {
+        let [query, key, value] = [
+            (&self.query, queries),
+            (&self.key, context),
+            (&self.value, context),
+        ]
+        .map(|(layer, input)| layer.forward(input));
+        let (query, key, value) = (query?, key?, value?);
+        let (mut start, mut attended) = (0, Vec::with_capacity(batch.len()));
+        for (place, text) in (0u32..).zip(batch) {
+            let n = text.visibility.n_tokens();
+            let part = |rows: &Tensor| self.heads(&rows.narrow(0, start, n)?);
+            let (query, key, value) = (part(&query)?, part(&key)?, part(&value)?);
+            start += n;
+            let d = query.dims3()?.2 as f64;
+            let mut hidden = vec![0.0; n * n];
+            text.visibility.write_additive(f32::MIN, &mut hidden);
+            let hidden = Tensor::from_vec(hidden, (1, n, n), &Device::Cpu)?;
+            let scores = (query.matmul(&key.t()?.contiguous()?)? / d.sqrt())?;
+            let weights = softmax(&scores.broadcast_add(&hidden)?)?; // (A, n, n)
+            let weights = self.drop_weights(&weights, masks, place)?;
+            let rows = weights.matmul(&value)?.transpose(0, 1)?.contiguous()?; // (n, A, d)
+            attended.push(rows.flatten_from(1)?);
+        }
+        let drop = |x: &Tensor, place| dropout(x, masks, place, &self.engine);
+        let attended = self.output.forward(&Tensor::cat(&attended, 0)?)?;
+        let attended = self.attention_norm.forward(&drop(&attended, 0)?, queries)?;
+        let inner = self.down.forward(&self.up.forward(&attended)?)?;
+        Ok(self.output_norm.forward(&drop(&inner, 1)?, &attended)?)
+    }
+
+    /// (A, n, d) of rows (n, H).
+    fn heads(&self, rows: &Tensor) -> candle_core::Result<Tensor> {
+        let (n, width) = rows.dims2()?;
+        let shape = (n, self.n_heads, width / self.n_heads);
+        rows.reshape(shape)?.transpose(0, 1)?.contiguous()
+    }
+
+    fn drop_weights(
+        &self,
+        weights: &Tensor,
+        masks: &Dropout,
+        text: u32,
+    ) -> candle_core::Result<Tensor> {
+        let of_weights = Dropout {
+            hidden: masks.attention,
+            ..*masks
+        };
+        let flat = weights.flatten_to(1)?;
+        dropout(&flat, &of_weights, 2 + text, &self.engine)?.reshape(weights.shape())
+    }
+}

@@ -1,0 +1,525 @@
+//! Methods of pre-training: their gradients, what they learn, and what they leave.
+
+use encoder::{Similarity, TextTokenizer};
+use trainer::masking::{
+    Corrupted, Corruption, FrequencyDictionary, MasterMasks, MasterStreams, MasterText, Skipped,
+    Visibility, Vocabulary, Words, example_random, wrap,
+};
+use trainer::objective::pretraining::{
+    Condenser, CondenserConfig, CotMae, CotMaeConfig, MaskedLm, Master, MasterConfig, Method, Mlm,
+    MlmConfig, Pretraining, ReplacedText, RetroMae, RetroMaeConfig, RetroMaeText, SimLm,
+    SimLmConfig, SpanPair, StackStart,
+};
+
+use std::collections::HashMap;
+
+use candle_core::{Device, Tensor};
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use super::*;
+
+fn tokenizer() -> TextTokenizer {
+    TextTokenizer::load(&model("tiny-bert"), false).expect("the tokenizer loads")
+}
+
+fn vocabulary() -> Vocabulary {
+    Vocabulary::of(&tokenizer()).expect("word pieces")
+}
+
+/// Token ids of `n` texts without `[CLS]` and `[SEP]`, up to `most` of each.
+fn texts(n: usize, most: usize) -> Vec<Vec<u32>> {
+    let (tokenizer, words) = (tokenizer(), 4);
+    let ids = |seed: usize| {
+        let ids = tokenizer.ids(&text(seed * 13 + 1, words + seed % 5));
+        let mut ids = ids.expect("a text");
+        ids.truncate(most);
+        ids
+    };
+    (0..n).map(ids).collect()
+}
+
+/// Texts from `[CLS]` to `[SEP]` with a share of whole words hidden.
+fn corrupted(n: usize, ratio: f64, seed: u64) -> Vec<Corrupted> {
+    let vocabulary = vocabulary();
+    let hide = |(place, ids): (usize, Vec<u32>)| {
+        let mut random = example_random(seed, 0, place as u64);
+        let ids = wrap(&vocabulary, &ids);
+        let mask = Words::group(&vocabulary, &ids, Skipped::Bounds).mask(ratio, &mut random);
+        Corruption::Mixed.apply(&vocabulary, &ids, &mask, &mut random)
+    };
+    texts(n, 24).into_iter().enumerate().map(hide).collect()
+}
+
+fn span_pairs(n: usize) -> Vec<SpanPair> {
+    let (read, said) = (corrupted(2 * n, 0.3, 1), corrupted(2 * n, 0.45, 2));
+    let pair =
+        |list: &[Corrupted], place: usize| [list[2 * place].clone(), list[2 * place + 1].clone()];
+    let pairs = (0..n).map(|place| SpanPair {
+        encoder: pair(&read, place),
+        decoder: pair(&said, place),
+    });
+    pairs.collect()
+}
+
+fn retro_mae_texts(n: usize, most: usize) -> Vec<RetroMaeText> {
+    let vocabulary = vocabulary();
+    let originals = texts(n, most).into_iter().enumerate();
+    let text = |(place, ids): (usize, Vec<u32>)| {
+        let mut random = example_random(4, 0, place as u64);
+        let ids = wrap(&vocabulary, &ids);
+        let words = Words::group(&vocabulary, &ids, Skipped::Bounds);
+        let mask = words.mask(0.3, &mut random);
+        let encoder = Corruption::Mixed.apply(&vocabulary, &ids, &mask, &mut random);
+        let visibility = Visibility::draw(&words, 0.5, 256, &mut random);
+        RetroMaeText {
+            encoder,
+            ids,
+            visibility,
+        }
+    };
+    originals.map(text).collect()
+}
+
+fn master_streams(n: usize) -> Vec<MasterStreams> {
+    let vocabulary = vocabulary();
+    let frequencies = WORDS.iter().zip(1..).map(|(&word, n)| (word.to_owned(), n));
+    let dictionary: FrequencyDictionary = frequencies.collect();
+    let masks = MasterMasks {
+        max_tokens: 30,
+        ..MasterMasks::default()
+    };
+    let line = |(place, text): (usize, Vec<u32>)| {
+        let queries = texts(3, 5 + place);
+        let next = texts(2, 12).split_off(1);
+        // The first text has no queries and no continuation.
+        let (queries, next) = if place == 0 {
+            Default::default()
+        } else {
+            (queries, next)
+        };
+        let line = MasterText {
+            text,
+            queries,
+            next,
+        };
+        let mut random = example_random(6, 0, place as u64);
+        masks.draw(&line, &vocabulary, &dictionary, &mut random)
+    };
+    texts(n, 24).into_iter().enumerate().map(line).collect()
+}
+
+fn objective<M: Method>(method: Result<M, TrainingError>, dropout: f32) -> Pretraining<M> {
+    let method = method.expect("the model loads");
+    Pretraining::new(method, Some(dropout), false).expect("an objective")
+}
+
+fn mlm() -> Result<Mlm, TrainingError> {
+    Mlm::load(&model("tiny-bert"), &MlmConfig::default(), &engine())
+}
+
+fn condenser(contrastive: bool) -> Result<Condenser, TrainingError> {
+    let config = CondenserConfig {
+        skip_from: 1,
+        late_mlm: true,
+        contrastive,
+        ..CondenserConfig::default()
+    };
+    Condenser::load(&model("tiny-bert"), &config, &engine())
+}
+
+fn cot_mae() -> Result<CotMae, TrainingError> {
+    CotMae::load(&model("tiny-bert"), &CotMaeConfig::default(), &engine())
+}
+
+fn retro_mae(config: &RetroMaeConfig) -> Result<RetroMae, TrainingError> {
+    RetroMae::load(&model("tiny-bert"), config, &engine())
+}
+
+fn master() -> Result<Master, TrainingError> {
+    Master::load(&model("tiny-bert"), &MasterConfig::default(), &engine())
+}
+
+#[test]
+fn gradients_of_every_method_equal_difference_quotients() {
+    check_differences(&mut objective(mlm(), 0.1), &corrupted(4, 0.3, 1));
+    check_differences(&mut objective(condenser(true), 0.1), &corrupted(4, 0.3, 1));
+    check_differences(&mut objective(cot_mae(), 0.1), &span_pairs(2));
+    for config in [RetroMaeConfig::default(), RetroMaeConfig::dup_mae()] {
+        check_differences(
+            &mut objective(retro_mae(&config), 0.1),
+            &retro_mae_texts(3, 24),
+        );
+    }
+    check_differences(&mut objective(master(), 0.1), &master_streams(3));
+}
+
+/// Trains, and returns a decoder's loss before, after, and after with the vectors of other texts.
+fn losses<M: Method>(
+    method: Result<M, TrainingError>,
+    name: &str,
+    batch: &M::Batch,
+    turned: &M::Batch,
+) -> (f64, f64, f64)
+where
+    M::Batch: Clone,
+{
+    let mut objective = objective(method, 0.0);
+    let loss = |objective: &mut Pretraining<M>, batch: &M::Batch| {
+        objective.evaluate(batch).expect("a loss").measures[name]
+    };
+    let before = loss(&mut objective, batch);
+    train(&mut objective, 150, 3e-3, |_| batch.clone());
+    let after = loss(&mut objective, batch);
+    (before, after, loss(&mut objective, turned))
+}
+
+/// What decoders learn they learn through the vector: that of another text does not serve.
+#[test]
+fn decoders_need_the_vector_of_their_own_text() {
+    let batch = span_pairs(6);
+    let mut turned = batch.clone();
+    turned.rotate_left(1);
+    for (pair, own) in turned.iter_mut().zip(&batch) {
+        pair.decoder = own.decoder.clone();
+    }
+    let (before, after, other) = losses(cot_mae(), "decoder_loss", &batch, &turned);
+    assert!(
+        after < 0.5 * before && after < 0.95 * other,
+        "{before} {after} {other}"
+    );
+
+    // Texts of one length, so that another's vector can stand before them.
+    let batch = retro_mae_texts(8, 10);
+    assert!(batch.iter().all(|text| text.ids.len() == 12), "{batch:?}");
+    let mut turned = batch.clone();
+    turned.rotate_left(1);
+    for (text, own) in turned.iter_mut().zip(&batch) {
+        (text.ids, text.visibility) = (own.ids.clone(), own.visibility.clone());
+    }
+    let method = retro_mae(&RetroMaeConfig::default());
+    let (before, after, other) = losses(method, "decoder_loss", &batch, &turned);
+    assert!(
+        after < 0.5 * before && after < 0.95 * other,
+        "{before} {after} {other}"
+    );
+}
+
+#[test]
+fn without_labels_a_term_is_0_and_without_a_vector_nobody_is_read() {
+    let mut batch = corrupted(2, 0.3, 1);
+    for text in &mut batch {
+        text.labels.fill(None);
+    }
+    let mut none = objective(mlm(), 0.0);
+    let report = none.step(&batch, &step_at(0)).expect("a step");
+    assert_eq!(report.loss, 0.0);
+    let streams = master_streams(1);
+    let report = objective(master(), 0.0).evaluate(&streams).expect("a loss");
+    assert_eq!(
+        report.measures["query_loss"], 0.0,
+        "the first text has no queries"
+    );
+    assert_eq!(report.measures.len(), 8);
+    assert!(report.measures["continuation_loss"] > 0.0);
+}
+
+/// From a config alone: nobody knows anything, so each term is about ln V.
+#[test]
+fn drawn_weights_say_every_token_with_equal_chance() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let config = folder.path().join("config.json");
+    std::fs::copy(model("tiny-bert").join("config.json"), config).expect("copied");
+    let is_even = |name: &str, loss: f64, expected: f64| {
+        assert!(
+            (loss / expected - 1.0).abs() < 0.03,
+            "{name}: {loss}, not {expected}"
+        );
+    };
+    let config = MasterConfig {
+        decoder_init: StackStart::Normal,
+        ..MasterConfig::default()
+    };
+    let method = Master::load(folder.path(), &config, &engine());
+    let terms = objective(method, 0.0)
+        .evaluate(&master_streams(3))
+        .expect("a loss");
+    for (name, loss) in terms.measures {
+        is_even(name, loss, 576f64.ln());
+    }
+    let method = RetroMae::load(folder.path(), &RetroMaeConfig::dup_mae(), &engine());
+    let batch = retro_mae_texts(3, 24);
+    let terms = objective(method, 0.0).evaluate(&batch).expect("a loss");
+    for name in ["encoder_loss", "decoder_loss"] {
+        is_even(name, terms.measures[name], 576f64.ln());
+    }
+    let shares = batch.iter().map(|text| {
+        let own = &text.ids[1..text.ids.len() - 1];
+        own.iter().collect::<std::collections::BTreeSet<_>>().len() as f64 / own.len() as f64
+    });
+    let expected = shares.sum::<f64>() / 3.0 * 576f64.ln();
+    is_even("bow_loss", terms.measures["bow_loss"], expected);
+}
+
+#[test]
+fn the_export_is_a_bert_and_keeps_its_head() {
+    let mut objective = objective(cot_mae(), 0.0);
+    let batch = span_pairs(3);
+    train(&mut objective, 3, 1e-3, |_| batch.clone());
+    let folder = tempfile::tempdir().expect("a folder");
+    objective.export(folder.path()).expect("an export");
+    let names = encoder::Checkpoint::open(folder.path()).expect("weights");
+    assert!(
+        names.contains("cls.predictions.bias") && !names.contains("c_head.0.output.dense.weight")
+    );
+
+    // What goes on from it begins where it ended.
+    let again = Mlm::load(folder.path(), &MlmConfig::default(), &engine()).expect("it loads");
+    let own = {
+        let model: &MaskedLm = objective.method().model();
+        let parameters = model.parameters().iter();
+        parameters
+            .map(|one| (one.name().to_owned(), one.values()))
+            .collect::<Vec<_>>()
+    };
+    for (name, values) in own {
+        let found = again
+            .model()
+            .parameters()
+            .get(&name)
+            .expect("the same names")
+            .values();
+        assert_eq!(found, values, "{name}");
+    }
+
+    // The serving engine reads it as any other BERT.
+    let options = ModelOptions {
+        pooling: Some(Pooling::Cls),
+        normalize: Some(false),
+        similarity: Some(Similarity::InnerProduct),
+        query_tokens: Some(64),
+        passage_tokens: Some(64),
+        ..ModelOptions::default()
+    };
+    let served = BiEncoder::load(folder.path(), &options, &EncoderConfig::default());
+    let texts = [Text::Single("river stone engine"), Text::Single("music")];
+    let vectors = served
+        .expect("it loads")
+        .encode_texts(Role::Query, &texts)
+        .expect("vectors");
+    let tokenizer = tokenizer();
+    let tokens = texts.map(|text| tokenizer.encode("", text, 64).expect("tokens"));
+    let first = objective
+        .method()
+        .model()
+        .encoder()
+        .forward_first(&tokens, &encoder::training::Dropout::NONE);
+    let expected: Vec<f32> = first
+        .expect("vectors")
+        .flatten_all()
+        .expect("flat")
+        .to_vec1()
+        .expect("values");
+    for (found, expected) in vectors.values.iter().zip(&expected) {
+        assert!((found - expected).abs() < 1e-5, "{found}, not {expected}");
+    }
+}
+
+#[test]
+fn other_families_and_bad_settings_are_refused() {
+    let roberta = Mlm::load(&model("tiny-roberta"), &MlmConfig::default(), &engine());
+    let error = roberta.err().expect("RoBERTa is refused").to_string();
+    assert!(error.contains("model_type `bert`"), "{error}");
+    let config = CondenserConfig {
+        skip_from: 3,
+        ..CondenserConfig::default()
+    };
+    let condenser = Condenser::load(&model("tiny-bert"), &config, &engine());
+    assert!(matches!(condenser, Err(TrainingError::Setting { .. })));
+    let config = CotMaeConfig {
+        n_head_layers: 0,
+        ..CotMaeConfig::default()
+    };
+    let cot_mae = CotMae::load(&model("tiny-bert"), &config, &engine());
+    assert!(matches!(cot_mae, Err(TrainingError::Setting { .. })));
+}
+
+/// One batch of a published method with its loss and gradients: see `tests/golden/pretraining/README.md`.
+struct Golden {
+    case: Value,
+    tensors: HashMap<String, Tensor>,
+}
+
+impl Golden {
+    fn read(method: &str) -> Self {
+        let folder = testkit::golden("pretraining").join(method);
+        let case = std::fs::read(folder.join("case.json")).expect("a case");
+        let tensors = folder.join("tensors.safetensors");
+        Self {
+            case: serde_json::from_slice(&case).expect("JSON"),
+            tensors: candle_core::safetensors::load(tensors, &Device::Cpu).expect("tensors"),
+        }
+    }
+
+    fn input<T: DeserializeOwned>(&self, name: &str) -> T {
+        serde_json::from_value(self.case["inputs"][name].clone()).expect("an input")
+    }
+
+    /// Token ids and labels under these names, or, for MASTER, under a stream's name in these.
+    fn texts(&self, side: &str, stream: Option<&str>) -> Vec<Corrupted> {
+        let list = |end: &str| {
+            let value = &self.case["inputs"][format!("{side}_{end}")];
+            stream.map_or(value, |stream| &value[stream]).clone()
+        };
+        let ids: Vec<Vec<u32>> = serde_json::from_value(list("ids")).expect("ids");
+        let labels: Vec<Vec<i64>> = serde_json::from_value(list("labels")).expect("labels");
+        let text = |(ids, labels): (Vec<u32>, Vec<i64>)| Corrupted {
+            ids,
+            labels: labels
+                .into_iter()
+                .map(|label| u32::try_from(label).ok())
+                .collect(),
+        };
+        ids.into_iter().zip(labels).map(text).collect()
+    }
+
+    /// Gives the method the weights of the case and compares its losses and gradients.
+    fn check<M: Method>(&self, method: Result<M, TrainingError>, batch: &M::Batch) {
+        let name = self.case["method"].as_str().expect("a name");
+        let mut objective = objective(method, 0.0);
+        let values = |tensor: &Tensor| -> Vec<f32> {
+            tensor.flatten_all().expect("flat").to_vec1().expect("f32")
+        };
+        let mut n_set = 0;
+        for parameter in objective.parameters().iter() {
+            if let Some(tensor) = self.tensors.get(&format!("weights.{}", parameter.name())) {
+                parameter
+                    .set_values(&values(tensor))
+                    .expect("as many values");
+                n_set += 1;
+            }
+        }
+        let weights = self
+            .tensors
+            .keys()
+            .filter(|name| name.starts_with("weights."));
+        assert_eq!(n_set, weights.count(), "{name}");
+
+        let report = objective.step(batch, &step_at(0)).expect("a step");
+        let mut found: Vec<f64> = report.measures.into_values().chain([report.loss]).collect();
+        let expected = self.case["losses"].as_object().expect("losses");
+        let mut expected: Vec<f64> = expected
+            .values()
+            .map(|x| x.as_f64().expect("a loss"))
+            .collect();
+        found.sort_by(f64::total_cmp);
+        expected.sort_by(f64::total_cmp);
+        assert_eq!(found.len(), expected.len(), "{name}");
+        for (found, expected) in found.iter().zip(&expected) {
+            assert!(
+                (found - expected).abs() <= 1e-5 * expected,
+                "{name}: {found}, not {expected}"
+            );
+        }
+        let mut n_compared = 0;
+        for parameter in objective.parameters().iter() {
+            let own = parameter.name();
+            let published = own.strip_prefix("bert.").unwrap_or(own);
+            if own.ends_with("key.bias") {
+                continue; // rounding alone, since softmax cancels it
+            }
+            let expected = self.tensors.get(&format!("gradient.{published}"));
+            let expected = values(expected.unwrap_or_else(|| panic!("{name} has {own}")));
+            let found = parameter
+                .gradient()
+                .unwrap_or_else(|| vec![0.0; expected.len()]);
+            let error = length(found.iter().zip(&expected).map(|(a, b)| a - b));
+            let size = length(expected.iter().copied());
+            assert!(error <= 1e-4 * size, "{name}, {own}: {error} of {size}");
+            n_compared += 1;
+        }
+        assert!(n_compared > 35, "{name}: {n_compared}");
+    }
+}
+
+#[test]
+fn losses_and_gradients_equal_those_of_the_published_code() {
+    let golden = Golden::read("mlm");
+    golden.check(mlm(), &golden.texts("encoder", None));
+
+    for (name, contrastive) in [("condenser", false), ("cocondenser", true)] {
+        let golden = Golden::read(name);
+        assert_eq!(golden.input::<usize>("skip_from"), 1);
+        golden.check(condenser(contrastive), &golden.texts("encoder", None));
+    }
+
+    let golden = Golden::read("cotmae");
+    let (read, said) = (golden.texts("encoder", None), golden.texts("decoder", None));
+    let pairs = read
+        .chunks(2)
+        .zip(said.chunks(2))
+        .map(|(read, said)| SpanPair {
+            encoder: [read[0].clone(), read[1].clone()],
+            // The case has them in the order of the vectors that they meet.
+            decoder: [said[1].clone(), said[0].clone()],
+        });
+    golden.check(cot_mae(), &pairs.collect());
+
+    for (name, config) in [
+        ("retromae", RetroMaeConfig::default()),
+        ("dupmae", RetroMaeConfig::dup_mae()),
+    ] {
+        let golden = Golden::read(name);
+        let visibility: Vec<Vec<Vec<u8>>> = golden.input("visibility");
+        let (read, said) = (golden.texts("encoder", None), golden.texts("decoder", None));
+        let texts = read.into_iter().zip(said).zip(visibility);
+        let texts = texts.map(|((encoder, said), rows)| {
+            let rows: Vec<Vec<bool>> = rows
+                .iter()
+                .map(|row| row.iter().map(|&sees| sees == 1).collect())
+                .collect();
+            RetroMaeText {
+                encoder,
+                ids: said.ids,
+                visibility: Visibility::new(&rows),
+            }
+        });
+        golden.check(retro_mae(&config), &texts.collect());
+    }
+
+    let golden = Golden::read("simlm");
+    let types: Vec<Vec<u32>> = golden.input("encoder_types");
+    let (read, said) = (golden.texts("encoder", None), golden.texts("decoder", None));
+    let texts = read.into_iter().zip(said).zip(types);
+    let texts = texts.map(|((encoder, said), types)| ReplacedText {
+        encoder: encoder.ids,
+        types,
+        decoder: said.ids,
+        labels: encoder.labels,
+    });
+    let method = SimLm::load(&model("tiny-bert"), &SimLmConfig::default(), &engine());
+    golden.check(method, &texts.collect());
+
+    let golden = Golden::read("master");
+    let [text, first_half, seen] =
+        ["text", "first_half", "seen"].map(|stream| golden.texts("encoder", Some(stream)));
+    let [keywords, queries, continuation, second_half, unseen] = [
+        "c_head",
+        "query_head",
+        "gpt_head",
+        "next_head",
+        "overlap_head",
+    ]
+    .map(|stream| golden.texts("decoder", Some(stream)));
+    let streams = (0..text.len()).map(|row| MasterStreams {
+        text: text[row].clone(),
+        keywords: keywords[row].clone(),
+        queries: queries[row].clone(),
+        continuation: continuation[row].clone(),
+        first_half: first_half[row].clone(),
+        second_half: second_half[row].clone(),
+        seen: seen[row].clone(),
+        unseen: unseen[row].clone(),
+    });
+    golden.check(master(), &streams.collect());
+}

@@ -16,6 +16,7 @@ pub(crate) enum Purpose {
     Widths,
     Masking,
     Spans,
+    Replacing,
 }
 
 /// Random numbers that depend on these four numbers alone, so on no other draw and on no thread.

@@ -5,6 +5,7 @@
 
 mod condenser;
 mod cot_mae;
+mod generator;
 mod master;
 mod mlm;
 mod model;
@@ -20,14 +21,18 @@ use serde::{Deserialize, Serialize};
 
 pub use condenser::{Condenser, CondenserConfig};
 pub use cot_mae::{CotMae, CotMaeConfig, SpanPair};
+pub use generator::{Electra, Generator};
 pub use master::{Master, MasterConfig};
 pub use mlm::{Mlm, MlmConfig};
 pub use model::MaskedLm;
 pub use retro_mae::{QueryStream, RetroMae, RetroMaeConfig, RetroMaeText};
-pub use sim_lm::{ReplacedText, SimLm, SimLmConfig};
+pub use sim_lm::{SimLm, SimLmConfig, SimLmText};
+
+use rand_chacha::ChaCha8Rng;
 
 use super::rates::Rates;
 use super::{Objective, Preparation, Step, StepReport};
+use crate::data::random::{Purpose, random};
 
 /// With which weights the layers of a decoder begin.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -118,6 +123,12 @@ impl Masks<'_> {
         rates: Rates::NONE,
         step: None,
     };
+
+    /// Random numbers of the step; without one always the same.
+    fn random(&self) -> ChaCha8Rng {
+        let (seed, step) = self.step.map_or((0, 0), |step| (step.seed, step.index));
+        random(seed, step, 0, Purpose::Replacing)
+    }
 
     fn at(&self, pass: u64) -> Dropout {
         match self.step {

@@ -180,13 +180,7 @@ impl MaskedLm {
         hidden: &Tensor,
         labels: impl IntoIterator<Item = &'a Option<u32>>,
     ) -> Result<Tensor, TrainingError> {
-        let (mut rows, mut targets) = (Vec::new(), Vec::new());
-        for (row, label) in (0u32..).zip(labels) {
-            if let Some(label) = *label {
-                rows.push(row);
-                targets.push(i64::from(label));
-            }
-        }
+        let (rows, targets) = labelled(labels);
         if rows.is_empty() {
             return Ok(Tensor::zeros((), candle_core::DType::F32, &Device::Cpu)?);
         }
@@ -241,6 +235,16 @@ pub(super) fn with_first(
     }
     let both = Tensor::cat(&[hidden, vectors], 0)?;
     Ok(both.index_select(&Tensor::new(rows, &Device::Cpu)?, 0)?)
+}
+
+/// The places that have a label, and the labels.
+pub(super) fn labelled<'a>(
+    labels: impl IntoIterator<Item = &'a Option<u32>>,
+) -> (Vec<u32>, Vec<i64>) {
+    let places = (0u32..).zip(labels);
+    places
+        .filter_map(|(place, label)| Some((place, i64::from((*label)?))))
+        .unzip()
 }
 
 /// Tokens without types, as all methods but SimLM's encoder read them.

@@ -1,17 +1,24 @@
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use encoder::Tokens;
 use encoder::training::{Engine, Parameters, Stack, TrainingError, first};
+use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
+use super::generator::Generator;
 use super::model::{MaskedLm, tokens};
 use super::{Masks, Method, StackStart, Terms};
+use crate::masking::Corrupted;
 
 /// SimLM.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct SimLmConfig {
+    /// Directory of the generator: an ELECTRA or a BERT for masked language modelling with the same vocabulary.
+    pub generator: Option<PathBuf>,
+    /// What the generator's own loss counts, where it is trained too: 0.2 in the published code.
+    pub generator_weight: Option<f64>,
     /// Layers of the decoder, which begin as the encoder's last.
     pub n_decoder_layers: usize,
     /// Of weights that no checkpoint has.
@@ -22,22 +29,24 @@ impl Default for SimLmConfig {
     /// The published script's.
     fn default() -> Self {
         Self {
+            generator: None,
+            generator_weight: None,
             n_decoder_layers: 2,
             seed: 0,
         }
     }
 }
 
-/// A text some of whose tokens a generator has replaced, anew for encoder and decoder.
+/// A text, hidden in part for the encoder and more for the decoder.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ReplacedText {
-    /// What the encoder reads.
-    pub encoder: Vec<u32>,
+pub struct SimLmText {
     /// Its token types: 0 up to the end of a title, 1 behind it; the decoder has none.
     pub types: Vec<u32>,
-    /// What the decoder reads.
-    pub decoder: Vec<u32>,
-    /// The tokens that were there; none in the place of special ones.
+    /// What is hidden from the encoder.
+    pub encoder: Corrupted,
+    /// What is hidden from the decoder.
+    pub decoder: Corrupted,
+    /// What both are to say at each place; none in the place of special tokens.
     pub labels: Vec<Option<u32>>,
 }
 
@@ -45,10 +54,17 @@ pub struct ReplacedText {
 ///
 /// A generator puts likely tokens in the place of hidden ones, for the encoder and, where more are hidden, for the decoder.
 /// Both are to say what stood there, at replaced and at all other ordinary tokens: `L = CE(E(x_e), x) + CE(D(c, x_d), x)`.
-/// The generator is not trained here.
+/// The generator is frozen, unless it has a loss of its own: `+ w CE(G(x̂), x)` over what is hidden from the encoder. Without
+/// one the hidden tokens are read as they are.
+///
+/// Deviation: the published generator draws with its dropout on, since the trainer turns that on for all modules; here it
+/// draws without.
 pub struct SimLm {
     model: MaskedLm,
     decoder: Stack,
+    generator: Option<Generator>,
+    generator_weight: Option<f64>,
+    parameters: Parameters,
 }
 
 impl SimLm {
@@ -61,31 +77,82 @@ impl SimLm {
         config: &SimLmConfig,
         engine: &Arc<Engine>,
     ) -> Result<Self, TrainingError> {
+        crate::objective::settings::at_least_0(
+            "generator_weight",
+            config.generator_weight.unwrap_or(0.0),
+        )?;
         let model = MaskedLm::load(folder, config.seed, engine)?;
         let decoder = model.decoder("decoder", config.n_decoder_layers, StackStart::Last, 0)?;
-        Ok(Self { model, decoder })
+        let generator = config.generator.as_deref();
+        let generator = generator
+            .map(|path| Generator::load(path, engine))
+            .transpose()?;
+        let mut parameters = decoder.parameters().clone();
+        match (&generator, config.generator_weight) {
+            (Some(Generator::Bert(_)), Some(_)) => {
+                let reason =
+                    "a BERT that generates is not trained: its parameters have the encoder's names";
+                return Err(TrainingError::Settings { reason });
+            }
+            (Some(generator), Some(_)) => parameters.extend(generator.parameters()),
+            _ => {}
+        }
+        Ok(Self {
+            model,
+            decoder,
+            generator,
+            generator_weight: config.generator_weight,
+            parameters,
+        })
+    }
+
+    /// The ids that are read in place of hidden tokens.
+    fn read(
+        &self,
+        batch: &[SimLmText],
+        side: fn(&SimLmText) -> &Corrupted,
+        random: &mut ChaCha8Rng,
+    ) -> Result<Vec<Vec<u32>>, TrainingError> {
+        let hidden: Vec<&Corrupted> = batch.iter().map(side).collect();
+        let ids = hidden_ids(&hidden);
+        match &self.generator {
+            Some(generator) => generator.replace(&typed(batch, ids), &hidden, random),
+            None => Ok(ids),
+        }
     }
 }
 
+/// Texts with the token types of the batch.
+fn typed(batch: &[SimLmText], ids: Vec<Vec<u32>>) -> Vec<Tokens> {
+    let pairs = batch.iter().zip(ids);
+    let text = |(text, ids): (&SimLmText, Vec<u32>)| Tokens {
+        ids,
+        type_ids: text.types.clone(),
+        ..Tokens::default()
+    };
+    pairs.map(text).collect()
+}
+
+fn hidden_ids(hidden: &[&Corrupted]) -> Vec<Vec<u32>> {
+    hidden.iter().map(|text| text.ids.clone()).collect()
+}
+
 impl Method for SimLm {
-    type Batch = Vec<ReplacedText>;
+    type Batch = Vec<SimLmText>;
 
     fn model(&self) -> &MaskedLm {
         &self.model
     }
 
     fn decoders(&self) -> &Parameters {
-        self.decoder.parameters()
+        &self.parameters
     }
 
-    fn terms(&self, batch: &Vec<ReplacedText>, masks: &Masks<'_>) -> Result<Terms, TrainingError> {
+    fn terms(&self, batch: &Vec<SimLmText>, masks: &Masks<'_>) -> Result<Terms, TrainingError> {
         let model = &self.model;
-        let read = |text: &ReplacedText| Tokens {
-            ids: text.encoder.clone(),
-            type_ids: text.types.clone(),
-            ..Tokens::default()
-        };
-        let texts: Vec<Tokens> = batch.iter().map(read).collect();
+        let mut random = masks.random();
+        let ids = self.read(batch, |text| &text.encoder, &mut random)?;
+        let texts = typed(batch, ids);
         let lengths: Vec<usize> = texts.iter().map(Tokens::len).collect();
         let mut terms = Terms::of(texts.len(), lengths.iter().sum());
         let labels = || batch.iter().flat_map(|text| &text.labels);
@@ -94,10 +161,17 @@ impl Method for SimLm {
         terms.add("encoder_loss", 1.0, model.loss(&hidden, labels())?);
 
         let vectors = first(&hidden, &lengths)?;
-        let texts: Vec<Tokens> = batch.iter().map(|text| tokens(&text.decoder)).collect();
+        let ids = self.read(batch, |text| &text.decoder, &mut random)?;
+        let texts: Vec<Tokens> = ids.iter().map(|ids| tokens(ids)).collect();
         let hidden = model.behind_vectors(&texts, &vectors, &masks.at(8))?;
         let hidden = self.decoder.forward(&hidden, &lengths, &masks.at(8))?;
         terms.add("decoder_loss", 1.0, model.loss(&hidden, labels())?);
+
+        if let (Some(generator), Some(weight)) = (&self.generator, self.generator_weight) {
+            let hidden: Vec<&Corrupted> = batch.iter().map(|text| &text.encoder).collect();
+            let loss = generator.loss(&typed(batch, hidden_ids(&hidden)), &hidden, &masks.at(3))?;
+            terms.add("generator_loss", weight, loss);
+        }
         Ok(terms)
     }
 }

@@ -1,8 +1,10 @@
 mod groups;
 mod stream;
+mod texts;
 
 pub use groups::{GroupBatches, GroupsConfig, Mixing};
 pub use stream::{ShuffleBuffer, StreamBatches, StreamConfig};
+pub use texts::{Draw, TextBatches, TextBatchesConfig, TextSource};
 
 use crate::data::DataError;
 

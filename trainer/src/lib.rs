@@ -18,7 +18,8 @@ pub mod spans;
 mod text;
 
 pub use batches::{
-    Batches, GroupBatches, GroupsConfig, Mixing, ShuffleBuffer, StreamBatches, StreamConfig,
+    Batches, Draw, GroupBatches, GroupsConfig, Mixing, ShuffleBuffer, StreamBatches, StreamConfig,
+    TextBatches, TextBatchesConfig, TextSource,
 };
 pub use mining::{MiningConfig, MiningCounts, Selection, mine};
 pub use objective::{Objective, Preparation, Step, StepReport};

@@ -17,6 +17,7 @@ pub(crate) enum Purpose {
     Masking,
     Spans,
     Replacing,
+    HeldOut,
 }
 
 /// Random numbers that depend on these four numbers alone, so on no other draw and on no thread.

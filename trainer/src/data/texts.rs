@@ -4,7 +4,7 @@ use encoder::TextTokenizer;
 use super::DataError;
 
 /// Bytes of text that a thread works on at a time.
-pub(crate) const CHUNK_BYTES: usize = 1 << 20;
+pub(super) const CHUNK_BYTES: usize = 1 << 20;
 
 /// Told the bytes read so far, and those of all files.
 pub type OnBytes<'a> = dyn FnMut(u64, u64) + 'a;

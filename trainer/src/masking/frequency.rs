@@ -4,12 +4,13 @@ use std::io::{self, BufReader, Write};
 use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
 
-use corpus::{CorpusConfig, Lines, Template};
+use corpus::{CorpusConfig, Template};
 use encoder::TextTokenizer;
 use serde::Deserialize;
+use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::{Vocabulary, Words};
-use crate::data::{CHUNK_BYTES, DataError, OnBytes, TextChunk, TextChunks, from_json};
+use crate::data::{DataError, LineChunk, LineChunks, OnBytes, TextChunk, TextChunks, from_json};
 use crate::parallel::map_in_order;
 
 /// How often each whole word occurs in a corpus, from which MASTER's keyword masks are drawn.
@@ -95,10 +96,7 @@ impl FrequencyDictionary {
                 let mut lines = LineChunks::open(paths)?;
                 map_in_order(
                     config.n_threads,
-                    || {
-                        on_bytes(lines.n_bytes_read(), lines.n_bytes_total);
-                        lines.next_chunk()
-                    },
+                    || lines.next_chunk(on_bytes),
                     |chunk: LineChunk| chunk.count(&vocabulary, config.skip_bad_lines),
                     |chunk| each(&mut total, chunk),
                 )?;
@@ -128,6 +126,25 @@ impl FrequencyDictionary {
         }
         let report = total.report.clone();
         Ok((total.into_dictionary(&vocabulary), report))
+    }
+
+    /// Counts the whole words of texts in memory.
+    pub fn of_texts<'a>(
+        texts: impl IntoIterator<Item = &'a [u32]>,
+        vocabulary: &Vocabulary,
+    ) -> Self {
+        let mut counted = Counted::new(vocabulary);
+        texts
+            .into_iter()
+            .for_each(|ids| counted.count(vocabulary, ids));
+        counted.into_dictionary(vocabulary)
+    }
+
+    /// A number that another dictionary would not have.
+    pub fn digest(&self) -> u64 {
+        let digest =
+            |(word, count): (&String, &NonZeroU64)| xxh3_64_with_seed(word.as_bytes(), count.get());
+        self.counts.iter().map(digest).fold(0, u64::wrapping_add)
     }
 
     /// Reads a JSON object of words and counts.
@@ -260,93 +277,12 @@ impl Counted {
     }
 }
 
-/// Lines of several files, in pieces.
-struct LineChunks<'a> {
-    paths: std::slice::Iter<'a, PathBuf>,
-    lines: Option<Lines>,
-    /// Bytes of the files before this one.
-    n_bytes_before: u64,
-    n_bytes_total: u64,
-}
-
-/// Lines of one file, with their numbers.
-struct LineChunk {
-    path: PathBuf,
-    lines: Vec<(u64, String)>,
-}
-
-impl<'a> LineChunks<'a> {
-    fn open(paths: &'a [PathBuf]) -> Result<Self, DataError> {
-        let mut n_bytes_total = 0;
-        for path in paths {
-            let metadata = std::fs::metadata(path).map_err(|source| DataError::Read {
-                path: path.clone(),
-                source,
-            })?;
-            n_bytes_total += metadata.len();
-        }
-        Ok(Self {
-            paths: paths.iter(),
-            lines: None,
-            n_bytes_before: 0,
-            n_bytes_total,
-        })
-    }
-
-    fn n_bytes_read(&self) -> u64 {
-        self.n_bytes_before + self.lines.as_ref().map_or(0, Lines::n_bytes_read)
-    }
-
-    fn next_chunk(&mut self) -> Result<Option<LineChunk>, DataError> {
-        loop {
-            let Some(file) = &mut self.lines else {
-                let Some(path) = self.paths.next() else {
-                    return Ok(None);
-                };
-                self.lines = Some(Lines::open(path)?);
-                continue;
-            };
-            let mut chunk = LineChunk {
-                path: file.path().to_owned(),
-                lines: Vec::new(),
-            };
-            let mut n_bytes = 0;
-            while n_bytes < CHUNK_BYTES {
-                let Some((line, text)) = file.next_line()? else {
-                    break;
-                };
-                n_bytes += text.len();
-                chunk.lines.push((line, text.to_owned()));
-            }
-            if !chunk.lines.is_empty() {
-                return Ok(Some(chunk));
-            }
-            self.n_bytes_before = self.n_bytes_read();
-            self.lines = None;
-        }
-    }
-}
-
 impl LineChunk {
     fn count(self, vocabulary: &Vocabulary, skip_bad_lines: bool) -> Result<Counted, DataError> {
         let mut counted = Counted::new(vocabulary);
-        for (line, text) in &self.lines {
-            match ids_of(text, vocabulary) {
-                Ok(ids) => counted.count(vocabulary, &ids),
-                Err(reason) => {
-                    let error = DataError::Line {
-                        path: self.path.clone(),
-                        line: *line,
-                        reason,
-                    };
-                    if !skip_bad_lines {
-                        return Err(error);
-                    }
-                    counted.report.n_bad += 1;
-                    counted.report.first_bad.get_or_insert(error.to_string());
-                }
-            }
-        }
+        let parse = |line: &str| ids_of(line, vocabulary);
+        let bad = self.parse(skip_bad_lines, parse, |ids| counted.count(vocabulary, &ids))?;
+        (counted.report.n_bad, counted.report.first_bad) = bad;
         Ok(counted)
     }
 }

@@ -11,7 +11,7 @@ use crate::data::from_json;
 const COMPLEMENTARY_RATIO: f64 = 0.5;
 
 /// A line of MASTER's corpus: token ids without `[CLS]` and without the last `[SEP]`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct MasterText {
     /// The text; a `[SEP]` may part title and body.
     pub text: Vec<u32>,
@@ -25,7 +25,7 @@ pub struct MasterText {
 
 /// How much of MASTER's streams is hidden.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, default)]
 pub struct MasterMasks {
     /// Tokens of a stream at most, `[CLS]` and `[SEP]` among them.
     pub max_tokens: usize,

@@ -99,7 +99,7 @@ impl Vocabulary {
     }
 
     /// Says which id of a line is not below V.
-    pub(super) fn check(&self, ids: &[u32]) -> Result<(), String> {
+    pub(crate) fn check(&self, ids: &[u32]) -> Result<(), String> {
         match self.unknown(ids) {
             None => Ok(()),
             Some(id) => Err(format!(

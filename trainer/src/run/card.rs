@@ -31,6 +31,8 @@ pub enum ModelKind {
     OpenMatch,
     /// Scores of pairs.
     CrossEncoder,
+    /// A pre-trained encoder with the head that says what is hidden.
+    MaskedLanguageModel,
 }
 
 impl ModelKind {
@@ -52,6 +54,13 @@ impl ModelKind {
             Self::OpenMatch => {
                 "The layout is OpenMatch's: `openmatch_config.json` beside the weights of each tower.".to_owned()
             }
+            Self::MaskedLanguageModel => {
+                "```python\nfrom transformers import AutoModelForMaskedLM, AutoTokenizer\n\
+                 model = AutoModelForMaskedLM.from_pretrained(\"path/to/this/folder\")\n\
+                 tokenizer = AutoTokenizer.from_pretrained(\"path/to/this/folder\")\n```\n\n\
+                 A masked language model, pre-trained for retrieval: fine-tune it with `pooling = \"cls\"` before searching with it."
+                    .to_owned()
+            }
             Self::CrossEncoder => python(
                 "CrossEncoder",
                 "model = CrossEncoder(\"path/to/this/folder\")\nmodel.predict([(\"query\", \"passage\")])",
@@ -69,6 +78,7 @@ impl ModelCard<'_> {
         }
         let (pipeline, tags) = match self.kind {
             ModelKind::CrossEncoder => ("text-ranking", "- sentence-transformers\n- cross-encoder"),
+            ModelKind::MaskedLanguageModel => ("fill-mask", "- fill-mask"),
             ModelKind::OpenMatch => ("feature-extraction", "- feature-extraction"),
             ModelKind::BiEncoder | ModelKind::Towers => (
                 "sentence-similarity",

@@ -3,17 +3,18 @@ use std::str::FromStr;
 use rand::{Rng, RngExt};
 use serde::{Deserialize, Serialize};
 
-use crate::data::DataError;
+use crate::data::{DataError, from_json};
+use crate::masking::Vocabulary;
 
 /// A document as its line says it: its spans, at least two, each with others beside it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct SpanDocument {
     /// The spans, in the order of the document.
     pub spans: Vec<SpanPairs>,
 }
 
 /// Token ids of a span and of others of its document, without special tokens.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct SpanPairs {
     /// The span.
     pub anchor: Vec<u32>,
@@ -104,6 +105,44 @@ impl From<PairKinds> for String {
 }
 
 impl SpanDocument {
+    /// Reads a line.
+    ///
+    /// # Errors
+    /// What is wrong with it: another shape, an id that the vocabulary does not have, fewer than two spans, a span without a
+    /// token.
+    pub fn parse(line: &str, vocabulary: &Vocabulary) -> Result<Self, String> {
+        let parsed: Self = from_json(line)?;
+        for span in &parsed.spans {
+            let lists = [
+                ("anchor", &span.anchor),
+                ("random_sampled", &span.random_sampled),
+                ("nearby", &span.nearby),
+                ("overlap", &span.overlap),
+            ];
+            for (name, ids) in lists {
+                vocabulary.check(ids)?;
+                if ids.is_empty() {
+                    return Err(format!("`{name}` has no token"));
+                }
+            }
+        }
+        match parsed.spans.len() {
+            2.. => Ok(parsed),
+            n => Err(format!("a document has at least two spans, not {n}")),
+        }
+    }
+
+    /// Draws two spans of the document with equal chance: what coCondenser's epoch sees of it.
+    ///
+    /// # Panics
+    /// When the document has fewer than two spans.
+    pub fn draw_two(&self, random: &mut impl Rng) -> [&[u32]; 2] {
+        let first = random.random_range(0..self.spans.len());
+        let second = random.random_range(0..self.spans.len() - 1);
+        let second = second + usize::from(second >= first);
+        [first, second].map(|span| self.spans[span].anchor.as_slice())
+    }
+
     /// Draws a span with equal chance, and one of those beside it: what one epoch sees of the document.
     ///
     /// # Panics

@@ -5,6 +5,8 @@
 
 mod condenser;
 mod cot_mae;
+mod describe;
+mod draws;
 mod generator;
 mod master;
 mod mlm;
@@ -21,6 +23,7 @@ use serde::{Deserialize, Serialize};
 
 pub use condenser::{Condenser, CondenserConfig};
 pub use cot_mae::{CotMae, CotMaeConfig, SpanPair};
+pub use draws::{CotMaeMasks, MasterDraw, RetroMaeMasks, TextMasks};
 pub use generator::{Electra, Generator};
 pub use master::{Master, MasterConfig};
 pub use mlm::{Mlm, MlmConfig};

@@ -1,0 +1,281 @@
+use std::hash::{Hash, Hasher};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rand::seq::SliceRandom;
+use rand_chacha::ChaCha8Rng;
+use xxhash_rust::xxh3::Xxh3;
+
+use super::Batches;
+use crate::data::DataError;
+use crate::data::random::{Purpose, random};
+use crate::masking::{Vocabulary, example_random};
+
+/// What a method of pre-training reads of a text: windows and what is hidden of them.
+pub trait Draw<T>: Send + Sync {
+    /// What a step reads.
+    type Example: Send;
+
+    /// Refuses settings that cannot be.
+    ///
+    /// # Errors
+    /// [`DataError::Setting`].
+    fn check(&self) -> Result<(), DataError>;
+
+    /// Tokens of what is drawn at most, special tokens among them.
+    fn max_tokens(&self) -> usize;
+
+    /// Adds what a step reads of a text to its batch.
+    fn draw(
+        &self,
+        text: &T,
+        vocabulary: &Vocabulary,
+        random: &mut ChaCha8Rng,
+        batch: &mut Vec<Self::Example>,
+    );
+
+    /// A number that other files behind the draws would not give.
+    fn digest(&self) -> u64 {
+        0
+    }
+}
+
+/// Texts in memory, and what is drawn of them.
+#[derive(Debug)]
+pub struct TextSource<T, D> {
+    texts: Vec<T>,
+    vocabulary: Vocabulary,
+    draw: D,
+}
+
+/// How texts are put into batches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TextBatchesConfig {
+    /// Texts of a batch.
+    pub batch_size: usize,
+    /// Seed of order and draws.
+    pub seed: u64,
+    /// Leaves out the last batch of an epoch when it is short.
+    pub drop_last: bool,
+}
+
+/// Batches of texts in memory.
+///
+/// The order of an epoch depends on seed and epoch, what is drawn of a text on these and the place of the text.
+#[derive(Debug)]
+pub struct TextBatches<T, D> {
+    source: Arc<TextSource<T, D>>,
+    /// Places of the texts that are read.
+    places: Vec<u32>,
+    config: TextBatchesConfig,
+    digest: u64,
+    /// The order of the epoch that was asked for last.
+    order: Mutex<Option<(u64, Arc<Vec<u32>>)>>,
+}
+
+impl<T, D: Draw<T>> TextSource<T, D> {
+    /// Checks the settings of the draws.
+    ///
+    /// # Errors
+    /// [`DataError::Setting`]; [`DataError::TooManyPassages`].
+    pub fn new(texts: Vec<T>, vocabulary: Vocabulary, draw: D) -> Result<Self, DataError> {
+        draw.check()?;
+        u32::try_from(texts.len()).map_err(|_| DataError::TooManyPassages)?;
+        Ok(Self {
+            texts,
+            vocabulary,
+            draw,
+        })
+    }
+
+    /// Draws `n_held_out` texts by the seed; returns the places of the others, and theirs.
+    ///
+    /// # Errors
+    /// [`DataError::Setting`] when that leaves none to train on.
+    pub fn split(&self, n_held_out: usize, seed: u64) -> Result<(Vec<u32>, Vec<u32>), DataError> {
+        if n_held_out >= self.texts.len() {
+            return Err(DataError::Setting {
+                name: "dev.texts",
+                value: n_held_out.to_string(),
+                expected: "it is below the number of texts",
+            });
+        }
+        let mut places: Vec<u32> = (0..self.texts.len() as u32).collect();
+        places.shuffle(&mut random(seed, 0, 0, Purpose::HeldOut));
+        let mut rest = places.split_off(n_held_out);
+        rest.sort_unstable();
+        places.sort_unstable();
+        Ok((rest, places))
+    }
+}
+
+impl<T: Hash + Send + Sync, D: Draw<T>> TextBatches<T, D> {
+    /// Batches of the texts at some places of a source.
+    ///
+    /// # Errors
+    /// [`DataError::Setting`] when a batch has no text.
+    pub fn new(
+        source: Arc<TextSource<T, D>>,
+        places: Vec<u32>,
+        config: TextBatchesConfig,
+    ) -> Result<Self, DataError> {
+        if config.batch_size == 0 {
+            return Err(DataError::Setting {
+                name: "batch_size",
+                value: "0".to_owned(),
+                expected: "it is at least 1",
+            });
+        }
+        let mut hash = Xxh3::new();
+        for &place in &places {
+            (place, &source.texts[place as usize]).hash(&mut hash);
+        }
+        source.draw.digest().hash(&mut hash);
+        Ok(Self {
+            digest: hash.finish(),
+            source,
+            places,
+            config,
+            order: Mutex::default(),
+        })
+    }
+
+    fn order(&self, epoch: u64) -> Arc<Vec<u32>> {
+        let mut last = self.order.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*last {
+            Some((of, order)) if *of == epoch => Arc::clone(order),
+            _ => {
+                let mut order = self.places.clone();
+                order.shuffle(&mut random(self.config.seed, epoch, 0, Purpose::Order));
+                let order = Arc::new(order);
+                *last = Some((epoch, Arc::clone(&order)));
+                order
+            }
+        }
+    }
+}
+
+impl<T: Hash + Send + Sync, D: Draw<T>> Batches for TextBatches<T, D> {
+    type Batch = Vec<D::Example>;
+
+    fn len(&self, _epoch: u64) -> usize {
+        let (n, size) = (self.places.len(), self.config.batch_size);
+        match self.config.drop_last {
+            true => n / size,
+            false => n.div_ceil(size),
+        }
+    }
+
+    fn batch(&self, epoch: u64, index: usize) -> Result<Vec<D::Example>, DataError> {
+        let (order, size) = (self.order(epoch), self.config.batch_size);
+        let end = order.len().min((index + 1) * size);
+        let mut batch = Vec::with_capacity(size);
+        let source = &self.source;
+        for &place in &order[index * size..end] {
+            let mut random = example_random(self.config.seed, epoch, place.into());
+            let text = &source.texts[place as usize];
+            source
+                .draw
+                .draw(text, &source.vocabulary, &mut random, &mut batch);
+        }
+        Ok(batch)
+    }
+
+    fn digest(&self) -> u64 {
+        self.digest
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::RngExt;
+
+    use super::*;
+
+    /// Draws the text and a random number.
+    struct Numbers;
+
+    impl Draw<u32> for Numbers {
+        type Example = (u32, u64);
+
+        fn check(&self) -> Result<(), DataError> {
+            Ok(())
+        }
+
+        fn max_tokens(&self) -> usize {
+            1
+        }
+
+        fn draw(
+            &self,
+            text: &u32,
+            _: &Vocabulary,
+            random: &mut ChaCha8Rng,
+            batch: &mut Vec<(u32, u64)>,
+        ) {
+            batch.push((*text, random.random()));
+        }
+    }
+
+    fn source(n: u32) -> Arc<TextSource<u32, Numbers>> {
+        let pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"].map(str::to_owned);
+        let vocabulary = Vocabulary::new(pieces.to_vec()).expect("the special tokens");
+        let texts = (100..100 + n).collect();
+        Arc::new(TextSource::new(texts, vocabulary, Numbers).expect("a source"))
+    }
+
+    fn batches(places: &[u32], seed: u64, drop_last: bool) -> TextBatches<u32, Numbers> {
+        let config = TextBatchesConfig {
+            batch_size: 4,
+            seed,
+            drop_last,
+        };
+        TextBatches::new(source(10), places.to_vec(), config).expect("batches")
+    }
+
+    fn epoch(batches: &TextBatches<u32, Numbers>, epoch: u64) -> Vec<Vec<(u32, u64)>> {
+        let indices = 0..batches.len(epoch);
+        let batch = |index| batches.batch(epoch, index).expect("a batch");
+        indices.map(batch).collect()
+    }
+
+    #[test]
+    fn an_epoch_has_each_text_once_in_its_own_order() {
+        let places: Vec<u32> = (0..10).collect();
+        let all = batches(&places, 1, false);
+        let first = epoch(&all, 0);
+        assert_eq!(first.iter().map(Vec::len).collect::<Vec<_>>(), [4, 4, 2]);
+        let mut texts: Vec<u32> = first.iter().flatten().map(|(text, _)| *text).collect();
+        texts.sort_unstable();
+        assert_eq!(texts, (100..110).collect::<Vec<_>>());
+        assert_ne!(first, epoch(&all, 1));
+        assert_ne!(first, epoch(&batches(&places, 2, false), 0));
+        // Whatever was asked before.
+        let again = batches(&places, 1, false);
+        assert_eq!(again.batch(1, 2).expect("a batch"), epoch(&all, 1)[2]);
+        assert_eq!(again.batch(0, 1).expect("a batch"), first[1]);
+        assert_eq!(epoch(&batches(&places, 1, true), 0), first[..2]);
+    }
+
+    #[test]
+    fn what_is_drawn_depends_on_the_place_alone() {
+        let (all, part) = (batches(&[0, 1, 2, 3], 1, false), batches(&[2], 1, false));
+        let drawn = part.batch(3, 0).expect("a batch")[0];
+        assert!(all.batch(3, 0).expect("a batch").contains(&drawn));
+        assert_ne!(all.digest(), part.digest());
+        assert_eq!(all.digest(), batches(&[0, 1, 2, 3], 7, true).digest());
+    }
+
+    #[test]
+    fn held_out_texts_are_the_rest() {
+        let source = source(10);
+        let (rest, held_out) = source.split(3, 1).expect("enough texts");
+        assert_eq!((rest.len(), held_out.len()), (7, 3));
+        let mut all = [rest, held_out.clone()].concat();
+        all.sort_unstable();
+        assert_eq!(all, (0..10).collect::<Vec<_>>());
+        assert_eq!(source.split(3, 1).expect("enough").1, held_out);
+        assert_eq!(source.split(0, 1).expect("enough").0.len(), 10);
+        let error = source.split(10, 1).expect_err("none is left");
+        assert!(error.to_string().contains("dev.texts"), "{error}");
+    }
+}

@@ -1,0 +1,279 @@
+//! What each method reads of a text.
+
+use rand_chacha::ChaCha8Rng;
+use serde::{Deserialize, Serialize};
+
+use super::{RetroMaeText, SpanPair};
+use crate::batches::Draw;
+use crate::data::DataError;
+use crate::masking::{
+    Corrupted, Corruption, FrequencyDictionary, MasterMasks, MasterStreams, MasterText, Skipped,
+    Visibility, Vocabulary, Words, crop, wrap, wrap_mask,
+};
+use crate::spans::{PairKinds, SpanDocument};
+
+/// What masked language modelling and Condenser hide: whole words of a window.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TextMasks {
+    /// Tokens of a window at most, `[CLS]` and `[SEP]` among them.
+    pub max_tokens: usize,
+    /// Share of tokens that are hidden.
+    pub ratio: f64,
+}
+
+impl Default for TextMasks {
+    /// Condenser's.
+    fn default() -> Self {
+        Self {
+            max_tokens: 128,
+            ratio: 0.15,
+        }
+    }
+}
+
+/// What RetroMAE and DupMAE hide of the first tokens of a text.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RetroMaeMasks {
+    /// Tokens at most, `[CLS]` and `[SEP]` among them; what is behind is not read.
+    pub max_tokens: usize,
+    /// Share of tokens that are hidden from the encoder.
+    pub encoder_ratio: f64,
+    /// Share of tokens that are hidden from each position of the decoder.
+    pub decoder_ratio: f64,
+    /// Masks among which the positions of the decoder draw theirs; FlagEmbedding has 128.
+    pub max_masks: usize,
+}
+
+impl Default for RetroMaeMasks {
+    /// The code's, with the length of its run on passages of MS MARCO.
+    fn default() -> Self {
+        Self {
+            max_tokens: 150,
+            encoder_ratio: 0.3,
+            decoder_ratio: 0.5,
+            max_masks: 256,
+        }
+    }
+}
+
+/// What CoT-MAE hides of windows of two spans.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct CotMaeMasks {
+    /// Tokens of a window at most, `[CLS]` and `[SEP]` among them.
+    pub max_tokens: usize,
+    /// Share of tokens that are hidden from the encoder.
+    pub encoder_ratio: f64,
+    /// Share of tokens that are hidden from the decoder.
+    pub decoder_ratio: f64,
+    /// Which span stands beside the anchor.
+    pub pairs: PairKinds,
+}
+
+impl Default for CotMaeMasks {
+    /// Those of the README.
+    fn default() -> Self {
+        Self {
+            max_tokens: 128,
+            encoder_ratio: 0.3,
+            decoder_ratio: 0.45,
+            pairs: PairKinds::default(),
+        }
+    }
+}
+
+/// What MASTER hides, with the counts behind its keywords.
+#[derive(Clone, Debug)]
+pub struct MasterDraw {
+    /// How much is hidden.
+    pub masks: MasterMasks,
+    /// How often words occur.
+    pub dictionary: FrequencyDictionary,
+}
+
+impl TextMasks {
+    fn hide(&self, ids: &[u32], vocabulary: &Vocabulary, random: &mut ChaCha8Rng) -> Corrupted {
+        let window = crop(ids, self.max_tokens - 2, random);
+        hide(window, self.ratio, Skipped::Special, vocabulary, random)
+    }
+}
+
+/// Hides whole words of a window, whose budget is that of the window without `[CLS]` and `[SEP]`.
+fn hide(
+    window: &[u32],
+    ratio: f64,
+    skipped: Skipped,
+    vocabulary: &Vocabulary,
+    random: &mut ChaCha8Rng,
+) -> Corrupted {
+    let mask = Words::group(vocabulary, window, skipped).mask(ratio, random);
+    let (ids, mask) = (wrap(vocabulary, window), wrap_mask(&mask));
+    Corruption::Mixed.apply(vocabulary, &ids, &mask, random)
+}
+
+/// Refuses windows without room for a token, and shares that are none.
+fn check(max_tokens: usize, ratios: &[(&'static str, f64)]) -> Result<(), DataError> {
+    let wrong = |name, value, expected| DataError::Setting {
+        name,
+        value,
+        expected,
+    };
+    if max_tokens < 3 {
+        let expected = "it is at least 3";
+        return Err(wrong("masks.max_tokens", max_tokens.to_string(), expected));
+    }
+    match ratios
+        .iter()
+        .find(|(_, ratio)| !(0.0..=1.0).contains(ratio))
+    {
+        Some((name, ratio)) => Err(wrong(name, ratio.to_string(), "it is from 0 to 1")),
+        None => Ok(()),
+    }
+}
+
+const ENCODER: &str = "masks.encoder_ratio";
+const DECODER: &str = "masks.decoder_ratio";
+
+impl Draw<Box<[u32]>> for TextMasks {
+    type Example = Corrupted;
+
+    fn check(&self) -> Result<(), DataError> {
+        check(self.max_tokens, &[("masks.ratio", self.ratio)])
+    }
+
+    fn max_tokens(&self) -> usize {
+        self.max_tokens
+    }
+
+    fn draw(
+        &self,
+        text: &Box<[u32]>,
+        vocabulary: &Vocabulary,
+        random: &mut ChaCha8Rng,
+        batch: &mut Vec<Corrupted>,
+    ) {
+        batch.push(self.hide(text, vocabulary, random));
+    }
+}
+
+/// coCondenser: two spans of a document beside each other.
+impl Draw<SpanDocument> for TextMasks {
+    type Example = Corrupted;
+
+    fn check(&self) -> Result<(), DataError> {
+        check(self.max_tokens, &[("masks.ratio", self.ratio)])
+    }
+
+    fn max_tokens(&self) -> usize {
+        self.max_tokens
+    }
+
+    fn draw(
+        &self,
+        text: &SpanDocument,
+        vocabulary: &Vocabulary,
+        random: &mut ChaCha8Rng,
+        batch: &mut Vec<Corrupted>,
+    ) {
+        let spans = text.draw_two(random);
+        batch.extend(spans.map(|span| self.hide(span, vocabulary, random)));
+    }
+}
+
+impl Draw<Box<[u32]>> for RetroMaeMasks {
+    type Example = RetroMaeText;
+
+    fn check(&self) -> Result<(), DataError> {
+        let ratios = [(ENCODER, self.encoder_ratio), (DECODER, self.decoder_ratio)];
+        check(self.max_tokens, &ratios)
+    }
+
+    fn max_tokens(&self) -> usize {
+        self.max_tokens
+    }
+
+    fn draw(
+        &self,
+        text: &Box<[u32]>,
+        vocabulary: &Vocabulary,
+        random: &mut ChaCha8Rng,
+        batch: &mut Vec<RetroMaeText>,
+    ) {
+        let ids = wrap(vocabulary, &text[..text.len().min(self.max_tokens - 2)]);
+        let words = Words::group(vocabulary, &ids, Skipped::Bounds);
+        let mask = words.mask(self.encoder_ratio, random);
+        let encoder = Corruption::Mixed.apply(vocabulary, &ids, &mask, random);
+        let visibility = Visibility::draw(&words, self.decoder_ratio, self.max_masks, random);
+        batch.push(RetroMaeText {
+            encoder,
+            ids,
+            visibility,
+        });
+    }
+}
+
+impl Draw<SpanDocument> for CotMaeMasks {
+    type Example = SpanPair;
+
+    fn check(&self) -> Result<(), DataError> {
+        let ratios = [(ENCODER, self.encoder_ratio), (DECODER, self.decoder_ratio)];
+        check(self.max_tokens, &ratios)
+    }
+
+    fn max_tokens(&self) -> usize {
+        self.max_tokens
+    }
+
+    fn draw(
+        &self,
+        text: &SpanDocument,
+        vocabulary: &Vocabulary,
+        random: &mut ChaCha8Rng,
+        batch: &mut Vec<SpanPair>,
+    ) {
+        let (anchor, other) = text.draw(&self.pairs, random);
+        let mut hide = |span: &[u32], ratio| {
+            let window = crop(span, self.max_tokens - 2, random);
+            hide(window, ratio, Skipped::Bounds, vocabulary, random)
+        };
+        // Encoder and decoder have a window each, as published.
+        batch.push(SpanPair {
+            encoder: [anchor, other].map(|span| hide(span, self.encoder_ratio)),
+            decoder: [anchor, other].map(|span| hide(span, self.decoder_ratio)),
+        });
+    }
+}
+
+impl Draw<MasterText> for MasterDraw {
+    type Example = MasterStreams;
+
+    fn check(&self) -> Result<(), DataError> {
+        let masks = &self.masks;
+        let ratios = [
+            (ENCODER, masks.encoder_ratio),
+            (DECODER, masks.decoder_ratio),
+        ];
+        check(masks.max_tokens, &ratios)
+    }
+
+    fn max_tokens(&self) -> usize {
+        self.masks.max_tokens
+    }
+
+    fn draw(
+        &self,
+        text: &MasterText,
+        vocabulary: &Vocabulary,
+        random: &mut ChaCha8Rng,
+        batch: &mut Vec<MasterStreams>,
+    ) {
+        let dictionary = &self.dictionary;
+        batch.push(self.masks.draw(text, vocabulary, dictionary, random));
+    }
+
+    fn digest(&self) -> u64 {
+        self.dictionary.digest()
+    }
+}

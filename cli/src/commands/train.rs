@@ -1,4 +1,6 @@
 mod file;
+mod objective;
+mod pretraining;
 mod sources;
 
 use std::collections::BTreeMap;
@@ -14,12 +16,13 @@ use serde_json::json;
 use trainer::data::Group;
 use trainer::objective::{BiEncoderObjective, CrossEncoderObjective};
 use trainer::run::{
-    DevConfig, DevSet, End, Evaluator, Event, Job, LossEvaluator, ModelCard, Plan, RerankEvaluator,
-    RunDirectory, SearchEvaluator, Summary, train,
+    Describe, DevConfig, DevSet, End, Evaluator, Event, Job, LossEvaluator, ModelCard, Plan,
+    RerankEvaluator, RunDirectory, SearchEvaluator, Summary, train,
 };
 use trainer::{Batches, GroupBatches, Objective};
 
-use self::file::{DevSection, ObjectiveSection, TrainFile};
+use self::file::{DevSection, TrainFile};
+use self::objective::ObjectiveSection;
 use self::sources::Examples;
 use crate::failure::{Exit, Failure};
 use crate::output::{self, Output};
@@ -91,14 +94,15 @@ pub fn run(args: TrainArgs, output: &Output) -> anyhow::Result<()> {
             }
             file.objective = ObjectiveSection::BiEncoder(objective.config().clone());
             let n_vocabulary = objective.n_vocabulary();
-            session(&file).run(objective, n_vocabulary)
+            session(&file).fine_tune(objective, n_vocabulary)
         }
         ObjectiveSection::CrossEncoder(config) => {
             let objective = CrossEncoderObjective::load(&folder, &config, &engine)?;
             file.objective = ObjectiveSection::CrossEncoder(objective.config().clone());
             let n_vocabulary = objective.n_vocabulary();
-            session(&file).run(objective, n_vocabulary)
+            session(&file).fine_tune(objective, n_vocabulary)
         }
+        ObjectiveSection::Pretraining(section) => session(&file).pretrain(&section, &folder),
     }
 }
 
@@ -112,18 +116,74 @@ struct Session<'a> {
     output: &'a Output,
 }
 
+/// What a session trains on, and what takes its dev figures.
+struct Work<B, R, E> {
+    batches: B,
+    /// A line on the batches, of so many tokens each.
+    remark: R,
+    /// Makes the evaluators, which may write into the folder of the run.
+    evaluators: E,
+}
+
+/// What takes the dev figures of an objective.
+type Evaluators<'a, O> = Vec<Box<dyn Evaluator<O> + 'a>>;
+
 impl Session<'_> {
-    fn run<O: Objective<Batch = Vec<Group>>>(
+    fn fine_tune<O: Objective<Batch = Vec<Group>>>(
         &self,
-        mut objective: O,
+        objective: O,
         n_vocabulary: usize,
     ) -> anyhow::Result<()> {
+        let sections = &self.file.sections;
+        if sections.data.train.is_empty() {
+            let text = "there is no `[[data.train]]`, which fine-tuning reads";
+            return Err(Failure::usage(text).into());
+        }
+        let dev_texts = sections.dev.as_ref().and_then(|dev| dev.texts);
+        if sections.data.corpus.is_some() || dev_texts.is_some() {
+            let text = "`data.corpus` and `dev.texts` are for pre-training";
+            return Err(Failure::usage(text).into());
+        }
         let progress = Progress::new(self.output);
         let data = &self.file.sections.data;
         let seed = self.file.sections.run.seed;
         let distils = self.file.objective.distils();
         let batches = Examples::read(data, seed, distils, n_vocabulary, &progress)?;
         progress.finish();
+        let n_examples = batches.n_examples;
+        let (n_queries, n_passages) = (data.batch_size, data.batch_size * data.group_size);
+        self.train(
+            objective,
+            Work {
+                batches,
+                remark: |n_tokens| {
+                    format!(
+                        "{n_examples} examples; {n_queries} queries and {n_passages} passages a batch, about {n_tokens} \
+                         tokens; accumulation does not enlarge this pool",
+                    )
+                },
+                evaluators: |folder: &Path, progress: &Progress| {
+                    self.evaluators(folder, n_vocabulary, progress)
+                },
+            },
+        )
+    }
+
+    fn train<'a, O, B>(
+        &'a self,
+        mut objective: O,
+        work: Work<
+            B,
+            impl FnOnce(u64) -> String,
+            impl FnOnce(&Path, &Progress) -> anyhow::Result<Evaluators<'a, O>>,
+        >,
+    ) -> anyhow::Result<()>
+    where
+        O: Objective + 'a,
+        O::Batch: Describe,
+        B: Batches<Batch = O::Batch>,
+    {
+        let batches = work.batches;
         let config = self.file.train_config();
         let first = if batches.is_empty(0) {
             None
@@ -131,13 +191,7 @@ impl Session<'_> {
             Some(objective.evaluate(&batches.batch(0, 0)?)?)
         };
         let n_tokens = first.as_ref().map_or(0, |report| report.n_tokens) as u64;
-        let n_passages = data.batch_size * data.group_size;
-        self.output.remark(format!(
-            "{} examples; {} queries and {n_passages} passages a batch, about {n_tokens} tokens; accumulation does not \
-             enlarge this pool",
-            batches.n_examples,
-            data.batch_size,
-        ));
+        self.output.remark((work.remark)(n_tokens));
         if self.args.dry_run {
             let n_steps = config.n_steps(&batches)?;
             let report = json!({
@@ -163,7 +217,8 @@ impl Session<'_> {
 
         let folder = self.folder();
         let resolved = self.file.resolved()?;
-        let evaluators = self.evaluators(&folder, n_vocabulary, &progress)?;
+        let progress = Progress::new(self.output);
+        let evaluators = (work.evaluators)(&folder, &progress)?;
         let run = match self.args.resume {
             true => RunDirectory::resume(&folder, &resolved),
             false => RunDirectory::create(&folder, &resolved, config.run.seed),
@@ -215,8 +270,8 @@ impl Session<'_> {
         scratch: &Path,
         n_vocabulary: usize,
         progress: &Progress,
-    ) -> anyhow::Result<Vec<Box<dyn Evaluator<O> + 'a>>> {
-        let mut evaluators: Vec<Box<dyn Evaluator<O> + 'a>> = Vec::new();
+    ) -> anyhow::Result<Evaluators<'a, O>> {
+        let mut evaluators: Evaluators<'a, O> = Vec::new();
         let Some(dev) = &self.file.sections.dev else {
             return Ok(evaluators);
         };
@@ -259,6 +314,7 @@ impl Session<'_> {
                         set, run, dev.depth, measures, encoder, scratch,
                     )?));
                 }
+                ObjectiveSection::Pretraining(_) => unreachable!("its figures are the loss"),
             }
         }
         if !dev.examples.is_empty() {
@@ -300,7 +356,10 @@ impl Session<'_> {
     fn card(&self, folder: &Path, resolved: &str, summary: &Summary) -> String {
         let (model, data) = (&self.file.sections.model, &self.file.sections.data);
         let name = folder.file_name().unwrap_or_default().to_string_lossy();
-        let data: Vec<String> = data.train.iter().map(sources::describe).collect();
+        let sources = data.train.iter().map(sources::describe);
+        let data: Vec<String> = sources
+            .chain(data.corpus.iter().map(pretraining::describe))
+            .collect();
         let rounded = |tokens: u64| format!("{:.1} million", tokens as f64 / 1e6);
         ModelCard {
             name: model.name.as_deref().unwrap_or(&name),

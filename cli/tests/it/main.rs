@@ -4,6 +4,7 @@
 
 mod bench;
 mod eval;
+mod pretrain;
 mod pretraining;
 mod quality;
 mod recipes;

@@ -4,7 +4,6 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use corpus::Template;
-use encoder::Pooling;
 use encoder::training::Precision;
 use evaluation::{Measure, MeasureKind};
 use serde::{Deserialize, Serialize};
@@ -12,11 +11,9 @@ use toml::de::{DeTable, DeValue};
 use toml::{Spanned, Table, Value};
 use trainer::Mixing;
 use trainer::data::{DataSource, LineFormat, SamplingRule};
-use trainer::objective::{BiEncoderConfig, CrossEncoderConfig};
-use trainer::run::{
-    LoraConfig, ModelKind, OptimizerConfig, RunConfig, ScheduleConfig, TrainConfig,
-};
+use trainer::run::{LoraConfig, OptimizerConfig, RunConfig, ScheduleConfig, TrainConfig};
 
+use super::objective::ObjectiveSection;
 use crate::failure::Failure;
 use crate::server_file::nearest;
 
@@ -47,13 +44,6 @@ pub struct Sections {
     pub dev: Option<DevSection>,
 }
 
-/// `[objective]`, told apart by its `name`.
-#[derive(Clone, Debug)]
-pub enum ObjectiveSection {
-    BiEncoder(BiEncoderConfig),
-    CrossEncoder(CrossEncoderConfig),
-}
-
 /// `[model]`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -72,8 +62,13 @@ pub struct ModelSection {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DataSection {
+    /// What fine-tuning reads.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub train: Vec<SourceSection>,
-    /// Queries of a batch.
+    /// What pre-training reads.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub corpus: Option<CorpusSection>,
+    /// Queries of a batch, or texts in pre-training.
     #[serde(default = "batch_size")]
     pub batch_size: usize,
     /// Passages of a query: a positive and negatives.
@@ -134,6 +129,40 @@ pub struct SourceSection {
     /// A word on where the data are from and their licence, for the model card.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub note: Option<String>,
+}
+
+/// `[data] corpus`: the texts of pre-training.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CorpusSection {
+    pub files: Vec<PathBuf>,
+    /// What the files hold; the objective's own where it is not said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub format: Option<TextFormat>,
+    /// Names of the columns of a table.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub columns: Option<Vec<String>>,
+    /// What is read of a passage.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub passage_template: Option<Template>,
+    /// Counts bad lines in place of ending at the first.
+    #[serde(default)]
+    pub skip_bad_lines: bool,
+    /// A word on where the texts are from and their licence, for the model card.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
+}
+
+/// What the files of a corpus hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TextFormat {
+    /// Passages, as `trawl index build` reads them.
+    Texts,
+    /// MASTER's lines of token ids.
+    Master,
+    /// Documents, as `trawl data span-pairs` writes them.
+    Spans,
 }
 
 /// `[engine]`.
@@ -211,6 +240,9 @@ pub struct DevSection {
     /// Held-out examples, of which the loss is taken.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub examples: Vec<SourceSection>,
+    /// For pre-training: texts that are left out of it, of which the loss is taken.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub texts: Option<usize>,
 }
 
 fn batch_size() -> usize {
@@ -293,13 +325,8 @@ impl TrainFile {
     /// The whole configuration with all defaults, as it is kept beside the run.
     pub fn resolved(&self) -> anyhow::Result<String> {
         let mut table = Table::try_from(&self.sections)?;
-        let (name, objective) = match &self.objective {
-            ObjectiveSection::BiEncoder(config) => ("bi_encoder", Table::try_from(config)?),
-            ObjectiveSection::CrossEncoder(config) => ("cross_encoder", Table::try_from(config)?),
-        };
-        let mut named = Table::from_iter([("name".to_owned(), Value::from(name))]);
-        named.extend(objective);
-        table.insert("objective".to_owned(), Value::Table(named));
+        let objective = self.objective.resolved()?;
+        table.insert("objective".to_owned(), Value::Table(objective));
         Ok(toml::to_string(&table)?)
     }
 
@@ -311,51 +338,6 @@ impl TrainFile {
             run: self.sections.run.clone(),
             lora: self.sections.lora.clone(),
         }
-    }
-}
-
-impl ObjectiveSection {
-    /// What is trained, for the model card.
-    pub fn kind(&self) -> ModelKind {
-        match self {
-            Self::BiEncoder(config) if config.pooling == Some(Pooling::Decoder) => {
-                ModelKind::OpenMatch
-            }
-            Self::BiEncoder(config) if config.untied => ModelKind::Towers,
-            Self::BiEncoder(_) => ModelKind::BiEncoder,
-            Self::CrossEncoder(_) => ModelKind::CrossEncoder,
-        }
-    }
-
-    /// Whether it needs a teacher's scores.
-    pub fn distils(&self) -> bool {
-        match self {
-            Self::BiEncoder(config) => config.distillation.is_some(),
-            Self::CrossEncoder(config) => config.distillation.is_some(),
-        }
-    }
-
-    fn parse(section: Spanned<DeValue<'_>>) -> Result<Self, toml::de::Error> {
-        #[derive(Deserialize)]
-        #[serde(rename_all = "snake_case")]
-        enum Name {
-            BiEncoder,
-            CrossEncoder,
-        }
-        let span = section.span();
-        let missing = |message: &str| <toml::de::Error as serde::de::Error>::custom(message);
-        let DeValue::Table(mut table) = section.into_inner() else {
-            return Err(missing("`objective` is no table"));
-        };
-        let name = table.remove("name").ok_or_else(|| {
-            missing("`[objective]` has no `name`; there are `bi_encoder` and `cross_encoder`")
-        })?;
-        let name = Name::deserialize(toml::de::ValueDeserializer::from(name))?;
-        let rest = toml::Deserializer::from(Spanned::new(span, table));
-        Ok(match name {
-            Name::BiEncoder => Self::BiEncoder(BiEncoderConfig::deserialize(rest)?),
-            Name::CrossEncoder => Self::CrossEncoder(CrossEncoderConfig::deserialize(rest)?),
-        })
     }
 }
 

@@ -146,6 +146,12 @@ fn each_method_learns_and_goes_on_after_a_stop() {
         check(&plain, &dup_mae),
         ["bow_loss", "decoder_loss", "encoder_loss"]
     );
+    let generator = tiny_model();
+    let sim_lm = format!(
+        "name = \"sim_lm\"\ngenerator = \"{}\"\n{masks}",
+        generator.display()
+    );
+    assert_eq!(check(&plain, &sim_lm), ["decoder_loss", "encoder_loss"]);
     let master = "name = \"master\"\nkeep_decoders = true\nmasks = { max_tokens = 48 }";
     let corpus = format!("{plain}, format = \"texts\"");
     assert_eq!(check(&corpus, master).len(), 8);

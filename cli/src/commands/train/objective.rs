@@ -10,7 +10,7 @@ use toml::{Spanned, Table, Value};
 use trainer::masking::MasterMasks;
 use trainer::objective::pretraining::{
     CondenserConfig, CotMaeConfig, CotMaeMasks, MasterConfig, MlmConfig, RetroMaeConfig,
-    RetroMaeMasks, TextMasks,
+    RetroMaeMasks, SimLmConfig, SimLmMasks, TextMasks,
 };
 use trainer::objective::{BiEncoderConfig, CrossEncoderConfig};
 use trainer::run::ModelKind;
@@ -41,6 +41,7 @@ pub enum MethodSection {
     RetroMae(RetroMaeConfig, RetroMaeMasks),
     DupMae(RetroMaeConfig, RetroMaeMasks),
     CotMae(CotMaeConfig, CotMaeMasks),
+    SimLm(SimLmConfig, SimLmMasks),
     /// With the file of word counts; they are counted in the texts without one.
     Master(MasterConfig, MasterMasks, Option<PathBuf>),
 }
@@ -56,6 +57,7 @@ enum Name {
     RetroMae,
     DupMae,
     CotMae,
+    SimLm,
     Master,
 }
 
@@ -89,7 +91,7 @@ impl ObjectiveSection {
         };
         let name = take(&mut table, "name")?.ok_or_else(|| {
             let text = "`[objective]` has no `name`; there are `bi_encoder` and `cross_encoder`, and for pre-training `mlm`, \
-                        `condenser`, `retro_mae`, `dup_mae`, `cot_mae` and `master`";
+                        `condenser`, `retro_mae`, `dup_mae`, `cot_mae`, `sim_lm` and `master`";
             toml::de::Error::custom(text)
         })?;
         let rest = |table| toml::Deserializer::from(Spanned::new(span, table));
@@ -127,7 +129,7 @@ impl ObjectiveSection {
 
 impl PretrainingSection {
     fn resolved(&self) -> Result<(Name, Table), toml::ser::Error> {
-        use MethodSection::{Condenser, CotMae, DupMae, Master, Mlm, RetroMae};
+        use MethodSection::{Condenser, CotMae, DupMae, Master, Mlm, RetroMae, SimLm};
         fn both(
             config: &impl Serialize,
             masks: &impl Serialize,
@@ -142,6 +144,7 @@ impl PretrainingSection {
             RetroMae(config, masks) => (Name::RetroMae, both(config, masks)?),
             DupMae(config, masks) => (Name::DupMae, both(config, masks)?),
             CotMae(config, masks) => (Name::CotMae, both(config, masks)?),
+            SimLm(config, masks) => (Name::SimLm, both(config, masks)?),
             Master(config, masks, dictionary) => {
                 let mut table = both(config, masks)?;
                 if let Some(path) = dictionary {
@@ -201,6 +204,10 @@ impl MethodSection {
             Name::CotMae => {
                 let masks = masks(t)?;
                 Self::CotMae(Deserialize::deserialize(rest(table))?, masks)
+            }
+            Name::SimLm => {
+                let masks = masks(t)?;
+                Self::SimLm(Deserialize::deserialize(rest(table))?, masks)
             }
             Name::Master => {
                 let (masks, dictionary) = (masks(t)?, take(t, "dictionary")?);

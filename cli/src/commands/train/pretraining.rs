@@ -10,7 +10,7 @@ use encoder::TextTokenizer;
 use trainer::data::{DataError, TextCorpus};
 use trainer::masking::{FrequencyDictionary, MasterText, Vocabulary};
 use trainer::objective::pretraining::{
-    Condenser, CotMae, Master, MasterDraw, Method, Mlm, Pretraining, RetroMae,
+    Condenser, CotMae, Master, MasterDraw, Method, Mlm, Pretraining, RetroMae, SimLm,
 };
 use trainer::run::{Describe, Evaluator, LossEvaluator};
 use trainer::spans::SpanDocument;
@@ -20,6 +20,7 @@ use super::file::{CorpusSection, Sections, TextFormat};
 use super::objective::{MethodSection, PretrainingSection};
 use super::{Session, Work};
 use crate::failure::Failure;
+use crate::model;
 use crate::progress::Progress;
 
 /// Token ids of a text.
@@ -62,6 +63,15 @@ impl Session<'_> {
             MethodSection::CotMae(config, masks) => {
                 let method = CotMae::load(folder, config, engine)?;
                 let texts = self.read(|progress| reading.spans(progress))?;
+                self.pretrain_on(section, method, reading.vocabulary, texts, masks.clone())
+            }
+            MethodSection::SimLm(config, masks) => {
+                let mut config = config.clone();
+                if let Some(path) = &mut config.generator {
+                    *path = model::find(path)?;
+                }
+                let method = SimLm::load(folder, &config, engine)?;
+                let texts = self.read(|progress| reading.ids(progress))?;
                 self.pretrain_on(section, method, reading.vocabulary, texts, masks.clone())
             }
             MethodSection::Master(config, masks, dictionary) => {

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{RetroMaeText, SpanPair};
+use super::{RetroMaeText, SimLmText, SpanPair};
 use crate::masking::{Corrupted, MasterStreams};
 use crate::run::Describe;
 
@@ -31,6 +31,13 @@ impl Describe for Vec<SpanPair> {
 impl Describe for Vec<MasterStreams> {
     fn describe(&self) -> Value {
         let text = |streams: &MasterStreams| json!({ "tokens": streams.text.ids });
+        self.iter().map(text).collect()
+    }
+}
+
+impl Describe for Vec<SimLmText> {
+    fn describe(&self) -> Value {
+        let text = |text: &SimLmText| json!({ "tokens": text.encoder.ids });
         self.iter().map(text).collect()
     }
 }

@@ -3,12 +3,12 @@
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
-use super::{RetroMaeText, SpanPair};
+use super::{RetroMaeText, SimLmText, SpanPair};
 use crate::batches::Draw;
 use crate::data::DataError;
 use crate::masking::{
     Corrupted, Corruption, FrequencyDictionary, MasterMasks, MasterStreams, MasterText, Skipped,
-    Visibility, Vocabulary, Words, crop, wrap, wrap_mask,
+    Visibility, Vocabulary, Words, crop, extra_ratio, union, wrap, wrap_mask,
 };
 use crate::spans::{PairKinds, SpanDocument};
 
@@ -80,6 +80,32 @@ impl Default for CotMaeMasks {
             encoder_ratio: 0.3,
             decoder_ratio: 0.45,
             pairs: PairKinds::default(),
+        }
+    }
+}
+
+/// What SimLM hides of the first tokens of a text.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SimLmMasks {
+    /// Tokens at most, `[CLS]` and `[SEP]` among them; what is behind is not read.
+    pub max_tokens: usize,
+    /// Share of tokens that are hidden from the encoder.
+    pub encoder_ratio: f64,
+    /// Share of tokens that are hidden from the decoder, all that are hidden from the encoder among them.
+    pub decoder_ratio: f64,
+    /// What the generator reads in the place of hidden tokens.
+    pub corruption: Corruption,
+}
+
+impl Default for SimLmMasks {
+    /// The published script's.
+    fn default() -> Self {
+        Self {
+            max_tokens: 144,
+            encoder_ratio: 0.3,
+            decoder_ratio: 0.5,
+            corruption: Corruption::Mask,
         }
     }
 }
@@ -214,6 +240,52 @@ impl Draw<Box<[u32]>> for RetroMaeMasks {
     }
 }
 
+/// A `[SEP]` within a text parts its title from the rest, which has the other token type.
+impl Draw<Box<[u32]>> for SimLmMasks {
+    type Example = SimLmText;
+
+    fn check(&self) -> Result<(), DataError> {
+        let ratios = [(ENCODER, self.encoder_ratio), (DECODER, self.decoder_ratio)];
+        check(self.max_tokens, &ratios)
+    }
+
+    fn max_tokens(&self) -> usize {
+        self.max_tokens
+    }
+
+    fn draw(
+        &self,
+        text: &Box<[u32]>,
+        vocabulary: &Vocabulary,
+        random: &mut ChaCha8Rng,
+        batch: &mut Vec<SimLmText>,
+    ) {
+        let ids = wrap(vocabulary, &text[..text.len().min(self.max_tokens - 2)]);
+        let words = Words::group(vocabulary, &ids, Skipped::Bounds);
+        let corrupt =
+            |mask: &[bool], random: &mut _| self.corruption.apply(vocabulary, &ids, mask, random);
+        let mask = words.mask(self.encoder_ratio, random);
+        let encoder = corrupt(&mask, random);
+        let decoder = match extra_ratio(self.encoder_ratio, self.decoder_ratio) {
+            Some(ratio) => corrupt(&union(&mask, &words.mask(ratio, random)), random),
+            None => encoder.clone(),
+        };
+        let is_separator = |id: &u32| *id == vocabulary.special().sep;
+        let title = ids.iter().position(is_separator).map_or(0, |end| end + 1);
+        let labels = ids
+            .iter()
+            .map(|&id| (!vocabulary.is_special(id)).then_some(id));
+        batch.push(SimLmText {
+            types: (0..ids.len())
+                .map(|place| u32::from(place >= title))
+                .collect(),
+            encoder,
+            decoder,
+            labels: labels.collect(),
+        });
+    }
+}
+
 impl Draw<SpanDocument> for CotMaeMasks {
     type Example = SpanPair;
 
@@ -275,5 +347,40 @@ impl Draw<MasterText> for MasterDraw {
 
     fn digest(&self) -> u64 {
         self.dictionary.digest()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::masking::example_random;
+
+    #[test]
+    fn simlm_says_all_ordinary_tokens_and_hides_more_from_the_decoder() {
+        let pieces = "[PAD] [UNK] [CLS] [SEP] [MASK] a b c ##d";
+        let pieces = pieces.split(' ').map(str::to_owned).collect();
+        let vocabulary = Vocabulary::new(pieces).expect("the special tokens");
+        let text: Box<[u32]> = [5, 6, 3, 7, 8, 1, 5, 6, 7, 8].into();
+        let masks = SimLmMasks {
+            max_tokens: 11,
+            ..SimLmMasks::default()
+        };
+        for example in 0..100 {
+            let mut batch = Vec::new();
+            let mut random = example_random(3, 0, example);
+            masks.draw(&text, &vocabulary, &mut random, &mut batch);
+            let [drawn] = &batch[..] else {
+                panic!("{} examples of one text", batch.len());
+            };
+            // The tenth token is beyond the limit; [UNK] has no label.
+            assert_eq!(drawn.types, [0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1]);
+            let labels = [0, 5, 6, 0, 7, 8, 0, 5, 6, 7, 0].map(|id| (id > 0).then_some(id));
+            assert_eq!(drawn.labels, labels);
+            let places = |side: &Corrupted| side.targets().map(|(place, _)| place).collect();
+            let (encoder, decoder): (Vec<usize>, Vec<usize>) =
+                (places(&drawn.encoder), places(&drawn.decoder));
+            assert!(encoder.iter().all(|place| decoder.contains(place)));
+            assert!(decoder.iter().all(|&place| drawn.decoder.ids[place] == 4));
+        }
     }
 }

@@ -23,7 +23,7 @@ use serde::{Deserialize, Serialize};
 
 pub use condenser::{Condenser, CondenserConfig};
 pub use cot_mae::{CotMae, CotMaeConfig, SpanPair};
-pub use draws::{CotMaeMasks, MasterDraw, RetroMaeMasks, TextMasks};
+pub use draws::{CotMaeMasks, MasterDraw, RetroMaeMasks, SimLmMasks, TextMasks};
 pub use generator::{Electra, Generator};
 pub use master::{Master, MasterConfig};
 pub use mlm::{Mlm, MlmConfig};

@@ -4,8 +4,8 @@
 
 mod bench;
 mod eval;
-mod pretrain;
 mod pretraining;
+mod pretraining_data;
 mod quality;
 mod recipes;
 mod serve;

@@ -1,154 +1,260 @@
-//! `trawl data frequency-dictionary` and `trawl data span-pairs` from their arguments to their files and exit codes.
+//! `trawl train` with the objectives of pre-training, on the sample corpus with the two-layer test encoder.
 
 use std::fs;
+use std::path::{Path, PathBuf};
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::{fail, json, sample, succeed, text, tiny_model};
 
-fn read(path: &std::path::Path) -> Value {
-    serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap()
+/// Six steps of 32 texts, two epochs of what is not held out.
+fn config(folder: &Path, corpus: &str, objective: &str) -> PathBuf {
+    let config = format!(
+        r#"
+[model]
+path = "{}"
+
+[data]
+corpus = {{ {corpus}, note = "the sample corpus" }}
+batch_size = 32
+
+[objective]
+{objective}
+
+[optimizer]
+learning_rate = 5e-3
+
+[schedule]
+max_steps = 6
+warmup_ratio = 0
+
+[run]
+evaluate_every = 6
+save_every = "never"
+measure = "loss"
+
+[engine]
+precision = "f32"
+threads = 1
+
+[dev]
+texts = 240
+"#,
+        tiny_model().display()
+    );
+    let path = folder.join("train.toml");
+    fs::write(&path, config).unwrap();
+    path
 }
 
-#[test]
-fn words_of_ids_and_of_texts_are_counted() {
-    let folder = tempfile::tempdir().unwrap();
-    let out = folder.path().join("frequency.json");
-    let model = tiny_model();
-    let count = |arguments: &[&str]| {
-        let all = [
-            "data",
-            "frequency-dictionary",
-            "--json",
-            "--tokenizer",
-            text(&model),
-        ];
-        json([&all, arguments, &["--out", text(&out)]].concat())
-    };
-    let golden = testkit::golden("pretraining");
-    let ids = golden.join("master.jsonl");
-    let counts = count(&[text(&ids)]);
-    assert_eq!(read(&out), read(&golden.join("frequency.json")));
-    assert_eq!(
-        (&counts["texts"], &counts["empty_texts"]),
-        (&json!(14), &json!(1))
-    );
-
-    let corpus = testkit::fixture("training/corpus.jsonl");
-    let counts = count(&["--texts", text(&corpus), "--threads", "1"]);
-    let expected = read(&golden.join("frequency-texts.json"));
-    assert_eq!(read(&out), expected);
-    assert_eq!(
-        counts["distinct_words"],
-        expected.as_object().unwrap().len()
-    );
-
-    // A bad line ends it, and leaves what was there before.
-    let bad = folder.path().join("bad.jsonl");
-    fs::write(&bad, "{\"text\": [30]}\n{\"text\": [70000]}\n").unwrap();
-    let all = [
-        "data",
-        "frequency-dictionary",
-        text(&bad),
-        "--tokenizer",
-        text(&model),
-    ];
-    let arguments = [&all[..], &["--out", text(&out)]].concat();
-    let errors = fail(65, arguments.clone());
-    assert!(errors.contains("bad.jsonl:2: token 70000"), "{errors}");
-    assert_eq!(read(&out), expected);
-    let counts = json([&arguments[..], &["--skip-bad-lines", "--json"]].concat());
-    assert_eq!(
-        (&counts["words"], &counts["bad_lines"]),
-        (&json!(1), &json!(1))
-    );
-
-    let errors = fail(2, [&arguments[..], &["--columns", "id,text"]].concat());
-    assert!(errors.contains("--texts"), "{errors}");
-    let other = testkit::fixture("models/tiny-roberta");
-    let all = [
-        "data",
-        "frequency-dictionary",
-        text(&ids),
-        "--tokenizer",
-        text(&other),
-    ];
-    let errors = fail(2, [&all[..], &["--out", text(&out)]].concat());
-    assert!(errors.contains("`[PAD]`"), "{errors}");
+fn files(paths: &Path) -> String {
+    format!("files = [\"{}\"]", paths.display())
 }
 
-#[test]
-fn documents_become_pairs_of_spans() {
+fn names(weights: &Path) -> Vec<String> {
+    let bytes = fs::read(weights).unwrap();
+    let n_header = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    let header: Value = serde_json::from_slice(&bytes[8..8 + n_header]).unwrap();
+    header.as_object().unwrap().keys().cloned().collect()
+}
+
+/// Trains, stops after two steps and goes on; returns the terms of the loss in the log.
+fn check(corpus: &str, objective: &str) -> Vec<String> {
     let folder = tempfile::tempdir().unwrap();
-    let (model, corpus) = (tiny_model(), sample("corpus.jsonl"));
-    let write = |out: &str, arguments: &[&str]| {
-        let out = folder.path().join(out);
-        let all = ["data", "span-pairs", "--json", "--tokenizer", text(&model)];
-        let counts = json([&all, arguments, &["--out", text(&out)]].concat());
-        (counts, out)
-    };
-    let (counts, one) = write(
-        "a.jsonl",
-        &[text(&corpus), "--max-tokens", "40", "--threads", "1"],
-    );
-    let lines = fs::read_to_string(&one).unwrap();
-    let n_lines = lines.lines().count() as u64;
-    let n_documents = counts["documents"].as_u64().unwrap();
-    assert_eq!(
-        n_lines + counts["short_documents"].as_u64().unwrap(),
-        n_documents
-    );
-    let first: Value = serde_json::from_str(lines.lines().next().unwrap()).unwrap();
-    let span = &first["spans"][0];
-    for key in ["anchor", "random_sampled", "nearby", "overlap"] {
-        assert!(span[key][0].is_u64(), "{key}: {span}");
+    let config = config(folder.path(), corpus, objective);
+    let (whole, parts) = (folder.path().join("whole"), folder.path().join("parts"));
+    let all = ["--json", "--quiet", "train", text(&config), "--out"];
+    let report = json([&all[..], &[text(&whole)]].concat());
+    let dev = &report["summary"]["dev"];
+    let loss = |step: &str| dev[step]["loss"].as_f64().unwrap();
+    assert!(loss("6") < loss("0"), "{objective}: {dev}");
+
+    // Without its later checkpoints and the log behind them the run stands where a machine had stopped.
+    let stopped = [
+        text(&parts),
+        "--set",
+        "run.save_every=2",
+        "--set",
+        "run.keep=9",
+    ];
+    succeed([&all[..], &stopped].concat());
+    let kept = parts.join("config.toml");
+    let resolved = fs::read_to_string(&kept).unwrap();
+    let resolved = resolved.replace("save_every = 2", "save_every = \"never\"");
+    fs::write(&kept, resolved.replace("keep = 9", "keep = 2")).unwrap();
+    fs::remove_dir_all(parts.join("export")).unwrap();
+    for step in fs::read_dir(parts.join("checkpoints")).unwrap() {
+        let step = step.unwrap().path();
+        if !step.ends_with("step-2") {
+            fs::remove_dir_all(step).unwrap();
+        }
     }
-
-    let (_, two) = write(
-        "b.jsonl",
-        &[text(&corpus), "--max-tokens", "40", "--threads", "2"],
-    );
-    assert_eq!(fs::read_to_string(two).unwrap(), lines);
-    let (_, other) = write(
-        "c.jsonl",
-        &[text(&corpus), "--max-tokens", "40", "--seed", "7"],
-    );
-    assert_ne!(fs::read_to_string(other).unwrap(), lines);
-
-    // MS MARCO's documents: id, address, title and body, without a header.
-    let documents = folder.path().join("msmarco-docs.tsv");
-    let body = "A cat sat. It ate. It slept all day. ".repeat(20);
-    let short = "D2\thttps://example.org/2\tShort\tOne.\n";
-    let blank = "D3\thttps://example.org/3\t\t\n";
-    let text_of = format!("D1\thttps://example.org/1\tCats\t{body}\n{short}{blank}");
-    fs::write(&documents, text_of).unwrap();
-    let columns = ["--columns", "id,url,title,text"];
-    let all = [&[text(&documents), "--skip-bad-lines"], &columns[..]].concat();
-    let (counts, out) = write("d.jsonl.zst", &all);
+    let resumed = json([&all[..], &[text(&parts), "--resume"]].concat());
+    assert_eq!(resumed["summary"]["dev"], *dev, "{objective}");
+    let weights = |run: &Path| run.join("export/model.safetensors");
     assert_eq!(
-        (
-            &counts["documents"],
-            &counts["short_documents"],
-            &counts["bad_lines"]
-        ),
-        (&json!(2), &json!(1), &json!(1))
+        fs::read(weights(&whole)).unwrap(),
+        fs::read(weights(&parts)).unwrap(),
+        "{objective}"
     );
-    assert_eq!(fs::read(out).unwrap()[..4], [0x28, 0xb5, 0x2f, 0xfd]);
 
-    let out = folder.path().join("e.jsonl");
-    let all = [
-        "data",
-        "span-pairs",
-        text(&documents),
-        "--tokenizer",
-        text(&model),
-        "--out",
-        text(&out),
-    ];
-    let errors = fail(65, [&all[..], &columns].concat());
-    assert!(errors.contains("msmarco-docs.tsv:3: "), "{errors}");
-    assert!(!out.exists());
-    let errors = fail(2, [&all[..], &["--max-tokens", "1"]].concat());
-    assert!(errors.contains("max_tokens is 1"), "{errors}");
-    succeed(["data", "span-pairs", "--help"]);
+    let names = names(&weights(&whole));
+    for name in [
+        "bert.encoder.layer.1.output.dense.weight",
+        "cls.predictions.bias",
+    ] {
+        assert!(names.iter().any(|stored| stored == name), "{names:?}");
+    }
+    let is_stray = |name: &String| name.contains("head") || name.contains("pooler");
+    assert!(!names.iter().any(is_stray), "{names:?}");
+    let card = fs::read_to_string(whole.join("export/README.md")).unwrap();
+    assert!(
+        card.contains("- the sample corpus") && card.contains("AutoModelForMaskedLM"),
+        "{card}"
+    );
+    let decoders = whole.join("export/decoders.safetensors");
+    assert_eq!(
+        decoders.exists(),
+        objective.contains("keep_decoders = true")
+    );
+
+    let lines = fs::read_to_string(whole.join("metrics.jsonl")).unwrap();
+    let first: Value = serde_json::from_str(lines.lines().nth(1).unwrap()).unwrap();
+    let is_term = |name: &&String| name.ends_with("_loss");
+    let keys = first.as_object().unwrap().keys();
+    keys.filter(is_term).cloned().collect()
+}
+
+#[test]
+fn each_method_learns_and_goes_on_after_a_stop() {
+    let plain = files(&sample("corpus.jsonl"));
+    let masks = "masks = { max_tokens = 48, encoder_ratio = 0.3 }";
+    let short = "masks = { max_tokens = 48, ratio = 0.3 }";
+    assert_eq!(
+        check(&plain, &format!("name = \"mlm\"\n{short}")),
+        ["encoder_loss"]
+    );
+    let condenser = "name = \"condenser\"\nskip_from = 1\nlate_mlm = true";
+    assert_eq!(
+        check(&plain, &format!("{condenser}\n{short}")),
+        ["encoder_loss", "head_loss"]
+    );
+    let retro_mae = format!("name = \"retro_mae\"\nkeep_decoders = true\n{masks}");
+    assert_eq!(check(&plain, &retro_mae), ["decoder_loss", "encoder_loss"]);
+    let dup_mae = format!("name = \"dup_mae\"\n{masks}");
+    assert_eq!(
+        check(&plain, &dup_mae),
+        ["bow_loss", "decoder_loss", "encoder_loss"]
+    );
+    let generator = tiny_model();
+    let sim_lm = format!(
+        "name = \"sim_lm\"\ngenerator = \"{}\"\n{masks}",
+        generator.display()
+    );
+    assert_eq!(check(&plain, &sim_lm), ["decoder_loss", "encoder_loss"]);
+    let master = "name = \"master\"\nkeep_decoders = true\nmasks = { max_tokens = 48 }";
+    let corpus = format!("{plain}, format = \"texts\"");
+    assert_eq!(check(&corpus, master).len(), 8);
+}
+
+#[test]
+fn lines_as_published_give_all_terms() {
+    let folder = tempfile::tempdir().unwrap();
+    let golden = testkit::golden("pretraining");
+    let objective = "name = \"master\"\nmasks = { max_tokens = 48 }";
+    let config = config(
+        folder.path(),
+        &files(&golden.join("master.jsonl")),
+        objective,
+    );
+    let dictionary = format!(
+        "objective.dictionary={}",
+        golden.join("frequency.json").display()
+    );
+    let set = ["--set", "dev.texts=1", "--set", &dictionary];
+    let all = ["train", text(&config), "--dry-run", "--json"];
+    let output = crate::trawl(all.into_iter().chain(set));
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{errors}");
+    assert!(errors.contains("texts have no queries"), "{errors}");
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    // Eight terms, each about the logarithm of the 576 tokens.
+    let loss = report["loss_of_the_first_batch"].as_f64().unwrap();
+    assert!((48.0..80.0).contains(&loss), "{loss}");
+}
+
+#[test]
+fn without_weights_a_model_begins_with_random_ones() {
+    let folder = tempfile::tempdir().unwrap();
+    let bare = folder.path().join("bare");
+    fs::create_dir(&bare).unwrap();
+    for file in ["config.json", "tokenizer.json", "tokenizer_config.json"] {
+        fs::copy(tiny_model().join(file), bare.join(file)).unwrap();
+    }
+    let objective = "name = \"mlm\"\nmasks = { max_tokens = 48, ratio = 0.3 }";
+    let config = config(folder.path(), &files(&sample("corpus.jsonl")), objective);
+    let path = format!("model.path={}", bare.display());
+    let set = ["--set", path.as_str()];
+    let report = json([&["train", text(&config), "--dry-run", "--json"], &set[..]].concat());
+    let loss = report["loss_of_the_first_batch"].as_f64().unwrap();
+    // ln V + H · 0.02² / 2, of what the tied table adds to the logits' spread.
+    let expected = 576f64.ln() + 32.0 * 0.0002;
+    assert!((loss - expected).abs() < 0.03, "{loss}, not {expected}");
+}
+
+#[test]
+fn spans_are_read_by_the_methods_that_compare_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let spans = folder.path().join("spans.jsonl");
+    let (model, corpus) = (tiny_model(), sample("corpus.jsonl"));
+    let all = ["--quiet", "data", "span-pairs", text(&corpus)];
+    let rest = ["--tokenizer", text(&model), "--max-tokens", "16"];
+    succeed([&all, &rest[..], &["--out", text(&spans)]].concat());
+    let spans = files(&spans);
+    let cot_mae = "name = \"cot_mae\"\nmasks = { max_tokens = 32, pairs = \"nearby+overlap\" }";
+    assert_eq!(check(&spans, cot_mae), ["decoder_loss", "encoder_loss"]);
+    let condenser = "name = \"condenser\"\ncontrastive = true\nmasks = { max_tokens = 32 }";
+    assert_eq!(check(&spans, condenser), ["contrastive_loss", "head_loss"]);
+}
+
+#[test]
+fn what_cannot_be_read_is_refused_with_its_place() {
+    let folder = tempfile::tempdir().unwrap();
+    let lines = folder.path().join("lines.jsonl");
+    let refused = |exit, content: &str, objective: &str, sets: &[&str], expected: &str| {
+        fs::write(&lines, content).unwrap();
+        let config = config(folder.path(), &files(&lines), objective);
+        let sets = sets.iter().flat_map(|set| ["--set", set]);
+        let all = ["train", text(&config), "--dry-run", "--set", "dev.texts=0"];
+        let errors = fail(exit, all.into_iter().chain(sets));
+        assert!(errors.contains(expected), "{expected} is not in {errors}");
+    };
+    let masks = "masks = { max_tokens = 48 }";
+    let master = format!("name = \"master\"\n{masks}");
+    let good = "{\"text\": [30, 31]}\n";
+    let over = format!("{good}{{\"text\": [70000]}}\n");
+    refused(65, &over, &master, &[], "lines.jsonl:2: token 70000");
+    let empty = format!("{good}{good}{{\"text\": []}}\n");
+    refused(65, &empty, &master, &[], "lines.jsonl:3: `text` has no");
+    let cot_mae = format!("name = \"cot_mae\"\n{masks}");
+    let span = "{\"anchor\":[30],\"random_sampled\":[30],\"nearby\":[30],\"overlap\":[30]}";
+    let one = format!("{{\"spans\":[{span}]}}\n");
+    refused(65, &one, &cot_mae, &[], "lines.jsonl:1: a document has");
+    let mlm = format!("name = \"mlm\"\n{masks}");
+    let passage = "{\"id\":\"a\",\"text\":\"one two\"}\n";
+    let broken = format!("{passage}{{\"id\":\n");
+    refused(65, &broken, &mlm, &[], "lines.jsonl:2");
+
+    let refused = |set: &str, expected: &str| {
+        refused(2, passage, &mlm, &[set], expected);
+    };
+    refused("objective.masks.max_tokens=2", "it is at least 3");
+    refused("objective.masks.max_tokens=129", "the model reads 128");
+    refused("objective.masks.ratio=1.5", "it is from 0 to 1");
+    refused("objective.masks.ration=0.5", "`ratio`");
+    refused("objective.bow_loss_weight=1", "bow_loss_weight");
+    refused("dev.texts=1", "below the number of texts");
+    refused("data.corpus.format=spans", "`texts` or `master`");
+    refused("data.stream=true", "`data.stream` is for fine-tuning");
+    refused("dev.dataset=x", "`dev.dataset` is for fine-tuning");
 }

@@ -8,8 +8,8 @@ use crate::error::LoadError;
 /// What the order of the first stage adds to the score of a cross-encoder: `weight / (offset + rank)`, ranks from 1.
 ///
 /// A small reranker knows less of rare words than BM25 does, and less of paraphrases than many bi-encoders, so that the
-/// two orders together are better than its own: the interpolation of Lin, Nogueira & Yates 2021 (arXiv 2010.06467,
-/// section 3.2.2) with the reciprocal rank in place of the first stage's score, which is of another scale for each kind
+/// two orders together are better than its own: the interpolation of Lin, Nogueira & Yates 2021 (arXiv 2010.06467)
+/// with the reciprocal rank in place of the first stage's score, which is of another scale for each kind
 /// of first stage. It stands in `config.json` as `"trawl": {"rank_prior": {"weight": 4, "offset": 2}}`; other libraries
 /// see the scores alone. Without it nothing is added.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]

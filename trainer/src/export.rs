@@ -7,8 +7,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use encoder::training::{Kind, Parameters, TrainingError};
-use encoder::{LoadError, OutputActivation, Pooling, RankPrior, Similarity};
+use encoder::{OutputActivation, Pooling, RankPrior, Similarity};
 use serde_json::{Value, json};
+
+use crate::json::read_json;
 
 /// The version that files name: newer readers take it, older ones do not warn.
 const SENTENCE_TRANSFORMERS: &str = "3.0.0";
@@ -341,26 +343,13 @@ fn class(config: &Value, end: &str) -> String {
 }
 
 fn read_config(source: &Path) -> Result<Value, TrainingError> {
-    let mut config = read_json(&source.join("config.json"))?;
+    let mut config: Value = read_json(&source.join("config.json"))?;
     if let Some(config) = config.as_object_mut() {
         config.remove("_name_or_path");
         config.remove("torch_dtype");
         config.insert("dtype".to_owned(), Value::from("float32"));
     }
     Ok(config)
-}
-
-fn read_json(path: &Path) -> Result<Value, TrainingError> {
-    let read = |source| LoadError::Read {
-        path: path.to_owned(),
-        source,
-    };
-    let bytes = fs::read(path).map_err(read)?;
-    let parse = |source| LoadError::Json {
-        path: path.to_owned(),
-        source,
-    };
-    Ok(serde_json::from_slice(&bytes).map_err(parse)?)
 }
 
 fn copy_tokenizer(source: &Path, folder: &Path) -> Result<(), TrainingError> {

@@ -8,6 +8,7 @@
 mod batches;
 pub mod data;
 pub mod export;
+mod json;
 pub mod loss;
 pub mod masking;
 mod mining;

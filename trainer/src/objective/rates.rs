@@ -7,6 +7,7 @@ use encoder::training::Dropout;
 use serde_json::{Map, Value};
 
 use super::{Step, passes};
+use crate::json::read_json;
 
 /// Probabilities to drop an element.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -34,7 +35,7 @@ impl Rates {
 
     /// The rates of a folder's `config.json`, by the names of its family.
     pub(super) fn read(folder: &Path) -> Result<Self, LoadError> {
-        let config = read_config(folder)?;
+        let config: Map<String, Value> = read_json(&folder.join("config.json"))?;
         let rate = |name: &str| config.get(name).and_then(Value::as_f64).map(|p| p as f32);
         Ok(match config.get("model_type").and_then(Value::as_str) {
             Some("distilbert") => Self {
@@ -67,14 +68,4 @@ impl Rates {
             step: passes::number(step, stream, part),
         }
     }
-}
-
-/// The entries of a folder's `config.json`.
-fn read_config(folder: &Path) -> Result<Map<String, Value>, LoadError> {
-    let path = folder.join("config.json");
-    let bytes = std::fs::read(&path).map_err(|source| LoadError::Read {
-        path: path.clone(),
-        source,
-    })?;
-    serde_json::from_slice(&bytes).map_err(|source| LoadError::Json { path, source })
 }

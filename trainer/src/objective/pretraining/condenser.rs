@@ -6,7 +6,7 @@ use encoder::Tokens;
 use encoder::training::{Engine, Parameters, Stack, TrainingError, cross_entropy, first};
 use serde::{Deserialize, Serialize};
 
-use super::model::{MaskedLm, tokens, with_first};
+use super::model::{MaskedLm, texts, with_first};
 use super::{Masks, Method, StackStart, Terms};
 use crate::masking::Corrupted;
 
@@ -95,7 +95,7 @@ impl Method for Condenser {
 
     fn terms(&self, batch: &Vec<Corrupted>, masks: &Masks<'_>) -> Result<Terms, TrainingError> {
         let (model, encoder) = (&self.model, self.model.encoder());
-        let texts: Vec<Tokens> = batch.iter().map(|text| tokens(&text.ids)).collect();
+        let texts = texts(batch);
         let lengths: Vec<usize> = texts.iter().map(Tokens::len).collect();
         let mut terms = Terms::of(texts.len(), lengths.iter().sum());
         let labels = || batch.iter().flat_map(|text| &text.labels);

@@ -1,11 +1,10 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use encoder::Tokens;
-use encoder::training::{Engine, Parameters, Stack, TrainingError, first};
+use encoder::training::{Engine, Parameters, Stack, TrainingError};
 use serde::{Deserialize, Serialize};
 
-use super::model::{MaskedLm, tokens};
+use super::model::{MaskedLm, texts};
 use super::{Masks, Method, StackStart, Terms};
 use crate::masking::Corrupted;
 
@@ -93,21 +92,15 @@ impl Method for CotMae {
         let read = || batch.iter().flat_map(|pair| &pair.encoder);
         // Each vector meets the other span.
         let other = || batch.iter().flat_map(|pair| pair.decoder.iter().rev());
-        let texts: Vec<Tokens> = read().map(|text| tokens(&text.ids)).collect();
-        let lengths: Vec<usize> = texts.iter().map(Tokens::len).collect();
-        let mut terms = Terms::of(texts.len(), lengths.iter().sum());
-
-        let hidden = model.encoder().forward(&texts, &masks.at(0))?;
+        let spans = model.read(&texts(read()), &masks.at(0))?;
+        let mut terms = Terms::of(2 * batch.len(), spans.n_tokens());
         let labels = read().flat_map(|text| &text.labels);
-        terms.add("encoder_loss", 1.0, model.loss(&hidden, labels)?);
+        terms.add("encoder_loss", 1.0, model.loss(&spans.hidden, labels)?);
 
-        let vectors = first(&hidden, &lengths)?;
-        let texts: Vec<Tokens> = other().map(|text| tokens(&text.ids)).collect();
-        let lengths: Vec<usize> = texts.iter().map(Tokens::len).collect();
-        let hidden = model.behind_vectors(&texts, &vectors, &masks.at(8))?;
-        let hidden = self.head.forward(&hidden, &lengths, &masks.at(8))?;
+        let vectors = spans.vectors()?;
+        let said = model.decode(&self.head, &texts(other()), &vectors, &masks.at(8))?;
         let labels = other().flat_map(|text| &text.labels);
-        let loss = model.loss(&hidden, labels)?;
+        let loss = model.loss(&said, labels)?;
         terms.add("decoder_loss", self.config.head_mlm_coef, loss);
         Ok(terms)
     }

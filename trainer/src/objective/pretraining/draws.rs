@@ -126,6 +126,11 @@ impl TextMasks {
     }
 }
 
+/// The first tokens of a text between `[CLS]` and `[SEP]`.
+fn head(text: &[u32], max_tokens: usize, vocabulary: &Vocabulary) -> Vec<u32> {
+    wrap(vocabulary, &text[..text.len().min(max_tokens - 2)])
+}
+
 /// Hides whole words of a window, whose budget is that of the window without `[CLS]` and `[SEP]`.
 fn hide(
     window: &[u32],
@@ -227,7 +232,7 @@ impl Draw<Box<[u32]>> for RetroMaeMasks {
         random: &mut ChaCha8Rng,
         batch: &mut Vec<RetroMaeText>,
     ) {
-        let ids = wrap(vocabulary, &text[..text.len().min(self.max_tokens - 2)]);
+        let ids = head(text, self.max_tokens, vocabulary);
         let words = Words::group(vocabulary, &ids, Skipped::Bounds);
         let mask = words.mask(self.encoder_ratio, random);
         let encoder = Corruption::Mixed.apply(vocabulary, &ids, &mask, random);
@@ -260,7 +265,7 @@ impl Draw<Box<[u32]>> for SimLmMasks {
         random: &mut ChaCha8Rng,
         batch: &mut Vec<SimLmText>,
     ) {
-        let ids = wrap(vocabulary, &text[..text.len().min(self.max_tokens - 2)]);
+        let ids = head(text, self.max_tokens, vocabulary);
         let words = Words::group(vocabulary, &ids, Skipped::Bounds);
         let corrupt =
             |mask: &[bool], random: &mut _| self.corruption.apply(vocabulary, &ids, mask, random);

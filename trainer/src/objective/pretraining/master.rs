@@ -2,11 +2,10 @@ use std::path::Path;
 use std::sync::Arc;
 
 use candle_core::Tensor;
-use encoder::Tokens;
-use encoder::training::{Engine, Parameters, Stack, TrainingError, first};
+use encoder::training::{Engine, Parameters, Stack, TrainingError};
 use serde::{Deserialize, Serialize};
 
-use super::model::{MaskedLm, tokens};
+use super::model::{MaskedLm, texts};
 use super::{Masks, Method, StackStart, Terms};
 use crate::masking::{Corrupted, MasterStreams};
 
@@ -35,6 +34,9 @@ impl Default for MasterConfig {
 
 /// A stream of every text.
 type Stream = fn(&MasterStreams) -> &Corrupted;
+
+/// What a decoder fills in, the name of its loss, and its place in [`HEADS`].
+type Decoded = (Stream, &'static str, usize);
 
 /// MASTER, Zhou et al. 2022 (arXiv 2212.07841): one vector, five shallow decoders, each with a task of its own.
 ///
@@ -99,13 +101,13 @@ impl Master {
         masks: &Masks<'_>,
         terms: &mut Terms,
     ) -> Result<Tensor, TrainingError> {
-        let texts: Vec<Tokens> = batch.iter().map(|one| tokens(&stream(one).ids)).collect();
-        let lengths: Vec<usize> = texts.iter().map(Tokens::len).collect();
-        terms.n_tokens += lengths.iter().sum::<usize>();
-        let hidden = self.model.encoder().forward(&texts, &masks.at(pass))?;
+        let read = self
+            .model
+            .read(&texts(batch.iter().map(stream)), &masks.at(pass))?;
+        terms.n_tokens += read.n_tokens();
         let labels = batch.iter().flat_map(|one| &stream(one).labels);
-        terms.add(name, 1.0, self.model.loss(&hidden, labels)?);
-        Ok(first(&hidden, &lengths)?)
+        terms.add(name, 1.0, self.model.loss(&read.hidden, labels)?);
+        read.vectors()
     }
 
     /// Fills in a stream behind the vectors and adds the loss.
@@ -117,11 +119,10 @@ impl Master {
         vectors: &Tensor,
         (masks, terms): (&Masks<'_>, &mut Terms),
     ) -> Result<(), TrainingError> {
-        let texts: Vec<Tokens> = batch.iter().map(|one| tokens(&stream(one).ids)).collect();
-        let lengths: Vec<usize> = texts.iter().map(Tokens::len).collect();
-        let dropout = masks.at(8 + head as u64);
-        let hidden = self.model.behind_vectors(&texts, vectors, &dropout)?;
-        let hidden = self.heads[head].forward(&hidden, &lengths, &dropout)?;
+        let (texts, dropout) = (texts(batch.iter().map(stream)), masks.at(8 + head as u64));
+        let hidden = self
+            .model
+            .decode(&self.heads[head], &texts, vectors, &dropout)?;
         let labels = batch.iter().flat_map(|one| &stream(one).labels);
         terms.add(name, 1.0, self.model.loss(&hidden, labels)?);
         Ok(())
@@ -141,39 +142,34 @@ impl Method for Master {
 
     fn terms(&self, batch: &Vec<MasterStreams>, masks: &Masks<'_>) -> Result<Terms, TrainingError> {
         let mut terms = Terms::of(batch.len(), 0);
-        let t = &mut terms;
-        let text = self.encode(batch, |s| &s.text, ("encoder_loss", 0), masks, t)?;
-        self.decode(
-            batch,
-            |s| &s.keywords,
-            ("keyword_loss", 0),
-            &text,
-            (masks, t),
-        )?;
-        self.decode(batch, |s| &s.queries, ("query_loss", 1), &text, (masks, t))?;
-        self.decode(
-            batch,
-            |s| &s.continuation,
-            ("continuation_loss", 2),
-            &text,
-            (masks, t),
-        )?;
-        let half = self.encode(batch, |s| &s.first_half, ("half_encoder_loss", 1), masks, t)?;
-        self.decode(
-            batch,
-            |s| &s.second_half,
-            ("half_loss", 3),
-            &half,
-            (masks, t),
-        )?;
-        let seen = self.encode(batch, |s| &s.seen, ("seen_encoder_loss", 2), masks, t)?;
-        self.decode(
-            batch,
-            |s| &s.unseen,
-            ("complement_loss", 4),
-            &seen,
-            (masks, t),
-        )?;
+        // What the encoder reads, and what is filled in behind its vectors.
+        let passes: [(Stream, &'static str, &[Decoded]); 3] = [
+            (
+                |s| &s.text,
+                "encoder_loss",
+                &[
+                    (|s| &s.keywords, "keyword_loss", 0),
+                    (|s| &s.queries, "query_loss", 1),
+                    (|s| &s.continuation, "continuation_loss", 2),
+                ],
+            ),
+            (
+                |s| &s.first_half,
+                "half_encoder_loss",
+                &[(|s| &s.second_half, "half_loss", 3)],
+            ),
+            (
+                |s| &s.seen,
+                "seen_encoder_loss",
+                &[(|s| &s.unseen, "complement_loss", 4)],
+            ),
+        ];
+        for ((stream, name, decoded), pass) in passes.into_iter().zip(0..) {
+            let vectors = self.encode(batch, stream, (name, pass), masks, &mut terms)?;
+            for &(stream, name, head) in decoded {
+                self.decode(batch, stream, (name, head), &vectors, (masks, &mut terms))?;
+            }
+        }
         Ok(terms)
     }
 }

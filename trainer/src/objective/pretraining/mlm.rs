@@ -1,11 +1,10 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use encoder::Tokens;
 use encoder::training::{Engine, Parameters, TrainingError};
 use serde::{Deserialize, Serialize};
 
-use super::model::{MaskedLm, tokens};
+use super::model::{MaskedLm, texts};
 use super::{Masks, Method, Terms};
 use crate::masking::Corrupted;
 
@@ -54,11 +53,10 @@ impl Method for Mlm {
     }
 
     fn terms(&self, batch: &Vec<Corrupted>, masks: &Masks<'_>) -> Result<Terms, TrainingError> {
-        let texts: Vec<Tokens> = batch.iter().map(|text| tokens(&text.ids)).collect();
-        let mut terms = Terms::of(texts.len(), texts.iter().map(Tokens::len).sum());
-        let hidden = self.model.encoder().forward(&texts, &masks.at(0))?;
+        let read = self.model.read(&texts(batch), &masks.at(0))?;
+        let mut terms = Terms::of(batch.len(), read.n_tokens());
         let labels = batch.iter().flat_map(|text| &text.labels);
-        terms.add("encoder_loss", 1.0, self.model.loss(&hidden, labels)?);
+        terms.add("encoder_loss", 1.0, self.model.loss(&read.hidden, labels)?);
         Ok(terms)
     }
 }

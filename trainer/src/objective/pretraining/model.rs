@@ -4,12 +4,13 @@ use std::sync::Arc;
 use candle_core::{D, Device, Tensor};
 use encoder::training::{
     Dropout, Encoder, Engine, Initial, LayerNorm, Linear, Parameter, Parameters, Stack,
-    TrainingError, cross_entropy, normal,
+    TrainingError, cross_entropy, first, normal,
 };
-use encoder::{Activation, Architecture, Checkpoint, Family, LoadError, Tokens};
+use encoder::{Architecture, Checkpoint, Family, LoadError, Tokens};
 
 use super::StackStart;
 use crate::export::{MaskedLmExport, Tensors};
+use crate::masking::Corrupted;
 use crate::objective::rates::Rates;
 
 /// BERT with the head of masked language modelling: what all methods pre-train, and all that they leave.
@@ -154,6 +155,14 @@ impl MaskedLm {
         Ok(encoder::training::dropout(&normalized, dropout, 0, engine)?)
     }
 
+    /// Reads texts with the encoder.
+    pub(super) fn read(&self, texts: &[Tokens], dropout: &Dropout) -> Result<Read, TrainingError> {
+        Ok(Read {
+            hidden: self.encoder.forward(texts, dropout)?,
+            lengths: texts.iter().map(Tokens::len).collect(),
+        })
+    }
+
     /// Returns the embeddings of a decoder's tokens, (T, H), in which each text's first row is its vector (B, H) as it is.
     pub(super) fn behind_vectors(
         &self,
@@ -163,6 +172,19 @@ impl MaskedLm {
     ) -> Result<Tensor, TrainingError> {
         let hidden = self.encoder.embed(texts, dropout)?;
         with_first(&hidden, vectors, texts)
+    }
+
+    /// Takes a decoder's tokens behind vectors (B, H) through its layers: (T, H).
+    pub(super) fn decode(
+        &self,
+        decoder: &Stack,
+        texts: &[Tokens],
+        vectors: &Tensor,
+        dropout: &Dropout,
+    ) -> Result<Tensor, TrainingError> {
+        let lengths: Vec<usize> = texts.iter().map(Tokens::len).collect();
+        let hidden = self.behind_vectors(texts, vectors, dropout)?;
+        decoder.forward(&hidden, &lengths, dropout)
     }
 
     /// Returns the head's logits of token vectors, (N, H) → (N, V).
@@ -212,6 +234,26 @@ impl MaskedLm {
     }
 }
 
+/// What the encoder makes of texts.
+pub(super) struct Read {
+    /// Token vectors, one text after the other, (T, H).
+    pub(super) hidden: Tensor,
+    /// Tokens of each text.
+    pub(super) lengths: Vec<usize>,
+}
+
+impl Read {
+    /// The first vector of each text, (B, H).
+    pub(super) fn vectors(&self) -> Result<Tensor, TrainingError> {
+        Ok(first(&self.hidden, &self.lengths)?)
+    }
+
+    /// T
+    pub(super) fn n_tokens(&self) -> usize {
+        self.lengths.iter().sum()
+    }
+}
+
 /// One of the encoder's tables.
 fn table<'a>(encoder: &'a Encoder, name: &str) -> &'a Arc<Parameter> {
     let name = format!("bert.embeddings.{name}.weight");
@@ -247,7 +289,13 @@ pub(super) fn labelled<'a>(
         .unzip()
 }
 
-/// Tokens without types, as all methods but SimLM's encoder read them.
+/// Texts as all methods but SimLM's encoder read them, without types.
+pub(super) fn texts<'a>(corrupted: impl IntoIterator<Item = &'a Corrupted>) -> Vec<Tokens> {
+    let texts = corrupted.into_iter();
+    texts.map(|text| tokens(&text.ids)).collect()
+}
+
+/// Tokens without types.
 pub(super) fn tokens(ids: &[u32]) -> Tokens {
     Tokens {
         type_ids: vec![0; ids.len()],
@@ -262,6 +310,3 @@ pub(super) fn softmax(scores: &Tensor) -> candle_core::Result<Tensor> {
     let powers = scores.broadcast_sub(&most)?.exp()?;
     powers.broadcast_div(&powers.sum_keepdim(D::Minus1)?)
 }
-
-/// Gelu, where the model's activation is not asked for: the decoder layers of all published methods are BERT's.
-pub(super) const GELU: Activation = Activation::Gelu;

@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
 use encoder::training::{
-    Dropout, Engine, LayerNorm, Linear, Parameters, TrainingError, dropout, first, normal,
+    Dropout, Engine, LayerNorm, Linear, Parameters, TrainingError, dropout, normal,
 };
 use encoder::{Architecture, Tokens};
 use serde::{Deserialize, Serialize};
 
-use super::model::{GELU, MaskedLm, softmax, tokens, with_first};
+use super::model::{MaskedLm, softmax, texts, tokens};
 use super::{Masks, Method, Terms};
 use crate::masking::{Corrupted, Visibility};
 
@@ -171,9 +171,6 @@ impl Method for RetroMae {
 
     fn terms(&self, batch: &Vec<RetroMaeText>, masks: &Masks<'_>) -> Result<Terms, TrainingError> {
         let model = &self.model;
-        let read: Vec<Tokens> = batch.iter().map(|text| tokens(&text.encoder.ids)).collect();
-        let lengths: Vec<usize> = read.iter().map(Tokens::len).collect();
-        let mut terms = Terms::of(batch.len(), lengths.iter().sum());
         if let Some(row) = batch
             .iter()
             .position(|text| text.ids.len() != text.encoder.ids.len() || text.ids.len() < 2)
@@ -185,22 +182,23 @@ impl Method for RetroMae {
             });
         }
 
-        let hidden = model.encoder().forward(&read, &masks.at(0))?;
+        let read = model.read(&texts(batch.iter().map(|text| &text.encoder)), &masks.at(0))?;
+        let mut terms = Terms::of(batch.len(), read.n_tokens());
         let labels = batch.iter().flat_map(|text| &text.encoder.labels);
-        terms.add("encoder_loss", 1.0, model.loss(&hidden, labels)?);
-        let vectors = first(&hidden, &lengths)?;
+        terms.add("encoder_loss", 1.0, model.loss(&read.hidden, labels)?);
+        let vectors = read.vectors()?;
 
         let dropout = masks.at(8);
         let seen: Vec<Tokens> = batch.iter().map(|text| tokens(&text.ids)).collect();
-        let context = with_first(&model.encoder().embed(&seen, &dropout)?, &vectors, &seen)?;
+        let context = model.behind_vectors(&seen, &vectors, &dropout)?;
         // The embeddings' places of dropout are taken.
-        let queries = self.queries(&vectors, &lengths, &masks.at(9))?;
+        let queries = self.queries(&vectors, &read.lengths, &masks.at(9))?;
         let said = self.decoder.forward(&queries, &context, batch, &dropout)?;
         let labels: Vec<Option<u32>> = batch.iter().flat_map(|text| inner(&text.ids)).collect();
         terms.add("decoder_loss", 1.0, model.loss(&said, &labels)?);
 
         if let Some(weight) = self.config.bow_loss_weight {
-            terms.add("bow_loss", weight, self.bag_of_words(batch, &hidden)?);
+            terms.add("bow_loss", weight, self.bag_of_words(batch, &read.hidden)?);
         }
         Ok(terms)
     }
@@ -249,7 +247,7 @@ impl EnhancedDecoder {
             value: linear(p, "attention.self.value", h, h)?,
             output: linear(p, "attention.output.dense", h, h)?,
             attention_norm: norm(p, "attention.output")?,
-            up: linear(p, "intermediate.dense", h, a.n_intermediate)?.with_activation(GELU),
+            up: linear(p, "intermediate.dense", h, a.n_intermediate)?.with_activation(a.activation),
             down: linear(p, "output.dense", a.n_intermediate, h)?,
             output_norm: norm(p, "output")?,
             engine: engine.clone(),

@@ -2,7 +2,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use encoder::Tokens;
-use encoder::training::{Engine, Parameters, Stack, TrainingError, first};
+use encoder::training::{Engine, Parameters, Stack, TrainingError};
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
@@ -152,20 +152,15 @@ impl Method for SimLm {
         let model = &self.model;
         let mut random = masks.random();
         let ids = self.read(batch, |text| &text.encoder, &mut random)?;
-        let texts = typed(batch, ids);
-        let lengths: Vec<usize> = texts.iter().map(Tokens::len).collect();
-        let mut terms = Terms::of(texts.len(), lengths.iter().sum());
+        let read = model.read(&typed(batch, ids), &masks.at(0))?;
+        let mut terms = Terms::of(batch.len(), read.n_tokens());
         let labels = || batch.iter().flat_map(|text| &text.labels);
+        terms.add("encoder_loss", 1.0, model.loss(&read.hidden, labels())?);
 
-        let hidden = model.encoder().forward(&texts, &masks.at(0))?;
-        terms.add("encoder_loss", 1.0, model.loss(&hidden, labels())?);
-
-        let vectors = first(&hidden, &lengths)?;
         let ids = self.read(batch, |text| &text.decoder, &mut random)?;
         let texts: Vec<Tokens> = ids.iter().map(|ids| tokens(ids)).collect();
-        let hidden = model.behind_vectors(&texts, &vectors, &masks.at(8))?;
-        let hidden = self.decoder.forward(&hidden, &lengths, &masks.at(8))?;
-        terms.add("decoder_loss", 1.0, model.loss(&hidden, labels())?);
+        let said = model.decode(&self.decoder, &texts, &read.vectors()?, &masks.at(8))?;
+        terms.add("decoder_loss", 1.0, model.loss(&said, labels())?);
 
         if let (Some(generator), Some(weight)) = (&self.generator, self.generator_weight) {
             let hidden: Vec<&Corrupted> = batch.iter().map(|text| &text.encoder).collect();

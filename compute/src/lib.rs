@@ -11,6 +11,6 @@ mod simd;
 mod threads;
 
 pub use features::CpuFeatures;
-pub use memory::{memory_limit_bytes, peak_rss_bytes};
+pub use memory::{keep_freed_memory, memory_limit_bytes, peak_rss_bytes};
 pub use simd::{Level, Simd, mul_add};
 pub use threads::thread_budget;

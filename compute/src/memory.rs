@@ -21,6 +21,19 @@ pub fn memory_limit_bytes() -> Option<u64> {
         .min()
 }
 
+/// Has the allocator keep what is freed for what is asked for next, up to 2 GiB at the top of the heap.
+///
+/// By default glibc maps each large block and unmaps it when it is freed. A training step frees hundreds of megabytes
+/// and asks for them again, and a quarter of its time goes into fresh pages. Other allocators are left as they are.
+pub fn keep_freed_memory() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    // SAFETY: `mallopt` takes two numbers and locks the allocator itself.
+    unsafe {
+        libc::mallopt(libc::M_MMAP_THRESHOLD, i32::MAX);
+        libc::mallopt(libc::M_TRIM_THRESHOLD, i32::MAX);
+    }
+}
+
 /// Returns the value of the line `<field> <n> kB` in bytes.
 fn kilobytes(text: &str, field: &str) -> Option<u64> {
     let line = text.lines().find_map(|line| line.strip_prefix(field))?;
@@ -98,5 +111,29 @@ mod tests {
             memory_limit_bytes().expect("Linux tells"),
         );
         assert!(0 < peak && peak < limit, "{peak} {limit}");
+    }
+
+    /// Blocks that were freed are used again without a page fault.
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    #[test]
+    fn freed_memory_is_kept() {
+        let fill = || std::hint::black_box(vec![1_u8; 16 << 20]);
+        let before = page_faults();
+        drop(fill());
+        let mapped = page_faults() - before;
+        keep_freed_memory();
+        drop(fill());
+        let before = page_faults();
+        drop(fill());
+        let kept = page_faults() - before;
+        assert!(kept * 10 < mapped, "{kept} page faults, {mapped} before");
+    }
+
+    /// Minor page faults of this process so far: the tenth field of `/proc/self/stat`.
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    fn page_faults() -> u64 {
+        let stat = fs::read_to_string("/proc/self/stat").unwrap();
+        let (_, fields) = stat.rsplit_once(')').unwrap();
+        fields.split_whitespace().nth(7).unwrap().parse().unwrap()
     }
 }

@@ -71,6 +71,7 @@ pub fn run(args: TrainArgs, output: &Output) -> anyhow::Result<()> {
     let folder = model::find(&file.sections.model.path)?;
     let engine = &mut file.sections.engine;
     engine.precision = engine.precision.resolve();
+    compute::keep_freed_memory();
     let mut config = EngineConfig::default();
     config.threads = compute::thread_budget(engine.threads);
     config.precision = engine.precision.precision();
@@ -442,6 +443,10 @@ fn table(summary: &Summary, export: &Path, start: Instant) -> String {
         vec![
             "tokens/s".to_owned(),
             format!("{:.0}", summary.tokens_per_s),
+        ],
+        vec![
+            "TFLOP of products".to_owned(),
+            format!("{:.1}", summary.operations as f64 / 1e12),
         ],
         vec![
             "seconds".to_owned(),

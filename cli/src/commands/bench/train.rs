@@ -57,6 +57,7 @@ pub fn run(
             return Err(Failure::usage(text).hint("use auto, f32 or bf16").into());
         }
     };
+    compute::keep_freed_memory();
     let mut config = EngineConfig::default();
     (config.threads, config.precision, config.simd) = (asked.threads, precision, simd);
     let mut bench = TrainingBench::new(workload, &config)?;

@@ -4,6 +4,8 @@
 //! f32, or two neighboring bf16 (low half first), which is what `vdpbf16ps` multiplies. One kernel serves the forward,
 //! the gradient of inputs and the gradient of weights: only the way an operand was packed differs.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use compute::{Level, Simd};
 
 use super::words::{pack_rows, pack_steps, repack_steps, unpack_rows};
@@ -14,6 +16,14 @@ pub(super) const PANEL: usize = 48;
 pub(super) const LANES: usize = 16;
 /// Steps of a panel that are used in one go: 192 · 48 words fill three quarters of a 48 KiB L1 cache.
 const DEPTH: usize = 192;
+
+static OPERATIONS: AtomicU64 = AtomicU64::new(0);
+
+/// Floating-point operations of the matrix products of training that this process has done so far, by all engines:
+/// 2 m n k of a product (m, k) · (k, n).
+pub fn operations() -> u64 {
+    OPERATIONS.load(Ordering::Relaxed)
+}
 
 /// How the operands of matrix products are held. Sums, weights, gradients and all other arithmetic are f32.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -50,9 +60,14 @@ impl Kernel {
 
     /// Words that hold `n` values.
     pub(super) fn words(self, n: usize) -> usize {
+        n.div_ceil(self.values())
+    }
+
+    /// Values of a word.
+    fn values(self) -> usize {
         match self.precision {
-            Precision::F32 => n,
-            Precision::Bf16 => n.div_ceil(2),
+            Precision::F32 => 1,
+            Precision::Bf16 => 2,
         }
     }
 
@@ -320,6 +335,8 @@ pub(super) fn multiply(
             "one bias per column of the panel"
         );
     }
+    let values = n_steps * kernel.values();
+    OPERATIONS.fetch_add((2 * n_rows * panel.kept * values) as u64, Ordering::Relaxed);
     let block = Block {
         a,
         panel,
@@ -880,7 +897,9 @@ mod tests {
             (23, 401, 100),
             (8, 800, 32),
         ] {
+            let before = operations(); // other tests may count at the same time
             check_multiply(m, k, n);
+            assert!(operations() - before >= (2 * m * k * n) as u64);
         }
     }
 }

@@ -26,6 +26,8 @@ pub(super) struct State {
     /// The next batch in its epoch.
     pub(super) index: usize,
     pub(super) n_tokens: u64,
+    /// Floating-point operations of matrix products.
+    pub(super) n_operations: u64,
     pub(super) n_examples: u64,
     /// What the log has not said yet.
     pub(super) interval: Interval,

@@ -27,6 +27,8 @@ pub struct StepLog {
     pub tokens_per_s: f64,
     /// Tokens since the run began.
     pub n_tokens: u64,
+    /// Floating-point operations of matrix products since the run began, as [`encoder::training::operations`] counts.
+    pub n_operations: u64,
     /// Means of the objective's own measures.
     pub measures: BTreeMap<String, f64>,
 }
@@ -97,6 +99,7 @@ impl MetricsLog {
             "gradient_norm": log.gradient_norm,
             "tokens_per_s": log.tokens_per_s,
             "n_tokens": log.n_tokens,
+            "n_operations": log.n_operations,
         });
         extend(&mut line, &log.measures);
         let own = [

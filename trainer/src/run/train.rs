@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use encoder::training::{AdamW, AdamWConfig, Engine, Parameters, TrainingError};
+use encoder::training::{AdamW, AdamWConfig, Engine, Parameters, TrainingError, operations};
 use serde_json::{Value, json};
 
 use super::ahead::{Ahead, Ready};
@@ -123,6 +123,8 @@ pub struct Summary {
     pub tokens: u64,
     /// Tokens a second of the steps taken since the start or the resumption.
     pub tokens_per_s: f64,
+    /// Floating-point operations of the steps' matrix products.
+    pub operations: u64,
     /// The best dev figure, where one decides.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub best: Option<Best>,
@@ -309,6 +311,7 @@ where
     /// Takes one step of the optimizer, and says whether it was the last of its epoch.
     fn step(&mut self, ahead: &Ahead<B::Batch, O::Input>) -> Result<bool, TrainError> {
         let (start, step) = (Instant::now(), self.state.step + 1);
+        let n_operations = operations();
         let first = ahead.next()?;
         let (epoch, n_left) = (first.epoch, first.n_left);
         self.state.epoch = epoch;
@@ -363,6 +366,7 @@ where
         self.n_tokens += n_tokens;
         self.seconds += seconds;
         self.state.n_tokens += n_tokens;
+        self.state.n_operations += operations() - n_operations;
         let interval = &mut self.state.interval;
         interval.loss.add(loss);
         interval.gradient_norm.add(norm);
@@ -382,6 +386,7 @@ where
                 gradient_norm: interval.gradient_norm.value(),
                 tokens_per_s: interval.n_tokens as f64 / interval.seconds.max(1e-9),
                 n_tokens: self.state.n_tokens,
+                n_operations: self.state.n_operations,
                 measures: means.collect(),
             };
             self.log.step(&log)?;
@@ -517,6 +522,7 @@ where
             examples: self.state.n_examples,
             tokens: self.state.n_tokens,
             tokens_per_s: self.n_tokens as f64 / self.seconds.max(1e-9),
+            operations: self.state.n_operations,
             best: self.state.best,
             dev: self.state.dev.clone(),
         };

@@ -1,5 +1,6 @@
 mod file;
 mod objective;
+mod plot;
 mod pretraining;
 mod sources;
 
@@ -33,15 +34,19 @@ const EXAMPLE: &str = include_str!("train/example.toml");
 
 /// Arguments of `trawl train`.
 #[derive(Debug, clap::Args)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 #[command(after_help = "Examples:
   trawl train --example > train.toml                a configuration with its keys explained
   trawl train train.toml --dry-run                  what it would do
   trawl train train.toml --out runs/first --set optimizer.learning_rate=1e-5
   trawl train train.toml --out runs/first --resume  after Ctrl-C or a crash
+  trawl train plot runs/first runs/second           their losses as curves
 
 The run directory holds the resolved configuration, metrics.jsonl, TensorBoard events, checkpoints, and the model
 under `export`.")]
 pub struct TrainArgs {
+    #[command(subcommand)]
+    command: Option<TrainCommand>,
     /// Configuration: TOML.
     #[arg(value_name = "CONFIG.toml", required_unless_present = "example")]
     config: Option<PathBuf>,
@@ -62,7 +67,17 @@ pub struct TrainArgs {
     example: bool,
 }
 
+/// What is done with runs.
+#[derive(Debug, clap::Subcommand)]
+enum TrainCommand {
+    /// Draw what runs logged: losses and dev figures, as a PNG.
+    Plot(plot::PlotArgs),
+}
+
 pub fn run(args: TrainArgs, output: &Output) -> anyhow::Result<()> {
+    if let Some(TrainCommand::Plot(args)) = &args.command {
+        return plot::run(args, output);
+    }
     let Some(path) = args.config.as_deref().filter(|_| !args.example) else {
         return output::print(EXAMPLE);
     };

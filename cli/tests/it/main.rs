@@ -4,6 +4,7 @@
 
 mod bench;
 mod eval;
+mod plot;
 mod pretraining;
 mod pretraining_data;
 mod quality;

@@ -1,0 +1,9 @@
+#!/usr/bin/env bash
+# RetroMAE, from passages to figures; `METHOD=dup_mae` is DupMAE. What it needs and reads stands in ../small-runs/steps.sh.
+set -euo pipefail
+recipe=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+# shellcheck source-path=SCRIPTDIR source=../small-runs/steps.sh
+. "$recipe/../small-runs/steps.sh"
+
+pretrain pretrained "$recipe/small.toml" --set "objective.name=${METHOD:-retro_mae}"
+stages

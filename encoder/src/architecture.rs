@@ -35,6 +35,23 @@ pub enum Activation {
     Silu,
 }
 
+impl Activation {
+    /// Reads the entry that names it.
+    pub(crate) fn read(
+        config: &Entries<'_>,
+        entry: &str,
+        default: &str,
+    ) -> Result<Self, LoadError> {
+        match config.text(entry)?.unwrap_or(default) {
+            "gelu" => Ok(Self::Gelu),
+            "gelu_new" | "gelu_fast" | "gelu_pytorch_tanh" => Ok(Self::GeluTanh),
+            "relu" => Ok(Self::Relu),
+            "silu" | "swish" => Ok(Self::Silu),
+            other => Err(config.refuse(format!("activation `{other}` is not supported"))),
+        }
+    }
+}
+
 /// The shape of a transformer, with the names of the BERT paper whatever the family calls them.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Architecture {
@@ -153,18 +170,7 @@ impl Architecture {
             } else {
                 config.number("layer_norm_eps")?.unwrap_or(1e-12)
             },
-            activation: match config
-                .text(name("hidden_act", "activation"))?
-                .unwrap_or("gelu")
-            {
-                "gelu" => Activation::Gelu,
-                "gelu_new" | "gelu_fast" | "gelu_pytorch_tanh" => Activation::GeluTanh,
-                "relu" => Activation::Relu,
-                "silu" | "swish" => Activation::Silu,
-                other => {
-                    return Err(config.refuse(format!("activation `{other}` is not supported")));
-                }
-            },
+            activation: Activation::read(config, name("hidden_act", "activation"), "gelu")?,
             labels: Labels::read(config)?,
         };
         architecture.check(config)?;

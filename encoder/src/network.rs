@@ -74,6 +74,10 @@ impl PackedLinear {
         }
     }
 
+    pub(crate) fn n_in(&self) -> usize {
+        self.panels.k()
+    }
+
     pub(crate) fn n_out(&self) -> usize {
         self.panels.n()
     }
@@ -451,14 +455,18 @@ pub(crate) fn mpnet_bucket(offset: i64, n_buckets: usize) -> usize {
 /// others growing up to `max_distance`. Raffel et al. 2020 (arXiv 1910.10683), §2.1.
 pub(crate) fn relative_bucket(offset: i64, n_buckets: usize, max_distance: usize) -> usize {
     let half = n_buckets / 2;
-    let exact = half / 2;
     let base = if offset > 0 { half } else { 0 };
-    let distance = offset.unsigned_abs() as usize;
+    base + distance_bucket(offset.unsigned_abs() as usize, half, max_distance)
+}
+
+/// Bucket of a distance where there is one direction.
+pub(crate) fn distance_bucket(distance: usize, n_buckets: usize, max_distance: usize) -> usize {
+    let exact = n_buckets / 2;
     if distance < exact {
-        return base + distance;
+        return distance;
     }
     // In f32 and in this order, as the reference computes it: the truncation is sensitive to the last bit.
     let ratio =
         (distance as f32 / exact as f32).ln() / (max_distance as f64 / exact as f64).ln() as f32;
-    base + (exact + (ratio * (half - exact) as f32) as usize).min(half - 1)
+    (exact + (ratio * (n_buckets - exact) as f32) as usize).min(n_buckets - 1)
 }

@@ -13,7 +13,7 @@ use crate::directory::read_json;
 use crate::error::LoadError;
 
 /// There is no table of positions that would end. The attention of a text so long takes 64 MiB for each head.
-const MOST_TOKENS: usize = 4096;
+pub(crate) const MOST_TOKENS: usize = 4096;
 
 /// What the decoder's only step reads: T5's padding, with which it is taught to begin.
 pub(crate) const DECODER_START: u32 = 0;

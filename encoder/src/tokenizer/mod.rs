@@ -247,6 +247,14 @@ impl TextTokenizer {
         Ok(self.tokenizer.encode_fast(text, false)?.get_ids().to_vec())
     }
 
+    /// The text of token ids, without special tokens.
+    ///
+    /// # Errors
+    /// What the tokenizers crate says.
+    pub fn text(&self, ids: &[u32]) -> Result<String, tokenizers::Error> {
+        self.tokenizer.decode(ids, true)
+    }
+
     /// Cuts ids without special tokens, of one text or of a pair, to `max_tokens` and puts special tokens around them.
     ///
     /// # Errors

@@ -13,6 +13,7 @@ use server::{AttachError, ServeError};
 use store::StoreError;
 use trainer::data::DataError;
 use trainer::run::{EvaluatorError, TrainError};
+use trainer::teacher::TeacherError;
 
 /// Exit codes, as documented by `trawl --help`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -177,6 +178,16 @@ fn of_training(cause: &(dyn std::error::Error + 'static)) -> Option<(Exit, Optio
         }
         Some(EvaluatorError::Missing { .. } | EvaluatorError::NoQuery { .. }) => {
             return Some((Exit::BadInput, None));
+        }
+        _ => {}
+    }
+    match cause.downcast_ref() {
+        Some(TeacherError::Interrupted { .. }) => {
+            return Some((Exit::Interrupted, Some("the same command goes on")));
+        }
+        Some(TeacherError::OtherSetting { .. } | TeacherError::OtherPassage { .. }) => {
+            let hint = "without that file the work begins anew; with the same arguments it goes on";
+            return Some((Exit::Usage, Some(hint)));
         }
         _ => {}
     }

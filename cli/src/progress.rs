@@ -78,14 +78,13 @@ impl Progress {
         if !self.terminal && current.last_line.elapsed() >= LINE_EVERY {
             current.last_line = Instant::now();
             let bar = &current.bar;
+            let rate = bar.per_sec();
+            let n_digits = if rate < 10.0 { 2 } else { 0 };
             if total > 0 {
                 let left = HumanDuration(bar.eta());
-                eprintln!(
-                    "{phase}: {done}/{total} {unit}, {:.0}/s, {left} left{note}",
-                    bar.per_sec()
-                );
+                eprintln!("{phase}: {done}/{total} {unit}, {rate:.n_digits$}/s, {left} left{note}");
             } else {
-                eprintln!("{phase}: {done} {unit}, {:.0}/s{note}", bar.per_sec());
+                eprintln!("{phase}: {done} {unit}, {rate:.n_digits$}/s{note}");
             }
         }
     }

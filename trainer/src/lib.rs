@@ -3,7 +3,7 @@
 //! An [`Objective`] turns a batch into a loss and gradients; [`Batches`] give the batch of an epoch and an index, so that
 //! a run can be resumed anywhere; [`run::train`] is the loop. [`data`] reads what other toolkits write, and draws each
 //! query's group of passages; [`loss`] holds the equations, [`masking`] what pre-training hides, [`spans`] the pairs of spans that
-//! it reads.
+//! it reads, [`teacher`] what language models write about passages.
 
 mod batches;
 pub mod data;
@@ -16,6 +16,7 @@ pub mod objective;
 mod parallel;
 pub mod run;
 pub mod spans;
+pub mod teacher;
 mod text;
 
 pub use batches::{

@@ -4,6 +4,8 @@ mod build_train;
 mod convert;
 pub mod judged;
 mod pretraining;
+mod reading;
+mod teacher;
 mod writing;
 
 use serde_json::{Map, Value, json};
@@ -31,6 +33,12 @@ enum DataCommand {
     FrequencyDictionary(pretraining::FrequencyDictionaryArgs),
     /// Cut documents into spans and put others of the document beside each, for CoT-MAE and coCondenser.
     SpanPairs(pretraining::SpanPairsArgs),
+    /// Let a T5 (doc2query) ask queries of each passage.
+    GenerateQueries(Box<teacher::GenerateQueriesArgs>),
+    /// Let a GPT-2 continue each passage.
+    GenerateContinuations(Box<teacher::GenerateContinuationsArgs>),
+    /// Put queries and continuations beside the passages, as token ids for MASTER.
+    MasterLines(Box<teacher::MasterLinesArgs>),
 }
 
 pub fn run(args: DataArgs, output: &Output) -> anyhow::Result<()> {
@@ -39,6 +47,9 @@ pub fn run(args: DataArgs, output: &Output) -> anyhow::Result<()> {
         DataCommand::BuildTrain(args) => build_train::run(*args, output),
         DataCommand::FrequencyDictionary(args) => pretraining::frequency_dictionary(args, output),
         DataCommand::SpanPairs(args) => pretraining::span_pairs(args, output),
+        DataCommand::GenerateQueries(args) => teacher::generate_queries(*args, output),
+        DataCommand::GenerateContinuations(args) => teacher::generate_continuations(*args, output),
+        DataCommand::MasterLines(args) => teacher::master_lines(*args, output),
     }
 }
 

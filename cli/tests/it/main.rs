@@ -11,6 +11,7 @@ mod quality;
 mod recipes;
 mod serve;
 mod session;
+mod teacher;
 mod train;
 mod training_data;
 

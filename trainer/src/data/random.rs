@@ -18,6 +18,7 @@ pub(crate) enum Purpose {
     Spans,
     Replacing,
     HeldOut,
+    Writing,
 }
 
 /// Random numbers that depend on these four numbers alone, so on no other draw and on no thread.

@@ -1,62 +1,18 @@
 //! What pre-training reads, made of a corpus.
 
+use std::io::Write;
 use std::path::PathBuf;
 
-use anyhow::Context;
-use corpus::{CorpusConfig, Template};
-use encoder::TextTokenizer;
 use serde_json::json;
 use trainer::masking::{DictionaryConfig, FrequencyDictionary, WordSource};
 use trainer::spans::{SpanConfig, SpanError, SpanSource, write_span_pairs};
 
-use super::judged::template;
+use super::reading::{TextsArgs, TokenizerArgs, remark_bad};
 use super::write_lines;
+use super::writing::write_lines_of;
 use crate::failure::Failure;
-use crate::model;
 use crate::output::Output;
 use crate::progress::Progress;
-
-/// Texts, and the tokenizer that reads them.
-#[derive(Debug, clap::Args)]
-struct ReadingArgs {
-    /// Files, read in this order; gzip and zstd are unpacked.
-    #[arg(value_name = "FILE", required = true)]
-    files: Vec<PathBuf>,
-    /// Model whose tokenizer is used: directory, or name in the model folder.
-    #[arg(long, value_name = "DIR|NAME")]
-    tokenizer: PathBuf,
-    /// Names of the columns of a TSV or CSV corpus, in order (default: its first line).
-    #[arg(long, value_name = "NAME,…", value_delimiter = ',')]
-    columns: Option<Vec<String>>,
-    /// What is read of a passage [default: `<title> <text>`].
-    #[arg(long, value_name = "TEMPLATE", value_parser = template)]
-    passage_template: Option<Template>,
-    /// Count bad lines, in place of ending at the first.
-    #[arg(long)]
-    skip_bad_lines: bool,
-    /// Threads [default: all].
-    #[arg(long, value_name = "N")]
-    threads: Option<usize>,
-}
-
-impl ReadingArgs {
-    fn tokenizer(&self) -> anyhow::Result<TextTokenizer> {
-        let folder = model::find(&self.tokenizer)?;
-        TextTokenizer::load(&folder, false)
-            .with_context(|| format!("cannot load the tokenizer of `{}`", folder.display()))
-    }
-
-    /// The files as a corpus, and what is read of a passage.
-    fn corpus(self) -> (CorpusConfig, Template) {
-        let corpus = CorpusConfig {
-            paths: self.files,
-            columns: self.columns,
-            skip_bad_lines: self.skip_bad_lines,
-            ..CorpusConfig::default()
-        };
-        (corpus, self.passage_template.unwrap_or_default())
-    }
-}
 
 /// Arguments of `trawl data frequency-dictionary`.
 #[derive(Debug, clap::Args)]
@@ -68,7 +24,9 @@ Files are MASTER's lines, `{\"text\": [token ids], …}`, or with `--texts` any 
 words; a word keeps the `##` of its pieces, as in `cat##fish`.")]
 pub struct FrequencyDictionaryArgs {
     #[command(flatten)]
-    reading: ReadingArgs,
+    reading: TextsArgs,
+    #[command(flatten)]
+    tokenizer: TokenizerArgs,
     /// The files are corpora of texts.
     #[arg(long)]
     texts: bool,
@@ -83,7 +41,7 @@ pub fn frequency_dictionary(args: FrequencyDictionaryArgs, output: &Output) -> a
         let text = "`--columns` and `--passage-template` go with `--texts`";
         return Err(Failure::usage(text).into());
     }
-    let tokenizer = reading.tokenizer()?;
+    let tokenizer = args.tokenizer.load()?;
     let (skip_bad_lines, threads) = (reading.skip_bad_lines, reading.threads);
     let source = if args.texts {
         let (corpus, template) = reading.corpus();
@@ -130,7 +88,9 @@ A line is a document: `{\"spans\": [{\"anchor\", \"random_sampled\", \"nearby\",
 tokens. Documents of fewer than two spans are left out and counted.")]
 pub struct SpanPairsArgs {
     #[command(flatten)]
-    reading: ReadingArgs,
+    reading: TextsArgs,
+    #[command(flatten)]
+    tokenizer: TokenizerArgs,
     /// Tokens after which a span ends with its sentence.
     #[arg(long, value_name = "N", default_value_t = 128)]
     max_tokens: usize,
@@ -149,7 +109,7 @@ pub struct SpanPairsArgs {
 }
 
 pub fn span_pairs(args: SpanPairsArgs, output: &Output) -> anyhow::Result<()> {
-    let tokenizer = args.reading.tokenizer()?;
+    let tokenizer = args.tokenizer.load()?;
     let n_threads = compute::thread_budget(args.reading.threads);
     let (corpus, template) = args.reading.corpus();
     let source = SpanSource {
@@ -165,22 +125,14 @@ pub fn span_pairs(args: SpanPairsArgs, output: &Output) -> anyhow::Result<()> {
     };
     let progress = Progress::new(output);
     let mut on_bytes = |done, total| progress.update("spans", "bytes", done, total);
-    // What is wrong with the documents is not what is wrong with the file.
-    let mut of_documents = None;
-    let written = write_lines(&args.out, |writer| {
-        let report = write_span_pairs(&source, &config, &tokenizer, writer, &mut on_bytes);
-        report.map_err(|error| match error {
-            SpanError::Write(error) => error,
-            SpanError::Data(error) => {
-                of_documents = Some(error);
-                std::io::ErrorKind::InvalidData.into()
-            }
-        })
+    let write = |writer: &mut dyn Write| {
+        write_span_pairs(&source, &config, &tokenizer, writer, &mut on_bytes)
+    };
+    let written = write_lines_of(&args.out, write, |error| match error {
+        SpanError::Write(error) => Ok(error),
+        SpanError::Data(error) => Err(error),
     });
     progress.finish();
-    if let Some(error) = of_documents {
-        return Err(error.into());
-    }
     let report = written?;
     remark_bad(report.n_bad, report.first_bad.as_deref(), output);
     let value = json!({
@@ -196,10 +148,4 @@ pub fn span_pairs(args: SpanPairsArgs, output: &Output) -> anyhow::Result<()> {
             report.n_short
         )
     })
-}
-
-fn remark_bad(n_bad: u64, first: Option<&str>, output: &Output) {
-    if let Some(first) = first {
-        output.remark(format!("left out: {n_bad} bad lines, the first is {first}"));
-    }
 }

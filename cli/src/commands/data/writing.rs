@@ -11,6 +11,28 @@ pub fn write_lines<T>(
     write_file(path, write).with_context(|| format!("cannot write `{}`", path.display()))
 }
 
+/// As [`write_lines`], of what is read meanwhile: `fault` tells errors of the file from others, of which it is not said that
+/// the file cannot be written.
+pub fn write_lines_of<T, E, F: Into<anyhow::Error>>(
+    path: &Path,
+    write: impl FnOnce(&mut dyn Write) -> Result<T, E>,
+    fault: impl FnOnce(E) -> Result<io::Error, F>,
+) -> anyhow::Result<T> {
+    let mut other = None;
+    let written = write_lines(path, |writer| {
+        write(writer).map_err(|error| {
+            fault(error).unwrap_or_else(|error| {
+                other = Some(error);
+                io::ErrorKind::InvalidData.into()
+            })
+        })
+    });
+    match other {
+        Some(other) => Err(other.into()),
+        None => written,
+    }
+}
+
 fn write_file<T>(
     path: &Path,
     write: impl FnOnce(&mut dyn Write) -> io::Result<T>,

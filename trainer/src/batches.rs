@@ -4,7 +4,7 @@ mod texts;
 
 pub use groups::{GroupBatches, GroupsConfig, Mixing};
 pub use stream::{ShuffleBuffer, StreamBatches, StreamConfig};
-pub use texts::{Draw, TextBatches, TextBatchesConfig, TextSource};
+pub use texts::{Draw, Shard, TextBatches, TextBatchesConfig, TextSource, Texts};
 
 use crate::data::DataError;
 

@@ -20,8 +20,8 @@ pub mod teacher;
 mod text;
 
 pub use batches::{
-    Batches, Draw, GroupBatches, GroupsConfig, Mixing, ShuffleBuffer, StreamBatches, StreamConfig,
-    TextBatches, TextBatchesConfig, TextSource,
+    Batches, Draw, GroupBatches, GroupsConfig, Mixing, Shard, ShuffleBuffer, StreamBatches,
+    StreamConfig, TextBatches, TextBatchesConfig, TextSource, Texts,
 };
 pub use mining::{MiningConfig, MiningCounts, Selection, mine};
 pub use objective::{Objective, Preparation, Step, StepReport};

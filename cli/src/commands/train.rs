@@ -3,6 +3,7 @@ mod objective;
 mod plot;
 mod pretraining;
 mod sources;
+mod texts;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -156,12 +157,17 @@ impl Session<'_> {
             return Err(Failure::usage(text).into());
         }
         let dev_texts = sections.dev.as_ref().and_then(|dev| dev.texts);
-        if sections.data.corpus.is_some() || dev_texts.is_some() {
-            let text = "`data.corpus` and `dev.texts` are for pre-training";
-            return Err(Failure::usage(text).into());
+        let data = &sections.data;
+        let strange = [
+            ("data.corpus", data.corpus.is_some()),
+            ("data.cache", data.cache.is_some()),
+            ("data.shard", data.shard.is_some()),
+            ("dev.texts", dev_texts.is_some()),
+        ];
+        if let Some((key, _)) = strange.iter().find(|(_, is_given)| *is_given) {
+            return Err(Failure::usage(format!("`{key}` is for pre-training")).into());
         }
         let progress = Progress::new(self.output);
-        let data = &self.file.sections.data;
         let seed = self.file.sections.run.seed;
         let distils = self.file.objective.distils();
         let batches = Examples::read(data, seed, distils, n_vocabulary, &progress)?;
@@ -238,8 +244,8 @@ impl Session<'_> {
         let run = match self.args.resume {
             true => RunDirectory::resume(&folder, &resolved),
             false => RunDirectory::create(&folder, &resolved, config.run.seed),
-        }
-        .with_context(|| format!("cannot start the run in `{}`", folder.display()))?;
+        };
+        let run = run.with_context(|| cannot_start(&folder))?;
         let stop = interrupt::flag()?;
         let start = Instant::now();
         let card = |summary: &Summary| self.card(&folder, &resolved, summary);
@@ -270,6 +276,16 @@ impl Session<'_> {
         });
         self.output
             .result(&report, |_| table(&summary, &run.export(), start))
+    }
+
+    /// Says whether the run can be started, before hours are spent on its texts.
+    fn check_folder(&self) -> anyhow::Result<()> {
+        let folder = self.folder();
+        let checked = match self.args.resume {
+            true => RunDirectory::resume(&folder, &self.file.resolved()?).map(drop),
+            false => RunDirectory::check_free(&folder),
+        };
+        checked.with_context(|| cannot_start(&folder))
     }
 
     fn folder(&self) -> PathBuf {
@@ -374,7 +390,7 @@ impl Session<'_> {
         let name = folder.file_name().unwrap_or_default().to_string_lossy();
         let sources = data.train.iter().map(sources::describe);
         let data: Vec<String> = sources
-            .chain(data.corpus.iter().map(pretraining::describe))
+            .chain(data.corpus.iter().map(texts::describe))
             .collect();
         let rounded = |tokens: u64| format!("{:.1} million", tokens as f64 / 1e6);
         ModelCard {
@@ -393,6 +409,10 @@ impl Session<'_> {
         }
         .render()
     }
+}
+
+fn cannot_start(folder: &Path) -> String {
+    format!("cannot start the run in `{}`", folder.display())
 }
 
 /// Dev figures: name, before the first step, of the weights that were exported.

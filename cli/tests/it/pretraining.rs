@@ -202,6 +202,91 @@ fn without_weights_a_model_begins_with_random_ones() {
     assert!((loss - expected).abs() < 0.03, "{loss}, not {expected}");
 }
 
+/// Runs `trawl train`, and returns what it wrote to standard error and the weights of the run in `out`.
+fn train(config: &Path, out: &Path, more: &[&str]) -> (String, Vec<u8>) {
+    let all = ["train", text(config), "--out", text(out)];
+    let output = crate::trawl(all.iter().chain(more).copied());
+    let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{errors}");
+    let weights = fs::read(out.join("export/model.safetensors"));
+    (errors, weights.unwrap_or_default())
+}
+
+#[test]
+fn texts_are_tokenised_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    let corpus = path("corpus.jsonl");
+    let lines = fs::read_to_string(sample("corpus.jsonl")).unwrap();
+    fs::write(&corpus, &lines).unwrap();
+    let objective = "name = \"mlm\"\nmasks = { max_tokens = 48, ratio = 0.3 }";
+    let config = config(folder.path(), &files(&corpus), objective);
+
+    // In the folder of the run, where resuming finds them; a dry run leaves nothing.
+    let (said, _) = train(&config, &path("first"), &["--dry-run"]);
+    assert!(said.contains("now tokenised"), "{said}");
+    assert!(!path("first").exists());
+    let (said, first) = train(&config, &path("first"), &[]);
+    assert!(said.contains("now tokenised"), "{said}");
+    assert_eq!(fs::read_dir(path("first/corpus")).unwrap().count(), 1);
+    let (said, _) = train(&config, &path("first"), &["--resume"]);
+    assert!(said.contains("tokenised before"), "{said}");
+    let occupied = ["train", text(&config), "--out"];
+    let said = fail(2, occupied.into_iter().chain([text(&path("first"))]));
+    assert!(!said.contains("tokenised"), "{said}");
+
+    // In a folder of caches, for all runs.
+    let cache = format!("data.cache={}", path("cache").display());
+    let cached = ["--set", cache.as_str()];
+    let (said, second) = train(&config, &path("second"), &cached);
+    assert!(said.contains("now tokenised"), "{said}");
+    assert!(!path("second/corpus").exists());
+    let (said, third) = train(&config, &path("third"), &cached);
+    assert!(said.contains("tokenised before"), "{said}");
+    assert!(first == second && first == third);
+
+    // A part of each epoch.
+    let shard = ["--set", "data.shard={ index = 1, count = 2 }"];
+    let (said, part) = train(&config, &path("part"), &[cached, shard].concat());
+    assert!(said.contains("in 2 parts"), "{said}");
+    assert!(part != first);
+    let said = fail(
+        2,
+        [
+            "train",
+            text(&config),
+            "--dry-run",
+            "--set",
+            "data.shard={ index = 2, count = 2 }",
+        ],
+    );
+    assert!(said.contains("the index is below the count"), "{said}");
+
+    // Other texts under the old name.
+    fs::write(&corpus, lines.replace(" the ", " a ")).unwrap();
+    let (said, other) = train(&config, &path("fourth"), &cached);
+    assert!(said.contains("corpus.jsonl` has changed"), "{said}");
+    assert_eq!(fs::read_dir(path("cache")).unwrap().count(), 1);
+    assert!(!other.is_empty());
+    let said = fail(
+        2,
+        [
+            "train",
+            text(&config),
+            "--out",
+            text(&path("first")),
+            "--resume",
+        ],
+    );
+    assert!(said.contains("data"), "{said}");
+
+    // Texts that cannot be read leave no run.
+    fs::write(&corpus, "{\"id\":\n").unwrap();
+    let said = fail(65, ["train", text(&config), "--out", text(&path("fifth"))]);
+    assert!(said.contains("corpus.jsonl:1"), "{said}");
+    assert!(!path("fifth").exists());
+}
+
 #[test]
 fn spans_are_read_by_the_methods_that_compare_them() {
     let folder = tempfile::tempdir().unwrap();

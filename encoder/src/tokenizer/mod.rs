@@ -204,6 +204,11 @@ impl TextTokenizer {
             .map_or(0, |&id| id as usize + 1)
     }
 
+    /// SHA-256 of tokenizer.json as it is used: canonical JSON, without truncation and padding.
+    pub fn digest(&self) -> &str {
+        &self.digest
+    }
+
     /// The text of each token id, and none where no token has the id.
     pub fn pieces(&self) -> Vec<String> {
         let mut pieces = vec![String::new(); self.n_ids()];

@@ -3,6 +3,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
+use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::Xxh3;
 
 use super::Batches;
@@ -39,10 +40,51 @@ pub trait Draw<T>: Send + Sync {
     }
 }
 
-/// Texts in memory, and what is drawn of them.
+/// The texts of a corpus by their places, in memory or in a file.
+pub trait Texts: Send + Sync {
+    /// One of them.
+    type Text;
+
+    /// How many there are.
+    fn len(&self) -> usize;
+
+    /// Whether there is none.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The text at a place below [`Self::len`].
+    ///
+    /// # Errors
+    /// [`DataError`] when it cannot be read.
+    fn text(&self, place: u32) -> Result<Self::Text, DataError>;
+
+    /// A number that other texts would not give.
+    fn digest(&self) -> u64;
+}
+
+impl<T: Clone + Hash + Send + Sync> Texts for Vec<T> {
+    type Text = T;
+
+    fn len(&self) -> usize {
+        self.len()
+    }
+
+    fn text(&self, place: u32) -> Result<T, DataError> {
+        Ok(self[place as usize].clone())
+    }
+
+    fn digest(&self) -> u64 {
+        let mut hash = Xxh3::new();
+        self.hash(&mut hash);
+        hash.finish()
+    }
+}
+
+/// Texts, and what is drawn of them.
 #[derive(Debug)]
-pub struct TextSource<T, D> {
-    texts: Vec<T>,
+pub struct TextSource<S, D> {
+    texts: S,
     vocabulary: Vocabulary,
     draw: D,
 }
@@ -56,14 +98,27 @@ pub struct TextBatchesConfig {
     pub seed: u64,
     /// Leaves out the last batch of an epoch when it is short.
     pub drop_last: bool,
+    /// The part of each epoch that is read; all of it without one.
+    pub shard: Option<Shard>,
 }
 
-/// Batches of texts in memory.
+/// The part that one of several processes reads of each epoch: every `count`-th text of the order that all of them draw, so
+/// that together they read each text once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Shard {
+    /// Which part, from 0.
+    pub index: usize,
+    /// Parts of an epoch.
+    pub count: usize,
+}
+
+/// Batches of texts.
 ///
 /// The order of an epoch depends on seed and epoch, what is drawn of a text on these and the place of the text.
 #[derive(Debug)]
-pub struct TextBatches<T, D> {
-    source: Arc<TextSource<T, D>>,
+pub struct TextBatches<S, D> {
+    source: Arc<TextSource<S, D>>,
     /// Places of the texts that are read.
     places: Vec<u32>,
     config: TextBatchesConfig,
@@ -72,12 +127,12 @@ pub struct TextBatches<T, D> {
     order: Mutex<Option<(u64, Arc<Vec<u32>>)>>,
 }
 
-impl<T, D: Draw<T>> TextSource<T, D> {
+impl<S: Texts, D: Draw<S::Text>> TextSource<S, D> {
     /// Checks the settings of the draws.
     ///
     /// # Errors
     /// [`DataError::Setting`]; [`DataError::TooManyPassages`].
-    pub fn new(texts: Vec<T>, vocabulary: Vocabulary, draw: D) -> Result<Self, DataError> {
+    pub fn new(texts: S, vocabulary: Vocabulary, draw: D) -> Result<Self, DataError> {
         draw.check()?;
         u32::try_from(texts.len()).map_err(|_| DataError::TooManyPassages)?;
         Ok(Self {
@@ -108,13 +163,13 @@ impl<T, D: Draw<T>> TextSource<T, D> {
     }
 }
 
-impl<T: Hash + Send + Sync, D: Draw<T>> TextBatches<T, D> {
+impl<S: Texts, D: Draw<S::Text>> TextBatches<S, D> {
     /// Batches of the texts at some places of a source.
     ///
     /// # Errors
-    /// [`DataError::Setting`] when a batch has no text.
+    /// [`DataError::Setting`] when a batch has no text, or the shard is none.
     pub fn new(
-        source: Arc<TextSource<T, D>>,
+        source: Arc<TextSource<S, D>>,
         places: Vec<u32>,
         config: TextBatchesConfig,
     ) -> Result<Self, DataError> {
@@ -125,11 +180,18 @@ impl<T: Hash + Send + Sync, D: Draw<T>> TextBatches<T, D> {
                 expected: "it is at least 1",
             });
         }
-        let mut hash = Xxh3::new();
-        for &place in &places {
-            (place, &source.texts[place as usize]).hash(&mut hash);
+        if let Some(Shard { index, count }) = config.shard
+            && index >= count
+        {
+            return Err(DataError::Setting {
+                name: "shard",
+                value: format!("{{ index = {index}, count = {count} }}"),
+                expected: "the index is below the count",
+            });
         }
-        source.draw.digest().hash(&mut hash);
+        let mut hash = Xxh3::new();
+        places.hash(&mut hash);
+        (source.texts.digest(), source.draw.digest()).hash(&mut hash);
         Ok(Self {
             digest: hash.finish(),
             source,
@@ -146,6 +208,9 @@ impl<T: Hash + Send + Sync, D: Draw<T>> TextBatches<T, D> {
             _ => {
                 let mut order = self.places.clone();
                 order.shuffle(&mut random(self.config.seed, epoch, 0, Purpose::Order));
+                if let Some(Shard { index, count }) = self.config.shard {
+                    order = order.into_iter().skip(index).step_by(count).collect();
+                }
                 let order = Arc::new(order);
                 *last = Some((epoch, Arc::clone(&order)));
                 order
@@ -154,11 +219,15 @@ impl<T: Hash + Send + Sync, D: Draw<T>> TextBatches<T, D> {
     }
 }
 
-impl<T: Hash + Send + Sync, D: Draw<T>> Batches for TextBatches<T, D> {
+impl<S: Texts, D: Draw<S::Text>> Batches for TextBatches<S, D> {
     type Batch = Vec<D::Example>;
 
     fn len(&self, _epoch: u64) -> usize {
         let (n, size) = (self.places.len(), self.config.batch_size);
+        let n = match self.config.shard {
+            Some(Shard { index, count }) => n.saturating_sub(index).div_ceil(count),
+            None => n,
+        };
         match self.config.drop_last {
             true => n / size,
             false => n.div_ceil(size),
@@ -172,10 +241,10 @@ impl<T: Hash + Send + Sync, D: Draw<T>> Batches for TextBatches<T, D> {
         let source = &self.source;
         for &place in &order[index * size..end] {
             let mut random = example_random(self.config.seed, epoch, place.into());
-            let text = &source.texts[place as usize];
+            let text = source.texts.text(place)?;
             source
                 .draw
-                .draw(text, &source.vocabulary, &mut random, &mut batch);
+                .draw(&text, &source.vocabulary, &mut random, &mut batch);
         }
         Ok(batch)
     }
@@ -192,6 +261,7 @@ mod tests {
     use super::*;
 
     /// Draws the text and a random number.
+    #[derive(Debug)]
     struct Numbers;
 
     impl Draw<u32> for Numbers {
@@ -216,23 +286,24 @@ mod tests {
         }
     }
 
-    fn source(n: u32) -> Arc<TextSource<u32, Numbers>> {
+    fn source(n: u32) -> Arc<TextSource<Vec<u32>, Numbers>> {
         let pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"].map(str::to_owned);
         let vocabulary = Vocabulary::new(pieces.to_vec()).expect("the special tokens");
-        let texts = (100..100 + n).collect();
+        let texts: Vec<u32> = (100..100 + n).collect();
         Arc::new(TextSource::new(texts, vocabulary, Numbers).expect("a source"))
     }
 
-    fn batches(places: &[u32], seed: u64, drop_last: bool) -> TextBatches<u32, Numbers> {
+    fn batches(places: &[u32], seed: u64, drop_last: bool) -> TextBatches<Vec<u32>, Numbers> {
         let config = TextBatchesConfig {
             batch_size: 4,
             seed,
             drop_last,
+            shard: None,
         };
         TextBatches::new(source(10), places.to_vec(), config).expect("batches")
     }
 
-    fn epoch(batches: &TextBatches<u32, Numbers>, epoch: u64) -> Vec<Vec<(u32, u64)>> {
+    fn epoch(batches: &TextBatches<Vec<u32>, Numbers>, epoch: u64) -> Vec<Vec<(u32, u64)>> {
         let indices = 0..batches.len(epoch);
         let batch = |index| batches.batch(epoch, index).expect("a batch");
         indices.map(batch).collect()
@@ -263,6 +334,35 @@ mod tests {
         assert!(all.batch(3, 0).expect("a batch").contains(&drawn));
         assert_ne!(all.digest(), part.digest());
         assert_eq!(all.digest(), batches(&[0, 1, 2, 3], 7, true).digest());
+    }
+
+    #[test]
+    fn shards_share_out_each_epoch() {
+        let places: Vec<u32> = (0..10).collect();
+        let of = |shard| {
+            let config = TextBatchesConfig {
+                batch_size: 2,
+                seed: 1,
+                drop_last: false,
+                shard,
+            };
+            TextBatches::new(source(10), places.clone(), config)
+        };
+        let whole = of(None).expect("batches");
+        for count in [1, 3, 10, 12] {
+            let shards = (0..count).map(|index| Some(Shard { index, count }));
+            let shards: Vec<_> = shards.map(|shard| of(shard).expect("batches")).collect();
+            let texts = |batches: &_| epoch(batches, 5).concat();
+            let parts: Vec<Vec<_>> = shards.iter().map(texts).collect();
+            for (n, drawn) in texts(&whole).into_iter().enumerate() {
+                assert_eq!(parts[n % count][n / count], drawn, "{n} of {count}");
+            }
+            assert_eq!(parts.iter().map(Vec::len).sum::<usize>(), 10);
+        }
+        for (index, count) in [(0, 0), (3, 3)] {
+            let error = of(Some(Shard { index, count })).expect_err("no such part");
+            assert!(error.to_string().contains("shard"), "{error}");
+        }
     }
 
     #[test]

@@ -36,6 +36,12 @@ pub enum DataError {
         /// The cause.
         source: io::Error,
     },
+    /// A cache of tokens cannot be opened.
+    #[error(transparent)]
+    Cache(#[from] index::OpenError),
+    /// A cache of tokens cannot be written.
+    #[error(transparent)]
+    CacheWrite(#[from] index::WriteError),
     /// A folder does not hold what the format asks for.
     #[error("`{}`: {reason}", path.display())]
     Folder {
@@ -142,6 +148,8 @@ impl DataError {
             Self::Corpus(error) => error.is_bad_input(),
             Self::Read { .. }
             | Self::Write { .. }
+            | Self::Cache(_)
+            | Self::CacheWrite(_)
             | Self::Setting { .. }
             | Self::NotWordPieces { .. } => false,
             _ => true,

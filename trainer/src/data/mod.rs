@@ -22,6 +22,7 @@ mod scores;
 mod source;
 mod text_corpus;
 mod texts;
+mod token_cache;
 
 pub use collection::{CorpusSource, OnProgress, QuerySource};
 pub(crate) use dataset::Others;
@@ -39,6 +40,9 @@ pub use passages::Passages;
 pub use sampling::{Draw, Sampling, SamplingRule};
 pub use scores::Scores;
 pub use source::{DataSource, LineSource};
-pub use text_corpus::TextCorpus;
+pub use text_corpus::{TextReport, read_text_lines, tokenise_texts};
 pub use texts::OnBytes;
 pub(crate) use texts::{TextChunk, TextChunks};
+pub use token_cache::{
+    CacheState, Cached, Fingerprint, Ids, OnWait, RecordReader, RecordWriter, TokenCache,
+};

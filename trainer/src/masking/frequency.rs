@@ -128,16 +128,19 @@ impl FrequencyDictionary {
         Ok((total.into_dictionary(&vocabulary), report))
     }
 
-    /// Counts the whole words of texts in memory.
-    pub fn of_texts<'a>(
-        texts: impl IntoIterator<Item = &'a [u32]>,
+    /// Counts the whole words of texts that were read before.
+    ///
+    /// # Errors
+    /// The first of the texts'.
+    pub fn of_texts<T: AsRef<[u32]>, E>(
+        texts: impl IntoIterator<Item = Result<T, E>>,
         vocabulary: &Vocabulary,
-    ) -> Self {
+    ) -> Result<Self, E> {
         let mut counted = Counted::new(vocabulary);
-        texts
-            .into_iter()
-            .for_each(|ids| counted.count(vocabulary, ids));
-        counted.into_dictionary(vocabulary)
+        for ids in texts {
+            counted.count(vocabulary, ids?.as_ref());
+        }
+        Ok(counted.into_dictionary(vocabulary))
     }
 
     /// A number that another dictionary would not have.

@@ -13,6 +13,7 @@ use super::error::TrainError;
 /// run.json             seed and code version
 /// metrics.jsonl        a line for each step and each taking of dev figures
 /// events.out.tfevents… the same for TensorBoard
+/// corpus/              tokens of what pre-training reads, unless they are kept elsewhere
 /// checkpoints/step-N/  what resuming needs; complete whenever it has its name
 /// failed-batch.json    the examples of the step that ended the run, if one did
 /// export/              the trained model
@@ -25,6 +26,8 @@ pub struct RunDirectory {
 /// How the names of folders begin that are gone once dev figures are taken.
 pub(super) const SCRATCH: &str = ".dev-";
 
+/// The only folder that a run may find.
+const CORPUS: &str = "corpus";
 const FAILED: &str = "failed-batch.json";
 const RECORD: &str = "run.json";
 
@@ -35,19 +38,14 @@ struct RunRecord<'a> {
 }
 
 impl RunDirectory {
-    /// Starts a run in a folder that is empty or not there.
+    /// Starts a run in a folder that is not there or holds nothing but [`Self::corpus`].
     ///
     /// # Errors
     /// [`TrainError::Occupied`], [`TrainError::File`].
     pub fn create(path: &Path, config: &str, seed: u64) -> Result<Self, TrainError> {
         let checkpoints = path.join("checkpoints");
         fs::create_dir_all(path).map_err(TrainError::file(path))?;
-        let mut entries = fs::read_dir(path).map_err(TrainError::file(path))?;
-        if entries.next().is_some() {
-            return Err(TrainError::Occupied {
-                path: path.to_owned(),
-            });
-        }
+        Self::check_free(path)?;
         fs::create_dir(&checkpoints).map_err(TrainError::file(&checkpoints))?;
         let record = RunRecord {
             seed,
@@ -58,6 +56,22 @@ impl RunDirectory {
         Ok(Self {
             path: path.to_owned(),
         })
+    }
+
+    /// Says whether a run could be created in a folder.
+    ///
+    /// # Errors
+    /// As [`Self::create`].
+    pub fn check_free(path: &Path) -> Result<(), TrainError> {
+        let is_free = !path.exists() || entries(path)?.iter().all(|entry| entry.ends_with(CORPUS));
+        is_free.then_some(()).ok_or_else(|| TrainError::Occupied {
+            path: path.to_owned(),
+        })
+    }
+
+    /// Where the tokens of a corpus are kept in the folder of a run.
+    pub fn corpus(path: &Path) -> PathBuf {
+        path.join(CORPUS)
     }
 
     /// Opens a run to go on with it: from its last checkpoint, from the beginning where it has none.

@@ -13,3 +13,4 @@ mod pretraining;
 mod run;
 mod sampling;
 mod stream;
+mod token_cache;

@@ -9,9 +9,9 @@ use evaluation::{Measure, MeasureKind};
 use serde::{Deserialize, Serialize};
 use toml::de::{DeTable, DeValue};
 use toml::{Spanned, Table, Value};
-use trainer::Mixing;
 use trainer::data::{DataSource, LineFormat, SamplingRule};
 use trainer::run::{LoraConfig, OptimizerConfig, RunConfig, ScheduleConfig, TrainConfig};
+use trainer::{Mixing, Shard};
 
 use super::objective::ObjectiveSection;
 use crate::failure::Failure;
@@ -68,6 +68,12 @@ pub struct DataSection {
     /// What pre-training reads.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub corpus: Option<CorpusSection>,
+    /// Folder of the tokens of `corpus`; the run's own without one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cache: Option<PathBuf>,
+    /// The part of `corpus` that this one of several processes reads.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shard: Option<Shard>,
     /// Queries of a batch, or texts in pre-training.
     #[serde(default = "batch_size")]
     pub batch_size: usize,

@@ -342,4 +342,38 @@ fn what_cannot_be_read_is_refused_with_its_place() {
     refused("data.corpus.format=spans", "`texts` or `master`");
     refused("data.stream=true", "`data.stream` is for fine-tuning");
     refused("dev.dataset=x", "`dev.dataset` is for fine-tuning");
+    refused("data.group_size=8", "`data.group_size` is for fine-tuning");
+    refused("data.mixing=together", "`data.mixing` is for fine-tuning");
+    refused("dev.depth=100", "`dev.depth` is for fine-tuning");
+}
+
+#[test]
+fn a_generator_has_the_tokens_of_the_encoder() {
+    let folder = tempfile::tempdir().unwrap();
+    let generator = folder.path().join("generator");
+    fs::create_dir(&generator).unwrap();
+    let objective = format!("name = \"sim_lm\"\ngenerator = \"{}\"", generator.display());
+    let config = config(folder.path(), &files(&sample("corpus.jsonl")), &objective);
+    let refused = |file: &str, from: &str, to: &str, expected: &str| {
+        for file in ["config.json", "tokenizer.json", "model.safetensors"] {
+            fs::copy(tiny_model().join(file), generator.join(file)).unwrap();
+        }
+        let content = fs::read_to_string(generator.join(file)).unwrap();
+        assert!(content.contains(from), "{content}");
+        fs::write(generator.join(file), content.replacen(from, to, 1)).unwrap();
+        let errors = fail(1, ["train", text(&config), "--dry-run"]);
+        assert!(errors.contains(expected), "{expected} is not in {errors}");
+    };
+    refused(
+        "config.json",
+        "\"vocab_size\": 576",
+        "\"vocab_size\": 600",
+        "vocab_size is 600, and the encoder's is 576",
+    );
+    refused(
+        "tokenizer.json",
+        "\"##e\"",
+        "\"##é\"",
+        "is `##é`, and the encoder's is `##e`",
+    );
 }

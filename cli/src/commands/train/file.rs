@@ -1,5 +1,6 @@
 //! The configuration of a run: TOML with `[model]`, `[data]`, `[objective]` and so on, and `--set` above it.
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
@@ -23,6 +24,15 @@ pub struct TrainFile {
     pub sections: Sections,
     pub objective: ObjectiveSection,
 }
+
+/// The keys of `[data]` and `[dev]` that pre-training reads; all others are of fine-tuning.
+const OF_PRETRAINING: [(&str, &[&str]); 2] = [
+    (
+        "data",
+        &["corpus", "cache", "shard", "batch_size", "drop_last"],
+    ),
+    ("dev", &["texts"]),
+];
 
 /// Every section but `[objective]`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -320,8 +330,18 @@ impl TrainFile {
             .remove("objective")
             .ok_or_else(|| Failure::usage(format!("{}: there is no `[objective]`", place.file)))?;
         let objective = ObjectiveSection::parse(objective).map_err(|error| place.refuse(&error))?;
+        let strange = match objective {
+            ObjectiveSection::Pretraining(_) => of_fine_tuning(root.get_ref()),
+            _ => None,
+        };
+        let strange = strange.map(|(key, span)| (key, place.name(Some(span))));
         let sections = Sections::deserialize(toml::Deserializer::from(root));
         let sections = sections.map_err(|error| place.refuse(&error))?;
+        if let Some((key, place)) = strange {
+            let text =
+                format!("{place}: `{key}` is for fine-tuning; pre-training does not read it");
+            return Err(Failure::usage(text).into());
+        }
         Ok(Self {
             sections,
             objective,
@@ -331,6 +351,13 @@ impl TrainFile {
     /// The whole configuration with all defaults, as it is kept beside the run.
     pub fn resolved(&self) -> anyhow::Result<String> {
         let mut table = Table::try_from(&self.sections)?;
+        if let ObjectiveSection::Pretraining(_) = self.objective {
+            for (section, keys) in OF_PRETRAINING {
+                if let Some(Value::Table(section)) = table.get_mut(section) {
+                    section.retain(|key, _| keys.contains(&key));
+                }
+            }
+        }
         let objective = self.objective.resolved()?;
         table.insert("objective".to_owned(), Value::Table(objective));
         Ok(toml::to_string(&table)?)
@@ -345,6 +372,18 @@ impl TrainFile {
             lora: self.sections.lora.clone(),
         }
     }
+}
+
+/// The first key that pre-training does not read, and its place.
+fn of_fine_tuning(root: &DeTable<'_>) -> Option<(String, Range<usize>)> {
+    OF_PRETRAINING.iter().find_map(|(section, keys)| {
+        let DeValue::Table(table) = root.get(*section)?.get_ref() else {
+            return None;
+        };
+        let mut names = table.keys();
+        let strange = names.find(|name| !keys.contains(&name.get_ref().as_ref()))?;
+        Some((format!("{section}.{}", strange.get_ref()), strange.span()))
+    })
 }
 
 /// Sets `section.key`, making the sections that are not there.
@@ -376,8 +415,8 @@ struct Place<'a> {
 }
 
 impl Place<'_> {
-    fn refuse(&self, error: &toml::de::Error) -> Failure {
-        let place = match error.span() {
+    fn name(&self, span: Option<Range<usize>>) -> String {
+        match span {
             Some(span)
                 if span.start >= self.text.len()
                     && span.start - self.text.len() < self.sets.len() =>
@@ -390,7 +429,11 @@ impl Place<'_> {
                 format!("{}:{line}", self.file)
             }
             None => self.file.to_owned(),
-        };
+        }
+    }
+
+    fn refuse(&self, error: &toml::de::Error) -> Failure {
+        let place = self.name(error.span());
         let failure = Failure::usage(format!("{place}: {}", error.message()));
         match nearest(error.message()) {
             Some(known) => failure.hint(format!("did you mean `{known}`?")),

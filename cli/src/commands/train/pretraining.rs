@@ -209,26 +209,14 @@ fn check_draw<T>(
     }
 }
 
-/// The texts of a configuration, in which nothing of fine-tuning stands.
+/// The texts of a configuration.
 fn corpus(sections: &Sections) -> anyhow::Result<&CorpusSection> {
-    let (data, dev) = (&sections.data, sections.dev.as_ref());
-    let strange = [
-        ("data.train", !data.train.is_empty()),
-        ("data.stream", data.stream),
-        ("data.shuffle_buffer", data.shuffle_buffer.is_some()),
-        ("data.no_duplicates", data.no_duplicates),
-        ("dev.dataset", dev.is_some_and(|dev| dev.dataset.is_some())),
-        (
-            "dev.examples",
-            dev.is_some_and(|dev| !dev.examples.is_empty()),
-        ),
-    ];
-    if let Some((key, _)) = strange.iter().find(|(_, is_given)| *is_given) {
-        let text = format!("`{key}` is for fine-tuning; pre-training reads `data.corpus`");
-        return Err(Failure::usage(text).into());
-    }
     let text = "there is no `data.corpus`, which pre-training reads";
-    let corpus = data.corpus.as_ref().ok_or_else(|| Failure::usage(text))?;
+    let corpus = sections
+        .data
+        .corpus
+        .as_ref()
+        .ok_or_else(|| Failure::usage(text))?;
     if corpus.files.is_empty() {
         return Err(Failure::usage("`data.corpus.files` names no file").into());
     }

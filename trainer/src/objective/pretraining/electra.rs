@@ -15,7 +15,7 @@ pub(super) struct ElectraConfig {
     #[serde(default)]
     pub(super) model_type: String,
     #[serde(default)]
-    vocab_size: usize,
+    pub(super) vocab_size: usize,
     #[serde(default)]
     embedding_size: usize,
     #[serde(default)]

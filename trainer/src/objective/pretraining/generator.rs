@@ -2,8 +2,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
-use encoder::Tokens;
 use encoder::training::{Dropout, Engine, Parameters, TrainingError, cross_entropy};
+use encoder::{LoadError, TextTokenizer, Tokens};
 use rand::{Rng, RngExt};
 
 use super::electra::{Electra, ElectraConfig};
@@ -22,6 +22,45 @@ pub enum Generator {
 }
 
 impl Generator {
+    /// Reads the model directory of a generator for an encoder.
+    ///
+    /// # Errors
+    /// [`TrainingError::Load`], also where their tokens are not the same: by number, and by their texts where both folders have
+    /// a tokenizer.
+    pub fn load_for(
+        encoder: &MaskedLm,
+        folder: &Path,
+        engine: &Arc<Engine>,
+    ) -> Result<Self, TrainingError> {
+        let path = folder.join("config.json");
+        let config: ElectraConfig = read_json(&path)?;
+        let (own, n_vocabulary) = (
+            config.vocab_size,
+            encoder.encoder().architecture().n_vocabulary,
+        );
+        if own != n_vocabulary {
+            let reason = format!("vocab_size is {own}, and the encoder's is {n_vocabulary}");
+            return Err(LoadError::Config { path, reason }.into());
+        }
+        if let (Some(own), Some(of_encoder)) = (pieces(folder)?, pieces(encoder.folder())?) {
+            let mut pairs = (0..).zip(own.iter().zip(&of_encoder));
+            let other = pairs.find(|(_, (own, of_encoder))| own != of_encoder);
+            let reason = match other {
+                Some((id, (own, of_encoder))) => {
+                    format!("token {id} is `{own}`, and the encoder's is `{of_encoder}`")
+                }
+                None if own.len() != of_encoder.len() => {
+                    let (own, of_encoder) = (own.len(), of_encoder.len());
+                    format!("it has {own} tokens, and the encoder's has {of_encoder}")
+                }
+                None => return Self::load(folder, engine),
+            };
+            let path = folder.to_owned();
+            return Err(LoadError::Tokenizer { path, reason }.into());
+        }
+        Self::load(folder, engine)
+    }
+
     /// Reads a model directory.
     ///
     /// # Errors
@@ -104,6 +143,15 @@ impl Generator {
         }
         Ok(ids)
     }
+}
+
+/// The texts of the tokens of a model directory that has a tokenizer.
+fn pieces(folder: &Path) -> Result<Option<Vec<String>>, LoadError> {
+    let has_one = ["tokenizer.json", "vocab.txt"].map(|name| folder.join(name).exists());
+    let tokenizer = has_one
+        .contains(&true)
+        .then(|| TextTokenizer::load(folder, false));
+    Ok(tokenizer.transpose()?.map(|tokenizer| tokenizer.pieces()))
 }
 
 /// The column whose share of `Σ eˢ` holds the point that `at`, from 0 to 1, is of the whole.

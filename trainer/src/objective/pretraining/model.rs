@@ -97,6 +97,11 @@ impl MaskedLm {
         &self.encoder
     }
 
+    /// The folder that it was read from.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
     /// Parameters of encoder and head.
     pub fn parameters(&self) -> &Parameters {
         &self.parameters

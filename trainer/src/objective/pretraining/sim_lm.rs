@@ -85,7 +85,7 @@ impl SimLm {
         let decoder = model.decoder("decoder", config.n_decoder_layers, StackStart::Last, 0)?;
         let generator = config.generator.as_deref();
         let generator = generator
-            .map(|path| Generator::load(path, engine))
+            .map(|path| Generator::load_for(&model, path, engine))
             .transpose()?;
         let mut parameters = decoder.parameters().clone();
         match (&generator, config.generator_weight) {

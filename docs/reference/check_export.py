@@ -2,10 +2,13 @@
 
     python docs/reference/check_export.py --trawl target/release/trawl runs/first/export
     python docs/reference/check_export.py --trawl target/release/trawl --cross-encoder runs/reranker/export
+    python docs/reference/check_export.py --trawl target/release/trawl --masked-lm runs/retromae/export
 
 Loads the folder with sentence-transformers and its transformer with transformers (which must find every weight), encodes
 the sample corpus and its queries, each with the prompt of its side, and compares with `trawl embed` (`trawl rerank` for
-a cross-encoder). Exits with 1 where a value differs by more than the tolerance.
+a cross-encoder). An export of pre-training is opened by `AutoModel` and `AutoModelForMaskedLM`, whose hidden states are
+compared as `trawl embed` pools them: first, last, mean and largest. Exits with 1 where a value differs by more than the
+tolerance.
 Made with sentence-transformers 5, transformers 4.57 and torch 2.15; newer ones should do.
 """
 
@@ -27,30 +30,34 @@ def sample(n):
     return [(q["_id"], q["text"]) for q in read("queries.jsonl")], passages
 
 
-def check_weights(model, cross_encoder):
-    """transformers itself loads the folder, and finds all weights that it needs but BERT's unused pooler."""
-    from transformers import AutoModel, AutoModelForSequenceClassification
-
-    loader = AutoModelForSequenceClassification if cross_encoder else AutoModel
-    _, report = loader.from_pretrained(model, output_loading_info=True)
-    missing = [name for name in report["missing_keys"] if cross_encoder or not name.startswith("pooler.")]
-    unexpected = list(report["unexpected_keys"])
+def load(loader, model, may_lack=(), may_have=()):
+    """transformers itself loads the folder, and finds all weights that it needs and no others."""
+    loaded, report = loader.from_pretrained(model, output_loading_info=True)
+    missing = [name for name in report["missing_keys"] if not name.startswith(may_lack)]
+    unexpected = [name for name in report["unexpected_keys"] if not name.startswith(may_have)]
     if missing or unexpected:
-        sys.exit(f"missing {missing}, unexpected {unexpected}")
+        sys.exit(f"{loader.__name__}: missing {missing}, unexpected {unexpected}")
+    return loaded.eval()
+
+
+def embed(trawl, model, texts, *flags):
+    lines = "".join(json.dumps({"text": text}) + "\n" for text in texts)
+    command = [trawl, "embed", "--quiet", "--model", str(model), "--jsonl", *flags]
+    ours = subprocess.run(command, input=lines, capture_output=True, text=True, check=True).stdout
+    return np.array([json.loads(line) for line in ours.splitlines()])
 
 
 def check_bi_encoder(trawl, model, n):
     from sentence_transformers import SentenceTransformer
+    from transformers import AutoModel
 
+    load(AutoModel, model, may_lack=("pooler.",))  # BERT's, which nothing reads
     reference = SentenceTransformer(str(model), device="cpu")
     queries, passages = sample(n)
     worst = 0.0
     for side, texts, flags in [("query", queries, ["--query"]), ("document", passages, [])]:
         texts = [text for _, text in texts]
-        lines = "".join(json.dumps({"text": text}) + "\n" for text in texts)
-        command = [trawl, "embed", "--quiet", "--model", str(model), "--jsonl", *flags]
-        ours = subprocess.run(command, input=lines, capture_output=True, text=True, check=True).stdout
-        ours = np.array([json.loads(line) for line in ours.splitlines()])
+        ours = embed(trawl, model, texts, *flags)
         theirs = reference.encode(texts, prompt_name=side, batch_size=16)
         difference = float(np.abs(ours - theirs).max())
         print(f"{side}: {len(texts)} texts, width {ours.shape[1]}, largest difference {difference:.2e}")
@@ -61,7 +68,9 @@ def check_bi_encoder(trawl, model, n):
 
 def check_cross_encoder(trawl, model, n):
     from sentence_transformers import CrossEncoder
+    from transformers import AutoModelForSequenceClassification
 
+    load(AutoModelForSequenceClassification, model)
     queries, passages = sample(n)
     queries = queries[:8]
     with tempfile.TemporaryDirectory() as folder:
@@ -81,16 +90,53 @@ def check_cross_encoder(trawl, model, n):
     return max(differences)
 
 
+def check_masked_lm(trawl, model, n):
+    import torch
+    from transformers import AutoModel, AutoModelForMaskedLM, AutoTokenizer
+
+    encoder = load(AutoModel, model, may_lack=("pooler.",), may_have=("cls.",))
+    with_head = load(AutoModelForMaskedLM, model)
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    texts = [text for _, text in sum(sample(n), [])]
+    length = min(128, encoder.config.max_position_embeddings)
+    poolings = {
+        "cls": lambda states: states[0],
+        "last": lambda states: states[-1],
+        "mean": lambda states: states.mean(0),
+        "max": lambda states: states.max(0).values,
+    }
+    theirs = {name: [] for name in poolings}
+    worst = 0.0
+    for text in texts:
+        tokens = tokenizer(text, truncation=True, max_length=length, return_tensors="pt")
+        with torch.no_grad():
+            states = encoder(**tokens).last_hidden_state[0]
+            same = with_head(**tokens, output_hidden_states=True).hidden_states[-1][0]
+        worst = max(worst, float((states - same).abs().max()))
+        for name, pool in poolings.items():
+            theirs[name].append(pool(states).numpy())
+    print(f"{len(texts)} texts: the hidden states of both classes differ by {worst:.2e}")
+    for name, vectors in theirs.items():
+        flags = ["--pooling", name, "--normalize", "false", "--similarity", "inner_product"]
+        flags += ["--query-tokens", str(length), "--passage-tokens", str(length)]
+        ours = embed(trawl, model, texts, *flags)
+        difference = float(np.abs(ours - np.array(vectors)).max())
+        print(f"{name}: width {ours.shape[1]}, largest difference {difference:.2e}")
+        worst = max(worst, difference)
+    return worst
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path)
     parser.add_argument("--trawl", default="trawl")
-    parser.add_argument("--cross-encoder", action="store_true")
+    kind = parser.add_mutually_exclusive_group()
+    kind.add_argument("--cross-encoder", action="store_const", const=check_cross_encoder, dest="check")
+    kind.add_argument("--masked-lm", action="store_const", const=check_masked_lm, dest="check")
     parser.add_argument("--texts", type=int, default=100, help="passages")
     parser.add_argument("--tolerance", type=float, default=1e-5)
     arguments = parser.parse_args()
-    check_weights(arguments.model, arguments.cross_encoder)
-    check = check_cross_encoder if arguments.cross_encoder else check_bi_encoder
+    check = arguments.check or check_bi_encoder
     worst = check(arguments.trawl, arguments.model, arguments.texts)
     if not worst <= arguments.tolerance:
         sys.exit(f"differs by {worst:.2e}, more than {arguments.tolerance:.0e}")

@@ -88,7 +88,8 @@ pub struct CrossEncoderExport<'a> {
     pub rank_prior: Option<RankPrior>,
 }
 
-/// An encoder with the head of masked language modelling as a directory of `BertForMaskedLM`, without a pooler.
+/// An encoder with the head of masked language modelling as a directory of `BertForMaskedLM` or `ElectraForMaskedLM`, without
+/// a pooler.
 pub struct MaskedLmExport<'a> {
     /// As in [`BiEncoderExport`].
     pub source: &'a Path,
@@ -335,6 +336,7 @@ fn class(config: &Value, end: &str) -> String {
         "xlm-roberta" => "XLMRoberta",
         "distilbert" => "DistilBert",
         "mpnet" => "MPNet",
+        "electra" => "Electra",
         "t5" => "T5",
         "mt5" => "MT5",
         _ => "Bert",

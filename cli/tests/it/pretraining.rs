@@ -377,3 +377,79 @@ fn a_generator_has_the_tokens_of_the_encoder() {
         "is `##é`, and the encoder's is `##e`",
     );
 }
+
+#[test]
+fn an_electra_is_trained_from_nothing_and_generates() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    fs::create_dir(path("bare")).unwrap();
+    for file in ["tokenizer.json", "tokenizer_config.json"] {
+        fs::copy(tiny_model().join(file), path("bare").join(file)).unwrap();
+    }
+    let sizes = r#"{"model_type": "electra", "vocab_size": 576, "embedding_size": 16, "hidden_size": 24,
+        "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 40, "max_position_embeddings": 128,
+        "type_vocab_size": 2}"#;
+    fs::write(path("bare/config.json"), sizes).unwrap();
+    let mlm = "name = \"mlm\"\nmasks = { max_tokens = 48, ratio = 0.3 }";
+    let corpus = files(&sample("corpus.jsonl"));
+    let generator = config(folder.path(), &corpus, mlm);
+    let from = |name: &str| format!("model.path={}", path(name).display());
+    let run = |name: &str, from: &str| {
+        let all = [
+            "--json",
+            "--quiet",
+            "train",
+            text(&generator),
+            "--set",
+            from,
+        ];
+        let report = json([&all[..], &["--out", text(&path(name))]].concat());
+        let dev = &report["summary"]["dev"];
+        ["0", "6"].map(|step| dev[step]["loss"].as_f64().unwrap())
+    };
+    let [before, after] = run("first", &from("bare"));
+    let expected = 576f64.ln();
+    assert!((before - expected).abs() < 0.03, "{before}, not {expected}");
+    assert!(after < before - 0.05, "{after}, after {before}");
+    let weights = names(&path("first/export/model.safetensors"));
+    for name in [
+        "electra.embeddings_project.bias",
+        "electra.encoder.layer.1.output.dense.weight",
+        "generator_predictions.dense.weight",
+        "generator_lm_head.bias",
+    ] {
+        assert!(weights.iter().any(|stored| stored == name), "{weights:?}");
+    }
+    let tensors = weights.iter().filter(|name| name.contains('.')).count();
+    assert_eq!(tensors, 3 + 2 + 2 + 2 * 16 + 2 + 2 + 1);
+    let said = fs::read_to_string(path("first/export/config.json")).unwrap();
+    assert!(said.contains("ElectraForMaskedLM"), "{said}");
+
+    // What goes on from it begins where it ended.
+    let [before, _] = run("second", &from("first/export"));
+    assert!((before - after).abs() < 1e-6, "{before}, not {after}");
+
+    // It generates for SimLM, frozen or with a loss of its own.
+    let generator = path("first/export");
+    let sim_lm = format!(
+        "name = \"sim_lm\"\ngenerator = \"{}\"\nmasks = {{ max_tokens = 48 }}",
+        generator.display()
+    );
+    assert_eq!(check(&corpus, &sim_lm), ["decoder_loss", "encoder_loss"]);
+    let trained = check(&corpus, &format!("{sim_lm}\ngenerator_weight = 0.2"));
+    assert_eq!(trained, ["decoder_loss", "encoder_loss", "generator_loss"]);
+
+    // The other methods are for BERT.
+    let retro_mae = config(folder.path(), &corpus, "name = \"retro_mae\"");
+    let said = fail(
+        1,
+        [
+            "train",
+            text(&retro_mae),
+            "--dry-run",
+            "--set",
+            &from("bare"),
+        ],
+    );
+    assert!(said.contains("model_type is `electra`"), "{said}");
+}

@@ -8,7 +8,8 @@ use encoder::TextTokenizer;
 use trainer::data::{Ids, TokenCache};
 use trainer::masking::{FrequencyDictionary, MasterText, Vocabulary};
 use trainer::objective::pretraining::{
-    Condenser, CotMae, Master, MasterDraw, Method, Mlm, Pretraining, RetroMae, SimLm,
+    Condenser, CotMae, Electra, ElectraMlm, Master, MasterDraw, Method, Mlm, Pretrained,
+    Pretraining, RetroMae, SimLm,
 };
 use trainer::run::{Describe, Evaluator, LossEvaluator};
 use trainer::spans::SpanDocument;
@@ -39,6 +40,10 @@ impl Session<'_> {
         };
         let engine = &self.engine;
         match &section.method {
+            MethodSection::Mlm(config, masks) if Electra::is_in(folder)? => {
+                let method = ElectraMlm::load(folder, config, engine)?;
+                self.pretrain_by::<_, Ids, _>(section, method, reading, masks.clone())
+            }
             MethodSection::Mlm(config, masks) => {
                 let method = Mlm::load(folder, config, engine)?;
                 self.pretrain_by::<_, Ids, _>(section, method, reading, masks.clone())
@@ -192,7 +197,7 @@ fn check_draw<T>(
     vocabulary: &Vocabulary,
 ) -> anyhow::Result<()> {
     draw.check()?;
-    let architecture = method.model().encoder().architecture();
+    let architecture = method.model().architecture();
     let refuse = |text: String| Err(Failure::usage(text).into());
     let (n_ids, n_vocabulary) = (vocabulary.len(), architecture.n_vocabulary);
     if n_ids > n_vocabulary {

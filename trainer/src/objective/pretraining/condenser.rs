@@ -84,6 +84,7 @@ impl Condenser {
 
 impl Method for Condenser {
     type Batch = Vec<Corrupted>;
+    type Model = MaskedLm;
 
     fn model(&self) -> &MaskedLm {
         &self.model

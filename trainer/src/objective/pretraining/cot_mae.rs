@@ -78,6 +78,7 @@ impl CotMae {
 
 impl Method for CotMae {
     type Batch = Vec<SpanPair>;
+    type Model = MaskedLm;
 
     fn model(&self) -> &MaskedLm {
         &self.model

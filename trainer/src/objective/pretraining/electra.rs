@@ -1,19 +1,23 @@
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use candle_core::Tensor;
+use candle_core::{DType, Device, Tensor};
 use encoder::training::{
     Dropout, Engine, Initial, Kind, LayerNorm, Linear, Parameter, Parameters, Stack, TrainingError,
-    embedding,
+    cross_entropy, embedding, normal,
 };
 use encoder::{Activation, Architecture, Checkpoint, Family, Labels, LoadError, Tokens};
 use serde::Deserialize;
+
+use super::Pretrained;
+use super::model::{checkpoint, labelled};
+use crate::json::read_json;
 
 /// What `config.json` says of an ELECTRA.
 #[derive(Deserialize)]
 pub(super) struct ElectraConfig {
     #[serde(default)]
-    pub(super) model_type: String,
+    model_type: String,
     #[serde(default)]
     pub(super) vocab_size: usize,
     #[serde(default)]
@@ -45,6 +49,10 @@ fn activation() -> String {
 }
 
 impl ElectraConfig {
+    pub(super) fn is_electra(&self) -> bool {
+        self.model_type == "electra"
+    }
+
     /// The sizes of the layers as those of a BERT.
     fn architecture(&self, folder: &Path) -> Result<Architecture, LoadError> {
         let refuse = |reason: String| LoadError::Config {
@@ -110,24 +118,58 @@ pub struct Electra {
     transform: Linear,
     transform_norm: LayerNorm,
     projection: Linear,
-    pub(super) parameters: Parameters,
-    n_positions: usize,
+    parameters: Parameters,
+    architecture: Architecture,
+    engine: Arc<Engine>,
+    folder: PathBuf,
 }
 
 impl Electra {
+    /// Whether a model directory is of an ELECTRA.
+    ///
+    /// # Errors
+    /// [`LoadError`].
+    pub fn is_in(folder: &Path) -> Result<bool, LoadError> {
+        let config: ElectraConfig = read_json(&folder.join("config.json"))?;
+        Ok(config.is_electra())
+    }
+
+    /// Reads a model directory, with parameters named as in `ElectraForMaskedLM` behind a prefix. With a seed, weights that the
+    /// directory does not have, all or the head's, are drawn as transformers draws them; without one it must have them.
     pub(super) fn load(
         folder: &Path,
-        config: &ElectraConfig,
+        prefix: &str,
+        seed: Option<u64>,
         engine: &Arc<Engine>,
     ) -> Result<Self, TrainingError> {
+        let config: ElectraConfig = read_json(&folder.join("config.json"))?;
         let a = config.architecture(folder)?;
-        let checkpoint = Checkpoint::open(folder)?;
+        let checkpoint = match seed {
+            Some(_) => checkpoint(folder)?,
+            None => Some(Checkpoint::open(folder)?),
+        };
         let (narrow, width) = (config.embedding_size, a.width);
         let mut parameters = Parameters::new();
-        let stored = |name: &str, shape: &[usize]| checkpoint.head_tensor(name, shape);
+        let stored = |name: &str, shape: &[usize]| match (&checkpoint, seed) {
+            (Some(checkpoint), Some(_)) if is_head(name) && !checkpoint.contains(name) => Ok(None),
+            (Some(checkpoint), _) => checkpoint.head_tensor(name, shape).map(Some),
+            (None, _) => Ok(None),
+        };
+        let mut stream = u64::MAX;
+        let mut drawn = |name: &str, shape: &[usize]| {
+            let n_values = shape.iter().product();
+            match shape {
+                [_] if name.ends_with(".bias") => vec![0.0; n_values],
+                [_] => vec![1.0; n_values],
+                _ => {
+                    stream -= 1; // those of the layers begin at 0
+                    normal(seed.unwrap_or_default(), stream, n_values, 0.02)
+                }
+            }
+        };
         let mut insert = |name: &str, shape: &[usize], kind| -> Result<_, TrainingError> {
-            let values = stored(name, shape)?;
-            Ok(parameters.insert(&format!("generator.{name}"), shape, values, kind)?)
+            let values = stored(name, shape)?.unwrap_or_else(|| drawn(name, shape));
+            Ok(parameters.insert(&format!("{prefix}{name}"), shape, values, kind)?)
         };
         let table = |name: &str| format!("electra.embeddings.{name}_embeddings.weight");
         let tables = [
@@ -167,12 +209,16 @@ impl Electra {
         let bias = insert("generator_lm_head.bias", &[a.n_vocabulary], Kind::Plain)?;
         let projection = Linear::tied(&tables[0], &bias, engine)?;
 
-        let name = "generator.electra.encoder.layer";
-        let initial = Initial::Normal { seed: 0 };
-        let layers = Stack::new(name, a.n_layers, &a, initial, engine)?;
+        let name = format!("{prefix}electra.encoder.layer");
+        let initial = Initial::Normal {
+            seed: seed.unwrap_or_default(),
+        };
+        let layers = Stack::new(&name, a.n_layers, &a, initial, engine)?;
         for parameter in layers.parameters().iter() {
-            let own = parameter.name().trim_start_matches("generator.");
-            parameter.set_values(&stored(own, parameter.shape())?)?;
+            let own = &parameter.name()[prefix.len()..];
+            if let Some(values) = stored(own, parameter.shape())? {
+                parameter.set_values(&values)?;
+            }
         }
         parameters.extend(layers.parameters());
         Ok(Self {
@@ -184,8 +230,26 @@ impl Electra {
             transform_norm,
             projection,
             parameters,
-            n_positions: a.n_positions,
+            architecture: a,
+            engine: Arc::clone(engine),
+            folder: folder.to_path_buf(),
         })
+    }
+
+    /// The mean cross-entropy of the tokens that have a label; 0 where none has. Only their rows go through the head.
+    pub(super) fn loss<'a>(
+        &self,
+        texts: &[Tokens],
+        labels: impl IntoIterator<Item = &'a Option<u32>>,
+        dropout: &Dropout,
+    ) -> Result<Tensor, TrainingError> {
+        let (rows, targets) = labelled(labels);
+        if rows.is_empty() {
+            return Ok(Tensor::zeros((), DType::F32, &Device::Cpu)?);
+        }
+        let rows = Tensor::new(rows, &Device::Cpu)?;
+        let hidden = self.hidden(texts, dropout)?.index_select(&rows, 0)?;
+        Ok(cross_entropy(&self.head(&hidden)?, &targets)?)
     }
 
     /// The last layer's token vectors, (T, H).
@@ -195,11 +259,11 @@ impl Electra {
         dropout: &Dropout,
     ) -> Result<Tensor, TrainingError> {
         let lengths: Vec<usize> = texts.iter().map(Tokens::len).collect();
-        if let Some(&most) = lengths.iter().find(|&&n| n > self.n_positions) {
+        if let Some(&most) = lengths.iter().find(|&&n| n > self.architecture.n_positions) {
             return Err(TrainingError::Setting {
                 name: "tokens of a text",
                 value: most as f64,
-                rule: "they are at most the generator's positions",
+                rule: "they are at most ELECTRA's positions",
             });
         }
         let ids: Vec<u32> = texts.iter().flat_map(|text| &text.ids).copied().collect();
@@ -212,6 +276,7 @@ impl Electra {
         let [tokens, positions, kinds] = &self.tables;
         let others = (embedding(positions, &places)? + embedding(kinds, &types)?)?;
         let embedded = self.norm.forward(&embedding(tokens, &ids)?, &others)?;
+        let embedded = encoder::training::dropout(&embedded, dropout, 0, &self.engine)?;
         let embedded = match &self.project {
             Some(project) => project.forward(&embedded)?,
             None => embedded,
@@ -225,4 +290,23 @@ impl Electra {
         let normalized = self.transform_norm.forward(&transformed, &nothing)?;
         Ok(self.projection.forward(&normalized)?)
     }
+}
+
+impl Pretrained for Electra {
+    fn architecture(&self) -> &Architecture {
+        &self.architecture
+    }
+
+    fn parameters(&self) -> &Parameters {
+        &self.parameters
+    }
+
+    fn folder(&self) -> &Path {
+        &self.folder
+    }
+}
+
+/// Whether a tensor is of the head, which a bare `ElectraModel` does not have.
+fn is_head(name: &str) -> bool {
+    !name.starts_with("electra.")
 }

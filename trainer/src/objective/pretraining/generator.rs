@@ -6,6 +6,7 @@ use encoder::training::{Dropout, Engine, Parameters, TrainingError, cross_entrop
 use encoder::{LoadError, TextTokenizer, Tokens};
 use rand::{Rng, RngExt};
 
+use super::Pretrained;
 use super::electra::{Electra, ElectraConfig};
 use super::model::{MaskedLm, labelled};
 use crate::json::read_json;
@@ -66,17 +67,16 @@ impl Generator {
     /// # Errors
     /// [`TrainingError::Load`].
     pub fn load(folder: &Path, engine: &Arc<Engine>) -> Result<Self, TrainingError> {
-        let config: ElectraConfig = read_json(&folder.join("config.json"))?;
-        Ok(match config.model_type.as_str() {
-            "electra" => Self::Electra(Box::new(Electra::load(folder, &config, engine)?)),
-            _ => Self::Bert(Box::new(MaskedLm::load(folder, 0, engine)?)),
+        Ok(match Electra::is_in(folder)? {
+            true => Self::Electra(Box::new(Electra::load(folder, "generator.", None, engine)?)),
+            false => Self::Bert(Box::new(MaskedLm::load(folder, 0, engine)?)),
         })
     }
 
     /// Its parameters, behind `generator.` where they are ELECTRA's.
     pub fn parameters(&self) -> &Parameters {
         match self {
-            Self::Electra(model) => &model.parameters,
+            Self::Electra(model) => model.parameters(),
             Self::Bert(model) => model.parameters(),
         }
     }

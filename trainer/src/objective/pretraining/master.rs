@@ -131,6 +131,7 @@ impl Master {
 
 impl Method for Master {
     type Batch = Vec<MasterStreams>;
+    type Model = MaskedLm;
 
     fn model(&self) -> &MaskedLm {
         &self.model

@@ -1,9 +1,11 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use encoder::Tokens;
 use encoder::training::{Engine, Parameters, TrainingError};
 use serde::{Deserialize, Serialize};
 
+use super::electra::Electra;
 use super::model::{MaskedLm, texts};
 use super::{Masks, Method, Terms};
 use crate::masking::Corrupted;
@@ -43,6 +45,7 @@ impl Mlm {
 
 impl Method for Mlm {
     type Batch = Vec<Corrupted>;
+    type Model = MaskedLm;
 
     fn model(&self) -> &MaskedLm {
         &self.model
@@ -57,6 +60,51 @@ impl Method for Mlm {
         let mut terms = Terms::of(batch.len(), read.n_tokens());
         let labels = batch.iter().flat_map(|text| &text.labels);
         terms.add("encoder_loss", 1.0, self.model.loss(&read.hidden, labels)?);
+        Ok(terms)
+    }
+}
+
+/// [`Mlm`] of an ELECTRA, the generator that SimLM reads.
+pub struct ElectraMlm {
+    model: Electra,
+    none: Parameters,
+}
+
+impl ElectraMlm {
+    /// Loads the model. Without weights, or without the head's, they are drawn as ELECTRA draws them.
+    ///
+    /// # Errors
+    /// [`TrainingError::Load`].
+    pub fn load(
+        folder: &Path,
+        config: &MlmConfig,
+        engine: &Arc<Engine>,
+    ) -> Result<Self, TrainingError> {
+        Ok(Self {
+            model: Electra::load(folder, "", Some(config.seed), engine)?,
+            none: Parameters::new(),
+        })
+    }
+}
+
+impl Method for ElectraMlm {
+    type Batch = Vec<Corrupted>;
+    type Model = Electra;
+
+    fn model(&self) -> &Electra {
+        &self.model
+    }
+
+    fn decoders(&self) -> &Parameters {
+        &self.none
+    }
+
+    fn terms(&self, batch: &Vec<Corrupted>, masks: &Masks<'_>) -> Result<Terms, TrainingError> {
+        let texts = texts(batch);
+        let mut terms = Terms::of(batch.len(), texts.iter().map(Tokens::len).sum());
+        let labels = batch.iter().flat_map(|text| &text.labels);
+        let loss = self.model.loss(&texts, labels, &masks.at(0))?;
+        terms.add("encoder_loss", 1.0, loss);
         Ok(terms)
     }
 }

@@ -19,6 +19,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use candle_core::Tensor;
+use encoder::Architecture;
 use encoder::training::{Dropout, Parameters, TrainingError};
 use serde::{Deserialize, Serialize};
 
@@ -28,7 +29,7 @@ pub use draws::{CotMaeMasks, MasterDraw, RetroMaeMasks, SimLmMasks, TextMasks};
 pub use electra::Electra;
 pub use generator::Generator;
 pub use master::{Master, MasterConfig};
-pub use mlm::{Mlm, MlmConfig};
+pub use mlm::{ElectraMlm, Mlm, MlmConfig};
 pub use model::MaskedLm;
 pub use retro_mae::{QueryStream, RetroMae, RetroMaeConfig, RetroMaeText};
 pub use sim_lm::{SimLm, SimLmConfig, SimLmText};
@@ -38,6 +39,7 @@ use rand_chacha::ChaCha8Rng;
 use super::rates::Rates;
 use super::{Objective, Preparation, Step, StepReport};
 use crate::data::random::{Purpose, random};
+use crate::export::{MaskedLmExport, Tensors};
 
 /// With which weights the layers of a decoder begin.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -52,13 +54,27 @@ pub enum StackStart {
     Last,
 }
 
+/// A masked language model that is pre-trained.
+pub trait Pretrained {
+    /// Its sizes.
+    fn architecture(&self) -> &Architecture;
+
+    /// Parameters of encoder and head, by the names of the published classes.
+    fn parameters(&self) -> &Parameters;
+
+    /// The folder that it was read from.
+    fn folder(&self) -> &Path;
+}
+
 /// A method: what it learns from a batch.
 pub trait Method {
     /// What one step trains on.
     type Batch: Send;
+    /// What is pre-trained.
+    type Model: Pretrained;
 
     /// The model that is pre-trained.
-    fn model(&self) -> &MaskedLm;
+    fn model(&self) -> &Self::Model;
 
     /// The parameters of its decoders.
     fn decoders(&self) -> &Parameters;
@@ -165,7 +181,7 @@ impl<M: Method> Pretraining<M> {
         super::settings::dropout(dropout)?;
         let mut parameters = method.model().parameters().clone();
         parameters.extend(method.decoders());
-        let own = method.model().rates()?;
+        let own = Rates::read(method.model().folder())?;
         Ok(Self {
             rates: dropout.map_or(own, Rates::all),
             method,
@@ -216,8 +232,18 @@ impl<M: Method> Objective for Pretraining<M> {
     }
 
     fn export(&self, folder: &Path) -> Result<(), TrainingError> {
-        let decoders = self.keeps_decoders.then(|| self.method.decoders());
-        self.method.model().export(folder, decoders)
+        let model = self.method.model();
+        let mut weights = Tensors::new();
+        weights.extend(model.parameters(), |name| Some(name.to_owned()))?;
+        let source = model.folder();
+        MaskedLmExport { source, weights }.write(folder)?;
+        match self.keeps_decoders {
+            true => {
+                let path = folder.join("decoders.safetensors");
+                self.method.decoders().save(&path)
+            }
+            false => Ok(()),
+        }
     }
 }
 

@@ -8,10 +8,8 @@ use encoder::training::{
 };
 use encoder::{Architecture, Checkpoint, Family, LoadError, Tokens};
 
-use super::StackStart;
-use crate::export::{MaskedLmExport, Tensors};
+use super::{Pretrained, StackStart};
 use crate::masking::Corrupted;
-use crate::objective::rates::Rates;
 
 /// BERT with the head of masked language modelling: what all methods pre-train, and all that they leave.
 ///
@@ -38,19 +36,13 @@ impl MaskedLm {
         let path = folder.join("config.json");
         let architecture = Architecture::read(&path)?;
         if architecture.family != Family::Bert {
-            let reason = "pre-training is for model_type `bert`".to_owned();
+            let reason =
+                "pre-training is for model_type `bert`, and `mlm` for `electra` too".to_owned();
             return Err(LoadError::Config { path, reason }.into());
         }
         let (width, n_vocabulary) = (architecture.width, architecture.n_vocabulary);
         let epsilon = architecture.epsilon;
-        let has_weights = [
-            "model.safetensors",
-            "model.safetensors.index.json",
-            "pytorch_model.bin",
-        ]
-        .iter()
-        .any(|name| folder.join(name).exists());
-        let checkpoint = has_weights.then(|| Checkpoint::open(folder)).transpose()?;
+        let checkpoint = checkpoint(folder)?;
         let encoder = match &checkpoint {
             Some(_) => Encoder::load_as("bert.", folder, engine)?,
             None => Encoder::random_as("bert.", architecture, seed, engine)?,
@@ -95,16 +87,6 @@ impl MaskedLm {
     /// The encoder.
     pub fn encoder(&self) -> &Encoder {
         &self.encoder
-    }
-
-    /// The folder that it was read from.
-    pub fn folder(&self) -> &Path {
-        &self.folder
-    }
-
-    /// Parameters of encoder and head.
-    pub fn parameters(&self) -> &Parameters {
-        &self.parameters
     }
 
     /// Makes a stack of decoder layers named `{name}.{layer}`.
@@ -214,29 +196,31 @@ impl MaskedLm {
         let rows = hidden.index_select(&Tensor::new(rows, &Device::Cpu)?, 0)?;
         Ok(cross_entropy(&self.logits(&rows)?, &targets)?)
     }
+}
 
-    /// Writes the directory of a `BertForMaskedLM`, with the parameters of decoders beside it where they are kept.
-    pub(super) fn export(
-        &self,
-        folder: &Path,
-        decoders: Option<&Parameters>,
-    ) -> Result<(), TrainingError> {
-        let mut weights = Tensors::new();
-        weights.extend(&self.parameters, |name| Some(name.to_owned()))?;
-        MaskedLmExport {
-            source: &self.folder,
-            weights,
-        }
-        .write(folder)?;
-        match decoders {
-            Some(decoders) => decoders.save(&folder.join("decoders.safetensors")),
-            None => Ok(()),
-        }
+impl Pretrained for MaskedLm {
+    fn architecture(&self) -> &Architecture {
+        self.encoder.architecture()
     }
 
-    pub(super) fn rates(&self) -> Result<Rates, LoadError> {
-        Rates::read(&self.folder)
+    fn parameters(&self) -> &Parameters {
+        &self.parameters
     }
+
+    fn folder(&self) -> &Path {
+        &self.folder
+    }
+}
+
+/// The weights of a model directory that has some.
+pub(super) fn checkpoint(folder: &Path) -> Result<Option<Checkpoint>, LoadError> {
+    let names = [
+        "model.safetensors",
+        "model.safetensors.index.json",
+        "pytorch_model.bin",
+    ];
+    let has_weights = names.iter().any(|name| folder.join(name).exists());
+    has_weights.then(|| Checkpoint::open(folder)).transpose()
 }
 
 /// What the encoder makes of texts.

@@ -160,6 +160,7 @@ impl RetroMae {
 
 impl Method for RetroMae {
     type Batch = Vec<RetroMaeText>;
+    type Model = MaskedLm;
 
     fn model(&self) -> &MaskedLm {
         &self.model

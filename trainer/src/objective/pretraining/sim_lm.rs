@@ -139,6 +139,7 @@ fn hidden_ids(hidden: &[&Corrupted]) -> Vec<Vec<u32>> {
 
 impl Method for SimLm {
     type Batch = Vec<SimLmText>;
+    type Model = MaskedLm;
 
     fn model(&self) -> &MaskedLm {
         &self.model

@@ -7,8 +7,8 @@ use trainer::masking::{
 };
 use trainer::objective::pretraining::{
     Condenser, CondenserConfig, CotMae, CotMaeConfig, MaskedLm, Master, MasterConfig, Method, Mlm,
-    MlmConfig, Pretraining, RetroMae, RetroMaeConfig, RetroMaeText, SimLm, SimLmConfig, SimLmText,
-    SpanPair, StackStart,
+    MlmConfig, Pretrained, Pretraining, RetroMae, RetroMaeConfig, RetroMaeText, SimLm, SimLmConfig,
+    SimLmText, SpanPair, StackStart,
 };
 
 use std::collections::HashMap;

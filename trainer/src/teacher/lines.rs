@@ -25,7 +25,7 @@ impl TeacherLines {
         skip_bad_lines: bool,
     ) -> Result<Self, DataError> {
         let mut lines = Self {
-            paths: paths.to_vec().into_iter(),
+            paths: Vec::from(paths).into_iter(),
             kind,
             skip_bad_lines,
             file: None,

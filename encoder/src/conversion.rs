@@ -1,7 +1,7 @@
 //! Model directories written again with other weights.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -74,6 +74,16 @@ pub enum ConvertError {
         /// The model.
         path: PathBuf,
     },
+    /// Models that are averaged differ in more than the values of their weights.
+    #[error("`{}` has another {what} than `{}`", path.display(), first.display())]
+    Different {
+        /// The model.
+        path: PathBuf,
+        /// The first one.
+        first: PathBuf,
+        /// What differs: `tokenizer.json`, or the shape of a tensor.
+        what: String,
+    },
     /// A weight that the type has no number for.
     #[error("tensor `{tensor}` has the weight {value}, which is beyond {kind}")]
     OutOfRange {
@@ -113,11 +123,44 @@ pub enum ConvertError {
 /// # Errors
 /// [`ConvertError`]; a folder that was begun has no weights.
 pub fn convert(from: &Path, to: &Path, kind: WeightType) -> Result<Converted, ConvertError> {
-    let checkpoint = Checkpoint::open(from)?;
-    let writer = ModelWriter::new(from, to)?;
+    average(from, &[], to, kind)
+}
+
+/// Writes the mean of models that were trained from one start: each weight is the mean of theirs, taken in f32. Everything
+/// else is the first one's, as [`convert`] copies it.
+///
+/// Such a mean often keeps what each has learned and generalises better than any ("uniform soup", Wortsman et al. 2022,
+/// "Model soups").
+///
+/// # Errors
+/// As [`convert`]; [`ConvertError::Different`] for models of other tensors or another tokenizer.
+pub fn average(
+    first: &Path,
+    others: &[PathBuf],
+    to: &Path,
+    kind: WeightType,
+) -> Result<Converted, ConvertError> {
+    let checkpoint = Checkpoint::open(first)?;
+    let shapes = checkpoint.shapes();
+    let mut others_open = Vec::new();
+    for path in others {
+        let other = Checkpoint::open(path)?;
+        if let Some(what) = difference(first, &shapes, path, &other)? {
+            let (path, first) = (path.clone(), first.to_path_buf());
+            return Err(ConvertError::Different { path, first, what });
+        }
+        others_open.push(other);
+    }
+    let writer = ModelWriter::new(first, to)?;
+    let share = 1.0 / (1 + others.len()) as f32;
     let mut tensors = Vec::new();
-    for (name, shape) in checkpoint.shapes() {
-        let values = checkpoint.head_tensor(&name, &shape)?;
+    for (name, shape) in shapes {
+        let mut values = checkpoint.head_tensor(&name, &shape)?;
+        for other in &others_open {
+            let theirs = other.head_tensor(&name, &shape)?;
+            values.iter_mut().zip(theirs).for_each(|(x, y)| *x += y);
+        }
+        values.iter_mut().for_each(|x| *x *= share);
         let stored = Stored::new(&name, shape, &values, kind)?;
         tensors.push((name, stored));
     }
@@ -127,6 +170,27 @@ pub fn convert(from: &Path, to: &Path, kind: WeightType) -> Result<Converted, Co
     };
     writer.write(tensors, None)?;
     Ok(converted)
+}
+
+/// What sets a model apart from the first one besides the values of its weights.
+fn difference(
+    first: &Path,
+    shapes: &BTreeMap<String, Vec<usize>>,
+    path: &Path,
+    other: &Checkpoint,
+) -> Result<Option<String>, ConvertError> {
+    let others = other.shapes();
+    let changed = shapes
+        .iter()
+        .find(|(name, shape)| others.get(*name) != Some(shape));
+    if let Some((name, _)) = changed {
+        return Ok(Some(format!("`{name}`")));
+    }
+    if others.len() > shapes.len() {
+        return Ok(Some("number of tensors".to_owned()));
+    }
+    let [ours, theirs] = [first, path].map(|folder| fs::read(folder.join("tokenizer.json")).ok());
+    Ok((ours != theirs).then(|| "tokenizer.json".to_owned()))
 }
 
 /// Writes a model directory beside another one.
@@ -324,6 +388,46 @@ mod tests {
         let inside = convert(&model, &inside, WeightType::F16);
         assert!(matches!(inside, Err(ConvertError::Inside { .. })));
         assert!(!model.join("again").exists());
+    }
+
+    #[test]
+    fn a_mean_lies_between_its_models() {
+        let folder = tempfile::tempdir().unwrap();
+        let first = testkit::fixture("models/tiny-cross-bert");
+        let [halved, mean] = ["halved", "mean"].map(|name| folder.path().join(name));
+        let checkpoint = Checkpoint::open(&first).unwrap();
+        let of = |folder: &Path, name: &str, shape: &[usize]| {
+            let checkpoint = Checkpoint::open(folder).unwrap();
+            checkpoint.head_tensor(name, shape).unwrap()
+        };
+        let tensors = checkpoint.shapes().into_iter().map(|(name, shape)| {
+            let values = of(&first, &name, &shape);
+            let values: Vec<f32> = values.iter().map(|x| x / 2.0).collect();
+            let stored = Stored::new(&name, shape, &values, WeightType::F32).unwrap();
+            (name, stored)
+        });
+        let writer = ModelWriter::new(&first, &halved).unwrap();
+        writer.write(tensors.collect(), None).unwrap();
+
+        let others = [halved.clone(), halved.clone()];
+        average(&first, &others, &mean, WeightType::F32).unwrap();
+        for (name, shape) in checkpoint.shapes() {
+            let expected = of(&first, &name, &shape);
+            for (found, x) in of(&mean, &name, &shape).iter().zip(expected) {
+                assert!((found - x * 2.0 / 3.0).abs() <= 1e-7 * x.abs(), "{name}");
+            }
+        }
+        assert!(mean.join("tokenizer.json").exists());
+
+        fs::write(halved.join("tokenizer.json"), "{}").unwrap();
+        let wide = testkit::fixture("models/tiny-cross-bert-3");
+        for (other, what) in [(&halved, "tokenizer.json"), (&wide, "`classifier.bias`")] {
+            let to = folder.path().join("refused");
+            let refused = average(&first, std::slice::from_ref(other), &to, WeightType::F32);
+            let error = refused.unwrap_err().to_string();
+            assert!(error.contains(what), "{error}");
+            assert!(!to.exists());
+        }
     }
 
     #[test]

@@ -33,7 +33,7 @@ mod weights;
 pub use architecture::{Activation, Architecture, Family, Labels};
 pub use bi_encoder::{BiEncoder, Embeddings};
 pub use checkpoint::Checkpoint;
-pub use conversion::{ConvertError, Converted, WeightType, convert};
+pub use conversion::{ConvertError, Converted, WeightType, average, convert};
 pub use cross_encoder::{CrossEncoder, Scores};
 pub use directory::{DenseConfig, Directory, OutputActivation, Step};
 pub use error::{EncodeError, LoadError};

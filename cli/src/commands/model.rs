@@ -58,6 +58,21 @@ enum ModelCommand {
         #[arg(long, value_name = "NAME", value_parser = model::named::<WeightType>)]
         dtype: WeightType,
     },
+    /// Write the mean of models that were trained from one start, often better than each.
+    #[command(
+        after_help = "Example: trawl model average runs/first/export runs/second/export --out models/mine --dtype f16"
+    )]
+    Average {
+        /// Model directories; all but the weights is the first one's.
+        #[arg(value_name = "IN", required = true, num_args = 2..)]
+        from: Vec<PathBuf>,
+        /// Directory to write: new or empty.
+        #[arg(long, value_name = "DIR")]
+        out: PathBuf,
+        /// Type of the weights: f32, f16, bf16.
+        #[arg(long, value_name = "NAME", default_value = "f32", value_parser = model::named::<WeightType>)]
+        dtype: WeightType,
+    },
     /// Write a T5 with smaller weights for the same vectors, whose activations fit 16-bit floats.
     #[command(
         name = "scale-t5",
@@ -104,7 +119,8 @@ pub fn run(args: ModelCommandArgs, output: &Output) -> anyhow::Result<()> {
             output.result(&shown, |_| fingerprint.digest())
         }
         ModelCommand::Check { model, against } => check(&model.resolve(), &against, output),
-        ModelCommand::Convert { from, to, dtype } => convert(&from, &to, dtype, output),
+        ModelCommand::Convert { from, to, dtype } => average(&[from], &to, dtype, output),
+        ModelCommand::Average { from, out, dtype } => average(&from, &out, dtype, output),
         ModelCommand::ScaleT5 { from, to } => scale(&from, &to, output),
     }
 }
@@ -123,10 +139,13 @@ fn pull(name: &str, to: Option<PathBuf>, output: &Output) -> anyhow::Result<()> 
     })
 }
 
-fn convert(from: &Path, to: &Path, dtype: WeightType, output: &Output) -> anyhow::Result<()> {
-    let from = model::find(from)?;
-    let converted = encoder::convert(&from, to, dtype)
-        .with_context(|| format!("cannot convert `{}`", from.display()))?;
+fn average(from: &[PathBuf], to: &Path, dtype: WeightType, output: &Output) -> anyhow::Result<()> {
+    let from: Vec<PathBuf> = from
+        .iter()
+        .map(|model| model::find(model))
+        .collect::<anyhow::Result<_>>()?;
+    let converted = encoder::average(&from[0], &from[1..], to, dtype)
+        .with_context(|| format!("cannot write `{}`", to.display()))?;
     let (n_tensors, n_bytes) = (converted.n_tensors, converted.n_bytes);
     let shown =
         json!({ "path": to, "dtype": dtype.as_str(), "tensors": n_tensors, "bytes": n_bytes });

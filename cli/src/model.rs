@@ -9,7 +9,7 @@ use compute::Level;
 use encoder::{
     Arithmetic, BiEncoder, CrossEncoder, EncoderConfig, ModelOptions, Pooling, Preset, Similarity,
 };
-use hub::ModelCache;
+use hub::{DEFAULT_RERANKER, ModelCache};
 use serde::de::DeserializeOwned;
 use serde::de::IntoDeserializer;
 use serde::de::value::{Error as NameError, StrDeserializer};
@@ -158,12 +158,15 @@ pub fn cache() -> anyhow::Result<ModelCache> {
     Ok(ModelCache::new(root))
 }
 
-/// A directory is itself; anything else is a name in the model folder.
+/// A directory is itself; anything else is a name in the model folder. The default reranker is put there if need be.
 pub fn find(model: &Path) -> anyhow::Result<PathBuf> {
     if model.is_dir() {
         return Ok(model.to_owned());
     }
     let (cache, name) = (cache()?, model.to_string_lossy());
+    if name == DEFAULT_RERANKER {
+        return Ok(cache.pull(&name, &mut |_| ())?.path);
+    }
     if let Some(path) = cache.path(&name).filter(|_| cache.contains(&name)) {
         return Ok(path);
     }

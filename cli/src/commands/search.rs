@@ -23,7 +23,7 @@ const BATCH: usize = 256;
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   trawl search data/docs \"why is the sky blue\" -k 5
-  trawl search data/docs \"reset a password\" --hybrid --rerank models/my-cross-encoder
+  trawl search data/docs \"reset a password\" --hybrid --rerank trawl-reranker-small
   trawl search data/docs --queries queries.jsonl -k 100 --run-out run.trec")]
 pub struct SearchArgs {
     /// Folder of the collection.
@@ -40,7 +40,7 @@ pub struct SearchArgs {
     /// TREC run to write.
     #[arg(long, value_name = "FILE", requires = "queries")]
     run_out: Option<PathBuf>,
-    /// Leave the passage that has the id of the query out of the run.
+    /// Leave the passage that has the id of the query out of the run, whose list is then one shorter.
     #[arg(long, requires = "queries")]
     ignore_identical_ids: bool,
     #[command(flatten)]
@@ -62,7 +62,7 @@ pub struct HowArgs {
     /// Vectors and BM25, fused by reciprocal rank (k = 60).
     #[arg(long)]
     hybrid: bool,
-    /// Cross-encoder (directory or name) that reorders the first hits.
+    /// Cross-encoder (directory or name) that reorders the first hits; `trawl-reranker-small` is in this binary.
     #[arg(long, value_name = "DIR|NAME")]
     rerank: Option<PathBuf>,
     /// Hits that the cross-encoder reads.
@@ -80,14 +80,14 @@ pub struct HowArgs {
 }
 
 impl HowArgs {
-    /// The first hits by vector from the live generation.
-    pub fn top(top_k: usize) -> Self {
+    /// The first hits by vector from the live generation, in the order of a reranker that reads 20.
+    pub fn reranked(top_k: usize, reranker: &str) -> Self {
         Self {
             top_k,
             lexical: false,
             hybrid: false,
-            rerank: None,
-            rerank_candidates: 0,
+            rerank: Some(reranker.into()),
+            rerank_candidates: 20,
             exact: false,
             generation: collection::LIVE.to_owned(),
             verify: false,

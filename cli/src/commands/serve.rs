@@ -38,7 +38,8 @@ pub struct ServeArgs {
     /// Listen on an address that other machines reach, although everybody there may then search.
     #[arg(long)]
     insecure: bool,
-    /// Cross-encoder (directory or name) for the collections named here.
+    /// Cross-encoder (directory or name) for the collections named here, used where a request asks for it; `none` loads
+    /// none (default: trawl-reranker-small, which is in this binary).
     #[arg(long, value_name = "DIR|NAME", requires = "collections")]
     rerank: Option<PathBuf>,
     /// Refuse a collection whose vectors and queries are of different arithmetic where one of them is `int8`, instead of
@@ -193,10 +194,12 @@ impl Setup<'_> {
             Some(encoder) => Some(encoder.clone()),
             None => self.fitting_encoder(&retriever)?,
         };
-        let reranker = match (&section.reranker, &self.args.rerank) {
+        let default = Path::new(hub::DEFAULT_RERANKER);
+        let reranker = match (&section.reranker, self.args.rerank.as_deref()) {
             (Some(reranker), _) => Some(reranker.clone()),
-            (None, Some(path)) if !self.args.collections.is_empty() => Some(self.reranker(path)?),
-            (None, _) => None,
+            (None, _) if self.args.collections.is_empty() => None,
+            (None, Some(path)) if path == Path::new("none") => None,
+            (None, path) => Some(self.reranker(path.unwrap_or(default))?),
         };
         self.server
             .add_collection(name, retriever, encoder.as_deref(), reranker.as_deref())?;

@@ -1,5 +1,6 @@
 //! The real model on real data: what a user's figures rest on.
 
+use std::path::Path;
 use std::process::Command;
 
 use crate::{json, sample, succeed, text};
@@ -69,7 +70,7 @@ fn retrieval_quality_equals_the_python_reference() {
 }
 
 #[test]
-fn dense_search_beats_bm25_on_the_sample_corpus() {
+fn dense_search_beats_bm25_on_the_sample_corpus_and_the_reranker_mends_bm25() {
     let model = testkit::default_model();
     let folder = tempfile::tempdir().expect("a temporary folder");
     let collection = folder.path().join("sample");
@@ -84,12 +85,12 @@ fn dense_search_beats_bm25_on_the_sample_corpus() {
         "--collection",
         text(&collection),
     ]);
-    let ndcg = |how: &[&str]| {
-        let (run, queries, qrels) = (
-            folder.path().join("run.trec"),
-            sample("queries.jsonl"),
-            sample("qrels/test.tsv"),
-        );
+    let (run, queries, qrels) = (
+        folder.path().join("run.trec"),
+        sample("queries.jsonl"),
+        sample("qrels/test.tsv"),
+    );
+    let search = |how: &[&str]| {
         let mut arguments = vec![
             "search",
             text(&collection),
@@ -103,21 +104,46 @@ fn dense_search_beats_bm25_on_the_sample_corpus() {
         ];
         arguments.extend(how);
         succeed(arguments);
+    };
+    let measure = |run: &Path| {
         let report = json([
             "--json",
             "eval",
             "--qrels",
             text(&qrels),
             "--run",
-            text(&run),
+            text(run),
             "--measures",
             "ndcg@10",
         ]);
         report["metrics"]["ndcg@10"].as_f64().expect("a number")
     };
-    let (dense, lexical) = (ndcg(&[]), ndcg(&["--lexical"]));
+    search(&[]);
+    let dense = measure(&run);
+    search(&["--lexical"]);
+    let lexical = measure(&run);
     println!("nDCG@10 on the sample corpus: dense {dense:.4}, BM25 {lexical:.4}");
     assert!(dense > lexical + 0.1, "dense {dense}, BM25 {lexical}");
+
+    // The reranker that the binary brings along, over the same list.
+    let reranked = folder.path().join("reranked.trec");
+    succeed([
+        "rerank",
+        "--quiet",
+        "--run",
+        text(&run),
+        "--queries",
+        text(&queries),
+        "--corpus",
+        text(&sample("corpus.jsonl")),
+        "--depth",
+        "20",
+        "--run-out",
+        text(&reranked),
+    ]);
+    let reranked = measure(&reranked);
+    println!("BM25's first 20 reranked: {reranked:.4}");
+    assert!(reranked > lexical + 0.03, "{reranked}, BM25 {lexical}");
 }
 
 #[test]

@@ -104,6 +104,28 @@ fn a_file_under_variables_is_served_until_sigterm() {
 }
 
 #[test]
+fn a_collection_alone_has_the_default_reranker_unless_it_shall_not() {
+    let built = build();
+    let (collection, models) = (text(&built.collection), tempfile::tempdir().unwrap());
+    let search = |more: &[&str]| {
+        let arguments = [&[collection, "--bind", "127.0.0.1:0"], more].concat();
+        let server = Serving::start(&arguments, ("TRAWL_MODELS", text(models.path())));
+        let body = json!({"query": "onions", "top_k": 3, "rerank": {"candidates": 5}});
+        let (status, answer) = server.post("/v1/collections/sample/search", &body);
+        assert_eq!(server.stop(), Some(0));
+        (status, answer)
+    };
+    let (status, answer) = search(&[]);
+    assert_eq!(status, 200, "{answer}");
+    assert!(models.path().join("trawl-reranker-small").is_dir());
+    let scores = answer["results"].as_array().unwrap().iter();
+    let scores: Vec<&Value> = scores.map(|hit| &hit["scores"]["rerank"]).collect();
+    assert!(scores.iter().all(|score| score.is_number()), "{answer}");
+    let (status, answer) = search(&["--rerank", "none"]);
+    assert_eq!(status, 422, "{answer}");
+}
+
+#[test]
 fn a_collection_alone_is_served_with_the_model_it_names() {
     // The second model does not bring its vectors to length 1, as most plain checkpoints.
     for model in ["models/tiny-bert", "models/tiny-distilbert"] {

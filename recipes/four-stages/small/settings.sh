@@ -3,7 +3,7 @@
 QUERIES=3200           # training queries
 DEPTH=50               # results from which negatives are drawn
 CONTINUE=yes           # each bi-encoder continues from the one before
-RERANKER=$MODEL        # where the cross-encoder begins
+RERANKER=${RERANKER:-trawl-reranker-small}   # where the cross-encoder begins
 RERANKER_NEGATIVES=30
 RERANK_DEPTH=50        # passages reranked of an evaluated query
 TEACHER_DEPTH=12       # passages that the teacher scores of a training query

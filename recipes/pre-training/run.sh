@@ -1,0 +1,139 @@
+#!/usr/bin/env bash
+# Pre-trains one small encoder by each method at the same number of tokens, fine-tunes each alike, and compares.
+#
+#   DATA=data WORK=runs/pre-training recipes/pre-training/run.sh
+#
+# DATA     folder of openstax-text, squad, medquad and squadshifts-amazon, in BEIR's layout
+# WORK     everything is written here; what is done is not done again, and a training goes on in its middle
+# METHODS  none mlm condenser cot_mae sim_lm retro_mae dup_mae master (default: all)      SEEDS  default: 42
+# MODEL    folder whose tokenizer is used (default: all-MiniLM-L6-v2)      THREADS, TRAWL   threads and the command
+set -euo pipefail
+: "${DATA:?folder of the data sets}" "${WORK:?folder to write to}"
+TRAWL=${TRAWL:-trawl} MODEL=${MODEL:-} SEEDS=${SEEDS:-42}
+METHODS=${METHODS:-none mlm condenser cot_mae sim_lm retro_mae dup_mae master}
+here=$(cd "$(dirname "$0")" && pwd)
+mkdir -p "$WORK"
+WORK=$(cd "$WORK" && pwd) DATA=$(cd "$DATA" && pwd)
+MODEL=${MODEL:-${TRAWL_MODELS:-${XDG_CACHE_HOME:-$HOME/.cache}/trawl/models}/all-MiniLM-L6-v2}
+threads=${THREADS:+--threads $THREADS} engine=${THREADS:+--set engine.threads=$THREADS}
+sets="squad medquad squadshifts-amazon"
+questions=5000 # of each set, for fine-tuning
+corpora=() quoted=
+for set in openstax-text $sets; do
+    corpora+=("$DATA/$set/corpus.jsonl.gz")
+    quoted="$quoted\"$DATA/$set/corpus.jsonl.gz\", "
+done
+split() { if [ "$1" = medquad ]; then echo test; else echo dev; fi; }
+
+# Folders of a configuration and a tokenizer: random weights.
+start() { # name config
+    mkdir -p "$WORK/start/$1"
+    cp "$2" "$WORK/start/$1/config.json"
+    cp "$MODEL"/tokenizer.json "$MODEL"/tokenizer_config.json "$WORK/start/$1/"
+}
+start encoder "$here/../small-runs/config.json"
+start generator "$here/../simlm/generator.json"
+
+# pre_train NAME SEED START OBJECTIVE.toml [option…]
+pre_train() {
+    local run=$WORK/$1/pre-training resume=
+    [ ! -e "$run/export" ] || return 0
+    echo "== $1: pre-training" >&2
+    mkdir -p "$WORK/$1"
+    if [ -e "$run/config.toml" ]; then
+        resume=--resume
+    else
+        local corpus="files = [${quoted%, }]"
+        case $1 in cot_mae*) corpus="files = [\"$WORK/spans.jsonl.zst\"], format = \"spans\"" ;; esac
+        { # a pair of spans is two texts
+            printf '[model]\npath = "%s"\n\n[data]\ncorpus = { %s }\ncache = "%s"\nbatch_size = %s\n\n' "$3" "$corpus" "$WORK/tokens" \
+                "$(case $1 in cot_mae*) echo 16 ;; *) echo 32 ;; esac)"
+            cat "$4" "$here/common.toml"
+        } >"$WORK/$1/pre-training.toml"
+    fi
+    # shellcheck disable=SC2086
+    "$TRAWL" train "$WORK/$1/pre-training.toml" --out "$run" --set run.seed="$2" --set objective.seed="$2" $engine $resume "${@:5}"
+}
+
+collection() { # folder set model [option…]
+    [ ! -e "$1" ] || return 0
+    rm -rf "$1.part"
+    # shellcheck disable=SC2086
+    "$TRAWL" index build --corpus "$DATA/$2/corpus.jsonl.gz" --model "$3" --collection "$1.part" --publish $threads "${@:4}"
+    mv "$1.part" "$1"
+}
+
+# What fine-tuning reads: questions spread evenly over the training splits, each with negatives of BM25.
+fine_tuning_data() { # set
+    local folder=$WORK/questions/$1
+    [ ! -e "$folder/train.jsonl" ] || return 0
+    mkdir -p "$folder"
+    awk -F '\t' -v most="$questions" 'NR == 1 { print; next }
+        !($1 in number) { number[$1] = n++; order[n] = $1 }
+        { line[++m] = $0; query[m] = number[$1] }
+        END { for (i = 1; i <= m; i++) if (n <= most || int((query[i] + 1) * most / n) > int(query[i] * most / n)) print line[i] }
+    ' "$DATA/$1/qrels/train.tsv" >"$folder/train.tsv"
+    collection "$folder/collection" "$1" "$WORK/none-42/pre-training/export" --pooling cls --normalize true --similarity cosine \
+        --query-tokens 16 --passage-tokens 16 # BM25 reads no vectors
+    # shellcheck disable=SC2086
+    "$TRAWL" search "$folder/collection" --queries "$DATA/$1/queries.jsonl" --qrels "$folder/train.tsv" -k 50 --lexical \
+        --run-out "$folder/bm25.trec" $threads
+    "$TRAWL" mine --run "$folder/bm25.trec" --corpus "$DATA/$1/corpus.jsonl.gz" --queries "$DATA/$1/queries.jsonl" \
+        --qrels "$folder/train.tsv" --depth 50 --n 20 --out "$folder/train.jsonl"
+}
+
+fine_tune() { # name seed pooling
+    local folder=$WORK/$1/$3 resume=
+    [ ! -e "$folder/run/export" ] || return 0
+    echo "== $1: fine-tuning, $3" >&2
+    mkdir -p "$folder"
+    if [ -e "$folder/run/config.toml" ]; then
+        resume=--resume
+    else
+        cp "$here/fine-tune.toml" "$folder/train.toml"
+        for set in $sets; do printf '\n[[data.train]]\nfiles = ["%s"]\n' "$WORK/questions/$set/train.jsonl"; done >>"$folder/train.toml"
+    fi
+    # shellcheck disable=SC2086
+    "$TRAWL" train "$folder/train.toml" --out "$folder/run" --set run.seed="$2" --set objective.pooling="$3" \
+        --set model.path="$WORK/$1/pre-training/export" $engine $resume
+}
+
+evaluate() { # name pooling
+    local folder=$WORK/$1/$2
+    for set in $sets; do
+        [ ! -e "$folder/$set.trec" ] || continue
+        collection "$folder/$set" "$set" "$folder/run/export"
+        # shellcheck disable=SC2086
+        "$TRAWL" search "$folder/$set" --queries "$DATA/$set/queries.jsonl" --qrels "$DATA/$set/qrels/$(split "$set").tsv" -k 100 \
+            --run-out "$folder/$set.trec.part" $threads
+        mv "$folder/$set.trec.part" "$folder/$set.trec"
+        rm -r "${folder:?}/$set"
+    done
+}
+
+method() { # method seed
+    local name=$1-$2 start=$WORK/start/encoder
+    case $1 in
+    none) pre_train "$name" "$2" "$start" "$here/methods/mlm.toml" --set schedule.max_steps=1 --set optimizer.learning_rate=0 ;;
+    sim_lm)
+        pre_train generator 42 "$WORK/start/generator" "$here/methods/mlm.toml"
+        pre_train "$name" "$2" "$start" "$here/methods/$1.toml" --set objective.generator="$WORK/generator/pre-training/export"
+        ;;
+    cot_mae)
+        [ -e "$WORK/spans.jsonl.zst" ] || "$TRAWL" data span-pairs "${corpora[@]}" --tokenizer "$start" --max-tokens 96 --out "$WORK/spans.jsonl.zst"
+        pre_train "$name" "$2" "$start" "$here/methods/$1.toml"
+        ;;
+    *) pre_train "$name" "$2" "$start" "$here/methods/$1.toml" ;;
+    esac
+    for pooling in cls mean; do
+        fine_tune "$name" "$2" "$pooling"
+        evaluate "$name" "$pooling"
+    done
+}
+
+pre_train none-42 42 "$WORK/start/encoder" "$here/methods/mlm.toml" --set schedule.max_steps=1 --set optimizer.learning_rate=0
+for set in $sets; do fine_tuning_data "$set"; done
+for seed in $SEEDS; do
+    for method in none $METHODS; do method "$method" "$seed"; done
+done
+"$here/table.sh"

@@ -1,0 +1,49 @@
+#!/usr/bin/env bash
+# The table of what run.sh has done so far: cost of pre-training, and figures against no pre-training with the same seed.
+#   DATA=data WORK=runs/pre-training recipes/pre-training/table.sh
+set -euo pipefail
+: "${DATA:?folder of the data sets}" "${WORK:?folder of run.sh}"
+TRAWL=${TRAWL:-trawl}
+sets="squad medquad squadshifts-amazon"
+split() { if [ "$1" = medquad ]; then echo test; else echo dev; fi; }
+
+# Tokens in millions, 10^15 operations, and minutes of a training, from its log.
+cost() {
+    awk -F '[,:]' '/"kind":"train"/ {
+        for (i = 1; i < NF; i++) {
+            if ($i ~ /"n_tokens"/) tokens = $(i + 1) + 0
+            if ($i ~ /"n_operations"/) operations = $(i + 1) + 0
+            if ($i ~ /"tokens_per_s"/) speed = $(i + 1) + 0
+        }
+        if (speed > 0) seconds += (tokens - before) / speed
+        before = tokens
+    } END { printf "%.1f | %.2f | %.0f", tokens / 1e6, operations / 1e15, seconds / 60 }' "$1/metrics.jsonl"
+}
+
+# Both figures of a run, and nDCG's difference to another run with its 95 % interval.
+figures() { # run other qrels
+    "$TRAWL" eval --run "$1" --against "$2" --qrels "$3" -m ndcg@10,recall@100 --json --quiet | awk -F '[:,]' '
+        /"comparison"/ { inside = 1 }
+        inside && /"difference"/ { difference = $2 }
+        inside && /"interval"/ { bound = 1; next }
+        bound == 1 { low = $1; bound = 2; next }
+        bound == 2 { high = $1; bound = 0 }
+        inside && /"measure"/ { measure = $2 }
+        inside && /"second"/ { value[measure] = $2; if (measure ~ /ndcg/) { d = difference; l = low; h = high } }
+        /"metrics"/ { inside = 0 }
+        END { for (m in value) if (m ~ /ndcg/) n = value[m]; else r = value[m]
+              printf "%.4f | %.4f | %+.4f [%+.4f, %+.4f]", n, r, d, l, h }'
+}
+
+echo "| run | tokens, M | PFLOP | minutes | pooling | set | nDCG@10 | recall@100 | nDCG@10 against none |"
+echo "|---|--:|--:|--:|---|---|--:|--:|---|"
+for run in "$WORK"/*-[0-9]*/; do
+    name=$(basename "$run")
+    for pooling in cls mean; do
+        for set in $sets; do
+            [ -e "$run/$pooling/$set.trec" ] || continue
+            echo "| $name | $(cost "$run/pre-training") | $pooling | $set | $(figures "$run/$pooling/$set.trec" \
+                "$WORK/none-${name##*-}/$pooling/$set.trec" "$DATA/$set/qrels/$(split "$set").tsv") |"
+        done
+    done
+done

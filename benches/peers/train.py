@@ -81,8 +81,12 @@ def trawl(args, kind, folder):
         model=json.dumps(str(args.model.resolve())), data=json.dumps(str(args.data.resolve())), batch=args.batch,
         group=args.group, objective=OBJECTIVES[kind], steps=args.steps, threads=args.threads,
     ))
-    out = folder / "run"
-    _, resident, _ = run([args.trawl, "--quiet", "train", config, "--out", out])
+    return measured(args.trawl, config, folder / "run")
+
+
+def measured(binary, config, out):
+    """Returns (tokens a second, most resident bytes) of `trawl train` with a configuration, behind the first steps."""
+    _, resident, _ = run([binary, "--quiet", "train", config, "--out", out])
     steps = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     steps = [step for step in steps if step["kind"] == "train"]
     before = [0] + [step["n_tokens"] for step in steps]
@@ -100,6 +104,20 @@ def torch(args, kind):
     return float(out.split()[-1]), resident
 
 
+def optimizer_of(model, learning_rate, n_steps):
+    """Returns AdamW over what is trained, and its schedule."""
+    import torch
+    import transformers
+
+    named = [(name, value) for name, value in model.named_parameters() if value.requires_grad]
+    decays = lambda name: not (name.endswith(".bias") or "LayerNorm" in name)
+    optimizer = torch.optim.AdamW([
+        {"params": [value for name, value in named if decays(name)], "weight_decay": 0.01},
+        {"params": [value for name, value in named if not decays(name)], "weight_decay": 0.0},
+    ], lr=learning_rate, fused=True)
+    return optimizer, transformers.get_linear_schedule_with_warmup(optimizer, n_steps // 10, n_steps)
+
+
 def work(args, kind):
     """Trains in PyTorch and prints tokens a second."""
     import torch
@@ -114,12 +132,7 @@ def work(args, kind):
     else:
         model = transformers.AutoModel.from_pretrained(args.model, add_pooling_layer=False)
     model.train()
-    decays = lambda name: not (name.endswith(".bias") or "LayerNorm" in name)
-    optimizer = torch.optim.AdamW([
-        {"params": [p for n, p in model.named_parameters() if decays(n)], "weight_decay": 0.01},
-        {"params": [p for n, p in model.named_parameters() if not decays(n)], "weight_decay": 0.0},
-    ], lr=2e-5, fused=True)
-    schedule = transformers.get_linear_schedule_with_warmup(optimizer, args.steps // 10, args.steps)
+    optimizer, schedule = optimizer_of(model, 2e-5, args.steps)
 
     examples = [json.loads(line) for line in args.data.read_text().splitlines()]
     examples = [example for example in examples if len(example["negatives"]) >= args.group - 1]
@@ -178,13 +191,18 @@ def main():
         return work(args, args.worker)
     print(f"load at the start: {os.getloadavg()[0]:.2f}; {args.batch} x {args.group}, {args.steps} steps, "
           f"{args.threads} threads, {args.rounds} rounds\n")
+    compare(args.kinds.split(","), args.rounds, lambda kind, folder: trawl(args, kind, folder), lambda kind: torch(args, kind))
+
+
+def compare(kinds, n_rounds, trawl, torch):
+    """Prints a line for each kind: medians over rounds of `trawl(kind, folder)` and `torch(kind)`, which take turns."""
     print("| objective | trawl, tokens/s | PyTorch, tokens/s | ratio | trawl, MiB | PyTorch, MiB |\n|---|---|---|---|---|---|")
-    for kind in args.kinds.split(","):
+    for kind in kinds:
         rounds = {"trawl": [], "torch": []}
-        for _ in range(args.rounds):
+        for _ in range(n_rounds):
             with tempfile.TemporaryDirectory() as folder:
-                rounds["trawl"].append(trawl(args, kind, Path(folder)))
-            rounds["torch"].append(torch(args, kind))
+                rounds["trawl"].append(trawl(kind, Path(folder)))
+            rounds["torch"].append(torch(kind))
         speed = {name: statistics.median(one[0] for one in found) for name, found in rounds.items()}
         memory = {name: statistics.median(one[1] for one in found) / 2**20 for name, found in rounds.items()}
         print(f"| {kind} | {speed['trawl']:,.0f} | {speed['torch']:,.0f} | {speed['trawl'] / speed['torch']:.2f} "

@@ -1,10 +1,11 @@
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use compute::{Simd, thread_budget};
 use rayon::ThreadPool;
 use rayon::prelude::*;
 
-use super::matrix::{Kernel, Precision};
+use super::matrix::{self, Kernel, Precision};
 use super::network::{Tape, Workspace};
 use crate::batch::start_threads;
 use crate::error::LoadError;
@@ -40,6 +41,7 @@ pub struct Engine {
     pool: Option<ThreadPool>,
     workspaces: Mutex<Vec<Workspace>>,
     tapes: Mutex<Vec<Tape>>,
+    operations: AtomicU64,
 }
 
 impl Engine {
@@ -53,6 +55,7 @@ impl Engine {
             pool: start_threads(config.threads, 2)?,
             workspaces: Mutex::default(),
             tapes: Mutex::default(),
+            operations: AtomicU64::new(0),
         }))
     }
 
@@ -68,8 +71,19 @@ impl Engine {
         self.kernel.precision
     }
 
+    /// Floating-point operations of matrix products so far: 2 m n k for (m, k) · (k, n).
+    pub fn operations(&self) -> u64 {
+        self.operations.load(Ordering::Relaxed)
+    }
+
     /// Calls `work` for every item, each on one thread, the first ones first.
     pub(super) fn run<T: Send>(&self, items: &mut [T], work: impl Fn(&mut T) + Sync + Send) {
+        let work = |item: &mut T| {
+            let before = matrix::operations();
+            work(item);
+            let n_operations = matrix::operations() - before;
+            self.operations.fetch_add(n_operations, Ordering::Relaxed);
+        };
         match &self.pool {
             Some(pool) if items.len() > 1 => {
                 pool.install(|| items.par_iter_mut().with_max_len(1).for_each(work));

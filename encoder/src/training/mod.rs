@@ -46,7 +46,7 @@ pub use layer::{
     IGNORED, LayerNorm, Linear, cross_entropy, dropout, embedding, first, mean,
     sparse_cross_entropy,
 };
-pub use matrix::{Precision, operations};
+pub use matrix::Precision;
 pub use parameter::{Kind, Parameter, Parameters};
 pub use stack::{Initial, Stack};
 pub use t5::T5;

@@ -510,6 +510,22 @@ fn first_vectors_alone_equal_those_of_all() {
     }
 }
 
+#[test]
+fn an_engine_counts_its_operations() {
+    let [engine, other] = [2, 1].map(|threads| engine(threads, Precision::F32, Simd::detect()));
+    let (n, width) = (50, 64);
+    let mut parameters = Parameters::new();
+    let values = (noise(width * width, 1), noise(width, 2));
+    let dense = Linear::new(&mut parameters, "dense", values, &engine).expect("a layer");
+    let x = Tensor::from_vec(noise(n * width, 3), (n, width), &Device::Cpu).expect("it fits");
+    let product = (2 * n * width * width) as u64;
+    let output = dense.forward(&x).expect("it fits");
+    assert_eq!(engine.operations(), product);
+    loss(&output).backward().expect("a backward");
+    assert_eq!(engine.operations(), 3 * product); // of the input and of the weights
+    assert_eq!(other.operations(), 0);
+}
+
 /// Vectors that no variable leads to, such as those of a frozen encoder, do not cut parameters off from the loss.
 #[test]
 fn layers_on_constants_have_gradients() {

@@ -27,6 +27,7 @@ pub(super) struct State {
     pub(super) index: usize,
     pub(super) n_tokens: u64,
     /// Floating-point operations of matrix products.
+    #[serde(default)]
     pub(super) n_operations: u64,
     pub(super) n_examples: u64,
     /// What the log has not said yet.

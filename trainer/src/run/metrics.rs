@@ -27,7 +27,7 @@ pub struct StepLog {
     pub tokens_per_s: f64,
     /// Tokens since the run began.
     pub n_tokens: u64,
-    /// Floating-point operations of matrix products since the run began, as [`encoder::training::operations`] counts.
+    /// Floating-point operations of matrix products since the run began, as [`encoder::training::Engine::operations`] counts.
     pub n_operations: u64,
     /// Means of the objective's own measures.
     pub measures: BTreeMap<String, f64>,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use encoder::training::{AdamW, AdamWConfig, Engine, Parameters, TrainingError, operations};
+use encoder::training::{AdamW, AdamWConfig, Engine, Parameters, TrainingError};
 use serde_json::{Value, json};
 
 use super::ahead::{Ahead, Ready};
@@ -311,7 +311,7 @@ where
     /// Takes one step of the optimizer, and says whether it was the last of its epoch.
     fn step(&mut self, ahead: &Ahead<B::Batch, O::Input>) -> Result<bool, TrainError> {
         let (start, step) = (Instant::now(), self.state.step + 1);
-        let n_operations = operations();
+        let n_operations = self.job.engine.operations();
         let first = ahead.next()?;
         let (epoch, n_left) = (first.epoch, first.n_left);
         self.state.epoch = epoch;
@@ -366,7 +366,7 @@ where
         self.n_tokens += n_tokens;
         self.seconds += seconds;
         self.state.n_tokens += n_tokens;
-        self.state.n_operations += operations() - n_operations;
+        self.state.n_operations += self.job.engine.operations() - n_operations;
         let interval = &mut self.state.interval;
         interval.loss.add(loss);
         interval.gradient_norm.add(norm);

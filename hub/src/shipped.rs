@@ -1,7 +1,10 @@
 //! The default reranker, which travels inside the binary.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
+
+use sha2::{Digest, Sha256};
 
 use crate::PullError;
 
@@ -27,15 +30,21 @@ const FILES: [(&str, &[u8]); 5] = [
     shipped!("tokenizer_config.json"),
 ];
 
-/// Whether `folder` holds the files of this release, byte for byte.
-pub fn is_current(folder: &Path) -> bool {
-    let same = |(name, bytes): &(&str, &[u8])| {
-        let path = folder.join(name);
-        // The length first: an older model need not be read.
-        fs::metadata(&path).is_ok_and(|file| file.len() == bytes.len() as u64)
-            && fs::read(&path).is_ok_and(|found| found == *bytes)
-    };
-    FILES.iter().all(same)
+/// Its folder in the model folder, named by what is in it: releases leave each other's alone.
+pub fn folder() -> PathBuf {
+    static DIGEST: LazyLock<String> = LazyLock::new(|| {
+        let mut digest = Sha256::new();
+        for (name, bytes) in FILES {
+            digest.update(name);
+            digest.update(bytes);
+        }
+        let digest = digest.finalize();
+        digest[..8]
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect()
+    });
+    [".shipped", &DIGEST, DEFAULT_RERANKER].iter().collect()
 }
 
 /// Writes the files into a folder that is there.

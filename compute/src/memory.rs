@@ -24,12 +24,15 @@ pub fn memory_limit_bytes() -> Option<u64> {
 /// Has the allocator keep what is freed for what is asked for next, up to 2 GiB at the top of the heap.
 ///
 /// By default glibc maps each large block and unmaps it when it is freed. A training step frees hundreds of megabytes
-/// and asks for them again, and a quarter of its time goes into fresh pages. Other allocators are left as they are.
+/// and asks for them again, and a quarter of its time goes into fresh pages. Before 2.35 glibc keeps blocks of up to 32 MiB
+/// alone. Other allocators are left as they are.
 pub fn keep_freed_memory() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     // SAFETY: `mallopt` takes two numbers and locks the allocator itself.
     unsafe {
-        libc::mallopt(libc::M_MMAP_THRESHOLD, i32::MAX);
+        if libc::mallopt(libc::M_MMAP_THRESHOLD, i32::MAX) == 0 {
+            libc::mallopt(libc::M_MMAP_THRESHOLD, 32 << 20);
+        }
         libc::mallopt(libc::M_TRIM_THRESHOLD, i32::MAX);
     }
 }

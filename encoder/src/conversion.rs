@@ -127,7 +127,7 @@ pub fn convert(from: &Path, to: &Path, kind: WeightType) -> Result<Converted, Co
 }
 
 /// Writes the mean of models that were trained from one start: each weight is the mean of theirs, taken in f32. Everything
-/// else is the first one's, as [`convert`] copies it.
+/// else is the first one's, as [`convert`] copies it, but for its card, which tells of that one alone.
 ///
 /// Such a mean often keeps what each has learned and generalises better than any ("uniform soup", Wortsman et al. 2022,
 /// "Model soups").
@@ -169,6 +169,10 @@ pub fn average(
         n_bytes: tensors.iter().map(|(_, stored)| stored.bytes.len()).sum(),
     };
     writer.write(tensors, None)?;
+    let card = to.join("README.md");
+    if !others.is_empty() && card.exists() {
+        fs::remove_file(&card).map_err(failed(&card))?;
+    }
     Ok(converted)
 }
 
@@ -393,8 +397,10 @@ mod tests {
     #[test]
     fn a_mean_lies_between_its_models() {
         let folder = tempfile::tempdir().unwrap();
-        let first = testkit::fixture("models/tiny-cross-bert");
-        let [halved, mean] = ["halved", "mean"].map(|name| folder.path().join(name));
+        let [first, halved, mean] =
+            ["first", "halved", "mean"].map(|name| folder.path().join(name));
+        copy_all(&testkit::fixture("models/tiny-cross-bert"), &first).unwrap();
+        fs::write(first.join("README.md"), "its card").unwrap();
         let checkpoint = Checkpoint::open(&first).unwrap();
         let of = |folder: &Path, name: &str, shape: &[usize]| {
             let checkpoint = Checkpoint::open(folder).unwrap();
@@ -418,6 +424,7 @@ mod tests {
             }
         }
         assert!(mean.join("tokenizer.json").exists());
+        assert!(!mean.join("README.md").exists());
 
         fs::write(halved.join("tokenizer.json"), "{}").unwrap();
         let wide = testkit::fixture("models/tiny-cross-bert-3");

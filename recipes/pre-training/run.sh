@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Pre-trains one small encoder by each method at the same number of tokens, fine-tunes each alike, and compares.
+# Pre-trains one small encoder by each method on the same number of texts, fine-tunes each alike, and compares.
 #
 #   DATA=data WORK=runs/pre-training recipes/pre-training/run.sh
 #

@@ -7,17 +7,20 @@ TRAWL=${TRAWL:-trawl}
 sets="squad medquad squadshifts-amazon"
 split() { if [ "$1" = medquad ]; then echo test; else echo dev; fi; }
 
-# Tokens in millions, 10^15 operations, and minutes of a training, from its log.
-cost() {
-    awk -F '[,:]' '/"kind":"train"/ {
-        for (i = 1; i < NF; i++) {
-            if ($i ~ /"n_tokens"/) tokens = $(i + 1) + 0
-            if ($i ~ /"n_operations"/) operations = $(i + 1) + 0
-            if ($i ~ /"tokens_per_s"/) speed = $(i + 1) + 0
+# Tokens in millions, 10^15 operations, and minutes of trainings, from their logs.
+cost() { # metrics.jsonl…
+    awk -F '[,:]' '
+        FNR == 1 { all_tokens += tokens; all_operations += operations; tokens = operations = before = 0 }
+        /"kind":"train"/ {
+            for (i = 1; i < NF; i++) {
+                if ($i ~ /"n_tokens"/) tokens = $(i + 1) + 0
+                if ($i ~ /"n_operations"/) operations = $(i + 1) + 0
+                if ($i ~ /"tokens_per_s"/) speed = $(i + 1) + 0
+            }
+            if (speed > 0) seconds += (tokens - before) / speed
+            before = tokens
         }
-        if (speed > 0) seconds += (tokens - before) / speed
-        before = tokens
-    } END { printf "%.1f | %.2f | %.0f", tokens / 1e6, operations / 1e15, seconds / 60 }' "$1/metrics.jsonl"
+        END { printf "%.1f | %.2f | %.0f", (all_tokens + tokens) / 1e6, (all_operations + operations) / 1e15, seconds / 60 }' "$@"
 }
 
 # Both figures of a run, and nDCG's difference to another run with its 95 % interval.
@@ -38,11 +41,12 @@ figures() { # run other qrels
 echo "| run | tokens, M | PFLOP | minutes | pooling | set | nDCG@10 | recall@100 | nDCG@10 against none |"
 echo "|---|--:|--:|--:|---|---|--:|--:|---|"
 for run in "$WORK"/*-[0-9]*/; do
-    name=$(basename "$run")
+    name=$(basename "$run") logs=("$run/pre-training/metrics.jsonl")
+    case $name in sim_lm*) logs+=("$WORK/generator/pre-training/metrics.jsonl") ;; esac
     for pooling in cls mean; do
         for set in $sets; do
             [ -e "$run/$pooling/$set.trec" ] || continue
-            echo "| $name | $(cost "$run/pre-training") | $pooling | $set | $(figures "$run/$pooling/$set.trec" \
+            echo "| $name | $(cost "${logs[@]}") | $pooling | $set | $(figures "$run/$pooling/$set.trec" \
                 "$WORK/none-${name##*-}/$pooling/$set.trec" "$DATA/$set/qrels/$(split "$set").tsv") |"
         done
     done

@@ -7,6 +7,8 @@
 set -euo pipefail
 DATA=${DATA:?the folder of the data sets} WORK=${WORK:?a folder to write into} TRAWL=${TRAWL:-trawl}
 MODEL=${1:-trawl-reranker-small}
+tag=$([ ! -d "$MODEL" ] || cksum <"$MODEL/model.safetensors" | cut -d ' ' -f 1) # runs of one model are no other's
+reranked=reranked${tag:+-$tag}.trec
 threads=${THREADS:+--threads $THREADS}
 mkdir -p "$WORK"
 
@@ -24,7 +26,7 @@ ndcg() { # run qrels
 # p NAME: of a paired randomisation test of the reranked run against the fused one.
 p_value() { # run against qrels
     "$TRAWL" --quiet eval --json --run "$1" --against "$2" --qrels "$3" --measures ndcg@10 |
-        awk -F '[:,]' '/"p_value"/ { printf "%.4f", $2; exit }'
+        awk -F '[:,]' '/"p_value"/ { if ($2 < 0.0001) printf "< 0.0001"; else printf "%.4f", $2; exit }'
 }
 
 echo "| set, split | dense | BM25 | fused | fused, reranked | p |"
@@ -45,9 +47,9 @@ for row in cranfield:test squad:dev squadshifts-amazon:dev medquad:test; do
             --queries "$data/queries.jsonl" --qrels "$qrels" -k 100 --run-out "$runs/$way.trec.part" $threads
     done
     # shellcheck disable=SC2086
-    once "$runs/reranked.trec" "$TRAWL" --quiet rerank --precision auto --model "$MODEL" --run "$runs/hybrid.trec" --depth 100 \
-        --queries "$data/queries.jsonl" --corpus "$data/corpus.jsonl.gz" --run-out "$runs/reranked.trec.part" $threads
+    once "$runs/$reranked" "$TRAWL" --quiet rerank --precision auto --model "$MODEL" --run "$runs/hybrid.trec" --depth 100 \
+        --queries "$data/queries.jsonl" --corpus "$data/corpus.jsonl.gz" --run-out "$runs/$reranked.part" $threads
     echo "| $set $split | $(ndcg "$runs/dense.trec" "$qrels") | $(ndcg "$runs/lexical.trec" "$qrels")" \
-        "| $(ndcg "$runs/hybrid.trec" "$qrels") | $(ndcg "$runs/reranked.trec" "$qrels")" \
-        "| $(p_value "$runs/reranked.trec" "$runs/hybrid.trec" "$qrels") |"
+        "| $(ndcg "$runs/hybrid.trec" "$qrels") | $(ndcg "$runs/$reranked" "$qrels")" \
+        "| $(p_value "$runs/$reranked" "$runs/hybrid.trec" "$qrels") |"
 done

@@ -10,6 +10,9 @@ TRAWL=${TRAWL:-trawl}
 MODEL=${MODEL:-all-MiniLM-L6-v2}
 here=$(cd "$(dirname "$0")" && pwd)
 mkdir -p "$WORK"
+DATA=$(realpath "$DATA") WORK=$(realpath "$WORK") # links and `cd` below
+case $TRAWL in */*) TRAWL=$(realpath "$TRAWL") ;; esac
+[ ! -d "$MODEL" ] || MODEL=$(realpath "$MODEL")
 
 # done_once FILE COMMAND…: the command writes FILE.new, which gets its name when the command has ended well.
 done_once() {

@@ -117,7 +117,7 @@ fn a_collection_alone_has_the_default_reranker_unless_it_shall_not() {
     };
     let (status, answer) = search(&[]);
     assert_eq!(status, 200, "{answer}");
-    assert!(models.path().join("trawl-reranker-small").is_dir());
+    assert!(models.path().join(".shipped").is_dir());
     let scores = answer["results"].as_array().unwrap().iter();
     let scores: Vec<&Value> = scores.map(|hit| &hit["scores"]["rerank"]).collect();
     assert!(scores.iter().all(|score| score.is_number()), "{answer}");

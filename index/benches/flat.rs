@@ -1,5 +1,7 @@
 //! Speed of exact flat search: `cargo bench -p index -- [rows] [width] [threads]`.
 //!
+//! `cargo bench -p index -- base.npy queries.npy [threads]` reads rows and queries of `f32` instead of making them.
+//!
 //! Prints, for several batch sizes, the median time of a query and how fast the rows were read. A batch reads each
 //! row once, so its rate is that of the whole batch.
 
@@ -8,15 +10,40 @@ use std::num::NonZeroUsize;
 use std::time::Instant;
 
 use index::{
-    FlatShard, Metric, RowType, SearchParams, ShardConfig, ShardWriter, VectorIndex, Verify,
+    FlatShard, Metric, RowType, SearchParams, ShardConfig, ShardWriter, SketchPolicy, VectorIndex,
+    Verify,
 };
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let mut numbers = std::env::args()
+    let arguments: Vec<String> = std::env::args()
         .skip(1)
+        .filter(|argument| !argument.starts_with('-'))
+        .collect();
+    let files: Vec<&String> = arguments
+        .iter()
+        .filter(|argument| argument.ends_with(".npy"))
+        .collect();
+    let mut numbers = arguments
+        .iter()
         .filter_map(|argument| argument.parse::<usize>().ok());
-    let n_rows = numbers.next().unwrap_or(100_000);
-    let width = numbers.next().unwrap_or(384);
+    let mut seed = 1;
+    let (width, rows, queries) = match files[..] {
+        [base, queries] => {
+            let (width, rows) = read_npy(base)?;
+            (width, rows, read_npy(queries)?.1)
+        }
+        _ => {
+            let n_rows = numbers.next().unwrap_or(100_000);
+            let width = numbers.next().unwrap_or(384);
+            let mut values = |n: usize| {
+                (0..n * width)
+                    .map(|_| uniform(&mut seed))
+                    .collect::<Vec<f32>>()
+            };
+            (width, values(n_rows), values(256))
+        }
+    };
+    let n_rows = rows.len() / width;
     let threads = numbers.next().and_then(NonZeroUsize::new);
 
     let folder = tempfile::tempdir()?;
@@ -26,16 +53,22 @@ fn main() -> Result<(), Box<dyn Error>> {
         metric: Metric::InnerProduct,
         row_type: RowType::F32,
         first_ordinal: 0,
+        sketches: SketchPolicy::default(),
     };
     let mut writer = ShardWriter::create(&path, config)?;
-    let mut seed = 1;
+    let started = Instant::now();
     let mut row = vec![0.0; width];
-    for _ in 0..n_rows {
-        row.fill_with(|| uniform(&mut seed));
+    for values in rows.chunks_exact(width) {
+        row.copy_from_slice(values);
         index::normalize(&mut row);
         writer.push(&row)?;
     }
-    writer.finish()?;
+    let summary = writer.finish()?;
+    println!(
+        "written in {:.1} s, {} bytes a row",
+        started.elapsed().as_secs_f64(),
+        summary.n_bytes / summary.n_rows
+    );
 
     let started = Instant::now();
     let shard = FlatShard::open(&path, Verify::Checksums)?;
@@ -51,11 +84,14 @@ fn main() -> Result<(), Box<dyn Error>> {
     };
     println!("{:>6} {:>4} {:>12} {:>8}", "batch", "k", "ms/query", "GB/s");
     for (batch, k) in [(1, 10), (1, 100), (8, 10), (32, 10), (32, 100), (256, 10)] {
-        let queries: Vec<f32> = (0..batch * width).map(|_| uniform(&mut seed)).collect();
+        let mut batches = queries.chunks_exact(batch * width).cycle();
         let mut seconds = Vec::new();
         while seconds.len() < 7 || seconds.iter().sum::<f64>() < 1.0 {
+            let queries = batches
+                .next()
+                .ok_or("there are fewer queries than a batch has")?;
             let started = Instant::now();
-            let found = shard.search(&queries, k, None, &params)?;
+            let found = shard.search(queries, k, None, &params)?;
             seconds.push(started.elapsed().as_secs_f64());
             assert_eq!(found.len(), batch);
         }
@@ -76,4 +112,22 @@ fn uniform(seed: &mut u64) -> f32 {
     *seed ^= *seed << 25;
     *seed ^= *seed >> 27;
     (seed.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 40) as f32 / (1 << 23) as f32 - 1.0
+}
+
+/// The width and the values of a NumPy file of rows of `f32`.
+fn read_npy(path: &str) -> Result<(usize, Vec<f32>), Box<dyn Error>> {
+    let bytes = std::fs::read(path)?;
+    let header = 10 + usize::from(u16::from_le_bytes([bytes[8], bytes[9]]));
+    let shape = String::from_utf8_lossy(&bytes[10..header]).into_owned();
+    let width = shape
+        .split("'shape': (")
+        .nth(1)
+        .and_then(|shape| shape.split([',', ')']).nth(1));
+    let width = width.ok_or("no shape")?.trim().parse()?;
+    let values = bytes[header..]
+        .as_chunks::<4>()
+        .0
+        .iter()
+        .map(|&bytes| f32::from_le_bytes(bytes));
+    Ok((width, values.collect()))
 }

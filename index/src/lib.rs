@@ -6,8 +6,9 @@
 //! 1. [`score`] says what a score is: the one definition that every search path, this crate's and later ones, ends with.
 //! 2. [`Neighbor`] says what order the answer has.
 //! 3. [`SectionFile`] is the container on disk; [`ShardWriter`] and [`FlatShard`] put rows into it and read them back.
-//! 4. `scan` finds the neighbours: a fast pass in `f32` with a proven error bound, then [`score`] for what it cannot rule out.
-//! 5. [`ShardedIndex`] makes many shards answer as one.
+//! 4. `sketch` says in a fraction of the bytes what a row's score can be at most, with the proof.
+//! 5. `scan` finds the neighbours: a fast pass over sketches, or over rows in `f32`, then [`score`] for what it cannot rule out.
+//! 6. [`ShardedIndex`] makes many shards answer as one.
 
 mod error;
 mod kernel;
@@ -18,13 +19,16 @@ mod search;
 mod section;
 mod shard;
 mod sharded;
+mod sketch;
 
 pub use error::{OpenError, WriteError};
 pub use metric::{Metric, normalize, score};
 pub use neighbor::Neighbor;
 pub use search::{Bitmap, Capabilities, Device, SearchError, SearchParams, VectorIndex};
 pub use section::{KnownSection, Need, SectionFile, SectionWriter, Verify};
-pub use shard::{FlatShard, MAX_WIDTH, RowType, ShardConfig, ShardSummary, ShardWriter};
+pub use shard::{
+    FlatShard, MAX_WIDTH, RowType, ShardConfig, ShardSummary, ShardWriter, SketchPolicy,
+};
 pub use sharded::ShardedIndex;
 
 #[cfg(target_endian = "big")]

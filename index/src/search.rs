@@ -2,6 +2,8 @@
 
 use std::num::NonZeroUsize;
 
+use compute::Level;
+
 use crate::{Metric, Neighbor, metric};
 
 /// A set of ordinals: the rows a filtered search may return.
@@ -71,6 +73,8 @@ pub struct SearchParams {
     /// How many threads work on this search. They come from the rayon pool the call is made in; with one, the
     /// calling thread does all the work itself. `None`: all of the pool.
     pub threads: Option<NonZeroUsize>,
+    /// Vector instructions at most; the answer does not depend on them. `None`: all that the machine has.
+    pub simd: Option<Level>,
 }
 
 /// Why a search was refused.

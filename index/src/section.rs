@@ -162,6 +162,8 @@ pub struct SectionWriter {
     entries: Vec<Entry>,
     /// The checksum of the section being written.
     hasher: Xxh3,
+    /// A section was begun and not ended.
+    is_open: bool,
     finished: bool,
 }
 
@@ -185,6 +187,7 @@ impl SectionWriter {
             position: 0,
             entries: Vec::new(),
             hasher: Xxh3::new(),
+            is_open: false,
             finished: false,
         };
         writer.put(&[0; UNIT])?; // the header is known at the end
@@ -214,6 +217,7 @@ impl SectionWriter {
             length: 0,
             checksum: 0,
         });
+        self.is_open = true;
         Ok(())
     }
 
@@ -225,12 +229,32 @@ impl SectionWriter {
     /// # Errors
     /// [`WriteError::Write`].
     pub fn write(&mut self, bytes: &[u8]) -> Result<(), WriteError> {
-        assert!(
-            !self.entries.is_empty(),
-            "a section is begun before it is written"
-        );
+        assert!(self.is_open, "a section is begun before it is written");
         self.hasher.update(bytes);
         self.put(bytes)
+    }
+
+    /// Ends the section begun last and maps it, so that what comes next can be computed from it.
+    ///
+    /// # Panics
+    /// When no section was begun.
+    ///
+    /// # Errors
+    /// [`WriteError::Write`].
+    pub(crate) fn map_section(&mut self) -> Result<MappedSection, WriteError> {
+        self.end_section()?;
+        let entry = self.entries.last().expect("a section was begun");
+        let range = entry.offset as usize..entry.end() as usize;
+        let map = self.file.flush().and_then(|()| {
+            let file = File::open(&self.temporary)?;
+            // SAFETY: what has been written of a section is not written again.
+            unsafe { Mmap::map(&file) }
+        });
+        let map = map.map_err(|source| WriteError::Write {
+            path: self.temporary.clone(),
+            source,
+        })?;
+        Ok(MappedSection { map, range })
     }
 
     /// Completes the file, makes it durable and gives it its name; returns its length.
@@ -267,11 +291,12 @@ impl SectionWriter {
 
     /// Completes the entry of the section begun last, and pads the file to where the next may begin.
     fn end_section(&mut self) -> Result<(), WriteError> {
-        if let Some(entry) = self.entries.last_mut() {
+        if let Some(entry) = self.entries.last_mut().filter(|_| self.is_open) {
             entry.length = self.position - entry.offset;
             entry.checksum = self.hasher.digest();
             self.hasher.reset();
         }
+        self.is_open = false;
         let n_padding = padded(self.position) - self.position;
         self.put(&[0; UNIT][..n_padding as usize])
     }
@@ -284,6 +309,18 @@ impl SectionWriter {
                 path: self.temporary.clone(),
                 source,
             })
+    }
+}
+
+/// A section that was written, of a file that is not complete.
+pub(crate) struct MappedSection {
+    map: Mmap,
+    range: Range<usize>,
+}
+
+impl MappedSection {
+    pub fn bytes(&self) -> &[u8] {
+        &self.map[self.range.clone()]
     }
 }
 
@@ -356,6 +393,11 @@ impl SectionFile {
     /// All bytes of the file. Their address is a multiple of the page size.
     pub fn bytes(&self) -> &[u8] {
         &self.map
+    }
+
+    /// Whether the file has a section of this name.
+    pub(crate) fn has_section(&self, name: &str) -> bool {
+        self.entries.iter().any(|entry| entry.name == name)
     }
 
     /// Where the known section is in [`Self::bytes`], which is at a multiple of 64.

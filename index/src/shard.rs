@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use crate::metric::normalize;
 use crate::scan::{self, upper_norm};
 use crate::section::{KnownSection, Need, SectionFile, SectionWriter, Verify, u32_at, u64_at};
+use crate::sketch::{self, Sketches};
 use crate::{
     Bitmap, Capabilities, Device, Metric, Neighbor, OpenError, SearchError, SearchParams,
     VectorIndex, WriteError,
@@ -62,6 +63,32 @@ pub struct ShardConfig {
     pub row_type: RowType,
     /// Ordinal of the first row.
     pub first_ordinal: u32,
+    /// Whether the shard gets sketches.
+    #[serde(default)]
+    pub sketches: SketchPolicy,
+}
+
+/// Which shards get sketches, by which exact search leaves most rows unread. Answers do not depend on them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SketchPolicy {
+    /// Shards of so many rows that reading all of them takes a while.
+    #[default]
+    Large,
+    /// Every shard.
+    Always,
+    /// None: rows are cheaper to write, dearer to search.
+    Never,
+}
+
+impl SketchPolicy {
+    fn applies(self, n_rows: u64) -> bool {
+        match self {
+            Self::Large => n_rows >= sketch::MIN_SKETCHED_ROWS,
+            Self::Always => n_rows > 0,
+            Self::Never => false,
+        }
+    }
 }
 
 /// What was written.
@@ -155,6 +182,11 @@ impl ShardWriter {
     /// # Errors
     /// [`WriteError::Write`].
     pub fn finish(mut self) -> Result<ShardSummary, WriteError> {
+        let ShardConfig { width, metric, .. } = self.config;
+        if self.config.sketches.applies(self.n_rows) {
+            let rows = self.sections.map_section()?;
+            sketch::write(&mut self.sections, floats(rows.bytes()), width, metric)?;
+        }
         self.sections
             .begin(BLOCK_NORMS.name, BLOCK_NORMS.version, Need::Required)?;
         for norm in &self.block_norms {
@@ -195,6 +227,7 @@ pub struct FlatShard {
     /// Where the sections are in the file.
     rows: Range<usize>,
     block_norms: Range<usize>,
+    sketches: Option<Sketches>,
 }
 
 impl FlatShard {
@@ -204,17 +237,30 @@ impl FlatShard {
     /// [`OpenError`] names what is damaged or not understood. With [`Verify::Checksums`] that is every changed or
     /// missing byte.
     pub fn open(path: &Path, verify: Verify) -> Result<Self, OpenError> {
-        let file = SectionFile::open(path, &[ROWS, BLOCK_NORMS, SHARD], verify)?;
-        let (config, n_rows) = read_config(&file)?;
+        let known = [
+            ROWS,
+            BLOCK_NORMS,
+            SHARD,
+            sketch::SKETCH,
+            sketch::PROJECTION,
+            sketch::BLOCKS,
+        ];
+        let file = SectionFile::open(path, &known, verify)?;
+        let (mut config, n_rows) = read_config(&file)?;
         let rows = checked_section(&file, ROWS, n_rows * config.width as u64 * 4)?;
         let block_norms =
             checked_section(&file, BLOCK_NORMS, n_rows.div_ceil(BLOCK_ROWS as u64) * 4)?;
+        let sketches = Sketches::open(&file, &config, n_rows as usize)?;
+        if sketches.is_some() {
+            config.sketches = SketchPolicy::Always;
+        }
         Ok(Self {
             file,
             config,
             n_rows: n_rows as usize,
             rows,
             block_norms,
+            sketches,
         })
     }
 
@@ -245,6 +291,12 @@ impl FlatShard {
     pub fn row(&self, i: usize) -> &[f32] {
         assert!(i < self.n_rows, "row {i} of {}", self.n_rows);
         &floats(&self.file.bytes()[self.rows.clone()])[i * self.config.width..][..self.config.width]
+    }
+
+    /// The sketches, if the shard has any, and their blocks.
+    pub(crate) fn sketches(&self) -> Option<(&Sketches, &[u8])> {
+        let sketches = self.sketches.as_ref()?;
+        Some((sketches, &self.file.bytes()[sketches.blocks.clone()]))
     }
 
     /// A bound on the length of the rows of a block.
@@ -316,13 +368,14 @@ fn read_config(file: &SectionFile) -> Result<(ShardConfig, u64), OpenError> {
             metric,
             row_type,
             first_ordinal,
+            sketches: SketchPolicy::Never,
         },
         n_rows,
     ))
 }
 
 /// Where a section is, if it has the length that the shape of the shard asks for.
-fn checked_section(
+pub(crate) fn checked_section(
     file: &SectionFile,
     section: KnownSection,
     expected: u64,
@@ -342,7 +395,7 @@ fn checked_section(
 }
 
 /// The `f32` in a section of them.
-fn floats(section: &[u8]) -> &[f32] {
+pub(crate) fn floats(section: &[u8]) -> &[f32] {
     // SAFETY: every four bytes are some `f32`.
     let (before, floats, after) = unsafe { section.align_to() };
     assert!(

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use collection::{Counts, Shard};
-use index::{Metric, RowType, ShardConfig, ShardWriter};
+use index::{Metric, RowType, ShardConfig, ShardWriter, SketchPolicy};
 use store::{StoreConfig, StoreWriter};
 
 use crate::chunk::{self, Chunk};
@@ -115,6 +115,7 @@ impl VectorsWriter<'_> {
             metric: self.metric,
             row_type: RowType::F32,
             first_ordinal: shard.first_ordinal,
+            sketches: SketchPolicy::default(),
         };
         let (writer, n_left) = self
             .open

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use index::{
     FlatShard, KnownSection, Metric, Need, OpenError, SectionFile, SectionWriter, ShardWriter,
-    ShardedIndex, VectorIndex, Verify, WriteError,
+    ShardedIndex, SketchPolicy, VectorIndex, Verify, WriteError,
 };
 
 use crate::{METRICS, config, write_shards};
@@ -12,7 +12,7 @@ use crate::{METRICS, config, write_shards};
 /// The bytes of a shard of five rows of three.
 fn small_shard(folder: &Path) -> Vec<u8> {
     let rows: Vec<f32> = (1..=15).map(|value| value as f32).collect();
-    fs::read(&write_shards(folder, Metric::L2, 3, &rows, 1)[0]).unwrap()
+    fs::read(&write_shards(folder, Metric::L2, SketchPolicy::Never, 3, &rows, 1)[0]).unwrap()
 }
 
 fn open_bytes(folder: &Path, bytes: &[u8], verify: Verify) -> Result<FlatShard, OpenError> {

@@ -6,7 +6,7 @@ mod search;
 
 use std::path::{Path, PathBuf};
 
-use index::{Metric, RowType, ShardConfig, ShardWriter};
+use index::{Metric, RowType, ShardConfig, ShardWriter, SketchPolicy};
 
 const METRICS: [Metric; 3] = [Metric::InnerProduct, Metric::Cosine, Metric::L2];
 
@@ -16,6 +16,7 @@ fn config(width: usize, metric: Metric, first_ordinal: u32) -> ShardConfig {
         metric,
         row_type: RowType::F32,
         first_ordinal,
+        sketches: SketchPolicy::Never,
     }
 }
 
@@ -23,6 +24,7 @@ fn config(width: usize, metric: Metric, first_ordinal: u32) -> ShardConfig {
 fn write_shards(
     folder: &Path,
     metric: Metric,
+    sketches: SketchPolicy,
     width: usize,
     rows: &[f32],
     n_shards: usize,
@@ -30,9 +32,15 @@ fn write_shards(
     let n_rows = rows.len() / width;
     let bounds: Vec<usize> = (0..=n_shards).map(|i| i * n_rows / n_shards).collect();
     let write = |(i, bounds): (usize, &[usize])| {
-        let path = folder.join(format!("{n_shards}-{i}.trawl"));
-        let mut writer =
-            ShardWriter::create(&path, config(width, metric, bounds[0] as u32)).unwrap();
+        let path = folder.join(format!("{n_shards}-{i}-{sketches:?}.trawl"));
+        let mut writer = ShardWriter::create(
+            &path,
+            ShardConfig {
+                sketches,
+                ..config(width, metric, bounds[0] as u32)
+            },
+        )
+        .unwrap();
         for row in rows[bounds[0] * width..bounds[1] * width].chunks_exact(width) {
             writer.push(row).unwrap();
         }

@@ -1,9 +1,10 @@
 use std::num::NonZeroUsize;
 use std::path::Path;
 
+use compute::Level;
 use index::{
-    Bitmap, FlatShard, Metric, Neighbor, SearchError, SearchParams, ShardedIndex, VectorIndex,
-    Verify, normalize, score,
+    Bitmap, FlatShard, Metric, Neighbor, SearchError, SearchParams, ShardedIndex, SketchPolicy,
+    VectorIndex, Verify, normalize, score,
 };
 use proptest::prelude::*;
 
@@ -26,13 +27,18 @@ enum Kind {
     Tiny,
     /// Few directions of very different lengths, zeros among them.
     Sparse,
+    /// Near a plane of four dimensions, with one dimension far out, as encoders have them.
+    Flat,
 }
 
 impl Kind {
     fn vectors(self, random: &mut Random, n: usize, width: usize, allow_zero: bool) -> Vec<f32> {
         let base: Vec<f32> = (0..4 * width).map(|_| random.uniform()).collect();
         let mut vectors = Vec::with_capacity(n * width);
+        let plane: [[f32; 4]; 2] =
+            std::array::from_fn(|_| std::array::from_fn(|_| random.uniform()));
         for _ in 0..n {
+            let weights: [f32; 4] = std::array::from_fn(|_| random.uniform());
             let copied = random.below(4) * width;
             let row_scale = 10.0_f32.powi(random.below(76) as i32 - 38);
             for i in 0..width {
@@ -46,6 +52,13 @@ impl Kind {
                     Self::AllScales => value * row_scale,
                     Self::Huge => value.signum() * f32::MAX * (1.0 - value.abs() / 4.0),
                     Self::Tiny => f32::from_bits(random.below(1000) as u32) * value.signum(),
+                    Self::Flat if i == 0 => 20.0 + value,
+                    Self::Flat => {
+                        let on_plane: f32 = (0..4)
+                            .map(|j| weights[j] * (plane[0][j] * i as f32 + plane[1][j]).sin())
+                            .sum();
+                        on_plane + value / 50.0
+                    }
                     Self::Sparse if random.below(3) > 0 => 0.0,
                     Self::Sparse => value.signum() * 10.0_f32.powi(random.below(20) as i32 - 10),
                 });
@@ -60,7 +73,7 @@ impl Kind {
 }
 
 fn kinds() -> impl Strategy<Value = Kind> {
-    use Kind::{AllScales, Duplicates, Huge, NearDuplicates, Random, Sparse, Tiny};
+    use Kind::{AllScales, Duplicates, Flat, Huge, NearDuplicates, Random, Sparse, Tiny};
     prop::sample::select(vec![
         Random,
         Duplicates,
@@ -69,6 +82,7 @@ fn kinds() -> impl Strategy<Value = Kind> {
         Huge,
         Tiny,
         Sparse,
+        Flat,
     ])
 }
 
@@ -129,17 +143,23 @@ fn check_search(
         .map(|query| brute_force(metric, width, rows, query, k, filter))
         .collect();
     let folder = tempfile::tempdir().unwrap();
-    for n_shards in [1, 2, 3, 7] {
-        let paths = write_shards(folder.path(), metric, width, rows, n_shards);
+    let policies = [SketchPolicy::Never, SketchPolicy::Always];
+    for (sketches, n_shards) in policies
+        .into_iter()
+        .flat_map(|policy| [1, 2, 7].map(|n| (policy, n)))
+    {
+        let paths = write_shards(folder.path(), metric, sketches, width, rows, n_shards);
         let index = ShardedIndex::open(&paths, Verify::Checksums).unwrap();
-        for n_threads in [1, 3] {
-            let found = index
-                .search(queries, k, filter, &threads(n_threads))
-                .unwrap();
+        let params = Level::ALL.map(|level| SearchParams {
+            simd: Some(level),
+            ..threads(1)
+        });
+        for params in params.into_iter().chain([threads(3)]) {
+            let found = index.search(queries, k, filter, &params).unwrap();
             let found: Vec<_> = found.iter().map(|neighbors| bits(neighbors)).collect();
             assert_eq!(
                 found, expected,
-                "{metric:?}, {n_shards} shards, {n_threads} threads"
+                "{metric:?}, {sketches:?}, {n_shards} shards, {params:?}"
             );
         }
         for (query, expected) in queries.chunks_exact(width).zip(&expected) {
@@ -149,7 +169,7 @@ fn check_search(
             assert_eq!(
                 &bits(&found[0]),
                 expected,
-                "{metric:?}, {n_shards} shards, one query alone"
+                "{metric:?}, {sketches:?}, {n_shards} shards, one query alone"
             );
         }
     }
@@ -210,7 +230,7 @@ fn zero_rows_and_zero_queries_have_scores_without_cosine() {
 
 fn open_one(folder: &Path, metric: Metric, width: usize, rows: &[f32]) -> FlatShard {
     FlatShard::open(
-        &write_shards(folder, metric, width, rows, 1)[0],
+        &write_shards(folder, metric, SketchPolicy::Never, width, rows, 1)[0],
         Verify::Checksums,
     )
     .unwrap()

@@ -771,6 +771,7 @@ fn a_collection_that_does_not_know_its_own_passages_is_not_served() {
         metric: index::Metric::Cosine,
         row_type: index::RowType::F32,
         first_ordinal: 0,
+        sketches: index::SketchPolicy::default(),
     };
     std::fs::remove_file(&path).unwrap();
     let mut writer = index::ShardWriter::create(&path, config).unwrap();

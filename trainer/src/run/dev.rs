@@ -9,7 +9,8 @@ use corpus::{
 use encoder::{BiEncoder, CrossEncoder, EncoderConfig, ModelOptions, Role, Text};
 use evaluation::{EvaluationConfig, Measure};
 use index::{
-    FlatShard, Metric, RowType, SearchParams, ShardConfig, ShardWriter, VectorIndex, Verify,
+    FlatShard, Metric, RowType, SearchParams, ShardConfig, ShardWriter, SketchPolicy, VectorIndex,
+    Verify,
 };
 
 use super::directory::SCRATCH;
@@ -184,6 +185,7 @@ impl SearchEvaluator {
             },
             row_type: RowType::F32,
             first_ordinal: 0,
+            sketches: SketchPolicy::Never,
         };
         let mut shard = ShardWriter::create(&path, config)?;
         for chunk in self.dev.passages.chunks(CHUNK) {

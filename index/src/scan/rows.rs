@@ -1,10 +1,6 @@
-//! Exact flat search: a fast first pass rules rows out, the defined score decides among the rest.
+//! The first pass over rows: scores in `f32` ([`kernel::first_pass`]) of a block of rows, all queries at once.
 //!
-//! The defined [`score`](crate::score) accumulates in `f64`. That is too slow for every row, so blocks of rows are
-//! first scored in `f32` ([`kernel::first_pass`]), all queries at once, and a row is *skipped* only when that proves
-//! that it cannot be among the `k` best. The other rows get their defined score at once, while they are in the cache.
-//! So there is no candidate list: memory is O(k) per query and thread whatever the rows are, and when every row ties,
-//! every row is rescored.
+//! Rows that it cannot skip get their defined score at once, while they are in the cache.
 //!
 //! # When a row may be skipped
 //!
@@ -30,131 +26,16 @@
 //! round to infinity.
 
 use std::ops::Range;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
-use compute::Simd;
-use rayon::prelude::*;
-
-use crate::kernel;
-use crate::metric::{norm, score_with};
-use crate::neighbor::{Neighbor, TopK};
-use crate::search::{Bitmap, SearchError, SearchParams, prepare_queries};
+use super::{Queries, Scan, Search, offer};
+use crate::metric::norm;
+use crate::neighbor::TopK;
+use crate::search::Bitmap;
 use crate::shard::{BLOCK_ROWS, FlatShard};
-use crate::{Metric, VectorIndex};
+use crate::{Metric, kernel};
 
 /// Queries scored together, few enough for their values and their first-pass scores of a block to stay in a core's cache.
 const GROUP_QUERIES: usize = 64;
-
-/// Searches the shards as one. They agree on width and metric; there is at least one.
-pub(crate) fn search(
-    shards: &[FlatShard],
-    queries: &[f32],
-    k: usize,
-    filter: Option<&Bitmap>,
-    params: &SearchParams,
-) -> Result<Vec<Vec<Neighbor>>, SearchError> {
-    let (width, metric) = (shards[0].width(), shards[0].metric());
-    let queries = Queries::new(prepare_queries(queries, width, metric)?, width, metric);
-    if k == 0 || queries.len() == 0 {
-        return Ok(vec![Vec::new(); queries.len()]);
-    }
-    let blocks = Blocks::new(shards);
-    let n_threads = params
-        .threads
-        .map_or_else(rayon::current_num_threads, |threads| threads.get());
-    let n_threads = n_threads.clamp(1, blocks.len().max(1));
-
-    // Threads take the next block when they are done with one; which thread sees which block does not matter,
-    // because the k best of all rows are the k best of the threads' k best.
-    let next = AtomicUsize::new(0);
-    let scan = |_thread: usize| {
-        let mut scan = Scan::new(&queries, k);
-        while let Some((shard, rows)) = blocks.get(next.fetch_add(1, Ordering::Relaxed)) {
-            scan.offer(&Candidates::new(shard, rows, filter));
-        }
-        scan.best
-    };
-    let merge = |left: Vec<TopK>, right: Vec<TopK>| {
-        left.into_iter()
-            .zip(right)
-            .map(|(a, b)| a.merge(b))
-            .collect()
-    };
-    let best = if n_threads == 1 {
-        scan(0)
-    } else {
-        (0..n_threads)
-            .into_par_iter()
-            .with_max_len(1)
-            .map(scan)
-            .reduce_with(merge)
-            .expect("there is a thread")
-    };
-    Ok(best.into_iter().map(TopK::into_ranking).collect())
-}
-
-/// The blocks of all shards, numbered through.
-struct Blocks<'a> {
-    shards: &'a [FlatShard],
-    /// For each shard, the number of blocks up to its end.
-    ends: Vec<usize>,
-}
-
-impl<'a> Blocks<'a> {
-    fn new(shards: &'a [FlatShard]) -> Self {
-        let ends = shards.iter().scan(0, |end, shard| {
-            *end += shard.len().div_ceil(BLOCK_ROWS);
-            Some(*end)
-        });
-        Self {
-            shards,
-            ends: ends.collect(),
-        }
-    }
-
-    fn len(&self) -> usize {
-        self.ends.last().copied().unwrap_or(0)
-    }
-
-    /// The shard and the rows of a block, `None` past the last one.
-    fn get(&self, block: usize) -> Option<(&'a FlatShard, Range<usize>)> {
-        let i = self.ends.partition_point(|&end| end <= block);
-        let shard = self.shards.get(i)?;
-        let first = if i == 0 { 0 } else { self.ends[i - 1] };
-        let start = (block - first) * BLOCK_ROWS;
-        Some((shard, start..shard.len().min(start + BLOCK_ROWS)))
-    }
-}
-
-/// The queries as the metric compares them.
-struct Queries {
-    metric: Metric,
-    width: usize,
-    values: Vec<f32>,
-    /// Lengths, not below the true ones.
-    norms: Vec<f64>,
-}
-
-impl Queries {
-    fn new(values: Vec<f32>, width: usize, metric: Metric) -> Self {
-        let norms = values.chunks_exact(width).map(upper_norm).collect();
-        Self {
-            metric,
-            width,
-            values,
-            norms,
-        }
-    }
-
-    fn len(&self) -> usize {
-        self.norms.len()
-    }
-
-    /// The values of consecutive queries.
-    fn values(&self, queries: Range<usize>) -> &[f32] {
-        &self.values[queries.start * self.width..queries.end * self.width]
-    }
-}
 
 /// A bound on the length of a vector: the relative error of a sum of up to 2¹⁶ squares in `f64` is far below 2⁻²⁰.
 pub(crate) fn upper_norm(vector: &[f32]) -> f64 {
@@ -188,48 +69,43 @@ impl<'a> Candidates<'a> {
     }
 }
 
-/// The work of one thread.
-struct Scan<'a> {
-    queries: &'a Queries,
-    simd: Simd,
-    /// By query.
-    best: Vec<TopK>,
-    /// First-pass scores of a block for a group of queries; kept to save allocations.
+/// Kept to save allocations.
+#[derive(Default)]
+pub(super) struct Buffers {
+    /// First-pass scores of a block for a group of queries.
     scores: Vec<f32>,
 }
 
-impl<'a> Scan<'a> {
-    fn new(queries: &'a Queries, k: usize) -> Self {
-        let best = vec![TopK::new(k); queries.len()];
-        Self {
-            queries,
-            simd: Simd::detect(),
-            best,
-            scores: Vec::new(),
-        }
-    }
-
-    /// Offers the rows to every query.
-    fn offer(&mut self, candidates: &Candidates<'_>) {
+impl Scan<'_> {
+    /// Offers the rows of a block to every query.
+    pub(super) fn offer_rows(&mut self, shard: usize, rows: Range<usize>) {
+        let search = self.search;
+        let candidates = Candidates::new(&search.spans.shards[shard], rows, search.filter);
         let n_rows = candidates.rows.len();
         if n_rows == 0 {
             return;
         }
-        let n_queries = self.queries.len();
+        let scores = &mut self.rows.scores;
+        let n_queries = search.queries.len();
         for start in (0..n_queries).step_by(GROUP_QUERIES) {
             let group = start..n_queries.min(start + GROUP_QUERIES);
-            let values = self.queries.values(group.clone());
-            self.scores.resize(n_rows * group.len(), 0.0);
+            let values = search.queries.values(group.clone());
+            scores.resize(n_rows * group.len(), 0.0);
             kernel::first_pass(
-                self.simd,
-                self.queries.metric,
+                search.simd,
+                search.queries.metric,
                 &candidates.rows,
                 values,
-                &mut self.scores,
+                scores,
             );
-            for (query, first_scores) in group.zip(self.scores.chunks_exact(n_rows)) {
-                let (simd, queries, best) = (self.simd, self.queries, &mut self.best[query]);
-                offer_to_one(simd, queries, query, candidates, first_scores, best);
+            for (query, first_scores) in group.zip(scores.chunks_exact(n_rows)) {
+                offer_to_one(
+                    search,
+                    query,
+                    &candidates,
+                    first_scores,
+                    &mut self.found[query].best,
+                );
             }
         }
     }
@@ -238,29 +114,23 @@ impl<'a> Scan<'a> {
 /// Gives the rows their defined score for one query and keeps the best, but for the rows whose first-pass score
 /// proves that they are not among them.
 fn offer_to_one(
-    simd: Simd,
-    queries: &Queries,
+    search: &Search<'_>,
     query: usize,
     candidates: &Candidates<'_>,
     first_scores: &[f32],
     best: &mut TopK,
 ) {
-    let &Queries { metric, width, .. } = queries;
-    let norms = candidates.max_norm * queries.norms[query];
-    let values = queries.values(query..query + 1);
-    let limit_of = |best: &TopK| match best.threshold() {
+    let &Queries { metric, width, .. } = &search.queries;
+    let norms = candidates.max_norm * search.queries.norms[query];
+    let limit_now = || match search.reached[query].get() {
         Some(threshold) => skip_limit(metric, width, norms, threshold),
         None => f32::NEG_INFINITY, // there are not k yet
     };
-    let mut limit = limit_of(best);
+    let mut limit = limit_now();
     let rows = candidates.ordinals.iter().zip(&candidates.rows);
     for ((&ordinal, row), &first_score) in rows.zip(first_scores) {
-        if may_skip(first_score, limit) {
-            continue;
-        }
-        let score = score_with(simd, metric, row, values);
-        if best.offer(Neighbor { ordinal, score }) {
-            limit = limit_of(best);
+        if !may_skip(first_score, limit) && offer(search, query, best, ordinal, row) {
+            limit = limit_now();
         }
     }
 }
@@ -294,6 +164,7 @@ fn gamma(m: f64) -> f64 {
 
 #[cfg(test)]
 mod tests {
+    use compute::Simd;
     use proptest::prelude::*;
 
     use super::*;

@@ -1,0 +1,276 @@
+//! Exact flat search: a fast first pass rules rows out, the defined score decides among the rest.
+//!
+//! The defined [`score`](crate::score) accumulates in `f64`. That is too slow for every row, so a row is *skipped*
+//! when something cheaper proves that it cannot be among the `k` best: its sketch, a fraction of its bytes
+//! ([`sketch`](crate::sketch) has the proof), or, in a shard without sketches, its score in `f32` ([`rows`] has the
+//! proof). Both look at all queries at once.
+//!
+//! What a sketch cannot rule out is kept with its bound until there is more to know: the `k` highest bounds get their
+//! defined scores first, and the `k`-th best of those rules out nearly all others, unread. Memory is O(k) per query and
+//! thread, whatever the rows are: when too many rows tie, they are scored.
+
+mod rows;
+mod sketches;
+
+use std::ops::Range;
+use std::sync::atomic::{AtomicI32, AtomicUsize, Ordering};
+
+use compute::Simd;
+use rayon::prelude::*;
+
+pub(crate) use rows::upper_norm;
+
+use crate::metric::score_with;
+use crate::neighbor::{Neighbor, TopK};
+use crate::search::{Bitmap, SearchError, SearchParams, prepare_queries};
+use crate::shard::{BLOCK_ROWS, FlatShard};
+use crate::sketch::QuerySketch;
+use crate::{Metric, VectorIndex};
+
+/// Rows that a thread takes at once: their sketches stay in a core's cache while all queries pass.
+const SPAN_ROWS: usize = 4 * BLOCK_ROWS;
+
+/// Searches the shards as one. They agree on width and metric; there is at least one.
+pub(crate) fn search(
+    shards: &[FlatShard],
+    queries: &[f32],
+    k: usize,
+    filter: Option<&Bitmap>,
+    params: &SearchParams,
+) -> Result<Vec<Vec<Neighbor>>, SearchError> {
+    let (width, metric) = (shards[0].width(), shards[0].metric());
+    let queries = Queries::new(prepare_queries(queries, width, metric)?, width, metric);
+    if k == 0 || queries.len() == 0 {
+        return Ok(vec![Vec::new(); queries.len()]);
+    }
+    let simd = params
+        .simd
+        .map_or_else(Simd::detect, |level| Simd::detect().at_most(level));
+    let search = Search {
+        spans: Spans::new(shards),
+        sketches: shards
+            .iter()
+            .map(|shard| sketches::of(simd, shard, &queries))
+            .collect(),
+        reached: queries.norms.iter().map(|_| Threshold::new()).collect(),
+        simd,
+        queries,
+        filter,
+        k,
+    };
+    let n_threads = params
+        .threads
+        .map_or_else(rayon::current_num_threads, |threads| threads.get());
+    let n_threads = n_threads.clamp(1, search.spans.len().max(1));
+
+    // Threads take the next span when they are done with one; which thread sees which span does not matter,
+    // because the k best of all rows are the k best of the threads' k best.
+    let next = AtomicUsize::new(0);
+    let scan = |_thread: usize| {
+        let mut scan = Scan::new(&search);
+        while let Some((shard, rows)) = search.spans.get(next.fetch_add(1, Ordering::Relaxed)) {
+            scan.offer(shard, rows);
+        }
+        scan.finish()
+    };
+    let merge = |left: Vec<TopK>, right: Vec<TopK>| {
+        left.into_iter()
+            .zip(right)
+            .map(|(a, b)| a.merge(b))
+            .collect()
+    };
+    let best = if n_threads == 1 {
+        scan(0)
+    } else {
+        (0..n_threads)
+            .into_par_iter()
+            .with_max_len(1)
+            .map(scan)
+            .reduce_with(merge)
+            .expect("there is a thread")
+    };
+    Ok(best.into_iter().map(TopK::into_ranking).collect())
+}
+
+/// What all threads of a search share.
+struct Search<'a> {
+    spans: Spans<'a>,
+    queries: Queries,
+    /// For each shard that has sketches, the queries as they meet them.
+    sketches: Vec<Option<Vec<QuerySketch>>>,
+    /// By query.
+    reached: Vec<Threshold>,
+    simd: Simd,
+    filter: Option<&'a Bitmap>,
+    k: usize,
+}
+
+/// The spans of all shards, numbered through.
+struct Spans<'a> {
+    shards: &'a [FlatShard],
+    /// For each shard, the number of spans up to its end.
+    ends: Vec<usize>,
+}
+
+impl<'a> Spans<'a> {
+    fn new(shards: &'a [FlatShard]) -> Self {
+        let ends = shards.iter().scan(0, |end, shard| {
+            *end += shard.len().div_ceil(SPAN_ROWS);
+            Some(*end)
+        });
+        Self {
+            shards,
+            ends: ends.collect(),
+        }
+    }
+
+    fn len(&self) -> usize {
+        self.ends.last().copied().unwrap_or(0)
+    }
+
+    /// The number of the shard and the rows of a span, `None` past the last one.
+    fn get(&self, span: usize) -> Option<(usize, Range<usize>)> {
+        let i = self.ends.partition_point(|&end| end <= span);
+        let shard = self.shards.get(i)?;
+        let first = if i == 0 { 0 } else { self.ends[i - 1] };
+        let start = (span - first) * SPAN_ROWS;
+        Some((i, start..shard.len().min(start + SPAN_ROWS)))
+    }
+}
+
+/// The queries as the metric compares them.
+struct Queries {
+    metric: Metric,
+    width: usize,
+    values: Vec<f32>,
+    /// Lengths, not below the true ones.
+    norms: Vec<f64>,
+}
+
+impl Queries {
+    fn new(values: Vec<f32>, width: usize, metric: Metric) -> Self {
+        let norms = values.chunks_exact(width).map(upper_norm).collect();
+        Self {
+            metric,
+            width,
+            values,
+            norms,
+        }
+    }
+
+    fn len(&self) -> usize {
+        self.norms.len()
+    }
+
+    /// The values of consecutive queries.
+    fn values(&self, queries: Range<usize>) -> &[f32] {
+        &self.values[queries.start * self.width..queries.end * self.width]
+    }
+}
+
+/// A score that `k` rows reach, as far as any thread knows; it only rises.
+struct Threshold(AtomicI32);
+
+impl Threshold {
+    fn new() -> Self {
+        Self(AtomicI32::new(i32::MIN)) // a NaN, which is no score
+    }
+
+    fn raise(&self, score: f32) {
+        self.0
+            .fetch_max(ordered(score.to_bits().cast_signed()), Ordering::Relaxed);
+    }
+
+    fn get(&self) -> Option<f32> {
+        match self.0.load(Ordering::Relaxed) {
+            i32::MIN => None,
+            key => Some(f32::from_bits(ordered(key).cast_unsigned())),
+        }
+    }
+}
+
+/// The bits of an `f32` as an integer of the same order, and back.
+fn ordered(bits: i32) -> i32 {
+    bits ^ ((bits >> 31).cast_unsigned() >> 1).cast_signed()
+}
+
+/// The work of one thread.
+struct Scan<'a> {
+    search: &'a Search<'a>,
+    /// By query.
+    found: Vec<Found>,
+    rows: rows::Buffers,
+    sketches: sketches::Buffers,
+}
+
+impl<'a> Scan<'a> {
+    fn new(search: &'a Search<'a>) -> Self {
+        Self {
+            search,
+            found: vec![Found::new(search.k); search.queries.len()],
+            rows: rows::Buffers::default(),
+            sketches: sketches::Buffers::new(search),
+        }
+    }
+
+    /// Offers the rows of a span to every query.
+    fn offer(&mut self, shard: usize, rows: Range<usize>) {
+        if !self.offer_sketches(shard, rows.clone()) {
+            for start in rows.clone().step_by(BLOCK_ROWS) {
+                self.offer_rows(shard, start..rows.end.min(start + BLOCK_ROWS));
+            }
+        }
+    }
+
+    fn finish(mut self) -> Vec<TopK> {
+        for (query, found) in self.found.iter_mut().enumerate() {
+            found.settle(self.search, query);
+        }
+        self.found.into_iter().map(|found| found.best).collect()
+    }
+}
+
+/// What one thread has found for one query.
+#[derive(Clone, Debug)]
+struct Found {
+    /// The best of the rows that have their score.
+    best: TopK,
+    /// Rows that no proof has ruled out yet.
+    pending: Vec<Pending>,
+    /// When there are so many of them, the best get their scores.
+    n_settled_at: usize,
+}
+
+/// A row that may be among the best.
+#[derive(Clone, Copy, Debug)]
+struct Pending {
+    /// No lower than its score.
+    bound: f32,
+    ordinal: u32,
+}
+
+impl Found {
+    fn new(k: usize) -> Self {
+        Self {
+            best: TopK::new(k),
+            pending: Vec::new(),
+            n_settled_at: 0,
+        }
+    }
+}
+
+/// Gives a row its defined score and keeps it if it is among the best; true when it is.
+fn offer(search: &Search<'_>, query: usize, best: &mut TopK, ordinal: u32, row: &[f32]) -> bool {
+    let queries = &search.queries;
+    let score = score_with(
+        search.simd,
+        queries.metric,
+        row,
+        queries.values(query..query + 1),
+    );
+    let is_best = best.offer(Neighbor { ordinal, score });
+    if is_best && let Some(threshold) = best.threshold() {
+        search.reached[query].raise(threshold);
+    }
+    is_best
+}

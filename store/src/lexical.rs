@@ -1,6 +1,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use corpus::{FieldKind, Passage};
 use serde_json::Value;
@@ -10,14 +11,15 @@ use tantivy::schema::{
     TextOptions,
 };
 use tantivy::tokenizer::{MAX_TOKEN_LEN, TextAnalyzer};
-use tantivy::{
-    DateTime, Index, IndexReader, IndexWriter, ReloadPolicy, TantivyDocument, TantivyError, Term,
-};
+use tantivy::{Index, IndexReader, IndexWriter, ReloadPolicy, TantivyDocument, TantivyError, Term};
 
 use crate::bm25::{self, LexicalHit};
 use crate::error::write_error;
+use crate::facet::{self, Facet};
+use crate::filter::{Filter, SelectError};
 use crate::read_only::ReadOnly;
-use crate::{Bitmap, Language, StoreConfig, StoreError, Verify, WriteError, file_list};
+use crate::selection::{self, Runs};
+use crate::{Bitmap, Language, StoreConfig, StoreError, Verify, WriteError, file_list, predicate};
 
 pub(crate) const ORDINAL: &str = "ordinal";
 const ID: &str = "id";
@@ -53,7 +55,8 @@ fn schema(config: &StoreConfig) -> Schema {
             FieldKind::Keyword => schema.add_text_field(&name, STRING | STORED | FAST),
             FieldKind::Integer => schema.add_i64_field(&name, STORED | FAST | INDEXED),
             FieldKind::Float => schema.add_f64_field(&name, STORED | FAST | INDEXED),
-            FieldKind::Date => schema.add_date_field(&name, STORED | FAST | INDEXED),
+            // Microseconds: tantivy's own dates are cut to seconds and end in 2262.
+            FieldKind::Date => schema.add_i64_field(&name, STORED | FAST | INDEXED),
             FieldKind::Boolean => schema.add_bool_field(&name, STORED | FAST | INDEXED),
             // Text is matched by its terms; a column of whole texts would serve no filter.
             FieldKind::Text => schema.add_text_field(&name, analyzed.clone().set_stored()),
@@ -72,7 +75,7 @@ fn filterable(config: &StoreConfig) -> impl Iterator<Item = (&String, FieldKind)
 }
 
 /// The prefix keeps a metadata field called `text` or `ordinal` apart from ours.
-fn metadata_field(name: &str) -> String {
+pub(crate) fn metadata_field(name: &str) -> String {
     format!("metadata.{name}")
 }
 
@@ -199,10 +202,10 @@ fn add_value(document: &mut TantivyDocument, field: Field, kind: FieldKind, valu
             .into_iter()
             .for_each(|b| document.add_bool(field, b)),
         (FieldKind::Date, value) => {
-            let moment = value.as_str().and_then(corpus::parse_date);
+            let moment = value.as_str().and_then(predicate::micros);
             moment
                 .into_iter()
-                .for_each(|moment| document.add_date(field, DateTime::from_utc(moment)));
+                .for_each(|moment| document.add_i64(field, moment));
         }
     }
 }
@@ -213,6 +216,8 @@ pub(crate) struct Lexical {
     reader: IndexReader,
     text: Field,
     analyzer: TextAnalyzer,
+    /// Read when first needed.
+    runs: OnceLock<Runs>,
 }
 
 impl Lexical {
@@ -239,6 +244,7 @@ impl Lexical {
             reader,
             text,
             analyzer,
+            runs: OnceLock::new(),
         })
     }
 
@@ -270,6 +276,34 @@ impl Lexical {
         bm25::search(&self.reader.searcher(), self.text, &terms, k, filter).map_err(self.error())
     }
 
+    pub fn select(&self, filter: &Filter, schema: &corpus::Schema) -> Result<Bitmap, SelectError> {
+        let predicate = predicate::resolve(filter, schema, "")?;
+        let selected = selection::select(&self.reader.searcher(), self.runs()?, &predicate);
+        Ok(selected.map_err(self.error())?)
+    }
+
+    pub fn facets(
+        &self,
+        fields: &[String],
+        schema: &corpus::Schema,
+        passages: Option<&Bitmap>,
+        max_values: usize,
+    ) -> Result<Vec<Facet>, SelectError> {
+        let fields = facet::resolve(fields, schema)?;
+        let (searcher, runs) = (self.reader.searcher(), self.runs()?);
+        let count = |field| facet::count(&searcher, runs, field, passages, max_values);
+        let facets: tantivy::Result<Vec<Facet>> = fields.iter().map(count).collect();
+        Ok(facets.map_err(self.error())?)
+    }
+
+    fn runs(&self) -> Result<&Runs, StoreError> {
+        if let Some(runs) = self.runs.get() {
+            return Ok(runs);
+        }
+        let runs = Runs::read(&self.reader.searcher()).map_err(self.error())?;
+        Ok(self.runs.get_or_init(|| runs))
+    }
+
     fn error(&self) -> impl Fn(TantivyError) -> StoreError {
         |source| StoreError::Lexical {
             path: self.path.clone(),
@@ -287,15 +321,28 @@ fn analyzer_name(schema: &Schema, field: Field) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
+    use crate::{Condition, Test};
 
     #[test]
     fn segments_change_neither_ordinals_nor_scores() {
         let folder = tempfile::tempdir().unwrap();
-        let config = StoreConfig::default();
+        let schema: corpus::Schema =
+            serde_json::from_value(json!({"fields": {"n": "integer", "word": "keyword"}})).unwrap();
+        let config = StoreConfig {
+            schema: schema.clone(),
+            ..StoreConfig::default()
+        };
+        let words = ["a", "b", "c"];
         let passage = |ordinal: u32| Passage {
             id: ordinal.to_string(),
             text: format!("apple {}", "pear ".repeat(ordinal as usize % 4)),
+            metadata: json!({"n": ordinal % 5, "word": words[ordinal as usize % 3]})
+                .as_object()
+                .unwrap()
+                .clone(),
             ..Passage::default()
         };
         let build = |name: &str, ordinals: &[u32], segment_len: usize| {
@@ -319,6 +366,28 @@ mod tests {
             let hits = two.search(query, 20, None).unwrap();
             assert_eq!(hits.len(), 20);
             assert_eq!(many.search(query, 20, None).unwrap(), hits);
+        }
+        let field = |key: &str, test| Condition::Field {
+            key: key.to_owned(),
+            test,
+        };
+        let filter = Filter {
+            must_not: vec![
+                field("n", Test::Match(json!(3))),
+                field("word", Test::Except(vec![json!("a"), json!("c")])),
+            ],
+            ..Filter::default()
+        };
+        let expected: Bitmap = (0..50).filter(|n| n % 5 != 3 && n % 3 != 1).collect();
+        let fields = ["n", "word"].map(str::to_owned);
+        for lexical in [&two, &many] {
+            assert_eq!(lexical.select(&filter, &schema).unwrap(), expected);
+            let facets = lexical
+                .facets(&fields, &schema, Some(&expected), 9)
+                .unwrap();
+            let counts = [(0, 7), (2, 7), (1, 6), (4, 6)].map(|(n, count)| (json!(n), count));
+            assert_eq!(facets[0].counts, counts);
+            assert_eq!(facets[1].counts, [(json!("a"), 13), (json!("c"), 13)]);
         }
     }
 }

@@ -9,22 +9,31 @@
 //! ```
 //!
 //! `ids` and `passages` are the only truth; `lexical/` is derived and [`rebuild_lexical`] makes it again.
+//! [`Store::select`] turns a [`Filter`] over the metadata into the ordinals that pass it, from the columns of `lexical/`.
 //! Nothing changes after [`StoreWriter::finish`], and a reader writes nothing, not even a lock file.
 
 mod bm25;
 mod error;
+mod facet;
 mod file_list;
+mod filter;
 mod header;
 mod ids;
 mod language;
 mod lexical;
 mod passages;
+mod predicate;
 mod read_only;
+mod selection;
 mod store;
 mod writer;
 
 pub use bm25::LexicalHit;
 pub use error::{StoreError, WriteError};
+pub use facet::Facet;
+pub use filter::{
+    Bounds, Condition, FieldFault, Filter, FilterError, FilterLimits, SelectError, Test,
+};
 pub use language::{Language, UnknownLanguage};
 pub use store::{Store, Verify};
 pub use writer::{StoreConfig, StoreSummary, StoreWriter, rebuild_lexical};

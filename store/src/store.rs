@@ -1,12 +1,12 @@
 use std::path::Path;
 
-use corpus::Passage;
+use corpus::{Passage, Schema};
 
 use crate::bm25::LexicalHit;
 use crate::ids::Ids;
 use crate::lexical::Lexical;
 use crate::passages::Passages;
-use crate::{Bitmap, StoreError};
+use crate::{Bitmap, Facet, Filter, SelectError, StoreError};
 
 pub(crate) const IDS: &str = "ids";
 pub(crate) const PASSAGES: &str = "passages";
@@ -124,6 +124,33 @@ impl Store {
         filter: Option<&Bitmap>,
     ) -> Result<Vec<LexicalHit>, StoreError> {
         self.lexical.search(query, k, filter)
+    }
+
+    /// Returns the ordinals of the passages that pass a filter; `schema` has the fields that the store was written with.
+    ///
+    /// Costs one pass over a column for each condition, O(passages) and no access to their records. What the columns hold
+    /// decides: keywords of more than 65,530 bytes are not in them.
+    ///
+    /// # Errors
+    /// [`SelectError::Filter`] where the filter asks what the fields cannot be asked, with its place; else
+    /// [`StoreError::Lexical`].
+    pub fn select(&self, filter: &Filter, schema: &Schema) -> Result<Bitmap, SelectError> {
+        self.lexical.select(filter, schema)
+    }
+
+    /// Counts the values of keyword, integer and boolean fields in the passages given, or in all; at most `max_values` of a
+    /// field are returned, in the order of [`Facet::counts`].
+    ///
+    /// # Errors
+    /// As [`Self::select`]; the place is the position of the field in the list, such as `/0`.
+    pub fn facets(
+        &self,
+        fields: &[String],
+        schema: &Schema,
+        passages: Option<&Bitmap>,
+        max_values: usize,
+    ) -> Result<Vec<Facet>, SelectError> {
+        self.lexical.facets(fields, schema, passages, max_values)
     }
 
     /// Reads every file against its checksums.

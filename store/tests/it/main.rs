@@ -3,6 +3,7 @@
 
 mod bm25;
 mod damage;
+mod filter;
 mod roundtrip;
 
 use std::path::Path;

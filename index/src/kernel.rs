@@ -40,8 +40,8 @@ fn sum_f64(row: &[f32], query: &[f32], term: impl Fn(f64, f64) -> f64) -> f64 {
 /// Scores every row for every query in `f32`: `scores[q · rows.len() + r]` is row `r` for query `q`.
 ///
 /// `queries` holds rows of one width, row-major, the width of each of `rows`. Every element of a sum goes through at
-/// most `width` roundings (one for its product, fewer than `width` for the additions, fused or not), and L2 through
-/// two more; `scan` bounds the error with that.
+/// most `width/4 + 4` roundings (one for its product, the others for additions, fused or not: there are four running sums or
+/// more), never more than `width`, and L2 through two more; `scan` and `sketch` bound the error with that.
 ///
 /// # Panics
 /// When a row is not as wide as the first one, or `queries` or `scores` has another length.

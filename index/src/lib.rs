@@ -24,7 +24,7 @@ mod sketch;
 pub use error::{OpenError, WriteError};
 pub use metric::{Metric, normalize, score};
 pub use neighbor::Neighbor;
-pub use search::{Bitmap, Capabilities, Device, SearchError, SearchParams, VectorIndex};
+pub use search::{Bitmap, Capabilities, Device, SearchError, SearchParams, VectorIndex, Work};
 pub use section::{KnownSection, Need, SectionFile, SectionWriter, Verify};
 pub use shard::{
     FlatShard, MAX_WIDTH, RowType, ShardConfig, ShardSummary, ShardWriter, SketchPolicy,

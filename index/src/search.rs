@@ -77,6 +77,25 @@ pub struct SearchParams {
     pub simd: Option<Level>,
 }
 
+/// What an exact search read, over all of its queries.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Work {
+    /// Rows whose head was compared; see the sketches of a shard.
+    pub heads: u64,
+    /// Rows whose tail was, too.
+    pub tails: u64,
+    /// Rows that got their defined score.
+    pub scored: u64,
+}
+
+impl std::ops::AddAssign for Work {
+    fn add_assign(&mut self, other: Self) {
+        self.heads += other.heads;
+        self.tails += other.tails;
+        self.scored += other.scored;
+    }
+}
+
 /// Why a search was refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[expect(missing_docs, reason = "each message says what its fields are")]

@@ -19,7 +19,7 @@ use crate::section::{KnownSection, Need, SectionFile, SectionWriter, Verify, u32
 use crate::sketch::{self, Sketches};
 use crate::{
     Bitmap, Capabilities, Device, Metric, Neighbor, OpenError, SearchError, SearchParams,
-    VectorIndex, WriteError,
+    VectorIndex, Work, WriteError,
 };
 
 /// The widest row. The error bound of the first pass is proven up to here, far above any encoder.
@@ -243,7 +243,8 @@ impl FlatShard {
             SHARD,
             sketch::SKETCH,
             sketch::PROJECTION,
-            sketch::BLOCKS,
+            sketch::HEADS,
+            sketch::TAILS,
         ];
         let file = SectionFile::open(path, &known, verify)?;
         let (mut config, n_rows) = read_config(&file)?;
@@ -293,15 +294,41 @@ impl FlatShard {
         &floats(&self.file.bytes()[self.rows.clone()])[i * self.config.width..][..self.config.width]
     }
 
-    /// The sketches, if the shard has any, and their blocks.
-    pub(crate) fn sketches(&self) -> Option<(&Sketches, &[u8])> {
-        let sketches = self.sketches.as_ref()?;
-        Some((sketches, &self.file.bytes()[sketches.blocks.clone()]))
+    /// The sketches, if the shard has any.
+    pub(crate) fn sketches(&self) -> Option<&Sketches> {
+        self.sketches.as_ref()
+    }
+
+    /// The heads of rows that begin with a block of them.
+    pub(crate) fn heads(&self, sketches: &Sketches, rows: Range<usize>) -> &[u8] {
+        let stride = sketches.layout.block_bytes();
+        let blocks = rows.start / sketch::LANES * stride..rows.end.div_ceil(sketch::LANES) * stride;
+        &self.file.bytes()[sketches.heads.clone()][blocks]
+    }
+
+    /// The tail of a row.
+    pub(crate) fn tail(&self, sketches: &Sketches, i: usize) -> &[u8] {
+        let stride = sketches.layout.tail_bytes();
+        &self.file.bytes()[sketches.tails.clone()][i * stride..][..stride]
     }
 
     /// A bound on the length of the rows of a block.
     pub(crate) fn block_norm(&self, block: usize) -> f32 {
         floats(&self.file.bytes()[self.block_norms.clone()])[block]
+    }
+
+    /// [`VectorIndex::search`], and what it read.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn search_counted(
+        &self,
+        queries: &[f32],
+        k: usize,
+        filter: Option<&Bitmap>,
+        params: &SearchParams,
+    ) -> Result<(Vec<Vec<Neighbor>>, Work), SearchError> {
+        scan::search(std::slice::from_ref(self), queries, k, filter, params)
     }
 }
 
@@ -333,7 +360,7 @@ impl VectorIndex for FlatShard {
         filter: Option<&Bitmap>,
         params: &SearchParams,
     ) -> Result<Vec<Vec<Neighbor>>, SearchError> {
-        scan::search(std::slice::from_ref(self), queries, k, filter, params)
+        Ok(self.search_counted(queries, k, filter, params)?.0)
     }
 }
 

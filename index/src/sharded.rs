@@ -7,7 +7,7 @@ use crate::section::Verify;
 use crate::shard::FlatShard;
 use crate::{
     Bitmap, Capabilities, Device, Metric, Neighbor, OpenError, SearchError, SearchParams,
-    VectorIndex,
+    VectorIndex, Work,
 };
 
 /// The shards of one index, in ordinal order.
@@ -85,6 +85,20 @@ impl ShardedIndex {
         let shard = self.shards.get(i)?;
         Some(shard.row(ordinal.checked_sub(shard.first_ordinal())? as usize))
     }
+
+    /// [`VectorIndex::search`], and what it read.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn search_counted(
+        &self,
+        queries: &[f32],
+        k: usize,
+        filter: Option<&Bitmap>,
+        params: &SearchParams,
+    ) -> Result<(Vec<Vec<Neighbor>>, Work), SearchError> {
+        scan::search(&self.shards, queries, k, filter, params)
+    }
 }
 
 impl VectorIndex for ShardedIndex {
@@ -115,6 +129,6 @@ impl VectorIndex for ShardedIndex {
         filter: Option<&Bitmap>,
         params: &SearchParams,
     ) -> Result<Vec<Vec<Neighbor>>, SearchError> {
-        scan::search(&self.shards, queries, k, filter, params)
+        Ok(self.search_counted(queries, k, filter, params)?.0)
     }
 }

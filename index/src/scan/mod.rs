@@ -5,9 +5,10 @@
 //! ([`sketch`](crate::sketch) has the proof), or, in a shard without sketches, its score in `f32` ([`rows`] has the
 //! proof). Both look at all queries at once.
 //!
-//! What a sketch cannot rule out is kept with its bound until there is more to know: the `k` highest bounds get their
-//! defined scores first, and the `k`-th best of those rules out nearly all others, unread. Memory is O(k) per query and
-//! thread, whatever the rows are: when too many rows tie, they are scored.
+//! What the head of a sketch cannot rule out is pending until there is more to know: now and then the rows that promise most get
+//! their defined scores, and the `k`-th best of those rules out others. At the end tails are read, and the rows that
+//! they cannot rule out either, those with the highest bounds first. Memory is O(k) per query and thread, whatever the rows
+//! are: when too many rows tie, they are scored.
 
 mod rows;
 mod sketches;
@@ -22,7 +23,7 @@ pub(crate) use rows::upper_norm;
 
 use crate::metric::score_with;
 use crate::neighbor::{Neighbor, TopK};
-use crate::search::{Bitmap, SearchError, SearchParams, prepare_queries};
+use crate::search::{Bitmap, SearchError, SearchParams, Work, prepare_queries};
 use crate::shard::{BLOCK_ROWS, FlatShard};
 use crate::sketch::QuerySketch;
 use crate::{Metric, VectorIndex};
@@ -37,11 +38,11 @@ pub(crate) fn search(
     k: usize,
     filter: Option<&Bitmap>,
     params: &SearchParams,
-) -> Result<Vec<Vec<Neighbor>>, SearchError> {
+) -> Result<(Vec<Vec<Neighbor>>, Work), SearchError> {
     let (width, metric) = (shards[0].width(), shards[0].metric());
     let queries = Queries::new(prepare_queries(queries, width, metric)?, width, metric);
     if k == 0 || queries.len() == 0 {
-        return Ok(vec![Vec::new(); queries.len()]);
+        return Ok((vec![Vec::new(); queries.len()], Work::default()));
     }
     let simd = params
         .simd
@@ -73,13 +74,13 @@ pub(crate) fn search(
         }
         scan.finish()
     };
-    let merge = |left: Vec<TopK>, right: Vec<TopK>| {
+    let merge = |left: Vec<Found>, right: Vec<Found>| {
         left.into_iter()
             .zip(right)
             .map(|(a, b)| a.merge(b))
             .collect()
     };
-    let best = if n_threads == 1 {
+    let found = if n_threads == 1 {
         scan(0)
     } else {
         (0..n_threads)
@@ -89,7 +90,13 @@ pub(crate) fn search(
             .reduce_with(merge)
             .expect("there is a thread")
     };
-    Ok(best.into_iter().map(TopK::into_ranking).collect())
+    let mut work = Work::default();
+    let ranking = |found: Found| {
+        work += found.work;
+        found.best.into_ranking()
+    };
+    let rankings = found.into_iter().map(ranking).collect();
+    Ok((rankings, work))
 }
 
 /// What all threads of a search share.
@@ -222,11 +229,11 @@ impl<'a> Scan<'a> {
         }
     }
 
-    fn finish(mut self) -> Vec<TopK> {
+    fn finish(mut self) -> Vec<Found> {
         for (query, found) in self.found.iter_mut().enumerate() {
             found.settle(self.search, query);
         }
-        self.found.into_iter().map(|found| found.best).collect()
+        self.found
     }
 }
 
@@ -235,17 +242,21 @@ impl<'a> Scan<'a> {
 struct Found {
     /// The best of the rows that have their score.
     best: TopK,
-    /// Rows that no proof has ruled out yet.
+    /// Rows that their heads have not ruled out.
     pending: Vec<Pending>,
-    /// When there are so many of them, the best get their scores.
+    /// When more rows are pending, some of them are settled.
     n_settled_at: usize,
+    work: Work,
 }
 
-/// A row that may be among the best.
+/// A row that its head has not ruled out.
 #[derive(Clone, Copy, Debug)]
 struct Pending {
     /// No lower than its score.
     bound: f32,
+    /// What the head says of it, without the tail: as a score, and as in [`Hit`](crate::sketch::Hit).
+    estimate: f32,
+    product: f32,
     ordinal: u32,
 }
 
@@ -255,22 +266,27 @@ impl Found {
             best: TopK::new(k),
             pending: Vec::new(),
             n_settled_at: 0,
+            work: Work::default(),
         }
     }
-}
 
-/// Gives a row its defined score and keeps it if it is among the best; true when it is.
-fn offer(search: &Search<'_>, query: usize, best: &mut TopK, ordinal: u32, row: &[f32]) -> bool {
-    let queries = &search.queries;
-    let score = score_with(
-        search.simd,
-        queries.metric,
-        row,
-        queries.values(query..query + 1),
-    );
-    let is_best = best.offer(Neighbor { ordinal, score });
-    if is_best && let Some(threshold) = best.threshold() {
-        search.reached[query].raise(threshold);
+    /// What two threads have found, both settled.
+    fn merge(mut self, other: Self) -> Self {
+        self.best = self.best.merge(other.best);
+        self.work += other.work;
+        self
     }
-    is_best
+
+    /// Gives a row its defined score and keeps it if it is among the best; true when it is.
+    fn offer(&mut self, search: &Search<'_>, query: usize, ordinal: u32, row: &[f32]) -> bool {
+        let queries = &search.queries;
+        let values = queries.values(query..query + 1);
+        let score = score_with(search.simd, queries.metric, row, values);
+        self.work.scored += 1;
+        let is_best = self.best.offer(Neighbor { ordinal, score });
+        if is_best && let Some(threshold) = self.best.threshold() {
+            search.reached[query].raise(threshold);
+        }
+        is_best
+    }
 }

@@ -27,9 +27,8 @@
 
 use std::ops::Range;
 
-use super::{Queries, Scan, Search, offer};
+use super::{Found, Queries, Scan, Search};
 use crate::metric::norm;
-use crate::neighbor::TopK;
 use crate::search::Bitmap;
 use crate::shard::{BLOCK_ROWS, FlatShard};
 use crate::{Metric, kernel};
@@ -104,7 +103,7 @@ impl Scan<'_> {
                     query,
                     &candidates,
                     first_scores,
-                    &mut self.found[query].best,
+                    &mut self.found[query],
                 );
             }
         }
@@ -118,7 +117,7 @@ fn offer_to_one(
     query: usize,
     candidates: &Candidates<'_>,
     first_scores: &[f32],
-    best: &mut TopK,
+    found: &mut Found,
 ) {
     let &Queries { metric, width, .. } = &search.queries;
     let norms = candidates.max_norm * search.queries.norms[query];
@@ -129,7 +128,7 @@ fn offer_to_one(
     let mut limit = limit_now();
     let rows = candidates.ordinals.iter().zip(&candidates.rows);
     for ((&ordinal, row), &first_score) in rows.zip(first_scores) {
-        if !may_skip(first_score, limit) && offer(search, query, best, ordinal, row) {
+        if !may_skip(first_score, limit) && found.offer(search, query, ordinal, row) {
             limit = limit_now();
         }
     }

@@ -4,21 +4,24 @@ use std::ops::Range;
 
 use compute::Simd;
 
-use super::{Found, Pending, Queries, SPAN_ROWS, Scan, Search, offer};
+use super::{Found, Pending, Queries, SPAN_ROWS, Scan, Search, Threshold};
 use crate::Bitmap;
 use crate::shard::FlatShard;
-use crate::sketch::{Hit, Kernel, LANES, QuerySketch, Span};
+use crate::sketch::{Coordinates, Hit, Kernel, LANES, QuerySketch, Span, dot};
 
 /// Queries that pass a span together: their codes and their hits stay in a core's cache.
 const GROUP_QUERIES: usize = 60;
 /// Where fewer rows of a span pass the filter than this part of a sketch's bytes, they are read themselves.
 const BYTES_PER_ROW_READ: usize = 2048;
-/// Rows, beside some for each of the `k`, that may wait for their score before the best of them get it.
+/// Blocks of sketches that are looked at before there is any limit.
+const FIRST_BLOCKS: usize = 8;
+/// Rows, beside some for each of the `k`, that may be pending before the best of them get their score.
 const PENDING: usize = 256;
-/// Rows that wait at most, before all of them are scored.
-const MAX_PENDING: usize = 1 << 14;
-/// Rows that are fetched from memory ahead of their turn.
-const FETCHED: usize = 4;
+/// Rows that are pending at most, before all of them are settled.
+const MAX_PENDING: usize = 1 << 15;
+/// Rows and tails that are fetched from memory ahead of their turn.
+const FETCHED_ROWS: usize = 4;
+const FETCHED_TAILS: usize = 16;
 
 /// Kept to save allocations.
 pub(super) struct Buffers {
@@ -44,15 +47,13 @@ impl Buffers {
 
 /// The queries as they meet the sketches of a shard, `None` when it has none.
 pub(super) fn of(simd: Simd, shard: &FlatShard, queries: &Queries) -> Option<Vec<QuerySketch>> {
-    let (sketches, _) = shard.sketches()?;
-    let of_query = |query: &[f32]| QuerySketch::new(simd, sketches, queries.metric, query);
-    Some(
-        queries
-            .values
-            .chunks_exact(queries.width)
-            .map(of_query)
-            .collect(),
-    )
+    let sketches = shard.sketches()?;
+    let mut coordinates = Coordinates::default();
+    let projected = sketches
+        .projection
+        .project(simd, &queries.values, &mut coordinates);
+    let of_query = |query| QuerySketch::new(simd, sketches, queries.metric, query);
+    Some(projected.map(of_query).collect())
 }
 
 impl Scan<'_> {
@@ -62,42 +63,58 @@ impl Scan<'_> {
         let (Some(queries), shard) = (&search.sketches[shard], &search.spans.shards[shard]) else {
             return false;
         };
-        let Some((sketches, blocks)) = shard.sketches() else {
+        let Some(sketches) = shard.sketches() else {
             return false;
         };
         let Buffers { limits, hits, keep } = &mut self.sketches;
         let n_kept = keep_rows(keep, shard, rows.clone(), search.filter);
-        let stride = sketches.layout.block_bytes();
-        if n_kept * BYTES_PER_ROW_READ < keep.len() * stride {
+        let heads = shard.heads(sketches, rows.clone());
+        if n_kept * BYTES_PER_ROW_READ < heads.len() {
             return false;
         }
-        let first = rows.start / LANES * stride;
-        let span = Span {
-            layout: sketches.layout,
-            blocks: &blocks[first..first + keep.len() * stride],
-            keep,
-            first_row: shard.first_ordinal() + rows.start as u32,
-        };
+        let first = shard.first_ordinal() + rows.start as u32;
         for start in (0..queries.len()).step_by(GROUP_QUERIES) {
             let group = start..queries.len().min(start + GROUP_QUERIES);
-            limits.clear();
-            limits.extend(
-                group
-                    .clone()
-                    .map(|query| queries[query].limit(search.reached[query].get())),
-            );
-            let hits = &mut hits[..group.len()];
-            Kernel::of(search.simd).scan(&span, &queries[group.clone()], limits, hits);
-            for (query, hits) in group.zip(hits) {
-                let found = &mut self.found[query];
-                let pending = hits.drain(..).map(|hit| Pending {
-                    bound: queries[query].score(hit.bound),
-                    ordinal: hit.row,
-                });
-                found.pending.extend(pending);
-                if found.pending.len() > found.n_settled_at {
-                    found.settle_best(search, query);
+            // The first rows of all are few, so that there is a limit for the next.
+            let (mut from, mut n_blocks) = (0, FIRST_BLOCKS);
+            while from < keep.len() {
+                limits.clear();
+                let reached = search.reached[group.clone()].iter().map(Threshold::get);
+                let sketches_of_group = &queries[group.clone()];
+                limits.extend(
+                    sketches_of_group
+                        .iter()
+                        .zip(reached)
+                        .map(|(query, reached)| query.limit(reached)),
+                );
+                if limits.iter().all(|&limit| limit > f32::NEG_INFINITY) {
+                    n_blocks = keep.len();
                 }
+                let to = keep.len().min(from + n_blocks);
+                let stride = sketches.layout.block_bytes();
+                let span = Span {
+                    layout: sketches.layout,
+                    heads: &heads[from * stride..to * stride],
+                    keep: &keep[from..to],
+                    first_row: first + (from * LANES) as u32,
+                };
+                let hits = &mut hits[..group.len()];
+                Kernel::of(search.simd).scan(&span, sketches_of_group, limits, hits);
+                for (query, hits) in group.clone().zip(hits) {
+                    let found = &mut self.found[query];
+                    found.work.heads += ((to - from) * LANES) as u64;
+                    let pending = hits.drain(..).map(|hit| Pending {
+                        bound: queries[query].score(hit.bound),
+                        estimate: queries[query].score(hit.product),
+                        product: hit.product,
+                        ordinal: hit.row,
+                    });
+                    found.pending.extend(pending);
+                    if found.pending.len() > found.n_settled_at {
+                        found.settle_best(search, query);
+                    }
+                }
+                (from, n_blocks) = (to, 2 * n_blocks);
             }
         }
         true
@@ -105,18 +122,28 @@ impl Scan<'_> {
 }
 
 impl Found {
-    /// Scores the pending rows with the `k` highest bounds, and drops those that are ruled out by what is then known.
+    /// Gives their scores to the `k` pending rows that promise most, and drops those that are ruled out by what is then
+    /// known.
     fn settle_best(&mut self, search: &Search<'_>, query: usize) {
         let k = search.k;
         if self.pending.len() > k {
             self.pending
-                .select_nth_unstable_by(k - 1, |a, b| b.bound.total_cmp(&a.bound));
-            for Pending { ordinal, .. } in self.pending.drain(..k) {
-                offer(search, query, &mut self.best, ordinal, search.row(ordinal));
+                .select_nth_unstable_by(k - 1, |a, b| b.estimate.total_cmp(&a.estimate));
+            // Those whose tail would have to lift them wait for it.
+            let reached = search.reached[query].get();
+            let promises = |row: &Pending| reached.is_none_or(|reached| row.estimate >= reached);
+            let best: Vec<u32> = self
+                .pending
+                .extract_if(..k, |row| promises(row))
+                .map(|row| row.ordinal)
+                .collect();
+            best.iter().for_each(|&ordinal| fetch(search.row(ordinal)));
+            for ordinal in best {
+                self.offer(search, query, ordinal, search.row(ordinal));
             }
             let reached = search.reached[query].get();
             self.pending
-                .retain(|pending| reached.is_none_or(|reached| pending.bound >= reached));
+                .retain(|row| reached.is_none_or(|reached| row.bound >= reached));
             if self.pending.len() > MAX_PENDING {
                 self.settle(search, query);
             }
@@ -124,32 +151,85 @@ impl Found {
         self.n_settled_at = 2 * self.pending.len() + PENDING + 4 * k;
     }
 
-    /// Scores every pending row that is not ruled out, those with the highest bounds first.
+    /// Gives its score to every row that is not ruled out, those with the highest bounds first.
     pub(super) fn settle(&mut self, search: &Search<'_>, query: usize) {
-        self.pending
-            .sort_unstable_by(|a, b| b.bound.total_cmp(&a.bound));
-        for (i, &Pending { bound, ordinal }) in self.pending.iter().enumerate() {
+        let mut refined = self.refine(search, query);
+        refined.sort_unstable_by(|a, b| b.bound.total_cmp(&a.bound));
+        for (i, &Refined { bound, ordinal }) in refined.iter().enumerate() {
             if search.reached[query]
                 .get()
                 .is_some_and(|reached| bound < reached)
             {
                 break;
             }
-            if let Some(ahead) = self.pending.get(i + FETCHED) {
+            if let Some(ahead) = refined.get(i + FETCHED_ROWS) {
                 fetch(search.row(ahead.ordinal));
             }
-            offer(search, query, &mut self.best, ordinal, search.row(ordinal));
+            self.offer(search, query, ordinal, search.row(ordinal));
+        }
+    }
+
+    /// Reads the tails of the pending rows, and returns those that are not ruled out.
+    fn refine(&mut self, search: &Search<'_>, query: usize) -> Vec<Refined> {
+        let mut refined = Vec::new();
+        let reached = search.reached[query].get();
+        let is_in = |bound: f32| reached.is_none_or(|reached| bound >= reached);
+        self.pending.retain(|row| is_in(row.bound));
+        self.work.tails += self.pending.len() as u64;
+        let tail = |row: &Pending| {
+            let (i, shard) = search.shard(row.ordinal);
+            let sketches = shard.sketches().expect("the row is pending for its sketch");
+            (
+                i,
+                shard.tail(sketches, (row.ordinal - shard.first_ordinal()) as usize),
+            )
+        };
+        for (i, row) in self.pending.iter().enumerate() {
+            if let Some(ahead) = self.pending.get(i + FETCHED_TAILS) {
+                fetch(tail(ahead).1);
+            }
+            let &Pending {
+                mut bound,
+                product,
+                ordinal,
+                ..
+            } = row;
+            if let (shard, Some((codes, step))) = (tail(row).0, tail(row).1.split_last_chunk())
+                && bound < f32::INFINITY
+            {
+                let sketches = search.sketches[shard].as_ref();
+                let query = &sketches.expect("the row is pending for its sketch")[query];
+                let sum = dot(search.simd, codes, &query.tail.codes, query.tail.start);
+                bound = query.score(query.refine(product, f32::from_le_bytes(*step), sum));
+            }
+            if is_in(bound) {
+                refined.push(Refined { bound, ordinal });
+            }
         }
         self.pending.clear();
+        refined
     }
 }
 
+/// A row that its tail has not ruled out.
+struct Refined {
+    /// No lower than its score.
+    bound: f32,
+    ordinal: u32,
+}
+
 impl Search<'_> {
-    /// The row of an ordinal that a shard has.
-    fn row(&self, ordinal: u32) -> &[f32] {
+    /// The shard that an ordinal is in, and its number.
+    fn shard(&self, ordinal: u32) -> (usize, &FlatShard) {
         let shards = self.spans.shards;
         let i = shards.partition_point(|shard| shard.end_ordinal() <= ordinal.into());
-        shards[i].row((ordinal - shards[i].first_ordinal()) as usize)
+        (i, &shards[i])
+    }
+
+    /// The row of an ordinal that a shard has.
+    fn row(&self, ordinal: u32) -> &[f32] {
+        let (_, shard) = self.shard(ordinal);
+        shard.row((ordinal - shard.first_ordinal()) as usize)
     }
 }
 
@@ -181,14 +261,14 @@ fn keep_rows(
     n
 }
 
-/// Asks for a row's cache lines before they are needed.
-fn fetch(row: &[f32]) {
+/// Asks for the cache lines of values before they are needed.
+fn fetch<T>(values: &[T]) {
     #[cfg(target_arch = "x86_64")]
-    for line in row.chunks(16) {
+    for line in values.chunks(64 / size_of::<T>()) {
         use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
         // SAFETY: SSE is part of the architecture, and a prefetch reads nothing.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast()) };
     }
     #[cfg(not(target_arch = "x86_64"))]
-    let _ = row;
+    let _ = values;
 }

@@ -9,6 +9,8 @@ use super::{LANES, Layout, QuerySketch};
 pub(crate) struct Hit {
     /// The bound; where it was no number, infinite.
     pub bound: f32,
+    /// The bound without `|z|·b`.
+    pub product: f32,
     /// The row, counted as the caller counts.
     pub row: u32,
 }
@@ -17,7 +19,7 @@ pub(crate) struct Hit {
 #[derive(Clone, Copy)]
 pub(crate) struct Span<'a> {
     pub layout: Layout,
-    pub blocks: &'a [u8],
+    pub heads: &'a [u8],
     /// For each block the rows that may be found, one bit each.
     pub keep: &'a [u16],
     /// Number of the first row.
@@ -56,12 +58,12 @@ impl Kernel {
     ) {
         let Span {
             layout,
-            blocks,
+            heads,
             keep,
             ..
         } = *span;
         assert_eq!(
-            blocks.len(),
+            heads.len(),
             keep.len() * layout.block_bytes(),
             "each block has its bits"
         );
@@ -88,15 +90,45 @@ impl Kernel {
     }
 }
 
+/// `start + Σ codes[i]·query[i]`, wrapping, over as many as the query has.
+pub(crate) fn dot(simd: Simd, codes: &[u8], query: &[i8], start: i32) -> i32 {
+    assert!(codes.len() >= query.len(), "each coordinate has a code");
+    match Kernel::of(simd) {
+        // SAFETY: as in `Kernel::scan`.
+        #[cfg(target_arch = "x86_64")]
+        Kernel::Vnni => unsafe { x86_64::dot_vnni(codes, query, start) },
+        // SAFETY: as above.
+        #[cfg(target_arch = "x86_64")]
+        Kernel::Avx2 => unsafe { x86_64::dot_avx2(codes, query, start) },
+        Kernel::Portable => dot_portable(codes, query, start),
+    }
+}
+
+#[inline(always)]
+fn dot_portable(codes: &[u8], query: &[i8], start: i32) -> i32 {
+    let products = codes
+        .iter()
+        .zip(query)
+        .map(|(&c, &q)| i32::from(c) * i32::from(q));
+    products.fold(start, i32::wrapping_add)
+}
+
 /// Appends the rows of a block that a mask names.
 #[inline]
-fn push(hits: &mut Vec<Hit>, mut mask: u16, bounds: &[f32; LANES], first_row: u32) {
+fn push(
+    hits: &mut Vec<Hit>,
+    mut mask: u16,
+    bounds: &[f32; LANES],
+    products: &[f32; LANES],
+    first_row: u32,
+) {
     while mask != 0 {
         let lane = mask.trailing_zeros();
-        let bound = bounds[lane as usize];
+        let (bound, product) = (bounds[lane as usize], products[lane as usize]);
         let bound = if bound.is_nan() { f32::INFINITY } else { bound };
         hits.push(Hit {
             bound,
+            product,
             row: first_row + lane,
         });
         mask &= mask - 1;
@@ -111,30 +143,28 @@ fn finish(
     sums: &[i32; LANES],
     query: &QuerySketch,
     limit: f32,
-) -> (u16, [f32; LANES]) {
+) -> (u16, [f32; LANES], [f32; LANES]) {
     let number = |at: usize, lane: usize| {
         let at = (at * LANES + lane) * 4;
         f32::from_le_bytes(block[at..at + 4].try_into().expect("four bytes"))
     };
     let mut mask = 0;
-    let mut bounds = [0.0; LANES];
+    let (mut bounds, mut products) = ([0.0; LANES], [0.0; LANES]);
     for lane in 0..LANES {
-        let mut bound = number(0, lane) * sums[lane] as f32 + number(1, lane) * query.rest;
+        let mut product = number(0, lane) * sums[lane] as f32;
         if layout.has_squares {
-            bound -= number(2, lane) * query.inverse;
+            product -= number(2, lane) * query.inverse;
         }
-        bounds[lane] = bound;
+        let bound = product + number(1, lane) * query.rest;
+        (bounds[lane], products[lane]) = (bound, product);
         mask |= u16::from(bound >= limit || bound.is_nan()) << lane;
     }
-    (mask, bounds)
+    (mask, bounds, products)
 }
 
 fn portable(span: &Span<'_>, queries: &[QuerySketch], limits: &[f32], hits: &mut [Vec<Hit>]) {
     let layout = span.layout;
-    let blocks = span
-        .blocks
-        .chunks_exact(layout.block_bytes())
-        .zip(span.keep);
+    let blocks = span.heads.chunks_exact(layout.block_bytes()).zip(span.keep);
     for ((block, &keep), first_row) in blocks.zip((span.first_row..).step_by(LANES)) {
         if keep == 0 {
             continue;
@@ -149,8 +179,8 @@ fn portable(span: &Span<'_>, queries: &[QuerySketch], limits: &[f32], hits: &mut
                     }
                 }
             }
-            let (mask, bounds) = finish(layout, block, &sums, query, limit);
-            push(hits, mask & keep, &bounds, first_row);
+            let (mask, bounds, products) = finish(layout, block, &sums, query, limit);
+            push(hits, mask & keep, &bounds, &products, first_row);
         }
     }
 }
@@ -160,7 +190,7 @@ mod x86_64 {
     use std::arch::x86_64::*;
     use std::array;
 
-    use super::{Hit, LANES, QuerySketch, Span, finish, push};
+    use super::{Hit, LANES, QuerySketch, Span, dot_portable, finish, push};
 
     /// Sums of products of 8 bits as of 16: two rows' worth of a register at a time, since `vpmaddubsw` would saturate.
     #[target_feature(enable = "avx2,fma")]
@@ -171,10 +201,7 @@ mod x86_64 {
         hits: &mut [Vec<Hit>],
     ) {
         let layout = span.layout;
-        let blocks = span
-            .blocks
-            .chunks_exact(layout.block_bytes())
-            .zip(span.keep);
+        let blocks = span.heads.chunks_exact(layout.block_bytes()).zip(span.keep);
         for ((block, &keep), first_row) in blocks.zip((span.first_row..).step_by(LANES)) {
             if keep == 0 {
                 continue;
@@ -204,10 +231,31 @@ mod x86_64 {
                     parts.map(|[low, high]| _mm256_add_epi32(_mm256_hadd_epi32(low, high), start));
                 // SAFETY: 64 bytes of integers are 64 bytes of integers.
                 let sums: [i32; LANES] = unsafe { std::mem::transmute(halves) };
-                let (mask, bounds) = finish(layout, block, &sums, query, limit);
-                push(hits, mask & keep, &bounds, first_row);
+                let (mask, bounds, products) = finish(layout, block, &sums, query, limit);
+                push(hits, mask & keep, &bounds, &products, first_row);
             }
         }
+    }
+
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+    pub(super) fn dot_vnni(codes: &[u8], query: &[i8], start: i32) -> i32 {
+        let mut sums = _mm512_setzero_si512();
+        for at in (0..query.len()).step_by(64) {
+            let mask = u64::MAX >> 64_usize.saturating_sub(query.len() - at);
+            // SAFETY: the lanes of the mask are there, `codes` being no shorter than `query`.
+            unsafe {
+                let c = _mm512_maskz_loadu_epi8(mask, codes.as_ptr().add(at).cast());
+                let q = _mm512_maskz_loadu_epi8(mask, query.as_ptr().add(at));
+                sums = _mm512_dpbusd_epi32(sums, c, q);
+            }
+        }
+        start.wrapping_add(_mm512_reduce_add_epi32(sums))
+    }
+
+    /// The compiler makes of the loop what AVX2 has.
+    #[target_feature(enable = "avx2,fma")]
+    pub(super) fn dot_avx2(codes: &[u8], query: &[i8], start: i32) -> i32 {
+        dot_portable(codes, query, start)
     }
 
     /// Queries whose sums stay in registers together; with four blocks, 24 of the 32.
@@ -295,7 +343,7 @@ mod x86_64 {
         let query_codes: [*const i8; Q] = array::from_fn(|q| queries[q].codes.as_ptr());
         // SAFETY: as the caller promises.
         unsafe {
-            let start = span.blocks.as_ptr().add(first * stride);
+            let start = span.heads.as_ptr().add(first * stride);
             let mut sums = [[_mm512_setzero_si512(); B]; Q];
             for q in 0..Q {
                 sums[q] = [_mm512_set1_epi32(queries[q].start); B];
@@ -322,23 +370,25 @@ mod x86_64 {
                     _mm512_loadu_ps(numbers.add(LANES)),
                 );
                 for q in 0..Q {
-                    let product = _mm512_mul_ps(a, _mm512_cvtepi32_ps(sums[q][b]));
-                    let mut bound = _mm512_fmadd_ps(z, _mm512_set1_ps(queries[q].rest), product);
+                    let mut product = _mm512_mul_ps(a, _mm512_cvtepi32_ps(sums[q][b]));
                     if SQUARES {
                         let squares = _mm512_loadu_ps(numbers.add(2 * LANES));
-                        bound =
-                            _mm512_fnmadd_ps(squares, _mm512_set1_ps(queries[q].inverse), bound);
+                        product =
+                            _mm512_fnmadd_ps(squares, _mm512_set1_ps(queries[q].inverse), product);
                     }
+                    let bound = _mm512_fmadd_ps(z, _mm512_set1_ps(queries[q].rest), product);
                     let reached =
                         _mm512_cmp_ps_mask::<_CMP_NLT_UQ>(bound, _mm512_set1_ps(limits[q]));
                     let mask = reached & keep[b];
                     if mask != 0 {
-                        let mut bounds = [0.0; LANES];
+                        let (mut bounds, mut products) = ([0.0; LANES], [0.0; LANES]);
                         _mm512_storeu_ps(bounds.as_mut_ptr(), bound);
+                        _mm512_storeu_ps(products.as_mut_ptr(), product);
                         push(
                             &mut hits[q],
                             mask,
                             &bounds,
+                            &products,
                             span.first_row + ((first + b) * LANES) as u32,
                         );
                     }

@@ -5,7 +5,8 @@ use nalgebra::{DMatrix, SymmetricEigen};
 use compute::Simd;
 
 use crate::Metric;
-use crate::kernel::inner_product_f64;
+use crate::kernel::{first_pass, inner_product_f64};
+use crate::metric::norm;
 
 /// Widest row that is projected: the eigenvectors of a wider one take too long to find.
 pub(crate) const MAX_PROJECTED_WIDTH: usize = 2048;
@@ -16,21 +17,50 @@ const SAMPLE_ROWS: usize = 8192;
 const SAMPLE_QUERIES: usize = 64;
 /// Directions are added in such steps.
 const DIRECTIONS_STEP: usize = 32;
-/// What reading a row costs that a sketch did not rule out, in bytes of a sketch: a row is far away in memory.
-const ROW_COST: f64 = 2048.0;
+/// What a row costs whose head does not rule it out, in coordinates of a head. In a large batch it is three times as much, for a single
+/// query a fifth: heads are then as near as the processor or as far as the memory.
+const ROW_COST: f64 = 4096.0;
 
-/// A map of vectors to their coordinates along a few orthonormal directions, about a center.
+/// A map of vectors to their coordinates in an orthonormal basis, about a center.
 ///
-/// The directions span the leading principal components, turned at random within their span, so that each
-/// coordinate takes an equal share of a vector's length and 8 bits go as far as they can.
+/// The first directions, the *head*, span the leading principal components, the others, the *tail*, what those leave.
+/// Within either span they are turned at random, so that each coordinate takes an equal share of a vector's length and 8
+/// bits go as far as they can.
 #[derive(Debug, PartialEq)]
 pub(crate) struct Projection {
     /// What is subtracted first: the mean under L2, which does not change distances; zero for inner products.
     pub center: Vec<f32>,
-    /// The directions, row-major, each as wide as a row.
+    /// The directions, row-major, each as wide as a row, and as many.
     pub directions: Vec<f32>,
+    pub n_head: usize,
     /// No more than so much of `|x||q|` is lost by the directions not being quite orthonormal, and by rounding.
     pub slack: f64,
+}
+
+/// A vector in the basis of a [`Projection`].
+#[derive(Clone, Copy)]
+pub(crate) struct Projected<'a> {
+    pub head: &'a [f32],
+    pub tail: &'a [f32],
+    /// The square of the vector's length.
+    pub squared_norm: f64,
+}
+
+impl Projected<'_> {
+    /// Whether the coordinates are as near to the true ones as [`Projection::slack`] says: nothing overflowed, and nothing
+    /// vanished that counts.
+    pub fn is_sound(self) -> bool {
+        let is_finite = |values: &[f32]| values.iter().all(|value| value.is_finite());
+        let has_length = self.squared_norm == 0.0 || self.squared_norm > 1e-56;
+        has_length && self.squared_norm.is_finite() && is_finite(self.head) && is_finite(self.tail)
+    }
+}
+
+/// Vectors in the basis of a [`Projection`]; kept to save allocations.
+#[derive(Default)]
+pub(crate) struct Coordinates {
+    centered: Vec<f32>,
+    values: Vec<f32>,
 }
 
 impl Projection {
@@ -69,45 +99,57 @@ impl Projection {
         order.sort_by(|&a, &b| eigen.eigenvalues[b].total_cmp(&eigen.eigenvalues[a]));
         let components = eigen.eigenvectors.select_columns(&order);
 
-        let n_directions = choose(&(components.transpose() * &columns), n_rows, metric);
-        let turn = random_rotation(n_directions);
-        let directions = turn * components.columns(0, n_directions).transpose();
-        let directions = directions.map(|value| value as f32);
-        let exact = directions.map(f64::from);
-        let defect =
-            (&exact * exact.transpose() - DMatrix::identity(n_directions, n_directions)).norm();
+        let n_head = choose(&(components.transpose() * &columns), n_rows);
+        let mut basis = DMatrix::zeros(width, width); // a direction a column
+        for (from, n) in [(0, n_head), (n_head, width - n_head)] {
+            if n == 0 {
+                continue;
+            }
+            let turned = components.columns(from, n) * random_rotation(n);
+            basis.columns_mut(from, n).copy_from(&turned);
+        }
+        let basis = basis.map(|value| value as f32);
+        let exact = basis.map(f64::from);
+        let defect = (exact.transpose() * &exact - DMatrix::identity(width, width)).norm();
         Some(Self {
             center,
-            directions: directions.transpose().as_slice().to_vec(), // nalgebra stores columns
-            slack: slack(defect),
+            directions: basis.as_slice().to_vec(), // nalgebra stores columns
+            n_head,
+            slack: slack(width, defect),
         })
     }
 
-    /// Number of directions.
-    pub fn n_directions(&self) -> usize {
-        self.directions.len() / self.center.len()
-    }
-
-    /// Writes a vector less the center, and its coordinates; returns the square of its length, less the center.
-    pub fn project(
-        &self,
+    /// The coordinates of vectors, row-major.
+    pub fn project<'a>(
+        &'a self,
         simd: Simd,
-        vector: &[f32],
-        centered: &mut Vec<f32>,
-        coordinates: &mut Vec<f64>,
-    ) -> f64 {
+        vectors: &[f32],
+        coordinates: &'a mut Coordinates,
+    ) -> impl ExactSizeIterator<Item = Projected<'a>> {
+        let width = self.center.len();
+        let Coordinates { centered, values } = coordinates;
         centered.clear();
-        centered.extend(vector.iter().zip(&self.center).map(|(x, c)| x - c));
-        let directions = self.directions.chunks_exact(vector.len());
-        coordinates.clear();
-        coordinates
-            .extend(directions.map(|direction| inner_product_f64(simd, direction, centered)));
-        inner_product_f64(simd, centered, centered)
+        let center = self.center.iter().cycle();
+        centered.extend(vectors.iter().zip(center).map(|(x, c)| x - c));
+        let directions: Vec<&[f32]> = self.directions.chunks_exact(width).collect();
+        values.resize(vectors.len(), 0.0);
+        first_pass(simd, Metric::InnerProduct, &directions, centered, values);
+        let vectors = values.chunks_exact(width).zip(centered.chunks_exact(width));
+        vectors.map(move |(values, centered)| {
+            let (head, tail) = values.split_at(self.n_head);
+            let squared_norm = inner_product_f64(simd, centered, centered);
+            Projected {
+                head,
+                tail,
+                squared_norm,
+            }
+        })
     }
 
-    /// A bound on the length of what the coordinates leave of a vector of this squared length.
-    pub fn rest(&self, squared_norm: f64, coordinates: &[f64]) -> f64 {
-        let kept: f64 = coordinates.iter().map(|y| y * y).sum::<f64>().sqrt();
+    /// A bound on the length of what the head leaves of a vector.
+    pub fn rest(&self, vector: Projected<'_>) -> f64 {
+        let squared_norm = vector.squared_norm;
+        let kept = norm(vector.head);
         let kept = (kept - self.slack * squared_norm.sqrt()).max(0.0);
         let rest = squared_norm - kept * kept + squared_norm * ROUNDING;
         rest.max(0.0).sqrt() * (1.0 + ROUNDING)
@@ -118,10 +160,15 @@ impl Projection {
 pub(crate) const ROUNDING: f64 = 1.0 / (1_u64 << 36) as f64;
 
 /// The bound for directions `H` with `‖HHᵀ − I‖ ≤ defect`: the nearest orthonormal `U` has `‖H − U‖ ≤ defect`, so
-/// `|⟨Hx, Hq⟩ − ⟨Ux, Uq⟩| ≤ (2 defect + defect²)|x||q|`. To that come the roundings of `x − center` to `f32`.
-fn slack(defect: f64) -> f64 {
+/// `|⟨Hx, Hq⟩ − ⟨Ux, Uq⟩| ≤ (2 defect + defect²)|x||q|`. Each coordinate goes through at most `width/4 + 4` roundings to
+/// `f32` ([`first_pass`]), which moves a vector of them by at most `√width (width/4 + 4) u` of its length, and
+/// `x − center` is rounded as well.
+fn slack(width: usize, defect: f64) -> f64 {
     let u = f64::from(f32::EPSILON) / 2.0;
-    (2.0 + defect) * defect + 4.0 * u + ROUNDING
+    let width = width as f64;
+    let rounding = width.sqrt() * (width / 4.0 + 5.0) * u;
+    let one = (defect + rounding) * (1.0 + ROUNDING) + u;
+    (2.0 + one) * one + ROUNDING
 }
 
 fn mean<'a>(rows: impl ExactSizeIterator<Item = &'a [f32]>, width: usize) -> Vec<f32> {
@@ -135,15 +182,17 @@ fn mean<'a>(rows: impl ExactSizeIterator<Item = &'a [f32]>, width: usize) -> Vec
     sums.into_iter().map(|sum| sum as f32).collect()
 }
 
-/// The number of leading components for which reading the sketches and the rows they do not rule out costs least.
+/// The number of leading components for which the heads and the rows they do not rule out cost least.
 ///
 /// `coordinates` has a unit vector in each column. Some are taken as queries; how many of the others have to be read
 /// is counted for the score that the tenth best of all `n_rows` may have: that of the best in the sample, or of one
 /// further down where the sample is nearly everything.
-fn choose(coordinates: &DMatrix<f64>, n_rows: usize, metric: Metric) -> usize {
+///
+/// On unit vectors every metric asks for the inner product; L2 of rows of other lengths is not looked at.
+fn choose(coordinates: &DMatrix<f64>, n_rows: usize) -> usize {
     let (width, n_sample) = coordinates.shape();
     let n_queries = SAMPLE_QUERIES.min(n_sample / 2);
-    let rank = (10 * n_sample / n_rows).clamp(1, n_sample - n_queries) - 1;
+    let rank = (100 * n_sample / n_rows).clamp(1, n_sample - n_queries) - 1;
     let steps: Vec<usize> = (1..)
         .map(|step| step * DIRECTIONS_STEP)
         .take_while(|&directions| directions < width)
@@ -154,8 +203,6 @@ fn choose(coordinates: &DMatrix<f64>, n_rows: usize, metric: Metric) -> usize {
         .iter()
         .map(|&directions| (0..n_sample).map(|i| rest(i, directions)).collect())
         .collect();
-    // On unit vectors every metric asks for the inner product; L2 of rows of other lengths is not looked at.
-    let _ = metric;
     let mut n_read = vec![0_usize; steps.len()];
     let mut partial = vec![0.0; steps.len()];
     let mut bounds = vec![Vec::new(); steps.len()];

@@ -1,10 +1,11 @@
 //! The other side of the bound: what of a query meets the sketches.
 
-use compute::Simd;
+use compute::{Simd, simd_function};
 
-use super::projection::ROUNDING;
+use super::projection::{Projected, ROUNDING};
 use super::{Bounds, Sketches};
 use crate::Metric;
+use crate::metric::norm;
 
 /// Where `g` is beyond this the bound rules nothing out, and the sum of integers could overflow.
 const MAX_GAP: f64 = 1e9;
@@ -20,6 +21,8 @@ pub(crate) struct QuerySketch {
     pub rest: f32,
     /// `1/σ`, rounded down: what `|x|²/2` is multiplied by.
     pub inverse: f32,
+    /// The same for the tail.
+    pub tail: QueryTail,
     /// `σ`
     scale: f64,
     /// `|q|²`, lowered; 0 unless the metric is L2.
@@ -27,62 +30,82 @@ pub(crate) struct QuerySketch {
     metric: Metric,
 }
 
+/// A query as the tails meet it.
+#[derive(Clone, Debug)]
+pub(crate) struct QueryTail {
+    pub codes: Vec<i8>,
+    /// `−128 Σĉ`
+    pub start: i32,
+    /// `σ′/σ`
+    ratio: f64,
+    /// `g′`, infinite where it says nothing.
+    gap: f64,
+}
+
 impl QuerySketch {
-    pub fn new(simd: Simd, sketches: &Sketches, metric: Metric, query: &[f32]) -> Self {
+    pub fn new(simd: Simd, sketches: &Sketches, metric: Metric, query: Projected<'_>) -> Self {
         let Sketches {
             projection,
-            bounds,
+            head,
+            tail,
             layout,
             ..
         } = sketches;
-        let Bounds {
-            code_norm,
-            code_error,
-        } = *bounds;
-        let (mut centered, mut p) = (Vec::new(), Vec::new());
-        let squared_norm = projection.project(simd, query, &mut centered, &mut p);
-        let norm = squared_norm.sqrt();
-        let largest = p.iter().fold(0.0_f64, |largest, p| largest.max(p.abs()));
-        let scale = if largest > f64::MIN_POSITIVE * 1e9 {
-            largest / 127.0
-        } else {
-            1.0
+        let squared_norm = query.squared_norm;
+        let lost = projection.slack * squared_norm.sqrt();
+        let gap = |bounds: &Bounds, codes: &Codes, p: &[f32]| {
+            let gap = bounds.code_norm * codes.error
+                + bounds.code_error * norm(p)
+                + lost * (bounds.code_norm + bounds.code_error);
+            gap / codes.scale * (1.0 + ROUNDING)
         };
-        let mut codes: Vec<i8> = p.iter().map(|p| (p / scale).round() as i8).collect();
-        let error: f64 = p
-            .iter()
-            .zip(&codes)
-            .map(|(p, &c)| (p - f64::from(c) * scale).powi(2))
-            .sum();
-        let length: f64 = codes.iter().map(|&c| f64::from(c).powi(2)).sum();
-        let kept: f64 = p.iter().map(|p| p * p).sum();
-        codes.resize(layout.n_groups() * 4, 0);
-
-        let lost = projection.slack * norm;
         let roundings = 4.0 * f64::from(f32::EPSILON) / 2.0;
-        let gap =
-            (code_norm * error.sqrt() + code_error * kept.sqrt() + lost * (code_norm + code_error))
-                / scale;
-        let gap = (gap + roundings * (code_norm * length.sqrt() + gap)) * (1.0 + ROUNDING) + 1.0;
-        let rest = (projection.rest(squared_norm, &p) + lost) / scale * (1.0 + roundings);
-        let (gap, rest) = if gap < MAX_GAP {
-            (gap.ceil() as i32, up(rest))
+        let p = Codes::of(simd, query.head, layout.n_groups() * 4);
+        let t = Codes::of(simd, query.tail, query.tail.len());
+        let head_gap = gap(head, &p, query.head);
+        let head_gap = head_gap + roundings * (head.code_norm * p.norm + head_gap) + 1.0;
+        let rest = (projection.rest(query) + lost) / p.scale * (1.0 + roundings);
+        let proves = query.is_sound() && head_gap < MAX_GAP;
+        let (start, rest) = if proves {
+            (head_gap.ceil() as i32, up(rest))
         } else {
             (0, f32::INFINITY)
         };
-        let sum: i32 = codes.iter().map(|&c| i32::from(c)).sum();
         Self {
-            codes,
-            start: gap.wrapping_sub(128 * sum),
+            start: start.wrapping_sub(128 * p.sum()),
             rest,
-            inverse: down(1.0 / scale),
-            scale,
+            inverse: down(1.0 / p.scale),
+            tail: QueryTail {
+                start: -128 * t.sum(),
+                ratio: t.scale / p.scale,
+                gap: if proves {
+                    gap(tail, &t, query.tail)
+                } else {
+                    f64::INFINITY
+                },
+                codes: t.values,
+            },
+            codes: p.values,
+            scale: p.scale,
             squared_norm: if metric == Metric::L2 {
                 squared_norm * LOWERED
             } else {
                 0.0
             },
             metric,
+        }
+    }
+
+    /// The bound of a row once its tail was read: `product` is what its head says, without the rest, and `sum` starts from
+    /// [`QueryTail::start`].
+    pub fn refine(&self, product: f32, step: f32, sum: i32) -> f32 {
+        let QueryTail { ratio, gap, .. } = self.tail;
+        let tail = f64::from(step) * ratio * (f64::from(sum) + gap);
+        let bound = f64::from(product) + tail;
+        if bound.is_nan() {
+            f32::INFINITY
+        } else {
+            up(bound + ROUNDING * tail.abs())
         }
     }
 
@@ -126,4 +149,49 @@ pub(super) fn up(value: f64) -> f32 {
 /// The `f32` not above a number.
 pub(super) fn down(value: f64) -> f32 {
     (value as f32).next_down()
+}
+
+/// Coordinates of a query in 8 bits.
+struct Codes {
+    values: Vec<i8>,
+    /// `σ`
+    scale: f64,
+    /// `|p − p̂|`
+    error: f64,
+    /// `|ĉ|`
+    norm: f64,
+}
+
+impl Codes {
+    /// The codes are padded with zeros to a length.
+    fn of(simd: Simd, coordinates: &[f32], n_padded: usize) -> Self {
+        let mut values = vec![0; n_padded];
+        let (scale, error, norm) = encode(simd, coordinates, &mut values);
+        Self {
+            values,
+            scale,
+            error,
+            norm,
+        }
+    }
+
+    fn sum(&self) -> i32 {
+        self.values.iter().map(|&code| i32::from(code)).sum()
+    }
+}
+
+simd_function! {
+    /// Writes the codes of coordinates; returns the scale, the length of what the codes lose, and that of the codes.
+    fn encode(coordinates: &[f32], codes: &mut [i8]) -> (f64, f64, f64) {
+        let largest = coordinates.iter().fold(0.0_f32, |largest, p| largest.max(p.abs()));
+        let scale = if largest > 0.0 { f64::from(largest) / 127.0 } else { 1.0 };
+        let (mut error, mut norm) = (0.0, 0.0);
+        for (to, &p) in codes.iter_mut().zip(coordinates) {
+            let code = (f64::from(p) / scale).round_ties_even();
+            *to = code as i8;
+            error += (f64::from(p) - code * scale).powi(2);
+            norm += code * code;
+        }
+        (scale, error.sqrt(), norm.sqrt())
+    }
 }

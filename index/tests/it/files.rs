@@ -11,8 +11,12 @@ use crate::{METRICS, config, write_shards};
 
 /// The bytes of a shard of five rows of three.
 fn small_shard(folder: &Path) -> Vec<u8> {
+    small_shard_with(folder, SketchPolicy::Never)
+}
+
+fn small_shard_with(folder: &Path, sketches: SketchPolicy) -> Vec<u8> {
     let rows: Vec<f32> = (1..=15).map(|value| value as f32).collect();
-    fs::read(&write_shards(folder, Metric::L2, SketchPolicy::Never, 3, &rows, 1)[0]).unwrap()
+    fs::read(&write_shards(folder, Metric::L2, sketches, 3, &rows, 1)[0]).unwrap()
 }
 
 fn open_bytes(folder: &Path, bytes: &[u8], verify: Verify) -> Result<FlatShard, OpenError> {
@@ -52,8 +56,13 @@ fn format_version_1_is_what_it_was() {
 
 #[test]
 fn every_truncation_is_a_named_error() {
+    check_truncations(SketchPolicy::Never);
+    check_truncations(SketchPolicy::Always);
+}
+
+fn check_truncations(sketches: SketchPolicy) {
     let folder = tempfile::tempdir().unwrap();
-    let bytes = small_shard(folder.path());
+    let bytes = small_shard_with(folder.path(), sketches);
     for length in 0..bytes.len() {
         let expect_named = |verify| {
             let error = open_bytes(folder.path(), &bytes[..length], verify).unwrap_err();
@@ -75,8 +84,13 @@ fn every_truncation_is_a_named_error() {
 
 #[test]
 fn every_flipped_byte_is_a_named_error() {
+    check_flips(SketchPolicy::Never);
+    check_flips(SketchPolicy::Always);
+}
+
+fn check_flips(sketches: SketchPolicy) {
     let folder = tempfile::tempdir().unwrap();
-    let bytes = small_shard(folder.path());
+    let bytes = small_shard_with(folder.path(), sketches);
     for at in 0..bytes.len() {
         for flip in [1 << (at % 8), 0xff] {
             let mut changed = bytes.clone();
@@ -244,6 +258,89 @@ fn hostile_shards_with_right_checksums_are_named_errors() {
         "has 8 bytes, its shard needs 34359738368",
     );
     check([0, 0, 2, 0], 0, "has 8 bytes, its shard needs 0");
+}
+
+#[test]
+fn hostile_sketches_with_right_checksums_are_named_errors() {
+    let folder = tempfile::tempdir().unwrap();
+    // coordinates of heads, then the five bounds; bytes of the other sections
+    let check = |n_head: u64, bounds: [f64; 5], n_bytes: [usize; 3], expected: &str| {
+        let path = folder.path().join("hostile.trawl");
+        let mut writer = SectionWriter::create(&path).unwrap();
+        let mut section = |name: &str, bytes: &[u8]| {
+            writer.begin(name, 1, Need::Optional).unwrap();
+            writer.write(bytes).unwrap();
+        };
+        section("rows", &[0; 8]);
+        section("block_norms", &[0; 4]);
+        for (name, n) in ["sketch_projection", "sketch_heads", "sketch_tails"]
+            .into_iter()
+            .zip(n_bytes)
+        {
+            section(name, &vec![0; n]);
+        }
+        let bounds = bounds.iter().flat_map(|bound| bound.to_le_bytes());
+        section(
+            "sketch",
+            &n_head
+                .to_le_bytes()
+                .into_iter()
+                .chain(bounds)
+                .collect::<Vec<u8>>(),
+        );
+        let shard: [u32; 6] = [0, 0, 2, 0, 1, 0]; // one row of two values
+        section("shard", &shard.map(u32::to_le_bytes).concat());
+        writer.finish().unwrap();
+        match FlatShard::open(&path, Verify::Checksums) {
+            Ok(shard) => {
+                let found = shard.search(&[1.0, 2.0], 2, None, &Default::default());
+                assert_eq!((found.unwrap()[0].len(), expected), (1, "sound"));
+            }
+            Err(error) => assert!(error.to_string().contains(expected), "{error}"),
+        }
+    };
+    let sound = [24, 192, 8];
+    check(1, [1.0; 5], sound, "sound");
+    check(0, [1.0; 5], sound, "coordinates in a sketch's head 0");
+    check(3, [1.0; 5], sound, "coordinates in a sketch's head 3");
+    check(
+        u64::MAX,
+        [1.0; 5],
+        sound,
+        "coordinates in a sketch's head 18446744073709551615",
+    );
+    check(
+        1,
+        [1.0, 1.0, f64::NAN, 1.0, 1.0],
+        sound,
+        "bound of its sketches",
+    );
+    check(
+        1,
+        [1.0, 1.0, 1.0, 1.0, -1.0],
+        sound,
+        "bound of its sketches",
+    );
+    check(1, [f64::INFINITY; 5], sound, "sound"); // it proves nothing, then
+    check(
+        1,
+        [1.0; 5],
+        [23, 192, 8],
+        "has 23 bytes, its shard needs 24",
+    );
+    check(
+        1,
+        [1.0; 5],
+        [24, 191, 8],
+        "has 191 bytes, its shard needs 192",
+    );
+    check(
+        1,
+        [1.0; 5],
+        [24, 192, 12],
+        "has 12 bytes, its shard needs 8",
+    );
+    check(2, [1.0; 5], [24, 192, 8], "has 8 bytes, its shard needs 0");
 }
 
 #[test]

@@ -128,6 +128,14 @@ pub enum WriteError {
     /// A row holds NaN or infinity.
     #[error("row {ordinal} is not finite at dimension {dimension}")]
     NotFinite { ordinal: u32, dimension: usize },
+    /// A row holds a number that its row type has not.
+    #[error("row {ordinal} has {value} at dimension {dimension}, more than {row_type} can hold")]
+    TooLarge {
+        ordinal: u32,
+        dimension: usize,
+        value: f32,
+        row_type: &'static str,
+    },
     /// A row is zero, which has no direction and so no cosine.
     #[error("row {ordinal} is zero, which has no cosine")]
     ZeroRow { ordinal: u32 },

@@ -14,6 +14,7 @@ mod error;
 mod kernel;
 mod metric;
 mod neighbor;
+mod rows;
 mod scan;
 mod search;
 mod section;
@@ -24,11 +25,10 @@ mod sketch;
 pub use error::{OpenError, WriteError};
 pub use metric::{Metric, normalize, score};
 pub use neighbor::Neighbor;
+pub use rows::RowType;
 pub use search::{Bitmap, Capabilities, Device, SearchError, SearchParams, VectorIndex, Work};
 pub use section::{KnownSection, Need, SectionFile, SectionWriter, Verify};
-pub use shard::{
-    FlatShard, MAX_WIDTH, RowType, ShardConfig, ShardSummary, ShardWriter, SketchPolicy,
-};
+pub use shard::{FlatShard, MAX_WIDTH, ShardConfig, ShardSummary, ShardWriter, SketchPolicy};
 pub use sharded::ShardedIndex;
 
 #[cfg(target_endian = "big")]

@@ -4,16 +4,18 @@
 //!
 //! | name          | content                                                                                         |
 //! |---------------|-------------------------------------------------------------------------------------------------|
-//! | `rows`        | the rows, row-major, `f32`                                                                      |
+//! | `rows`        | the rows, row-major, of the row type                                                            |
 //! | `block_norms` | for each block of 256 rows a `f32` that no row of the block exceeds in length                   |
-//! | `shard`       | `u32` metric (0 inner product, 1 cosine, 2 L2), row type (0 `f32`), width, first ordinal; `u64` number of rows |
+//! | `shard`       | `u32` metric (0 inner product, 1 cosine, 2 L2), row type (0 `f32`, 1 `f16`, 2 `bf16`), width, first ordinal; `u64` number of rows |
 
+use std::borrow::Cow;
 use std::ops::Range;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
 use crate::metric::normalize;
+use crate::rows::{RowType, Rows, values};
 use crate::scan::{self, upper_norm};
 use crate::section::{KnownSection, Need, SectionFile, SectionWriter, Verify, u32_at, u64_at};
 use crate::sketch::{self, Sketches};
@@ -41,15 +43,6 @@ const SHARD: KnownSection = KnownSection {
     version: 1,
 };
 const SHARD_BYTES: usize = 24;
-
-/// How the values of a row are stored.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-#[non_exhaustive]
-pub enum RowType {
-    /// 32-bit floats, as encoders give them.
-    F32,
-}
 
 /// What a shard holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -161,12 +154,28 @@ impl ShardWriter {
         if self.config.metric == Metric::Cosine && normalize(&mut self.row) == 0.0 {
             return Err(WriteError::ZeroRow { ordinal });
         }
+        let ShardConfig {
+            row_type, width, ..
+        } = self.config;
         self.bytes.clear();
-        self.bytes
-            .extend(self.row.iter().flat_map(|value| value.to_le_bytes()));
+        row_type.encode(&self.row, &mut self.bytes);
+        let stored = Rows {
+            row_type,
+            width,
+            bytes: &self.bytes,
+        }
+        .row(0);
+        if let Some(dimension) = stored.iter().position(|value| !value.is_finite()) {
+            return Err(WriteError::TooLarge {
+                ordinal,
+                dimension,
+                value: self.row[dimension],
+                row_type: row_type.as_str(),
+            });
+        }
         self.sections.write(&self.bytes)?;
 
-        let norm = (upper_norm(&self.row) as f32).next_up(); // rounded up
+        let norm = (upper_norm(&stored) as f32).next_up(); // rounded up
         match self.block_norms.last_mut() {
             Some(largest) if !self.n_rows.is_multiple_of(BLOCK_ROWS as u64) => {
                 *largest = largest.max(norm)
@@ -182,10 +191,20 @@ impl ShardWriter {
     /// # Errors
     /// [`WriteError::Write`].
     pub fn finish(mut self) -> Result<ShardSummary, WriteError> {
-        let ShardConfig { width, metric, .. } = self.config;
+        let ShardConfig {
+            row_type,
+            width,
+            metric,
+            ..
+        } = self.config;
         if self.config.sketches.applies(self.n_rows) {
             let rows = self.sections.map_section()?;
-            sketch::write(&mut self.sections, floats(rows.bytes()), width, metric)?;
+            let rows = Rows {
+                row_type,
+                width,
+                bytes: rows.bytes(),
+            };
+            sketch::write(&mut self.sections, rows, metric)?;
         }
         self.sections
             .begin(BLOCK_NORMS.name, BLOCK_NORMS.version, Need::Required)?;
@@ -199,12 +218,9 @@ impl ShardWriter {
             Metric::Cosine => 1,
             Metric::L2 => 2,
         };
-        let row_type: u32 = match self.config.row_type {
-            RowType::F32 => 0,
-        };
         for number in [
             metric,
-            row_type,
+            row_type.code(),
             self.config.width as u32,
             self.config.first_ordinal,
         ] {
@@ -248,7 +264,8 @@ impl FlatShard {
         ];
         let file = SectionFile::open(path, &known, verify)?;
         let (mut config, n_rows) = read_config(&file)?;
-        let rows = checked_section(&file, ROWS, n_rows * config.width as u64 * 4)?;
+        let row_bytes = config.width * config.row_type.bytes();
+        let rows = checked_section(&file, ROWS, n_rows * row_bytes as u64)?;
         let block_norms =
             checked_section(&file, BLOCK_NORMS, n_rows.div_ceil(BLOCK_ROWS as u64) * 4)?;
         let sketches = Sketches::open(&file, &config, n_rows as usize)?;
@@ -289,9 +306,18 @@ impl FlatShard {
     ///
     /// # Panics
     /// When `i` is not below [`VectorIndex::len`].
-    pub fn row(&self, i: usize) -> &[f32] {
+    pub fn row(&self, i: usize) -> Cow<'_, [f32]> {
         assert!(i < self.n_rows, "row {i} of {}", self.n_rows);
-        &floats(&self.file.bytes()[self.rows.clone()])[i * self.config.width..][..self.config.width]
+        self.rows().row(i)
+    }
+
+    /// All rows as they are stored.
+    pub(crate) fn rows(&self) -> Rows<'_> {
+        Rows {
+            row_type: self.config.row_type,
+            width: self.config.width,
+            bytes: &self.file.bytes()[self.rows.clone()],
+        }
     }
 
     /// The sketches, if the shard has any.
@@ -314,7 +340,7 @@ impl FlatShard {
 
     /// A bound on the length of the rows of a block.
     pub(crate) fn block_norm(&self, block: usize) -> f32 {
-        floats(&self.file.bytes()[self.block_norms.clone()])[block]
+        values::<f32>(&self.file.bytes()[self.block_norms.clone()])[block]
     }
 
     /// [`VectorIndex::search`], and what it read.
@@ -378,10 +404,8 @@ fn read_config(file: &SectionFile) -> Result<(ShardConfig, u64), OpenError> {
         2 => Metric::L2,
         found => return Err(bad("metric", found.into())),
     };
-    let row_type = match u32_at(bytes, 4) {
-        0 => RowType::F32,
-        found => return Err(bad("row type", found.into())),
-    };
+    let row_type = RowType::from_code(u32_at(bytes, 4));
+    let row_type = row_type.ok_or_else(|| bad("row type", u32_at(bytes, 4).into()))?;
     let (width, first_ordinal, n_rows) = (u32_at(bytes, 8), u32_at(bytes, 12), u64_at(bytes, 16));
     if !(1..=MAX_WIDTH).contains(&(width as usize)) {
         return Err(bad("width", width.into()));
@@ -419,15 +443,4 @@ pub(crate) fn checked_section(
         });
     }
     Ok(range)
-}
-
-/// The `f32` in a section of them.
-pub(crate) fn floats(section: &[u8]) -> &[f32] {
-    // SAFETY: every four bytes are some `f32`.
-    let (before, floats, after) = unsafe { section.align_to() };
-    assert!(
-        before.is_empty() && after.is_empty(),
-        "sections of floats are aligned and whole"
-    );
-    floats
 }

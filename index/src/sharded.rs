@@ -1,5 +1,6 @@
 //! Many shards that answer as one.
 
+use std::borrow::Cow;
 use std::path::PathBuf;
 
 use crate::scan;
@@ -78,7 +79,7 @@ impl ShardedIndex {
     }
 
     /// The stored row of an ordinal, `None` when no shard has it.
-    pub fn row(&self, ordinal: u32) -> Option<&[f32]> {
+    pub fn row(&self, ordinal: u32) -> Option<Cow<'_, [f32]>> {
         let i = self
             .shards
             .partition_point(|shard| shard.end_ordinal() <= ordinal.into());

@@ -16,6 +16,7 @@ use crate::{BuildError, Phase};
 pub(crate) struct Layout {
     pub n_shards: usize,
     pub metric: Metric,
+    pub rows: RowType,
     pub store: StoreConfig,
     /// Arithmetic of the vectors.
     pub arithmetic: &'static str,
@@ -34,6 +35,7 @@ pub(crate) fn assemble(
     let &Layout {
         n_shards,
         metric,
+        rows,
         ref store,
         arithmetic,
     } = layout;
@@ -52,6 +54,7 @@ pub(crate) fn assemble(
         output,
         plan,
         metric,
+        rows,
         shards: &shards,
         open: None,
     };
@@ -80,6 +83,7 @@ struct VectorsWriter<'a> {
     output: &'a Path,
     plan: Plan,
     metric: Metric,
+    rows: RowType,
     /// Those still to be begun.
     shards: &'a [Shard],
     /// The open shard and the rows it still takes.
@@ -113,7 +117,7 @@ impl VectorsWriter<'_> {
         let config = ShardConfig {
             width: self.plan.width,
             metric: self.metric,
-            row_type: RowType::F32,
+            row_type: self.rows,
             first_ordinal: shard.first_ordinal,
             sketches: SketchPolicy::default(),
         };

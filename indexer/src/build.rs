@@ -113,6 +113,7 @@ fn build_from(
             let layout = Layout {
                 n_shards: config.n_shards,
                 metric,
+                rows: config.rows,
                 store,
                 arithmetic: source.arithmetic(),
             };
@@ -238,6 +239,7 @@ fn spec(
         "chunk_passages": config.chunk_passages,
         "n_shards": config.n_shards,
         "metric": metric.as_str(),
+        "rows": config.rows.as_str(),
         "schema": to_value(&survey.schema),
         "language": config.language.as_str(),
         "arithmetic": source.arithmetic(),

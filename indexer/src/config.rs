@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use collection::BuildMode;
 use corpus::{CorpusConfig, Template};
 use encoder::ModelOptions;
-use index::Metric;
+use index::{Metric, RowType};
 use serde::Serialize;
 use store::Language;
 
@@ -35,6 +35,8 @@ pub struct BuildConfig {
     pub chunk_passages: usize,
     /// How rows are compared; the model's own similarity when `None`.
     pub metric: Option<Metric>,
+    /// How the vectors are stored.
+    pub rows: RowType,
     /// Language of the lexical index.
     pub language: Language,
     /// What to do about an earlier build with the same content.
@@ -63,6 +65,7 @@ impl BuildConfig {
             n_shards: 1,
             chunk_passages: DEFAULT_CHUNK_PASSAGES,
             metric: None,
+            rows: RowType::default(),
             language: Language::default(),
             mode: BuildMode::New,
             publish: false,

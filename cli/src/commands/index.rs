@@ -5,7 +5,7 @@ use anyhow::Context;
 use collection::{BuildMode, Collection, Generation, GenerationId, LIVE};
 use corpus::{CorpusConfig, CorpusFormat, Schema, Template};
 use encoder::{Arithmetic, Preset, Role};
-use index::Metric;
+use index::{Metric, RowType};
 use indexer::{
     BroughtVectors, BuildConfig, BuildReport, DEFAULT_CHUNK_PASSAGES, Phase, build_from_vectors,
 };
@@ -87,6 +87,9 @@ struct BuildArgs {
     /// How `--vectors` are compared: inner_product, cosine, l2. A model says so itself, or `--similarity` does.
     #[arg(long, value_name = "NAME", requires = "vectors", value_parser = named::<Metric>)]
     metric: Option<Metric>,
+    /// How vectors are stored: f32, f16 (half the size; cosines change by less than 0.0005) or bf16.
+    #[arg(long, value_name = "NAME", default_value = "f32", value_parser = named::<RowType>)]
+    rows: RowType,
     /// Language of the BM25 index: its stop words and stemmer.
     #[arg(long, value_name = "NAME", default_value_t, value_parser = named::<Language>)]
     language: Language,
@@ -172,6 +175,7 @@ impl BuildArgs {
             n_shards: self.shards,
             chunk_passages: self.chunk_passages,
             metric: self.metric,
+            rows: self.rows,
             language: self.language,
             mode: match (self.resume, self.restart) {
                 (true, _) => BuildMode::Resume,

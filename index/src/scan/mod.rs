@@ -246,6 +246,8 @@ struct Found {
     pending: Vec<Pending>,
     /// When more rows are pending, some of them are settled.
     n_settled_at: usize,
+    /// A row of a type that is not read where it is.
+    decoded: Vec<f32>,
     work: Work,
 }
 
@@ -266,6 +268,7 @@ impl Found {
             best: TopK::new(k),
             pending: Vec::new(),
             n_settled_at: 0,
+            decoded: Vec::new(),
             work: Work::default(),
         }
     }

@@ -29,6 +29,7 @@ use std::ops::Range;
 
 use super::{Found, Queries, Scan, Search};
 use crate::metric::norm;
+use crate::rows::{RowType, values};
 use crate::search::Bitmap;
 use crate::shard::{BLOCK_ROWS, FlatShard};
 use crate::{Metric, kernel};
@@ -50,18 +51,31 @@ struct Candidates<'a> {
 }
 
 impl<'a> Candidates<'a> {
-    /// `rows` are consecutive, not empty, and in one block of the shard.
-    fn new(shard: &'a FlatShard, rows: Range<usize>, filter: Option<&Bitmap>) -> Self {
+    /// `rows` are consecutive, not empty, and in one block of the shard; they are read where they are, or into the buffer.
+    fn new(
+        shard: &'a FlatShard,
+        rows: Range<usize>,
+        filter: Option<&Bitmap>,
+        buffer: &'a mut Vec<f32>,
+    ) -> Self {
         let first = shard.first_ordinal();
         let ordinals = first + rows.start as u32..=first + (rows.end - 1) as u32; // a shard ends within u32
         let ordinals: Vec<u32> = match filter {
             None => ordinals.collect(),
             Some(filter) => filter.range(ordinals).collect(),
         };
-        let row = |ordinal: &u32| shard.row((ordinal - first) as usize);
         let max_norm = shard.block_norm(rows.start / BLOCK_ROWS).into();
+        let stored = shard.rows();
+        let numbers = ordinals.iter().map(|ordinal| (ordinal - first) as usize);
+        let rows = if stored.row_type == RowType::F32 {
+            numbers.map(|i| values(stored.stored(i))).collect()
+        } else {
+            buffer.clear();
+            numbers.for_each(|i| buffer.extend_from_slice(&stored.row(i)));
+            buffer.chunks_exact(stored.width).collect()
+        };
         Self {
-            rows: ordinals.iter().map(row).collect(),
+            rows,
             ordinals,
             max_norm,
         }
@@ -73,18 +87,21 @@ impl<'a> Candidates<'a> {
 pub(super) struct Buffers {
     /// First-pass scores of a block for a group of queries.
     scores: Vec<f32>,
+    /// Rows of a type that is not read where it is.
+    decoded: Vec<f32>,
 }
 
 impl Scan<'_> {
     /// Offers the rows of a block to every query.
     pub(super) fn offer_rows(&mut self, shard: usize, rows: Range<usize>) {
         let search = self.search;
-        let candidates = Candidates::new(&search.spans.shards[shard], rows, search.filter);
+        let Buffers { scores, decoded } = &mut self.rows;
+        let shard = &search.spans.shards[shard];
+        let candidates = Candidates::new(shard, rows, search.filter, decoded);
         let n_rows = candidates.rows.len();
         if n_rows == 0 {
             return;
         }
-        let scores = &mut self.rows.scores;
         let n_queries = search.queries.len();
         for start in (0..n_queries).step_by(GROUP_QUERIES) {
             let group = start..n_queries.min(start + GROUP_QUERIES);

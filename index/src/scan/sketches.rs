@@ -1,5 +1,6 @@
 //! The first pass over sketches.
 
+use std::mem;
 use std::ops::Range;
 
 use compute::Simd;
@@ -137,9 +138,9 @@ impl Found {
                 .extract_if(..k, |row| promises(row))
                 .map(|row| row.ordinal)
                 .collect();
-            best.iter().for_each(|&ordinal| fetch(search.row(ordinal)));
+            best.iter().for_each(|&ordinal| search.fetch_row(ordinal));
             for ordinal in best {
-                self.offer(search, query, ordinal, search.row(ordinal));
+                self.offer_stored(search, query, ordinal);
             }
             let reached = search.reached[query].get();
             self.pending
@@ -163,10 +164,19 @@ impl Found {
                 break;
             }
             if let Some(ahead) = refined.get(i + FETCHED_ROWS) {
-                fetch(search.row(ahead.ordinal));
+                search.fetch_row(ahead.ordinal);
             }
-            self.offer(search, query, ordinal, search.row(ordinal));
+            self.offer_stored(search, query, ordinal);
         }
+    }
+
+    fn offer_stored(&mut self, search: &Search<'_>, query: usize, ordinal: u32) {
+        let (_, shard) = search.shard(ordinal);
+        let i = (ordinal - shard.first_ordinal()) as usize;
+        let mut decoded = mem::take(&mut self.decoded);
+        let row = shard.rows().read(i, &mut decoded);
+        self.offer(search, query, ordinal, row.unwrap_or(&decoded));
+        self.decoded = decoded;
     }
 
     /// Reads the tails of the pending rows, and returns those that are not ruled out.
@@ -226,10 +236,14 @@ impl Search<'_> {
         (i, &shards[i])
     }
 
-    /// The row of an ordinal that a shard has.
-    fn row(&self, ordinal: u32) -> &[f32] {
+    /// Asks for a row before it is needed.
+    fn fetch_row(&self, ordinal: u32) {
         let (_, shard) = self.shard(ordinal);
-        shard.row((ordinal - shard.first_ordinal()) as usize)
+        fetch(
+            shard
+                .rows()
+                .stored((ordinal - shard.first_ordinal()) as usize),
+        );
     }
 }
 

@@ -67,8 +67,9 @@ pub(crate) use projection::{Coordinates, Projection};
 pub(crate) use query::QuerySketch;
 pub(crate) use write::{MIN_SKETCHED_ROWS, write};
 
+use crate::rows::values;
 use crate::section::{KnownSection, SectionFile, u64_at};
-use crate::shard::{ShardConfig, checked_section, floats};
+use crate::shard::{ShardConfig, checked_section};
 use crate::{Metric, OpenError};
 
 pub(crate) const SKETCH: KnownSection = KnownSection {
@@ -202,7 +203,7 @@ impl Sketches {
         let layout = Layout::new(config.width, n_head as usize, config.metric);
         let n_floats = (1 + config.width) * config.width;
         let projection =
-            floats(&file.bytes()[checked_section(file, PROJECTION, 4 * n_floats as u64)?]);
+            values::<f32>(&file.bytes()[checked_section(file, PROJECTION, 4 * n_floats as u64)?]);
         let n_bytes = n_rows.div_ceil(LANES) * layout.block_bytes();
         let heads = checked_section(file, HEADS, n_bytes as u64)?;
         let tails = checked_section(file, TAILS, (n_rows * layout.tail_bytes()) as u64)?;

@@ -1,5 +1,7 @@
 //! The directions in which rows differ most.
 
+use std::borrow::Cow;
+
 use nalgebra::{DMatrix, SymmetricEigen};
 
 use compute::Simd;
@@ -7,6 +9,7 @@ use compute::Simd;
 use crate::Metric;
 use crate::kernel::{first_pass, inner_product_f64};
 use crate::metric::norm;
+use crate::rows::Rows;
 
 /// Widest row that is projected: the eigenvectors of a wider one take too long to find.
 pub(crate) const MAX_PROJECTED_WIDTH: usize = 2048;
@@ -64,20 +67,16 @@ pub(crate) struct Coordinates {
 }
 
 impl Projection {
-    /// Learns from rows of one width, `row(0)` to `row(n_rows - 1)`. The same rows give the same projection.
+    /// Learns from some of the rows. The same rows give the same projection.
     ///
     /// `None` when the width is beyond [`MAX_PROJECTED_WIDTH`] or the components cannot be found.
-    pub fn learn<'a>(
-        row: impl Fn(usize) -> &'a [f32],
-        n_rows: usize,
-        metric: Metric,
-    ) -> Option<Self> {
-        let width = row(0).len();
+    pub fn learn(rows: Rows<'_>, metric: Metric) -> Option<Self> {
+        let (width, n_rows) = (rows.width, rows.len());
         if width > MAX_PROJECTED_WIDTH {
             return None;
         }
         let n_sample = n_rows.min(SAMPLE_ROWS);
-        let sample = |i: usize| row(i * n_rows / n_sample);
+        let sample = |i: usize| rows.row(i * n_rows / n_sample);
         let center = match metric {
             Metric::L2 => mean((0..n_sample).map(sample), width),
             Metric::InnerProduct | Metric::Cosine => vec![0.0; width],
@@ -171,11 +170,11 @@ fn slack(width: usize, defect: f64) -> f64 {
     (2.0 + one) * one + ROUNDING
 }
 
-fn mean<'a>(rows: impl ExactSizeIterator<Item = &'a [f32]>, width: usize) -> Vec<f32> {
+fn mean<'a>(rows: impl ExactSizeIterator<Item = Cow<'a, [f32]>>, width: usize) -> Vec<f32> {
     let n = rows.len() as f64;
     let mut sums = vec![0.0; width];
     for row in rows {
-        for (sum, &x) in sums.iter_mut().zip(row) {
+        for (sum, &x) in sums.iter_mut().zip(&*row) {
             *sum += f64::from(x) / n;
         }
     }

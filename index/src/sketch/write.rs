@@ -1,11 +1,14 @@
 //! Sketches of rows, into a shard's file.
 
+use std::ops::Range;
+
 use compute::Simd;
 use rayon::prelude::*;
 
 use super::projection::{Coordinates, Projected, Projection, ROUNDING};
 use super::query::{LOWERED, down, up};
 use super::{Bounds, LANES, Layout};
+use crate::rows::Rows;
 use crate::section::{Need, SectionWriter};
 use crate::{Metric, WriteError};
 
@@ -15,18 +18,16 @@ pub(crate) const MIN_SKETCHED_ROWS: u64 = 2048;
 /// Rows sketched in one go, by all threads.
 const CHUNK_ROWS: usize = 1 << 14;
 
-/// Writes the sections of the sketches of `rows`, row-major; they are those of a finished section of the file.
+/// Writes the sections of the sketches of rows, which are those of a finished section of the file.
 ///
 /// Nothing is written when the rows cannot be projected.
 pub(crate) fn write(
     sections: &mut SectionWriter,
-    rows: &[f32],
-    width: usize,
+    rows: Rows<'_>,
     metric: Metric,
 ) -> Result<(), WriteError> {
-    let n_rows = rows.len() / width;
-    let Some(projection) = Projection::learn(|i| &rows[i * width..][..width], n_rows, metric)
-    else {
+    let width = rows.width;
+    let Some(projection) = Projection::learn(rows, metric) else {
         return Ok(());
     };
     let layout = Layout::new(width, projection.n_head, metric);
@@ -42,12 +43,14 @@ pub(crate) fn write(
     let mut bounds = [Bounds::NONE; 2];
     for (part, section) in [(Part::Head, super::HEADS), (Part::Tail, super::TAILS)] {
         sections.begin(section.name, section.version, Need::Optional)?;
-        for chunk in rows.chunks(CHUNK_ROWS * width) {
-            let blocks: Vec<(Vec<u8>, Bounds)> = chunk
-                .par_chunks(LANES * width)
+        for start in (0..rows.len()).step_by(CHUNK_ROWS) {
+            let end = rows.len().min(start + CHUNK_ROWS);
+            let blocks: Vec<(Vec<u8>, Bounds)> = (start..end)
+                .into_par_iter()
+                .step_by(LANES)
                 .map_init(
                     || Encoder::new(&projection, layout),
-                    |encoder, rows| encoder.block(part, rows),
+                    |encoder, first| encoder.block(part, rows, first..end.min(first + LANES)),
                 )
                 .collect();
             for (bytes, of_block) in blocks {
@@ -79,6 +82,7 @@ struct Encoder<'a> {
     projection: &'a Projection,
     layout: Layout,
     simd: Simd,
+    rows: Vec<f32>,
     coordinates: Coordinates,
 }
 
@@ -88,15 +92,20 @@ impl<'a> Encoder<'a> {
             projection,
             layout,
             simd: Simd::detect(),
+            rows: Vec::new(),
             coordinates: Coordinates::default(),
         }
     }
 
     /// A part of the sketches of up to 16 rows, and what bounds it.
-    fn block(&mut self, part: Part, rows: &[f32]) -> (Vec<u8>, Bounds) {
+    fn block(&mut self, part: Part, rows: Rows<'_>, block: Range<usize>) -> (Vec<u8>, Bounds) {
+        self.rows.clear();
+        for i in block {
+            self.rows.extend_from_slice(&rows.row(i));
+        }
         let projected = self
             .projection
-            .project(self.simd, rows, &mut self.coordinates);
+            .project(self.simd, &self.rows, &mut self.coordinates);
         match part {
             Part::Head => heads(self.projection, self.layout, projected),
             Part::Tail => tails(self.layout, projected),

@@ -3,8 +3,8 @@ use std::panic::catch_unwind;
 use std::path::Path;
 
 use index::{
-    FlatShard, KnownSection, Metric, Need, OpenError, SectionFile, SectionWriter, ShardWriter,
-    ShardedIndex, SketchPolicy, VectorIndex, Verify, WriteError,
+    FlatShard, KnownSection, Metric, Need, OpenError, RowType, SectionFile, SectionWriter,
+    ShardConfig, ShardWriter, ShardedIndex, SketchPolicy, VectorIndex, Verify, WriteError,
 };
 
 use crate::{METRICS, config, write_shards};
@@ -16,7 +16,7 @@ fn small_shard(folder: &Path) -> Vec<u8> {
 
 fn small_shard_with(folder: &Path, sketches: SketchPolicy) -> Vec<u8> {
     let rows: Vec<f32> = (1..=15).map(|value| value as f32).collect();
-    fs::read(&write_shards(folder, Metric::L2, sketches, 3, &rows, 1)[0]).unwrap()
+    fs::read(&write_shards(folder, Metric::L2, (sketches, RowType::F32), 3, &rows, 1)[0]).unwrap()
 }
 
 fn open_bytes(folder: &Path, bytes: &[u8], verify: Verify) -> Result<FlatShard, OpenError> {
@@ -39,7 +39,7 @@ fn rows_are_read_as_written() {
             ),
             (5, 3, Metric::L2, 0)
         );
-        assert_eq!(shard.row(4), [13.0, 14.0, 15.0]);
+        assert_eq!(shard.row(4)[..], [13.0, 14.0, 15.0]);
     }
 }
 
@@ -243,7 +243,7 @@ fn hostile_shards_with_right_checksums_are_named_errors() {
         assert!(error.contains(expected), "{error}");
     };
     check([3, 0, 2, 0], 1, "has metric 3");
-    check([0, 1, 2, 0], 1, "has row type 1");
+    check([0, 3, 2, 0], 1, "has row type 3");
     check([0, 0, 0, 0], 1, "has width 0");
     check([0, 0, u32::MAX, 0], 1, "has width 4294967295");
     check(
@@ -258,6 +258,27 @@ fn hostile_shards_with_right_checksums_are_named_errors() {
         "has 8 bytes, its shard needs 34359738368",
     );
     check([0, 0, 2, 0], 0, "has 8 bytes, its shard needs 0");
+}
+
+#[test]
+fn a_value_beyond_f16_is_refused_by_ordinal() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("large.trawl");
+    let config = ShardConfig {
+        row_type: RowType::F16,
+        ..config(2, Metric::InnerProduct, 7)
+    };
+    let mut writer = ShardWriter::create(&path, config).unwrap();
+    writer.push(&[1.0, 65_504.0]).unwrap();
+    let error = writer.push(&[1.0, -65_520.0]).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "row 8 has -65520 at dimension 1, more than f16 can hold"
+    );
+    assert_eq!(writer.finish().unwrap().n_rows, 1);
+    let shard = FlatShard::open(&path, Verify::Checksums).unwrap();
+    assert_eq!(shard.config().row_type, RowType::F16);
+    assert_eq!(shard.row(0)[..], [1.0, 65_504.0]);
 }
 
 #[test]
@@ -454,7 +475,7 @@ fn rows_are_refused_by_ordinal_and_leave_no_trace() {
         assert_eq!(writer.finish().unwrap().n_rows, 2);
         let shard = FlatShard::open(&path, Verify::Checksums).unwrap();
         assert_eq!(
-            (shard.row(0), shard.row(1)),
+            (&shard.row(0)[..], &shard.row(1)[..]),
             (&[1.0, 0.0][..], &[0.0, 1.0][..])
         );
     }

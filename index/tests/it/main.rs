@@ -24,7 +24,7 @@ fn config(width: usize, metric: Metric, first_ordinal: u32) -> ShardConfig {
 fn write_shards(
     folder: &Path,
     metric: Metric,
-    sketches: SketchPolicy,
+    (sketches, row_type): (SketchPolicy, RowType),
     width: usize,
     rows: &[f32],
     n_shards: usize,
@@ -32,11 +32,12 @@ fn write_shards(
     let n_rows = rows.len() / width;
     let bounds: Vec<usize> = (0..=n_shards).map(|i| i * n_rows / n_shards).collect();
     let write = |(i, bounds): (usize, &[usize])| {
-        let path = folder.join(format!("{n_shards}-{i}-{sketches:?}.trawl"));
+        let path = folder.join(format!("{n_shards}-{i}-{sketches:?}-{row_type:?}.trawl"));
         let mut writer = ShardWriter::create(
             &path,
             ShardConfig {
                 sketches,
+                row_type,
                 ..config(width, metric, bounds[0] as u32)
             },
         )

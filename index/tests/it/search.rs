@@ -3,8 +3,8 @@ use std::path::Path;
 
 use compute::Level;
 use index::{
-    Bitmap, FlatShard, Metric, Neighbor, SearchError, SearchParams, ShardedIndex, SketchPolicy,
-    VectorIndex, Verify, normalize, score,
+    Bitmap, FlatShard, Metric, Neighbor, RowType, SearchError, SearchParams, ShardedIndex,
+    SketchPolicy, VectorIndex, Verify, normalize, score,
 };
 use proptest::prelude::*;
 
@@ -86,27 +86,35 @@ fn kinds() -> impl Strategy<Value = Kind> {
     ])
 }
 
+/// A row as an index stores it.
+fn stored(metric: Metric, row_type: RowType, row: &[f32]) -> Vec<f32> {
+    let mut row = row.to_vec();
+    if metric == Metric::Cosine {
+        normalize(&mut row);
+    }
+    for value in &mut row {
+        *value = match row_type {
+            RowType::F16 => half::f16::from_f32(*value).to_f32(),
+            RowType::Bf16 => half::bf16::from_f32(*value).to_f32(),
+            _ => *value,
+        };
+    }
+    row
+}
+
 /// Every row scored by definition, sorted, cut.
 fn brute_force(
     metric: Metric,
-    width: usize,
-    rows: &[f32],
+    rows: &[Vec<f32>],
     query: &[f32],
     k: usize,
     filter: Option<&Bitmap>,
 ) -> Vec<(u32, u32)> {
-    let stored = |vector: &[f32]| {
-        let mut vector = vector.to_vec();
-        if metric == Metric::Cosine {
-            normalize(&mut vector);
-        }
-        vector
-    };
-    let query = stored(query);
+    let query = stored(metric, RowType::F32, query);
     let mut all: Vec<(f32, u32)> = (0..)
-        .zip(rows.chunks_exact(width))
+        .zip(rows)
         .filter(|(ordinal, _)| filter.is_none_or(|filter| filter.contains(*ordinal)))
-        .map(|(ordinal, row)| (score(metric, &stored(row), &query), ordinal))
+        .map(|(ordinal, row)| (score(metric, row, &query), ordinal))
         .collect();
     all.sort_by(|a, b| b.0.partial_cmp(&a.0).unwrap().then(a.1.cmp(&b.1)));
     all.truncate(k);
@@ -138,17 +146,38 @@ fn check_search(
     k: usize,
     filter: Option<&Bitmap>,
 ) {
-    let expected: Vec<_> = queries
-        .chunks_exact(width)
-        .map(|query| brute_force(metric, width, rows, query, k, filter))
-        .collect();
     let folder = tempfile::tempdir().unwrap();
-    let policies = [SketchPolicy::Never, SketchPolicy::Always];
-    for (sketches, n_shards) in policies
-        .into_iter()
-        .flat_map(|policy| [1, 2, 7].map(|n| (policy, n)))
-    {
-        let paths = write_shards(folder.path(), metric, sketches, width, rows, n_shards);
+    use RowType::{Bf16, F16, F32};
+    use SketchPolicy::{Always, Never};
+    for (n_shards, sketches, row_type) in [
+        (1, Never, F32),
+        (2, Never, F32),
+        (7, Never, F32),
+        (1, Always, F32),
+        (7, Always, F32),
+        (1, Never, F16),
+        (2, Always, F16),
+        (1, Always, Bf16),
+    ] {
+        let stored: Vec<Vec<f32>> = rows
+            .chunks_exact(width)
+            .map(|row| stored(metric, row_type, row))
+            .collect();
+        if !stored.iter().flatten().all(|value| value.is_finite()) {
+            continue; // the writer refuses them
+        }
+        let expected: Vec<_> = queries
+            .chunks_exact(width)
+            .map(|query| brute_force(metric, &stored, query, k, filter))
+            .collect();
+        let paths = write_shards(
+            folder.path(),
+            metric,
+            (sketches, row_type),
+            width,
+            rows,
+            n_shards,
+        );
         let index = ShardedIndex::open(&paths, Verify::Checksums).unwrap();
         let params = Level::ALL.map(|level| SearchParams {
             simd: Some(level),
@@ -159,7 +188,7 @@ fn check_search(
             let found: Vec<_> = found.iter().map(|neighbors| bits(neighbors)).collect();
             assert_eq!(
                 found, expected,
-                "{metric:?}, {sketches:?}, {n_shards} shards, {params:?}"
+                "{metric:?}, {sketches:?}, {row_type:?}, {n_shards} shards, {params:?}"
             );
         }
         for (query, expected) in queries.chunks_exact(width).zip(&expected) {
@@ -169,7 +198,7 @@ fn check_search(
             assert_eq!(
                 &bits(&found[0]),
                 expected,
-                "{metric:?}, {sketches:?}, {n_shards} shards, one query alone"
+                "{metric:?}, {sketches:?}, {row_type:?}, {n_shards} shards, one query alone"
             );
         }
     }
@@ -230,7 +259,14 @@ fn zero_rows_and_zero_queries_have_scores_without_cosine() {
 
 fn open_one(folder: &Path, metric: Metric, width: usize, rows: &[f32]) -> FlatShard {
     FlatShard::open(
-        &write_shards(folder, metric, SketchPolicy::Never, width, rows, 1)[0],
+        &write_shards(
+            folder,
+            metric,
+            (SketchPolicy::Never, RowType::F32),
+            width,
+            rows,
+            1,
+        )[0],
         Verify::Checksums,
     )
     .unwrap()

@@ -53,7 +53,7 @@ fn a_collection_of_format_version_1_opens() {
             let close = old
                 .row(i)
                 .iter()
-                .zip(new.row(i))
+                .zip(&*new.row(i))
                 .all(|(a, b)| (a - b).abs() <= 1e-5);
             assert!(
                 close,

@@ -1,0 +1,136 @@
+//! How the values of rows are stored.
+
+use std::borrow::Cow;
+
+use half::slice::HalfFloatSliceExt;
+use half::{bf16, f16};
+use serde::{Deserialize, Serialize};
+
+/// How the values of a row are stored.
+///
+/// What is stored is what is searched: a row is rounded once, when it is written, and its score is that of the rounded row.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum RowType {
+    /// 32-bit floats, as encoders give them.
+    #[default]
+    F32,
+    /// 16-bit floats of IEEE 754: 11 bits of precision, up to 65,504. Cosines change by less than 0.0005.
+    F16,
+    /// The upper half of a 32-bit float: 8 bits of precision, any size. Cosines change by less than 0.004.
+    Bf16,
+}
+
+impl RowType {
+    /// The name in flags, manifests and messages.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::F16 => "f16",
+            Self::Bf16 => "bf16",
+        }
+    }
+
+    /// Bytes of a value.
+    pub fn bytes(self) -> usize {
+        match self {
+            Self::F32 => 4,
+            Self::F16 | Self::Bf16 => 2,
+        }
+    }
+
+    /// The number in a shard's file.
+    pub(crate) fn code(self) -> u32 {
+        match self {
+            Self::F32 => 0,
+            Self::F16 => 1,
+            Self::Bf16 => 2,
+        }
+    }
+
+    pub(crate) fn from_code(code: u32) -> Option<Self> {
+        [Self::F32, Self::F16, Self::Bf16]
+            .into_iter()
+            .find(|row_type| row_type.code() == code)
+    }
+
+    /// Appends a row as it is stored.
+    pub(crate) fn encode(self, row: &[f32], bytes: &mut Vec<u8>) {
+        match self {
+            Self::F32 => bytes.extend(row.iter().flat_map(|value| value.to_le_bytes())),
+            Self::F16 => bytes.extend(
+                row.iter()
+                    .flat_map(|&value| f16::from_f32(value).to_le_bytes()),
+            ),
+            Self::Bf16 => bytes.extend(
+                row.iter()
+                    .flat_map(|&value| bf16::from_f32(value).to_le_bytes()),
+            ),
+        }
+    }
+}
+
+/// Rows of one width as they are stored, row-major.
+#[derive(Clone, Copy)]
+pub(crate) struct Rows<'a> {
+    pub row_type: RowType,
+    pub width: usize,
+    /// As many values as rows have, aligned to one.
+    pub bytes: &'a [u8],
+}
+
+impl<'a> Rows<'a> {
+    pub fn len(self) -> usize {
+        self.bytes.len() / (self.width * self.row_type.bytes())
+    }
+
+    /// The bytes of a row.
+    pub fn stored(self, i: usize) -> &'a [u8] {
+        let n = self.width * self.row_type.bytes();
+        &self.bytes[i * n..][..n]
+    }
+
+    /// The values of a row.
+    pub fn row(self, i: usize) -> Cow<'a, [f32]> {
+        let mut buffer = Vec::new();
+        match self.read(i, &mut buffer) {
+            Some(row) => Cow::Borrowed(row),
+            None => Cow::Owned(buffer),
+        }
+    }
+
+    /// The values of a row where they are, or else in the buffer.
+    pub fn read(self, i: usize, buffer: &mut Vec<f32>) -> Option<&'a [f32]> {
+        let stored = self.stored(i);
+        match self.row_type {
+            RowType::F32 => return Some(values(stored)),
+            RowType::F16 => {
+                buffer.resize(self.width, 0.0);
+                values::<f16>(stored).convert_to_f32_slice(buffer);
+            }
+            RowType::Bf16 => {
+                buffer.resize(self.width, 0.0);
+                values::<bf16>(stored).convert_to_f32_slice(buffer);
+            }
+        }
+        None
+    }
+}
+
+/// A number that every pattern of its bytes is.
+pub(crate) trait Plain {}
+impl Plain for f32 {}
+impl Plain for f16 {}
+impl Plain for bf16 {}
+
+/// The numbers in a section of them.
+pub(crate) fn values<T: Plain>(section: &[u8]) -> &[T] {
+    // SAFETY: every pattern of bytes is some number of the type.
+    let (before, values, after) = unsafe { section.align_to() };
+    assert!(
+        before.is_empty() && after.is_empty(),
+        "sections of numbers are aligned and whole"
+    );
+    values
+}

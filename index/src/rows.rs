@@ -20,6 +20,9 @@ pub enum RowType {
     F16,
     /// The upper half of a 32-bit float: 8 bits of precision, any size. Cosines change by less than 0.004.
     Bf16,
+    /// Integers of 8 bits and a step of the row's own, a 127th of its largest value. How well such rows stand for theirs
+    /// depends on the encoder: measure it.
+    Int8,
 }
 
 impl RowType {
@@ -29,14 +32,16 @@ impl RowType {
             Self::F32 => "f32",
             Self::F16 => "f16",
             Self::Bf16 => "bf16",
+            Self::Int8 => "int8",
         }
     }
 
-    /// Bytes of a value.
-    pub fn bytes(self) -> usize {
+    /// Bytes of a row.
+    pub fn row_bytes(self, width: usize) -> usize {
         match self {
-            Self::F32 => 4,
-            Self::F16 | Self::Bf16 => 2,
+            Self::F32 => 4 * width,
+            Self::F16 | Self::Bf16 => 2 * width,
+            Self::Int8 => width + STEP_BYTES,
         }
     }
 
@@ -46,11 +51,12 @@ impl RowType {
             Self::F32 => 0,
             Self::F16 => 1,
             Self::Bf16 => 2,
+            Self::Int8 => 3,
         }
     }
 
     pub(crate) fn from_code(code: u32) -> Option<Self> {
-        [Self::F32, Self::F16, Self::Bf16]
+        [Self::F32, Self::F16, Self::Bf16, Self::Int8]
             .into_iter()
             .find(|row_type| row_type.code() == code)
     }
@@ -67,27 +73,39 @@ impl RowType {
                 row.iter()
                     .flat_map(|&value| bf16::from_f32(value).to_le_bytes()),
             ),
+            Self::Int8 => {
+                let largest = row
+                    .iter()
+                    .fold(0.0_f32, |largest, value| largest.max(value.abs()));
+                let step = largest / 127.0;
+                let code = |&value: &f32| (value / step).round() as i8; // 0 where the step is
+                bytes.extend(row.iter().map(|value| code(value).cast_unsigned()));
+                bytes.extend(step.to_le_bytes());
+            }
         }
     }
 }
+
+/// The step comes after the integers of a row.
+const STEP_BYTES: usize = 4;
 
 /// Rows of one width as they are stored, row-major.
 #[derive(Clone, Copy)]
 pub(crate) struct Rows<'a> {
     pub row_type: RowType,
     pub width: usize,
-    /// As many values as rows have, aligned to one.
+    /// Whole rows, aligned to a value.
     pub bytes: &'a [u8],
 }
 
 impl<'a> Rows<'a> {
     pub fn len(self) -> usize {
-        self.bytes.len() / (self.width * self.row_type.bytes())
+        self.bytes.len() / self.row_type.row_bytes(self.width)
     }
 
     /// The bytes of a row.
     pub fn stored(self, i: usize) -> &'a [u8] {
-        let n = self.width * self.row_type.bytes();
+        let n = self.row_type.row_bytes(self.width);
         &self.bytes[i * n..][..n]
     }
 
@@ -112,6 +130,16 @@ impl<'a> Rows<'a> {
             RowType::Bf16 => {
                 buffer.resize(self.width, 0.0);
                 values::<bf16>(stored).convert_to_f32_slice(buffer);
+            }
+            RowType::Int8 => {
+                let (codes, step) = stored.split_at(self.width);
+                let step = f32::from_le_bytes(step.try_into().expect("a step has four bytes"));
+                buffer.clear();
+                buffer.extend(
+                    codes
+                        .iter()
+                        .map(|code| f32::from(code.cast_signed()) * step),
+                );
             }
         }
         None

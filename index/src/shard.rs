@@ -6,7 +6,7 @@
 //! |---------------|-------------------------------------------------------------------------------------------------|
 //! | `rows`        | the rows, row-major, of the row type                                                            |
 //! | `block_norms` | for each block of 256 rows a `f32` that no row of the block exceeds in length                   |
-//! | `shard`       | `u32` metric (0 inner product, 1 cosine, 2 L2), row type (0 `f32`, 1 `f16`, 2 `bf16`), width, first ordinal; `u64` number of rows |
+//! | `shard`       | `u32` metric (0 inner product, 1 cosine, 2 L2), row type (0 `f32`, 1 `f16`, 2 `bf16`, 3 `int8`), width, first ordinal; `u64` number of rows |
 
 use std::borrow::Cow;
 use std::ops::Range;
@@ -264,7 +264,7 @@ impl FlatShard {
         ];
         let file = SectionFile::open(path, &known, verify)?;
         let (mut config, n_rows) = read_config(&file)?;
-        let row_bytes = config.width * config.row_type.bytes();
+        let row_bytes = config.row_type.row_bytes(config.width);
         let rows = checked_section(&file, ROWS, n_rows * row_bytes as u64)?;
         let block_norms =
             checked_section(&file, BLOCK_NORMS, n_rows.div_ceil(BLOCK_ROWS as u64) * 4)?;

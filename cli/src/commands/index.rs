@@ -87,7 +87,8 @@ struct BuildArgs {
     /// How `--vectors` are compared: inner_product, cosine, l2. A model says so itself, or `--similarity` does.
     #[arg(long, value_name = "NAME", requires = "vectors", value_parser = named::<Metric>)]
     metric: Option<Metric>,
-    /// How vectors are stored: f32, f16 (half the size; cosines change by less than 0.0005) or bf16.
+    /// How vectors are stored: f32, f16 (half the size; cosines change by less than 0.0005), bf16, or int8
+    /// (a quarter; changes rankings).
     #[arg(long, value_name = "NAME", default_value = "f32", value_parser = named::<RowType>)]
     rows: RowType,
     /// Language of the BM25 index: its stop words and stemmer.

@@ -110,11 +110,12 @@ impl Projection {
         let basis = basis.map(|value| value as f32);
         let exact = basis.map(f64::from);
         let defect = (exact.transpose() * &exact - DMatrix::identity(width, width)).norm();
-        Some(Self {
+        let slack = slack(width, defect);
+        slack.is_finite().then(|| Self {
             center,
             directions: basis.as_slice().to_vec(), // nalgebra stores columns
             n_head,
-            slack: slack(width, defect),
+            slack,
         })
     }
 

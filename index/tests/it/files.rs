@@ -243,7 +243,7 @@ fn hostile_shards_with_right_checksums_are_named_errors() {
         assert!(error.contains(expected), "{error}");
     };
     check([3, 0, 2, 0], 1, "has metric 3");
-    check([0, 3, 2, 0], 1, "has row type 3");
+    check([0, 4, 2, 0], 1, "has row type 4");
     check([0, 0, 0, 0], 1, "has width 0");
     check([0, 0, u32::MAX, 0], 1, "has width 4294967295");
     check(

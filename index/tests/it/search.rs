@@ -92,8 +92,11 @@ fn stored(metric: Metric, row_type: RowType, row: &[f32]) -> Vec<f32> {
     if metric == Metric::Cosine {
         normalize(&mut row);
     }
+    let step = row.iter().fold(0.0_f32, |largest, x| largest.max(x.abs())) / 127.0;
     for value in &mut row {
         *value = match row_type {
+            RowType::Int8 if step > 0.0 => (*value / step).round().clamp(-128.0, 127.0) * step,
+            RowType::Int8 => 0.0,
             RowType::F16 => half::f16::from_f32(*value).to_f32(),
             RowType::Bf16 => half::bf16::from_f32(*value).to_f32(),
             _ => *value,
@@ -147,7 +150,7 @@ fn check_search(
     filter: Option<&Bitmap>,
 ) {
     let folder = tempfile::tempdir().unwrap();
-    use RowType::{Bf16, F16, F32};
+    use RowType::{Bf16, F16, F32, Int8};
     use SketchPolicy::{Always, Never};
     for (n_shards, sketches, row_type) in [
         (1, Never, F32),
@@ -158,6 +161,7 @@ fn check_search(
         (1, Never, F16),
         (2, Always, F16),
         (1, Always, Bf16),
+        (1, Always, Int8),
     ] {
         let stored: Vec<Vec<f32>> = rows
             .chunks_exact(width)

@@ -81,6 +81,25 @@ pub enum OpenError {
         field: &'static str,
         found: u64,
     },
+    /// The graph's description has a value that cannot be.
+    #[error("the graph in `{}` has {field} {found}", path.display())]
+    GraphField {
+        path: PathBuf,
+        field: &'static str,
+        found: u64,
+    },
+    /// The graph was built over other rows.
+    #[error("the graph in `{}` is not of shard `{}`: its {field} is {found}, the shard's {expected}", path.display(), shard.display())]
+    GraphShard {
+        path: PathBuf,
+        shard: PathBuf,
+        field: &'static str,
+        expected: u64,
+        found: u64,
+    },
+    /// Each shard has one graph.
+    #[error("{graphs} graphs for {shards} shards")]
+    Graphs { shards: usize, graphs: usize },
     /// An index of no shards has no width and no metric.
     #[error("an index needs at least one shard")]
     NoShards,
@@ -105,6 +124,18 @@ pub enum OpenError {
         expected: u64,
         found: u64,
     },
+}
+
+/// Why a graph could not be repaired.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RepairError {
+    /// The repaired graph could not be written.
+    #[error(transparent)]
+    Write(#[from] WriteError),
+    /// The repaired graph could not be opened.
+    #[error(transparent)]
+    Open(#[from] OpenError),
 }
 
 /// Why a vector file could not be written.
@@ -139,6 +170,12 @@ pub enum WriteError {
     /// A row is zero, which has no direction and so no cosine.
     #[error("row {ordinal} is zero, which has no cosine")]
     ZeroRow { ordinal: u32 },
+    /// A graph's M is too small or too large.
+    #[error("{m} links of a node are not between {min} and {max}")]
+    Links { m: usize, min: usize, max: usize },
+    /// A graph numbers its nodes in fewer bits than there are rows.
+    #[error("{n_rows} rows are more than the {max} of a graph")]
+    GraphRows { n_rows: usize, max: usize },
     /// Ordinals are 32 bits wide.
     #[error("a row after ordinal {} has no ordinal left", u32::MAX)]
     TooManyRows,

@@ -9,8 +9,10 @@
 //! 4. `sketch` says in a fraction of the bytes what a row's score can be at most, with the proof.
 //! 5. `scan` finds the neighbours: a fast pass over sketches, or over rows in `f32`, then [`score`] for what it cannot rule out.
 //! 6. [`ShardedIndex`] makes many shards answer as one.
+//! 7. `graph` is for more rows than one wants to look at: [`build_graph`] beside a shard, [`GraphIndex`] over both.
 
 mod error;
+mod graph;
 mod kernel;
 mod metric;
 mod neighbor;
@@ -22,7 +24,8 @@ mod shard;
 mod sharded;
 mod sketch;
 
-pub use error::{OpenError, WriteError};
+pub use error::{OpenError, RepairError, WriteError};
+pub use graph::{GraphIndex, GraphSummary, HnswConfig, Plan, build_graph};
 pub use metric::{Metric, normalize, score};
 pub use neighbor::Neighbor;
 pub use rows::RowType;

@@ -395,6 +395,11 @@ impl SectionFile {
         &self.map
     }
 
+    /// The checksum of the header, which covers the table and so the checksums of all sections.
+    pub(crate) fn checksum(&self) -> u64 {
+        u64_at(&self.map, 56)
+    }
+
     /// Whether the file has a section of this name.
     pub(crate) fn has_section(&self, name: &str) -> bool {
         self.entries.iter().any(|entry| entry.name == name)

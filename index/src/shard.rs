@@ -302,6 +302,11 @@ impl FlatShard {
         u64::from(self.config.first_ordinal) + self.n_rows as u64
     }
 
+    /// What identifies the file's content: the checksum in its header, which covers those of all sections.
+    pub(crate) fn checksum(&self) -> u64 {
+        self.file.checksum()
+    }
+
     /// A stored row, counted from 0 in this shard; under cosine it is normalized.
     ///
     /// # Panics

@@ -240,7 +240,7 @@ fn choose(coordinates: &DMatrix<f64>, n_rows: usize) -> usize {
 const QUANTIZATION: f64 = 0.016;
 
 /// A random rotation: the orthogonal factor of a matrix of normal numbers, from a fixed seed.
-fn random_rotation(n: usize) -> DMatrix<f64> {
+pub(crate) fn random_rotation(n: usize) -> DMatrix<f64> {
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;
     let mut uniform = || {
         // xorshift64*

@@ -1,7 +1,8 @@
-//! One integration binary: exact search against brute force, and files that are not what they should be.
+//! One integration binary: exact search against brute force, graphs against exact search, and files that are not what they should be.
 #![expect(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 mod files;
+mod graph;
 mod search;
 
 use std::path::{Path, PathBuf};

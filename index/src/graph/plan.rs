@@ -1,0 +1,113 @@
+//! The choice of how a search is carried out: by what it is expected to cost.
+
+use crate::{Bitmap, FlatShard, SearchParams, VectorIndex, sketch};
+
+/// How a search is carried out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Plan {
+    /// Exact: every row.
+    Scan,
+    /// Exact: every row that passes the filter.
+    FilteredScan,
+    /// Approximate: a walk through the graph.
+    Graph,
+    /// Approximate: a walk through the graph that keeps what passes the filter.
+    FilteredGraph,
+}
+
+impl Plan {
+    /// The name in explanations.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Scan => "scan",
+            Self::FilteredScan => "filtered_scan",
+            Self::Graph => "graph",
+            Self::FilteredGraph => "filtered_graph",
+        }
+    }
+}
+
+/// Nodes that a walk keeps when nothing else is said: so many, or so many for each of the `k`.
+const EF: usize = 40;
+const EF_PER_K: usize = 2;
+/// As [`EF`], of nodes that pass a filter.
+const FILTERED_EF: usize = 128;
+/// A filtered walk keeps so many nodes at most, passing or not. Where it would need more, rows are scanned.
+const MAX_WALKED: usize = 1 << 13;
+
+/// Nanoseconds on one core of a server, as measured with the bench `graph`.
+mod cost {
+    /// A query of a scan: setting up, and rows that get their score.
+    pub const SCAN: f64 = 10_000.0;
+    /// A byte that the first pass of a scan reads.
+    pub const SCANNED_BYTE: f64 = 0.025;
+    /// A query of a walk: coding it, layers above, and rows that get their score.
+    pub const WALK: f64 = 12_000.0;
+    /// A node that a walk keeps, and so expands.
+    pub const WALKED: f64 = 500.0;
+}
+
+/// Nodes that a walk keeps of those that may be found.
+pub(super) fn ef(k: usize, is_filtered: bool, params: &SearchParams) -> usize {
+    let least = if is_filtered { FILTERED_EF } else { EF };
+    let default = least.max(k.saturating_mul(EF_PER_K));
+    params.ef.unwrap_or(default).max(k)
+}
+
+/// Nodes that a walk keeps so that `ef` of them may be expected to pass.
+pub(super) fn walked(ef: usize, n_rows: usize, n_passing: usize) -> usize {
+    let needed = ef as f64 * n_rows as f64 / n_passing.max(1) as f64;
+    (needed.ceil() as usize).min(n_rows.min(MAX_WALKED.max(ef)))
+}
+
+/// Rows of a shard that pass.
+pub(super) fn passing_in(shard: &FlatShard, filter: &Bitmap) -> usize {
+    let first = shard.first_ordinal();
+    match shard.len() {
+        0 => 0,
+        n => filter.range_cardinality(first..=first + (n - 1) as u32) as usize,
+    }
+}
+
+/// The cheaper plan of the two that answer.
+pub(super) fn choose(
+    shards: &[FlatShard],
+    k: usize,
+    filter: Option<&Bitmap>,
+    params: &SearchParams,
+) -> Plan {
+    let (scan, graph) = match filter {
+        None => (Plan::Scan, Plan::Graph),
+        Some(_) => (Plan::FilteredScan, Plan::FilteredGraph),
+    };
+    if params.exact {
+        return scan;
+    }
+    let ef = ef(k, filter.is_some(), params);
+    let (mut scan_cost, mut walk_cost) = (cost::SCAN, 0.0);
+    for shard in shards {
+        let n_rows = shard.len();
+        let n_passing = filter.map_or(n_rows, |filter| passing_in(shard, filter));
+        if n_passing > 0 && ef.saturating_mul(n_rows) / n_passing > MAX_WALKED.max(ef) {
+            return scan; // the walk would be cut short
+        }
+        scan_cost += scanned_bytes(shard, n_passing) * cost::SCANNED_BYTE;
+        walk_cost += cost::WALK + walked(ef, n_rows, n_passing) as f64 * cost::WALKED;
+    }
+    if scan_cost <= walk_cost { scan } else { graph }
+}
+
+/// Bytes that the first pass of a scan reads: of sketches, by blocks, or of rows.
+fn scanned_bytes(shard: &FlatShard, n_passing: usize) -> f64 {
+    let (n_rows, n_passing) = (shard.len() as f64, n_passing as f64);
+    let row_bytes = shard.config().row_type.row_bytes(shard.width());
+    let of_rows = n_passing * row_bytes as f64;
+    let Some(sketches) = shard.sketches() else {
+        return of_rows;
+    };
+    let per_block = sketch::LANES as f64;
+    // The part of the blocks that have a passing row, when rows pass at random.
+    let touched = 1.0 - (1.0 - n_passing / n_rows.max(1.0)).powf(per_block);
+    let of_sketches = n_rows / per_block * touched * sketches.layout.block_bytes() as f64;
+    of_sketches.min(of_rows)
+}

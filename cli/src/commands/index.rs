@@ -95,7 +95,7 @@ struct BuildArgs {
     #[arg(long, value_name = "NAME", default_value = "flat")]
     kind: Kind,
     /// Links of a node of the graph, M of the paper; twice as many in the lowest layer.
-    #[arg(long, value_name = "N", default_value_t = HnswConfig::default().m, value_parser = clap::value_parser!(u16).range(2..=256).map(usize::from))]
+    #[arg(long, value_name = "N", default_value_t = HnswConfig::default().m)]
     hnsw_m: usize,
     /// Candidates kept while a node is linked, efConstruction of the paper: more find better links and take longer.
     #[arg(long, value_name = "N", default_value_t = HnswConfig::default().ef_construction)]

@@ -1,37 +1,38 @@
-//! Speed and recall of search by graph: `cargo bench -p index --bench graph -- base.npy queries.npy [--graph FILE] [M [ef_construction [threads]]]`.
+//! Speed and recall of search by graph:
+//! `cargo bench -p index --bench graph -- base.npy queries.npy [--folder DIR] [--m M] [--ef-construction N] [--threads N] [--ef N]`.
 //!
-//! Reads rows and queries of `f32`; without files it makes 20,000 rows of 64 values. Prints what the build takes, and for
-//! several ef the recall of the 10 nearest and the time of a query on one thread: that of the processor, so that other
-//! work on the machine counts little. With `--graph` the graph is kept in a file, and read from there if it is there.
+//! Reads rows and queries of `f32`; without files it makes 20,000 rows of 64 values. Prints what the build takes, then, for
+//! several ef and several filters, the recall of the 10 nearest and the time of a query on one thread: that of the
+//! processor, so that other work on the machine counts little. With `--folder`, shard and graph are kept there, and
+//! opened if they are there.
 
 use std::error::Error;
 use std::num::NonZeroUsize;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use index::{
-    FlatShard, GraphIndex, HnswConfig, Metric, RowType, SearchParams, ShardConfig, ShardWriter,
-    ShardedIndex, SketchPolicy, VectorIndex, Verify, build_graph,
+    Bitmap, FlatShard, GraphIndex, HnswConfig, Metric, Neighbor, Plan, RowType, SearchParams,
+    ShardConfig, ShardWriter, ShardedIndex, SketchPolicy, VectorIndex, Verify, build_graph,
 };
 
-const K: usize = 10;
+type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
-fn main() -> Result<(), Box<dyn Error>> {
-    let mut arguments: Vec<String> = std::env::args()
-        .skip(1)
-        .filter(|argument| argument != "--bench")
-        .collect();
-    let at = arguments.iter().position(|argument| argument == "--graph");
-    let kept: Option<PathBuf> = at
-        .and_then(|at| arguments.drain(at..at + 2).next_back())
-        .map(PathBuf::from);
+const K: usize = 10;
+/// Times are the least of so many rounds.
+const ROUNDS: usize = 5;
+
+fn main() -> Result<()> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let option = |name: &str| {
+        let at = arguments.iter().position(|argument| argument == name)?;
+        arguments.get(at + 1)
+    };
+    let number = |name| option(name).map(|text| text.parse::<usize>()).transpose();
     let files: Vec<&String> = arguments
         .iter()
         .filter(|argument| argument.ends_with(".npy"))
         .collect();
-    let mut numbers = arguments
-        .iter()
-        .filter_map(|argument| argument.parse::<usize>().ok());
     let (width, rows, queries) = match files[..] {
         [base, queries] => {
             let (width, rows) = read_npy(base)?;
@@ -44,30 +45,67 @@ fn main() -> Result<(), Box<dyn Error>> {
         }
     };
     let config = HnswConfig {
-        m: numbers.next().unwrap_or(16),
-        ef_construction: numbers.next().unwrap_or(200),
+        m: number("--m")?.unwrap_or(16),
+        ef_construction: number("--ef-construction")?.unwrap_or(200),
         seed: 0,
-        threads: NonZeroUsize::new(numbers.next().unwrap_or(1)),
+        threads: NonZeroUsize::new(number("--threads")?.unwrap_or(1)),
     };
+    let temporary = tempfile::tempdir()?;
+    let folder = option("--folder").map_or(temporary.path().to_owned(), PathBuf::from);
+    let index = open(&folder, width, &rows, &config)?;
 
-    let folder = tempfile::tempdir()?;
-    let path = folder.path().join("vectors.trawl");
-    let shard_config = ShardConfig {
-        width,
-        metric: Metric::Cosine,
-        row_type: RowType::F32,
-        first_ordinal: 0,
-        sketches: SketchPolicy::default(),
+    let bench = Bench {
+        index: &index,
+        queries: &queries,
     };
-    let mut writer = ShardWriter::create(&path, shard_config)?;
-    rows.chunks_exact(width)
-        .try_for_each(|row| writer.push(row))?;
-    writer.finish()?;
+    println!(
+        "{:>8} {:>5} {:>8} {:>9}  plan",
+        "passing", "ef", "recall", "us/query"
+    );
+    bench.print(None, Plan::Scan, None)?;
+    match number("--ef")? {
+        Some(ef) => bench.print(None, Plan::Graph, Some(ef))?,
+        None => {
+            for ef in [10, 12, 16, 20, 24, 32, 48, 64, 96, 128, 192, 256, 384] {
+                bench.print(None, Plan::Graph, Some(ef))?;
+            }
+            for one_in in [2, 10, 100, 1000] {
+                // Rows that pass are spread as if at random.
+                let passes = |row: &u32| {
+                    u64::from(*row).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40 < (1 << 24) / one_in
+                };
+                let filter: Bitmap = (0..index.len() as u32).filter(passes).collect();
+                for plan in [Plan::FilteredScan, Plan::FilteredGraph] {
+                    bench.print(Some(&filter), plan, None)?;
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Opens the shard and the graph of a folder, which are made first if they are not there.
+fn open(folder: &Path, width: usize, rows: &[f32], config: &HnswConfig) -> Result<GraphIndex> {
+    std::fs::create_dir_all(folder)?;
+    let path = folder.join("vectors.trawl");
+    if !path.exists() {
+        let config = ShardConfig {
+            width,
+            metric: Metric::Cosine,
+            row_type: RowType::F32,
+            first_ordinal: 0,
+            sketches: SketchPolicy::default(),
+        };
+        let mut writer = ShardWriter::create(&path, config)?;
+        let mut rows = rows.chunks_exact(width);
+        rows.try_for_each(|row| writer.push(row))?;
+        writer.finish()?;
+    }
     let shard = FlatShard::open(&path, Verify::Header)?;
-    let graph = kept.unwrap_or_else(|| folder.path().join("graph.trawl"));
+    let graph = folder.join("graph.trawl");
     if !graph.exists() {
         let (started, cpu) = (Instant::now(), cpu_seconds());
-        let summary = build_graph(&graph, &shard, &config, &|_| ())?;
+        let summary = build_graph(&graph, &shard, config, &|_| ())?;
         println!(
             "{} nodes built in {:.1} s, {:.1} s of this thread; {} bytes a node",
             summary.n_nodes,
@@ -76,55 +114,56 @@ fn main() -> Result<(), Box<dyn Error>> {
             summary.n_bytes / summary.n_nodes.max(1)
         );
     }
-    let index = GraphIndex::open(
-        ShardedIndex::from_shards(vec![shard])?,
-        &[graph],
-        Verify::Checksums,
-    )?;
-    let n_queries = queries.len() / width;
-    let params = SearchParams {
-        threads: NonZeroUsize::new(1),
-        ..SearchParams::default()
-    };
-    let exact = index.flat().search(&queries, K, None, &params)?;
-    let time = |params: &SearchParams| {
-        let mut seconds = Vec::new();
-        let mut found = Vec::new();
-        for _ in 0..5 {
-            let started = cpu_seconds();
-            found.clear();
-            for query in queries.chunks_exact(width) {
-                found.extend(index.search(query, K, None, params)?);
-            }
-            seconds.push(cpu_seconds() - started);
-        }
-        let least = seconds.into_iter().fold(f64::INFINITY, f64::min);
-        Ok::<_, Box<dyn Error>>((found, least * 1e6 / n_queries as f64))
-    };
-    let exact_params = SearchParams {
-        exact: true,
-        ..params.clone()
-    };
-    println!("exact: {:.1} us", time(&exact_params)?.1);
-    println!("{:>5} {:>8} {:>9}  plan", "ef", "recall", "us/query");
-    for ef in [10, 12, 16, 20, 24, 32, 48, 64, 96, 128, 192, 256, 384] {
+    let flat = ShardedIndex::from_shards(vec![shard])?;
+    Ok(GraphIndex::open(flat, &[graph], Verify::Checksums)?)
+}
+
+struct Bench<'a> {
+    index: &'a GraphIndex,
+    queries: &'a [f32],
+}
+
+impl Bench<'_> {
+    /// Searches by a plan and prints what came of it; a star marks the plan that the index would choose.
+    fn print(&self, filter: Option<&Bitmap>, plan: Plan, ef: Option<usize>) -> Result<()> {
         let params = SearchParams {
-            ef: Some(ef),
+            ef,
+            threads: NonZeroUsize::new(1),
+            ..SearchParams::default()
+        };
+        let exact = SearchParams {
+            exact: true,
             ..params.clone()
         };
-        let (found, microseconds) = time(&params)?;
-        let hits: usize = found
-            .iter()
-            .zip(&exact)
-            .map(|(found, exact)| found.iter().filter(|one| exact.contains(one)).count())
-            .sum();
+        let exact = self.index.search(self.queries, K, filter, &exact)?;
+        let mut least = f64::INFINITY;
+        let mut found: Vec<Vec<Neighbor>> = Vec::new();
+        for _ in 0..ROUNDS {
+            let started = cpu_seconds();
+            found.clear();
+            for query in self.queries.chunks_exact(self.index.width()) {
+                found.extend(self.index.search_by(plan, query, K, filter, &params)?);
+            }
+            least = least.min(cpu_seconds() - started);
+        }
+        let hits = found.iter().zip(&exact);
+        let hits =
+            hits.map(|(found, exact)| found.iter().filter(|one| exact.contains(one)).count());
         println!(
-            "{ef:>5} {:>8.4} {microseconds:>9.1}  {}",
-            hits as f64 / (n_queries * K) as f64,
-            index.plan(K, None, &params).as_str()
+            "{:>8} {:>5} {:>8.4} {:>9.1}  {}{}",
+            filter.map_or(self.index.len() as u64, Bitmap::len),
+            ef.map_or(String::new(), |ef| ef.to_string()),
+            hits.sum::<usize>() as f64 / exact.iter().map(Vec::len).sum::<usize>() as f64,
+            least * 1e6 / exact.len() as f64,
+            plan.as_str(),
+            if self.index.plan(K, filter, &params) == plan {
+                " *"
+            } else {
+                ""
+            },
         );
+        Ok(())
     }
-    Ok(())
 }
 
 /// Seconds that the processor has worked for this thread; where the system does not say, seconds.
@@ -153,7 +192,7 @@ fn uniform(seed: &mut u64) -> f32 {
 }
 
 /// The width and the values of a NumPy file of rows of `f32`.
-fn read_npy(path: &str) -> Result<(usize, Vec<f32>), Box<dyn Error>> {
+fn read_npy(path: &str) -> Result<(usize, Vec<f32>)> {
     let bytes = std::fs::read(path)?;
     let header = 10 + usize::from(u16::from_le_bytes([bytes[8], bytes[9]]));
     let shape = String::from_utf8_lossy(&bytes[10..header]).into_owned();

@@ -114,7 +114,6 @@ fn build_from(
                 n_shards: config.n_shards,
                 metric,
                 rows: config.rows,
-                graph: config.graph.clone(),
                 store,
                 arithmetic: source.arithmetic(),
             };
@@ -241,7 +240,6 @@ fn spec(
         "n_shards": config.n_shards,
         "metric": metric.as_str(),
         "rows": config.rows.as_str(),
-        "graph": config.graph,
         "schema": to_value(&survey.schema),
         "language": config.language.as_str(),
         "arithmetic": source.arithmetic(),

@@ -1,14 +1,5 @@
 //! Codes: what the graph knows of a vector, a few cache lines that one instruction multiplies 64 values of at a time.
 
-use std::ops::Range;
-
-use compute::Simd;
-
-use super::principal::Directions;
-use crate::Metric;
-use crate::kernel::first_pass;
-use crate::rows::Rows;
-
 /// A cache line.
 #[derive(Clone, Copy, Debug)]
 #[repr(C, align(64))]
@@ -129,140 +120,22 @@ impl Probe {
     }
 }
 
-/// What makes records of vectors.
-pub(super) struct Encoder<'a> {
-    directions: &'a Directions,
-    /// `|center|²/2`
-    half_center: f64,
-    metric: Metric,
-    /// Under inner products, the square of the longest row's length; see [`super`].
-    squared_radius: f64,
-    simd: Simd,
-    values: Vec<f32>,
-    centered: Vec<f32>,
-    coordinates: Vec<f32>,
-}
-
-impl<'a> Encoder<'a> {
-    pub fn new(
-        simd: Simd,
-        directions: &'a Directions,
-        metric: Metric,
-        squared_radius: f64,
-    ) -> Self {
-        Self {
-            directions,
-            half_center: product(&directions.center, &directions.center) / 2.0,
-            metric,
-            squared_radius,
-            simd,
-            values: Vec::new(),
-            centered: Vec::new(),
-            coordinates: Vec::new(),
-        }
-    }
-
-    /// Writes the record of a query.
-    pub fn encode_query(&mut self, query: &[f32], record: &mut [Line]) {
-        self.values.clear();
-        self.values.extend_from_slice(query);
-        self.encode_values(record);
-    }
-
-    /// Writes the records of rows.
-    pub fn encode(&mut self, rows: Rows<'_>, which: Range<usize>, records: &mut [Line]) {
-        self.values.clear();
-        for i in which {
-            self.values.extend_from_slice(&rows.row(i));
-        }
-        self.encode_values(records);
-    }
-
-    fn encode_values(&mut self, records: &mut [Line]) {
-        let Directions { center, basis } = self.directions;
-        let width = center.len();
-        let (n_rows, n_directions) = (self.values.len() / width, basis.len() / width);
-        self.centered.clear();
-        for row in self.values.chunks_exact(width) {
-            self.centered
-                .extend(row.iter().zip(center).map(|(x, c)| x - c));
-        }
-        self.coordinates.clear();
-        self.coordinates.resize(n_rows * n_directions, 0.0);
-        let (vectors, simd) = (&self.centered, self.simd);
-        let slices = |values| <[f32]>::chunks_exact(values, width).collect::<Vec<_>>();
-        // The first pass keeps four of its "rows" in registers: those are the more numerous.
-        let by_direction = n_rows >= 4;
-        if by_direction {
-            let rows = slices(vectors);
-            first_pass(
-                simd,
-                Metric::InnerProduct,
-                &rows,
-                basis,
-                &mut self.coordinates,
-            );
-        } else {
-            let rows = slices(basis);
-            first_pass(
-                simd,
-                Metric::InnerProduct,
-                &rows,
-                vectors,
-                &mut self.coordinates,
-            );
-        }
-        let at = |row: usize, i: usize| match by_direction {
-            true => self.coordinates[i * n_rows + row],
-            false => self.coordinates[row * n_directions + i],
-        };
-        let per_record = records.len() / n_rows;
-        for (i, record) in records.chunks_exact_mut(per_record).enumerate() {
-            let row = &self.values[i * width..][..width];
-            let offset = match self.metric {
-                Metric::InnerProduct | Metric::Cosine => self.half_center - product(center, row),
-                Metric::L2 => {
-                    let centered = &self.centered[i * width..][..width];
-                    product(centered, centered) / 2.0
-                }
-            };
-            let lift = (self.squared_radius - product(row, row)).max(0.0).sqrt();
-            let header = Header {
-                offset: offset as f32,
-                lift: lift as f32,
-                ..Header::default()
-            };
-            write_record(record, n_directions, header, |j| at(i, j));
-        }
-    }
-}
-
-pub(super) fn product(a: &[f32], b: &[f32]) -> f64 {
-    a.iter()
-        .zip(b)
-        .map(|(&a, &b)| f64::from(a) * f64::from(b))
-        .sum()
-}
-
-/// Rounds coordinates to 8 bits with a step of the vector's own. Where that is not possible all codes are zero.
-fn write_record(
-    record: &mut [Line],
-    n_directions: usize,
-    header: Header,
-    coordinate: impl Fn(usize) -> f32,
-) {
-    let largest = (0..n_directions).fold(0.0_f32, |largest, i| largest.max(coordinate(i).abs()));
-    let step = largest / 127.0;
+/// Writes a record: coordinates rounded to 8 bits with a step of the vector's own. Where that is not possible the step is
+/// zero, and so is every product.
+pub(super) fn write(record: &mut [Line], header: Header, coordinates: &[f32]) {
+    // As integers, which the compiler takes many at a time; what is not finite is the largest.
+    let largest = coordinates
+        .iter()
+        .fold(0, |largest, y| largest.max(y.abs().to_bits()));
+    let step = f32::from_bits(largest) / 127.0;
     let step = if step.is_normal() { step } else { 0.0 };
     let inverse = if step > 0.0 { 1.0 / step } else { 0.0 };
-    let mut sum = 0;
     record.fill(Line([128; LINE]));
-    for i in 0..n_directions {
-        let code = (coordinate(i) * inverse).round_ties_even() as i8; // NaN becomes 0
-        sum += i32::from(code);
-        let at = HEADER + i;
-        record[at / LINE].0[at % LINE] = (i32::from(code) + 128) as u8;
+    let codes = &mut bytes_mut(record)[HEADER..][..coordinates.len()];
+    for (code, y) in codes.iter_mut().zip(coordinates) {
+        *code = (y * inverse + ROUNDER).to_bits() as u8 ^ 128;
     }
+    let sum = codes.iter().map(|&code| i32::from(code) - 128).sum();
     Header {
         step,
         sum,
@@ -270,6 +143,9 @@ fn write_record(
     }
     .put(record);
 }
+
+/// 1.5 · 2²³: added to a small number it leaves the nearest integer in the lowest bits.
+const ROUNDER: f32 = 12_582_912.0;
 
 /// Lines of zeros.
 pub(super) fn blank(n: usize) -> Vec<Line> {
@@ -280,4 +156,9 @@ pub(super) fn blank(n: usize) -> Vec<Line> {
 pub(super) fn bytes(lines: &[Line]) -> &[u8] {
     // SAFETY: a line is 64 bytes and nothing else.
     unsafe { std::slice::from_raw_parts(lines.as_ptr().cast(), size_of_val(lines)) }
+}
+
+fn bytes_mut(lines: &mut [Line]) -> &mut [u8] {
+    // SAFETY: a line is 64 bytes and nothing else.
+    unsafe { std::slice::from_raw_parts_mut(lines.as_mut_ptr().cast(), size_of_val(lines)) }
 }

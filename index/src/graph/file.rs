@@ -7,7 +7,8 @@ use compute::Simd;
 use rayon::prelude::*;
 
 use super::build::{self, Links, layer_from};
-use super::codes::{Codes, Encoder, Line, blank, bytes, product};
+use super::codes::{Codes, Line, blank, bytes};
+use super::encoder::{Encoder, QueryEncoder, product};
 use super::kernel::Kernel;
 use super::layer::Layer;
 use super::pool::MAX_NODES;
@@ -43,7 +44,8 @@ const CHUNK_ROWS: usize = 64;
 #[derive(Debug)]
 pub(super) struct GraphFile {
     file: SectionFile,
-    pub directions: Directions,
+    directions: Directions,
+    pub queries: QueryEncoder,
     pub config: HnswConfig,
     pub entry: u32,
     /// Rows that are not found, by their number in the shard; no link leads to them.
@@ -309,6 +311,7 @@ impl GraphFile {
         };
         let graph = Self {
             file,
+            queries: QueryEncoder::new(&directions),
             directions,
             config,
             entry,

@@ -21,7 +21,7 @@
 //! (Bachrach et al. 2014, *Speeding up the Xbox recommender system*).
 //!
 //! So all metrics are one product of codes, with an offset of each side and a product of lifts. The best nodes of a walk get their defined
-//! [`score`](crate::score) from the rows, and the answer is ordered by it.
+//! [`score`](crate::score) from the rows, as many as the estimates leave open ([`search`]), and the answer is ordered by it.
 //!
 //! # Deviations from the paper
 //!
@@ -44,6 +44,7 @@
 
 mod build;
 mod codes;
+mod encoder;
 mod file;
 mod index;
 mod kernel;

@@ -1,6 +1,7 @@
 //! Algorithm 2 of the paper: from node to node, always on from the most similar one.
 
 use super::codes::{Codes, Probe};
+use super::encoder::{QueryBuffers, QueryEncoder};
 use super::kernel::Kernel;
 use super::layer::{Layer, Slot};
 use super::pool::Pool;
@@ -25,9 +26,15 @@ pub(super) struct Walker {
     visited: Visited,
     batch: Vec<u32>,
     similarities: Vec<f32>,
+    query: QueryBuffers,
 }
 
 impl Walker {
+    /// Takes a query as what nodes are compared with.
+    pub fn code(&mut self, encoder: &QueryEncoder, kernel: Kernel, query: &[f32]) {
+        encoder.encode(kernel, query, &mut self.query, &mut self.probe);
+    }
+
     /// Goes to the most similar neighbor as long as there is a more similar one: the walk with ef = 1.
     pub fn descend<T: Slot>(&mut self, space: Space<'_>, layer: &Layer<'_, T>, from: u32) -> u32 {
         let Self {
@@ -103,6 +110,7 @@ impl Walker {
             visited,
             batch,
             similarities,
+            ..
         } = self;
         let Space { codes, kernel } = space;
         visited.clear(layer.n_nodes);

@@ -73,7 +73,6 @@ impl TeacherConfig {
             "sampling": self.sampling,
             "seed": self.seed,
             "model": model.digest(),
-            "tokenizer": model.tokenizer_digest(),
         })
     }
 

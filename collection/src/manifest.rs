@@ -89,6 +89,9 @@ pub struct Shard {
     pub n_rows: u32,
     /// The encoder's arithmetic: `f32`, `fixed16`, `bf16` or `int8`.
     pub arithmetic: String,
+    /// The graph over the vectors, relative to the generation, where there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub graph: Option<String>,
 }
 
 /// How texts were made from records.
@@ -172,7 +175,8 @@ impl Manifest {
             .files
             .iter()
             .map(|file| &file.path)
-            .chain(self.shards.iter().map(|shard| &shard.path));
+            .chain(self.shards.iter().map(|shard| &shard.path))
+            .chain(self.shards.iter().filter_map(|shard| shard.graph.as_ref()));
         if let Some(path) = paths.into_iter().find(|path| !is_inside(path)) {
             return Err(ManifestError::Path { path: path.clone() });
         }
@@ -236,6 +240,7 @@ mod tests {
             first_ordinal,
             n_rows,
             arithmetic: "f32".to_owned(),
+            graph: None,
         }
     }
 

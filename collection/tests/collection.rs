@@ -36,6 +36,7 @@ fn fill(building: &Building, ids: &str) -> Manifest {
             first_ordinal: 0,
             n_rows: 0,
             arithmetic: "f32".to_owned(),
+            graph: None,
         }],
         width: 2,
         ..Manifest::default()

@@ -12,6 +12,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use crate::checkpoint::Checkpoint;
+use crate::directory::read_json;
 use crate::error::LoadError;
 
 /// Folders of a model directory that hold its weights for other runtimes.
@@ -176,6 +177,14 @@ pub fn average(
     Ok(converted)
 }
 
+/// Keys of `config.json` that say where a model came from, not what it computes.
+const RECORDS: [&str; 4] = [
+    "_name_or_path",
+    "dtype",
+    "torch_dtype",
+    "transformers_version",
+];
+
 /// What sets a model apart from the first one besides the values of its weights.
 fn difference(
     first: &Path,
@@ -194,7 +203,15 @@ fn difference(
         return Ok(Some("number of tensors".to_owned()));
     }
     let [ours, theirs] = [first, path].map(|folder| fs::read(folder.join("tokenizer.json")).ok());
-    Ok((ours != theirs).then(|| "tokenizer.json".to_owned()))
+    if ours != theirs {
+        return Ok(Some("tokenizer.json".to_owned()));
+    }
+    let ours: Map<String, Value> = read_json(&first.join("config.json"))?;
+    let theirs: Map<String, Value> = read_json(&path.join("config.json"))?;
+    let other = ours.keys().chain(theirs.keys()).find(|key| {
+        !RECORDS.contains(&key.as_str()) && ours.get(key.as_str()) != theirs.get(key.as_str())
+    });
+    Ok(other.map(|key| format!("`{key}` of config.json")))
 }
 
 /// Writes a model directory beside another one.
@@ -426,14 +443,24 @@ mod tests {
         assert!(mean.join("tokenizer.json").exists());
         assert!(!mean.join("README.md").exists());
 
+        let refused = |other: &Path| {
+            let to = folder.path().join("refused");
+            let others = [other.to_path_buf()];
+            let error = average(&first, &others, &to, WeightType::F32).unwrap_err();
+            assert!(!to.exists());
+            error.to_string()
+        };
+        let config = fs::read_to_string(halved.join("config.json")).unwrap();
+        let changed = config.replace("\"gelu\"", "\"relu\"");
+        assert_ne!(changed, config);
+        fs::write(halved.join("config.json"), changed).unwrap();
+        let error = refused(&halved);
+        assert!(error.contains("`hidden_act` of config.json"), "{error}");
         fs::write(halved.join("tokenizer.json"), "{}").unwrap();
         let wide = testkit::fixture("models/tiny-cross-bert-3");
         for (other, what) in [(&halved, "tokenizer.json"), (&wide, "`classifier.bias`")] {
-            let to = folder.path().join("refused");
-            let refused = average(&first, std::slice::from_ref(other), &to, WeightType::F32);
-            let error = refused.unwrap_err().to_string();
+            let error = refused(other);
             assert!(error.contains(what), "{error}");
-            assert!(!to.exists());
         }
     }
 

@@ -4,7 +4,7 @@ use std::num::NonZeroUsize;
 
 use compute::Level;
 
-use crate::{Metric, Neighbor, metric};
+use crate::{Metric, Neighbor, Plan, metric};
 
 /// A set of ordinals: the rows a filtered search may return.
 pub type Bitmap = roaring::RoaringBitmap;
@@ -27,6 +27,15 @@ pub trait VectorIndex: Send + Sync {
 
     /// What the index can do, for callers that plan.
     fn capabilities(&self) -> Capabilities;
+
+    /// How [`Self::search`] answers these arguments.
+    fn plan(&self, k: usize, filter: Option<&Bitmap>, params: &SearchParams) -> Plan {
+        let _ = (k, params);
+        match filter {
+            None => Plan::Scan,
+            Some(_) => Plan::FilteredScan,
+        }
+    }
 
     /// Returns the `k` nearest rows of each query, best first; ties go to the smaller ordinal.
     ///

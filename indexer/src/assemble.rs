@@ -4,7 +4,9 @@ use std::fs;
 use std::path::Path;
 
 use collection::{Counts, Shard};
-use index::{Metric, RowType, ShardConfig, ShardWriter, SketchPolicy};
+use index::{
+    FlatShard, HnswConfig, Metric, RowType, ShardConfig, ShardWriter, SketchPolicy, Verify,
+};
 use store::{StoreConfig, StoreWriter};
 
 use crate::chunk::{self, Chunk};
@@ -17,6 +19,7 @@ pub(crate) struct Layout {
     pub n_shards: usize,
     pub metric: Metric,
     pub rows: RowType,
+    pub graph: Option<HnswConfig>,
     pub store: StoreConfig,
     /// Arithmetic of the vectors.
     pub arithmetic: &'static str,
@@ -36,6 +39,7 @@ pub(crate) fn assemble(
         n_shards,
         metric,
         rows,
+        ref graph,
         ref store,
         arithmetic,
     } = layout;
@@ -47,6 +51,7 @@ pub(crate) fn assemble(
             first_ordinal: first_ordinal(i),
             n_rows: first_ordinal(i + 1) - first_ordinal(i),
             arithmetic: arithmetic.to_owned(),
+            graph: graph.as_ref().map(|_| format!("shards/{i:03}/graph.trawl")),
         })
         .collect();
     let mut passages = StoreWriter::create(output, store)?;
@@ -72,10 +77,35 @@ pub(crate) fn assemble(
     }
     watch.update(Phase::Assemble, n_total, n_total)?;
     vectors.finish()?;
+    if let Some(config) = graph {
+        build_graphs(config, &shards, output, watch, n_total)?;
+    }
     watch.update(Phase::Lexical, 0, n_total)?;
     passages.finish()?;
     watch.update(Phase::Lexical, n_total, n_total)?;
     Ok((shards, counts))
+}
+
+/// Builds the graphs of the shards, one after the other, each with all threads.
+fn build_graphs(
+    config: &HnswConfig,
+    shards: &[Shard],
+    output: &Path,
+    watch: Watch<'_>,
+    n_total: u64,
+) -> Result<(), BuildError> {
+    for shard in shards {
+        let first = u64::from(shard.first_ordinal);
+        watch.update(Phase::Graph, first, n_total)?;
+        let Some(path) = &shard.graph else { continue };
+        let vectors = FlatShard::open(&output.join(&shard.path), Verify::Header)?;
+        index::build_graph(&output.join(path), &vectors, config, &|n_linked| {
+            watch
+                .progress
+                .update(Phase::Graph, first + n_linked as u64, n_total);
+        })?;
+    }
+    watch.update(Phase::Graph, n_total, n_total)
 }
 
 /// Writes rows into one shard after the other.

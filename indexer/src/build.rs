@@ -114,6 +114,7 @@ fn build_from(
                 n_shards: config.n_shards,
                 metric,
                 rows: config.rows,
+                graph: config.graph.clone(),
                 store,
                 arithmetic: source.arithmetic(),
             };
@@ -240,6 +241,7 @@ fn spec(
         "n_shards": config.n_shards,
         "metric": metric.as_str(),
         "rows": config.rows.as_str(),
+        "graph": config.graph,
         "schema": to_value(&survey.schema),
         "language": config.language.as_str(),
         "arithmetic": source.arithmetic(),

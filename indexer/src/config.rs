@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use collection::BuildMode;
 use corpus::{CorpusConfig, Template};
 use encoder::ModelOptions;
-use index::{Metric, RowType};
+use index::{HnswConfig, Metric, RowType};
 use serde::Serialize;
 use store::Language;
 
@@ -37,6 +37,8 @@ pub struct BuildConfig {
     pub metric: Option<Metric>,
     /// How the vectors are stored.
     pub rows: RowType,
+    /// The graph that is built over each shard; none for exact search alone.
+    pub graph: Option<HnswConfig>,
     /// Language of the lexical index.
     pub language: Language,
     /// What to do about an earlier build with the same content.
@@ -66,6 +68,7 @@ impl BuildConfig {
             chunk_passages: DEFAULT_CHUNK_PASSAGES,
             metric: None,
             rows: RowType::default(),
+            graph: None,
             language: Language::default(),
             mode: BuildMode::New,
             publish: false,

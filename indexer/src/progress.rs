@@ -14,6 +14,8 @@ pub enum Phase {
     Encode,
     /// Chunks become shards and store.
     Assemble,
+    /// A graph is built over the shards.
+    Graph,
     /// The lexical index merges its segments.
     Lexical,
     /// The content digest is taken of what was written.
@@ -27,6 +29,7 @@ impl Phase {
             Self::Survey => "survey",
             Self::Encode => "encode",
             Self::Assemble => "assemble",
+            Self::Graph => "graph",
             Self::Lexical => "lexical",
             Self::Digest => "digest",
         }

@@ -1,7 +1,11 @@
+use std::path::PathBuf;
 use std::sync::Arc;
 
+use collection::Generation;
 use futures::future::BoxFuture;
-use index::{Bitmap, Neighbor, SearchParams, VectorIndex};
+use index::{
+    Bitmap, GraphIndex, Neighbor, OpenError, SearchParams, ShardedIndex, VectorIndex, Verify,
+};
 
 use crate::Deadline;
 
@@ -37,6 +41,25 @@ pub trait SearchBackend: Send + Sync {
 
     /// Values of one row.
     fn width(&self) -> usize;
+}
+
+/// Opens the vectors of a generation, with their graphs where every shard has one.
+pub(crate) fn open_index(
+    generation: &Generation,
+    verify: Verify,
+) -> Result<Arc<dyn VectorIndex>, OpenError> {
+    let shards = &generation.manifest.shards;
+    let inside = |path: &String| generation.path.join(path);
+    let vectors: Vec<PathBuf> = shards.iter().map(|shard| inside(&shard.path)).collect();
+    let graphs: Option<Vec<PathBuf>> = shards
+        .iter()
+        .map(|shard| shard.graph.as_ref().map(inside))
+        .collect();
+    let flat = ShardedIndex::open(&vectors, verify)?;
+    Ok(match graphs {
+        Some(graphs) => Arc::new(GraphIndex::open(flat, &graphs, verify)?),
+        None => Arc::new(flat),
+    })
 }
 
 /// The index of a generation, searched on tokio's blocking threads.

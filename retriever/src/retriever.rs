@@ -1,13 +1,13 @@
 use std::collections::HashMap;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
 use collection::{Generation, Manifest};
 use corpus::{Passage, Query, Template, TemplateError};
-use index::{Neighbor, SearchParams, ShardedIndex, VectorIndex};
+use index::{Neighbor, SearchParams};
 use store::{LexicalHit, Store};
 
+use crate::backend::open_index;
 use crate::{
     BackendError, Deadline, Encoded, Hit, InProcess, Mode, ModelError, OnTimeout, QueryEncoder,
     QueryInput, RerankRequest, Reranker, Scores, SearchBackend, SearchOptions, SearchRequest,
@@ -138,17 +138,12 @@ impl Retriever {
     pub fn open(generation: Generation, config: OpenConfig) -> Result<Self, OpenError> {
         let name = generation.id.to_string();
         let manifest = &generation.manifest;
-        let paths: Vec<PathBuf> = manifest
-            .shards
-            .iter()
-            .map(|shard| generation.path.join(&shard.path))
-            .collect();
         let (of_index, of_store) = if config.verify {
             (index::Verify::Checksums, store::Verify::Checksums)
         } else {
             (index::Verify::Header, store::Verify::Header)
         };
-        let index = ShardedIndex::open(&paths, of_index).map_err(|source| OpenError::Index {
+        let index = open_index(&generation, of_index).map_err(|source| OpenError::Index {
             generation: name.clone(),
             source,
         })?;
@@ -176,7 +171,7 @@ impl Retriever {
         let query_template = template(&manifest.templates.query)?;
         let passage_template = template(&manifest.templates.passage)?;
         let exact = index.capabilities().exact;
-        let backend = Box::new(InProcess::new(Arc::new(index)));
+        let backend = Box::new(InProcess::new(index));
         Ok(Self {
             generation,
             backend,

@@ -5,7 +5,7 @@ use anyhow::Context;
 use collection::{BuildMode, Collection, Generation, GenerationId, LIVE};
 use corpus::{CorpusConfig, CorpusFormat, Schema, Template};
 use encoder::{Arithmetic, Preset, Role};
-use index::{Metric, RowType};
+use index::{HnswConfig, Metric, RowType};
 use indexer::{
     BroughtVectors, BuildConfig, BuildReport, DEFAULT_CHUNK_PASSAGES, Phase, build_from_vectors,
 };
@@ -91,6 +91,15 @@ struct BuildArgs {
     /// (a quarter; changes rankings).
     #[arg(long, value_name = "NAME", default_value = "f32", value_parser = named::<RowType>)]
     rows: RowType,
+    /// How vectors are searched: flat (exactly), or hnsw (also by a graph, where that is faster).
+    #[arg(long, value_name = "NAME", default_value = "flat")]
+    kind: Kind,
+    /// Links of a node of the graph, M of the paper; twice as many in the lowest layer.
+    #[arg(long, value_name = "N", default_value_t = HnswConfig::default().m)]
+    hnsw_m: usize,
+    /// Candidates kept while a node is linked, efConstruction of the paper: more find better links and take longer.
+    #[arg(long, value_name = "N", default_value_t = HnswConfig::default().ef_construction)]
+    hnsw_ef_construction: usize,
     /// Language of the BM25 index: its stop words and stemmer.
     #[arg(long, value_name = "NAME", default_value_t, value_parser = named::<Language>)]
     language: Language,
@@ -109,6 +118,15 @@ struct BuildArgs {
     /// Search the new generation as soon as it is complete.
     #[arg(long)]
     publish: bool,
+}
+
+/// How vectors are searched.
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum Kind {
+    /// Exactly.
+    Flat,
+    /// By a graph, or exactly where that is asked for or faster.
+    Hnsw,
 }
 
 /// How the corpus is read.
@@ -177,6 +195,14 @@ impl BuildArgs {
             chunk_passages: self.chunk_passages,
             metric: self.metric,
             rows: self.rows,
+            graph: match self.kind {
+                Kind::Flat => None,
+                Kind::Hnsw => Some(HnswConfig {
+                    m: self.hnsw_m,
+                    ef_construction: self.hnsw_ef_construction,
+                    ..HnswConfig::default()
+                }),
+            },
             language: self.language,
             mode: match (self.resume, self.restart) {
                 (true, _) => BuildMode::Resume,

@@ -110,6 +110,11 @@ impl LanguageModel {
         &self.digest
     }
 
+    /// The sha256 of its tokenizer.
+    pub fn tokenizer_digest(&self) -> &str {
+        self.tokenizer.digest()
+    }
+
     /// Tokens that a prompt may have, when so many are written.
     pub fn most_prompt_tokens(&self, n_written: usize) -> usize {
         match &self.family {
@@ -119,8 +124,8 @@ impl LanguageModel {
         }
     }
 
-    /// The token ids of a text, with what stands before it. Of a longer one a T5 reads the beginning and a GPT-2, which
-    /// goes on from there, the end. A GPT-2 may be left without a token.
+    /// The token ids of a text, with what stands before it. Of a longer text a T5 reads the beginning and a GPT-2, which
+    /// goes on from there, the end; what stands before it stays. A GPT-2 may be left without a token.
     ///
     /// # Errors
     /// What the tokenizers crate says.
@@ -132,12 +137,27 @@ impl LanguageModel {
                     .encode(before, text, max_tokens)
                     .map(|tokens| tokens.ids)
             }
-            Writing::On => self.tokenizer.ids(&format!("{before}{text}")).map(|ids| {
-                let n_cut = ids.len().saturating_sub(max_tokens);
-                ids[n_cut..].to_vec()
-            }),
+            Writing::On => self.prompt_to_go_on(before, text, max_tokens),
         };
         ids.map_err(|error| error.to_string())
+    }
+
+    fn prompt_to_go_on(
+        &self,
+        before: &str,
+        text: &str,
+        max_tokens: usize,
+    ) -> Result<Vec<u32>, tokenizers::Error> {
+        let whole = self.tokenizer.ids(&format!("{before}{text}"))?;
+        if whole.len() <= max_tokens {
+            return Ok(whole);
+        }
+        let mut ids = self.tokenizer.ids(before)?;
+        ids.truncate(max_tokens);
+        let text = self.tokenizer.ids(text)?;
+        let n_cut = text.len().saturating_sub(max_tokens - ids.len());
+        ids.extend_from_slice(&text[n_cut..]);
+        Ok(ids)
     }
 
     /// The text of token ids, without special tokens.

@@ -70,11 +70,6 @@ impl GraphIndex {
         self.graphs.iter().map(GraphFile::n_bytes).sum()
     }
 
-    /// How [`Self::search`](VectorIndex::search) answers these arguments: the plan that is expected to cost least.
-    pub fn plan(&self, k: usize, filter: Option<&Bitmap>, params: &SearchParams) -> Plan {
-        plan::choose(self.flat.shards(), k, filter, params)
-    }
-
     /// Searches by a plan; a plan without a filter heeds it all the same when there is one.
     ///
     /// # Errors
@@ -239,6 +234,11 @@ impl VectorIndex for GraphIndex {
             exact: false,
             device: Device::Cpu,
         }
+    }
+
+    /// The plan that is expected to cost least.
+    fn plan(&self, k: usize, filter: Option<&Bitmap>, params: &SearchParams) -> Plan {
+        plan::choose(self.flat.shards(), k, filter, params)
     }
 
     fn search(

@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use collection::{BuildMode, Collection, CollectionError};
 use corpus::{CorpusConfig, CorpusError, Template};
 use encoder::{BiEncoder, EncoderConfig, ModelOptions, Role, Text};
-use index::{Metric, SearchParams, ShardedIndex, VectorIndex};
+use index::{GraphIndex, HnswConfig, Metric, RowType, SearchParams, ShardedIndex, VectorIndex};
 use indexer::{
     BroughtVectors, BuildConfig, BuildError, BuildReport, NoProgress, Phase, Progress,
     VectorsError, build, build_from_vectors,
@@ -447,4 +447,41 @@ fn vectors_made_elsewhere_meet_their_passages() {
         .unwrap();
     assert_eq!((found[0][0].ordinal, found[0][0].score), (39, 39.0));
     assert_eq!(found[0][1].ordinal, 38);
+}
+
+#[test]
+fn each_shard_has_its_graph_when_asked_for() {
+    let folder = Folder::new();
+    let config = BuildConfig {
+        metric: Some(Metric::InnerProduct),
+        n_shards: 2,
+        graph: Some(HnswConfig::default()),
+        rows: RowType::F16,
+        ..config(&folder.collection("c"), &folder.corpus(1, 40))
+    };
+    let report = build_from_vectors(
+        &config,
+        &brought_vectors(&folder, 40),
+        &NoProgress,
+        &AtomicBool::new(false),
+    )
+    .unwrap();
+    let collection = Collection::open(&config.collection).unwrap();
+    let shards = collection.resolve("live").unwrap().manifest.shards;
+    let inside = |path: &String| report.path.join(path);
+    let vectors: Vec<PathBuf> = shards.iter().map(|shard| inside(&shard.path)).collect();
+    let graphs: Option<Vec<PathBuf>> = shards
+        .iter()
+        .map(|shard| shard.graph.as_ref().map(inside))
+        .collect();
+    let verify = index::Verify::Checksums;
+    let flat = ShardedIndex::open(&vectors, verify).unwrap();
+    let index = GraphIndex::open(flat, &graphs.unwrap(), verify).unwrap();
+    let params = SearchParams::default();
+    let walked = index.search_by(index::Plan::Graph, &[1.0, 0.0], 5, None, &params);
+    let ordinals = walked.unwrap()[0]
+        .iter()
+        .map(|found| found.ordinal)
+        .collect::<Vec<_>>();
+    assert_eq!(ordinals, [39, 38, 37, 36, 35]);
 }

@@ -73,6 +73,7 @@ impl TeacherConfig {
             "sampling": self.sampling,
             "seed": self.seed,
             "model": model.digest(),
+            "tokenizer": model.tokenizer_digest(),
         })
     }
 

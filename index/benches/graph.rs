@@ -12,8 +12,9 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use index::{
-    Bitmap, FlatShard, GraphIndex, HnswConfig, Metric, Neighbor, Plan, RowType, SearchParams,
-    ShardConfig, ShardWriter, ShardedIndex, SketchPolicy, VectorIndex, Verify, build_graph,
+    Bitmap, FlatShard, GraphIndex, HnswConfig, Metric, Neighbor, Plan, RowType, SearchError,
+    SearchParams, ShardConfig, ShardWriter, ShardedIndex, SketchPolicy, VectorIndex, Verify,
+    build_graph,
 };
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
@@ -53,6 +54,8 @@ fn main() -> Result<()> {
     let temporary = tempfile::tempdir()?;
     let folder = option("--folder").map_or(temporary.path().to_owned(), PathBuf::from);
     let index = open(&folder, width, &rows, &config)?;
+    #[cfg(feature = "hnsw-rs")]
+    compare(&folder, &index, &queries, &config)?;
 
     let bench = Bench {
         index: &index,
@@ -70,11 +73,7 @@ fn main() -> Result<()> {
                 bench.print(None, Plan::Graph, Some(ef))?;
             }
             for one_in in [2, 10, 100, 1000] {
-                // Rows that pass are spread as if at random.
-                let passes = |row: &u32| {
-                    u64::from(*row).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40 < (1 << 24) / one_in
-                };
-                let filter: Bitmap = (0..index.len() as u32).filter(passes).collect();
+                let filter = every(index.len(), one_in);
                 for plan in [Plan::FilteredScan, Plan::FilteredGraph] {
                     bench.print(Some(&filter), plan, None)?;
                 }
@@ -118,6 +117,67 @@ fn open(folder: &Path, width: usize, rows: &[f32], config: &HnswConfig) -> Resul
     Ok(GraphIndex::open(flat, &[graph], Verify::Checksums)?)
 }
 
+/// Prints what the crate `hnsw_rs` takes for the same.
+#[cfg(feature = "hnsw-rs")]
+fn compare(folder: &Path, exact: &GraphIndex, queries: &[f32], config: &HnswConfig) -> Result<()> {
+    let shard = FlatShard::open(&folder.join("vectors.trawl"), Verify::Header)?;
+    let cpu = cpu_seconds();
+    let index = index::HnswRsIndex::build(shard, config);
+    println!(
+        "hnsw_rs: {:.1} s of this thread to build",
+        cpu_seconds() - cpu
+    );
+    for (one_in, ef) in [(1, 16), (1, 32), (1, 64), (1, 128), (10, 128), (100, 128)] {
+        let filter = (one_in > 1).then(|| every(index.len(), one_in));
+        let params = SearchParams {
+            ef: Some(ef),
+            threads: NonZeroUsize::new(1),
+            ..SearchParams::default()
+        };
+        let search = |query: &[f32]| index.search(query, K, filter.as_ref(), &params);
+        let (recall, microseconds) = measure(exact, queries, filter.as_ref(), search)?;
+        println!("hnsw_rs, one in {one_in}: ef {ef}, recall {recall:.4}, {microseconds:.1} us");
+    }
+    Ok(())
+}
+
+/// Rows spread as if at random, so that about one in so many passes.
+fn every(n_rows: usize, one_in: u64) -> Bitmap {
+    let passes =
+        |row: &u32| u64::from(*row).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40 < (1 << 24) / one_in;
+    (0..n_rows as u32).filter(passes).collect()
+}
+
+/// The part of the exact answers that a search finds, and the microseconds of a query.
+fn measure(
+    index: &GraphIndex,
+    queries: &[f32],
+    filter: Option<&Bitmap>,
+    search: impl Fn(&[f32]) -> std::result::Result<Vec<Vec<Neighbor>>, SearchError>,
+) -> Result<(f64, f64)> {
+    let exact = SearchParams {
+        exact: true,
+        threads: NonZeroUsize::new(1),
+        ..SearchParams::default()
+    };
+    let exact = index.search(queries, K, filter, &exact)?;
+    let mut least = f64::INFINITY;
+    let mut found: Vec<Vec<Neighbor>> = Vec::new();
+    for _ in 0..ROUNDS {
+        let started = cpu_seconds();
+        found.clear();
+        for query in queries.chunks_exact(index.width()) {
+            found.extend(search(query)?);
+        }
+        least = least.min(cpu_seconds() - started);
+    }
+    let hits = found.iter().zip(&exact);
+    let hits = hits.map(|(found, exact)| found.iter().filter(|one| exact.contains(one)).count());
+    let n_exact: usize = exact.iter().map(Vec::len).sum();
+    let recall = hits.sum::<usize>() as f64 / n_exact as f64;
+    Ok((recall, least * 1e6 / exact.len() as f64))
+}
+
 struct Bench<'a> {
     index: &'a GraphIndex,
     queries: &'a [f32],
@@ -131,30 +191,14 @@ impl Bench<'_> {
             threads: NonZeroUsize::new(1),
             ..SearchParams::default()
         };
-        let exact = SearchParams {
-            exact: true,
-            ..params.clone()
-        };
-        let exact = self.index.search(self.queries, K, filter, &exact)?;
-        let mut least = f64::INFINITY;
-        let mut found: Vec<Vec<Neighbor>> = Vec::new();
-        for _ in 0..ROUNDS {
-            let started = cpu_seconds();
-            found.clear();
-            for query in self.queries.chunks_exact(self.index.width()) {
-                found.extend(self.index.search_by(plan, query, K, filter, &params)?);
-            }
-            least = least.min(cpu_seconds() - started);
-        }
-        let hits = found.iter().zip(&exact);
-        let hits =
-            hits.map(|(found, exact)| found.iter().filter(|one| exact.contains(one)).count());
+        let search = |query: &[f32]| self.index.search_by(plan, query, K, filter, &params);
+        let (recall, microseconds) = measure(self.index, self.queries, filter, search)?;
         println!(
             "{:>8} {:>5} {:>8.4} {:>9.1}  {}{}",
             filter.map_or(self.index.len() as u64, Bitmap::len),
             ef.map_or(String::new(), |ef| ef.to_string()),
-            hits.sum::<usize>() as f64 / exact.iter().map(Vec::len).sum::<usize>() as f64,
-            least * 1e6 / exact.len() as f64,
+            recall,
+            microseconds,
             plan.as_str(),
             if self.index.plan(K, filter, &params) == plan {
                 " *"

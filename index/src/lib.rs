@@ -11,6 +11,8 @@
 //! 6. [`ShardedIndex`] makes many shards answer as one.
 //! 7. `graph` is for more rows than one wants to look at: [`build_graph`] beside a shard, [`GraphIndex`] over both.
 
+#[cfg(feature = "hnsw-rs")]
+mod baseline;
 mod error;
 mod graph;
 mod kernel;
@@ -24,6 +26,8 @@ mod shard;
 mod sharded;
 mod sketch;
 
+#[cfg(feature = "hnsw-rs")]
+pub use baseline::HnswRsIndex;
 pub use error::{OpenError, RepairError, WriteError};
 pub use graph::{GraphIndex, GraphSummary, HnswConfig, Plan, build_graph};
 pub use metric::{Metric, normalize, score};

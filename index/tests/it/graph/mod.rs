@@ -452,3 +452,34 @@ fn queries_that_cannot_be_compared_are_refused_as_by_exact_search() {
         assert_eq!(refused(Plan::Graph), refused(Plan::Scan));
     }
 }
+
+#[cfg(feature = "hnsw-rs")]
+#[test]
+fn the_baseline_answers_as_exact_search_does() {
+    let folder = tempfile::tempdir().unwrap();
+    for metric in METRICS {
+        let mut random = Random(8);
+        let rows = clustered(&mut random, 1000);
+        let queries = clustered(&mut random, 20);
+        let policy = (SketchPolicy::Never, RowType::F32);
+        let shards = write_shards(folder.path(), metric, policy, WIDTH, &rows, 1);
+        let shard = FlatShard::open(&shards[0], Verify::Checksums).unwrap();
+        let index = index::HnswRsIndex::build(shard, &config(1));
+        let filter: Bitmap = (0..1000).step_by(3).collect();
+        for filter in [None, Some(&filter)] {
+            let exact = SearchParams {
+                exact: true,
+                ..ef(1)
+            };
+            let exact = index.search(&queries, K, filter, &exact).unwrap();
+            let found = index.search(&queries, K, filter, &ef(400)).unwrap();
+            let hits = found.iter().flatten().zip(exact.iter().flatten());
+            let same = hits.filter(|(found, exact)| found == exact).count();
+            assert!(
+                same > 190,
+                "{metric:?}, filtered: {}, {same}",
+                filter.is_some()
+            );
+        }
+    }
+}

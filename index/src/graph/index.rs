@@ -8,7 +8,7 @@ use rayon::prelude::*;
 
 use super::file::GraphFile;
 use super::plan::{self, Plan};
-use super::search::{self, Passing, Query};
+use super::search::{self, Passing, Query, Reach};
 use super::walk::Walker;
 use crate::neighbor::TopK;
 use crate::search::prepare_queries;
@@ -158,36 +158,27 @@ impl GraphIndex {
         let simd = params
             .simd
             .map_or_else(Simd::detect, |level| Simd::detect().at_most(level));
-        let ef = plan::ef(k, filter.is_some(), params);
-        let passing_in = |shard| {
+        let all_pass = filter.is_none() && self.unrepaired.is_empty();
+        let reach = |shard| {
             let n_rows = VectorIndex::len(shard);
-            let n_passing = filter.map_or(n_rows, |filter| plan::passing_in(shard, filter));
-            Passing {
-                filter,
-                deleted: &self.unrepaired,
-                ef: plan::walked(ef, n_rows, n_passing),
-            }
+            let ef = plan::ef(n_rows, k, filter.is_some(), params);
+            let passing = (!all_pass).then(|| {
+                let n_passing = filter.map_or(n_rows, |filter| plan::passing_in(shard, filter));
+                Passing {
+                    filter,
+                    deleted: &self.unrepaired,
+                    walked: plan::walked(ef, n_rows, n_passing),
+                }
+            });
+            Reach { ef, passing }
         };
-        let passing: Vec<Option<Passing<'_>>> = self
-            .flat
-            .shards()
-            .iter()
-            .map(|shard| {
-                let all_pass = filter.is_none() && self.unrepaired.is_empty();
-                (!all_pass).then(|| passing_in(shard))
-            })
-            .collect();
+        let reaches: Vec<Reach<'_>> = self.flat.shards().iter().map(reach).collect();
         let answer = |walker: &mut Walker, values: &[f32]| {
-            let query = Query {
-                simd,
-                values,
-                k,
-                ef,
-            };
+            let query = Query { simd, values, k };
             let mut best = TopK::new(k);
             let shards = self.flat.shards().iter().zip(&self.graphs);
-            for ((shard, graph), passing) in shards.zip(&passing) {
-                search::search(graph, shard, &query, *passing, walker, &mut best);
+            for ((shard, graph), reach) in shards.zip(&reaches) {
+                search::search(graph, shard, &query, reach, walker, &mut best);
             }
             best.into_ranking()
         };

@@ -27,30 +27,36 @@ impl Plan {
     }
 }
 
-/// Nodes that a walk keeps when nothing else is said: so many, or so many for each of the `k`.
+/// Nodes that a walk keeps when nothing else is said: so many in a shard of up to [`EF_ROWS`], or so many for each of
+/// the `k`.
 const EF: usize = 40;
 const EF_PER_K: usize = 2;
 /// As [`EF`], of nodes that pass a filter.
 const FILTERED_EF: usize = 128;
+/// With more rows an equal recall takes more: a recall of .95 took an ef of 32 in 100,000 rows, of 120 in ten times as many.
+const EF_ROWS: f64 = 1e5;
+const EF_EXPONENT: f64 = 0.56;
 /// A filtered walk keeps so many nodes at most, passing or not. Where it would need more, rows are scanned.
 const MAX_WALKED: usize = 1 << 13;
 
 /// Nanoseconds on one core of a server, as measured with the bench `graph`.
 mod cost {
     /// A query of a scan: setting up, and rows that get their score.
-    pub const SCAN: f64 = 10_000.0;
-    /// A byte that the first pass of a scan reads.
-    pub const SCANNED_BYTE: f64 = 0.025;
+    pub const SCAN: f64 = 20_000.0;
+    /// A byte of the sketches that the first pass of a scan reads, or of the rows.
+    pub const SKETCH_BYTE: f64 = 0.025;
+    pub const ROW_BYTE: f64 = 0.06;
     /// A query of a walk: coding it, layers above, and rows that get their score.
-    pub const WALK: f64 = 12_000.0;
+    pub const WALK: f64 = 8_000.0;
     /// A node that a walk keeps, and so expands.
     pub const WALKED: f64 = 500.0;
 }
 
-/// Nodes that a walk keeps of those that may be found.
-pub(super) fn ef(k: usize, is_filtered: bool, params: &SearchParams) -> usize {
+/// Nodes of a shard that a walk keeps of those that may be found.
+pub(super) fn ef(n_rows: usize, k: usize, is_filtered: bool, params: &SearchParams) -> usize {
     let least = if is_filtered { FILTERED_EF } else { EF };
-    let default = least.max(k.saturating_mul(EF_PER_K));
+    let grown = (n_rows as f64 / EF_ROWS).max(1.0).powf(EF_EXPONENT) * least as f64;
+    let default = (grown as usize).max(k.saturating_mul(EF_PER_K));
     params.ef.unwrap_or(default).max(k)
 }
 
@@ -83,31 +89,32 @@ pub(super) fn choose(
     if params.exact {
         return scan;
     }
-    let ef = ef(k, filter.is_some(), params);
     let (mut scan_cost, mut walk_cost) = (cost::SCAN, 0.0);
     for shard in shards {
         let n_rows = shard.len();
+        let ef = ef(n_rows, k, filter.is_some(), params);
         let n_passing = filter.map_or(n_rows, |filter| passing_in(shard, filter));
         if n_passing > 0 && ef.saturating_mul(n_rows) / n_passing > MAX_WALKED.max(ef) {
             return scan; // the walk would be cut short
         }
-        scan_cost += scanned_bytes(shard, n_passing) * cost::SCANNED_BYTE;
+        scan_cost += first_pass(shard, n_passing);
         walk_cost += cost::WALK + walked(ef, n_rows, n_passing) as f64 * cost::WALKED;
     }
     if scan_cost <= walk_cost { scan } else { graph }
 }
 
-/// Bytes that the first pass of a scan reads: of sketches, by blocks, or of rows.
-fn scanned_bytes(shard: &FlatShard, n_passing: usize) -> f64 {
+/// What the first pass of a scan costs, of sketches, by blocks, or of rows.
+fn first_pass(shard: &FlatShard, n_passing: usize) -> f64 {
     let (n_rows, n_passing) = (shard.len() as f64, n_passing as f64);
     let row_bytes = shard.config().row_type.row_bytes(shard.width());
-    let of_rows = n_passing * row_bytes as f64;
+    let of_rows = n_passing * row_bytes as f64 * cost::ROW_BYTE;
     let Some(sketches) = shard.sketches() else {
         return of_rows;
     };
     let per_block = sketch::LANES as f64;
     // The part of the blocks that have a passing row, when rows pass at random.
     let touched = 1.0 - (1.0 - n_passing / n_rows.max(1.0)).powf(per_block);
-    let of_sketches = n_rows / per_block * touched * sketches.layout.block_bytes() as f64;
+    let n_blocks = n_rows / per_block * touched;
+    let of_sketches = n_blocks * sketches.layout.block_bytes() as f64 * cost::SKETCH_BYTE;
     of_sketches.min(of_rows)
 }

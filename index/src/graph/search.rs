@@ -24,8 +24,14 @@ pub(super) struct Query<'a> {
     /// As the metric compares it.
     pub values: &'a [f32],
     pub k: usize,
-    /// Nodes that a walk keeps of those that may be found, at least `k`.
+}
+
+/// What of a shard a walk looks for.
+pub(super) struct Reach<'a> {
+    /// Nodes that it keeps of those that may be found, at least `k`.
     pub ef: usize,
+    /// `None`: all rows may be found.
+    pub passing: Option<Passing<'a>>,
 }
 
 /// Which rows of a shard may be found.
@@ -36,7 +42,7 @@ pub(super) struct Passing<'a> {
     /// Ordinals that may not, although links lead to them.
     pub deleted: &'a Bitmap,
     /// Nodes that a walk keeps, passing or not.
-    pub ef: usize,
+    pub walked: usize,
 }
 
 impl Passing<'_> {
@@ -50,7 +56,7 @@ pub(super) fn search(
     graph: &GraphFile,
     shard: &FlatShard,
     query: &Query<'_>,
-    passing: Option<Passing<'_>>,
+    reach: &Reach<'_>,
     walker: &mut Walker,
     best: &mut TopK,
 ) {
@@ -65,14 +71,14 @@ pub(super) fn search(
         from = walker.descend(space, &graph.layer(layer), from);
     }
     let (base, first) = (graph.layer(0), shard.first_ordinal());
-    let found = match passing {
+    let found = match reach.passing {
         None => {
-            walker.walk(space, &base, from, query.ef);
+            walker.walk(space, &base, from, reach.ef);
             &walker.pool
         }
         Some(passing) => {
             let passes = |node| passing.contains(first + node);
-            walker.walk_passing(space, &base, from, passing.ef, query.ef, passes);
+            walker.walk_passing(space, &base, from, passing.walked, reach.ef, passes);
             &walker.passing
         }
     };

@@ -263,7 +263,6 @@ pub enum FieldFault {
 
 /// Why passages could not be selected or counted.
 #[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
 pub enum SelectError {
     /// The filter, or the list of fields, does not fit the collection.
     #[error(transparent)]

@@ -218,3 +218,58 @@ fn within(column: &Column<u64>, ranges: &[RangeInclusive<u64>], reader: &Segment
     column.index.select_batch_in_place(0, &mut rows);
     set(rows)
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+    use tantivy::schema::{FAST, INDEXED, Schema};
+    use tantivy::{DateTime, Index, TantivyDocument};
+
+    use super::*;
+    use crate::predicate::resolve;
+    use crate::{Bounds, Condition, Filter, Test};
+
+    #[test]
+    fn dates_of_earlier_versions_are_compared_by_seconds() {
+        let mut schema = Schema::builder();
+        let ordinal = schema.add_u64_field(ORDINAL, FAST);
+        let day = schema.add_date_field(&metadata_field("day"), FAST | INDEXED);
+        let index = Index::create_in_ram(schema.build());
+        let mut writer = index.writer_with_num_threads(1, 15_000_000).unwrap();
+        let texts = ["2026-11-20", "2026-11-20T00:00:01.5Z", "1969-12-31"];
+        for (n, text) in (0..).zip(texts) {
+            let mut document = TantivyDocument::new();
+            document.add_u64(ordinal, n);
+            document.add_date(day, DateTime::from_utc(corpus::parse_date(text).unwrap()));
+            writer.add_document(document).unwrap();
+        }
+        writer.commit().unwrap();
+        let searcher = index.reader().unwrap().searcher();
+        let runs = Runs::read(&searcher).unwrap();
+        let schema = serde_json::from_value(json!({"fields": {"day": "date"}})).unwrap();
+        let check = |test: Test, expected: &[u32]| {
+            let key = "day".to_owned();
+            let filter = Filter {
+                must: vec![Condition::Field { key, test }],
+                ..Filter::default()
+            };
+            let predicate = resolve(&filter, &schema, "").unwrap();
+            let selected = select(&searcher, &runs, &predicate).unwrap();
+            assert_eq!(selected.iter().collect::<Vec<_>>(), expected, "{filter:?}");
+        };
+        check(Test::Match(json!("2026-11-20")), &[0]);
+        check(Test::Match(json!("2026-11-20T00:00:01Z")), &[1]);
+        check(Test::Except(vec![json!("2026-11-20")]), &[1, 2]);
+        check(Test::Exists, &[0, 1, 2]);
+        let range = |gt: &str, lte: &str| {
+            let (gt, lte) = (Some(json!(gt)), Some(json!(lte)));
+            Test::Range(Bounds {
+                gt,
+                lte,
+                ..Bounds::default()
+            })
+        };
+        check(range("2026-11-20", "9999-12-31"), &[1]);
+        check(range("0001-01-01", "1970-01-01"), &[2]);
+    }
+}

@@ -395,3 +395,25 @@ fn any_field_name_can_be_filtered_by() {
         );
     }
 }
+
+#[test]
+fn a_store_that_was_written_before_filters_is_filtered() {
+    let folder = testkit::fixture("collection-v1/generations/20261121T042407Z-ee2d21");
+    let store = open(&folder);
+    let fields = schema(&[
+        ("year", FieldKind::Integer),
+        ("subject", FieldKind::Keyword),
+    ]);
+    let physics = field("subject", Test::Match(json!("physics")));
+    let expected: Vec<u32> = (0..store.len())
+        .filter(|&ordinal| {
+            store.passage(ordinal).unwrap().metadata.get("subject") == Some(&json!("physics"))
+        })
+        .collect();
+    assert!(!expected.is_empty());
+    let found = store.select(&physics, &fields).unwrap();
+    assert_eq!(found.iter().collect::<Vec<_>>(), expected);
+    let years = vec!["year".to_owned()];
+    let facets = store.facets(&years, &fields, None, 100).unwrap();
+    assert!(facets[0].counts.contains(&(json!(-1500), 1)));
+}

@@ -8,7 +8,7 @@ use corpus::CorpusError;
 use encoder::LoadError;
 use encoder::training::TrainingError;
 use indexer::BuildError;
-use retriever::FingerprintError;
+use retriever::{FingerprintError, SearchError};
 use server::{AttachError, ServeError};
 use store::StoreError;
 use trainer::data::DataError;
@@ -121,6 +121,11 @@ fn classify(error_chain: &anyhow::Error) -> (Exit, Option<String>) {
                 | LoadError::Contradiction { .. } => return (Exit::Usage, None),
                 _ => return (Exit::Failed, Some(MODEL.to_owned())),
             }
+        }
+        if let Some(SearchError::Filter(_) | SearchError::Facets(_) | SearchError::Weights(_)) =
+            cause.downcast_ref()
+        {
+            return (Exit::Usage, None);
         }
         if let Some(AttachError::Arithmetic { .. }) = cause.downcast_ref() {
             let hint =

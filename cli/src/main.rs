@@ -6,6 +6,8 @@
 
 mod commands;
 mod failure;
+mod filter;
+mod fusion;
 mod interrupt;
 mod model;
 mod npy;

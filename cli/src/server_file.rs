@@ -3,15 +3,18 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context;
+use retriever::{Fusion, Weights};
 use serde::de::{self, Deserialize, Deserializer, Visitor};
 use server::{Limits, ServerConfig};
 use toml::{Table, Value};
 
 use crate::failure::Failure;
+use crate::fusion::FusionName;
 
 /// Looked for when no file is named, in this order.
 const PLACES: [&str; 2] = ["server.toml", "/etc/trawl/server.toml"];
@@ -83,6 +86,37 @@ pub struct CollectionSection {
     pub alias: String,
     pub encoder: Option<String>,
     pub reranker: Option<String>,
+    #[serde(default)]
+    pub hybrid: HybridSection,
+}
+
+/// `[collections.NAME.hybrid]`: what a hybrid search does that does not say otherwise.
+#[derive(Clone, Copy, Debug, serde::Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct HybridSection {
+    pub fusion: FusionName,
+    /// The constant of `rrf`.
+    pub k: NonZeroU32,
+    pub weights: Weights,
+}
+
+impl Default for HybridSection {
+    fn default() -> Self {
+        Self {
+            fusion: FusionName::Rrf,
+            k: const { NonZeroU32::new(60).expect("60 is not 0") },
+            weights: Weights::default(),
+        }
+    }
+}
+
+impl HybridSection {
+    pub fn fusion(self) -> Fusion {
+        Fusion {
+            method: self.fusion.method(self.k.get()),
+            weights: self.weights,
+        }
+    }
 }
 
 /// `[queue]`.
@@ -283,6 +317,7 @@ mod tests {
         [collections.docs]
         path = "data/docs"
         encoder = "Enc"
+        hybrid = { fusion = "weighted", weights = { dense = 2, bm25 = 0.5 } }
         [limits]
         top_k = 50
         [queue]
@@ -307,6 +342,14 @@ mod tests {
         );
         assert_eq!(file.models["Enc"].role, ModelRole::Encoder);
         assert_eq!(file.collections["docs"].alias, "live");
+        let fusion = Fusion {
+            method: retriever::FusionMethod::Weighted,
+            weights: Weights {
+                dense: 2.0,
+                bm25: 0.5,
+            },
+        };
+        assert_eq!(file.collections["docs"].hybrid.fusion(), fusion);
         assert_eq!(
             (file.limits.top_k, file.limits.window),
             (50, Limits::default().window)

@@ -6,8 +6,10 @@
 
 mod collections;
 mod embeddings;
+mod filter;
 mod health;
 mod object;
+mod ordered;
 mod problem;
 mod rerank;
 mod search;
@@ -20,13 +22,16 @@ pub use embeddings::{
     Embedding, EmbeddingInput, EmbeddingRequest, EmbeddingResponse, EmbeddingUsage,
     EmbeddingValues, EncodingFormat, InputType, OpenAiError, OpenAiErrorBody,
 };
+pub use filter::{Condition, FieldKey, Filter, Match, Range};
 pub use health::{Health, HealthStatus};
 pub use object::object;
+pub use ordered::Ordered;
 pub use problem::{ErrorCode, FieldError, Problem};
 pub use rerank::{
     RerankDocument, RerankDocumentText, RerankRequest, RerankResponse, RerankResult, RerankUsage,
 };
 pub use search::{
-    HitScores, HybridOptions, IncludeField, OnTimeout, RerankOptions, SearchHit, SearchMode,
-    SearchOptions, SearchRequest, SearchResponse, SearchTiming, SearchUsage,
+    FusionMethod, HitScores, HybridOptions, HybridWeights, IncludeField, OnTimeout, RerankOptions,
+    SearchHit, SearchMode, SearchOptions, SearchRequest, SearchResponse, SearchTiming, SearchTotal,
+    SearchUsage, TotalRelation,
 };

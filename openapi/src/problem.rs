@@ -42,7 +42,7 @@ pub struct Problem {
 pub struct FieldError {
     /// Where it is in the body (RFC 6901); empty for the body as a whole.
     pub pointer: String,
-    /// `unknown_field`, `wrong_type`, `missing`, `too_large`, `too_small`, `wrong_width`, `not_finite`, `zero`, `blank`,
+    /// `unknown_field`, `unknown_value`, `duplicate`, `wrong_type`, `missing`, `too_large`, `too_small`, `wrong_width`, `not_finite`, `zero`, `blank`,
     /// `conflict`, `unsupported`.
     pub code: String,
     /// What is wrong, for people.

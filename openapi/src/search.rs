@@ -2,7 +2,9 @@ use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
+use crate::filter::filter_or_null;
 use crate::object::{object, object_or_null};
+use crate::{Filter, Ordered};
 
 /// A search by text or by vector: exactly one of `query` and `vector` is given.
 #[derive(Clone, Debug, PartialEq, Deserialize, ToSchema)]
@@ -26,6 +28,17 @@ pub struct SearchRequest {
     /// The ranking before reranking.
     #[serde(default)]
     pub mode: SearchMode,
+    /// Which passages may be found; every source of the ranking searches only among these.
+    #[serde(default, deserialize_with = "filter_or_null")]
+    pub filter: Option<Filter>,
+    /// Metadata fields (keyword, integer, boolean) whose values are counted in the passages that pass the filter. Limit:
+    /// `limits.facets`.
+    #[serde(default)]
+    pub facets: Vec<String>,
+    /// Leaves out hits whose `score` is lower. After reranking that is the cross-encoder's score, and passages it did not read
+    /// are left out; before, the fused one with `"mode": "hybrid"`, else that of vectors or words.
+    #[serde(default)]
+    pub score_threshold: Option<f32>,
     /// Options of `"mode": "hybrid"`.
     #[serde(default, deserialize_with = "object_or_null")]
     pub hybrid: Option<HybridOptions>,
@@ -73,18 +86,50 @@ pub enum SearchMode {
     Dense,
     /// BM25 over title and text.
     Lexical,
-    /// Both, fused by reciprocal rank.
+    /// Both, fused.
     Hybrid,
 }
 
-/// Options of hybrid search.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, ToSchema)]
+/// Options of hybrid search. What is not given is as the server has it for the collection (`collections.NAME.hybrid`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct HybridOptions {
-    /// The constant of reciprocal rank fusion: a passage at rank r of a list gains 1 / (k + r).
-    #[serde(default = "sixty")]
-    #[schema(default = 60, minimum = 1)]
-    pub k: u32,
+    /// How the two rankings become one; `rrf` unless the server says otherwise.
+    #[serde(default)]
+    pub fusion: Option<FusionMethod>,
+    /// The constant of reciprocal rank fusion: a passage at rank r of a source gains w / (k + r). 60 unless the server says
+    /// otherwise.
+    #[serde(default)]
+    #[schema(minimum = 1)]
+    pub k: Option<u32>,
+    /// How much each source counts.
+    #[serde(default, deserialize_with = "object_or_null")]
+    pub weights: Option<HybridWeights>,
+}
+
+/// How the two rankings of a hybrid search become one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum FusionMethod {
+    /// Reciprocal rank fusion: ranks count, scores do not.
+    Rrf,
+    /// Scores count, each between the worst (0) and the best (1) candidate of its source, as a weighted mean. A source that
+    /// lacks a passage gives it 0; where all candidates of a source have one score, each of them has 1.
+    Weighted,
+}
+
+/// How much each source of a hybrid search counts: numbers from 0 on, one of them above. 1 unless the server says otherwise.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct HybridWeights {
+    /// The ranking by vectors.
+    #[serde(default)]
+    #[schema(minimum = 0)]
+    pub dense: Option<f32>,
+    /// The ranking by words.
+    #[serde(default)]
+    #[schema(minimum = 0)]
+    pub bm25: Option<f32>,
 }
 
 /// Options of the vector search.
@@ -144,12 +189,15 @@ pub enum IncludeField {
         "id": "bees-3", "score": 0.71, "rank": 1, "scores": {"dense": 0.71},
         "title": "Bees", "text": "Returning foragers steer by the sun.", "metadata": {"lang": "en"}
     }],
+    "facets": {"lang": {"en": 812, "de": 20}},
+    "total": {"value": 832, "relation": "eq"},
     "degraded": [],
     "warnings": [],
     "exact": true,
     "usage": {"query_tokens": 9, "rerank_tokens": 0, "truncated": false},
     "timing_ms": {
-        "queue": 0.1, "tokenize": 0.1, "encode": 3.8, "search": 0.4, "rerank": 0.0, "fetch": 0.2, "total": 4.7
+        "queue": 0.1, "tokenize": 0.1, "encode": 3.8, "filter": 0.1, "search": 0.4, "rerank": 0.0, "fetch": 0.2,
+        "total": 4.8
     },
     "collection": "docs",
     "generation": "20261120T195500Z-3f9a1c",
@@ -159,10 +207,19 @@ pub enum IncludeField {
 pub struct SearchResponse {
     /// The passages, best first.
     pub results: Vec<SearchHit>,
-    /// What was left out for lack of time: `rerank_skipped`.
+    /// For each field asked for, how many of the passages that pass the filter have each value: at most 100 values, by count
+    /// descending, then by value. A passage with several values counts once for each.
+    #[serde(default, skip_serializing_if = "Ordered::is_empty")]
+    #[schema(value_type = Option<HashMap<String, HashMap<String, u64>>>)]
+    pub facets: Ordered<Ordered<u64>>,
+    /// How many passages the whole ranking has: those that pass the filter; in lexical search, those with a word of the query;
+    /// with a threshold, those above it.
+    pub total: SearchTotal,
+    /// What was left out for lack of time: `rerank_skipped`, and with it `score_threshold_skipped`, because a threshold for
+    /// scores of the cross-encoder says nothing about others.
     pub degraded: Vec<String>,
-    /// What may make dense rankings of this collection less than they could be, in words: queries encoded in 8-bit
-    /// arithmetic against vectors that were not, or the other way round.
+    /// What may make the answer less than it could be, in words: queries encoded in 8-bit arithmetic against vectors that were
+    /// not, or the other way round; facets with more values than are counted.
     pub warnings: Vec<String>,
     /// Whether the ranking by vectors is exact over the stored rows; `false` where no vectors were searched.
     pub exact: bool,
@@ -178,6 +235,25 @@ pub struct SearchResponse {
     pub model_fingerprint: String,
     /// As in the header `x-request-id`.
     pub request_id: String,
+}
+
+/// How many passages a ranking has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct SearchTotal {
+    /// The number.
+    pub value: u64,
+    /// Whether there may be more.
+    pub relation: TotalRelation,
+}
+
+/// Whether a number is all there is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum TotalRelation {
+    /// There are exactly so many.
+    Eq,
+    /// There are so many at least; nobody looked further.
+    Gte,
 }
 
 /// One passage.
@@ -211,7 +287,7 @@ pub struct HitScores {
     /// BM25.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bm25: Option<f32>,
-    /// Reciprocal rank fusion of the two.
+    /// Fusion of the two.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fused: Option<f32>,
     /// The cross-encoder's score, without what it leaves to the order of the first stage.
@@ -239,6 +315,8 @@ pub struct SearchTiming {
     pub tokenize: f64,
     /// Tokens to vector.
     pub encode: f64,
+    /// Filter and facets.
+    pub filter: f64,
     /// Vector and text to passages, fusion included.
     pub search: f64,
     /// Reranking, its wait included.
@@ -253,22 +331,12 @@ fn ten() -> usize {
     10
 }
 
-fn sixty() -> u32 {
-    60
-}
-
 fn hundred() -> usize {
     100
 }
 
 fn everything() -> Vec<IncludeField> {
     vec![IncludeField::Text, IncludeField::Metadata]
-}
-
-impl Default for HybridOptions {
-    fn default() -> Self {
-        Self { k: sixty() }
-    }
 }
 
 #[cfg(test)]
@@ -293,7 +361,9 @@ mod tests {
     fn a_field_that_does_nothing_is_refused() {
         for body in [
             r#"{"query": "a", "topk": 3}"#,
-            r#"{"query": "a", "filter": {}}"#,
+            r#"{"query": "a", "filter": {"must": [{"kye": "b"}]}}"#,
+            r#"{"query": "a", "filter": {"must": [{"key": "b", "match": {"values": 1}}]}}"#,
+            r#"{"query": "a", "hybrid": {"weights": {"lexical": 1}}}"#,
             r#"{"query": "a", "rerank": {"model": "b"}}"#,
             r#"{"query": "a", "search": {"ef": 128}}"#,
         ] {

@@ -8,22 +8,26 @@
 //! Every step has the same [`Deadline`]; what could not be done in time is named in [`SearchResponse::degraded`].
 
 mod backend;
+mod candidates;
 mod deadline;
 mod fingerprint;
 mod fusion;
 mod models;
 mod request;
 mod retriever;
+mod selection;
 
 pub use backend::{BackendError, InProcess, SearchBackend};
 pub use deadline::Deadline;
 pub use fingerprint::{ArithmeticMismatch, FingerprintError, check_arithmetic, check_encoder};
-pub use fusion::{Fused, reciprocal_rank_fusion};
+pub use fusion::{Fused, Fusion, FusionMethod, Weights};
 pub use models::{
     DirectEncoder, DirectReranker, Encoded, ModelError, QueryEncoder, Reranked, Reranker,
 };
 pub use request::{
-    Hit, Include, Mode, OnTimeout, QueryInput, RerankRequest, Scores, SearchOptions, SearchRequest,
-    SearchResponse, Timing, Usage,
+    Hit, Include, Mode, OnTimeout, QueryInput, Relation, RerankRequest, Scores, SearchOptions,
+    SearchRequest, SearchResponse, Timing, Total, Usage,
 };
 pub use retriever::{OpenConfig, OpenError, Retriever, SearchError};
+pub use selection::MAX_FACET_VALUES;
+pub use store::{Bounds, Condition, Facet, FieldFault, Filter, FilterError, FilterLimits, Test};

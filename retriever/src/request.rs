@@ -2,8 +2,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+use store::{Facet, Filter};
 
-use crate::Deadline;
+use crate::{Deadline, Fusion};
 
 /// What is searched for.
 #[derive(Clone, Debug, PartialEq)]
@@ -15,7 +16,7 @@ pub enum QueryInput {
 }
 
 /// Which ranking is made before reranking.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Mode {
     /// Nearest vectors.
@@ -23,11 +24,8 @@ pub enum Mode {
     Dense,
     /// BM25 over title and text.
     Lexical,
-    /// Both, fused by reciprocal rank.
-    Hybrid {
-        /// The constant of the fusion; 60 in the paper.
-        k: u32,
-    },
+    /// Both, fused.
+    Hybrid(Fusion),
 }
 
 /// What happens when reranking is not finished in time.
@@ -66,6 +64,13 @@ pub struct Include {
 pub struct SearchOptions {
     /// The ranking of the first stage.
     pub mode: Mode,
+    /// Which passages may be found, by their metadata; all where there is none. Every source searches only among these.
+    pub filter: Option<Filter>,
+    /// Fields whose values are counted in the passages that pass the filter.
+    pub facets: Vec<String>,
+    /// Leaves out passages with a lower [`Hit::score`], which is that of the stage that made the order: the cross-encoder
+    /// where it ran (what it did not read is left out), else the fusion or the one source.
+    pub score_threshold: Option<f32>,
     /// Hits returned.
     pub top_k: usize,
     /// Hits skipped before the first one returned.
@@ -88,6 +93,9 @@ impl Default for SearchOptions {
     fn default() -> Self {
         Self {
             mode: Mode::Dense,
+            filter: None,
+            facets: Vec::new(),
+            score_threshold: None,
             top_k: 10,
             offset: 0,
             candidates: 100,
@@ -121,7 +129,7 @@ pub struct Scores {
     /// BM25.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bm25: Option<f32>,
-    /// Reciprocal rank fusion of the two.
+    /// Fusion of the two.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fused: Option<f32>,
     /// The cross-encoder's score, without what it leaves to the order of the first stage.
@@ -163,6 +171,8 @@ pub struct Timing {
     pub tokenize: Duration,
     /// Tokens to vector.
     pub encode: Duration,
+    /// Filter and facets.
+    pub filter: Duration,
     /// Vector (and text) to passages, fusion included.
     pub search: Duration,
     /// Reranking, its wait included.
@@ -184,16 +194,41 @@ pub struct Usage {
     pub truncated: bool,
 }
 
+/// How many passages a ranking has, whatever part of it was asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Total {
+    /// The number.
+    pub value: u64,
+    /// Whether there may be more.
+    pub relation: Relation,
+}
+
+/// Whether a number is all there is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Relation {
+    /// It is.
+    Eq,
+    /// There are so many at least; nobody looked further.
+    Gte,
+}
+
 /// The answer to one search.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SearchResponse {
     /// The passages, best first.
     pub hits: Vec<Hit>,
+    /// How many passages the ranking has: those that pass the filter, in lexical search those with a word of the query,
+    /// above the threshold where there is one.
+    pub total: Total,
+    /// What was counted in the passages that pass the filter, in the order asked for.
+    pub facets: Vec<Facet>,
     /// Where the time went.
     pub timing: Timing,
     /// What it cost.
     pub usage: Usage,
-    /// What was left out for lack of time, by name: `rerank_skipped`.
+    /// What was left out for lack of time, by name: `rerank_skipped`, and `score_threshold_skipped` with it, because a
+    /// threshold for scores of the cross-encoder says nothing about others.
     pub degraded: Vec<&'static str>,
     /// Whether the first stage is the exact ranking by vector over the stored rows.
     pub exact: bool,

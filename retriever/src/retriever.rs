@@ -1,17 +1,20 @@
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
 
 use collection::{Generation, Manifest};
-use corpus::{Passage, Query, Template, TemplateError};
-use index::{Neighbor, SearchParams};
-use store::{LexicalHit, Store};
+use corpus::{Passage, Query, Schema, Template, TemplateError};
+use index::{Bitmap, Neighbor, SearchParams};
+use serde::Deserialize;
+use serde_json::Value;
+use store::{FilterError, LexicalHit, Store};
 
 use crate::backend::open_index;
+use crate::candidates::{Candidate, Candidates};
+use crate::selection::Selection;
 use crate::{
     BackendError, Deadline, Encoded, Hit, InProcess, Mode, ModelError, OnTimeout, QueryEncoder,
-    QueryInput, RerankRequest, Reranker, Scores, SearchBackend, SearchOptions, SearchRequest,
-    SearchResponse, Timing, Usage, reciprocal_rank_fusion,
+    QueryInput, RerankRequest, Reranker, SearchBackend, SearchOptions, SearchRequest,
+    SearchResponse, Timing, Usage, Weights,
 };
 
 /// How a generation is opened.
@@ -55,6 +58,14 @@ pub enum OpenError {
         /// What the part holds.
         found: u64,
     },
+    /// The metadata fields of the manifest cannot be read.
+    #[error("metadata fields of generation `{generation}`")]
+    Schema {
+        /// The generation.
+        generation: String,
+        /// Why.
+        source: serde_json::Error,
+    },
     /// A template of the manifest cannot be read.
     #[error("template of generation `{generation}`")]
     Template {
@@ -95,6 +106,18 @@ pub enum SearchError {
     /// Reranking was asked for and there is no cross-encoder.
     #[error("no reranker is loaded")]
     NoReranker,
+    /// The filter does not fit the collection.
+    #[error("the filter does not fit the collection")]
+    Filter(#[source] FilterError),
+    /// A field cannot be counted.
+    #[error("the facets do not fit the collection")]
+    Facets(#[source] FilterError),
+    /// The sources of a hybrid search cannot be weighed so.
+    #[error(
+        "weights {} and {} of a hybrid search, expected numbers from 0 on, one of them above",
+        .0.dense, .0.bm25
+    )]
+    Weights(Weights),
     /// The encoder gave no vector.
     #[error("cannot encode the query")]
     Encode(#[source] ModelError),
@@ -125,6 +148,7 @@ pub struct Retriever {
     generation: Generation,
     backend: Box<dyn SearchBackend>,
     store: Arc<Store>,
+    schema: Arc<Schema>,
     query_template: Template,
     passage_template: Template,
     exact: bool,
@@ -170,12 +194,20 @@ impl Retriever {
         };
         let query_template = template(&manifest.templates.query)?;
         let passage_template = template(&manifest.templates.passage)?;
+        let schema = match &manifest.schema {
+            Value::Null => Schema::default(),
+            schema => Schema::deserialize(schema).map_err(|source| OpenError::Schema {
+                generation: name.clone(),
+                source,
+            })?,
+        };
         let exact = index.capabilities().exact;
         let backend = Box::new(InProcess::new(index));
         Ok(Self {
             generation,
             backend,
             store: Arc::new(store),
+            schema: Arc::new(schema),
             query_template,
             passage_template,
             exact,
@@ -198,6 +230,12 @@ impl Retriever {
     #[must_use]
     pub fn store(&self) -> &Store {
         &self.store
+    }
+
+    /// The metadata fields, by which a filter may select.
+    #[must_use]
+    pub fn schema(&self) -> &Schema {
+        &self.schema
     }
 
     /// Values of one row.
@@ -241,10 +279,12 @@ impl Retriever {
         let page_end = options.offset.saturating_add(options.top_k);
         let to_rerank = options.rerank.map_or(0, |rerank| rerank.candidates);
         let depth = match options.mode {
-            Mode::Hybrid { .. } => page_end.max(to_rerank).max(options.candidates),
+            Mode::Hybrid(_) => page_end.max(to_rerank).max(options.candidates),
             Mode::Dense | Mode::Lexical => page_end.max(to_rerank),
         };
 
+        let selection = Selection::make(&self.store, &self.schema, options).await?;
+        let filter_time = start.elapsed();
         let encoded = match (&texts, options.mode) {
             (_, Mode::Lexical) => Encoded::default(),
             (Some(texts), _) => {
@@ -265,26 +305,33 @@ impl Retriever {
         let search_start = Instant::now();
         let dense = match options.mode {
             Mode::Lexical => vec![Vec::new(); n_queries],
-            Mode::Dense | Mode::Hybrid { .. } => {
-                self.search_dense(encoded.values, depth, options).await?
+            Mode::Dense | Mode::Hybrid(_) => {
+                let filter = selection.passages.clone();
+                self.search_dense(encoded.values, depth, filter, options)
+                    .await?
             }
         };
         let lexical = match (&texts, options.mode) {
-            (Some(texts), Mode::Lexical | Mode::Hybrid { .. }) => {
-                self.search_lexical(texts.clone(), depth, options.deadline)
+            (Some(texts), Mode::Lexical | Mode::Hybrid(_)) => {
+                let filter = selection.passages.clone();
+                self.search_lexical(texts.clone(), depth, filter, options.deadline)
                     .await?
             }
             _ => vec![Vec::new(); n_queries],
         };
-        let mut lists: Vec<Vec<Candidate>> = dense
+        let n_passages = selection.n_passages;
+        let mut found: Vec<Candidates> = dense
             .iter()
             .zip(&lexical)
-            .map(|(dense, lexical)| first_stage(options.mode, dense, lexical))
+            .map(|(dense, lexical)| {
+                Candidates::first_stage(options.mode, dense, lexical, depth, n_passages)
+            })
             .collect();
         let mut timing = Timing {
             queue: encoded.queue,
             tokenize: encoded.tokenize,
             encode: encoded.compute,
+            filter: filter_time,
             search: search_start.elapsed(),
             ..Timing::default()
         };
@@ -297,9 +344,9 @@ impl Retriever {
         let mut degraded = vec![Vec::new(); n_queries];
         if let (Some(rerank), Some(reranker), Some(texts)) = (options.rerank, reranker, &texts) {
             let rerank_start = Instant::now();
-            for ((list, text), degraded) in lists.iter_mut().zip(texts).zip(&mut degraded) {
+            for ((found, text), degraded) in found.iter_mut().zip(texts).zip(&mut degraded) {
                 let outcome = self
-                    .rerank(list, text, rerank, options.deadline, reranker)
+                    .rerank(&mut found.list, text, rerank, options.deadline, reranker)
                     .await?;
                 match outcome {
                     Some((n_tokens, truncated)) => {
@@ -314,11 +361,20 @@ impl Retriever {
 
         let fetch_start = Instant::now();
         let mut answers = Vec::with_capacity(n_queries);
-        for (list, degraded) in lists.into_iter().zip(degraded) {
-            let hits = self.page(&list, options)?;
+        for (mut found, mut degraded) in found.into_iter().zip(degraded) {
+            match options.score_threshold {
+                Some(_) if degraded.contains(&"rerank_skipped") => {
+                    degraded.push("score_threshold_skipped");
+                }
+                Some(threshold) => found.keep_above(threshold, options.rerank.is_some()),
+                None => {}
+            }
+            let hits = self.page(&found.list, options)?;
             let exact = options.mode == Mode::Dense && self.exact;
             answers.push(SearchResponse {
                 hits,
+                total: found.total,
+                facets: selection.facets.clone(),
                 timing,
                 usage,
                 degraded,
@@ -356,12 +412,17 @@ impl Retriever {
         if texts.is_none() {
             let mode = match options.mode {
                 Mode::Lexical => Some("lexical"),
-                Mode::Hybrid { .. } => Some("hybrid"),
+                Mode::Hybrid(_) => Some("hybrid"),
                 Mode::Dense => options.rerank.map(|_| "reranked"),
             };
             if let Some(mode) = mode {
                 return Err(SearchError::TextNeeded { mode });
             }
+        }
+        if let Mode::Hybrid(fusion) = options.mode
+            && !fusion.weights.are_valid()
+        {
+            return Err(SearchError::Weights(fusion.weights));
         }
         if options.rerank.is_some() && reranker.is_none() {
             return Err(SearchError::NoReranker);
@@ -397,6 +458,7 @@ impl Retriever {
         &self,
         queries: Vec<f32>,
         depth: usize,
+        filter: Option<Arc<Bitmap>>,
         options: &SearchOptions,
     ) -> Result<Vec<Vec<Neighbor>>, SearchError> {
         let params = SearchParams {
@@ -405,7 +467,7 @@ impl Retriever {
         };
         let lists = self
             .backend
-            .search(queries, depth, None, params, options.deadline)
+            .search(queries, depth, filter, params, options.deadline)
             .await;
         lists
             .into_iter()
@@ -417,6 +479,7 @@ impl Retriever {
         &self,
         texts: Vec<String>,
         depth: usize,
+        filter: Option<Arc<Bitmap>>,
         deadline: Deadline,
     ) -> Result<Vec<Vec<LexicalHit>>, SearchError> {
         let store = Arc::clone(&self.store);
@@ -428,7 +491,7 @@ impl Retriever {
                         step: "lexical search",
                     });
                 }
-                let hits = store.search_lexical(text, depth, None);
+                let hits = store.search_lexical(text, depth, filter.as_deref());
                 lists.push(hits.map_err(SearchError::Store)?);
             }
             Ok(lists)
@@ -530,13 +593,6 @@ impl Retriever {
     }
 }
 
-/// A passage on its way through the stages.
-struct Candidate {
-    ordinal: u32,
-    score: f32,
-    scores: Scores,
-}
-
 /// The texts of a batch, or its vectors in one row-major piece.
 fn split(queries: Vec<QueryInput>) -> Result<(Option<Vec<String>>, Vec<f32>), SearchError> {
     let n_queries = queries.len();
@@ -560,42 +616,5 @@ fn split(queries: Vec<QueryInput>) -> Result<(Option<Vec<String>>, Vec<f32>), Se
         n if n == n_queries => Ok((Some(texts), Vec::new())),
         0 => Ok((None, vectors)),
         _ => Err(SearchError::MixedBatch),
-    }
-}
-
-fn first_stage(mode: Mode, dense: &[Neighbor], lexical: &[LexicalHit]) -> Vec<Candidate> {
-    let dense_scores: HashMap<u32, f32> =
-        dense.iter().map(|hit| (hit.ordinal, hit.score)).collect();
-    let bm25_scores: HashMap<u32, f32> =
-        lexical.iter().map(|hit| (hit.ordinal, hit.score)).collect();
-    let candidate = |ordinal: u32, score: f32, fused: Option<f32>| Candidate {
-        ordinal,
-        score,
-        scores: Scores {
-            dense: dense_scores.get(&ordinal).copied(),
-            bm25: bm25_scores.get(&ordinal).copied(),
-            fused,
-            rerank: None,
-        },
-    };
-    match mode {
-        Mode::Dense => dense
-            .iter()
-            .map(|hit| candidate(hit.ordinal, hit.score, None))
-            .collect(),
-        Mode::Lexical => lexical
-            .iter()
-            .map(|hit| candidate(hit.ordinal, hit.score, None))
-            .collect(),
-        Mode::Hybrid { k } => {
-            let lists = [
-                dense.iter().map(|hit| hit.ordinal).collect(),
-                lexical.iter().map(|hit| hit.ordinal).collect(),
-            ];
-            reciprocal_rank_fusion(&lists, k)
-                .into_iter()
-                .map(|fused| candidate(fused.ordinal, fused.score, Some(fused.score)))
-                .collect()
-        }
     }
 }

@@ -1,6 +1,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use retriever::FilterLimits;
 use serde::{Deserialize, Serialize};
 
 /// Everything about a server but its models and collections, resolved.
@@ -55,6 +56,14 @@ pub struct Limits {
     pub window: usize,
     /// Passages that one search reranks.
     pub rerank_candidates: usize,
+    /// Filters within one another.
+    pub filter_depth: usize,
+    /// Conditions of a filter.
+    pub filter_conditions: usize,
+    /// Values that the conditions of a filter list.
+    pub filter_values: usize,
+    /// Fields whose values one search counts.
+    pub facets: usize,
     /// Bytes of a query text.
     pub query_bytes: usize,
     /// Texts of one embeddings request.
@@ -69,12 +78,27 @@ pub struct Limits {
     pub connections: usize,
 }
 
+impl Limits {
+    pub(crate) fn filter(&self) -> FilterLimits {
+        FilterLimits {
+            depth: self.filter_depth,
+            conditions: self.filter_conditions,
+            values: self.filter_values,
+        }
+    }
+}
+
 impl Default for Limits {
     fn default() -> Self {
+        let filter = FilterLimits::default();
         Self {
             top_k: 1000,
             window: 10_000,
             rerank_candidates: 200,
+            filter_depth: filter.depth,
+            filter_conditions: filter.conditions,
+            filter_values: filter.values,
+            facets: 16,
             query_bytes: 16 << 10,
             embedding_inputs: 2048,
             rerank_documents: 1000,

@@ -11,6 +11,8 @@ mod body;
 mod check;
 mod config;
 mod exchange;
+mod faults;
+mod filter;
 mod metrics;
 mod model;
 mod problem;
@@ -21,6 +23,7 @@ mod state;
 
 pub use check::CheckError;
 pub use config::{Limits, QueueConfig, ServerConfig};
+pub use filter::{read_filter, write_facets};
 pub use routes::openapi_document;
 pub use serve::{BoundServer, ServeError, Server};
 pub use state::AttachError;

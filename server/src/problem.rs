@@ -10,7 +10,7 @@ use axum::http::header::{CONTENT_TYPE, RETRY_AFTER};
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use openapi::{ErrorCode, FieldError, OpenAiError, OpenAiErrorBody, Problem};
-use retriever::{BackendError, ModelError, SearchError};
+use retriever::{BackendError, FieldFault, FilterError, ModelError, SearchError};
 
 type Cause = Box<dyn Error + Send + Sync>;
 
@@ -170,6 +170,8 @@ impl ApiError {
                 "unsupported",
                 "asks for a reranker, the collection has none",
             ),
+            SearchError::Filter(error) => Self::fields(vec![filter_fault("/filter", error)]),
+            SearchError::Facets(error) => Self::fields(vec![filter_fault("/facets", error)]),
             SearchError::Encode(error) | SearchError::Rerank(error) => Self::model(error),
             SearchError::DeadlineExceeded { .. }
             | SearchError::Backend(BackendError::DeadlineExceeded) => Self::deadline_exceeded(),
@@ -296,4 +298,29 @@ pub(crate) fn take_error(response: &mut Response) -> Option<ApiError> {
         .lock()
         .unwrap_or_else(std::sync::PoisonError::into_inner);
     slot.take()
+}
+
+/// What is wrong in a filter or list of facets, which stands at `root` in the body.
+pub(crate) fn filter_fault(root: &str, error: FilterError) -> FieldError {
+    let code = match &error.fault {
+        FieldFault::Unknown { .. } => "unknown_value",
+        FieldFault::Value { .. } => "wrong_type",
+        FieldFault::TooLarge { .. } => "too_large",
+        _ => "unsupported",
+    };
+    let pointer = format!("{root}{}", error.pointer);
+    let mut field = FieldError {
+        pointer,
+        code: code.to_owned(),
+        message: format!("is wrong: {}", error.fault),
+        ..FieldError::default()
+    };
+    if let FieldFault::TooLarge { what, found, limit } = error.fault {
+        let setting = format!("limits.filter_{what}");
+        field.message = format!("is too large: {what} {found}, limit is {limit} (`{setting}`)");
+        field.limit = Some(limit as u64);
+        field.given = Some(found as u64);
+        field.setting = Some(setting);
+    }
+    field
 }

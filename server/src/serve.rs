@@ -8,7 +8,7 @@ use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
-use retriever::Retriever;
+use retriever::{Fusion, Retriever};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
@@ -97,6 +97,14 @@ impl Server {
     ) -> Result<(), AttachError> {
         self.shared
             .add_collection(name, retriever, encoder, reranker)
+    }
+
+    /// Says how hybrid searches of a collection are fused when they do not say it themselves.
+    ///
+    /// # Errors
+    /// [`AttachError::NoCollection`], and [`AttachError::Setting`] for weights below zero or none above.
+    pub fn set_fusion(&mut self, collection: &str, fusion: Fusion) -> Result<(), AttachError> {
+        self.shared.set_fusion(collection, fusion)
     }
 
     /// Takes the address. Connections wait until [`BoundServer::run`].

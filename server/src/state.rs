@@ -4,7 +4,10 @@ use std::sync::atomic::{AtomicU8, Ordering};
 
 use encoder::{BiEncoder, CrossEncoder};
 use openapi::ErrorCode;
-use retriever::{ArithmeticMismatch, FingerprintError, Retriever, check_arithmetic, check_encoder};
+use retriever::{
+    ArithmeticMismatch, FingerprintError, Fusion, Retriever, Weights, check_arithmetic,
+    check_encoder,
+};
 use tokio::sync::Semaphore;
 
 use crate::metrics::Metrics;
@@ -27,6 +30,12 @@ pub enum AttachError {
     Duplicate {
         /// `encoder`, `reranker` or `collection`.
         kind: &'static str,
+        /// The name.
+        name: String,
+    },
+    /// A collection is to be set up and is not there.
+    #[error("there is no collection `{name}`")]
+    NoCollection {
         /// The name.
         name: String,
     },
@@ -86,6 +95,8 @@ pub(crate) struct ServedCollection {
     pub(crate) retriever: Retriever,
     pub(crate) encoder: Option<Arc<ServedEncoder>>,
     pub(crate) reranker: Option<Arc<ServedReranker>>,
+    /// How hybrid searches that do not say it otherwise are fused.
+    pub(crate) fusion: Fusion,
     /// What every answer has to say.
     pub(crate) warnings: Vec<String>,
 }
@@ -227,9 +238,27 @@ impl Shared {
             retriever,
             encoder,
             reranker,
+            fusion: Fusion::default(),
             warnings,
         };
         self.collections.insert(name.to_owned(), Arc::new(served));
+        Ok(())
+    }
+
+    pub(crate) fn set_fusion(&mut self, name: &str, fusion: Fusion) -> Result<(), AttachError> {
+        if !fusion.weights.are_valid() {
+            let Weights { dense, bm25 } = fusion.weights;
+            return Err(AttachError::Setting {
+                setting: "collections.NAME.hybrid.weights",
+                given: format!("{dense} and {bm25}"),
+                expected: "numbers from 0 on, one of them above",
+            });
+        }
+        let served = self.collections.get_mut(name).and_then(Arc::get_mut);
+        let served = served.ok_or_else(|| AttachError::NoCollection {
+            name: name.to_owned(),
+        })?;
+        served.fusion = fusion;
         Ok(())
     }
 

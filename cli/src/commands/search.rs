@@ -5,13 +5,18 @@ use anyhow::Context;
 use collection::Collection;
 use corpus::{Run, Scored};
 use encoder::Arithmetic;
+use openapi::Ordered;
 use retriever::{
-    DirectEncoder, DirectReranker, Hit, Include, Mode, OpenConfig, QueryEncoder, QueryInput,
-    RerankRequest, Reranker, Retriever, SearchOptions, SearchRequest, SearchResponse,
+    DirectEncoder, DirectReranker, Fusion, Hit, Include, Mode, OpenConfig, QueryEncoder,
+    QueryInput, Relation, RerankRequest, Reranker, Retriever, SearchOptions, SearchRequest,
+    SearchResponse, Total, Usage, Weights,
 };
-use serde_json::json;
+use serde::Serialize;
+use serde_json::{Value, json};
 
 use crate::failure::{Exit, Failure};
+use crate::filter;
+use crate::fusion::{FusionName, weights};
 use crate::model::{self, ModelArgs};
 use crate::output::{self, Output};
 use crate::progress::Progress;
@@ -24,6 +29,9 @@ const BATCH: usize = 256;
 #[command(after_help = "Examples:
   trawl search data/docs \"why is the sky blue\" -k 5
   trawl search data/docs \"reset a password\" --hybrid --rerank trawl-reranker-small
+  trawl search data/docs \"reset a password\" --hybrid --fusion weighted --weights 0.7,0.3
+  trawl search data/docs \"reset a password\" --filter 'lang=en year>=2020' --filter 'lang!=de' --facets lang,year
+  trawl search data/docs \"reset a password\" --filter '{\"should\": [{\"key\": \"lang\", \"match\": {\"any\": [\"en\", \"de\"]}}]}'
   trawl search data/docs --queries queries.jsonl -k 100 --run-out run.trec")]
 pub struct SearchArgs {
     /// Folder of the collection.
@@ -43,6 +51,15 @@ pub struct SearchArgs {
     /// Leave the passage that has the id of the query out of the run, whose list is then one shorter.
     #[arg(long, requires = "queries")]
     ignore_identical_ids: bool,
+    /// Metadata fields whose values are counted in the passages that pass the filter: keyword, integer, boolean (separated by
+    /// commas, may repeat).
+    #[arg(
+        long,
+        value_name = "FIELD",
+        value_delimiter = ',',
+        conflicts_with = "queries"
+    )]
+    facets: Vec<String>,
     #[command(flatten)]
     how: HowArgs,
     #[command(flatten)]
@@ -59,9 +76,25 @@ pub struct HowArgs {
     /// BM25 in place of vectors; needs no model.
     #[arg(long, conflicts_with = "hybrid")]
     lexical: bool,
-    /// Vectors and BM25, fused by reciprocal rank (k = 60).
+    /// Vectors and BM25, fused.
     #[arg(long)]
     hybrid: bool,
+    /// How the two become one ranking: by ranks (`rrf`) or by scores between the worst and best of each (`weighted`).
+    #[arg(long, value_name = "NAME", default_value = "rrf", requires = "hybrid")]
+    fusion: FusionName,
+    /// How much vectors and BM25 count.
+    #[arg(long, value_name = "DENSE,BM25", default_value = "1,1", value_parser = weights, requires = "hybrid")]
+    weights: Weights,
+    /// The constant of `--fusion rrf`: a passage at rank r gains weight / (k + r).
+    #[arg(long, value_name = "K", default_value = "60", requires = "hybrid", value_parser = clap::value_parser!(u32).range(1..))]
+    rrf_k: u32,
+    /// Search only passages with such metadata: terms (`=`, `!=`, `<`, `<=`, `>`, `>=`; values with spaces in double quotes) that
+    /// all hold, or the JSON filter of the HTTP API; may repeat, and all hold.
+    #[arg(long, value_name = "EXPR")]
+    filter: Vec<String>,
+    /// Leave out hits with a lower score: that of the reranker where there is one, else the fused one or the source's.
+    #[arg(long, value_name = "SCORE", allow_negative_numbers = true)]
+    score_threshold: Option<f32>,
     /// Cross-encoder (directory or name) that reorders the first hits; `trawl-reranker-small` is in this binary.
     #[arg(long, value_name = "DIR|NAME")]
     rerank: Option<PathBuf>,
@@ -86,6 +119,11 @@ impl HowArgs {
             top_k,
             lexical: false,
             hybrid: false,
+            fusion: FusionName::Rrf,
+            weights: Weights::default(),
+            rrf_k: 60,
+            filter: Vec::new(),
+            score_threshold: None,
             rerank: Some(reranker.into()),
             rerank_candidates: 20,
             exact: false,
@@ -94,10 +132,14 @@ impl HowArgs {
         }
     }
 
+    /// Everything but the filter, which the fields of the collection decide.
     fn options(&self) -> SearchOptions {
         let mode = match (self.lexical, self.hybrid) {
             (true, _) => Mode::Lexical,
-            (_, true) => Mode::Hybrid { k: 60 },
+            (_, true) => Mode::Hybrid(Fusion {
+                method: self.fusion.method(self.rrf_k),
+                weights: self.weights,
+            }),
             _ => Mode::Dense,
         };
         let rerank = self.rerank.as_ref().map(|_| RerankRequest {
@@ -107,6 +149,7 @@ impl HowArgs {
         });
         SearchOptions {
             mode,
+            score_threshold: self.score_threshold,
             top_k: self.top_k,
             rerank,
             exact: self.exact,
@@ -137,10 +180,14 @@ impl Session {
             .with_context(context)?;
         let retriever =
             Retriever::open(generation, OpenConfig { verify: how.verify }).with_context(context)?;
-        let options = how.options();
+        let filter = filter::resolve(&how.filter, &retriever)?;
+        let options = SearchOptions {
+            filter,
+            ..how.options()
+        };
         let encoder: Box<dyn QueryEncoder> = match options.mode {
             Mode::Lexical => Box::new(NoEncoder),
-            Mode::Dense | Mode::Hybrid { .. } => {
+            Mode::Dense | Mode::Hybrid(_) => {
                 let encoder = model::encoder_of(retriever.manifest(), model)?;
                 Box::new(DirectEncoder(encoder))
             }
@@ -253,7 +300,8 @@ fn without_identical_ids(run: &Run) -> Run {
 }
 
 pub fn run(args: SearchArgs, output: &Output) -> anyhow::Result<()> {
-    let session = Session::open(&args.collection, &args.how, &args.model)?;
+    let mut session = Session::open(&args.collection, &args.how, &args.model)?;
+    session.options.facets = args.facets;
     match (args.query, args.queries, args.run_out) {
         (Some(query), _, _) => {
             let answer = session.search(&query)?;
@@ -293,32 +341,64 @@ pub fn run(args: SearchArgs, output: &Output) -> anyhow::Result<()> {
     }
 }
 
+/// What `--json` prints of an answer.
+#[derive(Serialize)]
+struct Shown<'a> {
+    results: &'a [Hit],
+    #[serde(skip_serializing_if = "Ordered::is_empty")]
+    facets: Ordered<Ordered<u64>>,
+    total: Total,
+    degraded: &'a [&'static str],
+    exact: bool,
+    usage: Usage,
+    timing_ms: Value,
+    generation: String,
+    model_fingerprint: &'a str,
+}
+
 /// Prints the answer to one query.
 pub fn show(retriever: &Retriever, answer: &SearchResponse, output: &Output) -> anyhow::Result<()> {
     let timing = answer.timing;
     let ms = |duration: std::time::Duration| duration.as_secs_f64() * 1e3;
-    let shown = json!({
-        "results": answer.hits,
-        "degraded": answer.degraded,
-        "exact": answer.exact,
-        "usage": answer.usage,
-        "timing_ms": {
-            "tokenize": ms(timing.tokenize), "encode": ms(timing.encode), "search": ms(timing.search),
-            "rerank": ms(timing.rerank), "fetch": ms(timing.fetch), "total": ms(timing.total),
-        },
-        "generation": retriever.generation().id.to_string(),
-        "model_fingerprint": retriever.manifest().fingerprint_digest,
-    });
-    output.result(&shown, |_| {
-        let mut text = hits_table(answer);
+    let shown = Shown {
+        results: &answer.hits,
+        facets: server::write_facets(answer.facets.clone()),
+        total: answer.total,
+        degraded: &answer.degraded,
+        exact: answer.exact,
+        usage: answer.usage,
+        timing_ms: json!({
+            "tokenize": ms(timing.tokenize), "encode": ms(timing.encode), "filter": ms(timing.filter),
+            "search": ms(timing.search), "rerank": ms(timing.rerank), "fetch": ms(timing.fetch),
+            "total": ms(timing.total),
+        }),
+        generation: retriever.generation().id.to_string(),
+        model_fingerprint: &retriever.manifest().fingerprint_digest,
+    };
+    output.result(&shown, |shown| {
+        let mut text = hits_table(answer) + &of_how_many(answer);
+        for (field, counts) in &shown.facets.0 {
+            let counts = counts.0.iter().map(|(value, count)| format!("{value} {count}"));
+            text += &format!("{field}: {}\n", counts.collect::<Vec<_>>().join(", "));
+        }
         if answer.usage.truncated {
             text += "the query, or a reranked pair, was cut at the model's limit\n";
         }
         text + &format!(
-            "tokenize {:.1} ms, encode {:.1} ms, search {:.1} ms, rerank {:.1} ms, total {:.1} ms\n",
-            ms(timing.tokenize), ms(timing.encode), ms(timing.search), ms(timing.rerank), ms(timing.total),
+            "tokenize {:.1} ms, encode {:.1} ms, filter {:.1} ms, search {:.1} ms, rerank {:.1} ms, total {:.1} ms\n",
+            ms(timing.tokenize), ms(timing.encode), ms(timing.filter), ms(timing.search), ms(timing.rerank),
+            ms(timing.total),
         )
     })
+}
+
+fn of_how_many(answer: &SearchResponse) -> String {
+    let Total { value, relation } = answer.total;
+    let least = match relation {
+        Relation::Eq => "",
+        Relation::Gte => "at least ",
+    };
+    format!("{} of {least}{value} passages\n", answer.hits.len())
 }
 
 /// The hits of an answer as a table: rank, score, id, title and the beginning of the text.

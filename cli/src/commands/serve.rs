@@ -12,7 +12,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use crate::failure::Failure;
 use crate::model::{self, ModelArgs};
 use crate::output::Output;
-use crate::server_file::{CollectionSection, ModelRole, ServerFile};
+use crate::server_file::{CollectionSection, HybridSection, ModelRole, ServerFile};
 
 /// Arguments of `trawl serve`.
 #[derive(Debug, clap::Args)]
@@ -110,6 +110,7 @@ fn collections(
             alias: collection::LIVE.to_owned(),
             encoder: None,
             reranker: None,
+            hybrid: HybridSection::default(),
         };
         Ok((name.to_owned(), section))
     };
@@ -203,6 +204,7 @@ impl Setup<'_> {
         };
         self.server
             .add_collection(name, retriever, encoder.as_deref(), reranker.as_deref())?;
+        self.server.set_fusion(name, section.hybrid.fusion())?;
         Ok(())
     }
 

@@ -4,6 +4,7 @@
 
 mod bench;
 mod eval;
+mod filters;
 mod plot;
 mod pretraining;
 mod pretraining_data;

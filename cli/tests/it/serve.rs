@@ -19,6 +19,7 @@ fn write_file(built: &Built) -> String {
          [models.enc]\npath = {encoder:?}\nrole = \"encoder\"\n\
          [models.ce]\npath = {reranker:?}\nrole = \"reranker\"\n\
          [collections.docs]\npath = {:?}\nencoder = \"enc\"\nreranker = \"ce\"\n\
+         hybrid = {{ fusion = \"weighted\", weights = {{ dense = 0, bm25 = 1 }} }}\n\
          [limits]\ntop_k = 50\n",
         built.collection,
     );
@@ -98,6 +99,8 @@ fn a_file_under_variables_is_served_until_sigterm() {
     assert_eq!(found["results"].as_array().unwrap().len(), 7);
     let (status, problem) = server.post(search, &json!({"query": "onions", "top_k": 8}));
     assert_eq!((status, &problem["errors"][0]["limit"]), (422, &json!(7)));
+    let (_, hybrid) = server.post(search, &json!({"query": "onions", "mode": "hybrid"}));
+    assert_eq!(hybrid["results"][0]["score"], 1.0, "{hybrid}");
     let (status, vectors) = server.post("/v1/embeddings", &json!({"model": "enc", "input": "a"}));
     assert_eq!(status, 200, "{vectors}");
     assert_eq!(server.stop(), Some(0));

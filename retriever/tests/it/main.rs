@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+mod filters;
+
 use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
@@ -14,10 +16,29 @@ use encoder::{BiEncoder, CrossEncoder, EncoderConfig, ModelOptions, RankPrior, R
 use futures::future::BoxFuture;
 use indexer::{BuildConfig, NoProgress};
 use retriever::{
-    Deadline, DirectEncoder, DirectReranker, FingerprintError, Hit, Include, Mode, ModelError,
-    OnTimeout, OpenConfig, QueryInput, RerankRequest, Reranked, Reranker, Retriever, SearchError,
-    SearchOptions, SearchRequest, SearchResponse, check_encoder,
+    Deadline, DirectEncoder, DirectReranker, FingerprintError, Fusion, FusionMethod, Hit, Include,
+    Mode, ModelError, OnTimeout, OpenConfig, QueryInput, RerankRequest, Reranked, Reranker,
+    Retriever, SearchError, SearchOptions, SearchRequest, SearchResponse, Weights, check_encoder,
 };
+
+const EVEN: Weights = Weights {
+    dense: 1.0,
+    bm25: 1.0,
+};
+const RANKS: Fusion = Fusion {
+    method: FusionMethod::ReciprocalRank { k: 60 },
+    weights: EVEN,
+};
+const SCORES: Fusion = Fusion {
+    method: FusionMethod::Weighted,
+    weights: EVEN,
+};
+const MODES: [Mode; 4] = [
+    Mode::Dense,
+    Mode::Lexical,
+    Mode::Hybrid(RANKS),
+    Mode::Hybrid(SCORES),
+];
 
 /// What every test reads: built once.
 struct World {
@@ -108,7 +129,7 @@ async fn a_batch_answers_as_its_queries_do_alone() {
         "the moon and the sea",
         "a clock that loses time",
     ];
-    for mode in [Mode::Dense, Mode::Lexical, Mode::Hybrid { k: 60 }] {
+    for mode in MODES {
         let options = SearchOptions {
             mode,
             ..SearchOptions::default()
@@ -128,7 +149,7 @@ async fn a_batch_answers_as_its_queries_do_alone() {
 
 #[tokio::test]
 async fn pages_join_to_the_whole_list() {
-    for mode in [Mode::Dense, Mode::Lexical, Mode::Hybrid { k: 60 }] {
+    for mode in MODES {
         let page = |offset, top_k| {
             let options = SearchOptions {
                 mode,
@@ -179,7 +200,7 @@ async fn fused_scores_are_those_of_the_ranks_in_both_lists() {
     };
     let dense = list(Mode::Dense).await.unwrap().hits;
     let lexical = list(Mode::Lexical).await.unwrap().hits;
-    let fused = list(Mode::Hybrid { k: 60 }).await.unwrap().hits;
+    let fused = list(Mode::Hybrid(RANKS)).await.unwrap().hits;
     let rank = |list: &[Hit], id: &str| {
         list.iter()
             .position(|hit| hit.id == id)

@@ -4,12 +4,12 @@ use axum::extract::{Extension, Path, State};
 use axum::http::HeaderValue;
 use axum::response::Response;
 use openapi::{
-    FieldError, HitScores, IncludeField, Problem, SearchHit, SearchMode, SearchResponse,
-    SearchTiming, SearchUsage,
+    HitScores, HybridOptions, IncludeField, Problem, SearchHit, SearchMode, SearchResponse,
+    SearchTiming, SearchTotal, SearchUsage, TotalRelation,
 };
 use retriever::{
-    Deadline, Include, Mode, OnTimeout, QueryEncoder, QueryInput, RerankRequest, Reranker,
-    SearchOptions, SearchRequest, Timing,
+    Deadline, Fusion, FusionMethod, Include, Mode, OnTimeout, QueryEncoder, QueryInput, Relation,
+    RerankRequest, Reranker, SearchOptions, SearchRequest, Timing, Weights,
 };
 use tokio::time::timeout_at;
 
@@ -17,14 +17,19 @@ use super::{SERVER_TIMING, identified};
 use crate::Limits;
 use crate::body::Json;
 use crate::exchange::Context;
+use crate::faults::Faults;
+use crate::filter::{read_filter, write_facets};
 use crate::model::{NoEncoder, OnBehalf};
-use crate::problem::ApiError;
+use crate::problem::{ApiError, filter_fault};
 use crate::scheduler::Class;
 use crate::state::{App, ServedCollection, Shared};
 
 /// Every stage watches the deadline itself. This is how much later an answer is given up that none of them gave up,
 /// so that one whose reranking was cut short at the deadline still has time to be written.
 const SLACK: Duration = Duration::from_millis(200);
+
+/// The constant of reciprocal rank fusion where nobody names one.
+const DEFAULT_K: u32 = 60;
 
 /// Search a collection by text or by vector
 ///
@@ -98,22 +103,48 @@ fn resolve(
     collection: &ServedCollection,
     deadline: Deadline,
 ) -> Result<SearchRequest, ApiError> {
-    let mut faults = Faults(Vec::new());
+    let mut faults = Faults::default();
     faults.range("/top_k", body.top_k, 1, limits.top_k, "limits.top_k");
     let end = body.offset.saturating_add(body.top_k);
     if end > limits.window && body.top_k <= limits.top_k {
         // The number is that of `offset + top_k`, which the setting limits.
         faults.range("/offset", end, 0, limits.window, "limits.window");
     }
-    if let Some(hybrid) = &body.hybrid {
-        if body.mode != SearchMode::Hybrid {
+    if body.hybrid.is_some() && body.mode != SearchMode::Hybrid {
+        faults.add(
+            "/hybrid",
+            "conflict",
+            "has an effect with `\"mode\": \"hybrid\"` only",
+        );
+    }
+    let fusion = resolve_fusion(
+        body.hybrid.unwrap_or_default(),
+        collection.fusion,
+        &mut faults,
+    );
+    let filter = match body.filter.map(|filter| read_filter(filter, "/filter")) {
+        Some(Ok(filter)) => {
+            if let Err(error) = filter.check(&limits.filter()) {
+                faults.0.push(filter_fault("/filter", error));
+            }
+            Some(filter)
+        }
+        Some(Err(of_filter)) => {
+            faults.0.extend(of_filter);
+            None
+        }
+        None => None,
+    };
+    let n_facets = body.facets.len();
+    faults.range("/facets", n_facets, 0, limits.facets, "limits.facets");
+    for (position, field) in body.facets.iter().take(limits.facets).enumerate() {
+        if body.facets[..position].contains(field) {
             faults.add(
-                "/hybrid",
-                "conflict",
-                "has an effect with `\"mode\": \"hybrid\"` only",
+                &format!("/facets/{position}"),
+                "duplicate",
+                "is there twice",
             );
         }
-        faults.range("/hybrid/k", hybrid.k as usize, 1, u32::MAX as usize, "");
     }
     if body.timeout_ms == Some(0) {
         faults.range("/timeout_ms", 0, 1, usize::MAX, "");
@@ -184,10 +215,11 @@ fn resolve(
         mode: match body.mode {
             SearchMode::Dense => Mode::Dense,
             SearchMode::Lexical => Mode::Lexical,
-            SearchMode::Hybrid => Mode::Hybrid {
-                k: body.hybrid.unwrap_or_default().k,
-            },
+            SearchMode::Hybrid => Mode::Hybrid(fusion),
         },
+        filter,
+        facets: body.facets,
+        score_threshold: body.score_threshold,
         top_k: body.top_k,
         offset: body.offset,
         rerank: body.rerank.map(|rerank| RerankRequest {
@@ -209,40 +241,40 @@ fn resolve(
     Ok(SearchRequest { query, options })
 }
 
-struct Faults(Vec<FieldError>);
-
-impl Faults {
-    fn add(&mut self, pointer: &str, code: &str, message: &str) {
-        let (pointer, code, message) = (pointer.to_owned(), code.to_owned(), message.to_owned());
-        self.0.push(FieldError {
-            pointer,
-            code,
-            message,
-            ..FieldError::default()
-        });
-    }
-
-    /// `setting` is empty where the limit cannot be set.
-    fn range(&mut self, pointer: &str, given: usize, least: usize, most: usize, setting: &str) {
-        if (least..=most).contains(&given) {
-            return;
+/// The fusion that a request asks for; what it does not say is as the collection has it.
+fn resolve_fusion(asked: HybridOptions, default: Fusion, faults: &mut Faults) -> Fusion {
+    let default_k = match default.method {
+        FusionMethod::ReciprocalRank { k } => k,
+        FusionMethod::Weighted => DEFAULT_K,
+    };
+    let method = match (asked.fusion, default.method) {
+        (Some(openapi::FusionMethod::Weighted), _) | (None, FusionMethod::Weighted) => {
+            if asked.k.is_some() {
+                faults.add(
+                    "/hybrid/k",
+                    "conflict",
+                    "has an effect with `\"fusion\": \"rrf\"` only",
+                );
+            }
+            FusionMethod::Weighted
         }
-        let (code, limit) = if given < least {
-            ("too_small", least)
-        } else {
-            ("too_large", most)
-        };
-        let setting = Some(setting).filter(|setting| given > most && !setting.is_empty());
-        let named = setting.map_or_else(String::new, |setting| format!(" (`{setting}`)"));
-        self.0.push(FieldError {
-            pointer: pointer.to_owned(),
-            code: code.to_owned(),
-            message: format!("is {given}, limit is {limit}{named}"),
-            limit: Some(limit as u64),
-            given: Some(given as u64),
-            setting: setting.map(str::to_owned),
-        });
+        _ => {
+            let k = asked.k.unwrap_or(default_k);
+            faults.range("/hybrid/k", k as usize, 1, u32::MAX as usize, "");
+            FusionMethod::ReciprocalRank { k }
+        }
+    };
+    let given = asked.weights.unwrap_or_default();
+    let weights = Weights {
+        dense: given.dense.unwrap_or(default.weights.dense),
+        bm25: given.bm25.unwrap_or(default.weights.bm25),
+    };
+    if !weights.are_valid() {
+        let (dense, bm25) = (weights.dense, weights.bm25);
+        let text = format!("are {dense} and {bm25}, expected numbers from 0 on, one of them above");
+        faults.add("/hybrid/weights", "unsupported", &text);
     }
+    Fusion { method, weights }
 }
 
 fn record(app: &Shared, timing: &Timing) {
@@ -251,11 +283,12 @@ fn record(app: &Shared, timing: &Timing) {
     }
 }
 
-fn stages(timing: &Timing) -> [(&'static str, Duration); 7] {
+fn stages(timing: &Timing) -> [(&'static str, Duration); 8] {
     [
         ("queue", timing.queue),
         ("tokenize", timing.tokenize),
         ("encode", timing.encode),
+        ("filter", timing.filter),
         ("search", timing.search),
         ("rerank", timing.rerank),
         ("fetch", timing.fetch),
@@ -278,13 +311,30 @@ fn respond(
         .iter()
         .map(|(stage, elapsed)| format!("{stage};dur={}", millis(*elapsed)))
         .collect();
+    let mut warnings = collection.warnings.clone();
+    for facet in &answer.facets {
+        let (field, n_values, n_counted) = (&facet.field, facet.n_values, facet.counts.len());
+        if n_counted < n_values {
+            warnings.push(format!(
+                "facet `{field}` has {n_values} values, the {n_counted} most frequent are counted"
+            ));
+        }
+    }
     let body = SearchResponse {
         degraded: answer
             .degraded
             .iter()
             .map(|part| (*part).to_owned())
             .collect(),
-        warnings: collection.warnings.clone(),
+        warnings,
+        facets: write_facets(answer.facets),
+        total: SearchTotal {
+            value: answer.total.value,
+            relation: match answer.total.relation {
+                Relation::Eq => TotalRelation::Eq,
+                Relation::Gte => TotalRelation::Gte,
+            },
+        },
         exact: answer.exact,
         usage: SearchUsage {
             query_tokens: answer.usage.query_tokens,
@@ -295,6 +345,7 @@ fn respond(
             queue: millis(timing.queue),
             tokenize: millis(timing.tokenize),
             encode: millis(timing.encode),
+            filter: millis(timing.filter),
             search: millis(timing.search),
             rerank: millis(timing.rerank),
             fetch: millis(timing.fetch),

@@ -12,15 +12,15 @@ use collection::Collection;
 use corpus::CorpusConfig;
 use encoder::{Arithmetic, BiEncoder, CrossEncoder, EncoderConfig, ModelOptions};
 use indexer::{BuildConfig, NoProgress};
-use retriever::{OpenConfig, Retriever};
+use retriever::{Fusion, FusionMethod, OpenConfig, Retriever, Weights};
 use serde_json::Value;
 use server::{QueueConfig, ServeError, Server, ServerConfig};
 use tempfile::TempDir;
 use tokio::sync::oneshot;
 
-pub const CORPUS: &str = r#"{"_id": "tides", "title": "Tides", "text": "The sea comes in and goes out twice a day.", "lang": "en"}
-{"_id": "bees", "title": "Bees", "text": "Returning foragers steer by the sun.", "lang": "en"}
-{"_id": "bread", "title": "", "text": "Dough rises because yeast breathes.", "lang": "en"}
+pub const CORPUS: &str = r#"{"_id": "tides", "title": "Tides", "text": "The sea comes in and goes out twice a day.", "lang": "en", "year": 1687}
+{"_id": "bees", "title": "Bees", "text": "Returning foragers steer by the sun.", "lang": ["de", "en"], "year": 1973, "day": "1973-10-11"}
+{"_id": "bread", "title": "", "text": "Dough rises because yeast breathes.", "lang": "fr"}
 {"_id": "sky", "title": "The sky", "text": "Air scatters blue light more than red.", "lang": "en"}
 {"_id": "glass", "title": "Glass", "text": "Sand melts and cools into a clear solid.", "lang": "en"}
 {"_id": "owls", "title": "Owls", "text": "Soft feathers make their flight silent.", "lang": "en"}
@@ -113,6 +113,17 @@ impl TestServer {
         server
             .add_collection("plain", open(&root), None, None)
             .unwrap();
+        let weighted = Fusion {
+            method: FusionMethod::Weighted,
+            weights: Weights {
+                dense: 0.0,
+                bm25: 1.0,
+            },
+        };
+        server
+            .add_collection("weighted", open(&root), Some("tiny"), None)
+            .unwrap();
+        server.set_fusion("weighted", weighted).unwrap();
 
         let (shutdown, stopped) = oneshot::channel();
         let (bound, address) = mpsc::channel();

@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
 
+mod filters;
 mod harness;
 
 use std::time::{Duration, Instant};
@@ -37,7 +38,7 @@ fn a_search_says_what_answered_and_what_it_took() {
         assert_eq!(hit["rank"], place + 1);
         assert_eq!(hit["score"], hit["scores"]["dense"]);
         assert!(hit["text"].is_string() && hit["title"].is_string());
-        assert_eq!(hit["metadata"]["lang"], "en");
+        assert!(!hit["metadata"]["lang"].is_null());
     }
     assert_eq!(found["degraded"], json!([]));
     assert_eq!(found["warnings"], json!([]));
@@ -146,11 +147,7 @@ fn a_bad_body_is_refused_with_its_place() {
             "/offset",
             "too_large",
         ),
-        (
-            json!({"query": "a", "filter": {}}),
-            "/filter",
-            "unknown_field",
-        ),
+        (json!({"query": "a", "filter": []}), "/filter", "wrong_type"),
         (
             json!({"query": "a", "rerank": {"model": "m"}}),
             "/rerank/model",

@@ -1,0 +1,159 @@
+//! `trawl search` with filters, facets, thresholds and weights.
+
+use serde_json::{Value, json};
+
+use crate::session::{Built, build};
+use crate::{fail, json, succeed, text};
+
+fn search(built: &Built, more: &[&str]) -> Value {
+    let arguments = [
+        "--json",
+        "search",
+        text(&built.collection),
+        "the moon and the sea",
+        "-k",
+        "400",
+    ];
+    json(arguments.into_iter().chain(more.iter().copied()))
+}
+
+fn of_each<'a>(answer: &'a Value, field: &str) -> Vec<&'a Value> {
+    let hits = answer["results"].as_array().unwrap().iter();
+    hits.map(|hit| &hit["metadata"][field]).collect()
+}
+
+#[test]
+fn terms_and_json_filter_alike_in_every_mode() {
+    let built = build();
+    let short = [
+        "--filter",
+        "subject!=kitchen year>=1800",
+        "--filter",
+        "year<1900",
+    ];
+    let long = r#"{
+        "must": [{"key": "year", "range": {"gte": 1800, "lt": 1900}}],
+        "must_not": [{"key": "subject", "match": {"value": "kitchen"}}]
+    }"#;
+    for mode in ["--exact", "--lexical", "--hybrid"] {
+        let terms = search(&built, &[&short[..], &[mode]].concat());
+        let object = search(&built, &["--filter", long, mode]);
+        assert_eq!(terms["results"], object["results"], "{mode}");
+        let years = of_each(&terms, "year");
+        assert!(
+            !years.is_empty()
+                && years
+                    .iter()
+                    .all(|year| (1800..1900).contains(&year.as_i64().unwrap()))
+        );
+        assert!(!of_each(&terms, "subject").contains(&&json!("kitchen")));
+        assert_eq!(terms["total"]["value"], years.len(), "{mode}");
+    }
+    let none = search(&built, &["--filter", "subject=nothing"]);
+    assert_eq!(
+        (&none["results"], &none["total"]["value"]),
+        (&json!([]), &json!(0))
+    );
+}
+
+#[test]
+fn facets_and_total_are_shown() {
+    let built = build();
+    let arguments = [
+        "--filter",
+        "subject=tides",
+        "--facets",
+        "subject,year",
+        "-k",
+        "1",
+    ];
+    let arguments = &[
+        &["--json", "search", text(&built.collection), "moon"][..],
+        &arguments,
+    ]
+    .concat();
+    let shown = json(arguments.iter().copied());
+    let n_tides = &shown["total"]["value"];
+    assert_eq!(shown["facets"]["subject"], json!({ "tides": n_tides }));
+    assert!(
+        shown["facets"]["year"]
+            .as_object()
+            .is_some_and(|years| !years.is_empty())
+    );
+    let table = succeed(arguments[1..].iter().copied());
+    assert!(
+        table.contains(&format!("1 of {n_tides} passages")),
+        "{table}"
+    );
+    assert!(
+        table.contains(&format!("subject: tides {n_tides}")),
+        "{table}"
+    );
+}
+
+#[test]
+fn weights_and_thresholds_decide_what_is_found() {
+    let built = build();
+    let words = search(&built, &["--lexical"]);
+    let hybrid = ["--hybrid", "--fusion", "weighted", "--weights", "0,1"];
+    let fused = search(&built, &hybrid);
+    let best = &fused["results"][0];
+    assert_eq!(
+        (&best["id"], &best["score"]),
+        (&words["results"][0]["id"], &json!(1.0))
+    );
+    let kept = search(
+        &built,
+        &[&hybrid[..], &["--score-threshold", "0.5"]].concat(),
+    );
+    let scores: Vec<f64> = kept["results"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|hit| hit["score"].as_f64().unwrap())
+        .collect();
+    assert!(
+        !scores.is_empty() && scores.iter().all(|score| *score >= 0.5),
+        "{scores:?}"
+    );
+    assert!(scores.len() < fused["results"].as_array().unwrap().len());
+}
+
+#[test]
+fn what_is_wrong_with_a_filter_is_said_with_exit_code_2() {
+    let built = build();
+    for (more, expected) in [
+        (
+            ["--filter", "subjct=tides"],
+            "--filter 'subjct=tides': there is no field `subjct`, did you mean `subject`?",
+        ),
+        (
+            ["--filter", "year=soon"],
+            "field `year` is of kind integer: expected an integer of 64 bits, found string \"soon\"",
+        ),
+        (
+            ["--filter", "subject>3"],
+            "field `subject` is of kind keyword, range takes integer, float, date only",
+        ),
+        (
+            ["--filter", "subject"],
+            "expected `=`, `!=`, `<`, `<=`, `>` or `>=` after `subject`",
+        ),
+        (
+            [
+                "--filter",
+                r#"{"must": [{"key": "year", "match": {"value": "x"}}]}"#,
+            ],
+            "/must/0/match/value: field `year`",
+        ),
+        (
+            ["--facets", "yaer"],
+            "/0: there is no field `yaer`, did you mean `year`?",
+        ),
+        (["--weights", "1,1"], "--hybrid"),
+    ] {
+        let arguments = ["search", text(&built.collection), "moon"];
+        let errors = fail(2, arguments.into_iter().chain(more));
+        assert!(errors.contains(expected), "{more:?}: {errors}");
+    }
+}

@@ -1,5 +1,5 @@
 //! Speed and recall of search by graph:
-//! `cargo bench -p index --bench graph -- base.npy queries.npy [--folder DIR] [--m M] [--ef-construction N] [--threads N] [--ef N]`.
+//! `cargo bench -p index --bench graph -- base.npy queries.npy [--folder DIR] [--m M] [--ef-construction N] [--threads N] [--ef N,N]`.
 //!
 //! Reads rows and queries of `f32`; without files it makes 20,000 rows of 64 values. Prints what the build takes, then, for
 //! several ef and several filters, the recall of the 10 nearest and the time of a query on one thread: that of the
@@ -66,17 +66,15 @@ fn main() -> Result<()> {
         "passing", "ef", "recall", "us/query"
     );
     bench.print(None, Plan::Scan, None)?;
-    match number("--ef")? {
-        Some(ef) => bench.print(None, Plan::Graph, Some(ef))?,
-        None => {
-            for ef in [10, 12, 16, 20, 24, 32, 48, 64, 96, 128, 192, 256, 384] {
-                bench.print(None, Plan::Graph, Some(ef))?;
-            }
-            for one_in in [2, 10, 100, 1000] {
-                let filter = every(index.len(), one_in);
-                for plan in [Plan::FilteredScan, Plan::FilteredGraph] {
-                    bench.print(Some(&filter), plan, None)?;
-                }
+    let default = "10,12,16,20,24,32,48,64,96,128,192,256,384,512".to_owned();
+    for ef in option("--ef").unwrap_or(&default).split(',') {
+        bench.print(None, Plan::Graph, Some(ef.parse()?))?;
+    }
+    if option("--ef").is_none() {
+        for one_in in [2, 10, 100, 1000] {
+            let filter = every(index.len(), one_in);
+            for plan in [Plan::FilteredScan, Plan::FilteredGraph] {
+                bench.print(Some(&filter), plan, None)?;
             }
         }
     }

@@ -6,6 +6,8 @@
 //! processor, so that other work on the machine counts little. With `--folder`, shard and graph are kept there, and
 //! opened if they are there.
 
+mod vectors;
+
 use std::error::Error;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
@@ -16,6 +18,8 @@ use index::{
     SearchParams, ShardConfig, ShardWriter, ShardedIndex, SketchPolicy, VectorIndex, Verify,
     build_graph,
 };
+
+use vectors::{cpu_seconds, read_npy, uniform};
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
@@ -206,47 +210,4 @@ impl Bench<'_> {
         );
         Ok(())
     }
-}
-
-/// Seconds that the processor has worked for this thread; where the system does not say, seconds.
-fn cpu_seconds() -> f64 {
-    let stat = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
-    let nanoseconds = stat
-        .split(' ')
-        .next()
-        .and_then(|field| field.parse::<f64>().ok());
-    nanoseconds.map_or_else(
-        || {
-            std::time::SystemTime::UNIX_EPOCH
-                .elapsed()
-                .map_or(0.0, |now| now.as_secs_f64())
-        },
-        |nanoseconds| nanoseconds / 1e9,
-    )
-}
-
-/// Uniform in −1 to 1 (xorshift64*).
-fn uniform(seed: &mut u64) -> f32 {
-    *seed ^= *seed >> 12;
-    *seed ^= *seed << 25;
-    *seed ^= *seed >> 27;
-    (seed.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 40) as f32 / (1 << 23) as f32 - 1.0
-}
-
-/// The width and the values of a NumPy file of rows of `f32`.
-fn read_npy(path: &str) -> Result<(usize, Vec<f32>)> {
-    let bytes = std::fs::read(path)?;
-    let header = 10 + usize::from(u16::from_le_bytes([bytes[8], bytes[9]]));
-    let shape = String::from_utf8_lossy(&bytes[10..header]).into_owned();
-    let width = shape
-        .split("'shape': (")
-        .nth(1)
-        .and_then(|shape| shape.split([',', ')']).nth(1));
-    let width = width.ok_or("no shape")?.trim().parse()?;
-    let values = bytes[header..]
-        .as_chunks::<4>()
-        .0
-        .iter()
-        .map(|&bytes| f32::from_le_bytes(bytes));
-    Ok((width, values.collect()))
 }

@@ -7,13 +7,14 @@ use collection::CollectionError;
 use corpus::CorpusError;
 use encoder::LoadError;
 use encoder::training::TrainingError;
-use indexer::BuildError;
+use indexer::{BuildError, VectorsError};
 use retriever::{FingerprintError, SearchError};
 use server::{AttachError, ServeError};
 use store::StoreError;
 use trainer::data::DataError;
 use trainer::run::{EvaluatorError, TrainError};
 use trainer::teacher::TeacherError;
+use vectors::VectorFileError;
 
 /// Exit codes, as documented by `trawl --help`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -103,6 +104,20 @@ fn classify(error_chain: &anyhow::Error) -> (Exit, Option<String>) {
             }
             Some(error) if error.is_bad_input() => return (Exit::BadInput, None),
             _ => {}
+        }
+        if let Some(error) = cause.downcast_ref::<VectorFileError>()
+            && error.is_bad_input()
+        {
+            return (Exit::BadInput, None);
+        }
+        if let Some(
+            VectorsError::Count { .. }
+            | VectorsError::Duplicate { .. }
+            | VectorsError::Missing { .. }
+            | VectorsError::Unused { .. },
+        ) = cause.downcast_ref()
+        {
+            return (Exit::BadInput, None);
         }
         if let Some(error) = cause.downcast_ref::<FingerprintError>() {
             let hint =

@@ -13,6 +13,7 @@ mod model;
 mod npy;
 mod output;
 mod progress;
+mod query_vectors;
 mod server_file;
 
 use std::process::ExitCode;

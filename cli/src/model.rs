@@ -10,6 +10,7 @@ use encoder::{
     Arithmetic, BiEncoder, CrossEncoder, EncoderConfig, ModelOptions, Pooling, Preset, Similarity,
 };
 use hub::{DEFAULT_RERANKER, ModelCache};
+use index::Metric;
 use serde::de::DeserializeOwned;
 use serde::de::IntoDeserializer;
 use serde::de::value::{Error as NameError, StrDeserializer};
@@ -219,4 +220,12 @@ pub fn encoder_of(manifest: &Manifest, args: &ModelArgs) -> anyhow::Result<Arc<B
 pub fn named<T: DeserializeOwned>(name: &str) -> Result<T, NameError> {
     let name: StrDeserializer<'_, NameError> = name.into_deserializer();
     T::deserialize(name)
+}
+
+/// Parses a metric by its name in JSON or, for short, `ip`.
+pub fn metric_named(name: &str) -> Result<Metric, NameError> {
+    match name {
+        "ip" => Ok(Metric::InnerProduct),
+        name => named(name),
+    }
 }

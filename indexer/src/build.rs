@@ -86,11 +86,8 @@ fn build_from(
     let survey = survey(config, watch)?;
     config.passage_template.check_fields(&survey.schema)?;
     let plan = plan(config, source, &survey)?;
-    let metric = config
-        .metric
-        .or(source.metric())
-        .ok_or(BuildError::NoMetric)?;
-    let fingerprint = source.fingerprint(config, metric);
+    let metric = source.metric();
+    let fingerprint = source.fingerprint(config);
     let spec = spec(config, &survey, source, &fingerprint, metric);
     // Only now, so that a corpus that cannot be read leaves no empty collection.
     let collection = Collection::create(&config.collection)?;

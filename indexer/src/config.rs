@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use collection::BuildMode;
 use corpus::{CorpusConfig, Template};
 use encoder::ModelOptions;
-use index::{HnswConfig, Metric, RowType};
+use index::{HnswConfig, RowType};
 use serde::Serialize;
 use store::Language;
 
@@ -33,8 +33,6 @@ pub struct BuildConfig {
     pub n_shards: usize,
     /// Passages in a chunk: what a kill can cost, and what is encoded together.
     pub chunk_passages: usize,
-    /// How rows are compared; the model's own similarity when `None`.
-    pub metric: Option<Metric>,
     /// How the vectors are stored.
     pub rows: RowType,
     /// The graph that is built over each shard; none for exact search alone.
@@ -66,7 +64,6 @@ impl BuildConfig {
             query_template: Template::query_default(),
             n_shards: 1,
             chunk_passages: DEFAULT_CHUNK_PASSAGES,
-            metric: None,
             rows: RowType::default(),
             graph: None,
             language: Language::default(),

@@ -54,9 +54,6 @@ pub enum BuildError {
     /// Every shard needs a row.
     #[error("{n_shards} shards cannot share {n_passages} passages")]
     Shards { n_shards: usize, n_passages: u64 },
-    /// Vectors made elsewhere do not say how they are compared, and neither did the caller.
-    #[error("the metric of vectors made elsewhere has to be given")]
-    NoMetric,
     /// Chunks of no passages lead nowhere.
     #[error("a chunk needs at least one passage")]
     EmptyChunks,

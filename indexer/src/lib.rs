@@ -19,6 +19,7 @@
 //! While shards are assembled, vectors and records exist twice: as chunks and as the generation.
 
 mod assemble;
+mod brought;
 mod build;
 mod chunk;
 mod config;
@@ -27,10 +28,9 @@ mod encode;
 mod error;
 mod progress;
 mod source;
-mod vectors;
 
+pub use brought::{BroughtVectors, VectorsError};
 pub use build::{BuildReport, build, build_from_vectors};
 pub use config::{BuildConfig, DEFAULT_CHUNK_PASSAGES};
 pub use error::BuildError;
 pub use progress::{NoProgress, Phase, Progress};
-pub use vectors::{BroughtVectors, VectorsError};

@@ -49,19 +49,19 @@ impl<'a> Source<'a> {
         }
     }
 
-    /// How the rows are compared unless the user says otherwise; vectors alone do not tell.
-    pub fn metric(self) -> Option<Metric> {
+    /// How the rows are compared.
+    pub fn metric(self) -> Metric {
         match self {
-            Self::Encoder(encoder) => Some(match encoder.similarity() {
+            Self::Encoder(encoder) => match encoder.similarity() {
                 Similarity::InnerProduct => Metric::InnerProduct,
                 Similarity::Cosine => Metric::Cosine,
                 Similarity::L2 => Metric::L2,
-            }),
-            Self::Brought(_) => None,
+            },
+            Self::Brought(vectors) => vectors.metric(),
         }
     }
 
-    pub fn fingerprint(self, config: &BuildConfig, metric: Metric) -> Fingerprint {
+    pub fn fingerprint(self, config: &BuildConfig) -> Fingerprint {
         match self {
             Self::Encoder(encoder) => encoder.fingerprint(&TextSpec {
                 passage_template: config.passage_template.as_str().to_owned(),
@@ -70,7 +70,7 @@ impl<'a> Source<'a> {
                 ..TextSpec::default()
             }),
             Self::Brought(vectors) => {
-                let similarity = match metric {
+                let similarity = match vectors.metric() {
                     Metric::InnerProduct => Similarity::InnerProduct,
                     Metric::Cosine => Similarity::Cosine,
                     Metric::L2 => Similarity::L2,

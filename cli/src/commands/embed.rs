@@ -124,7 +124,7 @@ fn encode(
 /// Where rows go: JSON lines, or a NumPy file.
 enum Sink {
     Lines,
-    Npy(NpyFile),
+    Npy(NpyFile<f32>),
 }
 
 impl Sink {

@@ -11,10 +11,11 @@ use indexer::{
 };
 use serde_json::json;
 use store::Language;
+use vectors::VectorFile;
 
 use crate::failure::{Exit, Failure};
 use crate::interrupt;
-use crate::model::{ModelArgs, named};
+use crate::model::{ModelArgs, metric_named, named};
 use crate::output::{self, Output};
 use crate::progress::Progress;
 
@@ -67,9 +68,12 @@ struct BuildArgs {
     collection: PathBuf,
     #[command(flatten)]
     model: ModelArgs,
-    /// NumPy file of 32-bit floats, shape (passages, width), in place of a model; needs `--ids` and `--metric`.
-    #[arg(long, value_name = "FILE.npy", requires_all = ["ids", "metric"], conflicts_with_all = ["model", "template", "query_template", "pair"])]
+    /// Vectors of the passages in place of a model: .npy, .fvecs, .bvecs, .safetensors; needs `--ids` and `--metric`.
+    #[arg(long, value_name = "FILE", requires_all = ["ids", "metric"], conflicts_with_all = ["model", "template", "query_template", "pair"])]
     vectors: Option<PathBuf>,
+    /// Tensor of `--vectors` (default: its only two-dimensional one).
+    #[arg(long, value_name = "NAME", requires = "vectors")]
+    vectors_name: Option<String>,
     /// Text file with the id of each vector's passage, one a line.
     #[arg(long, value_name = "FILE", requires = "vectors")]
     ids: Option<PathBuf>,
@@ -84,8 +88,8 @@ struct BuildArgs {
     /// Text of a query that is encoded (default: `<text>`, or what the preset says).
     #[arg(long, value_name = "TEMPLATE")]
     query_template: Option<String>,
-    /// How `--vectors` are compared: inner_product, cosine, l2. A model says so itself, or `--similarity` does.
-    #[arg(long, value_name = "NAME", requires = "vectors", value_parser = named::<Metric>)]
+    /// How `--vectors` are compared: ip, cosine, l2. A model says so itself, or `--similarity` does.
+    #[arg(long, value_name = "NAME", requires = "vectors", value_parser = metric_named)]
     metric: Option<Metric>,
     /// How vectors are stored: f32, f16 (half the size; cosines change by less than 0.0005), bf16, or int8
     /// (a quarter; changes rankings).
@@ -148,6 +152,16 @@ struct ReadingArgs {
 }
 
 impl BuildArgs {
+    /// The vectors of `--vectors`.
+    fn brought(&self) -> anyhow::Result<Option<BroughtVectors>> {
+        let (Some(vectors), Some(ids), Some(metric)) = (&self.vectors, &self.ids, self.metric)
+        else {
+            return Ok(None); // The three are given together.
+        };
+        let file = VectorFile::open(vectors, self.vectors_name.as_deref())?;
+        Ok(Some(BroughtVectors::open(file, ids, metric)?))
+    }
+
     fn resolve(self, model: Option<PathBuf>) -> anyhow::Result<BuildConfig> {
         let options = self.model.options();
         let preset = options.preset;
@@ -193,7 +207,6 @@ impl BuildArgs {
             )?,
             n_shards: self.shards,
             chunk_passages: self.chunk_passages,
-            metric: self.metric,
             rows: self.rows,
             graph: match self.kind {
                 Kind::Flat => None,
@@ -241,10 +254,7 @@ fn open(path: &Path) -> anyhow::Result<Collection> {
 
 fn build(args: BuildArgs, output: &Output) -> anyhow::Result<()> {
     let start = Instant::now();
-    let vectors = args.vectors.as_deref().zip(args.ids.as_deref());
-    let vectors = vectors
-        .map(|(vectors, ids)| BroughtVectors::open(vectors, ids))
-        .transpose()?;
+    let vectors = args.brought()?;
     let progress = Progress::new(output);
     let cancelled = interrupt::flag()?;
     let mut max_tokens = 0;

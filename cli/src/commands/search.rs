@@ -1,8 +1,8 @@
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::Context;
-use collection::Collection;
+use collection::{Collection, Manifest};
 use corpus::{Run, Scored};
 use encoder::Arithmetic;
 use openapi::Ordered;
@@ -20,6 +20,7 @@ use crate::fusion::{FusionName, weights};
 use crate::model::{self, ModelArgs};
 use crate::output::{self, Output};
 use crate::progress::Progress;
+use crate::query_vectors::{QueryVectorArgs, QueryVectors};
 
 /// Queries encoded and searched together.
 const BATCH: usize = 256;
@@ -32,24 +33,25 @@ const BATCH: usize = 256;
   trawl search data/docs \"reset a password\" --hybrid --fusion weighted --weights 0.7,0.3
   trawl search data/docs \"reset a password\" --filter 'lang=en year>=2020' --filter 'lang!=de' --facets lang,year
   trawl search data/docs \"reset a password\" --filter '{\"should\": [{\"key\": \"lang\", \"match\": {\"any\": [\"en\", \"de\"]}}]}'
-  trawl search data/docs --queries queries.jsonl -k 100 --run-out run.trec")]
+  trawl search data/docs --queries queries.jsonl -k 100 --run-out run.trec
+  trawl search data/docs --vectors queries.npy --ids queries.ids -k 100 --run-out run.trec")]
 pub struct SearchArgs {
     /// Folder of the collection.
     collection: PathBuf,
     /// The query.
-    #[arg(required_unless_present = "queries", conflicts_with = "queries")]
+    #[arg(required_unless_present_any = ["queries", "vectors"], conflicts_with = "queries")]
     query: Option<String>,
     /// File of queries (JSON lines with `_id` and `text`, or TSV); needs `--run-out`.
     #[arg(long, value_name = "FILE", requires = "run_out")]
     queries: Option<PathBuf>,
     /// Judgments: only queries that occur in this file are searched.
-    #[arg(long, value_name = "FILE", requires = "queries")]
+    #[arg(long, value_name = "FILE", requires = "run_out")]
     qrels: Option<PathBuf>,
     /// TREC run to write.
-    #[arg(long, value_name = "FILE", requires = "queries")]
+    #[arg(long, value_name = "FILE", conflicts_with = "query")]
     run_out: Option<PathBuf>,
     /// Leave the passage that has the id of the query out of the run, whose list is then one shorter.
-    #[arg(long, requires = "queries")]
+    #[arg(long, requires = "run_out")]
     ignore_identical_ids: bool,
     /// Metadata fields whose values are counted in the passages that pass the filter: keyword, integer, boolean (separated by
     /// commas, may repeat).
@@ -60,6 +62,8 @@ pub struct SearchArgs {
         conflicts_with = "queries"
     )]
     facets: Vec<String>,
+    #[command(flatten)]
+    query_vectors: QueryVectorArgs,
     #[command(flatten)]
     how: HowArgs,
     #[command(flatten)]
@@ -169,8 +173,13 @@ pub struct Session {
 
 impl Session {
     /// Opens what `how` and `model` name. The encoder must be the one the generation was built with.
-    pub fn open(
-        collection: &std::path::Path,
+    pub fn open(collection: &Path, how: &HowArgs, model: &ModelArgs) -> anyhow::Result<Self> {
+        Self::open_for(Asked::Texts, collection, how, model)
+    }
+
+    fn open_for(
+        asked: Asked,
+        collection: &Path,
         how: &HowArgs,
         model: &ModelArgs,
     ) -> anyhow::Result<Self> {
@@ -185,9 +194,9 @@ impl Session {
             filter,
             ..how.options()
         };
-        let encoder: Box<dyn QueryEncoder> = match options.mode {
-            Mode::Lexical => Box::new(NoEncoder),
-            Mode::Dense | Mode::Hybrid(_) => {
+        let encoder: Box<dyn QueryEncoder> = match (asked, options.mode) {
+            (Asked::Vectors, _) | (_, Mode::Lexical) => Box::new(NoEncoder),
+            (Asked::Texts, Mode::Dense | Mode::Hybrid(_)) => {
                 let encoder = model::encoder_of(retriever.manifest(), model)?;
                 Box::new(DirectEncoder(encoder))
             }
@@ -226,9 +235,8 @@ impl Session {
         Ok(self.runtime.block_on(search)?)
     }
 
-    /// Answers many query texts with ids and scores only.
-    pub fn search_many(&self, texts: Vec<String>) -> anyhow::Result<Vec<SearchResponse>> {
-        let queries = texts.into_iter().map(QueryInput::Text).collect();
+    /// Answers many queries with ids and scores only.
+    fn search_many(&self, queries: Vec<QueryInput>) -> anyhow::Result<Vec<SearchResponse>> {
         let include = Include {
             text: false,
             metadata: false,
@@ -248,12 +256,20 @@ impl Session {
 
     /// Searches every query and returns the run.
     pub fn run(&self, queries: &[corpus::Query], output: &Output) -> anyhow::Result<Run> {
+        let texts = queries.iter().map(|query| {
+            let text = QueryInput::Text(query.text.clone());
+            (query.id.clone(), text)
+        });
+        self.run_all(&texts.collect::<Vec<_>>(), output)
+    }
+
+    fn run_all(&self, queries: &[(String, QueryInput)], output: &Output) -> anyhow::Result<Run> {
         let progress = Progress::new(output);
         let mut run = Run::new("trawl");
         for (position, batch) in queries.chunks(BATCH).enumerate() {
-            let texts = batch.iter().map(|query| query.text.clone()).collect();
-            for (query, answer) in batch.iter().zip(self.search_many(texts)?) {
-                run.insert(query.id.clone(), scored(answer.hits));
+            let inputs = batch.iter().map(|(_, input)| input.clone()).collect();
+            for ((id, _), answer) in batch.iter().zip(self.search_many(inputs)?) {
+                run.insert(id.clone(), scored(answer.hits));
             }
             let done = (position * BATCH + batch.len()) as u64;
             progress.update("search", "queries", done, queries.len() as u64);
@@ -261,6 +277,13 @@ impl Session {
         progress.finish();
         Ok(run)
     }
+}
+
+/// What queries are.
+#[derive(Clone, Copy)]
+enum Asked {
+    Texts,
+    Vectors,
 }
 
 /// The hits of an answer with scores that fall as their ranks rise.
@@ -300,30 +323,33 @@ fn without_identical_ids(run: &Run) -> Run {
 }
 
 pub fn run(args: SearchArgs, output: &Output) -> anyhow::Result<()> {
-    let mut session = Session::open(&args.collection, &args.how, &args.model)?;
-    session.options.facets = args.facets;
-    match (args.query, args.queries, args.run_out) {
-        (Some(query), _, _) => {
-            let answer = session.search(&query)?;
+    let asked = match args.query_vectors.given() {
+        true => Asked::Vectors,
+        false => Asked::Texts,
+    };
+    let mut session = Session::open_for(asked, &args.collection, &args.how, &args.model)?;
+    session.options.facets.clone_from(&args.facets);
+    match (&args.query, &args.run_out) {
+        (Some(query), _) => {
+            let answer = session.search(query)?;
             show(&session.retriever, &answer, output)
         }
-        (None, Some(queries), Some(run_out)) => {
-            let mut queries = corpus::read_queries(&queries)
-                .with_context(|| format!("cannot read queries `{}`", queries.display()))?;
+        (None, Some(run_out)) => {
+            let mut queries = queries(&args, session.retriever.manifest())?;
             if let Some(path) = &args.qrels {
                 let qrels = corpus::Qrels::read(path, corpus::QrelsFormat::Auto)
                     .with_context(|| format!("cannot read judgments `{}`", path.display()))?;
-                queries.retain(|query| qrels.get(&query.id).is_some());
+                queries.retain(|(id, _)| qrels.get(id).is_some());
             }
             if queries.is_empty() {
                 return Err(Failure::new(Exit::BadInput, "no query to search").into());
             }
             let start = Instant::now();
-            let mut run = session.run(&queries, output)?;
+            let mut run = session.run_all(&queries, output)?;
             if args.ignore_identical_ids {
                 run = without_identical_ids(&run);
             }
-            run.write(&run_out)
+            run.write(run_out)
                 .with_context(|| format!("cannot write run `{}`", run_out.display()))?;
             let (n_queries, seconds) = (queries.len(), start.elapsed().as_secs_f64());
             let summary = json!({
@@ -354,6 +380,25 @@ struct Shown<'a> {
     timing_ms: Value,
     generation: String,
     model_fingerprint: &'a str,
+}
+
+/// Ids and queries of `--vectors` or `--queries`.
+fn queries(args: &SearchArgs, manifest: &Manifest) -> anyhow::Result<Vec<(String, QueryInput)>> {
+    let vectors = args.query_vectors.read(manifest.width, &manifest.metric)?;
+    if let Some(QueryVectors(rows)) = vectors {
+        let rows = rows.into_iter();
+        return Ok(rows
+            .map(|(id, row)| (id, QueryInput::Vector(row)))
+            .collect());
+    }
+    let path = args.queries.as_deref();
+    let path = path.ok_or_else(|| Failure::usage("give --queries or --vectors with --run-out"))?;
+    let queries = corpus::read_queries(path)
+        .with_context(|| format!("cannot read queries `{}`", path.display()))?;
+    let texts = queries.into_iter();
+    Ok(texts
+        .map(|query| (query.id, QueryInput::Text(query.text)))
+        .collect())
 }
 
 /// Prints the answer to one query.
@@ -433,7 +478,7 @@ fn beginning(text: &str, max_chars: usize) -> String {
     }
 }
 
-/// Lexical search asks for no vectors.
+/// Lexical search and search by vectors ask for no vectors.
 struct NoEncoder;
 
 impl QueryEncoder for NoEncoder {

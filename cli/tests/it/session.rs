@@ -527,3 +527,99 @@ fn pairs_of_title_and_text_are_encoded_as_such() {
         build("as a template", &["--pair", "--template", "<text>"])
     );
 }
+
+/// A `.fvecs` file of rows.
+fn fvecs(rows: &[[f32; 2]]) -> Vec<u8> {
+    rows.iter()
+        .flat_map(|row| {
+            let values = row.iter().flat_map(|value| value.to_le_bytes());
+            2i32.to_le_bytes()
+                .into_iter()
+                .chain(values)
+                .collect::<Vec<_>>()
+        })
+        .collect()
+}
+
+#[test]
+fn vectors_made_elsewhere_are_indexed_and_searched_without_a_model() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let write = |name: &str, bytes: &[u8]| {
+        let path = folder.path().join(name);
+        fs::write(&path, bytes).expect("written");
+        text(&path).to_owned()
+    };
+    let corpus = write(
+        "corpus.jsonl",
+        br#"{"_id": "a", "text": "north"}
+{"_id": "b", "text": "east"}
+{"_id": "c", "text": "north-east"}
+"#,
+    );
+    let collection = text(&folder.path().join("c")).to_owned();
+    let ids = write("ids", b"c\nb\na\n");
+    let build = |vectors: &str| {
+        let args = ["index", "build", "--corpus", &corpus, "--ids", &ids];
+        let more = ["--collection", &collection, "--metric", "cosine"];
+        [&args[..], &more, &["--vectors", vectors]]
+            .concat()
+            .into_iter()
+            .map(str::to_owned)
+            .collect::<Vec<_>>()
+    };
+    let zero = write("zero.fvecs", &fvecs(&[[1.0, 1.0], [0.0, 0.0], [0.0, 1.0]]));
+    let errors = fail(65, build(&zero).iter().map(String::as_str));
+    assert!(errors.contains("row 1 of `"), "{errors}");
+    assert!(errors.contains("zero.fvecs` is zero"), "{errors}");
+    let rows = write("rows.fvecs", &fvecs(&[[1.0, 1.0], [1.0, 0.0], [0.0, 1.0]]));
+    succeed(build(&rows).iter().map(String::as_str));
+
+    let run = text(&folder.path().join("run.trec")).to_owned();
+    let search = |vectors: &str, ids: &str| {
+        let (vectors, ids) = (vectors.to_owned(), ids.to_owned());
+        ["search", &collection, "--vectors", &vectors, "--ids", &ids]
+            .into_iter()
+            .chain(["-k", "2", "--run-out", &run])
+            .map(str::to_owned)
+            .collect::<Vec<_>>()
+    };
+    let queries = write("queries.fvecs", &fvecs(&[[0.1, 2.0], [2.0, -0.1]]));
+    let names = write("queries.ids", b"up\nright\n");
+    succeed(search(&queries, &names).iter().map(String::as_str));
+    let found = fs::read_to_string(&run).expect("a run");
+    let found: Vec<Vec<&str>> = found
+        .lines()
+        .map(|line| line.split_whitespace().take(3).collect())
+        .collect();
+    assert_eq!(
+        found,
+        [
+            ["up", "Q0", "a"],
+            ["up", "Q0", "c"],
+            ["right", "Q0", "b"],
+            ["right", "Q0", "c"]
+        ]
+    );
+
+    let errors = fail(65, search(&queries, &ids).iter().map(String::as_str));
+    assert!(errors.contains("has 3 ids for 2 vectors"), "{errors}");
+    let twice = write("twice.ids", b"up\nup\n");
+    let errors = fail(65, search(&queries, &twice).iter().map(String::as_str));
+    assert!(
+        errors.contains("twice.ids:2: two vectors have the id `up`"),
+        "{errors}"
+    );
+    let wide = write("wide.bvecs", &[3, 0, 0, 0, 1, 2, 3]);
+    let errors = fail(65, search(&wide, &ids).iter().map(String::as_str));
+    assert!(errors.contains("has width 3, the index 2"), "{errors}");
+    let text_too = [
+        "search",
+        &collection,
+        "text",
+        "--vectors",
+        &queries,
+        "--ids",
+        &names,
+    ];
+    fail(2, text_too.into_iter().chain(["--run-out", &run]));
+}

@@ -19,6 +19,7 @@ use indexer::{
     VectorsError, build, build_from_vectors,
 };
 use store::Store;
+use vectors::VectorFile;
 
 pub(crate) fn encoder() -> BiEncoder {
     let config = EncoderConfig {
@@ -397,7 +398,8 @@ fn brought_vectors(folder: &Folder, n: usize) -> BroughtVectors {
     let (vectors, names) = (folder.collection("v.npy"), folder.collection("v.ids"));
     fs::write(&vectors, bytes).unwrap();
     fs::write(&names, ids).unwrap();
-    BroughtVectors::open(&vectors, &names).unwrap()
+    let file = VectorFile::open(&vectors, None).unwrap();
+    BroughtVectors::open(file, &names, Metric::InnerProduct).unwrap()
 }
 
 #[test]
@@ -411,14 +413,6 @@ fn vectors_made_elsewhere_meet_their_passages() {
             &NoProgress,
             &AtomicBool::new(false),
         )
-    };
-    assert!(matches!(
-        run(&config, 40).unwrap_err(),
-        BuildError::NoMetric
-    ));
-    let config = BuildConfig {
-        metric: Some(Metric::InnerProduct),
-        ..config
     };
     let missing = run(&config, 39).unwrap_err();
     assert!(

@@ -5,12 +5,14 @@
 
 #[cfg(target_arch = "x86_64")]
 mod amx;
+mod bandwidth;
 mod features;
 mod memory;
 mod simd;
 mod threads;
 
+pub use bandwidth::read_bytes_per_s;
 pub use features::CpuFeatures;
-pub use memory::{keep_freed_memory, memory_limit_bytes, peak_rss_bytes};
+pub use memory::{keep_freed_memory, memory_limit_bytes, peak_rss_bytes, rss_bytes};
 pub use simd::{Level, Simd, mul_add};
 pub use threads::thread_budget;

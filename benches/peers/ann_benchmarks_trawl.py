@@ -13,6 +13,9 @@ In a checkout of ann-benchmarks this file is `ann_benchmarks/algorithms/trawl/mo
         run_groups:
           flat:
             arg_groups: [{kind: flat}]
+          hnsw:
+            arg_groups: [{kind: hnsw, m: [8, 16, 32], ef-construction: 200}]
+            query_args: [[16, 32, 64, 128, 256, 512]]
 
 TRAWL names the binary where it is not `trawl`. The vectors go to `trawl bench search --requests` in a file, a query through a pipe,
 which costs some ten microseconds a call; with `--batch` all queries go in one file, and the pipe costs nothing.
@@ -38,10 +41,9 @@ class Trawl(BaseANN):
     def __init__(self, metric, parameters=None, threads=1):
         if metric not in METRICS:
             raise NotImplementedError(f"trawl compares vectors by {', '.join(METRICS)}, not by {metric}")
-        self.metric, self.kind, self.threads = METRICS[metric], (parameters or {}).get("kind", "flat"), threads
+        self.metric, self.parameters, self.threads = METRICS[metric], parameters or {"kind": "flat"}, threads
         self.settings, self.process = {}, None
         self.folder = tempfile.TemporaryDirectory()
-        self.name = f"trawl({self.kind})"
 
     def path(self, name):
         return os.path.join(self.folder.name, name)
@@ -49,7 +51,9 @@ class Trawl(BaseANN):
     def fit(self, X):
         np.save(self.path("base.npy"), np.asarray(X, np.float32))
         command = [os.environ.get("TRAWL", "trawl"), "--quiet", "bench", "search", "--requests", "--base", self.path("base.npy"),
-                   "--metric", self.metric, "--kind", self.kind, "--threads", str(self.threads)]
+                   "--metric", self.metric, "--threads", str(self.threads)]
+        for name, value in self.parameters.items():
+            command += [f"--{name}", str(value)]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self.query(X[0], 1)  # Answered when the index is built.
 
@@ -66,9 +70,7 @@ class Trawl(BaseANN):
         return answer
 
     def set_query_arguments(self, ef):
-        """For kinds of index that have it."""
         self.settings = {"ef": int(ef)}
-        self.name = f"trawl({self.kind}, ef={ef})"
 
     def query(self, v, n):
         values = base64.b64encode(np.ascontiguousarray(v, np.float32).tobytes()).decode()
@@ -92,4 +94,5 @@ class Trawl(BaseANN):
         self.folder.cleanup()
 
     def __str__(self):
-        return self.name
+        settings = (self.parameters | self.settings).items()
+        return f"trawl({', '.join(f'{name}={value}' for name, value in settings)})"

@@ -169,6 +169,21 @@ fn rows_found_are_those_of_brute_force() {
 }
 
 #[test]
+fn graphs_are_measured() {
+    let files = Files::new();
+    let report = files.report(&[
+        "--kind", "hnsw", "--metric", "l2", "--rows", "f16", "--m", "8",
+    ]);
+    assert!(report["recall"].as_f64().unwrap() > 0.8, "{report}");
+    assert!(
+        ["scan", "graph"].contains(&report["plan"].as_str().unwrap()),
+        "{report}"
+    );
+    let wide = files.report(&["--kind", "hnsw", "--ef", "300", "--threads", "2"]);
+    assert!(wide["recall"].as_f64().unwrap() > 0.95, "{wide}");
+}
+
+#[test]
 fn requests_are_answered_line_by_line() {
     let files = Files::new();
     let mut child = Command::new(env!("CARGO_BIN_EXE_trawl"))
@@ -186,7 +201,8 @@ fn requests_are_answered_line_by_line() {
     };
     let expected = files.exact(2, inner_product, |_| true);
     let (queries, out) = (files.path("queries.fvecs"), files.path("ids.npy"));
-    let answer = ask(&json!({"queries": queries, "batch": 4, "ids_out": out}).to_string());
+    let answer =
+        ask(&json!({"queries": queries, "batch": 4, "ef": 20, "ids_out": out}).to_string());
     assert_eq!(ids(&out, 2), expected);
     assert_eq!(answer["n_queries"], 7);
     assert!(answer["wall_s"].as_f64().unwrap() > 0.0);

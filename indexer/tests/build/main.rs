@@ -447,7 +447,6 @@ fn vectors_made_elsewhere_meet_their_passages() {
 fn each_shard_has_its_graph_when_asked_for() {
     let folder = Folder::new();
     let config = BuildConfig {
-        metric: Some(Metric::InnerProduct),
         n_shards: 2,
         graph: Some(HnswConfig::default()),
         rows: RowType::F16,

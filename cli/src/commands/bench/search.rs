@@ -7,15 +7,15 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use compute::thread_budget;
-use index::{Bitmap, Metric, Neighbor, SearchParams, VectorIndex, Work};
+use index::{Bitmap, HnswConfig, Metric, Neighbor, RowType, SearchParams, Work};
 use serde::Serialize;
 use vectors::{VectorFile, ZeroRows};
 
-use self::built::{Built, Kind};
+use self::built::{BuildConfig, Built, Kind};
 use self::truth::Truth;
 use super::clock::{Pass, median, pass, percentile_ms};
 use crate::failure::{Exit, Failure};
-use crate::model::metric_named;
+use crate::model::{metric_named, named};
 use crate::npy::NpyFile;
 use crate::output::Output;
 
@@ -36,7 +36,7 @@ Examples:
   trawl bench search --base base.npy --requests        then {\"queries\": \"queries.npy\", \"batch\": 32} on standard input
 
 With --requests each line of standard input is a JSON object that runs the queries and is answered by one line. Keys: `queries`
-(a file) or `vectors` (rows of 32-bit floats, little-endian, in base64), `k`, `batch`, `threads`, `filter`, `ids_out`."
+(a file) or `vectors` (rows of 32-bit floats, little-endian, in base64), `k`, `batch`, `threads`, `ef`, `filter`, `ids_out`."
 )]
 pub struct SearchArgs {
     /// Vectors that are searched: .npy, .fvecs, .bvecs, .safetensors.
@@ -48,6 +48,18 @@ pub struct SearchArgs {
     /// The index.
     #[arg(long, value_enum, default_value_t, value_name = "NAME")]
     kind: Kind,
+    /// How vectors are stored: f32, f16, bf16, int8.
+    #[arg(long, value_name = "NAME", default_value = "f32", value_parser = named::<RowType>)]
+    rows: RowType,
+    /// Links of a graph's node, as in the paper; layer 0 has twice as many.
+    #[arg(long, value_name = "N", default_value_t = HnswConfig::default().m)]
+    m: usize,
+    /// Candidates kept while a graph is built.
+    #[arg(long, value_name = "N", default_value_t = HnswConfig::default().ef_construction)]
+    ef_construction: usize,
+    /// Candidates kept while a graph is searched (default: what the index chooses).
+    #[arg(long, value_name = "N")]
+    ef: Option<usize>,
     /// How vectors are compared: ip, cosine, l2.
     #[arg(long, default_value = "ip", value_name = "NAME", value_parser = metric_named)]
     metric: Metric,
@@ -57,7 +69,7 @@ pub struct SearchArgs {
     /// Queries that are searched together.
     #[arg(long, default_value = "1", value_name = "N")]
     batch: NonZeroUsize,
-    /// Threads (default: all processors).
+    /// Threads that build and search (default: all processors).
     #[arg(long, value_name = "N")]
     threads: Option<NonZeroUsize>,
     /// Text file of the rows that may be found, one number a line, counted from 0.
@@ -82,14 +94,28 @@ pub struct How {
     k: usize,
     batch: usize,
     threads: NonZeroUsize,
+    ef: Option<usize>,
     filter: Option<Bitmap>,
+}
+
+impl How {
+    fn params(&self) -> SearchParams {
+        SearchParams {
+            ef: self.ef,
+            threads: Some(self.threads),
+            ..SearchParams::default()
+        }
+    }
 }
 
 /// What was measured. Times of the repeats are medians.
 #[derive(Debug, Serialize)]
 struct Report {
     kind: &'static str,
+    /// How the index chose to search.
+    plan: &'static str,
     metric: Metric,
+    rows: RowType,
     n_rows: usize,
     width: usize,
     /// Rows that the filter lets pass; null without one.
@@ -129,15 +155,24 @@ pub fn run(args: SearchArgs, output: &Output) -> anyhow::Result<()> {
         None => Vec::new(),
     };
     let how = How {
-        k: args.k.get(),
+        k: args.k.get().min(base.n_rows() as usize),
         batch: args.batch.get(),
         threads: match args.threads {
             Some(threads) => threads,
             None => NonZeroUsize::new(thread_budget(None)).unwrap_or(NonZeroUsize::MIN),
         },
+        ef: args.ef,
         filter: args.filter.as_deref().map(read_filter).transpose()?,
     };
-    let built = built::build(args.kind, &base, args.metric)?;
+    let config = BuildConfig {
+        kind: args.kind,
+        metric: args.metric,
+        row_type: args.rows,
+        m: args.m,
+        ef_construction: args.ef_construction,
+        threads: how.threads,
+    };
+    let built = on_threads(how.threads, || built::build(&base, &config))?;
     if args.requests {
         output.remark(format!("{} rows, ready", built.index.as_dyn().len()));
         return requests::answer(&built, &how);
@@ -166,12 +201,14 @@ pub fn run(args: SearchArgs, output: &Output) -> anyhow::Result<()> {
         .copied()
         .collect();
     let reads_rows = args.kind == Kind::FlatRows && how.filter.is_none();
-    let scan_bytes = reads_rows.then(|| base.n_rows() * (base.width() * size_of::<f32>()) as u64);
+    let scan_bytes = reads_rows.then(|| base.n_rows() * args.rows.row_bytes(base.width()) as u64);
     let per_query = |rows: fn(Work) -> u64| work.map(|work| rows(work) as f64 / n_queries as f64);
     let n_batches = n_queries.div_ceil(how.batch) as f64;
     let report = Report {
         kind: args.kind.as_str(),
+        plan: built.index.plan(&how, &how.params()).as_str(),
         metric: args.metric,
+        rows: args.rows,
         n_rows: built.index.as_dyn().len(),
         width: base.width(),
         n_pass: how.filter.as_ref().map(Bitmap::len),
@@ -208,15 +245,12 @@ struct Measured {
 }
 
 fn measure(built: &Built, queries: &[f32], how: &How) -> anyhow::Result<Measured> {
-    let params = SearchParams {
-        threads: Some(how.threads),
-        ..SearchParams::default()
-    };
+    let params = how.params();
     let width = built.index.as_dyn().width();
     let mut answers = Vec::with_capacity(queries.len() / width);
     let mut work = None;
-    let mut run = || {
-        pass(queries, how.batch * width, |values| {
+    let run = || {
+        pass(queries, how.batch.saturating_mul(width), |values| {
             let (found, more) = built.index.search(values, how, &params)?;
             answers.extend(found);
             if let Some(more) = more {
@@ -225,17 +259,26 @@ fn measure(built: &Built, queries: &[f32], how: &How) -> anyhow::Result<Measured
             Ok(())
         })
     };
-    let pass = if how.threads.get() == 1 {
-        run()? // On this thread.
-    } else {
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(how.threads.get());
-        pool.build()?.install(run)?
-    };
+    let pass = on_threads(how.threads, run)?;
     Ok(Measured {
         pass,
         answers,
         work,
     })
+}
+
+/// Runs on so many threads; on this one when one is asked for.
+fn on_threads<T: Send>(
+    threads: NonZeroUsize,
+    run: impl FnOnce() -> anyhow::Result<T> + Send,
+) -> anyhow::Result<T> {
+    match threads.get() {
+        1 => run(),
+        n => rayon::ThreadPoolBuilder::new()
+            .num_threads(n)
+            .build()?
+            .install(run),
+    }
 }
 
 /// Reads query vectors that fit the index.
@@ -288,6 +331,7 @@ fn write_ids(path: &Path, k: usize, answers: &[Vec<Neighbor>]) -> anyhow::Result
 fn summary(report: &Report) -> String {
     let Report {
         kind,
+        plan,
         n_rows,
         width,
         n_queries,
@@ -298,7 +342,7 @@ fn summary(report: &Report) -> String {
     } = report;
     let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
     let mut text = format!(
-        "{kind}, {n_rows} rows of width {width}, {}; {n_queries} queries in batches of {batch}, k = {k}, threads: {threads}\n",
+        "{kind} ({plan}), {n_rows} rows of width {width}, {}; {n_queries} queries in batches of {batch}, k = {k}, threads: {threads}\n",
         report.metric.as_str()
     );
     if let Some(n_pass) = report.n_pass {

@@ -1,10 +1,11 @@
 //! An index that was built to be measured.
 
+use std::num::NonZeroUsize;
 use std::path::Path;
 
 use index::{
-    FlatShard, Metric, Neighbor, RowType, SearchError, SearchParams, ShardConfig, ShardWriter,
-    SketchPolicy, VectorIndex, Verify, Work,
+    FlatShard, GraphIndex, HnswConfig, Metric, Neighbor, Plan, RowType, SearchError, SearchParams,
+    ShardConfig, ShardWriter, ShardedIndex, SketchPolicy, VectorIndex, Verify, Work, build_graph,
 };
 use vectors::VectorFile;
 
@@ -19,6 +20,8 @@ pub enum Kind {
     Flat,
     /// Exact, by the rows alone.
     FlatRows,
+    /// Approximate, by a graph, where that is expected to be faster than an exact search.
+    Hnsw,
 }
 
 impl Kind {
@@ -26,16 +29,29 @@ impl Kind {
         match self {
             Self::Flat => "flat",
             Self::FlatRows => "flat-rows",
+            Self::Hnsw => "hnsw",
         }
     }
 }
 
-/// An index of any kind.
-pub enum Index {
-    Flat(FlatShard),
+/// How it is built.
+pub struct BuildConfig {
+    pub kind: Kind,
+    pub metric: Metric,
+    pub row_type: RowType,
+    /// Of a graph.
+    pub m: usize,
+    pub ef_construction: usize,
+    pub threads: NonZeroUsize,
 }
 
-/// What a search found and, of an exact one, what it read.
+/// An index of any kind.
+pub enum Index {
+    Flat(ShardedIndex),
+    Graph(GraphIndex),
+}
+
+/// What a search found, and what an exact one read.
 pub type Found = (Vec<Vec<Neighbor>>, Option<Work>);
 
 impl Index {
@@ -43,6 +59,16 @@ impl Index {
     pub fn as_dyn(&self) -> &dyn VectorIndex {
         match self {
             Self::Flat(index) => index,
+            Self::Graph(index) => index,
+        }
+    }
+
+    /// How a search is carried out.
+    pub fn plan(&self, how: &How, params: &SearchParams) -> Plan {
+        match self {
+            Self::Flat(_) if how.filter.is_some() => Plan::FilteredScan,
+            Self::Flat(_) => Plan::Scan,
+            Self::Graph(index) => index.plan(how.k, how.filter.as_ref(), params),
         }
     }
 
@@ -58,6 +84,7 @@ impl Index {
                 let (found, work) = index.search_counted(queries, how.k, filter, params)?;
                 Ok((found, Some(work)))
             }
+            Self::Graph(index) => Ok((index.search(queries, how.k, filter, params)?, None)),
         }
     }
 }
@@ -72,42 +99,57 @@ pub struct Built {
     _folder: tempfile::TempDir,
 }
 
-pub fn build(kind: Kind, base: &VectorFile, metric: Metric) -> anyhow::Result<Built> {
+pub fn build(base: &VectorFile, config: &BuildConfig) -> anyhow::Result<Built> {
     let folder = tempfile::tempdir()?;
-    let path = folder.path().join("vectors.trawl");
+    let rows = folder.path().join("vectors.trawl");
+    let graph = folder.path().join("graph.trawl");
     let mut made = None;
     let time = pass(&[()], 1, |_| {
-        made = Some(match kind {
-            Kind::Flat => flat(base, metric, &path, SketchPolicy::default())?,
-            Kind::FlatRows => flat(base, metric, &path, SketchPolicy::Never)?,
+        let shard = shard(base, config, &rows)?;
+        made = Some(match config.kind {
+            Kind::Flat | Kind::FlatRows => Index::Flat(ShardedIndex::from_shards(vec![shard])?),
+            Kind::Hnsw => {
+                let config = HnswConfig {
+                    m: config.m,
+                    ef_construction: config.ef_construction,
+                    threads: Some(config.threads),
+                    ..HnswConfig::default()
+                };
+                build_graph(&graph, &shard, &config, &|_| ())?;
+                let flat = ShardedIndex::from_shards(vec![shard])?;
+                let graphs = std::slice::from_ref(&graph);
+                Index::Graph(GraphIndex::open(flat, graphs, Verify::Header)?)
+            }
         });
         Ok(())
     })?;
+    let mut n_bytes = 0;
+    for entry in folder.path().read_dir()? {
+        n_bytes += entry?.metadata()?.len();
+    }
     Ok(Built {
         index: made.expect("one call of one item"),
         time,
-        n_bytes: std::fs::metadata(&path)?.len(),
+        n_bytes,
         _folder: folder,
     })
 }
 
-fn flat(
-    base: &VectorFile,
-    metric: Metric,
-    path: &Path,
-    sketches: SketchPolicy,
-) -> anyhow::Result<Index> {
+fn shard(base: &VectorFile, config: &BuildConfig, path: &Path) -> anyhow::Result<FlatShard> {
     let width = base.width();
-    let config = ShardConfig {
+    let shard_config = ShardConfig {
         width,
-        metric,
-        row_type: RowType::F32,
+        metric: config.metric,
+        row_type: config.row_type,
         first_ordinal: 0,
-        sketches,
+        sketches: match config.kind {
+            Kind::FlatRows => SketchPolicy::Never,
+            Kind::Flat | Kind::Hnsw => SketchPolicy::default(),
+        },
     };
-    let mut writer = ShardWriter::create(path, config)?;
+    let mut writer = ShardWriter::create(path, shard_config)?;
     let mut refused = None;
-    base.for_each_block(zero_rows(metric), |values| {
+    base.for_each_block(zero_rows(config.metric), |values| {
         let mut rows = values.chunks_exact(width);
         if refused.is_none() {
             refused = rows.find_map(|row| writer.push(row).err());
@@ -117,5 +159,5 @@ fn flat(
         return Err(error.into());
     }
     writer.finish()?;
-    Ok(Index::Flat(FlatShard::open(path, Verify::Header)?))
+    Ok(FlatShard::open(path, Verify::Header)?)
 }

@@ -23,6 +23,7 @@ struct Request {
     k: Option<NonZeroUsize>,
     batch: Option<NonZeroUsize>,
     threads: Option<NonZeroUsize>,
+    ef: Option<usize>,
     filter: Option<PathBuf>,
     ids_out: Option<PathBuf>,
 }
@@ -48,9 +49,13 @@ fn serve(line: &str, built: &Built, default: &How) -> anyhow::Result<Value> {
         _ => anyhow::bail!("a request has either `queries` or `vectors`"),
     };
     let how = How {
-        k: request.k.map_or(default.k, NonZeroUsize::get),
+        k: request
+            .k
+            .map_or(default.k, NonZeroUsize::get)
+            .min(index.len()),
         batch: request.batch.map_or(default.batch, NonZeroUsize::get),
         threads: request.threads.unwrap_or(default.threads),
+        ef: request.ef.or(default.ef),
         filter: match &request.filter {
             Some(path) => Some(read_filter(path)?),
             None => default.filter.clone(),
@@ -62,6 +67,7 @@ fn serve(line: &str, built: &Built, default: &How) -> anyhow::Result<Value> {
     }
     let mut answer = json!({
         "n_queries": answers.len(),
+        "plan": built.index.plan(&how, &how.params()).as_str(),
         "wall_s": pass.wall.as_secs_f64(),
         "user_cpu_s": pass.cpu.as_secs_f64(),
         "p50_ms": percentile_ms(&pass.calls, 50),

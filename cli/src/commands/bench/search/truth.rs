@@ -2,7 +2,7 @@
 
 use std::collections::{BinaryHeap, HashSet};
 
-use index::{Bitmap, Metric, Neighbor};
+use index::{Metric, Neighbor};
 use rayon::prelude::*;
 use vectors::VectorFile;
 

@@ -26,7 +26,7 @@ pub enum Command {
     /// Build, list, verify and publish the generations of a collection.
     Index(index::IndexArgs),
     /// Search a collection: one query, or a file of queries into a TREC run.
-    Search(search::SearchArgs),
+    Search(Box<search::SearchArgs>),
     /// Answer over HTTP: search, embeddings, reranking.
     Serve(serve::ServeArgs),
     /// Reorder a TREC run with a cross-encoder.
@@ -57,7 +57,7 @@ pub fn run(command: Command, output: &Output) -> anyhow::Result<()> {
     match command {
         Command::Quickstart(args) => quickstart::run(args, output),
         Command::Index(args) => index::run(args, output),
-        Command::Search(args) => search::run(args, output),
+        Command::Search(args) => search::run(*args, output),
         Command::Serve(args) => serve::run(args, output),
         Command::Rerank(args) => rerank::run(args, output),
         Command::Eval(args) => eval::run(*args, output),

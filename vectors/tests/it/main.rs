@@ -241,7 +241,9 @@ fn bytes_are_numbers() {
 }
 
 fn check_header(extension: &str, bytes: &[u8], expected: &str) {
-    let error = Folder::new().read(extension, bytes).unwrap_err();
+    let error = Folder::new()
+        .read(extension, bytes)
+        .expect_err("a damaged file");
     assert!(matches!(error, VectorFileError::Header { .. }), "{error}");
     assert!(error.to_string().ends_with(expected), "{error}");
 }

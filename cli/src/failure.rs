@@ -162,7 +162,13 @@ fn classify(error_chain: &anyhow::Error) -> (Exit, Option<String>) {
                 let hint = "`--resume` continues where it stopped";
                 return (Exit::Interrupted, Some(hint.to_owned()));
             }
-            Some(BuildError::Template(_) | BuildError::Shards { .. } | BuildError::EmptyChunks) => {
+            Some(
+                BuildError::Template(_)
+                | BuildError::Shards { .. }
+                | BuildError::Stride { .. }
+                | BuildError::NothingToSplit
+                | BuildError::EmptyChunks,
+            ) => {
                 return (Exit::Usage, None);
             }
             _ => {}

@@ -39,7 +39,8 @@ pub struct ModelArgs {
     /// How vectors are compared: inner_product, cosine, l2.
     #[arg(long, value_name = "NAME", value_parser = named::<Similarity>)]
     similarity: Option<Similarity>,
-    /// Tokens of a passage at most, special tokens included.
+    /// Tokens that are read of a passage at most, special tokens included (default: the model's limit). The rest is cut
+    /// off, unless `index build --stride` splits the text.
     #[arg(long, value_name = "N")]
     passage_tokens: Option<usize>,
     /// Tokens of a query at most, special tokens included.

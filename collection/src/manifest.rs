@@ -68,6 +68,9 @@ pub struct Manifest {
 pub struct Counts {
     /// Passages indexed.
     pub passages: u64,
+    /// Documents that were split into the passages; 0 when passages are what the corpus held.
+    #[serde(default)]
+    pub documents: u64,
     /// Lines of the corpus that were skipped as bad.
     pub bad_lines: u64,
     /// Passages longer than the model reads.

@@ -241,6 +241,16 @@ pub enum Reason {
         /// Its first line.
         line: u64,
     },
+    /// Split into passages, one of two documents has the name of a passage of the other: `a` and `a#3`.
+    #[error("split into passages, `{id}` shares ids with {}:{line}", path.display())]
+    PassageId {
+        /// Id of the document read second.
+        id: String,
+        /// File of the one read first.
+        path: PathBuf,
+        /// Its line.
+        line: u64,
+    },
     /// A pair of query and passage seen before.
     #[error("query `{query}` and passage `{passage}` repeat line {line}")]
     DuplicatePair {

@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 
 use crate::record::{Record, RecordReader};
 use crate::seen::SeenIds;
-use crate::{BadLine, CorpusError, CorpusFormat, Reason, Schema};
+use crate::{BadLine, CorpusError, CorpusFormat, Reason, Schema, parse_passage_id};
 
 /// Bad lines that are kept to be shown.
 const MAX_BAD_EXAMPLES: usize = 10;
@@ -44,6 +44,10 @@ pub struct CorpusConfig {
     /// Declared fields: a value of another kind makes its line bad. A table's cells are text unless declared.
     #[serde(default)]
     pub schema: Option<Schema>,
+    /// The records are documents to be split into passages `id#0`, `id#1` and so on: of two documents `a` and `a#3` the
+    /// second is a bad line, wherever it stands.
+    #[serde(default)]
+    pub split: bool,
 }
 
 /// Yields the passages of a corpus in order. After an error it yields nothing more.
@@ -57,6 +61,8 @@ pub struct CorpusReader {
     first_lines: Vec<u64>,
     n_valid_in_file: u64,
     seen: SeenIds,
+    /// The `a` of every document `a#3`, when documents are split.
+    seen_bases: SeenIds,
     n_bad: u64,
     bad_examples: Vec<BadLine>,
     n_bytes_read: Arc<AtomicU64>,
@@ -86,6 +92,7 @@ impl CorpusReader {
             first_lines: Vec::new(),
             n_valid_in_file: 0,
             seen: SeenIds::new(),
+            seen_bases: SeenIds::new(),
             n_bad: 0,
             bad_examples: Vec::new(),
             n_bytes_read: Arc::default(),
@@ -180,13 +187,11 @@ impl CorpusReader {
         }
         let first = self.first_lines.last().copied().unwrap_or_default();
         let line = self.file.as_ref().map_or(0, RecordReader::line);
+        if self.config.split {
+            self.check_numbered(&id, first + line)?;
+        }
         if let Some(seen) = self.seen.insert(&id, first + line) {
-            // The last file that begins before the line holds it.
-            let file = self.first_lines.partition_point(|&first| first < seen) - 1;
-            let (path, line) = (
-                self.config.paths[file].clone(),
-                seen - self.first_lines[file],
-            );
+            let (path, line) = self.place_of(seen);
             return Err(Reason::DuplicateId { id, path, line });
         }
         Ok(Passage {
@@ -195,6 +200,31 @@ impl CorpusReader {
             text,
             metadata,
         })
+    }
+
+    /// Refuses `a#3` beside `a`: the one would have the name of a passage of the other.
+    fn check_numbered(&mut self, id: &str, line: u64) -> Result<(), Reason> {
+        let document = parse_passage_id(id).map(|(document, _)| document);
+        let other = self.seen_bases.line_of(id);
+        if let Some(other) = other.or(document.and_then(|document| self.seen.line_of(document))) {
+            let (path, line) = self.place_of(other);
+            let id = id.to_owned();
+            return Err(Reason::PassageId { id, path, line });
+        }
+        if let Some(document) = document {
+            self.seen_bases.insert(document, line);
+        }
+        Ok(())
+    }
+
+    /// File of a line that is counted through all files, and the line in that file.
+    fn place_of(&self, line: u64) -> (PathBuf, u64) {
+        // The last file that begins before the line holds it.
+        let file = self.first_lines.partition_point(|&first| first < line) - 1;
+        (
+            self.config.paths[file].clone(),
+            line - self.first_lines[file],
+        )
     }
 
     fn count_bad(&mut self, reason: Reason) -> Result<(), CorpusError> {

@@ -34,6 +34,17 @@ impl SeenIds {
         let entry = hash & !LINE_MASK | u128::from(line) & LINE_MASK;
         self.shards[hash as usize % N_SHARDS].insert(entry)
     }
+
+    /// Returns the line where `id` was noted.
+    pub(crate) fn line_of(&self, id: &str) -> Option<u64> {
+        let hash = xxh3_128(id.as_bytes());
+        let shard = &self.shards[hash as usize % N_SHARDS];
+        if shard.slots.is_empty() {
+            return None;
+        }
+        let slot = shard.slots[shard.find(hash)];
+        (slot != 0).then_some((slot & LINE_MASK) as u64)
+    }
 }
 
 impl Shard {
@@ -78,8 +89,11 @@ mod tests {
             assert_eq!(seen.insert(&format!("p{line}"), line), None);
         }
         for line in 1..=n_ids {
+            assert_eq!(seen.line_of(&format!("p{line}")), Some(line));
             assert_eq!(seen.insert(&format!("p{line}"), n_ids + line), Some(line));
         }
+        assert_eq!(seen.line_of("p0"), None);
+        assert_eq!(SeenIds::new().line_of("p1"), None);
         let n_bytes: usize = seen
             .shards
             .iter()

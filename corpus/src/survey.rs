@@ -55,6 +55,18 @@ pub fn survey(
     config: &CorpusConfig,
     on_progress: &mut dyn FnMut(SurveyProgress) -> ControlFlow<()>,
 ) -> Result<Survey, CorpusError> {
+    survey_each(config, &mut |_| ControlFlow::Continue(()), on_progress)
+}
+
+/// [`survey`], which shows every passage to `on_passage` as well.
+///
+/// # Errors
+/// As [`survey`]; [`CorpusError::Stopped`] when `on_passage` breaks, too.
+pub fn survey_each(
+    config: &CorpusConfig,
+    on_passage: &mut dyn FnMut(&Passage) -> ControlFlow<()>,
+    on_progress: &mut dyn FnMut(SurveyProgress) -> ControlFlow<()>,
+) -> Result<Survey, CorpusError> {
     let mut reader = CorpusReader::open(config)?;
     let declared = config.schema.clone().unwrap_or_default();
     let mut seen_fields: BTreeMap<String, SeenValues> = BTreeMap::new();
@@ -63,6 +75,9 @@ pub fn survey(
     let (mut n_passages, mut n_text_bytes) = (0, 0);
     while let Some(passage) = reader.next() {
         let passage = passage?;
+        if on_passage(&passage).is_break() {
+            return Err(CorpusError::Stopped);
+        }
         n_passages += 1;
         n_text_bytes += (passage.title.len() + passage.text.len()) as u64;
         for (name, value) in &passage.metadata {

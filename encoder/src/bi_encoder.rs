@@ -4,7 +4,7 @@ use std::sync::atomic::AtomicUsize;
 use compute::Simd;
 use rayon::ThreadPool;
 use rayon::prelude::*;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::backbone::{Backbone, BackboneConfig, Limits, load_beside};
 use crate::batch;
@@ -263,6 +263,19 @@ impl BiEncoder {
         }
     }
 
+    /// Returns the number of tokens of a text by itself, without prompt, special tokens and limit.
+    ///
+    /// # Errors
+    /// [`EncodeError::Tokenize`].
+    pub fn count_tokens(&self, text: &str) -> Result<usize, EncodeError> {
+        let ids = self.tokenizer.ids(text);
+        ids.map(|ids| ids.len())
+            .map_err(|error| EncodeError::Tokenize {
+                row: 0,
+                reason: error.to_string(),
+            })
+    }
+
     /// Encodes tokenised texts; rows are in the order of the input.
     ///
     /// Texts are sorted by length and packed without padding into groups of `batch_tokens`, one per thread at a time;
@@ -376,13 +389,16 @@ impl BiEncoder {
                 }
             }
         }
-        let side = |side: &Side, template: &str, pair: bool| {
+        let split = texts
+            .passage_stride
+            .map(|stride| json!({ "stride": stride }));
+        let side = |side: &Side, template: &str, pair: bool, split: Option<Value>| {
             json!({
                 "prompt": side.prompt,
                 "template": template,
                 "pair": pair,
                 "max_tokens": side.max_tokens,
-                "split": null,
+                "split": split,
             })
         };
         Fingerprint {
@@ -400,8 +416,13 @@ impl BiEncoder {
                 "dimension": self.width,
                 "similarity": self.directory.similarity.as_str(),
             }),
-            passage: side(&self.passage, &texts.passage_template, texts.passage_pair),
-            query: side(&self.query, &texts.query_template, texts.query_pair),
+            passage: side(
+                &self.passage,
+                &texts.passage_template,
+                texts.passage_pair,
+                split,
+            ),
+            query: side(&self.query, &texts.query_template, texts.query_pair, None),
         }
     }
 }

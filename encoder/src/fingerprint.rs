@@ -16,6 +16,8 @@ pub struct TextSpec {
     pub passage_pair: bool,
     /// Whether queries are pairs.
     pub query_pair: bool,
+    /// Tokens of a passage that the next does not share, where documents are split into passages.
+    pub passage_stride: Option<usize>,
 }
 
 impl Default for TextSpec {
@@ -25,6 +27,7 @@ impl Default for TextSpec {
             query_template: "<text>".into(),
             passage_pair: false,
             query_pair: false,
+            passage_stride: None,
         }
     }
 }

@@ -70,8 +70,11 @@ pub(crate) fn assemble(
         for row in chunk.rows.chunks_exact(plan.width) {
             vectors.push(row)?;
         }
-        for passage in &chunk.passages {
-            passages.push(passage)?;
+        for part in &chunk.parts {
+            match &part.characters {
+                Some(characters) => passages.push_part(&part.passage, characters)?,
+                None => passages.push(&part.passage)?,
+            }
         }
         chunk.add_to(&mut counts);
     }

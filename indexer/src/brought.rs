@@ -108,8 +108,11 @@ impl BroughtVectors {
     }
 
     /// Returns the rows of the passages in their order, row-major.
-    pub(crate) fn rows_of(&self, passages: &[Passage]) -> Result<Vec<f32>, VectorsError> {
-        let mut values = Vec::with_capacity(passages.len() * self.width());
+    pub(crate) fn rows_of<'a>(
+        &self,
+        passages: impl Iterator<Item = &'a Passage>,
+    ) -> Result<Vec<f32>, VectorsError> {
+        let mut values = Vec::with_capacity(passages.size_hint().0 * self.width());
         for passage in passages {
             let key = key(&passage.id);
             let Ok(position) = self.rows.binary_search_by_key(&key, |row| row.0) else {
@@ -185,10 +188,12 @@ mod tests {
             ..Passage::default()
         };
         assert_eq!(
-            vectors.rows_of(&[passage("a"), passage("b")]).unwrap(),
+            vectors
+                .rows_of([passage("a"), passage("b")].iter())
+                .unwrap(),
             [3.0, 4.0, 1.0, 2.0]
         );
-        let error = vectors.rows_of(&[passage("c")]).unwrap_err();
+        let error = vectors.rows_of([passage("c")].iter()).unwrap_err();
         assert!(matches!(error, VectorsError::Missing { id } if id == "c"));
     }
 

@@ -1,5 +1,6 @@
 //! From a corpus to a generation.
 
+use std::cell::RefCell;
 use std::fs;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
@@ -9,7 +10,7 @@ use std::time::SystemTime;
 use collection::{
     AliasName, Collection, Counts, Generation, GenerationId, LIVE, Manifest, Start, Templates,
 };
-use corpus::{BadLine, CorpusError, Schema, Survey, TemplateError};
+use corpus::{BadLine, CorpusConfig, CorpusError, Schema, Survey, TemplateError};
 use encoder::{BiEncoder, Fingerprint};
 use index::Metric;
 use serde_json::{Value, json};
@@ -20,6 +21,7 @@ use crate::digest::content_digest;
 use crate::encode::{Plan, encode_chunks};
 use crate::progress::Watch;
 use crate::source::Source;
+use crate::splitter::Splitter;
 use crate::{BroughtVectors, BuildConfig, BuildError, Phase, Progress};
 
 /// What a build made.
@@ -81,11 +83,19 @@ fn build_from(
         progress,
         cancelled,
     };
+    let config = &BuildConfig {
+        corpus: CorpusConfig {
+            split: config.stride.is_some(),
+            ..config.corpus.clone()
+        },
+        ..config.clone()
+    };
     check_query_template(config)?;
     let stamp = CorpusStamp::take(config)?;
-    let survey = survey(config, watch)?;
+    let splitter = source.splitter(config)?;
+    let (survey, n_passages) = survey(config, splitter, watch)?;
     config.passage_template.check_fields(&survey.schema)?;
-    let plan = plan(config, source, &survey)?;
+    let plan = plan(config, source, n_passages)?;
     let metric = source.metric();
     let fingerprint = source.fingerprint(config);
     let spec = spec(config, &survey, source, &fingerprint, metric);
@@ -93,7 +103,7 @@ fn build_from(
     let collection = Collection::create(&config.collection)?;
     let writer = collection.writer()?;
     let (generation, n_resumed) = match writer.begin(&spec, config.mode)? {
-        Start::Done(generation) => (*generation, survey.n_passages),
+        Start::Done(generation) => (*generation, n_passages),
         Start::Build(building) => {
             let work = building.work();
             let n_finished = plan.n_finished(&work);
@@ -137,8 +147,7 @@ fn build_from(
                 build: to_value(config),
                 ..Manifest::default()
             };
-            let n_resumed =
-                (n_finished as u64 * u64::from(plan.chunk_passages)).min(survey.n_passages);
+            let n_resumed = (n_finished as u64 * u64::from(plan.chunk_passages)).min(n_passages);
             (writer.promote(&building, contents)?, n_resumed)
         }
     };
@@ -175,26 +184,44 @@ fn check_query_template(config: &BuildConfig) -> Result<(), TemplateError> {
     }
 }
 
-fn survey(config: &BuildConfig, watch: Watch<'_>) -> Result<Survey, BuildError> {
-    let mut interrupted = None;
-    let surveyed = corpus::survey(&config.corpus, &mut |found| {
-        interrupted = watch
-            .update(Phase::Survey, found.n_bytes_read, found.n_bytes_total)
-            .err();
-        if interrupted.is_some() {
-            ControlFlow::Break(())
-        } else {
+/// The first pass. Returns what it finds and the number of passages that the records are split into.
+fn survey(
+    config: &BuildConfig,
+    splitter: Option<Splitter<'_>>,
+    watch: Watch<'_>,
+) -> Result<(Survey, u64), BuildError> {
+    let failed = RefCell::new(None);
+    let note = |error: BuildError| {
+        *failed.borrow_mut() = Some(error);
+        ControlFlow::Break(())
+    };
+    let mut n_passages = 0;
+    let surveyed = corpus::survey_each(
+        &config.corpus,
+        &mut |document| {
+            let n_parts = splitter.map_or(Ok(1), |splitter| splitter.n_parts(document));
+            match n_parts {
+                Ok(n_parts) => n_passages += n_parts as u64,
+                Err(error) => return note(error.into()),
+            }
             ControlFlow::Continue(())
-        }
-    });
-    match interrupted {
+        },
+        &mut |found| {
+            let (done, total) = (found.n_bytes_read, found.n_bytes_total);
+            match watch.update(Phase::Survey, done, total) {
+                Ok(()) => ControlFlow::Continue(()),
+                Err(error) => note(error),
+            }
+        },
+    );
+    match failed.take() {
         Some(error) => Err(error),
-        None => Ok(surveyed?),
+        None => Ok((surveyed?, n_passages)),
     }
 }
 
-fn plan(config: &BuildConfig, source: Source<'_>, survey: &Survey) -> Result<Plan, BuildError> {
-    let (n_shards, n_passages, max) = (config.n_shards, survey.n_passages, u64::from(u32::MAX));
+fn plan(config: &BuildConfig, source: Source<'_>, n_passages: u64) -> Result<Plan, BuildError> {
+    let (n_shards, max) = (config.n_shards, u64::from(u32::MAX));
     if n_passages > max {
         return Err(BuildError::TooManyPassages { n_passages, max });
     }

@@ -3,21 +3,22 @@
 use std::path::{Path, PathBuf};
 
 use collection::{CollectionError, Counts, write_atomic};
-use corpus::Passage;
+use corpus::parse_passage_id;
 use sha2::{Digest, Sha256};
 
 use crate::BuildError;
+use crate::splitter::Part;
 
 // The file, all numbers little-endian:
 //
 //   header    magic (8), version (4), width (4), first ordinal (4), number of rows (4),
 //             tokens (8), truncated (8), missing fields (8), length of the records (8)
 //   rows      f32, row-major
-//   records   one passage as JSON a line
+//   records   one passage, and where it was split from, as JSON a line
 //   checksum  sha256 of everything before it
 
 const MAGIC: &[u8; 8] = b"TRAWLCHK";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 const HEADER_BYTES: usize = 56;
 const CHECKSUM_BYTES: usize = 32;
 
@@ -26,9 +27,9 @@ const CHECKSUM_BYTES: usize = 32;
 pub(crate) struct Chunk {
     pub first_ordinal: u32,
     pub width: usize,
-    /// `passages.len()` rows of `width`.
+    /// `parts.len()` rows of `width`.
     pub rows: Vec<f32>,
-    pub passages: Vec<Passage>,
+    pub parts: Vec<Part>,
     pub n_tokens: u64,
     pub n_truncated: u64,
     pub n_missing: u64,
@@ -51,8 +52,8 @@ impl Chunk {
     /// Writes the file at once: it is there in full or not at all.
     pub fn write(&self, path: &Path) -> Result<(), CollectionError> {
         let mut records = Vec::new();
-        for passage in &self.passages {
-            serde_json::to_writer(&mut records, passage).expect("a passage has string keys only");
+        for part in &self.parts {
+            serde_json::to_writer(&mut records, part).expect("a passage has string keys only");
             records.push(b'\n');
         }
         let mut bytes =
@@ -62,7 +63,7 @@ impl Chunk {
             VERSION,
             self.width as u32,
             self.first_ordinal,
-            self.passages.len() as u32,
+            self.parts.len() as u32,
         ] {
             bytes.extend(number.to_le_bytes());
         }
@@ -119,11 +120,11 @@ impl Chunk {
         if records.len() as u64 != u64_at(48) {
             return Err("wrong length");
         }
-        let passages = serde_json::Deserializer::from_slice(records)
+        let parts = serde_json::Deserializer::from_slice(records)
             .into_iter()
             .collect::<Result<Vec<_>, _>>();
-        let passages: Vec<Passage> = passages.map_err(|_| "malformed record")?;
-        if passages.len() != place.n_rows as usize {
+        let parts: Vec<Part> = parts.map_err(|_| "malformed record")?;
+        if parts.len() != place.n_rows as usize {
             return Err("wrong number of records");
         }
         let rows = rows
@@ -142,16 +143,26 @@ impl Chunk {
             first_ordinal,
             width,
             rows,
-            passages,
+            parts,
             n_tokens,
             n_truncated,
             n_missing,
         })
     }
 
+    /// Documents that begin in this chunk; none when nothing was split.
+    fn n_documents(&self) -> u64 {
+        let begins = |part: &&Part| {
+            part.characters.is_some()
+                && parse_passage_id(&part.passage.id).is_some_and(|(_, number)| number == 0)
+        };
+        self.parts.iter().filter(begins).count() as u64
+    }
+
     /// Adds what happened in this chunk to the totals.
     pub fn add_to(&self, counts: &mut Counts) {
-        counts.passages += self.passages.len() as u64;
+        counts.passages += self.parts.len() as u64;
+        counts.documents += self.n_documents();
         counts.tokens += self.n_tokens;
         counts.truncated += self.n_truncated;
         counts.missing_fields += self.n_missing;
@@ -161,6 +172,7 @@ impl Chunk {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use corpus::Passage;
     use serde_json::json;
 
     const PLACE: Place = Place {
@@ -170,20 +182,23 @@ mod tests {
     };
 
     fn example() -> Chunk {
-        let passage = |id: &str| Passage {
-            id: id.to_owned(),
-            title: "é \"quoted\"\n".to_owned(),
-            text: "text".to_owned(),
-            metadata: json!({"year": 1973, "ratio": 0.1, "tags": ["a", null]})
-                .as_object()
-                .cloned()
-                .unwrap_or_default(),
+        let part = |id: &str, characters| Part {
+            passage: Passage {
+                id: id.to_owned(),
+                title: "é \"quoted\"\n".to_owned(),
+                text: "text".to_owned(),
+                metadata: json!({"year": 1973, "ratio": 0.1, "tags": ["a", null]})
+                    .as_object()
+                    .cloned()
+                    .unwrap_or_default(),
+            },
+            characters,
         };
         Chunk {
             first_ordinal: 7,
             width: 3,
             rows: vec![1.0, -2.5, f32::MIN_POSITIVE, 0.1, f32::MAX, -0.0],
-            passages: vec![passage("a"), passage("b")],
+            parts: vec![part("a", None), part("b#0", Some(3..7))],
             n_tokens: 12,
             n_truncated: 1,
             n_missing: 2,

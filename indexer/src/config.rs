@@ -25,6 +25,9 @@ pub struct BuildConfig {
     pub model_options: ModelOptions,
     /// Whether the encoder takes the title and the templated text as a pair, in place of the templated text alone.
     pub passage_pair: bool,
+    /// Splits documents that are longer than the encoder reads into passages: tokens from the beginning of a full one to
+    /// that of the next, at least; what is left of its tokens is the most that the two share. Without it texts are cut.
+    pub stride: Option<usize>,
     /// How a passage becomes the text that is encoded.
     pub passage_template: Template,
     /// How a query becomes the text that is encoded; searches read it from the manifest.
@@ -60,6 +63,7 @@ impl BuildConfig {
             model: model.into(),
             model_options: ModelOptions::default(),
             passage_pair: false,
+            stride: None,
             passage_template: Template::default(),
             query_template: Template::query_default(),
             n_shards: 1,

@@ -37,12 +37,15 @@ pub(crate) fn content_digest(
                 let row = rows.row((ordinal - shard.first_ordinal) as usize);
                 row.iter()
                     .for_each(|value| hasher.update(value.to_le_bytes()));
-                let record = json!({
+                let mut record = json!({
                     "id": passage.id,
                     "title": passage.title,
                     "text": passage.text,
                     "metadata": Value::Object(passage.metadata),
                 });
+                if let Some(part) = store.document_part(*ordinal)? {
+                    record["characters"] = json!([part.characters.start, part.characters.end]);
+                }
                 let record = canonical_json(&record);
                 hasher.update((record.len() as u64).to_le_bytes());
                 hasher.update(record);

@@ -4,11 +4,11 @@ use std::path::Path;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
 
-use corpus::{CorpusReader, Passage};
-
 use crate::chunk::{self, Chunk, Place};
+use crate::passages::Passages;
 use crate::progress::Watch;
 use crate::source::{Input, Output, Source};
+use crate::splitter::Part;
 use crate::{BuildConfig, BuildError, Phase};
 
 /// The division of a corpus into chunks.
@@ -44,7 +44,7 @@ impl Plan {
 
 /// A chunk that is read and prepared and has no rows yet.
 struct Prepared<'a> {
-    passages: Vec<Passage>,
+    parts: Vec<Part>,
     input: Input<'a>,
 }
 
@@ -89,7 +89,7 @@ fn encode_prepared(
             ..
         } = plan.place(number);
         watch.update(Phase::Encode, u64::from(first_ordinal), n_total)?;
-        let Ok(Prepared { passages, input }) = receiver.recv() else {
+        let Ok(Prepared { parts, input }) = receiver.recv() else {
             return Ok(()); // The reader knows why.
         };
         let Output {
@@ -102,7 +102,7 @@ fn encode_prepared(
             first_ordinal,
             width,
             rows,
-            passages,
+            parts,
             n_tokens,
             n_truncated,
             n_missing,
@@ -119,21 +119,21 @@ fn prepare_chunks<'a>(
     first_chunk: usize,
     sender: &SyncSender<Prepared<'a>>,
 ) -> Result<(), BuildError> {
-    let mut reader = CorpusReader::open(&config.corpus)?;
+    let mut reader = Passages::open(&config.corpus, source.splitter(config)?)?;
     for _ in 0..plan.place(first_chunk).first_ordinal {
         reader.next().ok_or(BuildError::CorpusChanged)??;
     }
     for number in first_chunk..plan.n_chunks() {
         let n_rows = plan.place(number).n_rows as usize;
-        let passages = reader
+        let parts = reader
             .by_ref()
             .take(n_rows)
             .collect::<Result<Vec<_>, _>>()?;
-        if passages.len() != n_rows {
+        if parts.len() != n_rows {
             return Err(BuildError::CorpusChanged);
         }
-        let input = source.prepare(&passages, config)?;
-        if sender.send(Prepared { passages, input }).is_err() {
+        let input = source.prepare(&parts, config)?;
+        if sender.send(Prepared { parts, input }).is_err() {
             return Ok(()); // Nobody encodes any more; the receiver's side knows why.
         }
     }

@@ -54,6 +54,15 @@ pub enum BuildError {
     /// Every shard needs a row.
     #[error("{n_shards} shards cannot share {n_passages} passages")]
     Shards { n_shards: usize, n_passages: u64 },
+    /// Passages of a document begin at least one token apart and leave no tokens out.
+    #[error("a stride of {stride} tokens, expected 1 to {max_tokens}, the tokens of a passage")]
+    Stride { stride: usize, max_tokens: usize },
+    /// Documents are split by their text.
+    #[error("documents cannot be split: the template has no `<text>`")]
+    NothingToSplit,
+    /// Vectors made elsewhere are of passages that exist already.
+    #[error("documents cannot be split when vectors are brought")]
+    SplitVectors,
     /// Chunks of no passages lead nowhere.
     #[error("a chunk needs at least one passage")]
     EmptyChunks,

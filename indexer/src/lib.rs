@@ -7,10 +7,13 @@
 //! chunk it was working on; resumed, it checks the finished chunks and goes on. Batches never cross a chunk, so the vectors do
 //! not depend on how often a build was interrupted.
 //!
+//! With [`BuildConfig::stride`] the records of the corpus are documents, which the encoder's tokenizer splits into passages; both
+//! passes split them, the first to count. Everything after that knows passages only, and the store knows their documents.
+//!
 //! # Memory
 //!
-//! Independent of the number of passages, but for the 28 bytes a passage that find duplicate ids, the 16 bytes a passage of the
-//! store's id lookup, and 20 bytes a row when vectors are brought. Beside them: three chunks of texts with their tokens (one being
+//! Independent of the number of passages, but for the 28 bytes a record that find duplicate ids, the 16 bytes a passage of the
+//! store's id lookup, the passages of one document, and 20 bytes a row when vectors are brought. Beside them: three chunks of texts with their tokens (one being
 //! read, one waiting, one being encoded), one chunk of vectors, the encoder's workspace, and about 150 MiB at most for the store.
 //! A million generated passages of 40 words, with the encoder of width 32 that the tests use, took 122 MiB of anonymous memory.
 //!
@@ -26,8 +29,10 @@ mod config;
 mod digest;
 mod encode;
 mod error;
+mod passages;
 mod progress;
 mod source;
+mod splitter;
 
 pub use brought::{BroughtVectors, VectorsError};
 pub use build::{BuildReport, build, build_from_vectors};

@@ -1,9 +1,9 @@
 //! Where the vectors of passages come from.
 
-use corpus::Passage;
 use encoder::{Arithmetic, BiEncoder, Fingerprint, Role, Similarity, Text, TextSpec, Tokens};
 use index::Metric;
 
+use crate::splitter::{Part, Splitter};
 use crate::{BroughtVectors, BuildConfig, BuildError};
 
 /// An encoder, or vectors made elsewhere.
@@ -67,6 +67,7 @@ impl<'a> Source<'a> {
                 passage_template: config.passage_template.as_str().to_owned(),
                 query_template: config.query_template.as_str().to_owned(),
                 passage_pair: config.passage_pair,
+                passage_stride: config.stride,
                 ..TextSpec::default()
             }),
             Self::Brought(vectors) => {
@@ -77,6 +78,15 @@ impl<'a> Source<'a> {
                 };
                 Fingerprint::external(vectors.width(), similarity)
             }
+        }
+    }
+
+    /// What splits documents into passages, if that was asked for.
+    pub fn splitter(self, config: &'a BuildConfig) -> Result<Option<Splitter<'a>>, BuildError> {
+        match self {
+            Self::Encoder(encoder) => Splitter::new(config, encoder),
+            Self::Brought(_) if config.stride.is_some() => Err(BuildError::SplitVectors),
+            Self::Brought(_) => Ok(None),
         }
     }
 
@@ -96,21 +106,17 @@ impl<'a> Source<'a> {
     }
 
     /// Does what can be done ahead of the encoder: template and tokens, or reading the rows.
-    pub fn prepare(
-        self,
-        passages: &[Passage],
-        config: &BuildConfig,
-    ) -> Result<Input<'a>, BuildError> {
+    pub fn prepare(self, parts: &[Part], config: &BuildConfig) -> Result<Input<'a>, BuildError> {
+        let passages = parts.iter().map(|part| &part.passage);
         let encoder = match self {
             Self::Encoder(encoder) => encoder,
             Self::Brought(vectors) => return Ok(Input::Rows(vectors.rows_of(passages)?)),
         };
         let rendered: Vec<_> = passages
-            .iter()
+            .clone()
             .map(|passage| config.passage_template.render(passage))
             .collect();
         let texts: Vec<_> = passages
-            .iter()
             .zip(&rendered)
             .map(|(passage, rendered)| match config.passage_pair {
                 true => Text::Pair(&passage.title, &rendered.text),

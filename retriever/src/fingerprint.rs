@@ -68,6 +68,7 @@ pub fn check_encoder(manifest: &Manifest, encoder: &BiEncoder) -> Result<(), Fin
         query_template: manifest.templates.query.clone(),
         passage_pair: is_pair(&of_index.passage),
         query_pair: is_pair(&of_index.query),
+        passage_stride: stride(&of_index.passage),
     });
     match of_encoder.first_difference(&of_index) {
         None => Ok(()),
@@ -77,6 +78,11 @@ pub fn check_encoder(manifest: &Manifest, encoder: &BiEncoder) -> Result<(), Fin
             index: difference.right,
         }),
     }
+}
+
+fn stride(side: &Value) -> Option<usize> {
+    let stride = side.pointer("/split/stride")?.as_u64()?;
+    usize::try_from(stride).ok()
 }
 
 fn is_pair(side: &Value) -> bool {

@@ -18,7 +18,7 @@ pub enum StoreError {
     Kind {
         /// The file.
         path: PathBuf,
-        /// `ids` or `passages`.
+        /// `ids`, `passages` or `documents`.
         kind: &'static str,
     },
     /// The file has a format version that this build does not read.
@@ -118,6 +118,14 @@ pub enum WriteError {
     /// Ordinals are 32 bits wide.
     #[error("a store holds at most {} passages", u32::MAX)]
     TooMany,
+    /// Some passages are parts of documents and some are not.
+    #[error(
+        "passage `{id}`: either all passages are parts of documents, numbered from 0, or none is"
+    )]
+    Part {
+        /// Id of the passage that differs from those before it.
+        id: String,
+    },
     /// A metadata value does not have the type its field was declared with.
     #[error("passage `{id}`: field `{field}` takes no such value as {value} ({kind:?})")]
     Value {

@@ -1,18 +1,20 @@
 //! Passage text, metadata and ids by ordinal, and the lexical index derived from them.
 //!
-//! A store is three entries of a folder:
+//! A store is three entries of a folder, or four:
 //!
 //! ```text
 //! ids        id bytes in ordinal order, and a lookup from id to ordinal
 //! passages   title, text and metadata in checksummed zstd blocks, in ordinal order
+//! documents  where documents that were split into passages begin, and the characters of each passage; else absent
 //! lexical/   tantivy index: ordinal, id, title, text, typed metadata
 //! ```
 //!
-//! `ids` and `passages` are the only truth; `lexical/` is derived and [`rebuild_lexical`] makes it again.
+//! `ids`, `passages` and `documents` are the only truth; `lexical/` is derived and [`rebuild_lexical`] makes it again.
 //! [`Store::select`] turns a [`Filter`] over the metadata into the ordinals that pass it, from the columns of `lexical/`.
 //! Nothing changes after [`StoreWriter::finish`], and a reader writes nothing, not even a lock file.
 
 mod bm25;
+mod documents;
 mod error;
 mod facet;
 mod file_list;
@@ -29,6 +31,7 @@ mod store;
 mod writer;
 
 pub use bm25::LexicalHit;
+pub use documents::DocumentPart;
 pub use error::{StoreError, WriteError};
 pub use facet::Facet;
 pub use filter::{

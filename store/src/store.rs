@@ -1,8 +1,10 @@
+use std::ops::Range;
 use std::path::Path;
 
 use corpus::{Passage, Schema};
 
 use crate::bm25::LexicalHit;
+use crate::documents::{DocumentPart, Documents};
 use crate::ids::Ids;
 use crate::lexical::Lexical;
 use crate::passages::Passages;
@@ -10,6 +12,7 @@ use crate::{Bitmap, Facet, Filter, SelectError, StoreError};
 
 pub(crate) const IDS: &str = "ids";
 pub(crate) const PASSAGES: &str = "passages";
+pub(crate) const DOCUMENTS: &str = "documents";
 pub(crate) const LEXICAL: &str = "lexical";
 
 /// How much of a store is checked when it is opened.
@@ -26,6 +29,8 @@ pub enum Verify {
 pub struct Store {
     ids: Ids,
     passages: Passages,
+    /// None when no document was split.
+    documents: Option<Documents>,
     lexical: Lexical,
 }
 
@@ -35,14 +40,17 @@ impl Store {
     /// # Errors
     /// A named error for every missing, truncated or changed file, as far as `verify` looks.
     pub fn open(folder: &Path, verify: Verify) -> Result<Self, StoreError> {
-        let [ids_path, passages_path, lexical_path] =
-            [IDS, PASSAGES, LEXICAL].map(|name| folder.join(name));
+        let [ids_path, passages_path, documents_path, lexical_path] =
+            [IDS, PASSAGES, DOCUMENTS, LEXICAL].map(|name| folder.join(name));
         let ids = Ids::open(&ids_path)?;
         let passages = Passages::open(&passages_path)?;
+        let documents = Documents::open(&documents_path)?;
         let lexical = Lexical::open(&lexical_path, verify)?;
         let expected = u64::from(ids.len());
+        let n_parts = documents.as_ref().map_or(ids.len(), Documents::n_passages);
         for (path, found) in [
             (passages_path, u64::from(passages.len())),
+            (documents_path, u64::from(n_parts)),
             (lexical_path, lexical.len()),
         ] {
             if found != expected {
@@ -56,11 +64,11 @@ impl Store {
         let store = Self {
             ids,
             passages,
+            documents,
             lexical,
         };
         if verify == Verify::Checksums {
-            store.ids.verify()?;
-            store.passages.verify()?;
+            store.verify_truth()?;
         }
         Ok(store)
     }
@@ -153,13 +161,50 @@ impl Store {
         self.lexical.facets(fields, schema, passages, max_values)
     }
 
+    /// Returns the number of documents that were split into the passages; none when passages are what the corpus held.
+    pub fn n_documents(&self) -> Option<u32> {
+        self.documents.as_ref().map(Documents::len)
+    }
+
+    /// Returns where a passage lies in its document; none when no document was split.
+    ///
+    /// # Errors
+    /// [`StoreError::Ordinal`], and [`StoreError::Malformed`] where ids and documents disagree.
+    pub fn document_part(&self, ordinal: u32) -> Result<Option<DocumentPart<'_>>, StoreError> {
+        let part = |documents: &Documents| documents.part(ordinal, &self.ids);
+        self.documents.as_ref().map(part).transpose()
+    }
+
+    /// Returns the ordinals of the passages of the document that a passage belongs to; of the passage alone when no
+    /// document was split.
+    ///
+    /// # Errors
+    /// [`StoreError::Ordinal`] and [`StoreError::Malformed`].
+    pub fn siblings(&self, ordinal: u32) -> Result<Range<u32>, StoreError> {
+        match &self.documents {
+            Some(documents) => Ok(documents.passages(documents.document_of(ordinal)?)),
+            None => {
+                self.id(ordinal)?;
+                Ok(ordinal..ordinal + 1)
+            }
+        }
+    }
+
     /// Reads every file against its checksums.
     ///
     /// # Errors
     /// [`StoreError::Checksum`] and [`StoreError::Malformed`], naming file and part.
     pub fn verify(&self) -> Result<(), StoreError> {
+        self.verify_truth()?;
+        self.lexical.verify()
+    }
+
+    fn verify_truth(&self) -> Result<(), StoreError> {
         self.ids.verify()?;
         self.passages.verify()?;
-        self.lexical.verify()
+        match &self.documents {
+            Some(documents) => documents.verify(&self.ids),
+            None => Ok(()),
+        }
     }
 }

@@ -1,15 +1,17 @@
 use std::fs::{self, File};
 use std::io;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use corpus::{Passage, Schema};
+use corpus::{Passage, Schema, parse_passage_id};
 use serde::{Deserialize, Serialize};
 
+use crate::documents::DocumentsWriter;
 use crate::error::write_error;
 use crate::ids::{Ids, IdsWriter};
 use crate::lexical::LexicalWriter;
 use crate::passages::{Passages, PassagesWriter};
-use crate::store::{IDS, LEXICAL, PASSAGES};
+use crate::store::{DOCUMENTS, IDS, LEXICAL, PASSAGES};
 use crate::{Language, WriteError};
 
 /// How a store is written.
@@ -45,31 +47,33 @@ pub struct StoreSummary {
 
 /// Writes a store, passage by passage in ordinal order.
 ///
-/// Memory is about 150 MiB, 16 bytes for each passage (the id lookup) and 24 for each block, whatever the length of
+/// Memory is about 150 MiB, 16 bytes for each passage (the id lookup), 4 for each document and 24 for each block, whatever the length of
 /// the passages: tantivy's heap of 64 MiB, at most 64 MiB of text in its queue, one block, the largest passage.
 pub struct StoreWriter {
     folder: PathBuf,
     ids: IdsWriter,
     passages: PassagesWriter,
+    /// Begun by the first part of a document.
+    documents: Option<DocumentsWriter>,
     lexical: LexicalWriter,
     n_passages: u32,
 }
 
 impl StoreWriter {
-    /// Begins a store in a folder, which is made if it is not there; what an earlier writer left there of `ids`, `passages` and `lexical/` is removed.
+    /// Begins a store in a folder, which is made if it is not there; what an earlier writer left there is removed.
     ///
     /// # Errors
     /// [`WriteError::Write`] and [`WriteError::Lexical`].
     pub fn create(folder: &Path, config: &StoreConfig) -> Result<Self, WriteError> {
         fs::create_dir_all(folder).map_err(write_error(folder))?;
-        let [ids, passages, lexical] = [IDS, PASSAGES, LEXICAL].map(|name| folder.join(name));
-        remove(&ids)?;
-        remove(&passages)?;
-        remove(&lexical)?;
+        let paths = [IDS, PASSAGES, DOCUMENTS, LEXICAL].map(|name| folder.join(name));
+        paths.iter().try_for_each(|path| remove(path))?;
+        let [ids, passages, _, lexical] = paths;
         Ok(Self {
             folder: folder.to_owned(),
             ids: IdsWriter::create(&ids)?,
             passages: PassagesWriter::create(&passages, config.block_bytes)?,
+            documents: None,
             lexical: LexicalWriter::create(&lexical, config)?,
             n_passages: 0,
         })
@@ -81,6 +85,42 @@ impl StoreWriter {
     /// A passage that is refused ([`WriteError::TooLarge`], [`WriteError::Value`]) or cannot be written. The writer
     /// is of no use afterwards.
     pub fn push(&mut self, passage: &Passage) -> Result<(), WriteError> {
+        if self.documents.is_some() {
+            let id = passage.id.clone();
+            return Err(WriteError::Part { id });
+        }
+        self.push_record(passage)
+    }
+
+    /// Adds, as [`Self::push`] does, a passage that is part of a document: `characters` of its text. The id is one of
+    /// [`corpus::passage_id`]; passages of a document follow each other and are numbered from 0.
+    ///
+    /// # Errors
+    /// As [`Self::push`]; [`WriteError::Part`] for another id, and when passages that are no parts were added before.
+    pub fn push_part(
+        &mut self,
+        passage: &Passage,
+        characters: &Range<u32>,
+    ) -> Result<(), WriteError> {
+        let number = parse_passage_id(&passage.id)
+            .map(|(_, number)| number)
+            .filter(|&number| number == 0 || self.n_passages > 0);
+        let (Some(number), true) = (number, self.documents.is_some() == (self.n_passages > 0))
+        else {
+            let id = passage.id.clone();
+            return Err(WriteError::Part { id });
+        };
+        let documents = match &mut self.documents {
+            Some(documents) => documents,
+            None => self
+                .documents
+                .insert(DocumentsWriter::create(&self.folder.join(DOCUMENTS))?),
+        };
+        documents.push(number, characters)?;
+        self.push_record(passage)
+    }
+
+    fn push_record(&mut self, passage: &Passage) -> Result<(), WriteError> {
         self.ids.push(&passage.id)?;
         self.passages.push(passage)?;
         self.lexical.push(self.n_passages, passage)?;
@@ -88,13 +128,14 @@ impl StoreWriter {
         Ok(())
     }
 
-    /// Completes the three parts and syncs them and the folder to disk.
+    /// Completes the parts and syncs them and the folder to disk.
     ///
     /// # Errors
     /// [`WriteError::Write`] and [`WriteError::Lexical`].
     pub fn finish(self) -> Result<StoreSummary, WriteError> {
         self.ids.finish()?;
         self.passages.finish()?;
+        self.documents.map_or(Ok(()), DocumentsWriter::finish)?;
         self.lexical.finish()?;
         sync_folder(&self.folder)?;
         Ok(StoreSummary {
@@ -156,6 +197,12 @@ fn sync_folder(folder: &Path) -> Result<(), WriteError> {
 fn files(folder: &Path) -> Result<Vec<PathBuf>, WriteError> {
     let lexical = folder.join(LEXICAL);
     let mut files = vec![PathBuf::from(IDS), PathBuf::from(PASSAGES)];
+    files.extend(
+        folder
+            .join(DOCUMENTS)
+            .exists()
+            .then(|| PathBuf::from(DOCUMENTS)),
+    );
     for entry in fs::read_dir(&lexical).map_err(write_error(&lexical))? {
         files.push(Path::new(LEXICAL).join(entry.map_err(write_error(&lexical))?.file_name()));
     }

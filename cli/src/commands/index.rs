@@ -57,6 +57,7 @@ enum IndexCommand {
   trawl index build --corpus corpus.jsonl --collection data/docs
   trawl index build --corpus part-*.jsonl.zst --model models/mine --collection data/docs --shards 4 --publish
   trawl index build --corpus docs.tsv --columns id,text,title --collection data/docs --resume
+  trawl index build --corpus books.jsonl --collection data/books --passage-tokens 256 --stride 192
 
 The first generation of a collection is searched at once, later ones when they are published.")]
 struct BuildArgs {
@@ -82,6 +83,10 @@ struct BuildArgs {
     /// Text of a passage that is encoded (default: `<title> <text>`, or what the preset says).
     #[arg(long, value_name = "TEMPLATE")]
     template: Option<String>,
+    /// Split texts longer than `--passage-tokens N` into passages of whole sentences, each with the title, in place of
+    /// cutting them there; neighbors share at most N - M tokens.
+    #[arg(long, value_name = "M", conflicts_with = "vectors")]
+    stride: Option<usize>,
     /// Encode title and text as a pair of texts, as SimLM does; `--template` makes the second of them (default: `<text>`).
     #[arg(long)]
     pair: bool,
@@ -195,10 +200,12 @@ impl BuildArgs {
                 columns: self.reading.columns,
                 skip_bad_lines: self.reading.skip_bad_lines,
                 schema,
+                ..CorpusConfig::default()
             },
             model,
             model_options: options,
             passage_pair: pair,
+            stride: self.stride,
             passage_template: template(self.template, passage_template, Template::default)?,
             query_template: template(
                 self.query_template,
@@ -299,8 +306,12 @@ fn summary(report: &BuildReport, max_tokens: usize, seconds: f64) -> String {
         "not live yet: `trawl index publish` makes it so"
     };
     let mut text = format!("generation {generation} ({state})\n");
+    let documents = match counts.documents {
+        0 => String::new(),
+        n => format!(" of {n} documents"),
+    };
     text += &format!(
-        "{} passages, {} tokens, {seconds:.1} s\n",
+        "{} passages{documents}, {} tokens, {seconds:.1} s\n",
         counts.passages, counts.tokens
     );
     let remarks = [
@@ -343,6 +354,7 @@ fn list(collection: &Collection, output: &Output) -> anyhow::Result<()> {
                 "generation": id,
                 "aliases": names,
                 "created": manifest.created,
+                "documents": Some(manifest.counts.documents).filter(|&n| n > 0),
                 "passages": manifest.counts.passages,
                 "shards": manifest.shards.len(),
                 "width": manifest.width,
@@ -364,6 +376,7 @@ fn list(collection: &Collection, output: &Output) -> anyhow::Result<()> {
             "generation",
             "aliases",
             "created",
+            "documents",
             "passages",
             "shards",
             "width",
@@ -390,7 +403,7 @@ fn list(collection: &Collection, output: &Output) -> anyhow::Result<()> {
             .map(|row| header.iter().map(|name| cell(row, name)).collect());
         output::table(
             &header,
-            &["passages", "shards", "width", "bytes"],
+            &["documents", "passages", "shards", "width", "bytes"],
             rows.collect(),
         )
     })
@@ -414,6 +427,11 @@ fn verify(collection: &Collection, name: Option<String>, output: &Output) -> any
         }
     }
     let progress = Progress::new(output);
+    let counts = generations
+        .iter()
+        .map(|generation| generation.manifest.counts);
+    let n_passages: u64 = counts.clone().map(|counts| counts.passages).sum();
+    let n_documents: u64 = counts.map(|counts| counts.documents).sum();
     let files = generations
         .iter()
         .flat_map(|generation| &generation.manifest.files);
@@ -433,11 +451,22 @@ fn verify(collection: &Collection, name: Option<String>, output: &Output) -> any
     progress.finish();
     let shown = json!({
         "generations": names.len(),
+        "passages": n_passages,
+        "documents": Some(n_documents).filter(|&n| n > 0),
         "bytes": n_bytes,
         "faults": faults.iter().map(|(name, fault)| json!({ "generation": name, "fault": fault })).collect::<Vec<_>>(),
     });
     output.result(&shown, |_| match faults.as_slice() {
-        [] => format!("{} generations, {n_bytes} bytes: intact", names.len()),
+        [] => {
+            let documents = match n_documents {
+                0 => String::new(),
+                n => format!(" of {n} documents"),
+            };
+            format!(
+                "{} generations, {n_passages} passages{documents}, {n_bytes} bytes: intact",
+                names.len()
+            )
+        }
         faults => faults
             .iter()
             .map(|(name, fault)| format!("{name}: {fault}\n"))

@@ -140,6 +140,34 @@ fn files_without_a_valid_line_are_refused() {
 }
 
 #[test]
+fn documents_to_be_split_do_not_share_ids_with_passages() {
+    let check = |ids: &[&str], split: bool, expected: Option<&str>| {
+        let folder = Folder::new();
+        let line = |id: &&str| format!("{{\"_id\": \"{id}\", \"text\": \"x\"}}\n");
+        let text: String = ids.iter().map(line).collect();
+        let config = CorpusConfig {
+            split,
+            ..config(&folder.write("c.jsonl", text))
+        };
+        let error = read_all(&config).err().map(|error| error.to_string());
+        let found =
+            error.map(|error| error.replace(&format!("{}/", folder.0.path().display()), ""));
+        assert_eq!(found.as_deref(), expected, "{ids:?}");
+    };
+    let second = Some("c.jsonl:3: split into passages, `a#3` shares ids with c.jsonl:1");
+    check(&["a", "b#7", "a#3"], true, second);
+    check(&["a", "b#7", "a#3"], false, None);
+    let first = Some("c.jsonl:2: split into passages, `a` shares ids with c.jsonl:1");
+    check(&["a#3", "a"], true, first);
+    check(
+        &["a#3", "a#3#1"],
+        true,
+        Some("c.jsonl:2: split into passages, `a#3#1` shares ids with c.jsonl:1"),
+    );
+    check(&["a#3", "a#4", "a#03", "a#x", "#1", "b#3"], true, None);
+}
+
+#[test]
 fn missing_files_are_not_bad_input() {
     let error = read_all(&config(Path::new("/nonexistent/c.jsonl"))).unwrap_err();
     assert!(matches!(error, CorpusError::Open { .. }) && !error.is_bad_input());

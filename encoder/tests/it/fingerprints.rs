@@ -89,6 +89,15 @@ fn whatever_changes_a_vector_changes_the_fingerprint() {
         &fingerprint_with("tiny-bert", &ModelOptions::default(), &texts),
         "passage.pair",
     );
+    let texts = TextSpec {
+        passage_stride: Some(96),
+        ..TextSpec::default()
+    };
+    check_difference(
+        &bert,
+        &fingerprint_with("tiny-bert", &ModelOptions::default(), &texts),
+        "passage.split",
+    );
 }
 
 #[test]

@@ -4,6 +4,7 @@
 
 mod fixture;
 mod kill;
+mod long_documents;
 
 use std::error::Error;
 use std::fs;

@@ -3,6 +3,7 @@
 
 mod bm25;
 mod damage;
+mod documents;
 mod filter;
 mod roundtrip;
 

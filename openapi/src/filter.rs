@@ -152,7 +152,6 @@ impl<'de> Deserialize<'de> for Counted {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use crate::SearchRequest;
 
     #[test]

@@ -140,6 +140,11 @@ pub struct SearchOptions {
     #[serde(default)]
     #[schema(default = false)]
     pub exact: bool,
+    /// How many candidates a walk through a graph keeps: more find more and take longer. Collections without graphs have no use
+    /// for it. Limit: `limits.ef`.
+    #[serde(default)]
+    #[schema(minimum = 1)]
+    pub ef: Option<usize>,
 }
 
 /// Options of reranking.
@@ -193,6 +198,7 @@ pub enum IncludeField {
     "total": {"value": 832, "relation": "eq"},
     "degraded": [],
     "warnings": [],
+    "plan": "scan",
     "exact": true,
     "usage": {"query_tokens": 9, "rerank_tokens": 0, "truncated": false},
     "timing_ms": {
@@ -221,6 +227,9 @@ pub struct SearchResponse {
     /// What may make the answer less than it could be, in words: queries encoded in 8-bit arithmetic against vectors that were
     /// not, or the other way round; facets with more values than are counted.
     pub warnings: Vec<String>,
+    /// How vectors were searched, where they were: `scan` or `filtered_scan`, exactly; `graph` or `filtered_graph`, by a walk.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub plan: Option<String>,
     /// Whether the ranking by vectors is exact over the stored rows; `false` where no vectors were searched.
     pub exact: bool,
     /// What the answer cost.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use collection::Generation;
 use futures::future::BoxFuture;
 use index::{
-    Bitmap, GraphIndex, Neighbor, OpenError, SearchParams, ShardedIndex, VectorIndex, Verify,
+    Bitmap, GraphIndex, Neighbor, OpenError, Plan, SearchParams, ShardedIndex, VectorIndex, Verify,
 };
 
 use crate::Deadline;
@@ -38,6 +38,9 @@ pub trait SearchBackend: Send + Sync {
         params: SearchParams,
         deadline: Deadline,
     ) -> BoxFuture<'_, Vec<Result<Vec<Neighbor>, BackendError>>>;
+
+    /// How [`Self::search`] answers these arguments.
+    fn plan(&self, k: usize, filter: Option<&Bitmap>, params: &SearchParams) -> Plan;
 
     /// Values of one row.
     fn width(&self) -> usize;
@@ -107,6 +110,10 @@ impl SearchBackend for InProcess {
             task.await
                 .unwrap_or_else(|_| (0..n_queries).map(|_| Err(BackendError::Stopped)).collect())
         })
+    }
+
+    fn plan(&self, k: usize, filter: Option<&Bitmap>, params: &SearchParams) -> Plan {
+        self.index.plan(k, filter, params)
     }
 
     fn width(&self) -> usize {

@@ -1,5 +1,6 @@
 use std::time::Duration;
 
+use index::Plan;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use store::{Facet, Filter};
@@ -81,6 +82,8 @@ pub struct SearchOptions {
     pub rerank: Option<RerankRequest>,
     /// Search exhaustively even where a faster, approximate index exists.
     pub exact: bool,
+    /// How many candidates a walk through a graph keeps; the index has a default.
+    pub ef: Option<usize>,
     /// Prompt used in place of the model's query prompt.
     pub prompt: Option<String>,
     /// What to return of each passage.
@@ -101,6 +104,7 @@ impl Default for SearchOptions {
             candidates: 100,
             rerank: None,
             exact: false,
+            ef: None,
             prompt: None,
             include: Include {
                 text: true,
@@ -230,6 +234,8 @@ pub struct SearchResponse {
     /// What was left out for lack of time, by name: `rerank_skipped`, and `score_threshold_skipped` with it, because a
     /// threshold for scores of the cross-encoder says nothing about others.
     pub degraded: Vec<&'static str>,
+    /// How vectors were searched, where they were.
+    pub plan: Option<Plan>,
     /// Whether the first stage is the exact ranking by vector over the stored rows.
     pub exact: bool,
 }

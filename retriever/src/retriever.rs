@@ -3,7 +3,7 @@ use std::time::Instant;
 
 use collection::{Generation, Manifest};
 use corpus::{Passage, Query, Schema, Template, TemplateError};
-use index::{Bitmap, Neighbor, SearchParams};
+use index::{Bitmap, Neighbor, Plan, SearchParams};
 use serde::Deserialize;
 use serde_json::Value;
 use store::{FilterError, LexicalHit, Store};
@@ -151,7 +151,6 @@ pub struct Retriever {
     schema: Arc<Schema>,
     query_template: Template,
     passage_template: Template,
-    exact: bool,
 }
 
 impl Retriever {
@@ -201,7 +200,6 @@ impl Retriever {
                 source,
             })?,
         };
-        let exact = index.capabilities().exact;
         let backend = Box::new(InProcess::new(index));
         Ok(Self {
             generation,
@@ -210,7 +208,6 @@ impl Retriever {
             schema: Arc::new(schema),
             query_template,
             passage_template,
-            exact,
         })
     }
 
@@ -303,12 +300,20 @@ impl Retriever {
         }
 
         let search_start = Instant::now();
-        let dense = match options.mode {
-            Mode::Lexical => vec![Vec::new(); n_queries],
+        let params = SearchParams {
+            exact: options.exact,
+            ef: options.ef,
+            ..SearchParams::default()
+        };
+        let (dense, plan) = match options.mode {
+            Mode::Lexical => (vec![Vec::new(); n_queries], None),
             Mode::Dense | Mode::Hybrid(_) => {
                 let filter = selection.passages.clone();
-                self.search_dense(encoded.values, depth, filter, options)
-                    .await?
+                let plan = self.backend.plan(depth, filter.as_deref(), &params);
+                let lists = self
+                    .search_dense(encoded.values, depth, filter, params, options.deadline)
+                    .await?;
+                (lists, Some(plan))
             }
         };
         let lexical = match (&texts, options.mode) {
@@ -370,7 +375,7 @@ impl Retriever {
                 None => {}
             }
             let hits = self.page(&found.list, options)?;
-            let exact = options.mode == Mode::Dense && self.exact;
+            let exact = options.mode == Mode::Dense && plan.is_some_and(Plan::is_exact);
             answers.push(SearchResponse {
                 hits,
                 total: found.total,
@@ -378,6 +383,7 @@ impl Retriever {
                 timing,
                 usage,
                 degraded,
+                plan,
                 exact,
             });
         }
@@ -459,15 +465,12 @@ impl Retriever {
         queries: Vec<f32>,
         depth: usize,
         filter: Option<Arc<Bitmap>>,
-        options: &SearchOptions,
+        params: SearchParams,
+        deadline: Deadline,
     ) -> Result<Vec<Vec<Neighbor>>, SearchError> {
-        let params = SearchParams {
-            exact: options.exact,
-            ..SearchParams::default()
-        };
         let lists = self
             .backend
-            .search(queries, depth, filter, params, options.deadline)
+            .search(queries, depth, filter, params, deadline)
             .await;
         lists
             .into_iter()

@@ -54,6 +54,8 @@ pub struct Limits {
     pub top_k: usize,
     /// `offset + top_k` of a search.
     pub window: usize,
+    /// Candidates that a walk through a graph keeps.
+    pub ef: usize,
     /// Passages that one search reranks.
     pub rerank_candidates: usize,
     /// Filters within one another.
@@ -94,6 +96,7 @@ impl Default for Limits {
         Self {
             top_k: 1000,
             window: 10_000,
+            ef: 10_000,
             rerank_candidates: 200,
             filter_depth: filter.depth,
             filter_conditions: filter.conditions,

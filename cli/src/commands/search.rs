@@ -108,6 +108,9 @@ pub struct HowArgs {
     /// Search exhaustively even where an approximate index exists.
     #[arg(long)]
     exact: bool,
+    /// Candidates that a walk through a graph keeps: more find more and take longer.
+    #[arg(long, value_name = "N", conflicts_with = "exact")]
+    ef: Option<usize>,
     /// Alias or generation to search.
     #[arg(long, default_value = "live", value_name = "NAME")]
     pub generation: String,
@@ -131,6 +134,7 @@ impl HowArgs {
             rerank: Some(reranker.into()),
             rerank_candidates: 20,
             exact: false,
+            ef: None,
             generation: collection::LIVE.to_owned(),
             verify: false,
         }
@@ -157,6 +161,7 @@ impl HowArgs {
             top_k: self.top_k,
             rerank,
             exact: self.exact,
+            ef: self.ef,
             ..SearchOptions::default()
         }
     }
@@ -375,6 +380,8 @@ struct Shown<'a> {
     facets: Ordered<Ordered<u64>>,
     total: Total,
     degraded: &'a [&'static str],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    plan: Option<&'static str>,
     exact: bool,
     usage: Usage,
     timing_ms: Value,
@@ -410,6 +417,7 @@ pub fn show(retriever: &Retriever, answer: &SearchResponse, output: &Output) -> 
         facets: server::write_facets(answer.facets.clone()),
         total: answer.total,
         degraded: &answer.degraded,
+        plan: answer.plan.map(|plan| plan.as_str()),
         exact: answer.exact,
         usage: answer.usage,
         timing_ms: json!({

@@ -16,6 +16,11 @@ pub enum Plan {
 }
 
 impl Plan {
+    /// Whether the answer is exact over the stored rows.
+    pub fn is_exact(self) -> bool {
+        matches!(self, Self::Scan | Self::FilteredScan)
+    }
+
     /// The name in explanations.
     pub fn as_str(self) -> &'static str {
         match self {

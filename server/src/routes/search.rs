@@ -105,6 +105,9 @@ fn resolve(
 ) -> Result<SearchRequest, ApiError> {
     let mut faults = Faults::default();
     faults.range("/top_k", body.top_k, 1, limits.top_k, "limits.top_k");
+    if let Some(ef) = body.search.ef {
+        faults.range("/search/ef", ef, 1, limits.ef, "limits.ef");
+    }
     let end = body.offset.saturating_add(body.top_k);
     if end > limits.window && body.top_k <= limits.top_k {
         // The number is that of `offset + top_k`, which the setting limits.
@@ -231,6 +234,7 @@ fn resolve(
             },
         }),
         exact: body.search.exact,
+        ef: body.search.ef,
         include: Include {
             text: body.include.contains(&IncludeField::Text),
             metadata: body.include.contains(&IncludeField::Metadata),
@@ -335,6 +339,7 @@ fn respond(
                 Relation::Gte => TotalRelation::Gte,
             },
         },
+        plan: answer.plan.map(|plan| plan.as_str().to_owned()),
         exact: answer.exact,
         usage: SearchUsage {
             query_tokens: answer.usage.query_tokens,

@@ -374,7 +374,7 @@ mod tests {
             r#"{"query": "a", "filter": {"must": [{"key": "b", "match": {"values": 1}}]}}"#,
             r#"{"query": "a", "hybrid": {"weights": {"lexical": 1}}}"#,
             r#"{"query": "a", "rerank": {"model": "b"}}"#,
-            r#"{"query": "a", "search": {"ef": 128}}"#,
+            r#"{"query": "a", "search": {"oversample": 2.0}}"#,
         ] {
             let error = serde_json::from_str::<SearchRequest>(body).unwrap_err();
             assert!(

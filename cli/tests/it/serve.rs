@@ -99,7 +99,10 @@ fn a_file_under_variables_is_served_until_sigterm() {
     assert_eq!(found["results"].as_array().unwrap().len(), 7);
     let (status, problem) = server.post(search, &json!({"query": "onions", "top_k": 8}));
     assert_eq!((status, &problem["errors"][0]["limit"]), (422, &json!(7)));
-    let (_, hybrid) = server.post(search, &json!({"query": "onions", "mode": "hybrid"}));
+    let (_, hybrid) = server.post(
+        search,
+        &json!({"query": "onions", "mode": "hybrid", "top_k": 7}),
+    );
     assert_eq!(hybrid["results"][0]["score"], 1.0, "{hybrid}");
     let (status, vectors) = server.post("/v1/embeddings", &json!({"model": "enc", "input": "a"}));
     assert_eq!(status, 200, "{vectors}");

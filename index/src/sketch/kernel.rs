@@ -7,7 +7,7 @@ use super::{LANES, Layout, QuerySketch};
 /// A row that a query's limit does not rule out.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Hit {
-    /// The bound; where it was no number, infinite.
+    /// The bound; infinite where it proves nothing.
     pub bound: f32,
     /// The bound without `|z|·b`.
     pub product: f32,
@@ -125,7 +125,7 @@ fn push(
     while mask != 0 {
         let lane = mask.trailing_zeros();
         let (bound, product) = (bounds[lane as usize], products[lane as usize]);
-        let bound = if bound.is_nan() { f32::INFINITY } else { bound };
+        let bound = if proves(bound) { bound } else { f32::INFINITY };
         hits.push(Hit {
             bound,
             product,
@@ -133,6 +133,12 @@ fn push(
         });
         mask &= mask - 1;
     }
+}
+
+/// Neither −∞ nor NaN proves anything: both can come from overflow.
+#[inline(always)]
+fn proves(bound: f32) -> bool {
+    bound > f32::NEG_INFINITY
 }
 
 /// The bounds of a block from its sums, and the rows that reach the limit.
@@ -157,7 +163,7 @@ fn finish(
         }
         let bound = product + number(1, lane) * query.rest;
         (bounds[lane], products[lane]) = (bound, product);
-        mask |= u16::from(bound >= limit || bound.is_nan()) << lane;
+        mask |= u16::from(bound >= limit || !proves(bound)) << lane;
     }
     (mask, bounds, products)
 }
@@ -379,7 +385,9 @@ mod x86_64 {
                     let bound = _mm512_fmadd_ps(z, _mm512_set1_ps(queries[q].rest), product);
                     let reached =
                         _mm512_cmp_ps_mask::<_CMP_NLT_UQ>(bound, _mm512_set1_ps(limits[q]));
-                    let mask = reached & keep[b];
+                    let lowest = _mm512_set1_ps(f32::NEG_INFINITY);
+                    let overflowed = _mm512_cmp_ps_mask::<_CMP_EQ_OQ>(bound, lowest);
+                    let mask = (reached | overflowed) & keep[b];
                     if mask != 0 {
                         let (mut bounds, mut products) = ([0.0; LANES], [0.0; LANES]);
                         _mm512_storeu_ps(bounds.as_mut_ptr(), bound);

@@ -227,6 +227,15 @@ proptest! {
 }
 
 #[test]
+fn sums_that_overflow_downwards_prove_nothing() {
+    // Products far below the smallest `f32`, and rests that lift them again.
+    let mut random = Random(9436120421012143803);
+    let rows = Kind::AllScales.vectors(&mut random, 443, 49, true);
+    let query = Kind::Duplicates.vectors(&mut random, 1, 49, true);
+    check_search(Metric::InnerProduct, 49, &rows, &query, 5, None);
+}
+
+#[test]
 fn many_queries_of_real_width() {
     for metric in METRICS {
         let mut random = Random(7);

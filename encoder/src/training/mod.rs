@@ -31,6 +31,7 @@ mod linear;
 mod matrix;
 mod network;
 mod parameter;
+mod register;
 mod stack;
 mod t5;
 mod words;

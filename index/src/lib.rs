@@ -13,6 +13,7 @@
 
 #[cfg(feature = "hnsw-rs")]
 mod baseline;
+mod components;
 mod error;
 mod graph;
 mod kernel;

@@ -1,13 +1,12 @@
 //! The directions that codes are taken along.
 
-use nalgebra::{DMatrix, SymmetricEigen};
+use nalgebra::DMatrix;
 
 use super::codes::{HEADER, LINE};
+pub(super) use crate::components::MAX_WIDTH;
+use crate::components::{components, mean, random_rotation, sample};
 use crate::rows::Rows;
-use crate::sketch::{MAX_PROJECTED_WIDTH, random_rotation};
 
-/// Rows that the directions are learned from, spread evenly over all.
-const SAMPLE_ROWS: usize = 8192;
 /// The directions keep at least so much of the rows' variance. Below that, near neighbors that the rest would tell
 /// apart tie; measured on embeddings of sentences and on a synthetic mixture.
 const KEPT: f64 = 0.95;
@@ -21,41 +20,26 @@ pub(super) struct Directions {
     pub basis: Vec<f32>,
 }
 
-/// Widest row that a graph is built over: the eigenvectors of a wider one take too long to find.
-pub(super) const MAX_WIDTH: usize = MAX_PROJECTED_WIDTH;
-
 impl Directions {
     /// Learns from some of the rows; there is at least one. The same rows give the same directions.
     ///
     /// There are as many as fill the cache lines of a record. `None` when the components cannot be found.
     pub fn learn(rows: Rows<'_>) -> Option<Self> {
-        let (width, n_rows) = (rows.width, rows.len());
-        let n_sample = n_rows.min(SAMPLE_ROWS);
-        let sample: Vec<_> = (0..n_sample)
-            .map(|i| rows.row(i * n_rows / n_sample))
-            .collect();
-        let mut center = vec![0.0_f64; width];
-        for row in &sample {
-            for (sum, &x) in center.iter_mut().zip(&**row) {
-                *sum += f64::from(x) / n_sample as f64;
-            }
-        }
+        let sample = sample(rows);
+        let center = mean(&sample, rows.width);
         // One row a column, scaled so that no product overflows.
         let values = sample.iter().flat_map(|row| &**row);
         let largest = values.fold(f32::MIN_POSITIVE, |largest, x| largest.max(x.abs()));
-        let columns = DMatrix::from_fn(width, n_sample, |i, j| {
+        let columns = DMatrix::from_fn(rows.width, sample.len(), |i, j| {
             (f64::from(sample[j][i]) - center[i]) / f64::from(largest)
         });
-        let eigen = SymmetricEigen::try_new(&columns * columns.transpose(), f64::EPSILON, 0)?;
-        let mut order: Vec<usize> = (0..width).collect();
-        order.sort_by(|&a, &b| eigen.eigenvalues[b].total_cmp(&eigen.eigenvalues[a]));
-        let variances: Vec<f64> = order
-            .iter()
-            .map(|&i| eigen.eigenvalues[i].max(0.0))
-            .collect();
+        let (components, mut variances) = components(&columns)?;
+        variances
+            .iter_mut()
+            .for_each(|variance| *variance = variance.max(0.0));
 
         let n_directions = choose(&variances);
-        let components = eigen.eigenvectors.select_columns(&order[..n_directions]);
+        let components = components.columns(0, n_directions);
         let basis = components * random_rotation(n_directions); // (width, n): nalgebra stores columns
         Some(Self {
             center: center.into_iter().map(|sum| sum as f32).collect(),

@@ -63,7 +63,7 @@ use std::ops::Range;
 use std::path::Path;
 
 pub(crate) use kernel::{Hit, Kernel, Span, dot};
-pub(crate) use projection::{Coordinates, MAX_PROJECTED_WIDTH, Projection, random_rotation};
+pub(crate) use projection::{Coordinates, Projection};
 pub(crate) use query::QuerySketch;
 pub(crate) use write::{MIN_SKETCHED_ROWS, write};
 

@@ -1,21 +1,15 @@
 //! The directions in which rows differ most.
 
-use std::borrow::Cow;
-
-use nalgebra::{DMatrix, SymmetricEigen};
+use nalgebra::DMatrix;
 
 use compute::Simd;
 
 use crate::Metric;
+use crate::components::{MAX_WIDTH, components, mean, random_rotation, sample};
 use crate::kernel::{first_pass, inner_product_f64};
 use crate::metric::norm;
 use crate::rows::Rows;
 
-/// Widest row that is projected: the eigenvectors of a wider one take too long to find.
-pub(crate) const MAX_PROJECTED_WIDTH: usize = 2048;
-
-/// Rows that the directions are learned from, spread evenly over all.
-const SAMPLE_ROWS: usize = 8192;
 /// Rows of the sample that play the query when the number of directions is chosen.
 const SAMPLE_QUERIES: usize = 64;
 /// Directions are added in such steps.
@@ -69,22 +63,21 @@ pub(crate) struct Coordinates {
 impl Projection {
     /// Learns from some of the rows. The same rows give the same projection.
     ///
-    /// `None` when the width is beyond [`MAX_PROJECTED_WIDTH`] or the components cannot be found.
+    /// `None` when the width is beyond [`MAX_WIDTH`] or the components cannot be found.
     pub fn learn(rows: Rows<'_>, metric: Metric) -> Option<Self> {
-        let (width, n_rows) = (rows.width, rows.len());
-        if width > MAX_PROJECTED_WIDTH {
+        let width = rows.width;
+        if width > MAX_WIDTH {
             return None;
         }
-        let n_sample = n_rows.min(SAMPLE_ROWS);
-        let sample = |i: usize| rows.row(i * n_rows / n_sample);
-        let center = match metric {
-            Metric::L2 => mean((0..n_sample).map(sample), width),
+        let sample = sample(rows);
+        let center: Vec<f32> = match metric {
+            Metric::L2 => mean(&sample, width).iter().map(|&x| x as f32).collect(),
             Metric::InnerProduct | Metric::Cosine => vec![0.0; width],
         };
         // One row a column. The length of a row must not decide where the directions of all lie.
-        let mut columns = DMatrix::<f64>::zeros(width, n_sample);
-        for (i, mut column) in columns.column_iter_mut().enumerate() {
-            for (to, (&x, &c)) in column.iter_mut().zip(sample(i).iter().zip(&center)) {
+        let mut columns = DMatrix::<f64>::zeros(width, sample.len());
+        for (mut column, row) in columns.column_iter_mut().zip(&sample) {
+            for (to, (&x, &c)) in column.iter_mut().zip(row.iter().zip(&center)) {
                 *to = f64::from(x) - f64::from(c);
             }
             let norm = column.norm();
@@ -92,13 +85,9 @@ impl Projection {
                 column /= norm;
             }
         }
-        let moments = &columns * columns.transpose();
-        let eigen = SymmetricEigen::try_new(moments, f64::EPSILON, 0)?;
-        let mut order: Vec<usize> = (0..width).collect();
-        order.sort_by(|&a, &b| eigen.eigenvalues[b].total_cmp(&eigen.eigenvalues[a]));
-        let components = eigen.eigenvectors.select_columns(&order);
+        let (components, _) = components(&columns)?;
 
-        let n_head = choose(&(components.transpose() * &columns), n_rows);
+        let n_head = choose(&(components.transpose() * &columns), rows.len());
         let mut basis = DMatrix::zeros(width, width); // a direction a column
         for (from, n) in [(0, n_head), (n_head, width - n_head)] {
             if n == 0 {
@@ -156,7 +145,7 @@ impl Projection {
     }
 }
 
-/// Far above the relative error of any sum here in `f64`, of at most [`MAX_PROJECTED_WIDTH`] terms.
+/// Far above the relative error of any sum here in `f64`, of at most [`MAX_WIDTH`] terms.
 pub(crate) const ROUNDING: f64 = 1.0 / (1_u64 << 36) as f64;
 
 /// The bound for directions `H` with `‖HHᵀ − I‖ ≤ defect`: the nearest orthonormal `U` has `‖H − U‖ ≤ defect`, so
@@ -169,17 +158,6 @@ fn slack(width: usize, defect: f64) -> f64 {
     let rounding = width.sqrt() * (width / 4.0 + 5.0) * u;
     let one = (defect + rounding) * (1.0 + ROUNDING) + u;
     (2.0 + one) * one + ROUNDING
-}
-
-fn mean<'a>(rows: impl ExactSizeIterator<Item = Cow<'a, [f32]>>, width: usize) -> Vec<f32> {
-    let n = rows.len() as f64;
-    let mut sums = vec![0.0; width];
-    for row in rows {
-        for (sum, &x) in sums.iter_mut().zip(&*row) {
-            *sum += f64::from(x) / n;
-        }
-    }
-    sums.into_iter().map(|sum| sum as f32).collect()
 }
 
 /// The number of leading components for which the heads and the rows they do not rule out cost least.
@@ -238,22 +216,3 @@ fn choose(coordinates: &DMatrix<f64>, n_rows: usize) -> usize {
 
 /// What 8 bits a coordinate add to the bound, of unit vectors; measured on rows and queries of encoders.
 const QUANTIZATION: f64 = 0.016;
-
-/// A random rotation: the orthogonal factor of a matrix of normal numbers, from a fixed seed.
-pub(crate) fn random_rotation(n: usize) -> DMatrix<f64> {
-    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
-    let mut uniform = || {
-        // xorshift64*
-        state ^= state >> 12;
-        state ^= state << 25;
-        state ^= state >> 27;
-        (state.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 11) as f64 / (1_u64 << 53) as f64
-    };
-    let normal = || {
-        // Box and Muller
-        let radius = (-2.0 * (1.0 - uniform()).ln()).sqrt();
-        radius * (std::f64::consts::TAU * uniform()).cos()
-    };
-    let mut normal = normal;
-    DMatrix::from_fn(n, n, |_, _| normal()).qr().q()
-}

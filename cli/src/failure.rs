@@ -137,8 +137,12 @@ fn classify(error_chain: &anyhow::Error) -> (Exit, Option<String>) {
                 _ => return (Exit::Failed, Some(MODEL.to_owned())),
             }
         }
-        if let Some(SearchError::Filter(_) | SearchError::Facets(_) | SearchError::Weights(_)) =
-            cause.downcast_ref()
+        if let Some(
+            SearchError::Filter(_)
+            | SearchError::Facets(_)
+            | SearchError::GroupField { .. }
+            | SearchError::Weights(_),
+        ) = cause.downcast_ref()
         {
             return (Exit::Usage, None);
         }

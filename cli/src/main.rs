@@ -8,6 +8,7 @@ mod commands;
 mod failure;
 mod filter;
 mod fusion;
+mod group;
 mod interrupt;
 mod model;
 mod npy;

@@ -113,3 +113,15 @@ pub fn table(header: &[&str], numbers: &[&str], rows: Vec<Vec<String>>) -> Strin
     }
     format!("{table}\n")
 }
+
+/// The first characters of a text on one line, cut at a word.
+pub fn beginning(text: &str, max_chars: usize) -> String {
+    let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    match line.char_indices().nth(max_chars) {
+        None => line,
+        Some((end, _)) => {
+            let cut = line[..end].rfind(' ').unwrap_or(end);
+            format!("{}…", &line[..cut])
+        }
+    }
+}

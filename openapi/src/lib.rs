@@ -7,6 +7,7 @@
 mod collections;
 mod embeddings;
 mod filter;
+mod group;
 mod health;
 mod object;
 mod ordered;
@@ -23,6 +24,7 @@ pub use embeddings::{
     EmbeddingValues, EncodingFormat, InputType, OpenAiError, OpenAiErrorBody,
 };
 pub use filter::{Condition, FieldKey, Filter, Match, Range};
+pub use group::{GroupScore, GroupScoreMethod, HitDocument, SearchGroup};
 pub use health::{Health, HealthStatus};
 pub use object::object;
 pub use ordered::Ordered;

@@ -4,7 +4,7 @@ use utoipa::ToSchema;
 
 use crate::filter::filter_or_null;
 use crate::object::{object, object_or_null};
-use crate::{Filter, Ordered};
+use crate::{Filter, GroupScore, HitDocument, Ordered, SearchGroup};
 
 /// A search by text or by vector: exactly one of `query` and `vector` is given.
 #[derive(Clone, Debug, PartialEq, Deserialize, ToSchema)]
@@ -39,6 +39,17 @@ pub struct SearchRequest {
     /// are left out; before, the fused one with `"mode": "hybrid"`, else that of vectors or words.
     #[serde(default)]
     pub score_threshold: Option<f32>,
+    /// Returns `groups` in place of `results`, and counts them by `top_k` and `offset`: `document` puts the passages together
+    /// that a document was split into, the name of a keyword field those with a value in common.
+    #[serde(default)]
+    pub group_by: Option<String>,
+    /// Passages shown of each group, 1 unless given. Limit: `limits.top_k`.
+    #[serde(default)]
+    #[schema(minimum = 1)]
+    pub group_size: Option<usize>,
+    /// How a group is scored; by its best passage unless given.
+    #[serde(default, deserialize_with = "object_or_null")]
+    pub group_score: Option<GroupScore>,
     /// Options of `"mode": "hybrid"`.
     #[serde(default, deserialize_with = "object_or_null")]
     pub hybrid: Option<HybridOptions>,
@@ -211,8 +222,11 @@ pub enum IncludeField {
     "request_id": "01K9ZP0Q6W3M4T7V8XKJ2C5D9E"
 }))]
 pub struct SearchResponse {
-    /// The passages, best first.
+    /// The passages, best first; none with `group_by`.
     pub results: Vec<SearchHit>,
+    /// The groups, best first, with `group_by`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub groups: Option<Vec<SearchGroup>>,
     /// For each field asked for, how many of the passages that pass the filter have each value: at most 100 values, by count
     /// descending, then by value. A passage with several values counts once for each.
     #[serde(default, skip_serializing_if = "Ordered::is_empty")]
@@ -222,7 +236,9 @@ pub struct SearchResponse {
     /// with a threshold, those above it.
     pub total: SearchTotal,
     /// What was left out for lack of time: `rerank_skipped`, and with it `score_threshold_skipped`, because a threshold for
-    /// scores of the cross-encoder says nothing about others.
+    /// scores of the cross-encoder says nothing about others. With `group_by`: `groups_missing` where there may be more groups
+    /// than were found among 10,000 passages, `group_scores_partial` where passages that were not ranked might count in a sum
+    /// or mean.
     pub degraded: Vec<String>,
     /// What may make the answer less than it could be, in words: queries encoded in 8-bit arithmetic against vectors that were
     /// not, or the other way round; facets with more values than are counted.
@@ -276,6 +292,9 @@ pub struct SearchHit {
     pub rank: usize,
     /// The score of every stage that saw it.
     pub scores: HitScores,
+    /// Where it lies in its document, when documents were split into passages.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub document: Option<HitDocument>,
     /// Title, with `"include": ["text"]`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub title: Option<String>,

@@ -10,8 +10,11 @@
 mod backend;
 mod candidates;
 mod deadline;
+mod error;
 mod fingerprint;
 mod fusion;
+mod group;
+mod memory;
 mod models;
 mod request;
 mod retriever;
@@ -19,15 +22,17 @@ mod selection;
 
 pub use backend::{BackendError, InProcess, SearchBackend};
 pub use deadline::Deadline;
+pub use error::{OpenError, SearchError};
 pub use fingerprint::{ArithmeticMismatch, FingerprintError, check_arithmetic, check_encoder};
 pub use fusion::{Fused, Fusion, FusionMethod, Weights};
+pub use group::{Group, GroupBy, GroupScore, Grouping};
 pub use models::{
     DirectEncoder, DirectReranker, Encoded, ModelError, QueryEncoder, Reranked, Reranker,
 };
 pub use request::{
-    Hit, Include, Mode, OnTimeout, QueryInput, Relation, RerankRequest, Scores, SearchOptions,
-    SearchRequest, SearchResponse, Timing, Total, Usage,
+    Hit, HitDocument, Include, Mode, OnTimeout, QueryInput, Relation, RerankRequest, Scores,
+    SearchOptions, SearchRequest, SearchResponse, Timing, Total, Usage,
 };
-pub use retriever::{OpenConfig, OpenError, Retriever, SearchError};
+pub use retriever::{OpenConfig, Retriever};
 pub use selection::MAX_FACET_VALUES;
 pub use store::{Bounds, Condition, Facet, FieldFault, Filter, FilterError, FilterLimits, Test};

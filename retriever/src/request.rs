@@ -3,9 +3,10 @@ use std::time::Duration;
 use index::Plan;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+use store::DocumentPart;
 use store::{Facet, Filter};
 
-use crate::{Deadline, Fusion};
+use crate::{Deadline, Fusion, Group, Grouping};
 
 /// What is searched for.
 #[derive(Clone, Debug, PartialEq)]
@@ -72,6 +73,8 @@ pub struct SearchOptions {
     /// Leaves out passages with a lower [`Hit::score`], which is that of the stage that made the order: the cross-encoder
     /// where it ran (what it did not read is left out), else the fusion or the one source.
     pub score_threshold: Option<f32>,
+    /// Answers by group; hits are then counted and skipped by group.
+    pub group: Option<Grouping>,
     /// Hits returned.
     pub top_k: usize,
     /// Hits skipped before the first one returned.
@@ -99,6 +102,7 @@ impl Default for SearchOptions {
             filter: None,
             facets: Vec::new(),
             score_threshold: None,
+            group: None,
             top_k: 10,
             offset: 0,
             candidates: 100,
@@ -155,6 +159,9 @@ pub struct Hit {
     pub score: f32,
     /// The scores of all stages.
     pub scores: Scores,
+    /// Where it lies in its document, when documents were split into passages.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub document: Option<HitDocument>,
     /// Title, when asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub title: Option<String>,
@@ -164,6 +171,30 @@ pub struct Hit {
     /// Metadata, when asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub metadata: Option<Map<String, Value>>,
+}
+
+/// The part of a document that a passage is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct HitDocument {
+    /// Id of the document.
+    pub id: String,
+    /// Place of the passage among those of the document, from 0.
+    pub passage: u32,
+    /// Its first character in the document's text.
+    pub start: u32,
+    /// The character after its last.
+    pub end: u32,
+}
+
+impl From<DocumentPart<'_>> for HitDocument {
+    fn from(part: DocumentPart<'_>) -> Self {
+        Self {
+            id: part.document.to_owned(),
+            passage: part.number,
+            start: part.characters.start,
+            end: part.characters.end,
+        }
+    }
 }
 
 /// Where the time of an answer went. For a batch, the time of the whole batch.
@@ -220,8 +251,10 @@ pub enum Relation {
 /// The answer to one search.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SearchResponse {
-    /// The passages, best first.
+    /// The passages, best first; none where they are grouped.
     pub hits: Vec<Hit>,
+    /// The groups, best first.
+    pub groups: Vec<Group>,
     /// How many passages the ranking has: those that pass the filter, in lexical search those with a word of the query,
     /// above the threshold where there is one.
     pub total: Total,

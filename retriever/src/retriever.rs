@@ -2,19 +2,19 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use collection::{Generation, Manifest};
-use corpus::{Passage, Query, Schema, Template, TemplateError};
+use corpus::{Passage, Query, Schema, Template};
 use index::{Bitmap, Neighbor, Plan, SearchParams};
 use serde::Deserialize;
 use serde_json::Value;
-use store::{FilterError, LexicalHit, Store};
+use store::{LexicalHit, Store};
 
 use crate::backend::open_index;
 use crate::candidates::{Candidate, Candidates};
 use crate::selection::Selection;
 use crate::{
-    BackendError, Deadline, Encoded, Hit, InProcess, Mode, ModelError, OnTimeout, QueryEncoder,
-    QueryInput, RerankRequest, Reranker, SearchBackend, SearchOptions, SearchRequest,
-    SearchResponse, Timing, Usage, Weights,
+    Deadline, Encoded, Hit, InProcess, Mode, ModelError, OnTimeout, OpenError, QueryEncoder,
+    QueryInput, RerankRequest, Reranker, SearchBackend, SearchError, SearchOptions, SearchRequest,
+    SearchResponse, Timing, Usage,
 };
 
 /// How a generation is opened.
@@ -22,123 +22,6 @@ use crate::{
 pub struct OpenConfig {
     /// Reads every byte and compares checksums; without it only headers and lengths are checked.
     pub verify: bool,
-}
-
-/// Why a generation could not be opened for search.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum OpenError {
-    /// The vectors cannot be read.
-    #[error("cannot open the vectors of generation `{generation}`")]
-    Index {
-        /// The generation.
-        generation: String,
-        /// Why.
-        source: index::OpenError,
-    },
-    /// The texts cannot be read.
-    #[error("cannot open the texts of generation `{generation}`")]
-    Store {
-        /// The generation.
-        generation: String,
-        /// Why.
-        source: store::StoreError,
-    },
-    /// Parts of one generation disagree.
-    #[error(
-        "{part} holds {found} passages, the manifest of generation `{generation}` says {expected}"
-    )]
-    Count {
-        /// The generation.
-        generation: String,
-        /// `index` or `store`.
-        part: &'static str,
-        /// What the manifest says.
-        expected: u64,
-        /// What the part holds.
-        found: u64,
-    },
-    /// The metadata fields of the manifest cannot be read.
-    #[error("metadata fields of generation `{generation}`")]
-    Schema {
-        /// The generation.
-        generation: String,
-        /// Why.
-        source: serde_json::Error,
-    },
-    /// A template of the manifest cannot be read.
-    #[error("template of generation `{generation}`")]
-    Template {
-        /// The generation.
-        generation: String,
-        /// Why.
-        source: TemplateError,
-    },
-}
-
-/// Why a search gave no answer.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum SearchError {
-    /// The vector of a query has the wrong width.
-    #[error("query vector has {given} values, index width is {expected}")]
-    Width {
-        /// Values given.
-        given: usize,
-        /// Values of a row.
-        expected: usize,
-    },
-    /// The query vector cannot be compared with rows.
-    #[error("query vector holds a value that is not finite at position {position}")]
-    NotFinite {
-        /// Position of the value.
-        position: usize,
-    },
-    /// Lexical search needs text.
-    #[error("{mode} search needs a query text, a vector was given")]
-    TextNeeded {
-        /// `lexical`, `hybrid` or `rerank`.
-        mode: &'static str,
-    },
-    /// A batch mixes texts and vectors.
-    #[error("batch mixes query texts and query vectors")]
-    MixedBatch,
-    /// Reranking was asked for and there is no cross-encoder.
-    #[error("no reranker is loaded")]
-    NoReranker,
-    /// The filter does not fit the collection.
-    #[error("the filter does not fit the collection")]
-    Filter(#[source] FilterError),
-    /// A field cannot be counted.
-    #[error("the facets do not fit the collection")]
-    Facets(#[source] FilterError),
-    /// The sources of a hybrid search cannot be weighed so.
-    #[error(
-        "weights {} and {} of a hybrid search, expected numbers from 0 on, one of them above",
-        .0.dense, .0.bm25
-    )]
-    Weights(Weights),
-    /// The encoder gave no vector.
-    #[error("cannot encode the query")]
-    Encode(#[source] ModelError),
-    /// The cross-encoder gave no scores.
-    #[error("cannot rerank")]
-    Rerank(#[source] ModelError),
-    /// The index gave no neighbors.
-    #[error("cannot search the index")]
-    Backend(#[source] BackendError),
-    /// A passage cannot be read.
-    #[error("cannot read a passage")]
-    Store(#[source] store::StoreError),
-    /// The deadline passed between two steps.
-    #[error("deadline passed before {step}")]
-    DeadlineExceeded {
-        /// The step that was not begun.
-        step: &'static str,
-    },
-    /// The search ended without an answer.
-    #[error("search stopped without an answer")]
-    Stopped,
 }
 
 /// One generation of a collection, open for reading.
@@ -185,6 +68,17 @@ impl Retriever {
                 });
             }
         }
+        let (expected, found) = (
+            manifest.counts.documents,
+            store.n_documents().map_or(0, u64::from),
+        );
+        if found != expected {
+            return Err(OpenError::Documents {
+                generation: name,
+                expected,
+                found,
+            });
+        }
         let template = |text: &str| {
             Template::parse(text).map_err(|source| OpenError::Template {
                 generation: name.clone(),
@@ -229,6 +123,11 @@ impl Retriever {
         &self.store
     }
 
+    /// Its texts, for a task of their own.
+    pub(crate) fn shared_store(&self) -> Arc<Store> {
+        Arc::clone(&self.store)
+    }
+
     /// The metadata fields, by which a filter may select.
     #[must_use]
     pub fn schema(&self) -> &Schema {
@@ -268,6 +167,10 @@ impl Retriever {
         encoder: &dyn QueryEncoder,
         reranker: Option<&dyn Reranker>,
     ) -> Result<Vec<SearchResponse>, SearchError> {
+        if let Some(grouping) = &options.group {
+            let groups = self.search_groups(queries, options, grouping, encoder, reranker);
+            return Box::pin(groups).await;
+        }
         let start = Instant::now();
         let n_queries = queries.len();
         let (texts, vectors) = split(queries)?;
@@ -378,6 +281,7 @@ impl Retriever {
             let exact = options.mode == Mode::Dense && plan.is_some_and(Plan::is_exact);
             answers.push(SearchResponse {
                 hits,
+                groups: Vec::new(),
                 total: found.total,
                 facets: selection.facets.clone(),
                 timing,
@@ -581,8 +485,10 @@ impl Retriever {
                     (id.to_string(), None, None, None)
                 }
             };
+            let part = self.store.document_part(candidate.ordinal);
             hits.push(Hit {
                 ordinal: candidate.ordinal,
+                document: part.map_err(SearchError::Store)?.map(Into::into),
                 id,
                 rank: options.offset + position + 1,
                 score: candidate.score,

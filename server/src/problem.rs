@@ -172,6 +172,10 @@ impl ApiError {
             ),
             SearchError::Filter(error) => Self::fields(vec![filter_fault("/filter", error)]),
             SearchError::Facets(error) => Self::fields(vec![filter_fault("/facets", error)]),
+            SearchError::GroupField { kind, .. } => match kind {
+                Some(_) => Self::field("/group_by", "unsupported", "is not a keyword field"),
+                None => Self::field("/group_by", "unknown_value", "names no field"),
+            },
             SearchError::Encode(error) | SearchError::Rerank(error) => Self::model(error),
             SearchError::DeadlineExceeded { .. }
             | SearchError::Backend(BackendError::DeadlineExceeded) => Self::deadline_exceeded(),

@@ -7,9 +7,9 @@ use corpus::{Run, Scored};
 use encoder::Arithmetic;
 use openapi::Ordered;
 use retriever::{
-    DirectEncoder, DirectReranker, Fusion, Hit, Include, Mode, OpenConfig, QueryEncoder,
-    QueryInput, Relation, RerankRequest, Reranker, Retriever, SearchOptions, SearchRequest,
-    SearchResponse, Total, Usage, Weights,
+    DirectEncoder, DirectReranker, Fusion, Group, Grouping, Hit, Include, Mode, OpenConfig,
+    QueryEncoder, QueryInput, Relation, RerankRequest, Reranker, Retriever, SearchOptions,
+    SearchRequest, SearchResponse, Total, Usage, Weights,
 };
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -17,6 +17,7 @@ use serde_json::{Value, json};
 use crate::failure::{Exit, Failure};
 use crate::filter;
 use crate::fusion::{FusionName, weights};
+use crate::group::{GroupArgs, groups_table};
 use crate::model::{self, ModelArgs};
 use crate::output::{self, Output};
 use crate::progress::Progress;
@@ -33,6 +34,7 @@ const BATCH: usize = 256;
   trawl search data/docs \"reset a password\" --hybrid --fusion weighted --weights 0.7,0.3
   trawl search data/docs \"reset a password\" --filter 'lang=en year>=2020' --filter 'lang!=de' --facets lang,year
   trawl search data/docs \"reset a password\" --filter '{\"should\": [{\"key\": \"lang\", \"match\": {\"any\": [\"en\", \"de\"]}}]}'
+  trawl search data/books \"who sailed west\" --group-by document --group-size 3
   trawl search data/docs --queries queries.jsonl -k 100 --run-out run.trec
   trawl search data/docs --vectors queries.npy --ids queries.ids -k 100 --run-out run.trec")]
 pub struct SearchArgs {
@@ -99,6 +101,8 @@ pub struct HowArgs {
     /// Leave out hits with a lower score: that of the reranker where there is one, else the fused one or the source's.
     #[arg(long, value_name = "SCORE", allow_negative_numbers = true)]
     score_threshold: Option<f32>,
+    #[command(flatten)]
+    group: GroupArgs,
     /// Cross-encoder (directory or name) that reorders the first hits; `trawl-reranker-small` is in this binary.
     #[arg(long, value_name = "DIR|NAME")]
     rerank: Option<PathBuf>,
@@ -131,6 +135,7 @@ impl HowArgs {
             rrf_k: 60,
             filter: Vec::new(),
             score_threshold: None,
+            group: GroupArgs::default(),
             rerank: Some(reranker.into()),
             rerank_candidates: 20,
             exact: false,
@@ -158,6 +163,7 @@ impl HowArgs {
         SearchOptions {
             mode,
             score_threshold: self.score_threshold,
+            group: self.group.resolve(),
             top_k: self.top_k,
             rerank,
             exact: self.exact,
@@ -228,6 +234,16 @@ impl Session {
         })
     }
 
+    /// Answers by document where documents were split into passages and no other grouping was asked for: judgments are of
+    /// documents.
+    pub fn by_document(mut self) -> Self {
+        let is_split = self.retriever.store().n_documents().is_some();
+        if is_split && self.options.group.is_none() {
+            self.options.group = Some(Grouping::default());
+        }
+        self
+    }
+
     /// Answers one query text.
     pub fn search(&self, query: &str) -> anyhow::Result<SearchResponse> {
         let request = SearchRequest {
@@ -274,7 +290,7 @@ impl Session {
         for (position, batch) in queries.chunks(BATCH).enumerate() {
             let inputs = batch.iter().map(|(_, input)| input.clone()).collect();
             for ((id, _), answer) in batch.iter().zip(self.search_many(inputs)?) {
-                run.insert(id.clone(), scored(answer.hits));
+                run.insert(id.clone(), scored(run_hits(answer)));
             }
             let done = (position * BATCH + batch.len()) as u64;
             progress.update("search", "queries", done, queries.len() as u64);
@@ -289,6 +305,21 @@ impl Session {
 enum Asked {
     Texts,
     Vectors,
+}
+
+/// The hits of an answer, or its groups as if they were hits: their best passage with id and score of the group.
+fn run_hits(answer: SearchResponse) -> Vec<Hit> {
+    let of_group = |mut group: Group| {
+        let hit = (!group.hits.is_empty()).then(|| group.hits.swap_remove(0))?;
+        Some(Hit {
+            id: group.id,
+            rank: group.rank,
+            score: group.score,
+            ..hit
+        })
+    };
+    let groups = answer.groups.into_iter().filter_map(of_group);
+    answer.hits.into_iter().chain(groups).collect()
 }
 
 /// The hits of an answer with scores that fall as their ranks rise.
@@ -376,6 +407,8 @@ pub fn run(args: SearchArgs, output: &Output) -> anyhow::Result<()> {
 #[derive(Serialize)]
 struct Shown<'a> {
     results: &'a [Hit],
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    groups: &'a [Group],
     #[serde(skip_serializing_if = "Ordered::is_empty")]
     facets: Ordered<Ordered<u64>>,
     total: Total,
@@ -414,6 +447,7 @@ pub fn show(retriever: &Retriever, answer: &SearchResponse, output: &Output) -> 
     let ms = |duration: std::time::Duration| duration.as_secs_f64() * 1e3;
     let shown = Shown {
         results: &answer.hits,
+        groups: &answer.groups,
         facets: server::write_facets(answer.facets.clone()),
         total: answer.total,
         degraded: &answer.degraded,
@@ -429,7 +463,13 @@ pub fn show(retriever: &Retriever, answer: &SearchResponse, output: &Output) -> 
         model_fingerprint: &retriever.manifest().fingerprint_digest,
     };
     output.result(&shown, |shown| {
-        let mut text = hits_table(answer) + &of_how_many(answer);
+        let mut text = match answer.groups.as_slice() {
+            [] => hits_table(answer),
+            groups => groups_table(groups),
+        } + &of_how_many(answer);
+        if !answer.degraded.is_empty() {
+            text += &format!("left out: {}\n", answer.degraded.join(", "));
+        }
         for (field, counts) in &shown.facets.0 {
             let counts = counts.0.iter().map(|(value, count)| format!("{value} {count}"));
             text += &format!("{field}: {}\n", counts.collect::<Vec<_>>().join(", "));
@@ -451,14 +491,17 @@ fn of_how_many(answer: &SearchResponse) -> String {
         Relation::Eq => "",
         Relation::Gte => "at least ",
     };
-    format!("{} of {least}{value} passages\n", answer.hits.len())
+    match answer.groups.len() {
+        0 => format!("{} of {least}{value} passages\n", answer.hits.len()),
+        n_groups => format!("{n_groups} groups of {least}{value} passages\n"),
+    }
 }
 
 /// The hits of an answer as a table: rank, score, id, title and the beginning of the text.
 pub fn hits_table(answer: &SearchResponse) -> String {
     let rows = answer.hits.iter().map(|hit| {
         let title = hit.title.clone().unwrap_or_default();
-        let text = beginning(hit.text.as_deref().unwrap_or_default(), 160);
+        let text = output::beginning(hit.text.as_deref().unwrap_or_default(), 160);
         vec![
             hit.rank.to_string(),
             format!("{:.4}", hit.score),
@@ -474,19 +517,7 @@ pub fn hits_table(answer: &SearchResponse) -> String {
     )
 }
 
-/// The first characters of a text on one line, cut at a word.
-fn beginning(text: &str, max_chars: usize) -> String {
-    let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
-    match line.char_indices().nth(max_chars) {
-        None => line,
-        Some((end, _)) => {
-            let cut = line[..end].rfind(' ').unwrap_or(end);
-            format!("{}…", &line[..cut])
-        }
-    }
-}
-
-/// Lexical search and search by vectors ask for no vectors.
+/// Lexical search asks for no vectors.
 struct NoEncoder;
 
 impl QueryEncoder for NoEncoder {
@@ -515,6 +546,7 @@ mod tests {
                 rerank,
                 ..retriever::Scores::default()
             },
+            document: None,
             title: None,
             text: None,
             metadata: None,

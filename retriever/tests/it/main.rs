@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod filters;
+mod groups;
 
 use std::collections::HashSet;
 use std::path::PathBuf;

@@ -4,8 +4,8 @@ use axum::extract::{Extension, Path, State};
 use axum::http::HeaderValue;
 use axum::response::Response;
 use openapi::{
-    HitScores, HybridOptions, IncludeField, Problem, SearchHit, SearchMode, SearchResponse,
-    SearchTiming, SearchTotal, SearchUsage, TotalRelation,
+    HitDocument, HitScores, HybridOptions, IncludeField, Problem, SearchHit, SearchMode,
+    SearchResponse, SearchTiming, SearchTotal, SearchUsage, TotalRelation,
 };
 use retriever::{
     Deadline, Fusion, FusionMethod, Include, Mode, OnTimeout, QueryEncoder, QueryInput, Relation,
@@ -19,6 +19,7 @@ use crate::body::Json;
 use crate::exchange::Context;
 use crate::faults::Faults;
 use crate::filter::{read_filter, write_facets};
+use crate::group::{resolve_grouping, write_group};
 use crate::model::{NoEncoder, OnBehalf};
 use crate::problem::{ApiError, filter_fault};
 use crate::scheduler::Class;
@@ -70,7 +71,7 @@ pub(super) async fn search(
     let collection = app.collection(&name)?;
     let deadline = context.deadline(body.timeout_ms, app.config.default_timeout, &app)?;
     let class = context.class(Class::Interactive);
-    let by_vector = body.vector.is_some();
+    let (by_vector, is_grouped) = (body.vector.is_some(), body.group_by.is_some());
     let request = resolve(body, &app.config.limits, &collection, deadline)?;
 
     let encoder = collection
@@ -93,7 +94,7 @@ pub(super) async fn search(
     };
     let answer = answer.map_err(|error| ApiError::search(error, by_vector))?;
     record(&app, &answer.timing);
-    Ok(respond(&collection, answer, context.request_id))
+    Ok(respond(&collection, answer, is_grouped, context.request_id))
 }
 
 /// Checks everything that can be checked before anything is computed.
@@ -125,6 +126,7 @@ fn resolve(
         collection.fusion,
         &mut faults,
     );
+    let group = resolve_grouping(&body, limits, &mut faults);
     let filter = match body.filter.map(|filter| read_filter(filter, "/filter")) {
         Some(Ok(filter)) => {
             if let Err(error) = filter.check(&limits.filter()) {
@@ -223,6 +225,7 @@ fn resolve(
         filter,
         facets: body.facets,
         score_threshold: body.score_threshold,
+        group,
         top_k: body.top_k,
         offset: body.offset,
         rerank: body.rerank.map(|rerank| RerankRequest {
@@ -307,9 +310,11 @@ fn millis(duration: Duration) -> f64 {
 fn respond(
     collection: &ServedCollection,
     answer: retriever::SearchResponse,
+    is_grouped: bool,
     request_id: String,
 ) -> Response {
     let manifest = collection.retriever.manifest();
+    let groups = answer.groups.into_iter();
     let timing = &answer.timing;
     let server_timing: Vec<String> = stages(timing)
         .iter()
@@ -357,6 +362,7 @@ fn respond(
             total: millis(timing.total),
         },
         results: answer.hits.into_iter().map(hit).collect(),
+        groups: is_grouped.then(|| groups.map(|group| write_group(group, hit)).collect()),
         collection: collection.name.clone(),
         generation: manifest.generation.to_string(),
         model_fingerprint: manifest.fingerprint_digest.clone(),
@@ -381,6 +387,12 @@ fn hit(hit: retriever::Hit) -> SearchHit {
             fused: hit.scores.fused,
             rerank: hit.scores.rerank,
         },
+        document: hit.document.map(|document| HitDocument {
+            id: document.id,
+            passage: document.passage,
+            start: document.start,
+            end: document.end,
+        }),
         title: hit.title,
         text: hit.text,
         metadata: hit.metadata,

@@ -1,0 +1,318 @@
+//! Answers by document, or by the value of a field, in place of passages.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::time::Instant;
+
+use corpus::FieldKind;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::memory::{RememberedEncoder, RememberedReranker};
+use crate::{
+    Hit, Include, QueryEncoder, QueryInput, Relation, Reranker, Retriever, SearchError,
+    SearchOptions, SearchResponse,
+};
+
+/// The most passages that are ranked to find groups.
+const MAX_CANDIDATES: usize = 10_000;
+/// The fewest.
+const MIN_CANDIDATES: usize = 100;
+/// How many times more are asked for when they held too few groups.
+const GROWTH: usize = 4;
+
+/// What passages are grouped by.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum GroupBy {
+    /// The document that they are parts of; themselves where no document was split.
+    Document,
+    /// The value of a keyword field. A passage with several values is in several groups, one without any in none.
+    Field(String),
+}
+
+impl From<&str> for GroupBy {
+    /// `document` is the document, anything else a field.
+    fn from(name: &str) -> Self {
+        match name {
+            "document" => Self::Document,
+            field => Self::Field(field.to_owned()),
+        }
+    }
+}
+
+/// What becomes of the scores of a group's best passages.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum GroupScore {
+    /// The best one is the group's.
+    #[default]
+    Max,
+    /// They are added up.
+    Sum,
+    /// Their mean, over as many as there are.
+    Mean,
+}
+
+/// How passages are grouped.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Grouping {
+    /// What a group has in common.
+    pub by: GroupBy,
+    /// Passages shown of each group, its best.
+    pub size: usize,
+    /// The score of a group.
+    pub score: GroupScore,
+    /// Passages of a group whose scores count, its best; [`GroupScore::Max`] reads one.
+    pub passages: usize,
+}
+
+impl Default for Grouping {
+    fn default() -> Self {
+        Self {
+            by: GroupBy::Document,
+            size: 1,
+            score: GroupScore::Max,
+            passages: 3,
+        }
+    }
+}
+
+/// Passages that have a document, or the value of a field, in common.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Group {
+    /// Id of the document, or the value.
+    pub id: String,
+    /// Its place in the answer, from 1; groups skipped by `offset` count.
+    pub rank: usize,
+    /// Its score.
+    pub score: f32,
+    /// Its best passages, best first; their ranks are those among all passages.
+    pub hits: Vec<Hit>,
+}
+
+impl Retriever {
+    /// Answers searches by group: `top_k` and `offset` count groups.
+    ///
+    /// Passages are ranked as without groups, more and more of them until enough groups are found, none is left, or
+    /// 10,000 are ranked. Groups are ordered by score, ties by their best passage. After reranking, groups whose best
+    /// passage the cross-encoder read come first, and only passages that it read count in them.
+    ///
+    /// [`SearchResponse::degraded`] says `groups_missing` where too few groups were found among the passages ranked, and
+    /// `group_scores_partial` where passages that were not ranked might have counted in a sum or a mean.
+    pub(crate) async fn search_groups(
+        &self,
+        queries: Vec<QueryInput>,
+        options: &SearchOptions,
+        grouping: &Grouping,
+        encoder: &dyn QueryEncoder,
+        reranker: Option<&dyn Reranker>,
+    ) -> Result<Vec<SearchResponse>, SearchError> {
+        let start = Instant::now();
+        self.check_grouping(grouping)?;
+        let encoder = RememberedEncoder::new(encoder);
+        let reranker = reranker.map(RememberedReranker::new);
+        let reranker = reranker.as_ref().map(|reranker| reranker as &dyn Reranker);
+        let n_wanted = options.offset.saturating_add(options.top_k);
+        let of_group = grouping.size.max(grouping.n_counted());
+        let mut depth = n_wanted
+            .saturating_mul(of_group)
+            .saturating_mul(2)
+            .clamp(MIN_CANDIDATES, MAX_CANDIDATES);
+        // An answer stays as it was when it had groups enough, so that it does not depend on the others of its batch.
+        let mut finished: Vec<Option<SearchResponse>> = vec![None; queries.len()];
+        while finished.iter().any(Option::is_none) {
+            let ranking = SearchOptions {
+                top_k: depth,
+                offset: 0,
+                include: Include {
+                    text: false,
+                    metadata: false,
+                },
+                group: None,
+                ..options.clone()
+            };
+            let answers = self
+                .search_batch(queries.clone(), &ranking, &encoder, reranker)
+                .await?;
+            for (mut answer, finished) in answers.into_iter().zip(&mut finished) {
+                if finished.is_some() {
+                    continue;
+                }
+                let hits = std::mem::take(&mut answer.hits);
+                let is_all = hits.len() < depth
+                    || answer.total.relation == Relation::Eq
+                        && answer.total.value == hits.len() as u64;
+                answer.groups = self.group(hits, grouping).await?;
+                let is_enough = is_all || answer.groups.len() >= n_wanted;
+                if !is_enough && depth < MAX_CANDIDATES {
+                    continue;
+                }
+                if !is_enough {
+                    answer.degraded.push("groups_missing");
+                }
+                if !is_all && grouping.score != GroupScore::Max {
+                    answer.degraded.push("group_scores_partial");
+                }
+                self.finish_groups(&mut answer, options, grouping)?;
+                answer.timing.total = start.elapsed();
+                *finished = Some(answer);
+            }
+            depth = depth.saturating_mul(GROWTH).min(MAX_CANDIDATES);
+        }
+        Ok(finished.into_iter().flatten().collect())
+    }
+
+    fn check_grouping(&self, grouping: &Grouping) -> Result<(), SearchError> {
+        if let GroupBy::Field(name) = &grouping.by {
+            let kind = self.schema().fields.get(name).map(|field| field.kind);
+            if kind != Some(FieldKind::Keyword) {
+                return Err(SearchError::GroupField {
+                    field: name.clone(),
+                    kind,
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// Groups a ranking, best group first. Keeps the hits of a group that are shown or count.
+    async fn group(&self, hits: Vec<Hit>, grouping: &Grouping) -> Result<Vec<Group>, SearchError> {
+        let keys = self.keys(&hits, &grouping.by).await?;
+        let of_group = grouping.size.max(grouping.n_counted());
+        let mut groups: Vec<Group> = Vec::new();
+        let mut positions: HashMap<String, usize> = HashMap::new();
+        for (hit, keys) in hits.into_iter().zip(keys) {
+            for id in keys {
+                let position = match positions.entry(id.clone()) {
+                    Entry::Occupied(entry) => *entry.get(),
+                    Entry::Vacant(entry) => {
+                        groups.push(Group {
+                            id,
+                            rank: 0,
+                            score: 0.0,
+                            hits: Vec::new(),
+                        });
+                        *entry.insert(groups.len() - 1)
+                    }
+                };
+                let kept = &mut groups[position].hits;
+                if kept.len() < of_group {
+                    kept.push(hit.clone());
+                }
+            }
+        }
+        for group in &mut groups {
+            group.score = grouping.score_of(&group.hits);
+        }
+        let is_reranked = |group: &Group| group.hits[0].scores.rerank.is_some();
+        // Stable: equal scores keep the order of their best passages.
+        groups.sort_by(|a, b| {
+            let (of_a, of_b) = (is_reranked(a), is_reranked(b));
+            of_b.cmp(&of_a).then(b.score.total_cmp(&a.score))
+        });
+        Ok(groups)
+    }
+
+    /// The groups that each hit belongs to.
+    async fn keys(&self, hits: &[Hit], by: &GroupBy) -> Result<Vec<Vec<String>>, SearchError> {
+        let name = match by {
+            GroupBy::Document => {
+                let id = |hit: &Hit| match &hit.document {
+                    Some(part) => part.id.clone(),
+                    None => hit.id.clone(),
+                };
+                return Ok(hits.iter().map(|hit| vec![id(hit)]).collect());
+            }
+            GroupBy::Field(name) => name.clone(),
+        };
+        let store = self.shared_store();
+        let ordinals: Vec<u32> = hits.iter().map(|hit| hit.ordinal).collect();
+        let task = tokio::task::spawn_blocking(move || {
+            let passages = store.passages(&ordinals).map_err(SearchError::Store)?;
+            let keys = passages
+                .iter()
+                .map(|passage| values(passage.metadata.get(&name)));
+            Ok(keys.collect())
+        });
+        task.await.map_err(|_| SearchError::Stopped)?
+    }
+
+    /// Keeps the groups and hits that were asked for and reads what they shall show.
+    fn finish_groups(
+        &self,
+        answer: &mut SearchResponse,
+        options: &SearchOptions,
+        grouping: &Grouping,
+    ) -> Result<(), SearchError> {
+        let start = Instant::now();
+        let groups = std::mem::take(&mut answer.groups).into_iter();
+        let page = groups
+            .zip(1..)
+            .skip(options.offset)
+            .take(options.top_k)
+            .map(|(mut group, rank)| {
+                group.hits.truncate(grouping.size);
+                group.rank = rank;
+                group
+            });
+        answer.groups = page.collect();
+        if options.include.text || options.include.metadata {
+            let hits = answer.groups.iter_mut().flat_map(|group| &mut group.hits);
+            let mut hits: Vec<&mut Hit> = hits.collect();
+            let ordinals: Vec<u32> = hits.iter().map(|hit| hit.ordinal).collect();
+            let passages = self.store().passages(&ordinals);
+            for (hit, passage) in hits.iter_mut().zip(passages.map_err(SearchError::Store)?) {
+                if options.include.text {
+                    (hit.title, hit.text) = (Some(passage.title), Some(passage.text));
+                }
+                if options.include.metadata {
+                    hit.metadata = Some(passage.metadata);
+                }
+            }
+        }
+        answer.timing.fetch += start.elapsed();
+        Ok(())
+    }
+}
+
+impl Grouping {
+    /// Passages of a group whose scores count.
+    fn n_counted(&self) -> usize {
+        match self.score {
+            GroupScore::Max => 1,
+            GroupScore::Sum | GroupScore::Mean => self.passages.max(1),
+        }
+    }
+
+    /// The score of a group from its hits, best first. Scores of the cross-encoder and of the first stage do not mix.
+    fn score_of(&self, hits: &[Hit]) -> f32 {
+        let is_reranked = hits[0].scores.rerank.is_some();
+        let counted: Vec<f64> = hits
+            .iter()
+            .filter(|hit| hit.scores.rerank.is_some() == is_reranked)
+            .take(self.n_counted())
+            .map(|hit| f64::from(hit.score))
+            .collect();
+        let sum: f64 = counted.iter().sum();
+        match self.score {
+            GroupScore::Max | GroupScore::Sum => sum as f32,
+            GroupScore::Mean => (sum / counted.len() as f64) as f32,
+        }
+    }
+}
+
+/// The values of a keyword field, each once.
+fn values(value: Option<&Value>) -> Vec<String> {
+    let values = match value {
+        Some(Value::Array(values)) => values.as_slice(),
+        Some(value) => std::slice::from_ref(value),
+        None => &[],
+    };
+    let mut found: Vec<String> = Vec::new();
+    for value in values.iter().filter_map(Value::as_str) {
+        if !found.iter().any(|known| known == value) {
+            found.push(value.to_owned());
+        }
+    }
+    found
+}

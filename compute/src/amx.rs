@@ -25,12 +25,23 @@ pub(crate) fn features() -> impl Iterator<Item = &'static str> {
     has.map(|(_, name)| name)
 }
 
-/// Whether this process may multiply tiles of bf16. Linux lends tiles on request, once for all threads.
-pub(crate) fn is_permitted() -> bool {
-    static PERMITTED: OnceLock<bool> = OnceLock::new();
+/// The products of tiles that this process may use.
+#[derive(Clone, Copy)]
+pub(crate) struct Permitted {
+    pub bf16: bool,
+    pub int8: bool,
+}
+
+/// Asks for tiles. Linux lends them on request, once for all threads.
+pub(crate) fn permitted() -> Permitted {
+    static PERMITTED: OnceLock<Permitted> = OnceLock::new();
     *PERMITTED.get_or_init(|| {
         let has = |name| features().any(|feature| feature == name);
-        has("amx-tile") && has("amx-bf16") && request_tiles()
+        let tiles = has("amx-tile") && request_tiles();
+        Permitted {
+            bf16: tiles && has("amx-bf16"),
+            int8: tiles && has("amx-int8"),
+        }
     })
 }
 

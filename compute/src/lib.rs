@@ -10,6 +10,8 @@ mod features;
 mod memory;
 mod simd;
 mod threads;
+#[cfg(target_arch = "x86_64")]
+pub mod tile;
 
 pub use bandwidth::read_bytes_per_s;
 pub use features::CpuFeatures;

@@ -35,6 +35,7 @@ pub struct Simd {
     vnni: bool,
     bf16: bool,
     amx: bool,
+    amx_int8: bool,
 }
 
 impl Simd {
@@ -43,6 +44,7 @@ impl Simd {
         vnni: false,
         bf16: false,
         amx: false,
+        amx_int8: false,
     };
 
     /// The widest level of this machine. The first call asks the system to let this process use tiles.
@@ -55,11 +57,13 @@ impl Simd {
                     has!("avx512f") && has!("avx512bw") && has!("avx512dq") && has!("avx512vl");
                 let vnni = wide && has!("avx512vnni");
                 let bf16 = vnni && has!("avx512bf16");
+                let tiles = crate::amx::permitted();
                 return Self {
                     level: if wide { Level::Avx512 } else { Level::Avx2 },
                     vnni,
                     bf16,
-                    amx: bf16 && crate::amx::is_permitted(),
+                    amx: bf16 && tiles.bf16,
+                    amx_int8: vnni && tiles.int8,
                 };
             }
         }
@@ -72,7 +76,7 @@ impl Simd {
             level,
             vnni,
             bf16,
-            amx: false,
+            ..Self::PORTABLE
         };
         let widest = Self::detect();
         let narrower = [
@@ -90,7 +94,11 @@ impl Simd {
     pub fn at_most(self, level: Level) -> Self {
         match level {
             Level::Amx => self,
-            Level::Avx512 => Self { amx: false, ..self },
+            Level::Avx512 => Self {
+                amx: false,
+                amx_int8: false,
+                ..self
+            },
             Level::Avx2 | Level::Portable => Self {
                 level: self.level.min(level),
                 ..Self::PORTABLE
@@ -104,7 +112,11 @@ impl Simd {
     /// The process carries out the tile instructions of AMX itself where the machine does not.
     #[doc(hidden)]
     pub unsafe fn assume_amx(self) -> Self {
-        Self { amx: true, ..self }
+        Self {
+            amx: true,
+            amx_int8: self.vnni,
+            ..self
+        }
     }
 
     /// Which registers there are; never [`Level::Amx`].
@@ -127,6 +139,12 @@ impl Simd {
     pub fn has_amx(self) -> bool {
         self.amx
     }
+
+    /// Whether tiles of 8-bit integers are multiplied in one instruction (AMX, with the system's permission); never without
+    /// AVX-512 VNNI.
+    pub fn has_amx_int8(self) -> bool {
+        self.amx_int8
+    }
 }
 
 impl fmt::Display for Simd {
@@ -137,6 +155,7 @@ impl fmt::Display for Simd {
             (self.vnni, " vnni"),
             (self.bf16, " bf16"),
             (self.amx, " amx"),
+            (self.amx_int8, " amx-int8"),
         ];
         for (has, name) in extras {
             if has {
@@ -224,15 +243,18 @@ mod tests {
     #[test]
     fn a_narrower_level_takes_its_extras_along() {
         for simd in Simd::available() {
-            let with_tiles = Simd { amx: true, ..simd };
+            let with_tiles = Simd {
+                amx: true,
+                amx_int8: true,
+                ..simd
+            };
             assert_eq!(with_tiles.at_most(Level::Amx), with_tiles);
             let registers = with_tiles.at_most(Level::Avx512);
-            assert_eq!(registers, Simd { amx: false, ..simd });
-            assert_eq!(format!("{registers} amx"), with_tiles.to_string());
+            assert!(!registers.has_amx() && !registers.has_amx_int8());
+            assert_eq!(format!("{registers} amx amx-int8"), with_tiles.to_string());
             let narrow = with_tiles.at_most(Level::Avx2);
-            assert!(
-                narrow <= simd && !narrow.has_vnni() && !narrow.has_bf16() && !narrow.has_amx()
-            );
+            assert!(narrow <= simd && !narrow.has_vnni() && !narrow.has_bf16());
+            assert!(!narrow.has_amx() && !narrow.has_amx_int8());
             assert_eq!(simd.at_most(Level::Portable), Simd::PORTABLE);
         }
         assert_eq!(Simd::PORTABLE.to_string(), "portable");

@@ -283,7 +283,7 @@ mod tests {
 
     #[test]
     fn auto_is_fast_on_this_machine_and_near_f32() {
-        for simd in crate::kernel::levels() {
+        for simd in testkit::simd_levels() {
             let without_tiles = match simd.has_vnni() {
                 true => Arithmetic::Fixed16,
                 false => Arithmetic::F32,

@@ -324,7 +324,7 @@ mod tests {
             (Format::Int8, 0.95),
         ] {
             let mut fused: Option<Vec<f32>> = None;
-            for simd in crate::kernel::levels() {
+            for simd in testkit::simd_levels() {
                 let mut checkpoint = Checkpoint::open(folder).expect("weights open");
                 let weights =
                     Weights::load(architecture, &mut checkpoint).expect("all tensors are there");

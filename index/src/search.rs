@@ -2,7 +2,7 @@
 
 use std::num::NonZeroUsize;
 
-use compute::Level;
+use compute::Simd;
 
 use crate::{Metric, Neighbor, Plan, metric};
 
@@ -86,7 +86,7 @@ pub struct SearchParams {
     /// calling thread does all the work itself. `None`: all of the pool.
     pub threads: Option<NonZeroUsize>,
     /// Vector instructions at most; the answer does not depend on them. `None`: all that the machine has.
-    pub simd: Option<Level>,
+    pub simd: Option<Simd>,
 }
 
 /// What an exact search read, over all of its queries.

@@ -9,14 +9,14 @@ use std::mem::MaybeUninit;
 use std::ops::Range;
 
 use compute::Simd;
+#[cfg(target_arch = "x86_64")]
+use compute::tile::Tiles;
 
 use crate::crew::Crew;
 
 use super::count::Path;
 use super::operand::{Format, LANES, PANEL, Panels, Rows};
 use super::register::Register;
-#[cfg(target_arch = "x86_64")]
-use super::tile::Tiles;
 
 /// Words that a column of the first panel is fetched ahead of its use: 12 KiB of a full panel.
 const AHEAD: usize = 64;
@@ -459,7 +459,8 @@ impl Block<'_> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::tile_emulation::levels;
+    use testkit::simd_levels;
+
     use super::*;
 
     /// Values without a pattern, between −1 and 1.
@@ -484,7 +485,7 @@ mod tests {
         let length = |values: &[f32]| values.iter().map(|x| f64::from(x * x)).sum::<f64>().sqrt();
         let pool = rayon::ThreadPoolBuilder::new().num_threads(2).build();
         let pool = pool.expect("two threads start");
-        for simd in levels() {
+        for simd in simd_levels() {
             let panels = pack(simd, &weights, n, k);
             let mut rows = Rows::default();
             rows.fill(simd, &panels, (&a, a_stride), m);
@@ -566,7 +567,7 @@ mod tests {
         let (a, weights) = (noise(m * k, 4), noise(n * k, 5));
         for format in [Format::F32, Format::Fixed16, Format::Int8] {
             let mut first: Option<Vec<f32>> = None;
-            for simd in levels().into_iter().skip(1) {
+            for simd in simd_levels().into_iter().skip(1) {
                 let panels = Panels::from_transposed(simd, format, &weights, n, k);
                 let mut rows = Rows::default();
                 rows.fill(simd, &panels, (&a, k), m);
@@ -591,7 +592,7 @@ mod tests {
                 (0..k).map(|i| 1.0 / (i + 1) as f32).collect::<Vec<_>>(),
             ] {
                 let exact: f64 = values.iter().map(|&x| f64::from(x) * f64::from(x)).sum();
-                for simd in levels() {
+                for simd in simd_levels() {
                     let panels = Panels::from_transposed(simd, Format::Fixed16, &values, 1, k);
                     let mut rows = Rows::default();
                     rows.fill(simd, &panels, (&values, k), 1);
@@ -610,7 +611,7 @@ mod tests {
     fn what_is_not_finite_stays_so() {
         for format in [Format::F32, Format::Bf16, Format::Fixed16, Format::Int8] {
             for bad in [f32::NAN, f32::INFINITY] {
-                for simd in levels() {
+                for simd in simd_levels() {
                     let panels = Panels::from_transposed(simd, format, &[0.5; 40], 1, 40);
                     let mut a = [1.0; 40];
                     a[17] = bad;
@@ -627,7 +628,7 @@ mod tests {
     fn a_greatest_score_of_any_size_weighs_most() {
         let k = 40;
         for format in [Format::F32, Format::Bf16, Format::Fixed16] {
-            for simd in levels() {
+            for simd in simd_levels() {
                 let mut values = Panels::default(); // the last key's weight
                 let last: Vec<f32> = (0..k).map(|p| if p + 1 == k { 1.0 } else { 0.0 }).collect();
                 values.fill(simd, format, (&last, 1), k, 1);
@@ -662,7 +663,7 @@ mod tests {
         let at = |j: usize| (0..k).map(move |p| (p, j));
         let transposed: Vec<f32> = (0..n).flat_map(at).map(|(p, j)| rows[p * n + j]).collect();
         for format in [Format::F32, Format::Bf16, Format::Fixed16] {
-            for simd in levels() {
+            for simd in simd_levels() {
                 let mut packed = Panels::from_transposed(simd, format, &[1.0; 900], 30, 30); // something older
                 packed.fill(simd, format, (&rows, n), k, n);
                 let expected = Panels::from_transposed(simd, format, &transposed, n, k);
@@ -694,7 +695,7 @@ mod tests {
             (Format::Bf16, 5e-3),
             (Format::Fixed16, 2e-4),
         ] {
-            for simd in levels() {
+            for simd in simd_levels() {
                 let mut identity = Panels::default(); // a column of ones: the products are sums of weights up to p
                 let ones: Vec<f32> = (0..k).map(|p| if p < 200 { 1.0 } else { 0.0 }).collect();
                 identity.fill(simd, format, (&ones, 1), k, 1);

@@ -8,8 +8,6 @@ mod quantize;
 mod register;
 #[cfg(target_arch = "x86_64")]
 mod tile;
-#[cfg(test)]
-mod tile_emulation;
 
 pub(crate) use count::count;
 pub use count::{KernelPath, kernel_paths};
@@ -19,5 +17,3 @@ pub(crate) use function::{
 };
 pub(crate) use matrix::{multiply, multiply_shared};
 pub(crate) use operand::{Format, Panels, Rows};
-#[cfg(test)]
-pub(crate) use tile_emulation::levels;

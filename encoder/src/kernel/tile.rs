@@ -1,136 +1,30 @@
 //! Products of bf16 by the tiles of AMX, over the same operands as the registers' products.
 //!
-//! A tile is a register of up to 16 rows of 64 bytes. One instruction multiplies a tile of A (16 rows of 16 words) with
-//! one of B (16 words of 16 columns) and adds to one of C (16 · 16 floats). Rows and panels hold their words as tiles
-//! read them, `a_stride` and `width` words apart, so that nothing is packed again.
+//! One instruction multiplies a tile of A (16 rows of 16 words) with one of B (16 words of 16 columns) and adds to one of C
+//! (16 · 16 floats). Rows and panels hold their words as tiles read them, `a_stride` and `width` words apart, so that
+//! nothing is packed again.
 
-use std::arch::asm;
-use std::marker::PhantomData;
 use std::mem::MaybeUninit;
+
+use compute::tile::{SIDE, Shape, Tiles, dot_bf16, load, store};
 
 use super::matrix::Block;
 use super::operand::PANEL;
 
-/// Most rows, words and columns of a tile.
-const SIDE: usize = 16;
 /// The tiles of the operands; those before hold sums: 2 of C's rows by 3 of its columns.
 const A: usize = 6;
 const B: usize = 7;
 
-/// The tiles of this thread: configured when they are needed, given back when this is dropped.
-#[derive(Default)]
-pub(super) struct Tiles {
-    /// Rows of A and C, and words of A and B, that the tiles now have.
-    shape: Option<(usize, usize)>,
-    /// Another thread has tiles of its own.
-    _own: PhantomData<*const ()>,
-}
-
-/// What LDTILECFG reads.
-#[repr(C, align(64))]
-struct Configuration {
-    palette: u8,
-    start_row: u8,
-    reserved: [u8; 14],
-    row_bytes: [u16; 16],
-    rows: [u8; 16],
-}
-
-impl Tiles {
-    /// Gives the tiles of A and C `rows` rows and those of A and B `words` words. All tiles become zero.
-    ///
-    /// # Safety
-    /// The machine has AMX and lets this process use it.
-    unsafe fn configure(&mut self, rows: usize, words: usize) {
-        if self.shape == Some((rows, words)) {
-            return;
-        }
-        assert!((1..=SIDE).contains(&rows) && (1..=SIDE).contains(&words));
-        let mut configuration = Configuration {
-            palette: 1,
-            start_row: 0,
-            reserved: [0; 14],
-            row_bytes: [0; 16],
-            rows: [0; 16],
-        };
-        for tile in 0..=B {
-            let (height, width) = match tile {
-                A => (rows, words),
-                B => (words, SIDE),
-                _ => (rows, SIDE),
-            };
-            configuration.rows[tile] = height as u8;
-            configuration.row_bytes[tile] = (4 * width) as u16;
-        }
-        // SAFETY: the instruction reads these 64 bytes, which are a valid configuration.
-        unsafe {
-            asm!("ldtilecfg [{}]", in(reg) &raw const configuration, options(nostack, preserves_flags, readonly));
-        }
-        self.shape = Some((rows, words));
-    }
-}
-
-impl Drop for Tiles {
-    /// Without a configuration the system has no tiles to keep between context switches.
-    fn drop(&mut self) {
-        if self.shape.is_some() {
-            // SAFETY: the machine has AMX, since it was configured.
-            unsafe { asm!("tilerelease", options(nostack, preserves_flags, nomem)) }
-        }
-    }
-}
-
-// The compiler does not know of tiles, so that they keep their contents from one of these functions to the next: no
-// other code of the program uses them, and the system saves them with the thread. Each `asm!` stays in its place, as
-// none is `pure`.
-
-/// Reads a tile whose rows are `stride` words apart.
-///
-/// # Safety
-/// The tiles are configured, and `from` points to as many rows of as many words as the tile has.
-#[inline(always)]
-unsafe fn load<const TILE: usize>(from: *const u32, stride: usize) {
-    // SAFETY: passed on to the caller.
-    unsafe {
-        asm!(
-            "tileloadd tmm{tile}, [{from} + {stride}*1]",
-            tile = const TILE, from = in(reg) from, stride = in(reg) 4 * stride,
-            options(nostack, preserves_flags, readonly),
-        );
-    }
-}
-
-/// Writes a tile as [`load`] reads it.
-///
-/// # Safety
-/// As for [`load`].
-#[inline(always)]
-unsafe fn store<const TILE: usize>(to: *mut f32, stride: usize) {
-    // SAFETY: passed on to the caller.
-    unsafe {
-        asm!(
-            "tilestored [{to} + {stride}*1], tmm{tile}",
-            tile = const TILE, to = in(reg) to, stride = in(reg) 4 * stride,
-            options(nostack, preserves_flags),
-        );
-    }
-}
-
-/// Adds the product of the tiles of A and B to a tile of sums. Even and odd numbers are summed apart, in the order of k,
-/// and both sums are added to what was there; denormal numbers count as zero.
-///
-/// # Safety
-/// The tiles are configured.
-#[inline(always)]
-unsafe fn dot<const SUMS: usize>() {
-    // SAFETY: the instruction touches tiles alone.
-    unsafe {
-        asm!(
-            "tdpbf16ps tmm{sums}, tmm{a}, tmm{b}",
-            sums = const SUMS, a = const A, b = const B,
-            options(nostack, preserves_flags, nomem),
-        );
-    }
+/// `rows` rows in tiles of A and of sums, and `words` words in those of A and B.
+fn shapes(rows: usize, words: usize) -> [Shape; 8] {
+    std::array::from_fn(|tile| match tile {
+        A => Shape { rows, words },
+        B => Shape {
+            rows: words,
+            words: SIDE,
+        },
+        _ => Shape { rows, words: SIDE },
+    })
 }
 
 /// Calls [`load`] or [`store`] for each of `TALL` · `WIDE` tiles of sums.
@@ -191,7 +85,7 @@ impl Block<'_> {
                 let left = self.n_rows - row;
                 // SAFETY: AMX is the caller's word. Two tiles are stacked only where both are full.
                 row += unsafe {
-                    tiles.configure(left.min(SIDE), steps.words);
+                    tiles.configure(shapes(left.min(SIDE), steps.words));
                     match (left >= 2 * SIDE, self.width / SIDE) {
                         (true, 3) => self.add::<2, 3>(row, 2 * SIDE, steps),
                         (true, 2) => self.add::<2, 2>(row, 2 * SIDE, steps),
@@ -256,32 +150,32 @@ impl Block<'_> {
             for _ in 0..n_steps {
                 load::<A>(a, a_stride);
                 load::<B>(b, width);
-                dot::<0>();
+                dot_bf16::<0, A, B>();
                 if WIDE > 1 {
                     load::<B>(b.add(SIDE), width);
-                    dot::<1>();
+                    dot_bf16::<1, A, B>();
                 }
                 if WIDE > 2 {
                     load::<B>(b.add(2 * SIDE), width);
-                    dot::<2>();
+                    dot_bf16::<2, A, B>();
                 }
                 if TALL > 1 {
                     // The other way round, since the last tile of B is still there.
                     load::<A>(a.add(SIDE * a_stride), a_stride);
                     if WIDE > 2 {
-                        dot::<5>();
+                        dot_bf16::<5, A, B>();
                         load::<B>(b.add(SIDE), width);
                     }
                     if WIDE > 1 {
-                        dot::<4>();
+                        dot_bf16::<4, A, B>();
                         load::<B>(b, width);
                     }
-                    dot::<3>();
+                    dot_bf16::<3, A, B>();
                 }
                 a = a.wrapping_add(words);
                 b = b.wrapping_add(words * width);
             }
-            each_sum!(store, target, stride);
+            each_sum!(store, target.cast::<u32>(), stride);
             if ragged {
                 copy_rows((target, stride), (c, self.c_stride), n_rows, self.kept);
             }
@@ -307,9 +201,10 @@ unsafe fn copy_rows(from: (*mut f32, usize), to: (*mut f32, usize), n_rows: usiz
 
 #[cfg(all(test, target_os = "linux"))]
 mod tests {
+    use testkit::{emulated_products, simd_levels};
+
     use super::super::matrix::multiply;
     use super::super::operand::{Format, Panels, Rows};
-    use super::super::tile_emulation::{emulated_products, levels};
 
     /// Numbers that bf16 holds, in an order that no tile repeats.
     fn values(n: usize, step: usize) -> Vec<f32> {
@@ -321,7 +216,7 @@ mod tests {
     /// Compares with three loops in f64, and counts the tiles' products where they are emulated.
     fn check_tiles((m, k, n): (usize, usize, usize)) {
         let (a, weights, bias) = (values(m * k, 97), values(n * k, 89), values(n, 83));
-        for simd in levels().into_iter().filter(|simd| simd.has_amx()) {
+        for simd in simd_levels().into_iter().filter(|simd| simd.has_amx()) {
             let panels = Panels::from_transposed(simd, Format::Bf16, &weights, n, k);
             let (mut rows, mut c) = (Rows::default(), vec![f32::NAN; m * n]);
             rows.fill(simd, &panels, (&a, k), m);

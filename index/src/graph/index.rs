@@ -155,9 +155,7 @@ impl GraphIndex {
         filter: Option<&Bitmap>,
         params: &SearchParams,
     ) -> Vec<Vec<Neighbor>> {
-        let simd = params
-            .simd
-            .map_or_else(Simd::detect, |level| Simd::detect().at_most(level));
+        let simd = params.simd.unwrap_or_else(Simd::detect);
         let all_pass = filter.is_none() && self.unrepaired.is_empty();
         let reach = |shard| {
             let n_rows = VectorIndex::len(shard);

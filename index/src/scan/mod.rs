@@ -25,7 +25,7 @@ use crate::metric::score_with;
 use crate::neighbor::{Neighbor, TopK};
 use crate::search::{Bitmap, SearchError, SearchParams, Work, prepare_queries};
 use crate::shard::{BLOCK_ROWS, FlatShard};
-use crate::sketch::QuerySketch;
+use crate::sketch::{Kernel, QuerySketch};
 use crate::{Metric, VectorIndex};
 
 /// Rows that a thread takes at once: their sketches stay in a core's cache while all queries pass.
@@ -44,9 +44,7 @@ pub(crate) fn search(
     if k == 0 || queries.len() == 0 {
         return Ok((vec![Vec::new(); queries.len()], Work::default()));
     }
-    let simd = params
-        .simd
-        .map_or_else(Simd::detect, |level| Simd::detect().at_most(level));
+    let simd = params.simd.unwrap_or_else(Simd::detect);
     let search = Search {
         spans: Spans::new(shards),
         sketches: shards
@@ -55,6 +53,7 @@ pub(crate) fn search(
             .collect(),
         reached: queries.norms.iter().map(|_| Threshold::new()).collect(),
         simd,
+        kernel: Kernel::of(simd),
         queries,
         filter,
         k,
@@ -108,6 +107,8 @@ struct Search<'a> {
     /// By query.
     reached: Vec<Threshold>,
     simd: Simd,
+    /// What compares sketches.
+    kernel: Kernel,
     filter: Option<&'a Bitmap>,
     k: usize,
 }

@@ -8,10 +8,8 @@ use compute::Simd;
 use super::{Found, Pending, Queries, SPAN_ROWS, Scan, Search, Threshold};
 use crate::Bitmap;
 use crate::shard::FlatShard;
-use crate::sketch::{Coordinates, Hit, Kernel, LANES, QuerySketch, Span, dot};
+use crate::sketch::{Coordinates, Hit, LANES, QuerySketch, Span, dot};
 
-/// Queries that pass a span together: their codes and their hits stay in a core's cache.
-const GROUP_QUERIES: usize = 60;
 /// Where fewer rows of a span pass the filter than this part of a sketch's bytes, they are read themselves.
 const BYTES_PER_ROW_READ: usize = 2048;
 /// Blocks of sketches that are looked at before there is any limit.
@@ -34,7 +32,7 @@ pub(super) struct Buffers {
 impl Buffers {
     pub fn new(search: &Search<'_>) -> Self {
         let n = if search.sketches.iter().any(Option::is_some) {
-            search.queries.len().min(GROUP_QUERIES)
+            search.queries.len().min(search.kernel.n_together())
         } else {
             0
         };
@@ -74,8 +72,9 @@ impl Scan<'_> {
             return false;
         }
         let first = shard.first_ordinal() + rows.start as u32;
-        for start in (0..queries.len()).step_by(GROUP_QUERIES) {
-            let group = start..queries.len().min(start + GROUP_QUERIES);
+        let n_together = search.kernel.n_together();
+        for start in (0..queries.len()).step_by(n_together) {
+            let group = start..queries.len().min(start + n_together);
             // The first rows of all are few, so that there is a limit for the next.
             let (mut from, mut n_blocks) = (0, FIRST_BLOCKS);
             while from < keep.len() {
@@ -100,7 +99,7 @@ impl Scan<'_> {
                     first_row: first + (from * LANES) as u32,
                 };
                 let hits = &mut hits[..group.len()];
-                Kernel::of(search.simd).scan(&span, sketches_of_group, limits, hits);
+                search.kernel.scan(&span, sketches_of_group, limits, hits);
                 for (query, hits) in group.clone().zip(hits) {
                     let found = &mut self.found[query];
                     found.work.heads += ((to - from) * LANES) as u64;

@@ -3,6 +3,8 @@
 use compute::{Level, Simd};
 
 use super::{LANES, Layout, QuerySketch};
+#[cfg(target_arch = "x86_64")]
+use super::{amx, avx};
 
 /// A row that a query's limit does not rule out.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -35,16 +37,31 @@ pub(crate) enum Kernel {
     Avx2,
     #[cfg(target_arch = "x86_64")]
     Vnni,
+    /// Tiles for many queries, VNNI for few.
+    #[cfg(target_arch = "x86_64")]
+    Amx,
 }
 
 impl Kernel {
     pub fn of(simd: Simd) -> Self {
         match simd.level() {
             #[cfg(target_arch = "x86_64")]
+            _ if simd.has_amx_int8() => Self::Amx,
+            #[cfg(target_arch = "x86_64")]
             _ if simd.has_vnni() => Self::Vnni,
             #[cfg(target_arch = "x86_64")]
             Level::Avx512 | Level::Avx2 => Self::Avx2,
             _ => Self::Portable,
+        }
+    }
+
+    /// Queries that pass a span together: as many as keep their codes and their hits in a core's cache, by what the kernel takes
+    /// at once.
+    pub fn n_together(self) -> usize {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Self::Amx => 64,
+            _ => 60,
         }
     }
 
@@ -82,10 +99,13 @@ impl Kernel {
             Self::Portable => portable(span, queries, limits, hits),
             // SAFETY: `of` chose the kernel for a machine that has its instructions; the lengths were checked.
             #[cfg(target_arch = "x86_64")]
-            Self::Avx2 => unsafe { x86_64::avx2(span, queries, limits, hits) },
+            Self::Avx2 => unsafe { avx::avx2(span, queries, limits, hits) },
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
-            Self::Vnni => unsafe { x86_64::vnni(span, queries, limits, hits) },
+            Self::Vnni => unsafe { avx::vnni(span, queries, limits, hits) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            Self::Amx => unsafe { amx::scan(span, queries, limits, hits) },
         }
     }
 }
@@ -96,16 +116,16 @@ pub(crate) fn dot(simd: Simd, codes: &[u8], query: &[i8], start: i32) -> i32 {
     match Kernel::of(simd) {
         // SAFETY: as in `Kernel::scan`.
         #[cfg(target_arch = "x86_64")]
-        Kernel::Vnni => unsafe { x86_64::dot_vnni(codes, query, start) },
+        Kernel::Vnni | Kernel::Amx => unsafe { avx::dot_vnni(codes, query, start) },
         // SAFETY: as above.
         #[cfg(target_arch = "x86_64")]
-        Kernel::Avx2 => unsafe { x86_64::dot_avx2(codes, query, start) },
+        Kernel::Avx2 => unsafe { avx::dot_avx2(codes, query, start) },
         Kernel::Portable => dot_portable(codes, query, start),
     }
 }
 
 #[inline(always)]
-fn dot_portable(codes: &[u8], query: &[i8], start: i32) -> i32 {
+pub(super) fn dot_portable(codes: &[u8], query: &[i8], start: i32) -> i32 {
     let products = codes
         .iter()
         .zip(query)
@@ -115,7 +135,7 @@ fn dot_portable(codes: &[u8], query: &[i8], start: i32) -> i32 {
 
 /// Appends the rows of a block that a mask names.
 #[inline]
-fn push(
+pub(super) fn push(
     hits: &mut Vec<Hit>,
     mut mask: u16,
     bounds: &[f32; LANES],
@@ -143,7 +163,7 @@ fn proves(bound: f32) -> bool {
 
 /// The bounds of a block from its sums, and the rows that reach the limit.
 #[inline(always)]
-fn finish(
+pub(super) fn finish(
     layout: Layout,
     block: &[u8],
     sums: &[i32; LANES],
@@ -191,217 +211,107 @@ fn portable(span: &Span<'_>, queries: &[QuerySketch], limits: &[f32], hits: &mut
     }
 }
 
-#[cfg(target_arch = "x86_64")]
-mod x86_64 {
-    use std::arch::x86_64::*;
-    use std::array;
+#[cfg(test)]
+mod tests {
+    use testkit::simd_levels;
 
-    use super::{Hit, LANES, QuerySketch, Span, dot_portable, finish, push};
+    use super::*;
 
-    /// Sums of products of 8 bits as of 16: two rows' worth of a register at a time, since `vpmaddubsw` would saturate.
-    #[target_feature(enable = "avx2,fma")]
-    pub(super) fn avx2(
-        span: &Span<'_>,
-        queries: &[QuerySketch],
-        limits: &[f32],
-        hits: &mut [Vec<Hit>],
-    ) {
-        let layout = span.layout;
-        let blocks = span.heads.chunks_exact(layout.block_bytes()).zip(span.keep);
-        for ((block, &keep), first_row) in blocks.zip((span.first_row..).step_by(LANES)) {
-            if keep == 0 {
-                continue;
-            }
-            let (codes, _) = block[layout.codes_at()..].as_chunks::<{ 4 * LANES }>();
-            for ((query, &limit), hits) in queries.iter().zip(limits).zip(&mut *hits) {
-                let zero = _mm256_setzero_si256();
-                // By half of the block; then rows 0, 1, 4, 5 of the half, and rows 2, 3, 6, 7, each in two parts.
-                let mut parts = [[zero; 2]; 2];
-                for (codes, query) in codes.iter().zip(query.codes.as_chunks::<4>().0) {
-                    let query = _mm256_cvtepi8_epi16(_mm_set1_epi32(i32::from_le_bytes(
-                        query.map(i8::cast_unsigned),
-                    )));
-                    for (parts, codes) in parts.iter_mut().zip(codes.as_chunks::<32>().0) {
-                        // SAFETY: 32 bytes are there; the load needs no alignment.
-                        let codes = unsafe { _mm256_loadu_si256(codes.as_ptr().cast()) };
-                        let (low, high) = (
-                            _mm256_unpacklo_epi8(codes, zero),
-                            _mm256_unpackhi_epi8(codes, zero),
-                        );
-                        parts[0] = _mm256_add_epi32(parts[0], _mm256_madd_epi16(low, query));
-                        parts[1] = _mm256_add_epi32(parts[1], _mm256_madd_epi16(high, query));
-                    }
-                }
-                let start = _mm256_set1_epi32(query.start);
-                let halves =
-                    parts.map(|[low, high]| _mm256_add_epi32(_mm256_hadd_epi32(low, high), start));
-                // SAFETY: 64 bytes of integers are 64 bytes of integers.
-                let sums: [i32; LANES] = unsafe { std::mem::transmute(halves) };
-                let (mask, bounds, products) = finish(layout, block, &sums, query, limit);
-                push(hits, mask & keep, &bounds, &products, first_row);
-            }
+    /// Numbers without a pattern.
+    fn noise(seed: u32) -> impl FnMut() -> u32 {
+        let mut state = seed;
+        move || {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            state >> 8
         }
     }
 
-    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-    pub(super) fn dot_vnni(codes: &[u8], query: &[i8], start: i32) -> i32 {
-        let mut sums = _mm512_setzero_si512();
-        for at in (0..query.len()).step_by(64) {
-            let mask = u64::MAX >> 64_usize.saturating_sub(query.len() - at);
-            // SAFETY: the lanes of the mask are there, `codes` being no shorter than `query`.
-            unsafe {
-                let c = _mm512_maskz_loadu_epi8(mask, codes.as_ptr().add(at).cast());
-                let q = _mm512_maskz_loadu_epi8(mask, query.as_ptr().add(at));
-                sums = _mm512_dpbusd_epi32(sums, c, q);
-            }
+    /// Compares every kernel with the portable one. All sums and numbers are small integers, so that no kernel may differ in any bit.
+    fn check_kernels(n_head: usize, n_blocks: usize, n_queries: usize, has_squares: bool) {
+        let layout = Layout {
+            n_head,
+            n_tail: 0,
+            has_squares,
+        };
+        let mut next = noise((n_head * 1000 + n_blocks * 100 + n_queries) as u32);
+        let mut heads = Vec::new();
+        for _ in 0..n_blocks {
+            let numbers = (0..layout.codes_at() / 4).map(|_| (next() % 2 + 1) as f32);
+            heads.extend(numbers.flat_map(f32::to_le_bytes));
+            heads.extend((0..layout.n_groups() * 4 * LANES).map(|_| next() as u8));
         }
-        start.wrapping_add(_mm512_reduce_add_epi32(sums))
+        let mut queries = Vec::new();
+        for _ in 0..n_queries {
+            let codes = (0..layout.n_groups() * 4).map(|_| next() as i8).collect();
+            queries.push(QuerySketch::of_codes(codes, (next() % 1000) as i32));
+        }
+        let keep: Vec<u16> = (0..n_blocks)
+            .map(|i| (next() * (i as u32 % 3)) as u16)
+            .collect();
+        let limits: Vec<f32> = (0..n_queries)
+            .map(|i| [f32::NEG_INFINITY, 0.0][i % 2])
+            .collect();
+        let span = Span {
+            layout,
+            heads: &heads,
+            keep: &keep,
+            first_row: 32,
+        };
+        let scan = |kernel: Kernel| {
+            let mut hits = vec![Vec::new(); n_queries];
+            kernel.scan(&span, &queries, &limits, &mut hits);
+            hits
+        };
+        let expected = scan(Kernel::Portable);
+        let n_kept: u32 = keep.iter().map(|keep| keep.count_ones()).sum();
+        assert!(
+            expected
+                .iter()
+                .step_by(2)
+                .all(|hits| hits.len() == n_kept as usize)
+        );
+        for simd in simd_levels() {
+            let kernel = Kernel::of(simd);
+            let what =
+                format!("{kernel:?}: {n_head} coordinates, {n_blocks} blocks, {n_queries} queries");
+            assert!(scan(kernel) == expected, "{what}");
+        }
     }
 
-    /// The compiler makes of the loop what AVX2 has.
-    #[target_feature(enable = "avx2,fma")]
-    pub(super) fn dot_avx2(codes: &[u8], query: &[i8], start: i32) -> i32 {
-        dot_portable(codes, query, start)
-    }
-
-    /// Queries whose sums stay in registers together; with four blocks, 24 of the 32.
-    const QUERIES: usize = 6;
-
-    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-    pub(super) fn vnni(
-        span: &Span<'_>,
-        queries: &[QuerySketch],
-        limits: &[f32],
-        hits: &mut [Vec<Hit>],
-    ) {
-        let mut at = 0;
-        while at < queries.len() {
-            let n = QUERIES.min(queries.len() - at);
-            let group = (
-                &queries[at..at + n],
-                &limits[at..at + n],
-                &mut hits[at..at + n],
-            );
-            // SAFETY: this function has the instructions, and the caller checked the lengths.
-            unsafe {
-                match (n, span.layout.has_squares) {
-                    (1, false) => blocks::<1, 8, false>(span, group),
-                    (2, false) => blocks::<2, 8, false>(span, group),
-                    (3, false) => blocks::<3, 4, false>(span, group),
-                    (4, false) => blocks::<4, 4, false>(span, group),
-                    (5, false) => blocks::<5, 4, false>(span, group),
-                    (_, false) => blocks::<6, 4, false>(span, group),
-                    (1, true) => blocks::<1, 8, true>(span, group),
-                    (2, true) => blocks::<2, 8, true>(span, group),
-                    (3, true) => blocks::<3, 4, true>(span, group),
-                    (4, true) => blocks::<4, 4, true>(span, group),
-                    (5, true) => blocks::<5, 4, true>(span, group),
-                    (_, true) => blocks::<6, 4, true>(span, group),
+    #[test]
+    fn every_kernel_finds_the_same() {
+        for n_head in [1, 4, 7, 32, 60, 64, 66, 96, 128, 352] {
+            for n_queries in [1, 5, 7, 8, 16, 20, 30, 33, 60, 64] {
+                for n_blocks in [1, 2, 5] {
+                    check_kernels(n_head, n_blocks, n_queries, n_queries % 2 == 0);
                 }
             }
-            at += n;
         }
     }
 
-    type Group<'a> = (&'a [QuerySketch], &'a [f32], &'a mut [Vec<Hit>]);
-
-    /// All blocks for `Q` queries, `B` at a time.
-    ///
-    /// # Safety
-    /// The machine has AVX-512 VNNI; blocks and queries have the shape of the layout.
-    #[inline(always)]
-    unsafe fn blocks<const Q: usize, const B: usize, const SQUARES: bool>(
-        span: &Span<'_>,
-        group: Group<'_>,
-    ) {
-        let (queries, limits, hits) = group;
-        let n_blocks = span.keep.len();
-        let mut block = 0;
-        // SAFETY: as the caller promises; each tile lies within the blocks.
-        unsafe {
-            while block + B <= n_blocks {
-                tile::<Q, B, SQUARES>(span, block, queries, limits, hits);
-                block += B;
-            }
-            while block < n_blocks {
-                tile::<Q, 1, SQUARES>(span, block, queries, limits, hits);
-                block += 1;
-            }
-        }
-    }
-
-    /// # Safety
-    /// As [`blocks`]; `B` blocks from `first` are there, and `Q` queries.
-    #[inline(always)]
-    unsafe fn tile<const Q: usize, const B: usize, const SQUARES: bool>(
-        span: &Span<'_>,
-        first: usize,
-        queries: &[QuerySketch],
-        limits: &[f32],
-        hits: &mut [Vec<Hit>],
-    ) {
-        let keep: [u16; B] = array::from_fn(|b| span.keep[first + b]);
-        if keep.iter().all(|&keep| keep == 0) {
-            return;
-        }
-        let (stride, codes_at) = (span.layout.block_bytes(), span.layout.codes_at());
-        let queries: [&QuerySketch; Q] = array::from_fn(|q| &queries[q]);
-        let query_codes: [*const i8; Q] = array::from_fn(|q| queries[q].codes.as_ptr());
-        // SAFETY: as the caller promises.
-        unsafe {
-            let start = span.heads.as_ptr().add(first * stride);
-            let mut sums = [[_mm512_setzero_si512(); B]; Q];
-            for q in 0..Q {
-                sums[q] = [_mm512_set1_epi32(queries[q].start); B];
-            }
-            for group in 0..span.layout.n_groups() {
-                let mut codes = [_mm512_setzero_si512(); B];
-                for (b, codes) in codes.iter_mut().enumerate() {
-                    let at = b * stride + codes_at + group * 64;
-                    *codes = _mm512_loadu_si512(start.add(at).cast());
-                }
-                for q in 0..Q {
-                    let query = _mm512_set1_epi32(
-                        query_codes[q].add(4 * group).cast::<i32>().read_unaligned(),
-                    );
-                    for b in 0..B {
-                        sums[q][b] = _mm512_dpbusd_epi32(sums[q][b], codes[b], query);
-                    }
-                }
-            }
-            for b in 0..B {
-                let numbers = start.add(b * stride).cast::<f32>();
-                let (a, z) = (
-                    _mm512_loadu_ps(numbers),
-                    _mm512_loadu_ps(numbers.add(LANES)),
+    /// Where tiles are emulated, their products are counted.
+    #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+    #[test]
+    fn many_queries_run_by_tiles() {
+        let check = |n_queries: usize, n_tiles: usize| {
+            let before = testkit::emulated_products();
+            check_kernels(96, 5, n_queries, false);
+            let with_tiles = simd_levels().into_iter().filter(|simd| simd.has_amx_int8());
+            let n_scans = with_tiles.count();
+            if let (Some(before), Some(after)) = (before, testkit::emulated_products()) {
+                // Two steps; the first and the fourth block keep no row, beside others in pairs 0 and 2, 3.
+                assert_eq!(
+                    after - before,
+                    n_scans * n_tiles * 2 * 5,
+                    "{n_queries} queries"
                 );
-                for q in 0..Q {
-                    let mut product = _mm512_mul_ps(a, _mm512_cvtepi32_ps(sums[q][b]));
-                    if SQUARES {
-                        let squares = _mm512_loadu_ps(numbers.add(2 * LANES));
-                        product =
-                            _mm512_fnmadd_ps(squares, _mm512_set1_ps(queries[q].inverse), product);
-                    }
-                    let bound = _mm512_fmadd_ps(z, _mm512_set1_ps(queries[q].rest), product);
-                    let reached =
-                        _mm512_cmp_ps_mask::<_CMP_NLT_UQ>(bound, _mm512_set1_ps(limits[q]));
-                    let lowest = _mm512_set1_ps(f32::NEG_INFINITY);
-                    let overflowed = _mm512_cmp_ps_mask::<_CMP_EQ_OQ>(bound, lowest);
-                    let mask = (reached | overflowed) & keep[b];
-                    if mask != 0 {
-                        let (mut bounds, mut products) = ([0.0; LANES], [0.0; LANES]);
-                        _mm512_storeu_ps(bounds.as_mut_ptr(), bound);
-                        _mm512_storeu_ps(products.as_mut_ptr(), product);
-                        push(
-                            &mut hits[q],
-                            mask,
-                            &bounds,
-                            &products,
-                            span.first_row + ((first + b) * LANES) as u32,
-                        );
-                    }
-                }
             }
-        }
+        };
+        check(7, 0);
+        check(8, 1);
+        check(16, 1);
+        check(23, 1);
+        check(24, 2);
+        check(60, 4);
     }
 }

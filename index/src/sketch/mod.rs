@@ -53,6 +53,10 @@
 //! That order of the codes is the operand of VNNI and of AMX: four coordinates of sixteen rows are one register, and
 //! no sum is taken across lanes.
 
+#[cfg(target_arch = "x86_64")]
+mod amx;
+#[cfg(target_arch = "x86_64")]
+mod avx;
 mod kernel;
 mod projection;
 mod query;

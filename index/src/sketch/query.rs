@@ -96,6 +96,26 @@ impl QuerySketch {
         }
     }
 
+    /// For tests of kernels: a head of its own, and 1 for all other numbers.
+    #[cfg(test)]
+    pub fn of_codes(codes: Vec<i8>, start: i32) -> Self {
+        Self {
+            codes,
+            start,
+            rest: 1.0,
+            inverse: 1.0,
+            tail: QueryTail {
+                codes: Vec::new(),
+                start: 0,
+                ratio: 1.0,
+                gap: 0.0,
+            },
+            scale: 1.0,
+            squared_norm: 0.0,
+            metric: Metric::InnerProduct,
+        }
+    }
+
     /// The bound of a row once its tail was read: `product` is what its head says, without the rest, and `sum` starts from
     /// [`QueryTail::start`].
     pub fn refine(&self, product: f32, step: f32, sum: i32) -> f32 {

@@ -1,12 +1,18 @@
-//! What the tests of all crates share: fixtures, golden data, the default model.
+//! What the tests of all crates share: fixtures, golden data, the default model, instructions that the machine lacks.
 //!
 //! The one library here that reads environment variables, and that asks the network for anything without being told.
+
+mod tile_emulation;
 
 use std::env;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use hub::ModelCache;
+
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+pub use tile_emulation::emulated_products;
+pub use tile_emulation::simd_levels;
 
 const DEFAULT_MODEL: &str = "all-MiniLM-L6-v2";
 

@@ -2,16 +2,16 @@
 //!
 //! Such a machine answers a tile instruction with SIGILL. The handler here carries the instruction out, as the
 //! processor's manual describes it (Intel 64 and IA-32 Architectures Software Developer's Manual, volume 2), and goes on
-//! behind it. It has what [`super::tile`] uses, and aborts where the processor would raise an exception.
+//! behind it. It has what [`compute::tile`] has, and aborts where the processor would raise an exception.
 
 use compute::Simd;
 
 /// Every level of this machine, and tiles, emulated where it has none.
-pub(crate) fn levels() -> Vec<Simd> {
+pub fn simd_levels() -> Vec<Simd> {
     #[allow(unused_mut, reason = "other machines have no tiles to emulate")]
     let mut levels = Simd::available();
     #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
-    if !Simd::detect().has_amx() {
+    if emulates() {
         eprintln!("no AMX here: its instructions are emulated");
         levels.push(x86::emulated());
     }
@@ -19,7 +19,9 @@ pub(crate) fn levels() -> Vec<Simd> {
 }
 
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
-pub(super) use x86::emulated_products;
+pub use x86::emulated_products;
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+use x86::emulates;
 
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 mod x86 {
@@ -47,8 +49,14 @@ mod x86 {
     }
 
     /// How many products of tiles this thread has emulated; none where the machine multiplies them itself.
-    pub(crate) fn emulated_products() -> Option<usize> {
-        (!Simd::detect().has_amx()).then(|| PRODUCTS.get())
+    pub fn emulated_products() -> Option<usize> {
+        emulates().then(|| PRODUCTS.get())
+    }
+
+    /// Whether the machine lacks an instruction on tiles.
+    pub(super) fn emulates() -> bool {
+        let machine = Simd::detect();
+        !(machine.has_amx() && machine.has_amx_int8())
     }
 
     /// This machine with emulated tiles.
@@ -156,8 +164,8 @@ mod x86 {
         }
     }
 
-    /// Configuration, memory, products.
-    const OPCODES: [u8; 3] = [0x49, 0x4b, 0x5c];
+    /// Configuration and zeros, memory, products of bf16 and of integers.
+    const OPCODES: [u8; 4] = [0x49, 0x4b, 0x5c, 0x5e];
 
     /// Where the system keeps the general registers, by the processor's numbers.
     const REGISTERS: [libc::c_int; 16] = [
@@ -198,6 +206,11 @@ mod x86 {
                 // SAFETY: 64 bytes by the caller's word.
                 (0x49, 0, None) => self.configure(unsafe { &*(address as *const [u8; 64]) }),
                 (0x49, 0, Some(0)) => self.shapes = None,
+                // TILEZERO
+                (0x49, 3, Some(0)) => {
+                    self.shape(reg);
+                    self.tiles[reg] = [[0; SIDE]; SIDE];
+                }
                 // TILELOADD: what is outside the shape becomes zero.
                 (0x4b, 3, None) => {
                     let (rows, words) = self.shape(reg);
@@ -219,6 +232,8 @@ mod x86 {
                 }
                 // TDPBF16PS
                 (0x5c, 2, Some(a)) => self.dot_bf16(reg, a, vvvv),
+                // TDPBSUD
+                (0x5e, 2, Some(a)) => self.dot_i8_u8(reg, a, vvvv),
                 _ => panic!("tile instruction {opcode:x} with prefix {prefix} is not emulated"),
             }
         }
@@ -251,8 +266,8 @@ mod x86 {
                 .expect("tiles are configured before they are used")[tile]
         }
 
-        /// `sums += a · b`. The processor's multiplications are fused; so are these, as products of bf16 are exact.
-        fn dot_bf16(&mut self, sums: usize, a: usize, b: usize) {
+        /// Counts a product, and returns its rows, words of k, and columns.
+        fn shapes_of_product(&self, sums: usize, a: usize, b: usize) -> (usize, usize, usize) {
             let ((rows, columns), (a_rows, words)) = (self.shape(sums), self.shape(a));
             assert_eq!(
                 (rows, (words, columns)),
@@ -260,6 +275,32 @@ mod x86 {
                 "shapes fit together"
             );
             assert!(sums != a && a != b && b != sums, "tiles differ");
+            PRODUCTS.set(PRODUCTS.get() + 1);
+            (rows, words, columns)
+        }
+
+        /// `sums += a · b` of signed by unsigned bytes.
+        fn dot_i8_u8(&mut self, sums: usize, a: usize, b: usize) {
+            let (rows, words, columns) = self.shapes_of_product(sums, a, b);
+            for row in 0..rows {
+                for word in 0..words {
+                    let left = self.tiles[a][row][word].to_le_bytes();
+                    for column in 0..columns {
+                        let right = self.tiles[b][word][column].to_le_bytes();
+                        let products = left.iter().zip(right);
+                        let sum: i32 = products
+                            .map(|(&x, y)| i32::from(x.cast_signed()) * i32::from(y))
+                            .sum();
+                        let target = &mut self.tiles[sums][row][column];
+                        *target = target.wrapping_add(sum.cast_unsigned());
+                    }
+                }
+            }
+        }
+
+        /// `sums += a · b`. The processor's multiplications are fused; so are these, as products of bf16 are exact.
+        fn dot_bf16(&mut self, sums: usize, a: usize, b: usize) {
+            let (rows, words, columns) = self.shapes_of_product(sums, a, b);
             let right = self.tiles[b].map(halves);
             for row in 0..rows {
                 let left = halves(self.tiles[a][row]);
@@ -278,7 +319,6 @@ mod x86 {
                     *sum = flushed(before + flushed(even + odd)).to_bits();
                 }
             }
-            PRODUCTS.set(PRODUCTS.get() + 1);
         }
     }
 

@@ -15,6 +15,11 @@ test *ARGS:
 # Licences, bans and sources of every dependency
 deny:
     cargo deny check licenses bans sources
+    cargo deny --manifest-path fuzz/Cargo.toml --config deny.toml check licenses bans sources
+
+# Whether the fuzz targets compile; running them takes cargo-fuzz and a nightly compiler: `cargo +nightly fuzz run shard`
+fuzz-check:
+    cargo check --manifest-path fuzz/Cargo.toml --locked --target-dir target
 
 # Regenerate the OpenAPI document
 openapi:

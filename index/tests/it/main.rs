@@ -3,6 +3,8 @@
 
 mod files;
 mod graph;
+mod hostile;
+mod mutations;
 mod search;
 
 use std::path::{Path, PathBuf};

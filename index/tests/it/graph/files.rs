@@ -10,6 +10,7 @@ use index::{
 };
 
 use super::config;
+use crate::hostile::repair;
 use crate::write_shards;
 
 const N: usize = 16;
@@ -65,19 +66,7 @@ impl Small {
     fn forge(&self, at: usize, value: u32) -> Vec<u8> {
         let mut bytes = self.bytes.clone();
         bytes[at..at + 4].copy_from_slice(&value.to_le_bytes());
-        let number = |bytes: &[u8], at: usize| {
-            u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap()) as usize
-        };
-        let table = number(&bytes, 16);
-        for entry in (table..bytes.len()).step_by(64) {
-            let (offset, length) = (number(&bytes, entry + 40), number(&bytes, entry + 48));
-            let checksum = xxhash_rust::xxh3::xxh3_64(&bytes[offset..offset + length]);
-            bytes[entry + 56..entry + 64].copy_from_slice(&checksum.to_le_bytes());
-        }
-        let checksum = xxhash_rust::xxh3::xxh3_64(&bytes[table..]);
-        bytes[32..40].copy_from_slice(&checksum.to_le_bytes());
-        let checksum = xxhash_rust::xxh3::xxh3_64(&bytes[..56]);
-        bytes[56..64].copy_from_slice(&checksum.to_le_bytes());
+        repair(&mut bytes);
         bytes
     }
 }

@@ -15,7 +15,7 @@ const BYTES_PER_ROW_READ: usize = 2048;
 /// Blocks of sketches that are looked at before there is any limit.
 const FIRST_BLOCKS: usize = 8;
 /// Rows, beside some for each of the `k`, that may be pending before the best of them get their score.
-const PENDING: usize = 256;
+const PENDING: usize = 16;
 /// Rows that are pending at most, before all of them are settled.
 const MAX_PENDING: usize = 1 << 15;
 /// Rows and tails that are fetched from memory ahead of their turn.

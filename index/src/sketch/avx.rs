@@ -111,6 +111,20 @@ pub(super) fn vnni(
     }
 }
 
+/// Repeats a block for every number below a constant, so that arrays of registers are indexed by constants alone: a loop that
+/// the compiler left rolled would keep them in memory.
+macro_rules! unrolled {
+    ($i:ident < $n:expr, $block:block) => {
+        unrolled!($i < $n, $block, 0, 1, 2, 3, 4, 5, 6, 7)
+    };
+    ($i:ident < $n:expr, $block:block, $($number:literal),*) => {
+        $(if $number < $n {
+            const $i: usize = $number;
+            $block
+        })*
+    };
+}
+
 type Group<'a> = (&'a [QuerySketch], &'a [f32], &'a mut [Vec<Hit>]);
 
 /// All blocks for `Q` queries, `B` at a time.
@@ -176,12 +190,13 @@ unsafe fn tile<const Q: usize, const B: usize, const SQUARES: bool>(
                 }
             }
         }
-        for b in 0..B {
-            let numbers = Numbers::of(span, first + b);
-            for q in 0..Q {
-                numbers.offer::<SQUARES>(sums[q][b], queries[q], limits[q], &mut hits[q]);
-            }
-        }
+        unrolled!(BLOCK < B, {
+            let numbers = Numbers::of(span, first + BLOCK);
+            unrolled!(QUERY < Q, {
+                let sums = sums[QUERY][BLOCK];
+                numbers.offer::<SQUARES>(sums, queries[QUERY], limits[QUERY], &mut hits[QUERY]);
+            });
+        });
     }
 }
 
@@ -240,13 +255,26 @@ impl Numbers {
             let reached = _mm512_cmp_ps_mask::<_CMP_NLT_UQ>(bound, _mm512_set1_ps(limit));
             let lowest = _mm512_set1_ps(f32::NEG_INFINITY);
             let overflowed = _mm512_cmp_ps_mask::<_CMP_EQ_OQ>(bound, lowest);
-            let mask = (reached | overflowed) & self.keep;
-            if mask != 0 {
-                let (mut bounds, mut products) = ([0.0; LANES], [0.0; LANES]);
-                _mm512_storeu_ps(bounds.as_mut_ptr(), bound);
-                _mm512_storeu_ps(products.as_mut_ptr(), product);
-                push(hits, mask, &bounds, &products, self.first_row);
+            if _kortestz_mask16_u8(reached, overflowed) == 0 {
+                self.push((reached | overflowed) & self.keep, bound, product, hits);
             }
         }
+    }
+
+    /// Kept out of the loop, where it would take registers from the sums.
+    ///
+    /// # Safety
+    /// The machine has AVX-512.
+    #[cold]
+    #[inline(never)]
+    #[target_feature(enable = "avx512f")]
+    unsafe fn push(&self, mask: u16, bound: __m512, product: __m512, hits: &mut Vec<Hit>) {
+        let (mut bounds, mut products) = ([0.0; LANES], [0.0; LANES]);
+        // SAFETY: as the caller promises; both stores fill an array.
+        unsafe {
+            _mm512_storeu_ps(bounds.as_mut_ptr(), bound);
+            _mm512_storeu_ps(products.as_mut_ptr(), product);
+        }
+        push(hits, mask, &bounds, &products, self.first_row);
     }
 }

@@ -92,6 +92,8 @@ pub struct Labels {
     pub n: usize,
     /// Whether `architectures` names a model for sequence classification.
     pub has_classifier: bool,
+    /// Their names: those of `id2label`, else `LABEL_0` and so on.
+    pub names: Vec<String>,
     /// Activation that the cross-encoder's configuration names.
     pub activation: Option<String>,
 }
@@ -277,11 +279,19 @@ impl Labels {
     pub(crate) fn read(config: &Entries<'_>) -> Result<Self, LoadError> {
         let names = config.get("architectures").and_then(Value::as_array);
         let mut names = names.into_iter().flatten().filter_map(Value::as_str);
+        let stored = config.get("id2label").and_then(Value::as_object);
+        let n = match stored {
+            Some(labels) => labels.len(),
+            None => config.count("num_labels")?.unwrap_or(2),
+        };
+        let name = |id: usize| {
+            let stored = stored.and_then(|labels| labels.get(&id.to_string()));
+            let stored = stored.and_then(Value::as_str).map(str::to_owned);
+            stored.unwrap_or_else(|| format!("LABEL_{id}"))
+        };
         Ok(Self {
-            n: match config.get("id2label") {
-                Some(Value::Object(labels)) => labels.len(),
-                _ => config.count("num_labels")?.unwrap_or(2),
-            },
+            n,
+            names: (0..n).map(name).collect(),
             has_classifier: names.any(|name| name.ends_with("ForSequenceClassification")),
             activation: config
                 .get("sentence_transformers")

@@ -164,13 +164,13 @@ impl Backbone {
     }
 
     /// Hands the last layer's token vectors of each group of texts, one text after the other, to `finish`, which makes a
-    /// row of `n_out` values of each text: (tokens, H), or (texts, H) where only those of first tokens are `wanted`.
+    /// row of `n_out(text)` values of each text: (tokens, H), or (texts, H) where only those of first tokens are `wanted`.
     /// Rows are returned in the order of `texts`.
     pub(crate) fn for_groups(
         &self,
         (pool, n_running): (Option<&ThreadPool>, &AtomicUsize),
         texts: &[Tokens],
-        (batch_tokens, n_out): (usize, usize),
+        (batch_tokens, n_out): (usize, impl Fn(&Tokens) -> usize),
         wanted: Wanted,
         finish: impl Fn(&[&Tokens], &[f32]) -> Vec<f32> + Sync,
     ) -> Result<Vec<f32>, EncodeError> {

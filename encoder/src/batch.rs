@@ -33,14 +33,14 @@ pub(crate) fn start_threads(
 const LEAST_TOKENS: usize = 64;
 
 /// Calls `compute` for groups of about `batch_tokens` tokens of texts of about equal length, longest first, and writes
-/// what it returns, one row of `width` values per text, at the places of the input. Groups are smaller where a thread
+/// what it returns, one row of `width(text)` values per text, at the places of the input. Groups are smaller where a thread
 /// would otherwise have nothing to do. `n_running` counts the calls at work, so that a lone group is shared by all threads
 /// only when no other call needs them.
 pub(crate) fn for_groups(
     (pool, n_running): (Option<&ThreadPool>, &AtomicUsize),
     texts: &[Tokens],
     batch_tokens: usize,
-    width: usize,
+    width: impl Fn(&Tokens) -> usize,
     compute: impl Fn(&[&Tokens], &mut Workspace) -> Vec<f32> + Sync,
 ) -> Vec<f32> {
     let mut order: Vec<usize> = (0..texts.len()).collect();
@@ -83,12 +83,20 @@ pub(crate) fn for_groups(
                 .collect()
         }
     };
-    let mut values = vec![0.0; texts.len() * width];
-    for (&index, row) in order
-        .iter()
-        .zip(computed.iter().flat_map(|rows| rows.chunks_exact(width)))
-    {
-        values[index * width..(index + 1) * width].copy_from_slice(row);
+    let mut ends = Vec::with_capacity(texts.len());
+    let mut n_values = 0;
+    for text in texts {
+        n_values += width(text);
+        ends.push(n_values);
+    }
+    let mut values = vec![0.0; n_values];
+    for (group, rows) in groups.iter().zip(&computed) {
+        let mut rows = rows.as_slice();
+        for &index in &order[group.clone()] {
+            let (row, rest) = rows.split_at(width(&texts[index]));
+            values[ends[index] - row.len()..ends[index]].copy_from_slice(row);
+            rows = rest;
+        }
     }
     values
 }
@@ -222,9 +230,13 @@ mod tests {
         let texts = texts(&[3, 9, 1, 5, 2]);
         for pool in [None, start_threads(2, 2).expect("two threads start")] {
             let threads = (pool.as_ref(), &AtomicUsize::new(0));
-            let lengths = for_groups(threads, &texts, 6, 1, |group, _| {
-                group.iter().map(|text| text.len() as f32).collect()
-            });
+            let lengths = for_groups(
+                threads,
+                &texts,
+                6,
+                |_| 1,
+                |group, _| group.iter().map(|text| text.len() as f32).collect(),
+            );
             assert_eq!(lengths, [3.0, 9.0, 1.0, 5.0, 2.0]);
         }
     }

@@ -1,3 +1,4 @@
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::atomic::AtomicUsize;
 
@@ -16,7 +17,7 @@ use crate::kernel::{self, Format, Rows};
 use crate::network::{PackedLinear, Wanted};
 use crate::options::{EncoderConfig, ModelOptions, Pooling, Role, Similarity};
 use crate::pooling::normalize;
-use crate::tokenizer::{Text, TextTokenizer, Tokens};
+use crate::tokenizer::{Side, Text, TextTokenizer, Tokens};
 use crate::weights::Linear;
 
 /// Vectors of texts.
@@ -49,6 +50,18 @@ impl Embeddings {
     }
 }
 
+/// What a text becomes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Output {
+    /// Its vector, as the model's modules make it.
+    #[default]
+    Vector,
+    /// The same without the normalization that ends them, where one does.
+    Unnormalized,
+    /// The last layer's vectors of all its tokens, special ones included.
+    TokenVectors,
+}
+
 /// A model that turns queries and passages into vectors of one space.
 pub struct BiEncoder {
     name: String,
@@ -60,8 +73,8 @@ pub struct BiEncoder {
     dense: Vec<DenseLayer>,
     simd: Simd,
     width: usize,
-    query: Side,
-    passage: Side,
+    query: OneSide,
+    passage: OneSide,
     /// sha256 of the transformer's tensors.
     weights: String,
     pool: Option<ThreadPool>,
@@ -70,7 +83,7 @@ pub struct BiEncoder {
 }
 
 /// What differs between queries and passages.
-struct Side {
+struct OneSide {
     prompt: String,
     max_tokens: usize,
 }
@@ -119,7 +132,7 @@ impl BiEncoder {
         let side = |what, requested: Option<usize>, prompt: &str| {
             let max_tokens =
                 check_max_tokens(what, requested.unwrap_or(max_tokens), limits, &tokenizer)?;
-            Ok(Side {
+            Ok(OneSide {
                 prompt: prompt.to_owned(),
                 max_tokens,
             })
@@ -203,7 +216,7 @@ impl BiEncoder {
         true
     }
 
-    fn side(&self, role: Role) -> &Side {
+    fn side(&self, role: Role) -> &OneSide {
         match role {
             Role::Query => &self.query,
             Role::Passage => &self.passage,
@@ -263,6 +276,61 @@ impl BiEncoder {
         }
     }
 
+    /// Tokenises one text after a prompt; where it is too long, tokens are lost at `side`, else where the model's own
+    /// configuration says.
+    ///
+    /// # Errors
+    /// [`EncodeError::Tokenize`].
+    pub fn tokenize_cut(
+        &self,
+        prompt: &str,
+        role: Role,
+        text: &str,
+        side: Option<Side>,
+    ) -> Result<Tokens, EncodeError> {
+        let Some(cut_at) = side else {
+            let mut tokens = self.tokenize_with_prompt(prompt, role, &[Text::Single(text)])?;
+            return Ok(tokens.swap_remove(0));
+        };
+        let max_tokens = self.side(role).max_tokens;
+        let tokens = self
+            .tokenizer
+            .encode_from(prompt, Text::Single(text), max_tokens, side)
+            .and_then(|tokens| {
+                // A cut on the left takes the prompt first, so that nothing of it is left to leave out.
+                let n_unpooled = match (self.directory.pools_prompt, cut_at) {
+                    (false, Side::Left) if tokens.truncated => 0,
+                    (false, _) => self.tokenizer.n_prompt_tokens(prompt, max_tokens)?,
+                    (true, _) => 0,
+                };
+                Ok(Tokens {
+                    n_unpooled,
+                    ..tokens
+                })
+            });
+        tokens.map_err(|error| EncodeError::Tokenize {
+            row: 0,
+            reason: error.to_string(),
+        })
+    }
+
+    /// The tokenizer.
+    pub fn tokenizer(&self) -> &TextTokenizer {
+        &self.tokenizer
+    }
+
+    /// Prompts by name, as the directory stores them.
+    pub fn prompts(&self) -> &BTreeMap<String, String> {
+        &self.directory.prompts
+    }
+
+    /// The prompt of texts of which nobody says what they are; often empty.
+    pub fn default_prompt(&self) -> &str {
+        let name = self.directory.default_prompt_name.as_deref();
+        name.and_then(|name| self.prompts().get(name))
+            .map_or("", String::as_str)
+    }
+
     /// Returns the number of tokens of a text by itself, without prompt, special tokens and limit.
     ///
     /// # Errors
@@ -284,8 +352,44 @@ impl BiEncoder {
     /// # Errors
     /// [`EncodeError`], naming the row: no or too many tokens, ids outside the tables, a vector that is not finite.
     pub fn encode(&self, texts: &[Tokens]) -> Result<Embeddings, EncodeError> {
+        Ok(Embeddings {
+            width: self.width,
+            values: self.encode_as(texts, Output::Vector)?,
+            n_tokens: texts.iter().map(Tokens::len).sum(),
+            n_truncated: texts.iter().filter(|text| text.truncated).count(),
+        })
+    }
+
+    /// Values that a text becomes.
+    pub fn n_values(&self, text: &Tokens, output: Output) -> usize {
+        match output {
+            Output::Vector | Output::Unnormalized => self.width,
+            Output::TokenVectors => text.len() * self.backbone_config.limits().width,
+        }
+    }
+
+    /// Whether its vectors are brought to length 1.
+    pub fn normalizes(&self) -> bool {
+        self.directory.steps.last() == Some(&Step::Normalize)
+    }
+
+    /// Whether the model has a vector for every token; one that pools by a decoder has not.
+    pub fn has_token_vectors(&self) -> bool {
+        self.directory.pooling != [Pooling::Decoder]
+    }
+
+    /// Encodes as [`Self::encode`] does; [`Self::n_values`] values for each text, in the order of the input.
+    ///
+    /// # Errors
+    /// As [`Self::encode`].
+    ///
+    /// # Panics
+    /// For [`Output::TokenVectors`] where there are [none](Self::has_token_vectors).
+    pub fn encode_as(&self, texts: &[Tokens], output: Output) -> Result<Vec<f32>, EncodeError> {
         batch::check(self.backbone_config.limits(), texts)?;
+        assert!(output != Output::TokenVectors || self.has_token_vectors());
         let first_only = match self.directory.pooling[..] {
+            _ if output == Output::TokenVectors => false,
             [Pooling::Cls] => texts.iter().all(|text| text.n_unpooled == 0),
             [Pooling::Decoder] => true,
             _ => false,
@@ -297,17 +401,17 @@ impl BiEncoder {
         let values = self.backbone.for_groups(
             (self.pool.as_ref(), &self.n_running),
             texts,
-            (self.config.batch_tokens, self.width),
+            (self.config.batch_tokens, |text: &Tokens| {
+                self.n_values(text, output)
+            }),
             wanted,
-            |group, hidden| self.finish_group(group, hidden, first_only),
+            |group, hidden| match output {
+                Output::TokenVectors => hidden.to_vec(),
+                _ => self.finish_group(group, hidden, first_only, output),
+            },
         )?;
         batch::check_finite(&values, self.width)?;
-        Ok(Embeddings {
-            width: self.width,
-            values,
-            n_tokens: texts.iter().map(Tokens::len).sum(),
-            n_truncated: texts.iter().filter(|text| text.truncated).count(),
-        })
+        Ok(values)
     }
 
     /// Tokenises and encodes.
@@ -319,7 +423,13 @@ impl BiEncoder {
     }
 
     /// Computes the vectors of one group from its token vectors, or first tokens' vectors: pooling, modules.
-    fn finish_group(&self, group: &[&Tokens], hidden: &[f32], first_only: bool) -> Vec<f32> {
+    fn finish_group(
+        &self,
+        group: &[&Tokens],
+        hidden: &[f32],
+        first_only: bool,
+        output: Output,
+    ) -> Vec<f32> {
         let n_hidden = self.backbone_config.limits().width;
         let mut width = n_hidden * self.directory.pooling.len();
         let mut vectors = vec![0.0; group.len() * width];
@@ -338,7 +448,11 @@ impl BiEncoder {
             start += n_rows;
         }
         let mut dense = self.dense.iter();
-        for step in &self.directory.steps {
+        let steps = match (self.directory.steps.as_slice(), output) {
+            ([steps @ .., Step::Normalize], Output::Unnormalized) => steps,
+            (steps, _) => steps,
+        };
+        for step in steps {
             match step {
                 Step::Normalize => vectors
                     .chunks_exact_mut(width)
@@ -392,7 +506,7 @@ impl BiEncoder {
         let split = texts
             .passage_stride
             .map(|stride| json!({ "stride": stride }));
-        let side = |side: &Side, template: &str, pair: bool, split: Option<Value>| {
+        let side = |side: &OneSide, template: &str, pair: bool, split: Option<Value>| {
             json!({
                 "prompt": side.prompt,
                 "template": template,

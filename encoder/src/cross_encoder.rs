@@ -18,7 +18,7 @@ use crate::kernel::{self, Format, Rows};
 use crate::network::{PackedLinear, Wanted};
 use crate::options::{EncoderConfig, Pooling};
 use crate::rank_prior::RankPrior;
-use crate::tokenizer::{Text, TextTokenizer, Tokens};
+use crate::tokenizer::{Side, Text, TextTokenizer, Tokens};
 use crate::weights::{Linear, Norm};
 
 /// Scores of pairs.
@@ -164,6 +164,40 @@ impl CrossEncoder {
         &self.config
     }
 
+    /// Names of the values of each pair, as `id2label` has them.
+    pub fn labels(&self) -> &[String] {
+        &self.backbone_config.labels().names
+    }
+
+    /// The tokenizer.
+    pub fn tokenizer(&self) -> &TextTokenizer {
+        &self.tokenizer
+    }
+
+    /// Tokenises one text, or a pair that is cut in another way than [`Self::tokenize`] does: of its second text
+    /// `max_second` tokens are kept, and what is still too long loses tokens at `side`.
+    ///
+    /// # Errors
+    /// [`EncodeError::Tokenize`].
+    pub fn tokenize_cut(
+        &self,
+        text: Text<'_>,
+        max_second: Option<usize>,
+        side: Option<Side>,
+    ) -> Result<Tokens, EncodeError> {
+        let tokens = match (text, max_second) {
+            (Text::Pair(first, second), Some(most)) => {
+                self.tokenizer
+                    .encode_second_cut(first, second, most, self.max_tokens)
+            }
+            _ => self.tokenizer.encode_from("", text, self.max_tokens, side),
+        };
+        tokens.map_err(|error| EncodeError::Tokenize {
+            row: 0,
+            reason: error.to_string(),
+        })
+    }
+
     /// Tokenises (query, passage) pairs in parallel; too long a pair loses tokens of its longer text first.
     ///
     /// # Errors
@@ -205,7 +239,7 @@ impl CrossEncoder {
         let logits = self.backbone.for_groups(
             (self.pool.as_ref(), &self.n_running),
             pairs,
-            (self.config.batch_tokens, n_labels),
+            (self.config.batch_tokens, |_| n_labels),
             wanted,
             |group, hidden| self.head.apply(self.simd, group, hidden),
         )?;

@@ -43,6 +43,10 @@ pub struct Directory {
     pub query_prompt: String,
     /// Put before each passage.
     pub passage_prompt: String,
+    /// All prompts that the directory stores, by name.
+    pub prompts: BTreeMap<String, String>,
+    /// Which of them stands before texts of which nobody says what they are.
+    pub default_prompt_name: Option<String>,
     /// Length that the sentence-transformers configuration gives.
     pub max_tokens: Option<usize>,
     /// Most tokens of a query that the options give.
@@ -189,6 +193,8 @@ impl Directory {
             truncate_width: None,
             query_prompt: options.query_prompt.unwrap_or_default(),
             passage_prompt: options.passage_prompt.unwrap_or_default(),
+            prompts: BTreeMap::new(),
+            default_prompt_name: None,
             max_tokens: None,
             query_tokens: options.query_tokens,
             passage_tokens: options.passage_tokens,
@@ -307,6 +313,12 @@ impl Directory {
                 .passage_prompt
                 .clone()
                 .unwrap_or_else(|| config.prompt(Role::Passage)),
+            prompts: config
+                .prompts
+                .into_iter()
+                .filter_map(|(name, prompt)| Some((name, prompt?)))
+                .collect(),
+            default_prompt_name: config.default_prompt_name,
             max_tokens: sentence.max_seq_length,
             query_tokens: options.query_tokens,
             passage_tokens: options.passage_tokens,

@@ -31,7 +31,7 @@ mod transformer;
 mod weights;
 
 pub use architecture::{Activation, Architecture, Family, Labels};
-pub use bi_encoder::{BiEncoder, Embeddings};
+pub use bi_encoder::{BiEncoder, Embeddings, Output};
 pub use checkpoint::Checkpoint;
 pub use conversion::{ConvertError, Converted, WeightType, average, convert};
 pub use cross_encoder::{CrossEncoder, Scores};
@@ -44,5 +44,5 @@ pub use kernel::{KernelPath, kernel_paths};
 pub use options::{Arithmetic, EncoderConfig, ModelOptions, Pooling, Preset, Role, Similarity};
 pub use rank_prior::RankPrior;
 pub use t5::{ScaledT5, T5Architecture, scale_t5};
-pub use tokenizer::{Text, TextTokenizer, Tokens, Truncation};
+pub use tokenizer::{Piece, Side, Text, TextTokenizer, Tokens, Truncation};
 pub use transformer::{Batch, Transformer};

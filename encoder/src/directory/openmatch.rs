@@ -137,6 +137,8 @@ pub(super) fn read(
             .passage_prompt
             .clone()
             .unwrap_or_else(|| prompt("document")),
+        prompts: config.prompts,
+        default_prompt_name: None,
         max_tokens: config.max_tokens,
         query_tokens: options.query_tokens.or(default(DEFAULT_TOKENS.0)),
         passage_tokens: options.passage_tokens.or(default(DEFAULT_TOKENS.1)),

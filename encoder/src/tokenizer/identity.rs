@@ -20,9 +20,9 @@ fn check(tokenizer: &TextTokenizer, prompt: &str, text: Text<'_>, max_tokens: us
     let room = tokenizer.room(is_pair, max_tokens);
     let room = room.expect("special tokens fit");
     let plain = tokenizer
-        .encode_plain(prompt, text, room)
+        .encode_plain(prompt, text, room, tokenizer.truncation)
         .expect("the crate encodes every text");
-    let fast = tokenizer.encode_word_pieces(prompt, text, room);
+    let fast = tokenizer.encode_word_pieces(prompt, text, room, tokenizer.truncation);
     if let Some(fast) = &fast {
         assert_eq!(fast, &plain, "{prompt:?} {text:?} cut to {max_tokens}");
     }

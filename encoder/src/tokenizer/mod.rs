@@ -66,6 +66,29 @@ pub enum Truncation {
     OnlySecond,
 }
 
+/// The end at which a text that is too long loses tokens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Side {
+    /// Its beginning.
+    Left,
+    /// Its end.
+    Right,
+}
+
+/// A token and where it stands in the text.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Piece {
+    /// Its id.
+    pub id: u32,
+    /// The token as the vocabulary has it.
+    pub token: String,
+    /// Whether it is a special token.
+    pub special: bool,
+    /// Bytes of the text that it stands for; empty for one that was added.
+    pub bytes: Range<usize>,
+}
+
 /// The tokenizer of a model directory, without the truncation and padding that its file may carry.
 pub struct TextTokenizer {
     tokenizer: Tokenizer,
@@ -230,11 +253,76 @@ impl TextTokenizer {
         text: Text<'_>,
         max_tokens: usize,
     ) -> Result<Tokens, tokenizers::Error> {
+        self.encode_from(prompt, text, max_tokens, None)
+    }
+
+    /// [`Self::encode`], losing tokens at `side` where it is given.
+    ///
+    /// # Errors
+    /// As [`Self::encode`].
+    pub fn encode_from(
+        &self,
+        prompt: &str,
+        text: Text<'_>,
+        max_tokens: usize,
+        side: Option<Side>,
+    ) -> Result<Tokens, tokenizers::Error> {
         let room = self.room(matches!(text, Text::Pair(..)), max_tokens)?;
-        match self.encode_word_pieces(prompt, text, room) {
+        let direction = match side {
+            Some(Side::Left) => TruncationDirection::Left,
+            Some(Side::Right) => TruncationDirection::Right,
+            None => self.truncation,
+        };
+        match self.encode_word_pieces(prompt, text, room, direction) {
             Some(tokens) => Ok(tokens),
-            None => self.encode_plain(prompt, text, room),
+            None => self.encode_plain(prompt, text, room, direction),
         }
+    }
+
+    /// Tokenises a pair of whose second text only the first `max_second` tokens are read.
+    ///
+    /// # Errors
+    /// As [`Self::encode`].
+    pub fn encode_second_cut(
+        &self,
+        first: &str,
+        second: &str,
+        max_second: usize,
+        max_tokens: usize,
+    ) -> Result<Tokens, tokenizers::Error> {
+        let (first, second) = (self.ids(first)?, self.ids(second)?);
+        let kept = &second[..second.len().min(max_second)];
+        let tokens = self.assemble(&first, Some(kept), max_tokens, Truncation::LongestFirst)?;
+        Ok(Tokens {
+            truncated: tokens.truncated || kept.len() < second.len(),
+            ..tokens
+        })
+    }
+
+    /// The tokens of a text and where they stand in it, uncut.
+    ///
+    /// # Errors
+    /// What the tokenizers crate says.
+    pub fn pieces_of(
+        &self,
+        text: &str,
+        add_special: bool,
+    ) -> Result<Vec<Piece>, tokenizers::Error> {
+        let encoding = self.tokenizer.encode(text, add_special)?;
+        let fields = encoding
+            .get_ids()
+            .iter()
+            .zip(encoding.get_tokens())
+            .zip(encoding.get_special_tokens_mask())
+            .zip(encoding.get_offsets());
+        let piece =
+            |(((&id, token), &special), &(start, end)): (((&u32, &String), &u32), _)| Piece {
+                id,
+                token: token.clone(),
+                special: special == 1,
+                bytes: start..end,
+            };
+        Ok(fields.map(piece).collect())
     }
 
     /// Token ids of a text without special tokens.
@@ -260,6 +348,14 @@ impl TextTokenizer {
         self.tokenizer.decode(ids, true)
     }
 
+    /// The text of token ids, special tokens included.
+    ///
+    /// # Errors
+    /// What the tokenizers crate says.
+    pub fn text_with_special(&self, ids: &[u32]) -> Result<String, tokenizers::Error> {
+        self.tokenizer.decode(ids, false)
+    }
+
     /// Cuts ids without special tokens, of one text or of a pair, to `max_tokens` and puts special tokens around them.
     ///
     /// # Errors
@@ -281,7 +377,7 @@ impl TextTokenizer {
             }
         };
         let encoding = |ids: &[u32], n_kept: usize, type_id: u32| {
-            let ids = &ids[self.side(ids.len(), n_kept)];
+            let ids = &ids[kept_range(self.truncation, ids.len(), n_kept)];
             Encoding::new(
                 ids.to_vec(),
                 vec![type_id; ids.len()],
@@ -310,14 +406,6 @@ impl TextTokenizer {
         })
     }
 
-    /// The tokens that stay of so many.
-    fn side(&self, n_tokens: usize, n_kept: usize) -> Range<usize> {
-        match self.truncation {
-            TruncationDirection::Right => 0..n_kept,
-            TruncationDirection::Left => n_tokens - n_kept..n_tokens,
-        }
-    }
-
     fn tokens(&self, encoding: &Encoding, truncated: bool) -> Tokens {
         let ids = encoding.get_ids().to_vec();
         let type_ids = if self.has_types {
@@ -334,7 +422,13 @@ impl TextTokenizer {
     }
 
     /// [`Self::encode_plain`] by the fast path, or none where that does not know the answer.
-    fn encode_word_pieces(&self, prompt: &str, text: Text<'_>, room: usize) -> Option<Tokens> {
+    fn encode_word_pieces(
+        &self,
+        prompt: &str,
+        text: Text<'_>,
+        room: usize,
+        direction: TruncationDirection,
+    ) -> Option<Tokens> {
         let word_pieces = self.word_pieces.as_ref()?;
         let (first, second) = match text {
             Text::Single(text) => (text, None),
@@ -342,7 +436,7 @@ impl TextTokenizer {
         };
         // A cut at the end of a single text, or of the second, makes the rest of it needless: one token too many says
         // that there is a cut, and as many as the first text has say which is the longer.
-        let stop = |limit: usize| match self.truncation {
+        let stop = |limit: usize| match direction {
             TruncationDirection::Right => limit,
             TruncationDirection::Left => usize::MAX,
         };
@@ -377,13 +471,15 @@ impl TextTokenizer {
                     type_id
                 }
                 Slot::First { type_id } => {
-                    tokens.ids.extend(&first[self.side(first.len(), n_first)]);
+                    tokens
+                        .ids
+                        .extend(&first[kept_range(direction, first.len(), n_first)]);
                     type_id
                 }
                 Slot::Second { type_id } => {
                     tokens
                         .ids
-                        .extend(&second[self.side(second.len(), n_second)]);
+                        .extend(&second[kept_range(direction, second.len(), n_second)]);
                     type_id
                 }
             };
@@ -399,6 +495,7 @@ impl TextTokenizer {
         prompt: &str,
         text: Text<'_>,
         room: usize,
+        direction: TruncationDirection,
     ) -> Result<Tokens, tokenizers::Error> {
         let pieces = |text: &str| self.tokenizer.encode_fast(text, false);
         let prompted = |text: &str| {
@@ -415,7 +512,7 @@ impl TextTokenizer {
         let n_pieces = first.len() + second.as_ref().map_or(0, |second| second.len());
         let truncation = TruncationParams {
             max_length: room,
-            direction: self.truncation,
+            direction,
             ..Default::default()
         };
         let (first, second) = truncate_encodings(first, second, &truncation)?;
@@ -440,6 +537,14 @@ impl TextTokenizer {
                 .is_some_and(|token| token.special)
         };
         Ok(tokens.len() - usize::from(tokens.ids.last().is_some_and(closes)))
+    }
+}
+
+/// The tokens that stay of so many.
+fn kept_range(direction: TruncationDirection, n_tokens: usize, n_kept: usize) -> Range<usize> {
+    match direction {
+        TruncationDirection::Right => 0..n_kept,
+        TruncationDirection::Left => n_tokens - n_kept..n_tokens,
     }
 }
 

@@ -163,6 +163,7 @@ fn minilm() -> Architecture {
         activation: Activation::Gelu,
         labels: Labels {
             n: 1,
+            names: Vec::new(),
             has_classifier: false,
             activation: None,
         },

@@ -99,6 +99,7 @@ impl ElectraConfig {
             activation: Activation::Gelu,
             labels: Labels {
                 n: 2,
+                names: Vec::new(),
                 has_classifier: false,
                 activation: None,
             },

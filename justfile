@@ -29,6 +29,13 @@ openapi:
 ci:
     .ci/run
 
+# OpenAI's, Cohere's, Hugging Face's, LangChain's and LlamaIndex's clients against a running server
+clients *ARGS:
+    cargo build --release
+    test -d target/clients || python3 -m venv target/clients
+    target/clients/bin/pip install --quiet -r tests/clients/requirements.txt
+    target/clients/bin/python tests/clients/run.py {{ARGS}}
+
 # 200 kills during a build, and a resume after each
 kill-test n="200":
     TRAWL_KILLS={{n}} cargo test -p indexer --test build kill -- --nocapture

@@ -67,6 +67,9 @@ pub struct ModelSection {
     pub path: PathBuf,
     pub role: ModelRole,
     pub max_batch_tokens: Option<usize>,
+    /// Of an encoder: widths to which its vectors may be cut.
+    #[serde(default)]
+    pub dimensions: Vec<usize>,
 }
 
 /// What a model is for.

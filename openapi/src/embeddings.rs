@@ -12,8 +12,8 @@ pub struct EmbeddingRequest {
     /// How vectors are written.
     #[serde(default)]
     pub encoding_format: EncodingFormat,
-    /// Values of a vector. Only the model's own width is accepted: nothing says that a shorter piece of its vectors
-    /// would still be a good one.
+    /// Values of a vector: the model's own width, or one of those that its setting `dimensions` names because it was
+    /// trained for them (Matryoshka). Nothing says that another piece of its vectors would still be a good one.
     #[serde(default)]
     pub dimensions: Option<usize>,
     /// What the texts are: the model's prompt and length for queries, or those for documents, apply.

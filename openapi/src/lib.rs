@@ -4,17 +4,24 @@
 //! people who call the API. Native requests refuse unknown fields; the compatibility routes (embeddings, rerank)
 //! ignore them, because the clients they serve send extras.
 
+mod cohere;
 mod collections;
 mod embeddings;
 mod filter;
 mod group;
 mod health;
+mod models;
 mod object;
 mod ordered;
 mod problem;
 mod rerank;
 mod search;
+mod tei;
 
+pub use cohere::{
+    CohereError, CohereMeta, CohereRerankRequest, CohereRerankResponse, CohereTokens, CohereUnits,
+    CohereVersion,
+};
 pub use collections::{
     Collection, CollectionCounts, CollectionDetail, CollectionList, CollectionShard,
     CollectionTemplates,
@@ -26,6 +33,7 @@ pub use embeddings::{
 pub use filter::{Condition, FieldKey, Filter, Match, Range};
 pub use group::{GroupScore, GroupScoreMethod, HitDocument, SearchGroup};
 pub use health::{Health, HealthStatus};
+pub use models::{Model, ModelList, ModelRole};
 pub use object::object;
 pub use ordered::Ordered;
 pub use problem::{ErrorCode, FieldError, Problem};
@@ -36,4 +44,10 @@ pub use search::{
     FusionMethod, HitScores, HybridOptions, HybridWeights, IncludeField, OnTimeout, RerankOptions,
     SearchHit, SearchMode, SearchOptions, SearchRequest, SearchResponse, SearchTiming, SearchTotal,
     SearchUsage, TotalRelation,
+};
+pub use tei::{
+    TeiDecodeRequest, TeiEmbedAllRequest, TeiEmbedRequest, TeiError, TeiErrorType, TeiIds, TeiInfo,
+    TeiLabels, TeiModelType, TeiPredictInput, TeiPredictRequest, TeiPrediction, TeiPredictions,
+    TeiRank, TeiReading, TeiRerankRequest, TeiSide, TeiSimilarityInput, TeiSimilarityRequest,
+    TeiTexts, TeiToken, TeiTokenizeRequest,
 };

@@ -196,7 +196,7 @@ async fn answer(
         Ok(tokens) => {
             let (class, none) = (Class::Interactive, Duration::ZERO);
             encoder
-                .encode_tokens(tokens, class, Deadline::NONE, none)
+                .encode_tokens(tokens.into(), class, Deadline::NONE, none)
                 .await
         }
         Err(error) => Err(error),

@@ -11,6 +11,7 @@ use futures::FutureExt;
 use openapi::ErrorCode;
 use retriever::Deadline;
 
+use crate::form::{Form, is_work};
 use crate::problem::{ApiError, take_error};
 use crate::scheduler::Class;
 use crate::state::{App, Phase, Shared};
@@ -18,9 +19,6 @@ use crate::state::{App, Phase, Shared};
 pub(crate) static REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 static TIMEOUT: HeaderName = HeaderName::from_static("x-timeout-ms");
 static PRIORITY: HeaderName = HeaderName::from_static("x-priority");
-
-/// The route whose errors have OpenAI's form.
-pub(crate) const OPENAI_ROUTE: &str = "/v1/embeddings";
 
 /// What every handler may know about its request.
 #[derive(Clone, Debug)]
@@ -98,7 +96,7 @@ pub(crate) async fn exchange(State(app): State<App>, mut request: Request, next:
         } else {
             tracing::debug!(request_id, %method, path, code, "request refused");
         }
-        error.render(&mut response, &path, &request_id, path == OPENAI_ROUTE);
+        error.render(&mut response, &path, &request_id, Form::of(&path));
     }
     let status = response.status().as_u16();
     let elapsed_ms = elapsed.as_secs_f64() * 1e3;
@@ -136,7 +134,7 @@ fn admit<'a>(
         ));
     }
     let mut permit = None;
-    if path.starts_with("/v1/") {
+    if is_work(path) {
         if app.phase() == Phase::Starting {
             let text = "models and collections are being checked";
             return Err(ApiError::new(ErrorCode::NotReady, text));

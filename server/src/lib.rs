@@ -13,6 +13,7 @@ mod config;
 mod exchange;
 mod faults;
 mod filter;
+mod form;
 mod group;
 mod metrics;
 mod model;

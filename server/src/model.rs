@@ -1,9 +1,11 @@
 //! A model with a scheduler in front of it, as the retriever and the routes call it.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
-use encoder::{BiEncoder, CrossEncoder, EncodeError, RankPrior, Role, Text, TextSpec, Tokens};
+use encoder::{
+    BiEncoder, CrossEncoder, EncodeError, RankPrior, Role, Side, Text, TextSpec, Tokens,
+};
 use futures::future::BoxFuture;
 use retriever::{Deadline, Encoded, ModelError, QueryEncoder, Reranked, Reranker};
 use tokio::sync::Semaphore;
@@ -11,7 +13,7 @@ use tokio::time::timeout_at;
 
 use crate::QueueConfig;
 use crate::metrics::Metrics;
-use crate::scheduler::{Class, Scheduler};
+use crate::scheduler::{Class, Scheduler, Work};
 
 /// Turns texts into tokens on blocking threads, a bounded number at a time, so that the compute threads only compute.
 pub(crate) struct Tokenizers(Semaphore);
@@ -22,15 +24,16 @@ impl Tokenizers {
     }
 
     /// `tokenize` is called once a text: given many, the models would spread them over their compute threads.
-    async fn run<T, F>(
+    pub(crate) async fn run<T, U, F>(
         &self,
         texts: Vec<T>,
         deadline: Deadline,
         tokenize: F,
-    ) -> Result<Vec<Tokens>, ModelError>
+    ) -> Result<Vec<U>, ModelError>
     where
         T: Send + 'static,
-        F: Fn(&T) -> Result<Vec<Tokens>, EncodeError> + Send + 'static,
+        U: Send + 'static,
+        F: Fn(&T) -> Result<U, EncodeError> + Send + 'static,
     {
         let permit = match deadline.moment() {
             Some(moment) => timeout_at(moment.into(), self.0.acquire())
@@ -45,11 +48,31 @@ impl Tokenizers {
                 if deadline.expired() {
                     return Err(ModelError::DeadlineExceeded);
                 }
-                all.extend(tokenize(text)?);
+                all.push(tokenize(text)?);
             }
             Ok(all)
         });
         all.await.map_err(|_| ModelError::Stopped)?
+    }
+}
+
+/// How texts are read.
+#[derive(Clone, Debug)]
+pub(crate) struct Reading {
+    pub(crate) role: Role,
+    /// In place of the role's own prompt.
+    pub(crate) prompt: Option<String>,
+    /// Where texts that are too long lose tokens, if not where the model's configuration says.
+    pub(crate) side: Option<Side>,
+}
+
+impl From<Role> for Reading {
+    fn from(role: Role) -> Self {
+        Self {
+            role,
+            prompt: None,
+            side: None,
+        }
     }
 }
 
@@ -59,6 +82,10 @@ pub(crate) struct ServedEncoder {
     pub(crate) model: Arc<BiEncoder>,
     /// Digest of the model's fingerprint with default templates.
     pub(crate) fingerprint: String,
+    /// Widths beside its own to which its vectors may be cut, because it was trained for them.
+    pub(crate) dimensions: Vec<usize>,
+    pub(crate) loaded: SystemTime,
+    pub(crate) max_batch_tokens: usize,
     scheduler: Scheduler,
     tokenizers: Arc<Tokenizers>,
 }
@@ -76,48 +103,61 @@ impl ServedEncoder {
             .max(model.max_tokens(Role::Passage));
         config.max_batch_tokens = config.max_batch_tokens.max(longest);
         config.max_tokens = config.max_tokens.max(longest);
+        let max_batch_tokens = config.max_batch_tokens;
         let scheduler = Scheduler::start("encode", name, Arc::clone(&model), config, metrics)?;
         let fingerprint = model.fingerprint(&TextSpec::default()).digest();
         Ok(Self {
             name: name.to_owned(),
             model,
             fingerprint,
+            dimensions: Vec::new(),
+            loaded: SystemTime::now(),
+            max_batch_tokens,
             scheduler,
             tokenizers,
         })
     }
 
-    /// Encodes texts with the role's own prompt, or with another one.
+    /// Encodes texts.
     pub(crate) async fn encode_texts(
         &self,
         texts: Vec<String>,
-        role: Role,
-        prompt: Option<String>,
+        reading: Reading,
         class: Class,
         deadline: Deadline,
     ) -> Result<Encoded, ModelError> {
         let start = Instant::now();
+        let tokens = self.tokenize(texts, reading, deadline).await?;
+        self.encode_tokens(tokens.into(), class, deadline, start.elapsed())
+            .await
+    }
+
+    pub(crate) async fn tokenize(
+        &self,
+        texts: Vec<String>,
+        reading: Reading,
+        deadline: Deadline,
+    ) -> Result<Vec<Tokens>, ModelError> {
         let model = Arc::clone(&self.model);
         let tokenize = move |text: &String| {
-            let prompt = prompt.as_deref().unwrap_or_else(|| model.prompt(role));
-            model.tokenize_with_prompt(prompt, role, &[Text::Single(text)])
+            let Reading { role, prompt, side } = &reading;
+            let prompt = prompt.as_deref().unwrap_or_else(|| model.prompt(*role));
+            model.tokenize_cut(prompt, *role, text, *side)
         };
-        let tokens = self.tokenizers.run(texts, deadline, tokenize).await?;
-        self.encode_tokens(tokens, class, deadline, start.elapsed())
-            .await
+        self.tokenizers.run(texts, deadline, tokenize).await
     }
 
     /// Encodes texts that are tokens already.
     pub(crate) async fn encode_tokens(
         &self,
-        tokens: Vec<Tokens>,
+        work: Work,
         class: Class,
         deadline: Deadline,
         tokenize: Duration,
     ) -> Result<Encoded, ModelError> {
-        let n_tokens = tokens.iter().map(Tokens::len).sum();
-        let n_truncated = tokens.iter().filter(|tokens| tokens.truncated).count();
-        let answer = self.scheduler.submit(tokens, class, deadline).await?;
+        let n_tokens = work.rows.iter().map(Tokens::len).sum();
+        let n_truncated = work.rows.iter().filter(|row| row.truncated).count();
+        let answer = self.scheduler.submit(work, class, deadline).await?;
         Ok(Encoded {
             values: answer.values,
             width: self.model.width(),
@@ -130,10 +170,79 @@ impl ServedEncoder {
     }
 }
 
+/// One or two texts that a cross-encoder reads.
+#[derive(Clone, Debug)]
+pub(crate) enum Input {
+    One(String),
+    Pair(Arc<str>, String),
+}
+
+impl Input {
+    fn as_text(&self) -> Text<'_> {
+        match self {
+            Self::One(text) => Text::Single(text),
+            Self::Pair(first, second) => Text::Pair(first, second),
+        }
+    }
+
+    pub(crate) fn n_characters(&self) -> usize {
+        match self {
+            Self::One(text) => text.chars().count(),
+            Self::Pair(first, second) => first.chars().count() + second.chars().count(),
+        }
+    }
+
+    /// Pairs of a query with each of many texts.
+    pub(crate) fn pairs(query: &str, texts: Vec<String>) -> Vec<Self> {
+        let query: Arc<str> = query.into();
+        let pair = |text| Self::Pair(Arc::clone(&query), text);
+        texts.into_iter().map(pair).collect()
+    }
+}
+
+/// How pairs are cut.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct PairCut {
+    /// Tokens that are read of the second text.
+    pub(crate) max_second: Option<usize>,
+    pub(crate) side: Option<Side>,
+}
+
+/// What a cross-encoder makes of its inputs.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Scored {
+    pub(crate) n_labels: usize,
+    /// (inputs, labels): after the model's activation.
+    pub(crate) scores: Vec<f32>,
+    /// The same before it.
+    pub(crate) logits: Vec<f32>,
+    pub(crate) n_tokens: usize,
+    pub(crate) n_truncated: usize,
+    pub(crate) queue: Duration,
+    pub(crate) tokenize: Duration,
+    pub(crate) compute: Duration,
+}
+
+impl Scored {
+    /// Of each input the score of its first label, by which inputs are ordered.
+    pub(crate) fn first_scores(&self) -> Vec<f32> {
+        let scores = self.scores.iter().step_by(self.n_labels.max(1));
+        scores.copied().collect()
+    }
+
+    /// The same before the activation.
+    pub(crate) fn first_logits(&self) -> Vec<f32> {
+        let logits = self.logits.iter().step_by(self.n_labels.max(1));
+        logits.copied().collect()
+    }
+}
+
 /// A cross-encoder that many requests share.
 pub(crate) struct ServedReranker {
     pub(crate) name: String,
-    model: Arc<CrossEncoder>,
+    pub(crate) model: Arc<CrossEncoder>,
+    pub(crate) loaded: SystemTime,
+    pub(crate) max_batch_tokens: usize,
     scheduler: Scheduler,
     tokenizers: Arc<Tokenizers>,
 }
@@ -148,10 +257,13 @@ impl ServedReranker {
     ) -> std::io::Result<Self> {
         config.max_batch_tokens = config.max_batch_tokens.max(model.max_tokens());
         config.max_tokens = config.max_tokens.max(model.max_tokens());
+        let max_batch_tokens = config.max_batch_tokens;
         let scheduler = Scheduler::start("rerank", name, Arc::clone(&model), config, metrics)?;
         Ok(Self {
             name: name.to_owned(),
             model,
+            loaded: SystemTime::now(),
+            max_batch_tokens,
             scheduler,
             tokenizers,
         })
@@ -165,16 +277,57 @@ impl ServedReranker {
         class: Class,
         deadline: Deadline,
     ) -> Result<Reranked, ModelError> {
+        let inputs = Input::pairs(&query, passages);
+        let start = Instant::now();
+        let tokens = self.tokenize(inputs, PairCut::default(), deadline).await?;
+        let scored = self
+            .score_tokens(tokens, class, deadline, start.elapsed())
+            .await?;
+        Ok(Reranked {
+            scores: scored.first_scores(),
+            n_tokens: scored.n_tokens,
+            n_truncated: scored.n_truncated,
+        })
+    }
+
+    pub(crate) async fn tokenize(
+        &self,
+        inputs: Vec<Input>,
+        cut: PairCut,
+        deadline: Deadline,
+    ) -> Result<Vec<Tokens>, ModelError> {
         let model = Arc::clone(&self.model);
-        let tokenize = move |passage: &String| model.tokenize(&[(&query, passage)]);
-        let tokens = self.tokenizers.run(passages, deadline, tokenize).await?;
+        let PairCut { max_second, side } = cut;
+        let tokenize = move |input: &Input| model.tokenize_cut(input.as_text(), max_second, side);
+        self.tokenizers.run(inputs, deadline, tokenize).await
+    }
+
+    /// Scores inputs that are tokens already.
+    pub(crate) async fn score_tokens(
+        &self,
+        tokens: Vec<Tokens>,
+        class: Class,
+        deadline: Deadline,
+        tokenize: Duration,
+    ) -> Result<Scored, ModelError> {
         let n_tokens = tokens.iter().map(Tokens::len).sum();
         let n_truncated = tokens.iter().filter(|tokens| tokens.truncated).count();
         let answer = self.scheduler.submit(tokens, class, deadline).await?;
-        Ok(Reranked {
-            scores: answer.values,
+        let n_labels = self.model.n_labels();
+        let (mut scores, mut logits) = (Vec::new(), Vec::new());
+        for row in answer.values.chunks_exact(2 * n_labels) {
+            scores.extend_from_slice(&row[..n_labels]);
+            logits.extend_from_slice(&row[n_labels..]);
+        }
+        Ok(Scored {
+            n_labels,
+            scores,
+            logits,
             n_tokens,
             n_truncated,
+            queue: answer.queue,
+            tokenize,
+            compute: answer.compute,
         })
     }
 }
@@ -192,9 +345,13 @@ impl QueryEncoder for OnBehalf<'_, ServedEncoder> {
         prompt: Option<String>,
         deadline: Deadline,
     ) -> BoxFuture<'_, Result<Encoded, ModelError>> {
+        let reading = Reading {
+            prompt,
+            ..Role::Query.into()
+        };
         Box::pin(
             self.model
-                .encode_texts(texts, Role::Query, prompt, self.class, deadline),
+                .encode_texts(texts, reading, self.class, deadline),
         )
     }
 }

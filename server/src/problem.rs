@@ -1,7 +1,8 @@
 //! The one place where what went wrong becomes a status, a stable code and a text for the caller.
 //!
 //! Handlers return an [`ApiError`]. It travels as an extension of an empty response to the outermost layer, which knows the
-//! request id, logs the cause and writes the body: `application/problem+json`, or OpenAI's form on OpenAI's routes.
+//! request id, logs the cause and writes the body in the form of the route: `application/problem+json`, or that which the
+//! clients of another API read.
 
 use std::error::Error;
 use std::time::Duration;
@@ -9,8 +10,13 @@ use std::time::Duration;
 use axum::http::header::{CONTENT_TYPE, RETRY_AFTER};
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
-use openapi::{ErrorCode, FieldError, OpenAiError, OpenAiErrorBody, Problem};
+use openapi::{
+    CohereError, ErrorCode, FieldError, OpenAiError, OpenAiErrorBody, Problem, TeiError,
+    TeiErrorType,
+};
 use retriever::{BackendError, FieldFault, FilterError, ModelError, SearchError};
+
+use crate::form::Form;
 
 type Cause = Box<dyn Error + Send + Sync>;
 
@@ -209,13 +215,7 @@ impl ApiError {
     }
 
     /// Writes the body and the headers that belong to it. `response` keeps its other headers (`Allow`, for one).
-    pub(crate) fn render(
-        self,
-        response: &mut Response,
-        path: &str,
-        request_id: &str,
-        openai: bool,
-    ) {
+    pub(crate) fn render(self, response: &mut Response, path: &str, request_id: &str, form: Form) {
         *response.status_mut() =
             StatusCode::from_u16(self.code.status()).expect("statuses of error codes are valid");
         if let Some(retry_after) = self.retry_after {
@@ -224,13 +224,15 @@ impl ApiError {
                 .headers_mut()
                 .insert(RETRY_AFTER, HeaderValue::from(seconds));
         }
-        let (media_type, body) = if openai {
-            ("application/json", serde_json::to_vec(&self.openai()))
-        } else {
-            (
-                "application/problem+json",
-                serde_json::to_vec(&self.problem(path, request_id)),
-            )
+        let media_type = match form {
+            Form::Problem => "application/problem+json",
+            Form::OpenAi | Form::Cohere | Form::Tei => "application/json",
+        };
+        let body = match form {
+            Form::Problem => serde_json::to_vec(&self.problem(path, request_id)),
+            Form::OpenAi => serde_json::to_vec(&self.openai()),
+            Form::Cohere => serde_json::to_vec(&self.cohere(request_id)),
+            Form::Tei => serde_json::to_vec(&self.tei()),
         };
         let body = body.expect("an error has string keys only");
         response
@@ -254,6 +256,30 @@ impl ApiError {
             retry_after_ms: self.retry_after.map(|time| time.as_millis() as u64),
             request_id: request_id.to_owned(),
             errors: self.fields,
+        }
+    }
+
+    fn cohere(self, request_id: &str) -> CohereError {
+        CohereError {
+            id: request_id.to_owned(),
+            message: self.detail,
+            code: self.code,
+        }
+    }
+
+    fn tei(self) -> TeiError {
+        let empty = self.fields.iter().any(|field| field.code == "too_small");
+        let error_type = match self.code.status() {
+            422 if empty => TeiErrorType::Empty,
+            429 => TeiErrorType::Overloaded,
+            503 => TeiErrorType::Unhealthy,
+            500.. => TeiErrorType::Backend,
+            _ => TeiErrorType::Validation,
+        };
+        TeiError {
+            error: self.detail,
+            error_type,
+            code: self.code,
         }
     }
 

@@ -99,6 +99,19 @@ impl Server {
             .add_collection(name, retriever, encoder, reranker)
     }
 
+    /// Says to which widths beside its own an encoder's vectors may be cut (`dimensions` of a request): those that it was
+    /// trained for. To be called before a collection names the encoder.
+    ///
+    /// # Errors
+    /// [`AttachError::NoEncoder`], and [`AttachError::Setting`] for a width that the model's vectors do not have.
+    pub fn set_dimensions(
+        &mut self,
+        encoder: &str,
+        dimensions: Vec<usize>,
+    ) -> Result<(), AttachError> {
+        self.shared.set_dimensions(encoder, dimensions)
+    }
+
     /// Says how hybrid searches of a collection are fused when they do not say it themselves.
     ///
     /// # Errors

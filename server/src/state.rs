@@ -39,6 +39,12 @@ pub enum AttachError {
         /// The name.
         name: String,
     },
+    /// An encoder is to be set up and is not there.
+    #[error("there is no encoder `{name}`, or it is in use already")]
+    NoEncoder {
+        /// The name.
+        name: String,
+    },
     /// A collection names a model that is not there.
     #[error("collection `{collection}` names {kind} `{name}`, which is not loaded")]
     NoModel {
@@ -118,7 +124,7 @@ pub(crate) struct Shared {
     pub(crate) collections: BTreeMap<String, Arc<ServedCollection>>,
     /// Requests that may still begin.
     pub(crate) requests: Semaphore,
-    tokenizers: Arc<Tokenizers>,
+    pub(crate) tokenizers: Arc<Tokenizers>,
     phase: AtomicU8,
 }
 
@@ -274,6 +280,37 @@ impl Shared {
         self.phase.store(phase as u8, Ordering::Release);
     }
 
+    pub(crate) fn set_dimensions(
+        &mut self,
+        name: &str,
+        dimensions: Vec<usize>,
+    ) -> Result<(), AttachError> {
+        let served = self.encoders.get_mut(name).and_then(Arc::get_mut);
+        let served = served.ok_or_else(|| AttachError::NoEncoder {
+            name: name.to_owned(),
+        })?;
+        let width = served.model.width();
+        if let Some(wrong) = dimensions.iter().find(|n| !(1..=width).contains(*n)) {
+            return Err(AttachError::Setting {
+                setting: "models.NAME.dimensions",
+                given: format!("{wrong} for a model of {width}"),
+                expected: "numbers from 1 to the model's width",
+            });
+        }
+        served.dimensions = dimensions;
+        Ok(())
+    }
+
+    /// An encoder by name, or the only one.
+    pub(crate) fn encoder(&self, name: Option<&str>) -> Result<Arc<ServedEncoder>, ApiError> {
+        find(&self.encoders, "encoder", name)
+    }
+
+    /// A reranker by name, or the only one.
+    pub(crate) fn reranker(&self, name: Option<&str>) -> Result<Arc<ServedReranker>, ApiError> {
+        find(&self.rerankers, "reranker", name)
+    }
+
     pub(crate) fn collection(&self, name: &str) -> Result<Arc<ServedCollection>, ApiError> {
         self.collections.get(name).cloned().ok_or_else(|| {
             ApiError::new(
@@ -282,6 +319,30 @@ impl Shared {
             )
         })
     }
+}
+
+fn find<T>(
+    loaded: &BTreeMap<String, Arc<T>>,
+    kind: &str,
+    name: Option<&str>,
+) -> Result<Arc<T>, ApiError> {
+    let found = match name {
+        Some(name) => loaded.get(name),
+        None if loaded.len() == 1 => loaded.values().next(),
+        None => None,
+    };
+    found.cloned().ok_or_else(|| {
+        let known: Vec<&str> = loaded.keys().map(String::as_str).collect();
+        let known = match known.as_slice() {
+            [] => "none".to_owned(),
+            known => known.join(", "),
+        };
+        let text = match name {
+            Some(name) => format!("there is no {kind} `{name}`; loaded: {known}"),
+            None => format!("`model` has to name a {kind}; loaded: {known}"),
+        };
+        ApiError::new(ErrorCode::ModelNotFound, text)
+    })
 }
 
 fn check_new<T>(

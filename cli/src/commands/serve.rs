@@ -64,6 +64,10 @@ pub fn run(args: ServeArgs, output: &Output) -> anyhow::Result<()> {
     };
     for (name, section) in &file.models {
         setup.add_model(name, &section.path, section.role, section.max_batch_tokens)?;
+        if !section.dimensions.is_empty() {
+            let dimensions = section.dimensions.clone();
+            setup.server.set_dimensions(name, dimensions)?;
+        }
     }
     let collections = collections(&args, &file)?;
     for (name, section) in &collections {

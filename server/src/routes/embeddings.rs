@@ -1,5 +1,4 @@
-use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::extract::{Extension, State};
 use axum::response::Response;
@@ -15,9 +14,9 @@ use retriever::{Deadline, Encoded, ModelError};
 use super::identified;
 use crate::body::Json;
 use crate::exchange::Context;
-use crate::model::ServedEncoder;
+use crate::model::{Reading, ServedEncoder};
 use crate::problem::ApiError;
-use crate::scheduler::Class;
+use crate::scheduler::{Class, Work};
 use crate::state::{App, Shared};
 
 /// Turn texts into vectors, as OpenAI's API does
@@ -52,29 +51,22 @@ pub(super) async fn embed(
     Extension(context): Extension<Context>,
     Json(body): Json<EmbeddingRequest>,
 ) -> Result<Response, ApiError> {
-    let encoder = app.encoders.get(&body.model).cloned().ok_or_else(|| {
-        let known: Vec<&str> = app.encoders.keys().map(String::as_str).collect();
-        let text = format!(
-            "there is no encoder `{}`; loaded: {}",
-            body.model,
-            known.join(", ")
-        );
-        ApiError::new(ErrorCode::ModelNotFound, text)
-    })?;
-    let width = encoder.model.width();
-    if let Some(dimensions) = body.dimensions
-        && dimensions != width
-    {
-        let text = format!("is {dimensions}; the model's vectors have {width} and are not cut");
-        return Err(ApiError::field("/dimensions", "unsupported", text));
-    }
+    let encoder = app.encoder(Some(&body.model))?;
+    let n_kept = kept_width(&encoder, body.dimensions)?;
     let (role, usual) = match body.input_type {
         InputType::Query => (Role::Query, Class::Interactive),
         InputType::Document => (Role::Passage, Class::Bulk),
     };
     let class = context.class(usual);
     let deadline = context.deadline(None, app.config.max_timeout, &app)?;
-    let encoded = encode(&app, &encoder, body.input, role, class, deadline).await?;
+    let rows = Rows {
+        app: &app,
+        encoder: &encoder,
+        pointer: "/input",
+        deadline,
+    };
+    let (tokens, tokenize) = rows.tokenize(body.input, role.into()).await?;
+    let encoded = rows.encode(tokens.into(), class, tokenize).await?;
     let values = |row: &[f32]| match body.encoding_format {
         EncodingFormat::Float => EmbeddingValues::Float(row.to_vec()),
         EncodingFormat::Base64 => {
@@ -85,13 +77,13 @@ pub(super) async fn embed(
     let entry = |(index, row)| Embedding {
         object: "embedding".to_owned(),
         index,
-        embedding: values(row),
+        embedding: values(&cut(row, n_kept)),
     };
     let response = EmbeddingResponse {
         object: "list".to_owned(),
         data: encoded
             .values
-            .chunks_exact(width)
+            .chunks_exact(encoder.model.width())
             .enumerate()
             .map(entry)
             .collect(),
@@ -104,84 +96,110 @@ pub(super) async fn embed(
     Ok(identified(response, None, &encoder.fingerprint))
 }
 
-async fn encode(
-    app: &Shared,
-    encoder: &Arc<ServedEncoder>,
-    input: EmbeddingInput,
-    role: Role,
-    class: Class,
-    deadline: Deadline,
-) -> Result<Encoded, ApiError> {
-    let texts = match input {
-        EmbeddingInput::Text(text) => vec![text],
-        EmbeddingInput::Texts(texts) => texts,
-        EmbeddingInput::Ids(ids) => {
-            return encode_ids(app, encoder, vec![ids], role, class, deadline).await;
-        }
-        EmbeddingInput::ManyIds(lists) => {
-            return encode_ids(app, encoder, lists, role, class, deadline).await;
-        }
-    };
-    check_number(app, texts.len())?;
-    let encoded = encoder
-        .encode_texts(texts, role, None, class, deadline)
-        .await;
-    encoded.map_err(ApiError::model)
-}
-
-async fn encode_ids(
-    app: &Shared,
-    encoder: &Arc<ServedEncoder>,
-    lists: Vec<Vec<u32>>,
-    role: Role,
-    class: Class,
-    deadline: Deadline,
-) -> Result<Encoded, ApiError> {
-    check_number(app, lists.len())?;
-    let limit = encoder.model.max_tokens(role);
-    for (row, ids) in lists.iter().enumerate() {
-        if ids.is_empty() || ids.len() > limit {
-            let text = format!("has {} token ids, expected 1 to {limit}", ids.len());
-            return Err(ApiError::field(
-                format!("/input/{row}"),
-                "wrong_length",
-                text,
-            ));
-        }
+/// Values that are left of each vector.
+pub(super) fn kept_width(
+    encoder: &ServedEncoder,
+    dimensions: Option<usize>,
+) -> Result<usize, ApiError> {
+    let width = encoder.model.width();
+    let kept = dimensions.unwrap_or(width);
+    if kept == width || encoder.dimensions.contains(&kept) {
+        return Ok(kept);
     }
-    let tokens = |ids: Vec<u32>| Tokens {
-        type_ids: vec![0; ids.len()],
-        ids,
-        ..Tokens::default()
-    };
-    let rows = lists.into_iter().map(tokens).collect();
-    let encoded = encoder
-        .encode_tokens(rows, class, deadline, Duration::ZERO)
-        .await;
-    encoded.map_err(|error| match error {
-        ModelError::Failed(error @ EncodeError::UnknownId { .. }) => ApiError::field(
-            "/input",
-            "unknown_token",
-            format!("holds an unknown token: {error}"),
-        ),
-        error => ApiError::model(error),
-    })
+    let name = &encoder.name;
+    let text = format!(
+        "is {kept}; the vectors of `{name}` have {width} and are cut to what `models.{name}.dimensions` lists: {:?}",
+        encoder.dimensions
+    );
+    Err(ApiError::field("/dimensions", "unsupported", text))
 }
 
-fn check_number(app: &Shared, n_inputs: usize) -> Result<(), ApiError> {
+/// The beginning of a vector, brought to length 1 where something was cut off.
+pub(super) fn cut(row: &[f32], n_kept: usize) -> Vec<f32> {
+    let mut kept = row[..n_kept].to_vec();
+    if n_kept < row.len() {
+        index::normalize(&mut kept);
+    }
+    kept
+}
+
+/// Texts of one request on their way to vectors.
+pub(super) struct Rows<'a> {
+    pub(super) app: &'a Shared,
+    pub(super) encoder: &'a ServedEncoder,
+    /// Where they are in the body.
+    pub(super) pointer: &'a str,
+    pub(super) deadline: Deadline,
+}
+
+impl Rows<'_> {
+    /// Tokens of each text, and the time that it took.
+    pub(super) async fn tokenize(
+        &self,
+        input: EmbeddingInput,
+        reading: Reading,
+    ) -> Result<(Vec<Tokens>, Duration), ApiError> {
+        let texts = match input {
+            EmbeddingInput::Text(text) => vec![text],
+            EmbeddingInput::Texts(texts) => texts,
+            EmbeddingInput::Ids(ids) => return self.given(vec![ids], reading.role),
+            EmbeddingInput::ManyIds(lists) => return self.given(lists, reading.role),
+        };
+        check_number(self.app, texts.len(), self.pointer)?;
+        let start = Instant::now();
+        let tokens = self.encoder.tokenize(texts, reading, self.deadline).await;
+        Ok((tokens.map_err(ApiError::model)?, start.elapsed()))
+    }
+
+    pub(super) async fn encode(
+        &self,
+        work: Work,
+        class: Class,
+        tokenize: Duration,
+    ) -> Result<Encoded, ApiError> {
+        let encoded = self
+            .encoder
+            .encode_tokens(work, class, self.deadline, tokenize)
+            .await;
+        encoded.map_err(|error| match error {
+            ModelError::Failed(error @ EncodeError::UnknownId { .. }) => ApiError::field(
+                self.pointer,
+                "unknown_token",
+                format!("holds an unknown token: {error}"),
+            ),
+            error => ApiError::model(error),
+        })
+    }
+
+    /// Token ids that the caller brought.
+    fn given(&self, lists: Vec<Vec<u32>>, role: Role) -> Result<(Vec<Tokens>, Duration), ApiError> {
+        check_number(self.app, lists.len(), self.pointer)?;
+        let limit = self.encoder.model.max_tokens(role);
+        for (row, ids) in lists.iter().enumerate() {
+            if ids.is_empty() || ids.len() > limit {
+                let text = format!("has {} token ids, expected 1 to {limit}", ids.len());
+                let pointer = format!("{}/{row}", self.pointer);
+                return Err(ApiError::field(pointer, "wrong_length", text));
+            }
+        }
+        let tokens = |ids: Vec<u32>| Tokens {
+            type_ids: vec![0; ids.len()],
+            ids,
+            ..Tokens::default()
+        };
+        Ok((lists.into_iter().map(tokens).collect(), Duration::ZERO))
+    }
+}
+
+pub(super) fn check_number(app: &Shared, n_inputs: usize, pointer: &str) -> Result<(), ApiError> {
     let limit = app.config.limits.embedding_inputs;
     if n_inputs == 0 {
-        return Err(ApiError::field("/input", "too_small", "is empty"));
+        return Err(ApiError::field(pointer, "too_small", "is empty"));
     }
     if n_inputs > limit {
         let (code, given) = (ErrorCode::BatchTooLarge, Some(n_inputs as u64));
-        return Err(ApiError::too_many(
-            code,
-            "inputs:",
-            given,
-            limit,
-            "limits.embedding_inputs",
-        ));
+        let setting = "limits.embedding_inputs";
+        return Err(ApiError::too_many(code, "inputs:", given, limit, setting));
     }
     Ok(())
 }

@@ -1,10 +1,13 @@
 //! One file a route, and the router.
 
+mod cohere;
 mod collections;
 mod embeddings;
 mod health;
+mod models;
 mod rerank;
 mod search;
+mod tei;
 
 use axum::extract::Request;
 use axum::http::{HeaderName, HeaderValue, StatusCode};
@@ -36,7 +39,19 @@ static SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
         collections::list,
         collections::show,
         embeddings::embed,
+        models::list,
+        models::show,
         rerank::rerank,
+        cohere::rerank,
+        tei::embed,
+        tei::embed_all,
+        tei::similarity,
+        tei::rerank,
+        tei::predict,
+        tei::tokenize,
+        tei::decode,
+        tei::info,
+        tei::health,
         health::live,
         health::ready,
         health::metrics,
@@ -45,6 +60,7 @@ static SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
     tags(
         (name = "search", description = "Passages for a query"),
         (name = "models", description = "Vectors and scores of texts brought along"),
+        (name = "text-embeddings-inference", description = "The same for clients of text-embeddings-inference"),
         (name = "operation", description = "Health, figures, this document"),
     ),
 )]
@@ -74,6 +90,21 @@ pub(crate) fn router(app: App) -> Router {
         .route("/v1/collections/{name}/search", post(search::search))
         .route("/v1/embeddings", post(embeddings::embed))
         .route("/v1/rerank", post(rerank::rerank))
+        .route("/v1/models", get(models::list))
+        .route("/v1/models/{id}", get(models::show))
+        .route("/v2/rerank", post(cohere::rerank))
+        .route("/", post(tei::root))
+        .route("/embed", post(tei::embed))
+        .route("/embed_all", post(tei::embed_all))
+        .route("/similarity", post(tei::similarity))
+        .route("/rerank", post(tei::rerank))
+        .route("/predict", post(tei::predict))
+        .route("/tokenize", post(tei::tokenize))
+        .route("/decode", post(tei::decode))
+        .route("/info", get(tei::info))
+        .route("/health", get(tei::health))
+        .route("/healthz", get(health::ready))
+        .route("/ping", get(health::ready))
         .route("/livez", get(health::live))
         .route("/readyz", get(health::ready))
         .route("/metrics", get(health::metrics))

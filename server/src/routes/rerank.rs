@@ -5,6 +5,7 @@ use openapi::{
     RerankResult, RerankUsage,
 };
 
+use crate::Limits;
 use crate::body::Json;
 use crate::exchange::Context;
 use crate::problem::ApiError;
@@ -41,43 +42,10 @@ pub(super) async fn rerank(
     Extension(context): Extension<Context>,
     Json(body): Json<RerankRequest>,
 ) -> Result<Answer<RerankResponse>, ApiError> {
-    let model = match (&body.model, app.rerankers.len()) {
-        (Some(name), _) => app.rerankers.get(name).cloned(),
-        (None, 1) => app.rerankers.values().next().cloned(),
-        (None, _) => None,
-    };
-    let model = model.ok_or_else(|| {
-        let known: Vec<&str> = app.rerankers.keys().map(String::as_str).collect();
-        let asked = body.model.as_deref().unwrap_or_default();
-        let text = format!(
-            "there is no reranker `{asked}`; loaded: {}",
-            known.join(", ")
-        );
-        ApiError::new(ErrorCode::ModelNotFound, text)
-    })?;
+    let model = app.reranker(body.model.as_deref())?;
     let limits = &app.config.limits;
-    let (n_documents, limit) = (body.documents.len(), limits.rerank_documents);
-    if n_documents > limit {
-        let (code, given) = (ErrorCode::BatchTooLarge, Some(n_documents as u64));
-        return Err(ApiError::too_many(
-            code,
-            "documents:",
-            given,
-            limit,
-            "limits.rerank_documents",
-        ));
-    }
-    if n_documents == 0 {
-        return Err(ApiError::field("/documents", "too_small", "is empty"));
-    }
-    if body.query.trim().is_empty() {
-        return Err(ApiError::field("/query", "blank", "is blank"));
-    }
-    if body.query.len() > limits.query_bytes {
-        let (given, limit) = (body.query.len(), limits.query_bytes);
-        let text = format!("has {given} bytes, limit is {limit} (`limits.query_bytes`)");
-        return Err(ApiError::field("/query", "too_large", text));
-    }
+    check_documents(limits, body.documents.len(), "/documents")?;
+    check_query(limits, &body.query)?;
     if body.top_n == Some(0) {
         return Err(ApiError::field("/top_n", "too_small", "is 0, limit is 1"));
     }
@@ -98,9 +66,7 @@ pub(super) async fn rerank(
         .await
         .map_err(ApiError::model)?;
 
-    let mut order: Vec<usize> = (0..scored.scores.len()).collect();
-    // Stable: equal scores keep the order given.
-    order.sort_by(|&a, &b| scored.scores[b].total_cmp(&scored.scores[a]));
+    let mut order = best_first(&scored.scores);
     order.truncate(body.top_n.unwrap_or(usize::MAX));
     let result = |index: usize| RerankResult {
         index,
@@ -117,4 +83,51 @@ pub(super) async fn rerank(
             total_tokens: scored.n_tokens,
         },
     }))
+}
+
+pub(super) fn check_documents(
+    limits: &Limits,
+    n_documents: usize,
+    pointer: &str,
+) -> Result<(), ApiError> {
+    let limit = limits.rerank_documents;
+    if n_documents > limit {
+        let (code, given) = (ErrorCode::BatchTooLarge, Some(n_documents as u64));
+        let setting = "limits.rerank_documents";
+        return Err(ApiError::too_many(
+            code,
+            "documents:",
+            given,
+            limit,
+            setting,
+        ));
+    }
+    if n_documents == 0 {
+        return Err(ApiError::field(pointer, "too_small", "is empty"));
+    }
+    Ok(())
+}
+
+pub(super) fn check_query(limits: &Limits, query: &str) -> Result<(), ApiError> {
+    if query.trim().is_empty() {
+        return Err(ApiError::field("/query", "blank", "is blank"));
+    }
+    let (given, limit) = (query.len(), limits.query_bytes);
+    if given > limit {
+        let text = format!("has {given} bytes, limit is {limit} (`limits.query_bytes`)");
+        return Err(ApiError::field("/query", "too_large", text));
+    }
+    Ok(())
+}
+
+/// Positions by score, best first; equal scores keep the order given.
+pub(super) fn best_first(scores: &[f32]) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..scores.len()).collect();
+    order.sort_by(|&a, &b| scores[b].total_cmp(&scores[a]));
+    order
+}
+
+/// The logistic function: a logit as a value between 0 and 1.
+pub(super) fn probability(logit: f32) -> f32 {
+    1.0 / (1.0 + (-logit).exp())
 }

@@ -8,12 +8,14 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use encoder::{BiEncoder, CrossEncoder, EncodeError, Tokens};
+use encoder::{BiEncoder, CrossEncoder, EncodeError, Output, Tokens};
 use retriever::{Deadline, ModelError};
 use tokio::time::timeout_at;
 
 use crate::QueueConfig;
 use crate::metrics::Metrics;
+pub(crate) use queue::Work;
+
 use queue::{Batch, Part, Queue, Refusal};
 
 /// Who waits for the answer.
@@ -28,7 +30,7 @@ pub(crate) enum Class {
 /// What the model made of a request's rows.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Answer {
-    /// (rows, width of the engine), row-major, in the order submitted.
+    /// Those of each row, one row after the other, in the order submitted.
     pub(crate) values: Vec<f32>,
     /// From submission until the first row was taken.
     pub(crate) queue: Duration,
@@ -38,36 +40,38 @@ pub(crate) struct Answer {
 
 /// The model call behind a scheduler.
 pub(crate) trait Engine: Send + 'static {
-    /// Values that each row becomes.
-    fn width(&self) -> usize;
+    /// Values that a row becomes.
+    fn n_values(&self, row: &Tokens, output: Output) -> usize;
 
-    /// Computes (rows, width) values, row-major, in order.
-    fn compute(&self, rows: &[Tokens]) -> Result<Vec<f32>, EncodeError>;
+    /// Computes the values of all rows, in order.
+    fn compute(&self, rows: &[Tokens], output: Output) -> Result<Vec<f32>, EncodeError>;
 }
 
 impl Engine for Arc<BiEncoder> {
-    fn width(&self) -> usize {
-        BiEncoder::width(self)
+    fn n_values(&self, row: &Tokens, output: Output) -> usize {
+        BiEncoder::n_values(self, row, output)
     }
 
-    fn compute(&self, rows: &[Tokens]) -> Result<Vec<f32>, EncodeError> {
-        self.encode(rows).map(|embeddings| embeddings.values)
+    fn compute(&self, rows: &[Tokens], output: Output) -> Result<Vec<f32>, EncodeError> {
+        self.encode_as(rows, output)
     }
 }
 
+/// The scores of a pair, one a label, and then its logits.
 impl Engine for Arc<CrossEncoder> {
-    fn width(&self) -> usize {
-        1
+    fn n_values(&self, _row: &Tokens, _output: Output) -> usize {
+        2 * self.n_labels()
     }
 
-    fn compute(&self, rows: &[Tokens]) -> Result<Vec<f32>, EncodeError> {
+    fn compute(&self, rows: &[Tokens], _output: Output) -> Result<Vec<f32>, EncodeError> {
         let scores = self.score(rows)?;
-        // A model of several labels is read by its first.
-        Ok(scores
-            .values
-            .iter()
-            .step_by(scores.n_labels)
-            .copied()
+        let (values, logits) = (
+            scores.values.chunks_exact(scores.n_labels),
+            scores.logits.chunks_exact(scores.n_labels),
+        );
+        let pairs = values.zip(logits);
+        Ok(pairs
+            .flat_map(|(values, logits)| [values, logits].concat())
             .collect())
     }
 }
@@ -131,14 +135,15 @@ impl Scheduler {
     /// [`ModelError`] for the request as a whole.
     pub(crate) async fn submit(
         &self,
-        rows: Vec<Tokens>,
+        work: impl Into<Work>,
         class: Class,
         deadline: Deadline,
     ) -> Result<Answer, ModelError> {
-        if rows.is_empty() {
+        let work = work.into();
+        if work.rows.is_empty() {
             return Ok(Answer::default());
         }
-        let answered = self.shared.admit(rows, class, deadline)?;
+        let answered = self.shared.admit(work, class, deadline)?;
         let outcome = match deadline.moment() {
             Some(moment) => timeout_at(moment.into(), answered).await,
             None => Ok(answered.await),
@@ -161,14 +166,9 @@ impl Drop for Scheduler {
 type Answered = tokio::sync::oneshot::Receiver<Result<Answer, ModelError>>;
 
 impl Shared {
-    fn admit(
-        &self,
-        rows: Vec<Tokens>,
-        class: Class,
-        deadline: Deadline,
-    ) -> Result<Answered, ModelError> {
+    fn admit(&self, work: Work, class: Class, deadline: Deadline) -> Result<Answered, ModelError> {
         let mut state = self.lock();
-        let outcome = state.queue.push(rows, class, deadline, Instant::now());
+        let outcome = state.queue.push(work, class, deadline, Instant::now());
         let refused = match outcome {
             Ok(answered) => {
                 self.metrics
@@ -228,7 +228,7 @@ impl Shared {
 
     fn compute(&self, engine: &dyn Engine, batch: Batch) {
         let start = Instant::now();
-        let outcome = call(engine, &batch.rows);
+        let outcome = call(engine, &batch);
         let elapsed = start.elapsed();
         self.metrics
             .batch(&self.model, batch.rows.len(), batch.n_tokens, elapsed);
@@ -240,9 +240,11 @@ impl Shared {
                     0.0 => speed,
                     before => 0.8 * before + 0.2 * speed,
                 };
-                let mut rest = values.as_slice();
+                let (mut rows, mut rest) = (batch.rows.iter(), values.as_slice());
                 for part in &batch.parts {
-                    let (values, after) = rest.split_at(part.n_rows * engine.width());
+                    let rows = rows.by_ref().take(part.n_rows);
+                    let n_values = rows.map(|row| engine.n_values(row, batch.output)).sum();
+                    let (values, after) = rest.split_at(n_values);
                     state.queue.complete(part, values, elapsed);
                     rest = after;
                 }
@@ -260,6 +262,7 @@ impl Shared {
                             rows,
                             parts: vec![part],
                             n_tokens,
+                            output: batch.output,
                         },
                     );
                 }
@@ -277,9 +280,11 @@ impl Shared {
 }
 
 /// Calls the model; a panic inside it costs this batch, not the thread.
-fn call(engine: &dyn Engine, rows: &[Tokens]) -> Result<Vec<f32>, ModelError> {
-    match catch_unwind(AssertUnwindSafe(|| engine.compute(rows))) {
-        Ok(Ok(values)) if values.len() == rows.len() * engine.width() => Ok(values),
+fn call(engine: &dyn Engine, batch: &Batch) -> Result<Vec<f32>, ModelError> {
+    let Batch { rows, output, .. } = batch;
+    let n_values = || -> usize { rows.iter().map(|row| engine.n_values(row, *output)).sum() };
+    match catch_unwind(AssertUnwindSafe(|| engine.compute(rows, *output))) {
+        Ok(Ok(values)) if values.len() == n_values() => Ok(values),
         Ok(Err(error)) => Err(ModelError::Failed(error)),
         Ok(Ok(_)) | Err(_) => Err(ModelError::Stopped),
     }

@@ -3,17 +3,31 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use encoder::Tokens;
+use encoder::{Output, Tokens};
 use retriever::{Deadline, ModelError};
 use tokio::sync::oneshot;
 
 use super::{Answer, Class};
 use crate::QueueConfig;
 
+/// The rows of one request, and what they are to become.
+pub(crate) struct Work {
+    pub(crate) rows: Vec<Tokens>,
+    pub(crate) output: Output,
+}
+
+impl From<Vec<Tokens>> for Work {
+    fn from(rows: Vec<Tokens>) -> Self {
+        let output = Output::default();
+        Self { rows, output }
+    }
+}
+
 /// The rows of one request, those that are still to be computed, and the way back.
 pub(super) struct Job {
     /// In order; taken from the front.
     rows: VecDeque<Tokens>,
+    output: Output,
     deadline: Deadline,
     submitted: Instant,
     reply: oneshot::Sender<Result<Answer, ModelError>>,
@@ -36,6 +50,8 @@ pub(super) struct Batch {
     pub(super) rows: Vec<Tokens>,
     pub(super) parts: Vec<Part>,
     pub(super) n_tokens: usize,
+    /// The same for all rows.
+    pub(super) output: Output,
 }
 
 /// Why rows were not admitted.
@@ -97,11 +113,12 @@ impl Queue {
     /// Admits all rows of a request, or none.
     pub(super) fn push(
         &mut self,
-        rows: Vec<Tokens>,
+        work: impl Into<Work>,
         class: Class,
         deadline: Deadline,
         now: Instant,
     ) -> Result<oneshot::Receiver<Result<Answer, ModelError>>, Refusal> {
+        let Work { rows, output } = work.into();
         let n_tokens: usize = rows.iter().map(Tokens::len).sum();
         let limit = self.config.max_tokens;
         if n_tokens > limit {
@@ -131,6 +148,7 @@ impl Queue {
         self.held_tokens += n_tokens;
         let job = Job {
             rows: rows.into(),
+            output,
             deadline,
             submitted: now,
             reply,
@@ -164,6 +182,7 @@ impl Queue {
             rows: Vec::new(),
             parts: Vec::new(),
             n_tokens: 0,
+            output: Output::default(),
         };
         self.fill(&mut batch, Class::Interactive, budget - reserved, now);
         let before_bulk = batch.n_tokens;
@@ -211,6 +230,11 @@ impl Queue {
             let Some(job) = self.waiting(class).front_mut() else {
                 return;
             };
+            if batch.rows.is_empty() {
+                batch.output = job.output;
+            } else if batch.output != job.output {
+                return; // It begins a batch of its own; where this one is bulk, its credit grows until it does.
+            }
             let rows_before = batch.rows.len();
             let tokens_before = batch.n_tokens;
             while let Some(row) = job.rows.front()

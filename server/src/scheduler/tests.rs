@@ -92,7 +92,7 @@ fn a_request_over_several_batches_is_answered_once_and_in_order() {
 fn what_does_not_fit_is_refused_whole() {
     let (mut queue, now) = (Queue::new(config()), Instant::now());
     let mut push = |n_rows, n_tokens| {
-        let rows = (0..n_rows).map(|id| row(id, n_tokens)).collect();
+        let rows: Vec<Tokens> = (0..n_rows).map(|id| row(id, n_tokens)).collect();
         queue.push(rows, Class::Bulk, Deadline::NONE, now)
     };
     assert_eq!(
@@ -124,7 +124,7 @@ fn what_does_not_fit_is_refused_whole() {
 fn requests_given_up_make_room() {
     let (mut queue, now) = (Queue::new(config()), Instant::now());
     let soon = now + Duration::from_millis(5);
-    let full = |id| (0..10).map(|_| row(id, 50)).collect();
+    let full = |id| -> Vec<Tokens> { (0..10).map(|_| row(id, 50)).collect() };
     drop(
         queue
             .push(full(1), Class::Bulk, Deadline::NONE, now)
@@ -292,11 +292,11 @@ struct FakeModel {
 }
 
 impl Engine for FakeModel {
-    fn width(&self) -> usize {
+    fn n_values(&self, _row: &Tokens, _output: Output) -> usize {
         1
     }
 
-    fn compute(&self, rows: &[Tokens]) -> Result<Vec<f32>, EncodeError> {
+    fn compute(&self, rows: &[Tokens], _output: Output) -> Result<Vec<f32>, EncodeError> {
         self.go.recv().expect("the test outlives the model");
         if let Some(row) = rows.iter().position(|row| row.ids[0] == 13) {
             return Err(EncodeError::Empty { row });

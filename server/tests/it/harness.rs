@@ -104,6 +104,7 @@ impl TestServer {
         tweak(&mut config);
         let mut server = Server::new(config);
         server.add_encoder("tiny", encoder, queue).unwrap();
+        server.set_dimensions("tiny", vec![8, 16]).unwrap();
         server
             .add_reranker("tiny-cross", reranker(), queue)
             .unwrap();

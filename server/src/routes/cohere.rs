@@ -1,0 +1,103 @@
+use std::time::Instant;
+
+use axum::Json as Answer;
+use axum::extract::{Extension, State};
+use openapi::{
+    CohereError, CohereMeta, CohereRerankRequest, CohereRerankResponse, CohereTokens, CohereUnits,
+    CohereVersion, RerankDocument, RerankResult,
+};
+
+use super::rerank::{best_first, check_documents, check_query, probability};
+use crate::body::Json;
+use crate::exchange::Context;
+use crate::model::{Input, PairCut};
+use crate::problem::ApiError;
+use crate::scheduler::Class;
+use crate::state::App;
+
+/// Order documents by how well they answer a query, as Cohere's second API does
+///
+/// Scores are between 0 and 1. Each document is cut to `max_tokens_per_doc` before query and document become a pair; a pair
+/// over the model's length is cut further. Errors have Cohere's form.
+#[utoipa::path(
+    post, path = "/v2/rerank", tag = "models", operation_id = "cohere_rerank",
+    params(
+        ("x-timeout-ms" = Option<u64>, Header, description = "Time of the request in milliseconds"),
+        ("x-priority" = Option<String>, Header, description = "`interactive` (default) or `bulk`"),
+        ("x-request-id" = Option<String>, Header, description = "Given back, and kept in the log"),
+    ),
+    request_body = CohereRerankRequest,
+    responses(
+        (status = 200, description = "The documents, best first", body = CohereRerankResponse),
+        (status = 400, description = "`bad_request`", body = CohereError),
+        (status = 404, description = "`model_not_found`", body = CohereError),
+        (status = 408, description = "`slow_client`", body = CohereError),
+        (status = 413, description = "`body_too_large`, `batch_too_large`", body = CohereError),
+        (status = 415, description = "`unsupported_media_type`", body = CohereError),
+        (status = 422, description = "`validation`", body = CohereError),
+        (status = 429, description = "`overloaded`, with `Retry-After`", body = CohereError),
+        (status = 500, description = "`internal`", body = CohereError),
+        (status = 503, description = "`not_ready`, `draining`", body = CohereError),
+        (status = 504, description = "`deadline_exceeded`", body = CohereError),
+    ),
+)]
+pub(super) async fn rerank(
+    State(app): State<App>,
+    Extension(context): Extension<Context>,
+    Json(body): Json<CohereRerankRequest>,
+) -> Result<Answer<CohereRerankResponse>, ApiError> {
+    let model = app.reranker(Some(&body.model))?;
+    let limits = &app.config.limits;
+    let n_documents = body.documents.len();
+    check_documents(limits, n_documents, "/documents")?;
+    check_query(limits, &body.query)?;
+    for (pointer, given) in [
+        ("/top_n", body.top_n),
+        ("/max_tokens_per_doc", body.max_tokens_per_doc),
+    ] {
+        if given == Some(0) {
+            return Err(ApiError::field(pointer, "too_small", "is 0, limit is 1"));
+        }
+    }
+    let deadline = context.deadline(None, app.config.max_timeout, &app)?;
+    let class = context.class(Class::Interactive);
+    let texts = body.documents.into_iter().map(RerankDocument::into_text);
+    let inputs = Input::pairs(&body.query, texts.collect());
+    let cut = PairCut {
+        max_second: body.max_tokens_per_doc,
+        side: None,
+    };
+    let start = Instant::now();
+    let tokens = model.tokenize(inputs, cut, deadline).await;
+    let tokens = tokens.map_err(ApiError::model)?;
+    let scored = model.score_tokens(tokens, class, deadline, start.elapsed());
+    let scored = scored.await.map_err(ApiError::model)?;
+
+    let logits = scored.first_logits();
+    let mut order = best_first(&logits);
+    order.truncate(body.top_n.unwrap_or(usize::MAX));
+    let result = |index: usize| RerankResult {
+        index,
+        relevance_score: probability(logits[index]),
+        document: None,
+    };
+    let mut warnings = Vec::new();
+    if scored.n_truncated > 0 {
+        let n_cut = scored.n_truncated;
+        warnings.push(format!("{n_cut} of {n_documents} documents were cut"));
+    }
+    Ok(Answer(CohereRerankResponse {
+        id: context.request_id,
+        results: order.into_iter().map(result).collect(),
+        meta: CohereMeta {
+            api_version: CohereVersion {
+                version: "2".to_owned(),
+            },
+            billed_units: CohereUnits { search_units: 1 },
+            tokens: CohereTokens {
+                input_tokens: scored.n_tokens,
+            },
+            warnings,
+        },
+    }))
+}

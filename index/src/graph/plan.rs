@@ -49,8 +49,10 @@ mod cost {
     /// A query of a scan: setting up, and rows that get their score.
     pub const SCAN: f64 = 20_000.0;
     /// A byte of the sketches that the first pass of a scan reads, or of the rows.
-    pub const SKETCH_BYTE: f64 = 0.025;
-    pub const ROW_BYTE: f64 = 0.06;
+    pub const SKETCH_BYTE: f64 = 0.03;
+    pub const ROW_BYTE: f64 = 0.035;
+    /// A row that passes a filter.
+    pub const PASSING: f64 = 4.0;
     /// A query of a walk: coding it, layers above, and rows that get their score.
     pub const WALK: f64 = 8_000.0;
     /// A node that a walk keeps, and so expands.
@@ -103,6 +105,9 @@ pub(super) fn choose(
             return scan; // the walk would be cut short
         }
         scan_cost += first_pass(shard, n_passing);
+        if filter.is_some() {
+            scan_cost += n_passing as f64 * cost::PASSING;
+        }
         walk_cost += cost::WALK + walked(ef, n_rows, n_passing) as f64 * cost::WALKED;
     }
     if scan_cost <= walk_cost { scan } else { graph }

@@ -13,6 +13,7 @@
 mod rows;
 mod sketches;
 
+use std::mem;
 use std::ops::Range;
 use std::sync::atomic::{AtomicI32, AtomicUsize, Ordering};
 
@@ -30,6 +31,10 @@ use crate::{Metric, VectorIndex};
 
 /// Rows that a thread takes at once: their sketches stay in a core's cache while all queries pass.
 const SPAN_ROWS: usize = 4 * BLOCK_ROWS;
+/// Where few rows pass a filter, a thread takes more at once, so that about so many of them pass, but not more than
+/// [`MAX_SPANS`] times as many.
+const SPAN_PASSING: usize = 64;
+const MAX_SPANS: usize = 64;
 
 /// Searches the shards as one. They agree on width and metric; there is at least one.
 pub(crate) fn search(
@@ -46,7 +51,7 @@ pub(crate) fn search(
     }
     let simd = params.simd.unwrap_or_else(Simd::detect);
     let search = Search {
-        spans: Spans::new(shards),
+        spans: Spans::new(shards, filter),
         sketches: shards
             .iter()
             .map(|shard| sketches::of(simd, shard, &queries))
@@ -116,18 +121,24 @@ struct Search<'a> {
 /// The spans of all shards, numbered through.
 struct Spans<'a> {
     shards: &'a [FlatShard],
+    n_rows: usize,
     /// For each shard, the number of spans up to its end.
     ends: Vec<usize>,
 }
 
 impl<'a> Spans<'a> {
-    fn new(shards: &'a [FlatShard]) -> Self {
+    fn new(shards: &'a [FlatShard], filter: Option<&Bitmap>) -> Self {
+        let n_all: usize = shards.iter().map(FlatShard::len).sum();
+        let passing = filter.map_or(n_all as u64, Bitmap::len).max(1) as usize;
+        let n_spans = SPAN_PASSING * n_all / passing / SPAN_ROWS;
+        let n_rows = SPAN_ROWS * n_spans.clamp(1, MAX_SPANS);
         let ends = shards.iter().scan(0, |end, shard| {
-            *end += shard.len().div_ceil(SPAN_ROWS);
+            *end += shard.len().div_ceil(n_rows);
             Some(*end)
         });
         Self {
             shards,
+            n_rows,
             ends: ends.collect(),
         }
     }
@@ -141,8 +152,8 @@ impl<'a> Spans<'a> {
         let i = self.ends.partition_point(|&end| end <= span);
         let shard = self.shards.get(i)?;
         let first = if i == 0 { 0 } else { self.ends[i - 1] };
-        let start = (span - first) * SPAN_ROWS;
-        Some((i, start..shard.len().min(start + SPAN_ROWS)))
+        let start = (span - first) * self.n_rows;
+        Some((i, start..shard.len().min(start + self.n_rows)))
     }
 }
 
@@ -207,6 +218,8 @@ struct Scan<'a> {
     search: &'a Search<'a>,
     /// By query.
     found: Vec<Found>,
+    /// Of a span, kept to save allocations.
+    passing: Vec<u32>,
     rows: rows::Buffers,
     sketches: sketches::Buffers,
 }
@@ -216,6 +229,7 @@ impl<'a> Scan<'a> {
         Self {
             search,
             found: vec![Found::new(search.k); search.queries.len()],
+            passing: Vec::new(),
             rows: rows::Buffers::default(),
             sketches: sketches::Buffers::new(search),
         }
@@ -223,11 +237,20 @@ impl<'a> Scan<'a> {
 
     /// Offers the rows of a span to every query.
     fn offer(&mut self, shard: usize, rows: Range<usize>) {
-        if !self.offer_sketches(shard, rows.clone()) {
-            for start in rows.clone().step_by(BLOCK_ROWS) {
-                self.offer_rows(shard, start..rows.end.min(start + BLOCK_ROWS));
+        let first = self.search.spans.shards[shard].first_ordinal();
+        let all = first + rows.start as u32..=first + (rows.end - 1) as u32; // a shard ends within u32
+        let mut buffer = mem::take(&mut self.passing);
+        let passing = self.search.filter.map(|filter| {
+            buffer.resize(self.search.spans.n_rows, 0);
+            &*filter.range(all.clone()).next_many(&mut buffer)
+        });
+        if passing != Some(&[]) && !self.offer_sketches(shard, rows, passing) {
+            match passing {
+                Some(passing) => self.offer_rows(shard, passing),
+                None => self.offer_rows(shard, &all.collect::<Vec<u32>>()),
             }
         }
+        self.passing = buffer;
     }
 
     fn finish(mut self) -> Vec<Found> {
@@ -293,4 +316,16 @@ impl Found {
         }
         is_best
     }
+}
+
+/// Asks for the cache lines of values before they are needed.
+fn fetch<T>(values: &[T]) {
+    #[cfg(target_arch = "x86_64")]
+    for line in values.chunks(64 / size_of::<T>()) {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        // SAFETY: SSE is part of the architecture, and a prefetch reads nothing.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast()) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = values;
 }

@@ -25,12 +25,9 @@
 //! when ε is infinite. An infinite `T` is treated as the largest finite number: what is surely below that does not
 //! round to infinity.
 
-use std::ops::Range;
-
-use super::{Found, Queries, Scan, Search};
+use super::{Found, Queries, Scan, Search, fetch};
 use crate::metric::norm;
 use crate::rows::{RowType, values};
-use crate::search::Bitmap;
 use crate::shard::{BLOCK_ROWS, FlatShard};
 use crate::{Metric, kernel};
 
@@ -42,31 +39,27 @@ pub(crate) fn upper_norm(vector: &[f32]) -> f64 {
     norm(vector) * (1.0 + 1.0 / f64::from(1 << 20))
 }
 
-/// The rows of a block that pass the filter.
+/// Rows of a shard that pass the filter.
 struct Candidates<'a> {
-    ordinals: Vec<u32>,
+    ordinals: &'a [u32],
     rows: Vec<&'a [f32]>,
     /// No row is longer.
     max_norm: f64,
 }
 
 impl<'a> Candidates<'a> {
-    /// `rows` are consecutive, not empty, and in one block of the shard; they are read where they are, or into the buffer.
-    fn new(
-        shard: &'a FlatShard,
-        rows: Range<usize>,
-        filter: Option<&Bitmap>,
-        buffer: &'a mut Vec<f32>,
-    ) -> Self {
-        let first = shard.first_ordinal();
-        let ordinals = first + rows.start as u32..=first + (rows.end - 1) as u32; // a shard ends within u32
-        let ordinals: Vec<u32> = match filter {
-            None => ordinals.collect(),
-            Some(filter) => filter.range(ordinals).collect(),
-        };
-        let max_norm = shard.block_norm(rows.start / BLOCK_ROWS).into();
+    /// At least one row, in order; they are read where they are, or into the buffer.
+    fn new(shard: &'a FlatShard, ordinals: &'a [u32], buffer: &'a mut Vec<f32>) -> Self {
         let stored = shard.rows();
-        let numbers = ordinals.iter().map(|ordinal| (ordinal - first) as usize);
+        let numbers = ordinals
+            .iter()
+            .map(|ordinal| (ordinal - shard.first_ordinal()) as usize);
+        let is_scattered = ordinals[ordinals.len() - 1] - ordinals[0] >= ordinals.len() as u32;
+        if is_scattered {
+            numbers.clone().for_each(|i| fetch(stored.stored(i)));
+        }
+        let norms = numbers.clone().map(|i| shard.block_norm(i / BLOCK_ROWS));
+        let max_norm = norms.fold(0.0, f32::max).into();
         let rows = if stored.row_type == RowType::F32 {
             numbers.map(|i| values(stored.stored(i))).collect()
         } else {
@@ -85,24 +78,26 @@ impl<'a> Candidates<'a> {
 /// Kept to save allocations.
 #[derive(Default)]
 pub(super) struct Buffers {
-    /// First-pass scores of a block for a group of queries.
+    /// First-pass scores of some rows for a group of queries.
     scores: Vec<f32>,
     /// Rows of a type that is not read where it is.
     decoded: Vec<f32>,
 }
 
 impl Scan<'_> {
-    /// Offers the rows of a block to every query.
-    pub(super) fn offer_rows(&mut self, shard: usize, rows: Range<usize>) {
+    /// Offers rows of a shard, in order, to every query.
+    pub(super) fn offer_rows(&mut self, shard: usize, ordinals: &[u32]) {
+        let shard = &self.search.spans.shards[shard];
+        for ordinals in ordinals.chunks(BLOCK_ROWS) {
+            self.offer_some(shard, ordinals);
+        }
+    }
+
+    fn offer_some(&mut self, shard: &FlatShard, ordinals: &[u32]) {
         let search = self.search;
         let Buffers { scores, decoded } = &mut self.rows;
-        let shard = &search.spans.shards[shard];
-        let candidates = Candidates::new(shard, rows, search.filter, decoded);
-        let n_rows = candidates.rows.len();
-        if n_rows == 0 {
-            return;
-        }
-        let n_queries = search.queries.len();
+        let candidates = Candidates::new(shard, ordinals, decoded);
+        let (n_rows, n_queries) = (ordinals.len(), search.queries.len());
         for start in (0..n_queries).step_by(GROUP_QUERIES) {
             let group = start..n_queries.min(start + GROUP_QUERIES);
             let values = search.queries.values(group.clone());

@@ -5,13 +5,11 @@ use std::ops::Range;
 
 use compute::Simd;
 
-use super::{Found, Pending, Queries, SPAN_ROWS, Scan, Search, Threshold};
-use crate::Bitmap;
+use super::{Found, Pending, Queries, Scan, Search, Threshold, fetch};
+use crate::VectorIndex;
 use crate::shard::FlatShard;
 use crate::sketch::{Coordinates, Hit, LANES, QuerySketch, Span, dot};
 
-/// Where fewer rows of a span pass the filter than this part of a sketch's bytes, they are read themselves.
-const BYTES_PER_ROW_READ: usize = 2048;
 /// Blocks of sketches that are looked at before there is any limit.
 const FIRST_BLOCKS: usize = 8;
 /// Rows, beside some for each of the `k`, that may be pending before the best of them get their score.
@@ -56,8 +54,14 @@ pub(super) fn of(simd: Simd, shard: &FlatShard, queries: &Queries) -> Option<Vec
 }
 
 impl Scan<'_> {
-    /// Offers the rows of a span to every query; false when they are better read themselves.
-    pub(super) fn offer_sketches(&mut self, shard: usize, rows: Range<usize>) -> bool {
+    /// Offers the rows of a span to every query; false when they are better read themselves. With a filter, `passing` has those
+    /// that pass.
+    pub(super) fn offer_sketches(
+        &mut self,
+        shard: usize,
+        rows: Range<usize>,
+        passing: Option<&[u32]>,
+    ) -> bool {
         let search = self.search;
         let (Some(queries), shard) = (&search.sketches[shard], &search.spans.shards[shard]) else {
             return false;
@@ -66,10 +70,32 @@ impl Scan<'_> {
             return false;
         };
         let Buffers { limits, hits, keep } = &mut self.sketches;
-        let n_kept = keep_rows(keep, shard, rows.clone(), search.filter);
+        keep.clear();
+        if let Some(passing) = passing {
+            keep.resize(rows.len().div_ceil(LANES), 0);
+            for ordinal in passing {
+                let i = (ordinal - shard.first_ordinal()) as usize - rows.start;
+                keep[i / LANES] |= 1 << (i % LANES);
+            }
+        } else {
+            let rest = rows.len() % LANES;
+            keep.resize(rows.len() / LANES, u16::MAX);
+            keep.extend((rest > 0).then(|| (1 << rest) - 1));
+        }
         let heads = shard.heads(sketches, rows.clone());
-        if n_kept * BYTES_PER_ROW_READ < heads.len() {
-            return false;
+        let n_blocks = keep.iter().filter(|&&keep| keep != 0).count();
+        if let Some(passing) = passing
+            && n_blocks < keep.len()
+        {
+            let block_bytes = sketches.layout.block_bytes();
+            let row_bytes = shard.config().row_type.row_bytes(shard.width());
+            if passing.len() * row_bytes < n_blocks * block_bytes {
+                return false;
+            }
+            // No processor guesses which blocks are next.
+            let blocks = heads.chunks(block_bytes).zip(&*keep);
+            let blocks = blocks.filter(|&(_, &keep)| keep != 0);
+            blocks.for_each(|(block, _)| fetch(block));
         }
         let first = shard.first_ordinal() + rows.start as u32;
         let n_together = search.kernel.n_together();
@@ -244,44 +270,4 @@ impl Search<'_> {
                 .stored((ordinal - shard.first_ordinal()) as usize),
         );
     }
-}
-
-/// Sets, for each block of 16 rows, the bits of those that pass the filter; returns how many do.
-fn keep_rows(
-    keep: &mut Vec<u16>,
-    shard: &FlatShard,
-    rows: Range<usize>,
-    filter: Option<&Bitmap>,
-) -> usize {
-    debug_assert!(rows.start.is_multiple_of(SPAN_ROWS));
-    keep.clear();
-    let Some(filter) = filter else {
-        keep.resize(rows.len() / LANES, u16::MAX);
-        let rest = rows.len() % LANES;
-        if rest > 0 {
-            keep.push((1 << rest) - 1);
-        }
-        return rows.len();
-    };
-    keep.resize(rows.len().div_ceil(LANES), 0);
-    let first = shard.first_ordinal() + rows.start as u32;
-    let mut n = 0;
-    for ordinal in filter.range(first..=first + (rows.len() - 1) as u32) {
-        let i = (ordinal - first) as usize;
-        keep[i / LANES] |= 1 << (i % LANES);
-        n += 1;
-    }
-    n
-}
-
-/// Asks for the cache lines of values before they are needed.
-fn fetch<T>(values: &[T]) {
-    #[cfg(target_arch = "x86_64")]
-    for line in values.chunks(64 / size_of::<T>()) {
-        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        // SAFETY: SSE is part of the architecture, and a prefetch reads nothing.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast()) };
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = values;
 }

@@ -127,7 +127,7 @@ macro_rules! unrolled {
 
 type Group<'a> = (&'a [QuerySketch], &'a [f32], &'a mut [Vec<Hit>]);
 
-/// All blocks for `Q` queries, `B` at a time.
+/// All blocks that have a row to find, for `Q` queries, `B` at a time.
 ///
 /// # Safety
 /// The machine has AVX-512 VNNI; blocks and queries have the shape of the layout.
@@ -137,50 +137,47 @@ unsafe fn blocks<const Q: usize, const B: usize, const SQUARES: bool>(
     group: Group<'_>,
 ) {
     let (queries, limits, hits) = group;
-    let n_blocks = span.keep.len();
-    let mut block = 0;
-    // SAFETY: as the caller promises; each tile lies within the blocks.
+    let (mut chosen, mut n) = ([0; B], 0);
+    // SAFETY: as the caller promises; what is chosen are blocks of the span.
     unsafe {
-        while block + B <= n_blocks {
-            tile::<Q, B, SQUARES>(span, block, queries, limits, hits);
-            block += B;
+        for (block, &keep) in span.keep.iter().enumerate() {
+            chosen[n] = block;
+            n += usize::from(keep != 0);
+            if n == B {
+                tile::<Q, B, SQUARES>(span, chosen, queries, limits, hits);
+                n = 0;
+            }
         }
-        while block < n_blocks {
-            tile::<Q, 1, SQUARES>(span, block, queries, limits, hits);
-            block += 1;
+        for &block in &chosen[..n] {
+            tile::<Q, 1, SQUARES>(span, [block], queries, limits, hits);
         }
     }
 }
 
 /// # Safety
-/// As [`blocks`]; `B` blocks from `first` are there, and `Q` queries.
+/// As [`blocks`]; the blocks are in the span, and there are `Q` queries.
 #[inline(always)]
 unsafe fn tile<const Q: usize, const B: usize, const SQUARES: bool>(
     span: &Span<'_>,
-    first: usize,
+    blocks: [usize; B],
     queries: &[QuerySketch],
     limits: &[f32],
     hits: &mut [Vec<Hit>],
 ) {
-    let keep: [u16; B] = array::from_fn(|b| span.keep[first + b]);
-    if keep.iter().all(|&keep| keep == 0) {
-        return;
-    }
     let (stride, codes_at) = (span.layout.block_bytes(), span.layout.codes_at());
     let queries: [&QuerySketch; Q] = array::from_fn(|q| &queries[q]);
     let query_codes: [*const i8; Q] = array::from_fn(|q| queries[q].codes.as_ptr());
     // SAFETY: as the caller promises.
     unsafe {
-        let start = span.heads.as_ptr().add(first * stride);
+        let starts = blocks.map(|block| span.heads.as_ptr().add(block * stride + codes_at));
         let mut sums = [[_mm512_setzero_si512(); B]; Q];
         for q in 0..Q {
             sums[q] = [_mm512_set1_epi32(queries[q].start); B];
         }
         for group in 0..span.layout.n_groups() {
             let mut codes = [_mm512_setzero_si512(); B];
-            for (b, codes) in codes.iter_mut().enumerate() {
-                let at = b * stride + codes_at + group * 64;
-                *codes = _mm512_loadu_si512(start.add(at).cast());
+            for (codes, start) in codes.iter_mut().zip(starts) {
+                *codes = _mm512_loadu_si512(start.add(group * 64).cast());
             }
             for q in 0..Q {
                 let query =
@@ -191,7 +188,7 @@ unsafe fn tile<const Q: usize, const B: usize, const SQUARES: bool>(
             }
         }
         unrolled!(BLOCK < B, {
-            let numbers = Numbers::of(span, first + BLOCK);
+            let numbers = Numbers::of(span, blocks[BLOCK]);
             unrolled!(QUERY < Q, {
                 let sums = sums[QUERY][BLOCK];
                 numbers.offer::<SQUARES>(sums, queries[QUERY], limits[QUERY], &mut hits[QUERY]);

@@ -137,8 +137,7 @@ impl ShardWriter {
     /// The row is refused by its ordinal when its width is wrong, when it is not finite, when it is zero under cosine,
     /// or when no ordinal is left. The shard is then as it was before, so a caller may skip the row.
     pub fn push(&mut self, row: &[f32]) -> Result<(), WriteError> {
-        let ordinal = u32::try_from(u64::from(self.config.first_ordinal) + self.n_rows)
-            .map_err(|_| WriteError::TooManyRows)?;
+        let ordinal = self.next_ordinal()?;
         if row.len() != self.config.width {
             return Err(WriteError::RowWidth {
                 ordinal,
@@ -154,11 +153,54 @@ impl ShardWriter {
         if self.config.metric == Metric::Cosine && normalize(&mut self.row) == 0.0 {
             return Err(WriteError::ZeroRow { ordinal });
         }
+        let row_type = self.config.row_type;
+        self.bytes.clear();
+        row_type.encode(&self.row, &mut self.bytes);
+        match self.write()? {
+            None => Ok(()),
+            Some(dimension) => Err(WriteError::TooLarge {
+                ordinal,
+                dimension,
+                value: self.row[dimension],
+                row_type: row_type.as_str(),
+            }),
+        }
+    }
+
+    /// Appends a row as [`FlatShard::stored`] gives it, of a shard with the same width, metric and type of rows.
+    ///
+    /// # Errors
+    /// As [`Self::push`].
+    pub fn push_stored(&mut self, row: &[u8]) -> Result<(), WriteError> {
+        let ordinal = self.next_ordinal()?;
         let ShardConfig {
             row_type, width, ..
         } = self.config;
+        if row.len() != row_type.row_bytes(width) {
+            return Err(WriteError::RowWidth {
+                ordinal,
+                expected: width,
+                found: row.len() * width / row_type.row_bytes(width),
+            });
+        }
         self.bytes.clear();
-        row_type.encode(&self.row, &mut self.bytes);
+        self.bytes.extend_from_slice(row);
+        match self.write()? {
+            None => Ok(()),
+            Some(dimension) => Err(WriteError::NotFinite { ordinal, dimension }),
+        }
+    }
+
+    fn next_ordinal(&self) -> Result<u32, WriteError> {
+        u32::try_from(u64::from(self.config.first_ordinal) + self.n_rows)
+            .map_err(|_| WriteError::TooManyRows)
+    }
+
+    /// Writes the bytes that are ready; returns a dimension that is not finite, and then writes nothing.
+    fn write(&mut self) -> Result<Option<usize>, WriteError> {
+        let ShardConfig {
+            row_type, width, ..
+        } = self.config;
         let stored = Rows {
             row_type,
             width,
@@ -166,12 +208,7 @@ impl ShardWriter {
         }
         .row(0);
         if let Some(dimension) = stored.iter().position(|value| !value.is_finite()) {
-            return Err(WriteError::TooLarge {
-                ordinal,
-                dimension,
-                value: self.row[dimension],
-                row_type: row_type.as_str(),
-            });
+            return Ok(Some(dimension));
         }
         self.sections.write(&self.bytes)?;
 
@@ -183,7 +220,7 @@ impl ShardWriter {
             _ => self.block_norms.push(norm),
         }
         self.n_rows += 1;
-        Ok(())
+        Ok(None)
     }
 
     /// Completes the shard, makes it durable and gives it its name.
@@ -314,6 +351,15 @@ impl FlatShard {
     pub fn row(&self, i: usize) -> Cow<'_, [f32]> {
         assert!(i < self.n_rows, "row {i} of {}", self.n_rows);
         self.rows().row(i)
+    }
+
+    /// The bytes of a row, counted from 0 in this shard, for [`ShardWriter::push_stored`].
+    ///
+    /// # Panics
+    /// When `i` is not below [`VectorIndex::len`].
+    pub fn stored(&self, i: usize) -> &[u8] {
+        assert!(i < self.n_rows, "row {i} of {}", self.n_rows);
+        self.rows().stored(i)
     }
 
     /// All rows as they are stored.

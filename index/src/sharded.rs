@@ -80,11 +80,24 @@ impl ShardedIndex {
 
     /// The stored row of an ordinal, `None` when no shard has it.
     pub fn row(&self, ordinal: u32) -> Option<Cow<'_, [f32]>> {
+        let (shard, i) = self.place(ordinal)?;
+        Some(shard.row(i))
+    }
+
+    /// The bytes of that row, for [`crate::ShardWriter::push_stored`].
+    pub fn stored(&self, ordinal: u32) -> Option<&[u8]> {
+        let (shard, i) = self.place(ordinal)?;
+        Some(shard.stored(i))
+    }
+
+    /// The shard of an ordinal, and the place in it.
+    fn place(&self, ordinal: u32) -> Option<(&FlatShard, usize)> {
         let i = self
             .shards
             .partition_point(|shard| shard.end_ordinal() <= ordinal.into());
         let shard = self.shards.get(i)?;
-        Some(shard.row(ordinal.checked_sub(shard.first_ordinal())? as usize))
+        let i = ordinal.checked_sub(shard.first_ordinal())?;
+        Some((shard, i as usize))
     }
 
     /// [`VectorIndex::search`], and what it read.

@@ -252,6 +252,7 @@ fn is_corrupt(cause: &(dyn std::error::Error + 'static)) -> bool {
             CollectionError::Manifest { .. }
                 | CollectionError::Aliases { .. }
                 | CollectionError::Spec { .. }
+                | CollectionError::Report { .. }
         )
     )
 }

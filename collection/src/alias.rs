@@ -7,25 +7,49 @@ use std::{fs, io};
 use serde::{Deserialize, Serialize};
 
 use crate::durable::write_atomic;
-use crate::{AliasName, CollectionError, GenerationId};
+use crate::{AliasName, CollectionError, GenerationId, canonical_json, sha256_hex};
 
 const FORMAT_VERSION: u64 = 1;
 
 /// Which generation each alias names, sorted by alias.
 pub type Aliases = BTreeMap<AliasName, GenerationId>;
 
+/// What `aliases.json` says.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct AliasTable {
+    pub now: Aliases,
+    /// What each alias named before its last change.
+    pub before: Aliases,
+}
+
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct AliasFile {
     format_version: u64,
     aliases: Aliases,
+    #[serde(default, skip_serializing_if = "Aliases::is_empty")]
+    previous: Aliases,
+    /// sha256 of the canonical JSON of the rest; files written before there were rollbacks have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    checksum: Option<String>,
+}
+
+impl AliasFile {
+    fn digest(&self) -> String {
+        let mut value = serde_json::to_value(self).expect("names are strings");
+        value
+            .as_object_mut()
+            .expect("a struct is an object")
+            .remove("checksum");
+        sha256_hex(canonical_json(&value).as_bytes())
+    }
 }
 
 /// Reads the alias file; a collection without one has no aliases.
-pub(crate) fn read(path: &Path) -> Result<Aliases, CollectionError> {
+pub(crate) fn read(path: &Path) -> Result<AliasTable, CollectionError> {
     let bytes = match fs::read(path) {
         Ok(bytes) => bytes,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Aliases::new()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(AliasTable::default()),
         Err(error) => return Err(CollectionError::read(path, error)),
     };
     let damaged = |reason: String| CollectionError::Aliases {
@@ -35,18 +59,31 @@ pub(crate) fn read(path: &Path) -> Result<Aliases, CollectionError> {
     let file: AliasFile =
         serde_json::from_slice(&bytes).map_err(|error| damaged(error.to_string()))?;
     match file.format_version {
-        FORMAT_VERSION => Ok(file.aliases),
-        found => Err(damaged(format!(
-            "format version {found}, expected {FORMAT_VERSION}"
-        ))),
+        FORMAT_VERSION => {}
+        found => {
+            let text = format!("format version {found}, expected {FORMAT_VERSION}");
+            return Err(damaged(text));
+        }
     }
+    if let Some(checksum) = &file.checksum
+        && *checksum != file.digest()
+    {
+        return Err(damaged("does not match its own checksum".to_owned()));
+    }
+    Ok(AliasTable {
+        now: file.aliases,
+        before: file.previous,
+    })
 }
 
-pub(crate) fn write(path: &Path, aliases: &Aliases) -> Result<(), CollectionError> {
-    let file = AliasFile {
+pub(crate) fn write(path: &Path, table: &AliasTable) -> Result<(), CollectionError> {
+    let mut file = AliasFile {
         format_version: FORMAT_VERSION,
-        aliases: aliases.clone(),
+        aliases: table.now.clone(),
+        previous: table.before.clone(),
+        checksum: None,
     };
+    file.checksum = Some(file.digest());
     let mut text = serde_json::to_string_pretty(&file).expect("names are strings");
     text.push('\n');
     write_atomic(path, text.as_bytes())
@@ -56,18 +93,59 @@ pub(crate) fn write(path: &Path, aliases: &Aliases) -> Result<(), CollectionErro
 mod tests {
     use super::*;
 
+    fn example() -> AliasTable {
+        let table = |id| {
+            Aliases::from([(
+                AliasName::parse("live").unwrap(),
+                GenerationId::parse(id).unwrap(),
+            )])
+        };
+        AliasTable {
+            now: table("g2"),
+            before: table("g1"),
+        }
+    }
+
     #[test]
     fn aliases_survive_a_round_trip() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("aliases.json");
-        assert_eq!(read(&path).unwrap(), Aliases::new());
-        let aliases = Aliases::from([(
-            AliasName::parse("live").unwrap(),
-            GenerationId::parse("g1").unwrap(),
-        )]);
-        write(&path, &aliases).unwrap();
-        assert_eq!(read(&path).unwrap(), aliases);
+        assert_eq!(read(&path).unwrap(), AliasTable::default());
+        write(&path, &example()).unwrap();
+        assert_eq!(read(&path).unwrap(), example());
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn files_without_checksum_are_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("aliases.json");
+        fs::write(&path, r#"{"format_version":1,"aliases":{"live":"g2"}}"#).unwrap();
+        let found = read(&path).unwrap();
+        assert_eq!((found.now, found.before), (example().now, Aliases::new()));
+    }
+
+    /// `g1` is one bit from `g3`: only the checksum tells.
+    #[test]
+    fn every_flipped_bit_is_an_error_or_changes_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("aliases.json");
+        write(&path, &example()).unwrap();
+        let whole = fs::read(&path).unwrap();
+        let mut n_harmless = 0;
+        for bit in 0..8 * whole.len() {
+            let mut flipped = whole.clone();
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            fs::write(&path, &flipped).unwrap();
+            match read(&path) {
+                Ok(table) => {
+                    assert_eq!(table, example(), "bit {bit}");
+                    n_harmless += 1; // white space became other white space
+                }
+                Err(error) => assert!(error.is_corrupt(), "bit {bit}: {error}"),
+            }
+        }
+        assert!(n_harmless < whole.len(), "{n_harmless}");
     }
 
     #[test]
@@ -87,6 +165,7 @@ mod tests {
                 r#"{"format_version":1,"aliases":{"live":"../../etc"}}"#,
                 r#"{"format_version":1,"aliases":{"../x":"g1"}}"#,
                 r#"{"format_version":1,"aliases":["live","g1"]}"#,
+                r#"{"format_version":1,"aliases":{"live":"g1"},"checksum":"00"}"#,
             ]
             .map(|text| text.as_bytes().to_vec()),
         );

@@ -1,11 +1,14 @@
 //! A collection as its readers see it.
 
-use std::fs;
 use std::path::{Path, PathBuf};
+use std::{fs, io};
+
+use serde_json::Value;
 
 use crate::durable::sync_folder;
 use crate::{
-    AliasName, Aliases, CollectionError, GenerationId, LIVE, Manifest, ManifestError, Writer, alias,
+    AliasName, Aliases, CollectionError, GenerationId, LIVE, Manifest, ManifestError, Writer,
+    alias, write_atomic,
 };
 
 /// A folder of generations and the aliases that name them.
@@ -154,7 +157,32 @@ impl Collection {
     /// # Errors
     /// [`CollectionError::Aliases`] when the file is damaged.
     pub fn aliases(&self) -> Result<Aliases, CollectionError> {
-        alias::read(&self.alias_file())
+        Ok(alias::read(&self.alias_file())?.now)
+    }
+
+    /// Which generation each alias named before its last change: what [`Writer::rollback`] goes back to.
+    ///
+    /// # Errors
+    /// [`CollectionError::Aliases`] when the file is damaged.
+    pub fn previous(&self) -> Result<Aliases, CollectionError> {
+        Ok(alias::read(&self.alias_file())?.before)
+    }
+
+    /// The report of the gate that a generation passed, as JSON; none when no gate was asked.
+    ///
+    /// # Errors
+    /// [`CollectionError::Io`] when it cannot be read, [`CollectionError::Report`] when it is no JSON.
+    pub fn gate_report(&self, id: &GenerationId) -> Result<Option<Value>, CollectionError> {
+        let path = self.report_file(id);
+        let bytes = match fs::read(&path) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(CollectionError::read(&path, error)),
+        };
+        let report = serde_json::from_slice(&bytes);
+        report
+            .map(Some)
+            .map_err(|source| CollectionError::Report { path, source })
     }
 
     /// The newest readable generation that was built from the spec with this digest.
@@ -174,6 +202,11 @@ impl Collection {
         self.root.join("generations")
     }
 
+    /// Beside the generations, because these never change.
+    pub(crate) fn report_file(&self, id: &GenerationId) -> PathBuf {
+        self.root.join("gate").join(format!("{id}.json"))
+    }
+
     fn alias_file(&self) -> PathBuf {
         self.root.join("aliases.json")
     }
@@ -188,17 +221,54 @@ impl Writer {
         self.set_alias(&AliasName::parse(LIVE)?, id)
     }
 
-    /// Makes `alias` name the generation `id`. The change is atomic and durable.
+    /// Makes `alias` name the generation `id`. The change is atomic and durable; what the alias named before is what
+    /// [`Self::rollback`] goes back to.
     ///
     /// # Errors
     /// When there is no such generation or its manifest is damaged, and when the file cannot be written; the alias is then as before.
     pub fn set_alias(&self, alias: &AliasName, id: &GenerationId) -> Result<(), CollectionError> {
         let id = self.collection.generation(id)?.id;
-        let mut aliases = self.collection.aliases()?;
-        if aliases.get(alias) == Some(&id) {
+        let path = self.collection.alias_file();
+        let mut table = alias::read(&path)?;
+        if table.now.get(alias) == Some(&id) {
             return Ok(());
         }
-        aliases.insert(alias.clone(), id);
-        alias::write(&self.collection.alias_file(), &aliases)
+        if let Some(before) = table.now.insert(alias.clone(), id) {
+            table.before.insert(alias.clone(), before);
+        }
+        alias::write(&path, &table)
+    }
+
+    /// Makes `alias` name what it named before its last change, and returns that generation. A second rollback takes
+    /// the first one back.
+    ///
+    /// # Errors
+    /// [`CollectionError::NoPrevious`] when the alias was never changed; else as [`Self::set_alias`].
+    pub fn rollback(&self, alias: &AliasName) -> Result<GenerationId, CollectionError> {
+        let mut before = self.collection.previous()?;
+        let id = before
+            .remove(alias)
+            .ok_or_else(|| CollectionError::NoPrevious {
+                path: self.collection.root().to_path_buf(),
+                alias: alias.to_string(),
+            })?;
+        self.set_alias(alias, &id)?;
+        Ok(id)
+    }
+
+    /// Keeps the report of a gate that the generation passed.
+    ///
+    /// # Errors
+    /// When it cannot be written; an earlier report is then as it was.
+    pub fn keep_gate_report(
+        &self,
+        id: &GenerationId,
+        report: &Value,
+    ) -> Result<(), CollectionError> {
+        let path = self.collection.report_file(id);
+        let folder = path.parent().expect("reports have a folder");
+        fs::create_dir_all(folder).map_err(|source| CollectionError::write(folder, source))?;
+        let text = serde_json::to_string_pretty(report).expect("a value has string keys only");
+        write_atomic(&path, (text + "\n").as_bytes())
     }
 }

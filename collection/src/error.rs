@@ -25,6 +25,15 @@ pub enum CollectionError {
     /// `aliases.json` is damaged.
     #[error("alias file `{}` is damaged: {reason}", path.display())]
     Aliases { path: PathBuf, reason: String },
+    /// There is nothing to go back to.
+    #[error("alias `{alias}` of collection `{}` has named no other generation before", path.display())]
+    NoPrevious { path: PathBuf, alias: String },
+    /// The report of a gate is damaged.
+    #[error("gate report `{}` is damaged", path.display())]
+    Report {
+        path: PathBuf,
+        source: serde_json::Error,
+    },
     /// A manifest cannot be used.
     #[error("manifest `{}` cannot be used", path.display())]
     Manifest {
@@ -59,7 +68,7 @@ impl CollectionError {
     pub fn is_corrupt(&self) -> bool {
         match self {
             Self::Manifest { source, .. } => !matches!(source, ManifestError::Version { .. }),
-            Self::Aliases { .. } | Self::Spec { .. } => true,
+            Self::Aliases { .. } | Self::Spec { .. } | Self::Report { .. } => true,
             _ => false,
         }
     }
@@ -67,9 +76,9 @@ impl CollectionError {
     pub(crate) fn write(path: &Path, source: io::Error) -> Self {
         let path = path.to_path_buf();
         match source.kind() {
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-                Self::DiskFull { path, source }
-            }
+            io::ErrorKind::StorageFull
+            | io::ErrorKind::QuotaExceeded
+            | io::ErrorKind::FileTooLarge => Self::DiskFull { path, source },
             io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied => {
                 Self::NotWritable { path, source }
             }

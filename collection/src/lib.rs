@@ -7,7 +7,8 @@
 //!     spec.json                 canonical JSON of all that decided the content
 //!   building/<spec digest>/     work in progress
 //!     work/                     what the builder keeps in order to resume; never part of a generation
-//!   aliases.json                alias → generation; `live` is what readers open unless told otherwise
+//!   aliases.json                alias → generation, now and before; `live` is what readers open unless told otherwise
+//!   gate/<generation>.json      the report of the gate that the generation passed
 //!   writer.lock                 locked by the one writer
 //! ```
 //!
@@ -26,6 +27,8 @@
 //! it finds the manifest and goes on at 3. Killed between 3 and 4, it finds the generation with its spec digest and goes on at 4.
 //! Nothing that an existing generation contains is ever written to. The lock is an advisory lock of the kernel, so it ends with the
 //! process that held it.
+//!
+//! [`Writer::gc`] first renames a generation to a name that no reader takes for one, so that none is ever seen in part.
 
 mod alias;
 mod building;
@@ -36,6 +39,7 @@ mod error;
 mod lock;
 mod manifest;
 mod name;
+mod retention;
 mod verify;
 
 pub use alias::Aliases;
@@ -45,8 +49,9 @@ pub use digest::{canonical_json, sha256_hex};
 pub use durable::{sync_folder, write_atomic};
 pub use error::{CollectionError, ManifestError, NameError};
 pub use lock::Writer;
-pub use manifest::{Counts, FORMAT_VERSION, FileEntry, Manifest, Shard, Templates};
+pub use manifest::{Counts, FORMAT_VERSION, FileEntry, Manifest, Reused, Shard, Templates};
 pub use name::{AliasName, GenerationId};
+pub use retention::{Garbage, Retention};
 pub use verify::FileFault;
 
 /// The alias that readers open unless told otherwise.

@@ -1,6 +1,6 @@
 //! One writer per collection.
 
-use std::fs::{File, OpenOptions, TryLockError};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{Read, Write};
 use std::path::PathBuf;
 use std::process;
@@ -18,11 +18,11 @@ pub struct Writer {
 }
 
 impl Collection {
-    /// Becomes the one writer of this collection.
+    /// Becomes the one writer of this collection; `command` tells others what for.
     ///
     /// # Errors
-    /// [`CollectionError::Locked`] names the process that is the writer.
-    pub fn writer(&self) -> Result<Writer, CollectionError> {
+    /// [`CollectionError::Locked`] names the writer: process, host, since when, and its command.
+    pub fn writer(&self, command: &str) -> Result<Writer, CollectionError> {
         let path: PathBuf = self.root().join("writer.lock");
         let failed = |source| CollectionError::write(&path, source);
         let mut file = OpenOptions::new()
@@ -46,7 +46,8 @@ impl Collection {
             .format(&Rfc3339)
             .expect("the present has a year of four digits");
         file.set_len(0).map_err(failed)?;
-        write!(file, "process {} since {since}", process::id()).map_err(failed)?;
+        let (process, host) = (process::id(), host_name());
+        write!(file, "process {process} on {host} since {since}: {command}").map_err(failed)?;
         Ok(Writer {
             collection: self.clone(),
             _lock: file,
@@ -61,9 +62,18 @@ impl Writer {
     }
 }
 
+/// The name of this machine, as the kernel has it.
+fn host_name() -> String {
+    let name = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    match name.trim() {
+        "" => "this host".to_owned(),
+        name => name.to_owned(),
+    }
+}
+
 fn read_holder(file: &mut File) -> String {
     let mut bytes = Vec::new();
-    let _ = file.take(200).read_to_end(&mut bytes); // An unreadable name is no reason to hide that the lock is held.
+    let _ = file.take(400).read_to_end(&mut bytes); // An unreadable name is no reason to hide that the lock is held.
     let name: String = String::from_utf8_lossy(&bytes)
         .chars()
         .filter(|c| !c.is_control())

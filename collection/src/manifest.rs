@@ -57,8 +57,12 @@ pub struct Manifest {
     pub build: Value,
     /// Last position of the write log that the generation contains.
     pub log_position: u64,
-    /// The report of the gate that let the generation pass, if there was one.
+    /// The report of a gate that was asked before the manifest was written; that of `publish` is beside the generations
+    /// ([`crate::Collection::gate_report`]), because a manifest does not change.
     pub gate: Option<Value>,
+    /// What was taken over from an earlier generation, if there was one to take from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reused: Option<Reused>,
     /// Every file of the generation but this one, sorted by path.
     pub files: Vec<FileEntry>,
 }
@@ -79,6 +83,15 @@ pub struct Counts {
     pub missing_fields: u64,
     /// Tokens encoded.
     pub tokens: u64,
+}
+
+/// Vectors that were not encoded again.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reused {
+    /// The generation that they were taken from; it may be gone since.
+    pub generation: GenerationId,
+    /// Passages whose vectors were taken.
+    pub passages: u64,
 }
 
 /// One contiguous range of ordinals.

@@ -5,8 +5,8 @@ use std::fs;
 use std::path::Path;
 
 use collection::{
-    AliasName, BuildMode, Building, Collection, CollectionError, FileFault, Generation, Manifest,
-    ManifestError, Shard, Start, Writer,
+    AliasName, BuildMode, Building, Collection, CollectionError, FileFault, Garbage, Generation,
+    GenerationId, Manifest, ManifestError, Retention, Shard, Start, Writer,
 };
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -61,7 +61,7 @@ fn names(folder: &Path) -> Vec<String> {
 #[test]
 fn the_first_generation_is_live_and_later_ones_when_published() {
     let (_folder, collection) = empty();
-    let writer = collection.writer().unwrap();
+    let writer = collection.writer("test").unwrap();
     assert!(matches!(
         collection.resolve("live"),
         Err(CollectionError::Unknown { .. })
@@ -100,7 +100,7 @@ fn the_first_generation_is_live_and_later_ones_when_published() {
 #[test]
 fn a_build_is_neither_overwritten_nor_continued_by_another_spec() {
     let (_folder, collection) = empty();
-    let writer = collection.writer().unwrap();
+    let writer = collection.writer("test").unwrap();
     let spec = json!({"b": 1, "a": 2});
     let building = begin(&writer, &spec, BuildMode::New);
     fill(&building, "half");
@@ -132,7 +132,7 @@ fn a_build_is_neither_overwritten_nor_continued_by_another_spec() {
 #[test]
 fn a_resumed_build_takes_a_finished_generation_as_it_is() {
     let (_folder, collection) = empty();
-    let writer = collection.writer().unwrap();
+    let writer = collection.writer("test").unwrap();
     let spec = json!({"corpus": 1});
     let first = build(&writer, &spec);
     match writer.begin(&spec, BuildMode::Resume).unwrap() {
@@ -145,7 +145,7 @@ fn a_resumed_build_takes_a_finished_generation_as_it_is() {
 #[test]
 fn a_kill_after_the_manifest_is_finished_by_the_next_build() {
     let (_folder, collection) = empty();
-    let writer = collection.writer().unwrap();
+    let writer = collection.writer("test").unwrap();
     let spec = json!({"corpus": 1});
     let generation = build(&writer, &spec);
     // Back to the state between the manifest and the rename.
@@ -168,14 +168,14 @@ fn a_kill_after_the_manifest_is_finished_by_the_next_build() {
 #[test]
 fn a_second_writer_is_told_who_the_first_is() {
     let (_folder, collection) = empty();
-    let writer = collection.writer().unwrap();
-    let error = collection.writer().unwrap_err().to_string();
-    assert!(
-        error.contains(&format!("process {}", std::process::id())),
-        "{error}"
-    );
+    let writer = collection.writer("test").unwrap();
+    let error = collection.writer("test").unwrap_err().to_string();
+    let process = format!("process {} on ", std::process::id());
+    assert!(error.contains(&process), "{error}");
+    assert!(error.contains(" since 2"), "{error}");
+    assert!(error.ends_with(": test"), "{error}");
     drop(writer);
-    collection.writer().unwrap();
+    collection.writer("test").unwrap();
 }
 
 #[test]
@@ -194,7 +194,7 @@ fn other_folders_are_not_collections() {
 #[test]
 fn names_never_become_paths() {
     let (_folder, collection) = empty();
-    let writer = collection.writer().unwrap();
+    let writer = collection.writer("test").unwrap();
     let generation = build(&writer, &json!({}));
     for name in ["../generations", "/etc", "", ".", ".."] {
         let error = collection.resolve(name).unwrap_err();
@@ -210,7 +210,7 @@ fn names_never_become_paths() {
 #[test]
 fn every_damage_of_a_generation_has_a_name() {
     let (_folder, collection) = empty();
-    let generation = build(&collection.writer().unwrap(), &json!({}));
+    let generation = build(&collection.writer("test").unwrap(), &json!({}));
     let ids = generation.path.join("ids");
     let fault = || {
         let mut faults = generation.verify(|_| ());
@@ -237,7 +237,7 @@ fn every_damage_of_a_generation_has_a_name() {
 #[test]
 fn a_damaged_manifest_is_corrupt_and_publishes_nothing() {
     let (_folder, collection) = empty();
-    let writer = collection.writer().unwrap();
+    let writer = collection.writer("test").unwrap();
     let first = build(&writer, &json!({"corpus": 1}));
     let second = build(&writer, &json!({"corpus": 2}));
     let manifest = second.path.join("manifest.json");
@@ -278,7 +278,7 @@ fn a_damaged_manifest_is_corrupt_and_publishes_nothing() {
 #[test]
 fn links_and_odd_names_are_no_part_of_a_generation() {
     let (_folder, collection) = empty();
-    let writer = collection.writer().unwrap();
+    let writer = collection.writer("test").unwrap();
     for odd in ["two words", "link"] {
         let building = begin(&writer, &json!({"case": odd}), BuildMode::New);
         let contents = fill(&building, "");
@@ -290,4 +290,117 @@ fn links_and_odd_names_are_no_part_of_a_generation() {
         );
     }
     assert!(collection.generations().unwrap().is_empty());
+}
+
+#[test]
+fn a_rollback_goes_back_and_a_second_one_forth() {
+    let (_folder, collection) = empty();
+    let writer = collection.writer("test").unwrap();
+    let live = AliasName::parse("live").unwrap();
+    let first = build(&writer, &json!({"corpus": 1}));
+    let error = writer.rollback(&live).unwrap_err();
+    assert!(
+        matches!(error, CollectionError::NoPrevious { .. }),
+        "{error}"
+    );
+    let second = build(&writer, &json!({"corpus": 2}));
+    writer.publish(&second.id).unwrap();
+    writer.publish(&second.id).unwrap(); // no change, so nothing to take back
+    assert_eq!(writer.rollback(&live).unwrap(), first.id);
+    assert_eq!(collection.resolve("live").unwrap(), first);
+    assert_eq!(writer.rollback(&live).unwrap(), second.id);
+    assert_eq!(collection.resolve("live").unwrap(), second);
+
+    fs::remove_dir_all(&first.path).unwrap();
+    let error = writer.rollback(&live).unwrap_err();
+    assert!(matches!(error, CollectionError::Unknown { .. }), "{error}");
+    assert_eq!(collection.resolve("live").unwrap(), second);
+}
+
+#[test]
+fn garbage_is_what_nothing_names_and_what_is_not_new() {
+    let (_folder, collection) = empty();
+    let writer = collection.writer("test").unwrap();
+    let ids: Vec<_> = (0..6)
+        .map(|i| build(&writer, &json!({ "corpus": i })).id)
+        .collect();
+    writer.publish(&ids[1]).unwrap();
+    writer.publish(&ids[2]).unwrap(); // before it: 1
+    writer
+        .set_alias(&AliasName::parse("golden").unwrap(), &ids[0])
+        .unwrap();
+    let half = begin(&writer, &json!({"corpus": "half"}), BuildMode::New);
+    fill(&half, "half");
+    let removed = collection.root().join("generations/.removed-x");
+    fs::create_dir(&removed).unwrap();
+    fs::write(collection.root().join("aliases.json.tmp"), "{").unwrap();
+    for id in &ids {
+        writer
+            .keep_gate_report(id, &json!({"passed": true}))
+            .unwrap();
+    }
+
+    let retention = Retention {
+        keep: 1,
+        keep_unfinished: true,
+    };
+    let garbage = collection.garbage(&retention).unwrap();
+    assert_eq!(garbage.generations, [ids[3].clone(), ids[4].clone()]);
+    assert_eq!(garbage.unfinished, [] as [std::path::PathBuf; 0]);
+    assert_eq!(garbage.leftovers.len(), 2, "{garbage:?}");
+    assert!(garbage.bytes > 0);
+    assert_eq!(collection.generations().unwrap(), ids, "a dry run");
+
+    let done = writer.gc(&retention).unwrap();
+    assert_eq!(done, garbage);
+    let kept = [&ids[0], &ids[1], &ids[2], &ids[5]].map(Clone::clone);
+    assert_eq!(collection.generations().unwrap(), kept);
+    assert_eq!(collection.gate_report(&ids[3]).unwrap(), None);
+    assert!(collection.gate_report(&ids[5]).unwrap().is_some());
+    assert!(half.path().is_dir() && !removed.exists());
+
+    let retention = Retention {
+        keep: 0,
+        keep_unfinished: false,
+    };
+    let done = writer.gc(&retention).unwrap();
+    assert_eq!(done.generations, [ids[5].clone()]);
+    assert_eq!(done.unfinished, [half.path().to_owned()]);
+    assert!(!half.path().exists());
+    assert_eq!(
+        writer.gc(&retention).unwrap(),
+        Garbage::default(),
+        "nothing is left to do"
+    );
+    assert_eq!(
+        writer.rollback(&AliasName::parse("live").unwrap()).unwrap(),
+        ids[1]
+    );
+}
+
+#[test]
+fn damaged_generations_are_no_reserve() {
+    let (_folder, collection) = empty();
+    let writer = collection.writer("test").unwrap();
+    let ids: Vec<_> = (0..4)
+        .map(|i| build(&writer, &json!({ "corpus": i })).id)
+        .collect();
+    let manifest = |id: &GenerationId| {
+        let folder = collection.root().join("generations").join(id);
+        folder.join("manifest.json")
+    };
+    fs::write(manifest(&ids[3]), "{").unwrap();
+    let newer = r#"{"format_version":2,"checksum":""}"#;
+    fs::write(manifest(&ids[1]), newer).unwrap();
+    let retention = Retention {
+        keep: 1,
+        keep_unfinished: false,
+    };
+    let done = writer.gc(&retention).unwrap();
+    // 0 is live, 1 belongs to a newer program, 2 is the newest that can be used.
+    assert_eq!(done.generations, [ids[3].clone()]);
+    fs::write(collection.root().join("aliases.json"), "{").unwrap();
+    let error = writer.gc(&retention).unwrap_err();
+    assert!(error.is_corrupt(), "{error}");
+    assert_eq!(collection.generations().unwrap(), ids[..3]);
 }

@@ -9,8 +9,10 @@ use index::{
 };
 use store::{StoreConfig, StoreWriter};
 
+use crate::base::Base;
 use crate::chunk::{self, Chunk};
 use crate::encode::Plan;
+use crate::inputs::InputsWriter;
 use crate::progress::Watch;
 use crate::{BuildError, Phase};
 
@@ -23,18 +25,29 @@ pub(crate) struct Layout {
     pub store: StoreConfig,
     /// Arithmetic of the vectors.
     pub arithmetic: &'static str,
+    /// Whether the generation says what its rows were made from.
+    pub keep_inputs: bool,
 }
 
-/// Writes the files of a generation into `output` and returns its shards and what the chunks counted.
+/// What was assembled.
+pub(crate) struct Assembled {
+    pub shards: Vec<Shard>,
+    pub counts: Counts,
+    /// Rows taken from the base.
+    pub n_reused: u64,
+}
+
+/// Writes the files of a generation into `output`.
 ///
 /// Shard i of S holds the ordinals from ⌊i·n/S⌋ on: contiguous ranges whose lengths differ by one at most.
 pub(crate) fn assemble(
     plan: Plan,
     layout: &Layout,
+    base: Option<&Base>,
     work: &Path,
     output: &Path,
     watch: Watch<'_>,
-) -> Result<(Vec<Shard>, Counts), BuildError> {
+) -> Result<Assembled, BuildError> {
     let &Layout {
         n_shards,
         metric,
@@ -42,6 +55,7 @@ pub(crate) fn assemble(
         ref graph,
         ref store,
         arithmetic,
+        keep_inputs,
     } = layout;
     let n_total = u64::from(plan.n_passages);
     let first_ordinal = |shard: usize| (shard as u64 * n_total / n_shards as u64) as u32;
@@ -63,12 +77,32 @@ pub(crate) fn assemble(
         shards: &shards,
         open: None,
     };
-    let mut counts = Counts::default();
+    let mut inputs = match keep_inputs {
+        true => Some(InputsWriter::create(output, plan.n_passages)?),
+        false => None,
+    };
+    let (mut counts, mut n_reused) = (Counts::default(), 0);
     for number in 0..plan.n_chunks() {
         watch.update(Phase::Assemble, counts.passages, n_total)?;
-        let chunk = Chunk::read(&chunk::path(work, number), plan.place(number))?;
-        for row in chunk.rows.chunks_exact(plan.width) {
-            vectors.push(row)?;
+        let (path, of_base) = (chunk::path(work, number), base.map(|base| &base.generation));
+        let chunk = Chunk::read(&path, plan.place(number), of_base)?;
+        let mut made = chunk.rows.chunks_exact(plan.width);
+        for &(input, taken) in &chunk.inputs {
+            let damaged = |reason| BuildError::Chunk {
+                path: path.clone(),
+                reason,
+            };
+            if let Some(ordinal) = taken {
+                let stored = base.and_then(|base| base.stored(ordinal));
+                vectors
+                    .push_stored(stored.ok_or_else(|| damaged("takes a row that is not there"))?)?;
+                n_reused += 1;
+            } else {
+                vectors.push(made.next().ok_or_else(|| damaged("has too few rows"))?)?;
+            }
+            if let Some(inputs) = &mut inputs {
+                inputs.push(input)?;
+            }
         }
         for part in &chunk.parts {
             match &part.characters {
@@ -80,13 +114,20 @@ pub(crate) fn assemble(
     }
     watch.update(Phase::Assemble, n_total, n_total)?;
     vectors.finish()?;
+    if let Some(inputs) = inputs {
+        inputs.finish()?;
+    }
     if let Some(config) = graph {
         build_graphs(config, &shards, output, watch, n_total)?;
     }
     watch.update(Phase::Lexical, 0, n_total)?;
     passages.finish()?;
     watch.update(Phase::Lexical, n_total, n_total)?;
-    Ok((shards, counts))
+    Ok(Assembled {
+        shards,
+        counts,
+        n_reused,
+    })
 }
 
 /// Builds the graphs of the shards, one after the other, each with all threads.
@@ -125,16 +166,24 @@ struct VectorsWriter<'a> {
 
 impl VectorsWriter<'_> {
     fn push(&mut self, row: &[f32]) -> Result<(), BuildError> {
-        let (writer, n_left) = match &mut self.open {
-            Some((writer, n_left)) if *n_left > 0 => (writer, n_left),
-            _ => self.begin_next()?,
-        };
-        writer.push(row)?;
-        *n_left -= 1;
-        Ok(())
+        Ok(self.next_row()?.push(row)?)
     }
 
-    fn begin_next(&mut self) -> Result<(&mut ShardWriter, &mut u32), BuildError> {
+    fn push_stored(&mut self, row: &[u8]) -> Result<(), BuildError> {
+        Ok(self.next_row()?.push_stored(row)?)
+    }
+
+    /// The writer of the shard that takes the next row.
+    fn next_row(&mut self) -> Result<&mut ShardWriter, BuildError> {
+        if !matches!(self.open, Some((_, n_left)) if n_left > 0) {
+            self.begin_next()?;
+        }
+        let (writer, n_left) = self.open.as_mut().expect("a shard was begun");
+        *n_left -= 1;
+        Ok(writer)
+    }
+
+    fn begin_next(&mut self) -> Result<(), BuildError> {
         self.finish_open()?;
         let (shard, rest) = self
             .shards
@@ -154,10 +203,8 @@ impl VectorsWriter<'_> {
             first_ordinal: shard.first_ordinal,
             sketches: SketchPolicy::default(),
         };
-        let (writer, n_left) = self
-            .open
-            .insert((ShardWriter::create(&path, config)?, shard.n_rows));
-        Ok((writer, n_left))
+        self.open = Some((ShardWriter::create(&path, config)?, shard.n_rows));
+        Ok(())
     }
 
     fn finish_open(&mut self) -> Result<(), BuildError> {

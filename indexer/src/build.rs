@@ -5,10 +5,11 @@ use std::fs;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
-use std::time::SystemTime;
+use std::time::{Duration, Instant, SystemTime};
 
 use collection::{
-    AliasName, Collection, Counts, Generation, GenerationId, LIVE, Manifest, Start, Templates,
+    AliasName, Collection, Counts, Generation, GenerationId, LIVE, Manifest, Reused, Start,
+    Templates,
 };
 use corpus::{BadLine, CorpusConfig, CorpusError, Schema, Survey, TemplateError};
 use encoder::{BiEncoder, Fingerprint};
@@ -16,13 +17,14 @@ use index::Metric;
 use serde_json::{Value, json};
 use store::StoreConfig;
 
-use crate::assemble::{Layout, assemble};
+use crate::assemble::{Assembled, Layout, assemble};
+use crate::base::Base;
 use crate::digest::content_digest;
 use crate::encode::{Plan, encode_chunks};
 use crate::progress::Watch;
 use crate::source::Source;
 use crate::splitter::Splitter;
-use crate::{BroughtVectors, BuildConfig, BuildError, Phase, Progress};
+use crate::{BroughtVectors, BuildConfig, BuildError, NotReused, Phase, Progress, Reuse};
 
 /// What a build made.
 #[derive(Clone, Debug)]
@@ -39,6 +41,10 @@ pub struct BuildReport {
     pub counts: Counts,
     /// Passages whose vectors an earlier, interrupted run had made.
     pub n_resumed: u64,
+    /// What was taken over from the generation before.
+    pub reuse: Reuse,
+    /// How long this run read, tokenised and encoded passages.
+    pub encode_time: Duration,
     /// Some of the lines that were skipped as bad.
     pub bad_examples: Vec<BadLine>,
     /// The metadata fields, declared or inferred.
@@ -46,6 +52,9 @@ pub struct BuildReport {
 }
 
 /// Builds a generation and publishes it if asked to, or if it is the collection's first.
+///
+/// Vectors of passages that the generation [`BuildConfig::base`] names has already are taken over from it, when it has
+/// the same fingerprint.
 ///
 /// When `cancelled` becomes true it stops after the chunk it is encoding.
 ///
@@ -101,13 +110,21 @@ fn build_from(
     let spec = spec(config, &survey, source, &fingerprint, metric);
     // Only now, so that a corpus that cannot be read leaves no empty collection.
     let collection = Collection::create(&config.collection)?;
-    let writer = collection.writer()?;
-    let (generation, n_resumed) = match writer.begin(&spec, config.mode)? {
-        Start::Done(generation) => (*generation, n_passages),
+    let writer = collection.writer("index build")?;
+    let mut encode_time = Duration::ZERO;
+    let (generation, n_resumed, not_reused) = match writer.begin(&spec, config.mode)? {
+        Start::Done(generation) => (*generation, n_passages, Some(NotReused::Finished)),
         Start::Build(building) => {
             let work = building.work();
-            let n_finished = plan.n_finished(&work);
-            encode_chunks(config, source, plan, &work, n_finished, watch)?;
+            let (base, not_reused) = match Base::open(&collection, config, source, &fingerprint)? {
+                Ok(base) => (Some(base), None),
+                Err(reason) => (None, Some(reason)),
+            };
+            let base = base.as_ref();
+            let n_finished = plan.n_finished(&work, base.map(|base| &base.generation));
+            let start = Instant::now();
+            encode_chunks(config, source, base, plan, &work, n_finished, watch)?;
+            encode_time = start.elapsed();
             if CorpusStamp::take(config)? != stamp {
                 building.discard()?; // Some chunks may hold what the digest does not stand for.
                 return Err(BuildError::CorpusChanged);
@@ -124,8 +141,13 @@ fn build_from(
                 graph: config.graph.clone(),
                 store,
                 arithmetic: source.arithmetic(),
+                keep_inputs: matches!(source, Source::Encoder(_)),
             };
-            let (shards, counts) = assemble(plan, &layout, &work, building.path(), watch)?;
+            let Assembled {
+                shards,
+                counts,
+                n_reused,
+            } = assemble(plan, &layout, base, &work, building.path(), watch)?;
             let contents = Manifest {
                 fingerprint_digest: fingerprint.digest(),
                 fingerprint: to_value(&fingerprint),
@@ -145,10 +167,14 @@ fn build_from(
                 },
                 schema: to_value(&survey.schema),
                 build: to_value(config),
+                reused: base.map(|base| Reused {
+                    generation: base.generation.clone(),
+                    passages: n_reused,
+                }),
                 ..Manifest::default()
             };
             let n_resumed = (n_finished as u64 * u64::from(plan.chunk_passages)).min(n_passages);
-            (writer.promote(&building, contents)?, n_resumed)
+            (writer.promote(&building, contents)?, n_resumed, not_reused)
         }
     };
     if config.publish {
@@ -160,6 +186,13 @@ fn build_from(
         == Some(&generation.id);
     tracing::info!(generation = %generation.id, n_passages = generation.manifest.counts.passages, live, "generation built");
     let Generation { id, path, manifest } = generation;
+    let reuse = match (not_reused, manifest.reused) {
+        (None, Some(reused)) => Reuse::From {
+            generation: reused.generation,
+            n_passages: reused.passages,
+        },
+        (reason, _) => Reuse::Nothing(reason.unwrap_or(NotReused::Full)),
+    };
     Ok(BuildReport {
         generation: id,
         path,
@@ -167,6 +200,8 @@ fn build_from(
         live,
         counts: manifest.counts,
         n_resumed,
+        reuse,
+        encode_time,
         bad_examples: survey.bad_examples,
         schema: survey.schema,
     })

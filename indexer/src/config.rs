@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use collection::BuildMode;
+use collection::{BuildMode, LIVE};
 use corpus::{CorpusConfig, Template};
 use encoder::ModelOptions;
 use index::{HnswConfig, RowType};
@@ -42,6 +42,9 @@ pub struct BuildConfig {
     pub graph: Option<HnswConfig>,
     /// Language of the lexical index.
     pub language: Language,
+    /// Alias or generation whose vectors are taken over where the text of a passage is the same; none to encode all.
+    #[serde(skip)]
+    pub base: Option<String>,
     /// What to do about an earlier build with the same content.
     #[serde(skip)]
     pub mode: BuildMode,
@@ -51,7 +54,7 @@ pub struct BuildConfig {
 }
 
 impl BuildConfig {
-    /// One shard, default templates and chunks, English, a new unpublished build.
+    /// One shard, default templates and chunks, English, a new unpublished build that takes over what `live` has.
     pub fn new(
         collection: PathBuf,
         corpus: CorpusConfig,
@@ -71,6 +74,7 @@ impl BuildConfig {
             rows: RowType::default(),
             graph: None,
             language: Language::default(),
+            base: Some(LIVE.to_owned()),
             mode: BuildMode::New,
             publish: false,
         }

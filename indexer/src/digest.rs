@@ -3,10 +3,11 @@
 use std::path::Path;
 
 use collection::{Shard, canonical_json};
+use corpus::Passage;
 use index::FlatShard;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
-use store::Store;
+use store::{Store, StoreError};
 
 use crate::progress::Watch;
 use crate::{BuildError, Phase};
@@ -37,16 +38,7 @@ pub(crate) fn content_digest(
                 let row = rows.row((ordinal - shard.first_ordinal) as usize);
                 row.iter()
                     .for_each(|value| hasher.update(value.to_le_bytes()));
-                let mut record = json!({
-                    "id": passage.id,
-                    "title": passage.title,
-                    "text": passage.text,
-                    "metadata": Value::Object(passage.metadata),
-                });
-                if let Some(part) = store.document_part(*ordinal)? {
-                    record["characters"] = json!([part.characters.start, part.characters.end]);
-                }
-                let record = canonical_json(&record);
+                let record = record(&store, *ordinal, passage)?;
                 hasher.update((record.len() as u64).to_le_bytes());
                 hasher.update(record);
             }
@@ -58,4 +50,18 @@ pub(crate) fn content_digest(
         .iter()
         .map(|byte| format!("{byte:02x}"))
         .collect())
+}
+
+/// A stored passage and its place in its document as canonical JSON.
+pub(crate) fn record(store: &Store, ordinal: u32, passage: Passage) -> Result<String, StoreError> {
+    let mut record = json!({
+        "id": passage.id,
+        "title": passage.title,
+        "text": passage.text,
+        "metadata": Value::Object(passage.metadata),
+    });
+    if let Some(part) = store.document_part(ordinal)? {
+        record["characters"] = json!([part.characters.start, part.characters.end]);
+    }
+    Ok(canonical_json(&record))
 }

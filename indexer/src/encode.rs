@@ -4,10 +4,13 @@ use std::path::Path;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
 
+use collection::GenerationId;
+
+use crate::base::Base;
 use crate::chunk::{self, Chunk, Place};
 use crate::passages::Passages;
 use crate::progress::Watch;
-use crate::source::{Input, Output, Source};
+use crate::source::{Output, Source, Work};
 use crate::splitter::Part;
 use crate::{BuildConfig, BuildError, Phase};
 
@@ -34,10 +37,11 @@ impl Plan {
         }
     }
 
-    /// Returns how many chunks, from the first one on, are finished and intact.
-    pub fn n_finished(&self, work: &Path) -> usize {
-        let intact =
-            |number: &usize| Chunk::read(&chunk::path(work, *number), self.place(*number)).is_ok();
+    /// Returns how many chunks, from the first one on, are finished and intact, and take rows from `base` only.
+    pub fn n_finished(&self, work: &Path, base: Option<&GenerationId>) -> usize {
+        let intact = |number: &usize| {
+            Chunk::read(&chunk::path(work, *number), self.place(*number), base).is_ok()
+        };
         (0..self.n_chunks()).take_while(intact).count()
     }
 }
@@ -45,13 +49,14 @@ impl Plan {
 /// A chunk that is read and prepared and has no rows yet.
 struct Prepared<'a> {
     parts: Vec<Part>,
-    input: Input<'a>,
+    to_do: Work<'a>,
 }
 
 /// Makes the chunks from `first_chunk` on, as files in `work`. Reading and tokenising run one chunk ahead, on their own thread.
 pub(crate) fn encode_chunks(
     config: &BuildConfig,
     source: Source<'_>,
+    base: Option<&Base>,
     plan: Plan,
     work: &Path,
     first_chunk: usize,
@@ -63,8 +68,9 @@ pub(crate) fn encode_chunks(
     let (sender, receiver) = sync_channel(1);
     thread::scope(|scope| {
         let reader =
-            scope.spawn(move || prepare_chunks(config, source, plan, first_chunk, &sender));
-        let encoded = encode_prepared(plan, work, first_chunk, receiver, watch);
+            scope.spawn(move || prepare_chunks(config, source, base, plan, first_chunk, &sender));
+        let base = base.map(|base| &base.generation);
+        let encoded = encode_prepared(base, plan, work, first_chunk, receiver, watch);
         // The reader's error comes first: it is why chunks are missing.
         reader
             .join()
@@ -75,6 +81,7 @@ pub(crate) fn encode_chunks(
 
 /// Takes the receiver, so that the reader stops when this function does.
 fn encode_prepared(
+    base: Option<&GenerationId>,
     plan: Plan,
     work: &Path,
     first_chunk: usize,
@@ -89,22 +96,23 @@ fn encode_prepared(
             ..
         } = plan.place(number);
         watch.update(Phase::Encode, u64::from(first_ordinal), n_total)?;
-        let Ok(Prepared { parts, input }) = receiver.recv() else {
+        let Ok(Prepared { parts, to_do }) = receiver.recv() else {
             return Ok(()); // The reader knows why.
         };
         let Output {
             rows,
-            n_tokens,
-            n_truncated,
+            mut inputs,
             n_missing,
-        } = input.encode()?;
+        } = to_do.encode()?;
+        inputs.resize(parts.len(), <_>::default()); // Nothing is known of vectors that were brought.
+        let takes_rows = inputs.iter().any(|(_, taken)| taken.is_some());
         let chunk = Chunk {
             first_ordinal,
             width,
+            base: base.filter(|_| takes_rows).cloned(),
+            inputs,
             rows,
             parts,
-            n_tokens,
-            n_truncated,
             n_missing,
         };
         chunk.write(&chunk::path(work, number))?;
@@ -115,6 +123,7 @@ fn encode_prepared(
 fn prepare_chunks<'a>(
     config: &BuildConfig,
     source: Source<'a>,
+    base: Option<&Base>,
     plan: Plan,
     first_chunk: usize,
     sender: &SyncSender<Prepared<'a>>,
@@ -132,8 +141,8 @@ fn prepare_chunks<'a>(
         if parts.len() != n_rows {
             return Err(BuildError::CorpusChanged);
         }
-        let input = source.prepare(&parts, config)?;
-        if sender.send(Prepared { parts, input }).is_err() {
+        let to_do = source.prepare(&parts, config, base)?;
+        if sender.send(Prepared { parts, to_do }).is_err() {
             return Ok(()); // Nobody encodes any more; the receiver's side knows why.
         }
     }

@@ -10,10 +10,16 @@
 //! With [`BuildConfig::stride`] the records of the corpus are documents, which the encoder's tokenizer splits into passages; both
 //! passes split them, the first to count. Everything after that knows passages only, and the store knows their documents.
 //!
+//! A generation keeps, in the file `inputs`, a digest of the text that each row was made from. The next build copies the rows of
+//! texts that it meets again from the generation before, when that has the same fingerprint, arithmetic and type of rows;
+//! it encodes the rest. Chunks then hold ordinals in place of rows. The engine is batch-invariant, so the content digest is
+//! that of a full build.
+//!
 //! # Memory
 //!
 //! Independent of the number of passages, but for the 28 bytes a record that find duplicate ids, the 16 bytes a passage of the
-//! store's id lookup, the passages of one document, and 20 bytes a row when vectors are brought. Beside them: three chunks of texts with their tokens (one being
+//! store's id lookup, the passages of one document, 20 bytes a row when vectors are brought, and 24 bytes a passage of the generation whose
+//! vectors are taken over. Beside them: three chunks of texts with their tokens (one being
 //! read, one waiting, one being encoded), one chunk of vectors, the encoder's workspace, and about 150 MiB at most for the store.
 //! A million generated passages of 40 words, with the encoder of width 32 that the tests use, took 122 MiB of anonymous memory.
 //!
@@ -22,20 +28,25 @@
 //! While shards are assembled, vectors and records exist twice: as chunks and as the generation.
 
 mod assemble;
+mod base;
 mod brought;
 mod build;
 mod chunk;
 mod config;
+mod diff;
 mod digest;
 mod encode;
 mod error;
+mod inputs;
 mod passages;
 mod progress;
 mod source;
 mod splitter;
 
+pub use base::{NotReused, Reuse};
 pub use brought::{BroughtVectors, VectorsError};
 pub use build::{BuildReport, build, build_from_vectors};
 pub use config::{BuildConfig, DEFAULT_CHUNK_PASSAGES};
+pub use diff::{Changes, DiffError, GenerationDiff, diff};
 pub use error::BuildError;
 pub use progress::{NoProgress, Phase, Progress};

@@ -3,6 +3,8 @@
 use encoder::{Arithmetic, BiEncoder, Fingerprint, Role, Similarity, Text, TextSpec, Tokens};
 use index::Metric;
 
+use crate::base::Base;
+use crate::inputs::Input;
 use crate::splitter::{Part, Splitter};
 use crate::{BroughtVectors, BuildConfig, BuildError};
 
@@ -24,20 +26,21 @@ impl Source<'_> {
 }
 
 /// What a chunk of passages needs to become rows.
-pub(crate) enum Input<'a> {
+pub(crate) enum Work<'a> {
     Tokens {
         encoder: &'a BiEncoder,
+        /// Of the passages whose rows are not taken from the base.
         tokens: Vec<Tokens>,
+        inputs: Vec<(Input, Option<u32>)>,
         n_missing: u64,
     },
     Rows(Vec<f32>),
 }
 
-/// The rows of a chunk and what it took to make them.
+/// The rows of a chunk that were made, and what all are made from.
 pub(crate) struct Output {
     pub rows: Vec<f32>,
-    pub n_tokens: u64,
-    pub n_truncated: u64,
+    pub inputs: Vec<(Input, Option<u32>)>,
     pub n_missing: u64,
 }
 
@@ -105,12 +108,17 @@ impl<'a> Source<'a> {
         }
     }
 
-    /// Does what can be done ahead of the encoder: template and tokens, or reading the rows.
-    pub fn prepare(self, parts: &[Part], config: &BuildConfig) -> Result<Input<'a>, BuildError> {
+    /// Does what can be done ahead of the encoder: template, what the base has, and tokens; or reading the rows.
+    pub fn prepare(
+        self,
+        parts: &[Part],
+        config: &BuildConfig,
+        base: Option<&Base>,
+    ) -> Result<Work<'a>, BuildError> {
         let passages = parts.iter().map(|part| &part.passage);
         let encoder = match self {
             Self::Encoder(encoder) => encoder,
-            Self::Brought(vectors) => return Ok(Input::Rows(vectors.rows_of(passages)?)),
+            Self::Brought(vectors) => return Ok(Work::Rows(vectors.rows_of(passages)?)),
         };
         let rendered: Vec<_> = passages
             .clone()
@@ -123,40 +131,62 @@ impl<'a> Source<'a> {
                 false => Text::Single(&rendered.text),
             })
             .collect();
+        let digests: Vec<_> = texts.iter().map(|text| Input::digest(*text)).collect();
+        let taken: Vec<_> = digests
+            .iter()
+            .map(|digest| base.and_then(|base| base.find(*digest)))
+            .collect();
+        let new = texts
+            .iter()
+            .zip(&taken)
+            .filter(|(_, taken)| taken.is_none());
+        let new: Vec<_> = new.map(|(text, _)| *text).collect();
+        let tokens = encoder.tokenize(Role::Passage, &new)?;
+        let mut of_new = tokens.iter();
+        let inputs = digests
+            .into_iter()
+            .zip(taken)
+            .map(|(digest, taken)| match taken {
+                Some((ordinal, input)) => (input, Some(ordinal)),
+                None => {
+                    let tokens = of_new.next().expect("every new text has its tokens");
+                    (Input::new(digest, tokens), None)
+                }
+            })
+            .collect();
         let n_missing = rendered
             .iter()
             .map(|rendered| rendered.n_missing as u64)
             .sum();
-        let tokens = encoder.tokenize(Role::Passage, &texts)?;
-        Ok(Input::Tokens {
+        Ok(Work::Tokens {
             encoder,
             tokens,
+            inputs,
             n_missing,
         })
     }
 }
 
-impl Input<'_> {
+impl Work<'_> {
     /// Makes the rows.
     pub fn encode(self) -> Result<Output, BuildError> {
         match self {
             Self::Tokens {
                 encoder,
                 tokens,
+                inputs,
                 n_missing,
-            } => {
-                let embeddings = encoder.encode(&tokens)?;
-                Ok(Output {
-                    rows: embeddings.values,
-                    n_tokens: embeddings.n_tokens as u64,
-                    n_truncated: embeddings.n_truncated as u64,
-                    n_missing,
-                })
-            }
+            } => Ok(Output {
+                rows: match tokens.is_empty() {
+                    true => Vec::new(),
+                    false => encoder.encode(&tokens)?.values,
+                },
+                inputs,
+                n_missing,
+            }),
             Self::Rows(rows) => Ok(Output {
                 rows,
-                n_tokens: 0,
-                n_truncated: 0,
+                inputs: Vec::new(),
                 n_missing: 0,
             }),
         }

@@ -1,23 +1,18 @@
+//! `trawl index`: generations from their build to their end, one file a command.
+
+mod build;
+mod diff;
+mod gc;
+mod list;
+mod publish;
+mod verify;
+
 use std::path::{Path, PathBuf};
-use std::time::Instant;
 
 use anyhow::Context;
-use collection::{BuildMode, Collection, Generation, GenerationId, LIVE};
-use corpus::{CorpusConfig, CorpusFormat, Schema, Template};
-use encoder::{Arithmetic, Preset, Role};
-use index::{HnswConfig, Metric, RowType};
-use indexer::{
-    BroughtVectors, BuildConfig, BuildReport, DEFAULT_CHUNK_PASSAGES, Phase, build_from_vectors,
-};
-use serde_json::json;
-use store::Language;
-use vectors::VectorFile;
+use collection::Collection;
 
-use crate::failure::{Exit, Failure};
-use crate::interrupt;
-use crate::model::{ModelArgs, metric_named, named};
-use crate::output::{self, Output};
-use crate::progress::Progress;
+use crate::output::Output;
 
 /// Arguments of `trawl index`.
 #[derive(Debug, clap::Args)]
@@ -29,480 +24,38 @@ pub struct IndexArgs {
 #[derive(Debug, clap::Subcommand)]
 enum IndexCommand {
     /// Build a generation from a corpus.
-    Build(Box<BuildArgs>),
+    Build(Box<build::BuildArgs>),
     /// List the generations of a collection, oldest first.
     List {
         /// Folder of the collection.
         collection: PathBuf,
     },
     /// Read every file and compare it with its manifest.
-    Verify {
-        /// Folder of the collection.
-        collection: PathBuf,
-        /// Alias or generation to verify (default: all).
-        #[arg(long, value_name = "NAME")]
-        generation: Option<String>,
-    },
+    Verify(verify::VerifyArgs),
+    /// Compare two generations: passages added, changed and removed, and what was decided differently.
+    Diff(diff::DiffArgs),
     /// Make a generation the one that is searched.
-    Publish {
-        /// Folder of the collection.
-        collection: PathBuf,
-        /// The generation (default: the newest).
-        generation: Option<String>,
-    },
-}
-
-#[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:
-  trawl index build --corpus corpus.jsonl --collection data/docs
-  trawl index build --corpus part-*.jsonl.zst --model models/mine --collection data/docs --shards 4 --publish
-  trawl index build --corpus docs.tsv --columns id,text,title --collection data/docs --resume
-  trawl index build --corpus books.jsonl --collection data/books --passage-tokens 256 --stride 192
-
-The first generation of a collection is searched at once, later ones when they are published.")]
-struct BuildArgs {
-    /// Files of the corpus: JSON lines, TSV or CSV; gzip and zstd are recognised.
-    #[arg(long, value_name = "FILE", required = true, num_args = 1..)]
-    corpus: Vec<PathBuf>,
-    /// Folder of the collection; made when it is not there.
-    #[arg(long, value_name = "PATH")]
-    collection: PathBuf,
-    #[command(flatten)]
-    model: ModelArgs,
-    /// Vectors of the passages in place of a model: .npy, .fvecs, .bvecs, .safetensors; needs `--ids` and `--metric`.
-    #[arg(long, value_name = "FILE", requires_all = ["ids", "metric"], conflicts_with_all = ["model", "template", "query_template", "pair"])]
-    vectors: Option<PathBuf>,
-    /// Tensor of `--vectors` (default: its only two-dimensional one).
-    #[arg(long, value_name = "NAME", requires = "vectors")]
-    vectors_name: Option<String>,
-    /// Text file with the id of each vector's passage, one a line.
-    #[arg(long, value_name = "FILE", requires = "vectors")]
-    ids: Option<PathBuf>,
-    #[command(flatten)]
-    reading: ReadingArgs,
-    /// Text of a passage that is encoded (default: `<title> <text>`, or what the preset says).
-    #[arg(long, value_name = "TEMPLATE")]
-    template: Option<String>,
-    /// Split texts longer than `--passage-tokens N` into passages of whole sentences, each with the title, in place of
-    /// cutting them there; neighbors share at most N - M tokens.
-    #[arg(long, value_name = "M", conflicts_with = "vectors")]
-    stride: Option<usize>,
-    /// Encode title and text as a pair of texts, as SimLM does; `--template` makes the second of them (default: `<text>`).
-    #[arg(long)]
-    pair: bool,
-    /// Text of a query that is encoded (default: `<text>`, or what the preset says).
-    #[arg(long, value_name = "TEMPLATE")]
-    query_template: Option<String>,
-    /// How `--vectors` are compared: ip, cosine, l2. A model says so itself, or `--similarity` does.
-    #[arg(long, value_name = "NAME", requires = "vectors", value_parser = metric_named)]
-    metric: Option<Metric>,
-    /// How vectors are stored: f32, f16 (half the size; cosines change by less than 0.0005), bf16, or int8
-    /// (a quarter; changes rankings).
-    #[arg(long, value_name = "NAME", default_value = "f32", value_parser = named::<RowType>)]
-    rows: RowType,
-    /// How vectors are searched: flat (exactly), or hnsw (also by a graph, where that is faster).
-    #[arg(long, value_name = "NAME", default_value = "flat")]
-    kind: Kind,
-    /// Links of a node of the graph, M of the paper; twice as many in the lowest layer.
-    #[arg(long, value_name = "N", default_value_t = HnswConfig::default().m)]
-    hnsw_m: usize,
-    /// Candidates kept while a node is linked, efConstruction of the paper: more find better links and take longer.
-    #[arg(long, value_name = "N", default_value_t = HnswConfig::default().ef_construction)]
-    hnsw_ef_construction: usize,
-    /// Language of the BM25 index: its stop words and stemmer.
-    #[arg(long, value_name = "NAME", default_value_t, value_parser = named::<Language>)]
-    language: Language,
-    /// Shards that the vectors are divided into.
-    #[arg(long, value_name = "N", default_value_t = 1)]
-    shards: usize,
-    /// Passages that are encoded and made durable together; what a kill can cost.
-    #[arg(long, value_name = "N", default_value_t = DEFAULT_CHUNK_PASSAGES)]
-    chunk_passages: usize,
-    /// Continue an interrupted build of the same content; a finished one is taken as it is.
-    #[arg(long, conflicts_with = "restart")]
-    resume: bool,
-    /// Drop an interrupted build of the same content.
-    #[arg(long)]
-    restart: bool,
-    /// Search the new generation as soon as it is complete.
-    #[arg(long)]
-    publish: bool,
-}
-
-/// How vectors are searched.
-#[derive(Clone, Copy, Debug, clap::ValueEnum)]
-enum Kind {
-    /// Exactly.
-    Flat,
-    /// By a graph, or exactly where that is asked for or faster.
-    Hnsw,
-}
-
-/// How the corpus is read.
-#[derive(Debug, clap::Args)]
-#[command(next_help_heading = "Corpus")]
-struct ReadingArgs {
-    /// Format of the corpus (default: told from its name and content): jsonl, tsv, csv.
-    #[arg(long, value_name = "NAME", value_parser = named::<CorpusFormat>)]
-    format: Option<CorpusFormat>,
-    /// Names of the columns of a TSV or CSV corpus, in order (default: its first line).
-    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
-    columns: Option<Vec<String>>,
-    /// Kinds of the metadata fields, as TOML (default: inferred).
-    #[arg(long, value_name = "FILE")]
-    schema: Option<PathBuf>,
-    /// Leave bad lines out and count them, in place of stopping at the first.
-    #[arg(long)]
-    skip_bad_lines: bool,
-}
-
-impl BuildArgs {
-    /// The vectors of `--vectors`.
-    fn brought(&self) -> anyhow::Result<Option<BroughtVectors>> {
-        let (Some(vectors), Some(ids), Some(metric)) = (&self.vectors, &self.ids, self.metric)
-        else {
-            return Ok(None); // The three are given together.
-        };
-        let file = VectorFile::open(vectors, self.vectors_name.as_deref())?;
-        Ok(Some(BroughtVectors::open(file, ids, metric)?))
-    }
-
-    fn resolve(self, model: Option<PathBuf>) -> anyhow::Result<BuildConfig> {
-        let options = self.model.options();
-        let preset = options.preset;
-        let pair = self.pair || preset.is_some_and(Preset::passage_pair);
-        let passage_template = match preset {
-            _ if pair => Some("<text>"),
-            Some(preset) => Some(preset.passage_template()),
-            None => None,
-        };
-        let template =
-            |text: Option<String>, preset: Option<&str>, default: fn() -> Template| match text
-                .as_deref()
-                .or(preset)
-            {
-                Some(text) => {
-                    Template::parse(text).map_err(|error| Failure::usage(error.to_string()))
-                }
-                None => Ok(default()),
-            };
-        let schema = self
-            .reading
-            .schema
-            .as_deref()
-            .map(Schema::from_toml)
-            .transpose()?;
-        Ok(BuildConfig {
-            collection: self.collection,
-            corpus: CorpusConfig {
-                paths: self.corpus,
-                format: self.reading.format.unwrap_or_default(),
-                columns: self.reading.columns,
-                skip_bad_lines: self.reading.skip_bad_lines,
-                schema,
-                ..CorpusConfig::default()
-            },
-            model,
-            model_options: options,
-            passage_pair: pair,
-            stride: self.stride,
-            passage_template: template(self.template, passage_template, Template::default)?,
-            query_template: template(
-                self.query_template,
-                preset.map(Preset::query_template),
-                Template::query_default,
-            )?,
-            n_shards: self.shards,
-            chunk_passages: self.chunk_passages,
-            rows: self.rows,
-            graph: match self.kind {
-                Kind::Flat => None,
-                Kind::Hnsw => Some(HnswConfig {
-                    m: self.hnsw_m,
-                    ef_construction: self.hnsw_ef_construction,
-                    ..HnswConfig::default()
-                }),
-            },
-            language: self.language,
-            mode: match (self.resume, self.restart) {
-                (true, _) => BuildMode::Resume,
-                (_, true) => BuildMode::Restart,
-                _ => BuildMode::New,
-            },
-            publish: self.publish,
-        })
-    }
-}
-
-impl indexer::Progress for Progress {
-    fn update(&self, phase: Phase, done: u64, total: u64) {
-        self.update(phase.as_str(), phase.unit(), done, total);
-    }
+    Publish(publish::PublishArgs),
+    /// Search what was searched before the last change; again, and it is taken back.
+    Rollback(publish::RollbackArgs),
+    /// Remove generations that nothing names and that are not among the newest.
+    Gc(gc::GcArgs),
 }
 
 pub fn run(args: IndexArgs, output: &Output) -> anyhow::Result<()> {
     match args.command {
-        IndexCommand::Build(args) => build(*args, output),
-        IndexCommand::List { collection } => list(&open(&collection)?, output),
-        IndexCommand::Verify {
-            collection,
-            generation,
-        } => verify(&open(&collection)?, generation, output),
-        IndexCommand::Publish {
-            collection,
-            generation,
-        } => publish(&open(&collection)?, generation, output),
+        IndexCommand::Build(args) => build::run(*args, output),
+        IndexCommand::List { collection } => list::run(&open(&collection)?, output),
+        IndexCommand::Verify(args) => verify::run(args, output),
+        IndexCommand::Diff(args) => diff::run(&args, output),
+        IndexCommand::Publish(args) => publish::run(args, output),
+        IndexCommand::Rollback(args) => publish::roll_back(&args, output),
+        IndexCommand::Gc(args) => gc::run(&args, output),
     }
 }
 
 fn open(path: &Path) -> anyhow::Result<Collection> {
     Collection::open(path).with_context(|| format!("cannot open collection `{}`", path.display()))
-}
-
-fn build(args: BuildArgs, output: &Output) -> anyhow::Result<()> {
-    let start = Instant::now();
-    let vectors = args.brought()?;
-    let progress = Progress::new(output);
-    let cancelled = interrupt::flag()?;
-    let mut max_tokens = 0;
-    let (collection, built) = if let Some(vectors) = vectors {
-        let config = args.resolve(None)?;
-        let built = build_from_vectors(&config, &vectors, &progress, &cancelled);
-        (config.collection, built)
-    } else {
-        let directory = args.model.directory()?.canonicalize()?;
-        let encoder = args.model.load(&directory, Arithmetic::Auto)?;
-        max_tokens = encoder.max_tokens(Role::Passage);
-        let config = args.resolve(Some(directory))?;
-        let built = indexer::build(&config, &encoder, &progress, &cancelled);
-        (config.collection, built)
-    };
-    progress.finish();
-    let report = built.with_context(|| format!("cannot index into `{}`", collection.display()))?;
-    for bad_line in &report.bad_examples {
-        output.remark(format!("skipped {bad_line}"));
-    }
-    let (counts, seconds) = (report.counts, start.elapsed().as_secs_f64());
-    let shown = json!({
-        "generation": report.generation,
-        "path": report.path,
-        "live": report.live,
-        "content_digest": report.content_digest,
-        "counts": counts,
-        "resumed_passages": report.n_resumed,
-        "schema": report.schema,
-        "seconds": seconds,
-    });
-    output.result(&shown, |_| summary(&report, max_tokens, seconds))
-}
-
-fn summary(report: &BuildReport, max_tokens: usize, seconds: f64) -> String {
-    let BuildReport {
-        generation, counts, ..
-    } = report;
-    let state = if report.live {
-        "live"
-    } else {
-        "not live yet: `trawl index publish` makes it so"
-    };
-    let mut text = format!("generation {generation} ({state})\n");
-    let documents = match counts.documents {
-        0 => String::new(),
-        n => format!(" of {n} documents"),
-    };
-    text += &format!(
-        "{} passages{documents}, {} tokens, {seconds:.1} s\n",
-        counts.passages, counts.tokens
-    );
-    let remarks = [
-        (
-            report.n_resumed,
-            "passages taken from an earlier run".to_owned(),
-        ),
-        (
-            counts.truncated,
-            format!("passages cut at {max_tokens} tokens"),
-        ),
-        (counts.missing_fields, "template fields missing".to_owned()),
-        (counts.bad_lines, "bad lines skipped".to_owned()),
-    ];
-    for (n, what) in remarks.iter().filter(|(n, _)| *n > 0) {
-        text += &format!("{n} {what}\n");
-    }
-    for (name, field) in &report.schema.fields {
-        let kind = serde_json::to_value(field.kind).unwrap_or_default();
-        let filterable = if field.filterable { ", filterable" } else { "" };
-        text += &format!(
-            "field {name}: {}{filterable}\n",
-            kind.as_str().unwrap_or_default()
-        );
-    }
-    text
-}
-
-fn list(collection: &Collection, output: &Output) -> anyhow::Result<()> {
-    for path in collection.unfinished()? {
-        output.remark(format!("unfinished build: {}", path.display()));
-    }
-    let aliases = collection.aliases()?;
-    let mut shown = Vec::new();
-    for id in collection.generations()? {
-        let names = aliases.iter().filter(|(_, named)| **named == id);
-        let names: Vec<_> = names.map(|(alias, _)| alias.to_string()).collect();
-        shown.push(match collection.generation(&id) {
-            Ok(Generation { manifest, .. }) => json!({
-                "generation": id,
-                "aliases": names,
-                "created": manifest.created,
-                "documents": Some(manifest.counts.documents).filter(|&n| n > 0),
-                "passages": manifest.counts.passages,
-                "shards": manifest.shards.len(),
-                "width": manifest.width,
-                "metric": manifest.metric,
-                "bytes": manifest.files.iter().map(|file| file.bytes).sum::<u64>(),
-                "fingerprint": manifest.fingerprint_digest,
-                "content_digest": manifest.content_digest,
-            }),
-            Err(error) => {
-                json!({ "generation": id, "aliases": names, "error": chain(&error) })
-            }
-        });
-    }
-    output.result(&shown, |shown| {
-        if shown.is_empty() {
-            return "no generation yet".to_owned();
-        }
-        let header = [
-            "generation",
-            "aliases",
-            "created",
-            "documents",
-            "passages",
-            "shards",
-            "width",
-            "metric",
-            "bytes",
-            "error",
-        ];
-        let cell = |row: &serde_json::Value, name: &str| match &row[name] {
-            serde_json::Value::Null => String::new(),
-            serde_json::Value::String(text) => text.clone(),
-            serde_json::Value::Array(names) => names
-                .iter()
-                .filter_map(|name| name.as_str())
-                .collect::<Vec<_>>()
-                .join(", "),
-            other => other.to_string(),
-        };
-        let header: Vec<_> = header
-            .into_iter()
-            .filter(|name| shown.iter().any(|row| !row[name].is_null()))
-            .collect();
-        let rows = shown
-            .iter()
-            .map(|row| header.iter().map(|name| cell(row, name)).collect());
-        output::table(
-            &header,
-            &["documents", "passages", "shards", "width", "bytes"],
-            rows.collect(),
-        )
-    })
-}
-
-fn verify(collection: &Collection, name: Option<String>, output: &Output) -> anyhow::Result<()> {
-    let names = match name {
-        Some(name) => vec![name],
-        None => collection
-            .generations()?
-            .into_iter()
-            .map(String::from)
-            .collect(),
-    };
-    let (mut generations, mut faults) = (Vec::new(), Vec::new());
-    for name in &names {
-        match collection.resolve(name) {
-            Ok(generation) => generations.push(generation),
-            Err(error) if error.is_corrupt() => faults.push((name.clone(), chain(&error))),
-            Err(error) => return Err(error.into()),
-        }
-    }
-    let progress = Progress::new(output);
-    let counts = generations
-        .iter()
-        .map(|generation| generation.manifest.counts);
-    let n_passages: u64 = counts.clone().map(|counts| counts.passages).sum();
-    let n_documents: u64 = counts.map(|counts| counts.documents).sum();
-    let files = generations
-        .iter()
-        .flat_map(|generation| &generation.manifest.files);
-    let n_total = files.map(|file| file.bytes).sum();
-    let mut n_bytes = 0;
-    for generation in &generations {
-        let found = generation.verify(|bytes| {
-            n_bytes += bytes;
-            progress.update("verify", "bytes", n_bytes, n_total);
-        });
-        faults.extend(
-            found
-                .iter()
-                .map(|fault| (generation.id.to_string(), chain(fault))),
-        );
-    }
-    progress.finish();
-    let shown = json!({
-        "generations": names.len(),
-        "passages": n_passages,
-        "documents": Some(n_documents).filter(|&n| n > 0),
-        "bytes": n_bytes,
-        "faults": faults.iter().map(|(name, fault)| json!({ "generation": name, "fault": fault })).collect::<Vec<_>>(),
-    });
-    output.result(&shown, |_| match faults.as_slice() {
-        [] => {
-            let documents = match n_documents {
-                0 => String::new(),
-                n => format!(" of {n} documents"),
-            };
-            format!(
-                "{} generations, {n_passages} passages{documents}, {n_bytes} bytes: intact",
-                names.len()
-            )
-        }
-        faults => faults
-            .iter()
-            .map(|(name, fault)| format!("{name}: {fault}\n"))
-            .collect(),
-    })?;
-    if faults.is_empty() {
-        return Ok(());
-    }
-    let text = format!(
-        "{} damaged files in `{}`",
-        faults.len(),
-        collection.root().display()
-    );
-    Err(Failure::new(Exit::Corrupt, text).into())
-}
-
-fn publish(collection: &Collection, name: Option<String>, output: &Output) -> anyhow::Result<()> {
-    let id: GenerationId = match name {
-        Some(name) => collection.resolve(&name)?.id,
-        None => collection.generations()?.pop().ok_or_else(|| {
-            Failure::new(
-                Exit::Failed,
-                format!(
-                    "collection `{}` has no generation",
-                    collection.root().display()
-                ),
-            )
-        })?,
-    };
-    collection
-        .writer()?
-        .publish(&id)
-        .with_context(|| format!("cannot publish `{id}`"))?;
-    output.result(&json!({ "generation": id, "alias": LIVE }), |_| {
-        format!("generation {id} is live")
-    })
 }
 
 /// An error and its causes on one line.

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod fixture;
+mod incremental;
 mod kill;
 mod long_documents;
 
@@ -379,7 +380,7 @@ fn impossible_requests_have_names() {
     );
     let writer = Collection::create(&base.collection)
         .unwrap()
-        .writer()
+        .writer("test")
         .unwrap();
     check(base, "is being written by process");
     drop(writer);

@@ -7,7 +7,7 @@ use collection::CollectionError;
 use corpus::CorpusError;
 use encoder::LoadError;
 use encoder::training::TrainingError;
-use indexer::{BuildError, VectorsError};
+use indexer::{BuildError, GateError, VectorsError};
 use retriever::{FingerprintError, SearchError};
 use server::{AttachError, ServeError};
 use store::StoreError;
@@ -21,6 +21,7 @@ use vectors::VectorFileError;
 pub enum Exit {
     Failed = 1,
     Usage = 2,
+    Gate = 3,
     Fingerprint = 4,
     Corrupt = 5,
     BadInput = 65,
@@ -127,6 +128,20 @@ fn classify(error_chain: &anyhow::Error) -> (Exit, Option<String>) {
                 _ => Exit::Corrupt,
             };
             return (exit, Some(hint.to_owned()));
+        }
+        match cause.downcast_ref() {
+            Some(GateError::Fingerprint { .. }) => {
+                let hint = "`--new-model` when the model is meant to change";
+                return (Exit::Fingerprint, Some(hint.to_owned()));
+            }
+            Some(GateError::Rows { .. }) => {
+                let hint = "build the generation again with `index build --full`";
+                return (Exit::Corrupt, Some(hint.to_owned()));
+            }
+            Some(GateError::NoQuestion { .. } | GateError::NoEncoder { .. }) => {
+                return (Exit::Usage, None);
+            }
+            _ => {}
         }
         if let Some(error) = cause.downcast_ref::<LoadError>() {
             match error {

@@ -75,35 +75,17 @@ pub fn diff(
     mut on_passages: impl FnMut(u64),
 ) -> Result<GenerationDiff, DiffError> {
     let mut n_read = 0;
-    let mut read =
-        |generation: &Generation,
-         each: &mut dyn FnMut(&Store, u32, [u8; 16]) -> Result<(), StoreError>| {
-            let store = Store::open(&generation.path, store::Verify::Header)?;
-            let mut ordinals = 0..store.len();
-            loop {
-                let batch: Vec<u32> = ordinals.by_ref().take(BATCH as usize).collect();
-                if batch.is_empty() {
-                    return Ok(store);
-                }
-                for (&ordinal, passage) in batch.iter().zip(store.passages(&batch)?) {
-                    let hash: [u8; 32] = Sha256::digest(record(&store, ordinal, passage)?).into();
-                    each(
-                        &store,
-                        ordinal,
-                        *hash.first_chunk().expect("32 bytes begin with 16"),
-                    )?;
-                }
-                n_read += batch.len() as u64;
-                on_passages(n_read);
-            }
-        };
+    let mut read = |n| {
+        n_read += n;
+        on_passages(n_read);
+    };
     let failed = |generation: &Generation| {
         let path = generation.path.clone();
         move |source| DiffError { path, source }
     };
 
     let mut contents = Vec::new();
-    let before = read(from, &mut |_, _, content| {
+    let before = read_contents(from, &mut read, |_, _, content| {
         contents.push(content);
         Ok(())
     })
@@ -111,7 +93,7 @@ pub fn diff(
     let mut met = vec![false; contents.len()];
     let (mut added, mut changed, mut removed) = <(Changes, Changes, Changes)>::default();
     let mut n_unchanged = 0;
-    read(to, &mut |after, ordinal, content| {
+    read_contents(to, &mut read, |after, ordinal, content| {
         let id = after.id(ordinal)?;
         match before.ordinal_of(id)? {
             None => added.add(id, max_ids),
@@ -141,6 +123,28 @@ pub fn diff(
         settings: differences(&settings(old), &settings(new)),
         same_content: old.content_digest == new.content_digest,
     })
+}
+
+/// Gives each passage of a generation to `each`: the store, the ordinal, and a digest of the record.
+fn read_contents(
+    generation: &Generation,
+    read: &mut impl FnMut(u64),
+    mut each: impl FnMut(&Store, u32, [u8; 16]) -> Result<(), StoreError>,
+) -> Result<Store, StoreError> {
+    let store = Store::open(&generation.path, store::Verify::Header)?;
+    let mut ordinals = 0..store.len();
+    loop {
+        let batch: Vec<u32> = ordinals.by_ref().take(BATCH as usize).collect();
+        if batch.is_empty() {
+            return Ok(store);
+        }
+        for (&ordinal, passage) in batch.iter().zip(store.passages(&batch)?) {
+            let hash: [u8; 32] = Sha256::digest(record(&store, ordinal, passage)?).into();
+            let content = hash.first_chunk().expect("32 bytes begin with 16");
+            each(&store, ordinal, *content)?;
+        }
+        read(batch.len() as u64);
+    }
 }
 
 /// What else decides how a generation answers.

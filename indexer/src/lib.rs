@@ -15,6 +15,8 @@
 //! it encodes the rest. Chunks then hold ordinals in place of rows. The engine is batch-invariant, so the content digest is
 //! that of a full build.
 //!
+//! [`gate`] compares a generation with the one it is to replace; [`check_sample`] compares rows with the texts they are of.
+//!
 //! # Memory
 //!
 //! Independent of the number of passages, but for the 28 bytes a record that find duplicate ids, the 16 bytes a passage of the
@@ -37,9 +39,11 @@ mod diff;
 mod digest;
 mod encode;
 mod error;
+mod gate;
 mod inputs;
 mod passages;
 mod progress;
+mod sample;
 mod source;
 mod splitter;
 
@@ -49,4 +53,9 @@ pub use build::{BuildReport, build, build_from_vectors};
 pub use config::{BuildConfig, DEFAULT_CHUNK_PASSAGES};
 pub use diff::{Changes, DiffError, GenerationDiff, diff};
 pub use error::BuildError;
+pub use gate::{
+    Change, Entry, FingerprintRule, GateConfig, GateError, GateReport, Limit, Measured,
+    Requirements, ShownHit, WorstQuestion, gate,
+};
 pub use progress::{NoProgress, Phase, Progress};
+pub use sample::{DEFAULT_SAMPLE, SampleError, SampleReport, check_sample};

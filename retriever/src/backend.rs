@@ -47,7 +47,10 @@ pub trait SearchBackend: Send + Sync {
 }
 
 /// Opens the vectors of a generation, with their graphs where every shard has one.
-pub(crate) fn open_index(
+///
+/// # Errors
+/// [`OpenError`] names what is missing or damaged, as far as `verify` looks.
+pub fn open_index(
     generation: &Generation,
     verify: Verify,
 ) -> Result<Arc<dyn VectorIndex>, OpenError> {

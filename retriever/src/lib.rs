@@ -20,7 +20,7 @@ mod request;
 mod retriever;
 mod selection;
 
-pub use backend::{BackendError, InProcess, SearchBackend};
+pub use backend::{BackendError, InProcess, SearchBackend, open_index};
 pub use deadline::Deadline;
 pub use error::{OpenError, SearchError};
 pub use fingerprint::{ArithmeticMismatch, FingerprintError, check_arithmetic, check_encoder};

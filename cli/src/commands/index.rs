@@ -2,6 +2,7 @@
 
 mod build;
 mod diff;
+mod gate;
 mod gc;
 mod list;
 mod publish;
@@ -30,12 +31,12 @@ enum IndexCommand {
         /// Folder of the collection.
         collection: PathBuf,
     },
-    /// Read every file and compare it with its manifest.
-    Verify(verify::VerifyArgs),
+    /// Read every file and compare it with its manifest, and some rows with their texts.
+    Verify(Box<verify::VerifyArgs>),
     /// Compare two generations: passages added, changed and removed, and what was decided differently.
     Diff(diff::DiffArgs),
     /// Make a generation the one that is searched.
-    Publish(publish::PublishArgs),
+    Publish(Box<publish::PublishArgs>),
     /// Search what was searched before the last change; again, and it is taken back.
     Rollback(publish::RollbackArgs),
     /// Remove generations that nothing names and that are not among the newest.
@@ -46,9 +47,9 @@ pub fn run(args: IndexArgs, output: &Output) -> anyhow::Result<()> {
     match args.command {
         IndexCommand::Build(args) => build::run(*args, output),
         IndexCommand::List { collection } => list::run(&open(&collection)?, output),
-        IndexCommand::Verify(args) => verify::run(args, output),
+        IndexCommand::Verify(args) => verify::run(*args, output),
         IndexCommand::Diff(args) => diff::run(&args, output),
-        IndexCommand::Publish(args) => publish::run(args, output),
+        IndexCommand::Publish(args) => publish::run(*args, output),
         IndexCommand::Rollback(args) => publish::roll_back(&args, output),
         IndexCommand::Gc(args) => gc::run(&args, output),
     }

@@ -6,6 +6,7 @@ mod bench;
 mod bench_search;
 mod eval;
 mod filters;
+mod gate;
 mod generations;
 mod plot;
 mod pretraining;

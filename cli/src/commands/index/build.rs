@@ -2,7 +2,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use anyhow::Context;
-use collection::{BuildMode, LIVE};
+use collection::{AliasName, BuildMode, LIVE};
 use corpus::{CorpusConfig, CorpusFormat, Schema, Template};
 use encoder::{Arithmetic, Preset, Role};
 use index::{HnswConfig, Metric, RowType};
@@ -14,6 +14,8 @@ use serde_json::json;
 use store::Language;
 use vectors::VectorFile;
 
+use super::gate::GateArgs;
+use super::{open, publish};
 use crate::failure::Failure;
 use crate::interrupt;
 use crate::model::{ModelArgs, metric_named, named};
@@ -101,9 +103,11 @@ pub struct BuildArgs {
     /// Alias or generation whose vectors are taken over where a passage's text has not changed.
     #[arg(long, value_name = "NAME", default_value = LIVE, conflicts_with = "vectors")]
     base: String,
-    /// Search the new generation as soon as it is complete.
+    /// Search the new generation as soon as it is complete and has passed the gate.
     #[arg(long)]
     publish: bool,
+    #[command(flatten)]
+    gate: GateArgs,
 }
 
 /// How vectors are searched.
@@ -207,7 +211,7 @@ impl BuildArgs {
                 (_, true) => BuildMode::Restart,
                 _ => BuildMode::New,
             },
-            publish: self.publish,
+            publish: false,
         })
     }
 }
@@ -224,6 +228,7 @@ pub fn run(args: BuildArgs, output: &Output) -> anyhow::Result<()> {
     let progress = Progress::new(output);
     let cancelled = interrupt::flag()?;
     let mut max_tokens = 0;
+    let (wanted, gate, model) = (args.publish, args.gate.clone(), args.model.clone());
     let (collection, built) = if let Some(vectors) = vectors {
         let config = args.resolve(None)?;
         let built = build_from_vectors(&config, &vectors, &progress, &cancelled);
@@ -237,9 +242,17 @@ pub fn run(args: BuildArgs, output: &Output) -> anyhow::Result<()> {
         (config.collection, built)
     };
     progress.finish();
-    let report = built.with_context(|| format!("cannot index into `{}`", collection.display()))?;
+    let mut report =
+        built.with_context(|| format!("cannot index into `{}`", collection.display()))?;
     for bad_line in &report.bad_examples {
         output.remark(format!("skipped {bad_line}"));
+    }
+    let mut gate_report = None;
+    if wanted && !report.live {
+        let writer = open(&collection)?.writer("trawl index build --publish")?;
+        let live = AliasName::parse(LIVE)?;
+        gate_report = publish::publish(&writer, &report.generation, &live, &gate, &model, output)?;
+        report.live = true;
     }
     let (counts, seconds) = (report.counts, start.elapsed().as_secs_f64());
     let shown = json!({
@@ -252,6 +265,7 @@ pub fn run(args: BuildArgs, output: &Output) -> anyhow::Result<()> {
         "reused": reused(&report.reuse),
         "encode_seconds": report.encode_time.as_secs_f64(),
         "schema": report.schema,
+        "gate": gate_report,
         "seconds": seconds,
     });
     output.result(&shown, |_| summary(&report, max_tokens, seconds))

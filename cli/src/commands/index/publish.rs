@@ -1,23 +1,37 @@
 use std::path::PathBuf;
 
 use anyhow::Context;
-use collection::{AliasName, Collection, GenerationId, LIVE};
+use collection::{AliasName, Collection, GenerationId, LIVE, Writer};
+use indexer::GateReport;
 use serde_json::json;
 
+use super::gate::{self, GateArgs};
 use super::open;
 use crate::failure::{Exit, Failure};
+use crate::model::ModelArgs;
 use crate::output::Output;
 
 /// Arguments of `trawl index publish`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   trawl index publish data/docs
-  trawl index publish data/docs 20261120T195500Z-3f9a1c")]
+  trawl index publish data/docs 20261120T195500Z-3f9a1c
+  trawl index publish data/docs --gate gate.toml
+  trawl index publish data/docs --new-model
+
+The generation is compared with the one it replaces, and refused (exit code 3) when it is worse.")]
 pub struct PublishArgs {
     /// Folder of the collection.
     collection: PathBuf,
     /// The generation (default: the newest).
     generation: Option<String>,
+    /// The alias that is to name it.
+    #[arg(long, value_name = "NAME", default_value = LIVE)]
+    alias: String,
+    #[command(flatten)]
+    gate: GateArgs,
+    #[command(flatten)]
+    model: ModelArgs,
 }
 
 /// Arguments of `trawl index rollback`.
@@ -34,14 +48,59 @@ pub struct RollbackArgs {
 
 pub fn run(args: PublishArgs, output: &Output) -> anyhow::Result<()> {
     let collection = open(&args.collection)?;
+    let alias = AliasName::parse(&args.alias)?;
+    // Held from here on, so that what is compared is what is replaced.
+    let writer = collection.writer("trawl index publish")?;
     let id = generation(&collection, args.generation)?;
-    collection
-        .writer("trawl index publish")?
-        .publish(&id)
-        .with_context(|| format!("cannot publish `{id}`"))?;
-    output.result(&json!({ "generation": id, "alias": LIVE }), |_| {
-        format!("generation {id} is live")
+    let report = publish(&writer, &id, &alias, &args.gate, &args.model, output)?;
+    let shown = json!({ "generation": id, "alias": alias, "gate": report });
+    output.result(&shown, |_| {
+        let mut text = report.as_ref().map(gate::show).unwrap_or_default();
+        text += &format!("generation {id} is {alias}");
+        text
     })
+}
+
+/// Makes `alias` name a generation that passes the gate; the report is kept beside it.
+pub fn publish(
+    writer: &Writer,
+    id: &GenerationId,
+    alias: &AliasName,
+    gate: &GateArgs,
+    model: &ModelArgs,
+    output: &Output,
+) -> anyhow::Result<Option<GateReport>> {
+    let collection = writer.collection();
+    let replaced = match collection.aliases()?.remove(alias) {
+        Some(named) if named == *id => return Ok(None),
+        Some(named) => match collection.generation(&named) {
+            Ok(generation) => Some(generation),
+            Err(error) if error.is_corrupt() => {
+                output.remark(format!(
+                    "`{named}`, which is {alias}, is damaged: `{id}` is judged alone"
+                ));
+                None
+            }
+            Err(error) => return Err(error.into()),
+        },
+        None => None,
+    };
+    let candidate = collection.generation(id)?;
+    let report = gate::pass(collection, &candidate, replaced, gate, model, output)?;
+    if let Some(report) = &report {
+        if !report.passed {
+            output.result(
+                &json!({ "generation": id, "alias": alias, "gate": report }),
+                |_| gate::show(report),
+            )?;
+            return Err(gate::refusal(report));
+        }
+        writer.keep_gate_report(id, &serde_json::to_value(report)?)?;
+    }
+    writer
+        .set_alias(alias, id)
+        .with_context(|| format!("cannot publish `{id}`"))?;
+    Ok(report)
 }
 
 /// The generation named, else the newest.

@@ -1,9 +1,12 @@
 use std::path::PathBuf;
 
+use collection::Generation;
+use indexer::{DEFAULT_SAMPLE, SampleReport, check_sample};
 use serde_json::json;
 
 use super::{chain, open};
 use crate::failure::{Exit, Failure};
+use crate::model::{ModelArgs, encoder_of};
 use crate::output::Output;
 use crate::progress::Progress;
 
@@ -18,12 +21,20 @@ pub struct VerifyArgs {
     /// Alias or generation to verify (default: all).
     #[arg(long, value_name = "NAME")]
     generation: Option<String>,
+    /// Encode so many passages of each generation again and compare the vectors with the stored ones; 0 for none.
+    #[arg(long, value_name = "N", default_value_t = DEFAULT_SAMPLE)]
+    sample: usize,
+    /// Decides which passages are drawn.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    seed: u64,
+    #[command(flatten)]
+    model: ModelArgs,
 }
 
 pub fn run(args: VerifyArgs, output: &Output) -> anyhow::Result<()> {
     let collection = open(&args.collection)?;
-    let names = match args.generation {
-        Some(name) => vec![name],
+    let names = match &args.generation {
+        Some(name) => vec![name.clone()],
         None => collection
             .generations()?
             .into_iter()
@@ -60,12 +71,33 @@ pub fn run(args: VerifyArgs, output: &Output) -> anyhow::Result<()> {
                 .map(|fault| (generation.id.to_string(), chain(fault))),
         );
     }
+    let mut n_rows = 0;
+    // What is damaged is not compared.
+    let compared = if args.sample > 0 && faults.is_empty() {
+        generations.as_slice()
+    } else {
+        &[]
+    };
+    for generation in compared {
+        if let Some(report) = sample(generation, &args, output)? {
+            n_rows += report.n_rows;
+            if report.n_differing > 0 {
+                let first = report.first.unwrap_or_default();
+                let text = format!(
+                    "{} of {} sampled rows are not those of their passages, the first of `{first}`",
+                    report.n_differing, report.n_rows
+                );
+                faults.push((generation.id.to_string(), text));
+            }
+        }
+    }
     progress.finish();
     let shown = json!({
         "generations": names.len(),
         "passages": n_passages,
         "documents": Some(n_documents).filter(|&n| n > 0),
         "bytes": n_bytes,
+        "rows_compared": n_rows,
         "faults": faults.iter().map(|(name, fault)| json!({ "generation": name, "fault": fault })).collect::<Vec<_>>(),
     });
     output.result(&shown, |_| match faults.as_slice() {
@@ -75,7 +107,7 @@ pub fn run(args: VerifyArgs, output: &Output) -> anyhow::Result<()> {
                 n => format!(" of {n} documents"),
             };
             format!(
-                "{} generations, {n_passages} passages{documents}, {n_bytes} bytes: intact",
+                "{} generations, {n_passages} passages{documents}, {n_bytes} bytes, {n_rows} rows against their texts: intact",
                 names.len()
             )
         }
@@ -88,9 +120,36 @@ pub fn run(args: VerifyArgs, output: &Output) -> anyhow::Result<()> {
         return Ok(());
     }
     let text = format!(
-        "{} damaged files in `{}`",
+        "{} faults in `{}`",
         faults.len(),
         collection.root().display()
     );
     Err(Failure::new(Exit::Corrupt, text).into())
+}
+
+/// Compares rows with their texts. Without `--model`, a model that is gone or another by now is no fault of the generation.
+fn sample(
+    generation: &Generation,
+    args: &VerifyArgs,
+    output: &Output,
+) -> anyhow::Result<Option<SampleReport>> {
+    if generation.manifest.fingerprint["space"] == "external" {
+        return Ok(None);
+    }
+    match encoder_of(&generation.manifest, &args.model) {
+        Ok(encoder) => Ok(Some(check_sample(
+            generation,
+            &encoder,
+            args.sample,
+            args.seed,
+        )?)),
+        Err(error) if args.model.model.is_none() => {
+            let id = &generation.id;
+            output.remark(format!(
+                "{id}: no rows were compared with their texts: {error:#}"
+            ));
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
 }

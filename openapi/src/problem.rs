@@ -64,6 +64,10 @@ pub struct FieldError {
 pub enum ErrorCode {
     /// 400: the body is no JSON, or a header cannot be read.
     BadRequest,
+    /// 401: no key, or one that is not known.
+    Unauthorized,
+    /// 403: the key may not do this, or not here.
+    Forbidden,
     /// 404: no such route or collection.
     NotFound,
     /// 404: no such model.
@@ -80,6 +84,8 @@ pub enum ErrorCode {
     UnsupportedMediaType,
     /// 422: the body is JSON, but not a valid request; `errors` has the fields.
     Validation,
+    /// 429: the key has used up its rate; the header `Retry-After` says when to try again.
+    RateLimited,
     /// 429: the queue is full; the header `Retry-After` says when to try again.
     Overloaded,
     /// 431: the headers have too many bytes.
@@ -96,8 +102,10 @@ pub enum ErrorCode {
 
 impl ErrorCode {
     /// Every code.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 18] = [
         Self::BadRequest,
+        Self::Unauthorized,
+        Self::Forbidden,
         Self::NotFound,
         Self::ModelNotFound,
         Self::MethodNotAllowed,
@@ -107,6 +115,7 @@ impl ErrorCode {
         Self::UnsupportedMediaType,
         Self::Validation,
         Self::Overloaded,
+        Self::RateLimited,
         Self::HeadersTooLarge,
         Self::Internal,
         Self::NotReady,
@@ -118,6 +127,8 @@ impl ErrorCode {
     const fn row(self) -> (u16, &'static str, &'static str) {
         match self {
             Self::BadRequest => (400, "bad_request", "Request cannot be read"),
+            Self::Unauthorized => (401, "unauthorized", "A key is needed"),
+            Self::Forbidden => (403, "forbidden", "The key may not do this"),
             Self::NotFound => (404, "not_found", "No such thing"),
             Self::ModelNotFound => (404, "model_not_found", "No such model"),
             Self::MethodNotAllowed => (405, "method_not_allowed", "Method is not allowed here"),
@@ -130,6 +141,7 @@ impl ErrorCode {
                 "Body is not declared as JSON",
             ),
             Self::Validation => (422, "validation", "Request is not valid"),
+            Self::RateLimited => (429, "rate_limited", "Key has used up its rate"),
             Self::Overloaded => (429, "overloaded", "Server is overloaded"),
             Self::HeadersTooLarge => (431, "headers_too_large", "Headers have too many bytes"),
             Self::Internal => (500, "internal", "Server failed"),

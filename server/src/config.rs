@@ -26,6 +26,8 @@ pub struct ServerConfig {
     /// Refuses a collection whose vectors and queries are of different arithmetic, one of them 8 bits
     /// (`server.strict_arithmetic`); otherwise every answer has a warning.
     pub strict_arithmetic: bool,
+    /// Origins of pages that may ask from a browser (`cors.origins`); `*` is every one. None by default.
+    pub cors_origins: Vec<String>,
     /// What one request may ask for.
     pub limits: Limits,
 }
@@ -41,6 +43,7 @@ impl Default for ServerConfig {
             shutdown_grace: Duration::from_secs(30),
             tokenizer_threads: 2,
             strict_arithmetic: false,
+            cors_origins: Vec::new(),
             limits: Limits::default(),
         }
     }

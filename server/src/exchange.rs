@@ -1,6 +1,7 @@
 //! The outermost layer: request id, limits that hold for every route, panics, errors, metrics and the log.
 
 use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::extract::{MatchedPath, Request, State};
@@ -9,8 +10,11 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use futures::FutureExt;
 use openapi::ErrorCode;
-use retriever::Deadline;
+use retriever::{Deadline, Filter};
 
+use crate::Scope;
+use crate::auth::Key;
+use crate::cors;
 use crate::form::{Form, is_work};
 use crate::problem::{ApiError, take_error};
 use crate::scheduler::Class;
@@ -27,9 +31,25 @@ pub(crate) struct Context {
     arrival: Instant,
     timeout: Option<Duration>,
     class: Option<Class>,
+    key: Option<Arc<Key>>,
 }
 
 impl Context {
+    /// Refuses what the caller's key has no scope for.
+    pub(crate) fn require(&self, scope: Scope) -> Result<(), ApiError> {
+        self.key.as_ref().map_or(Ok(()), |key| key.require(scope))
+    }
+
+    /// Whether the caller may know of a collection.
+    pub(crate) fn may_use(&self, collection: &str) -> bool {
+        self.key.as_ref().is_none_or(|key| key.may_use(collection))
+    }
+
+    /// What the caller's searches are narrowed to.
+    pub(crate) fn filter(&self) -> Option<&Filter> {
+        self.key.as_ref().and_then(|key| key.filter())
+    }
+
     /// When the answer is of no more use; `asked` is what the body says, in milliseconds, `usual` what is given to a
     /// request that says nothing.
     pub(crate) fn deadline(
@@ -73,15 +93,20 @@ pub(crate) async fn exchange(State(app): State<App>, mut request: Request, next:
         .get::<MatchedPath>()
         .map(|path| path.as_str().to_owned());
 
-    let admitted = admit(&app, &path, request.headers(), &request_id, arrival);
-    let mut response = match admitted {
-        Ok((context, permit)) => {
-            request.extensions_mut().insert(context);
-            let outcome = AssertUnwindSafe(next.run(request)).catch_unwind().await;
-            drop(permit);
-            outcome.unwrap_or_else(|panic| ApiError::internal(panic_text(&*panic)).into_response())
-        }
-        Err(error) => error.into_response(),
+    let origin = cors::allowed(&app.config.cors_origins, request.headers());
+    let preflight = cors::preflight(&method, request.headers(), origin.as_ref());
+    let mut response = match preflight {
+        Some(response) => response,
+        None => match admit(&app, &request, &request_id, arrival) {
+            Ok((context, permit)) => {
+                request.extensions_mut().insert(context);
+                let outcome = AssertUnwindSafe(next.run(request)).catch_unwind().await;
+                drop(permit);
+                outcome
+                    .unwrap_or_else(|panic| ApiError::internal(panic_text(&*panic)).into_response())
+            }
+            Err(error) => error.into_response(),
+        },
     };
 
     let elapsed = arrival.elapsed();
@@ -103,6 +128,9 @@ pub(crate) async fn exchange(State(app): State<App>, mut request: Request, next:
     tracing::debug!(request_id, %method, path, status, elapsed_ms, "request answered");
     app.metrics
         .request(route.as_deref().unwrap_or("none"), status, code, elapsed);
+    if let Some(origin) = origin {
+        cors::expose(&mut response, origin);
+    }
     if let Ok(value) = HeaderValue::from_str(&request_id) {
         response.headers_mut().insert(REQUEST_ID.clone(), value);
     }
@@ -113,16 +141,16 @@ type Permit<'a> = Option<tokio::sync::SemaphorePermit<'a>>;
 
 fn admit<'a>(
     app: &'a Shared,
-    path: &str,
-    headers: &HeaderMap,
+    request: &Request,
     request_id: &str,
     arrival: Instant,
 ) -> Result<(Context, Permit<'a>), ApiError> {
+    let (path, headers) = (request.uri().path(), request.headers());
     let n_bytes: usize = headers
         .iter()
         .map(|(name, value)| name.as_str().len() + value.len() + 4)
         .sum();
-    let limit = app.config.limits.header_bytes;
+    let limit = app.limits().header_bytes;
     if n_bytes > limit {
         let (code, given) = (ErrorCode::HeadersTooLarge, Some(n_bytes as u64));
         return Err(ApiError::too_many(
@@ -133,6 +161,7 @@ fn admit<'a>(
             "limits.header_bytes",
         ));
     }
+    let key = app.auth().admit(request.method(), path, headers, arrival)?;
     let mut permit = None;
     if is_work(path) {
         if app.phase() == Phase::Starting {
@@ -165,6 +194,7 @@ fn admit<'a>(
             arrival,
             timeout,
             class,
+            key,
         },
         permit,
     ))

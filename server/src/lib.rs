@@ -7,9 +7,11 @@
 //! Requests are handled by tokio's threads, texts become tokens on blocking threads, and each model is called by the one thread
 //! of its scheduler. Only types of `openapi` cross the network, and only `problem` knows which error has which code.
 
+mod auth;
 mod body;
 mod check;
 mod config;
+mod cors;
 mod exchange;
 mod faults;
 mod filter;
@@ -22,10 +24,13 @@ mod routes;
 mod scheduler;
 mod serve;
 mod state;
+mod tls;
 
+pub use auth::{ApiKey, AuthConfig, AuthError, Rate, Scope};
 pub use check::CheckError;
 pub use config::{Limits, QueueConfig, ServerConfig};
 pub use filter::{read_filter, write_facets};
 pub use routes::openapi_document;
-pub use serve::{BoundServer, ServeError, Server};
+pub use serve::{BoundServer, Control, ServeError, Server};
 pub use state::AttachError;
+pub use tls::{Tls, TlsError};

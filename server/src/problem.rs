@@ -7,7 +7,7 @@
 use std::error::Error;
 use std::time::Duration;
 
-use axum::http::header::{CONTENT_TYPE, RETRY_AFTER};
+use axum::http::header::{CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use openapi::{
@@ -59,6 +59,14 @@ impl ApiError {
             ErrorCode::DeadlineExceeded,
             "no answer within the time of the request",
         )
+    }
+
+    pub(crate) fn rate_limited(detail: impl Into<String>, retry_after: Duration) -> Self {
+        let error = Self::new(ErrorCode::RateLimited, detail);
+        Self {
+            retry_after: Some(retry_after),
+            ..error
+        }
     }
 
     pub(crate) fn overloaded(detail: impl Into<String>, retry_after: Duration) -> Self {
@@ -223,6 +231,10 @@ impl ApiError {
             response
                 .headers_mut()
                 .insert(RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        if self.code == ErrorCode::Unauthorized {
+            let scheme = HeaderValue::from_static("Bearer");
+            response.headers_mut().insert(WWW_AUTHENTICATE, scheme);
         }
         let media_type = match form {
             Form::Problem => "application/problem+json",

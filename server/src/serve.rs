@@ -17,7 +17,7 @@ use crate::check::{CheckError, known_answers};
 use crate::metrics::Metrics;
 use crate::routes::router;
 use crate::state::{App, AttachError, Phase, Shared};
-use crate::{QueueConfig, ServerConfig};
+use crate::{AuthConfig, AuthError, Limits, QueueConfig, ServerConfig, Tls};
 
 /// Why a server could not start or had to stop.
 #[derive(Debug, thiserror::Error)]
@@ -120,6 +120,19 @@ impl Server {
         self.shared.set_fusion(collection, fusion)
     }
 
+    /// Says who may use the server; without, everybody who reaches it.
+    ///
+    /// # Errors
+    /// [`AuthError`] for keys that contradict one another or themselves.
+    pub fn set_auth(&mut self, auth: AuthConfig) -> Result<(), AuthError> {
+        self.shared.set_auth(auth)
+    }
+
+    /// Serves HTTPS, with a certificate.
+    pub fn set_tls(&mut self, tls: Tls) {
+        self.shared.set_tls(tls);
+    }
+
     /// Takes the address. Connections wait until [`BoundServer::run`].
     ///
     /// # Errors
@@ -149,6 +162,12 @@ impl BoundServer {
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// What can be changed while the server runs.
+    #[must_use]
+    pub fn control(&self) -> Control {
+        Control(Arc::clone(&self.app))
     }
 
     /// Serves until `shutdown` is ready; then takes no more connections, finishes the requests in flight within the grace
@@ -196,8 +215,33 @@ async fn accept_until(
     }
 }
 
+/// Changes a server while it runs. Requests in flight go on under what they began with.
+#[derive(Clone)]
+pub struct Control(App);
+
+impl Control {
+    /// Puts other keys in force. What was used of the rate of a key that stays is kept.
+    ///
+    /// # Errors
+    /// As [`Server::set_auth`]; then the keys before stay in force.
+    pub fn set_auth(&self, auth: AuthConfig) -> Result<(), AuthError> {
+        self.0.set_auth(auth)
+    }
+
+    /// Puts other limits in force: all but `requests` and `connections`, which are those of the start.
+    pub fn set_limits(&self, limits: Limits) {
+        self.0.set_limits(limits);
+    }
+
+    /// Answers new connections with another certificate.
+    pub fn set_tls(&self, tls: Tls) {
+        self.0.set_tls(tls);
+    }
+}
+
 /// The open connections.
 struct Connections {
+    app: App,
     router: axum::Router,
     http: http1::Builder,
     permits: Arc<Semaphore>,
@@ -221,7 +265,8 @@ impl Connections {
             graceful: GracefulShutdown::new(),
             tasks: tokio_util::task::TaskTracker::new(),
             stop: tokio_util::sync::CancellationToken::new(),
-            router: router(app),
+            router: router(Arc::clone(&app)),
+            app,
         }
     }
 
@@ -243,22 +288,35 @@ impl Connections {
         let stop = self.stop.clone();
         self.tasks.spawn(async move {
             tokio::select! {
-                _ = connection => {}
+                () = connection => {}
                 () = stop.cancelled() => {}
             }
             drop(permit);
         });
     }
 
-    fn connection(
-        &self,
-        stream: TcpStream,
-    ) -> impl Future<Output = Result<(), hyper::Error>> + use<> {
+    fn connection(&self, stream: TcpStream) -> impl Future<Output = ()> + use<> {
         // Answers are written at once; waiting to fill a packet would only delay them.
         let _ = stream.set_nodelay(true);
         let service = TowerToHyperService::new(self.router.clone());
-        self.graceful
-            .watch(self.http.serve_connection(TokioIo::new(stream), service))
+        let (http, watcher) = (self.http.clone(), self.graceful.watcher());
+        let (tls, patience) = (self.app.tls(), self.app.config.read_timeout);
+        async move {
+            // What becomes of a connection is for its client to know.
+            let _ = match tls {
+                None => {
+                    let connection = http.serve_connection(TokioIo::new(stream), service);
+                    watcher.watch(connection).await
+                }
+                Some(tls) => {
+                    let Ok(Ok(stream)) = timeout(patience, tls.accept(stream)).await else {
+                        return;
+                    };
+                    let connection = http.serve_connection(TokioIo::new(stream), service);
+                    watcher.watch(connection).await
+                }
+            };
+        }
     }
 
     /// Lets requests in flight end, for as long as `grace` allows.

@@ -1,6 +1,7 @@
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Instant;
 
 use encoder::{BiEncoder, CrossEncoder};
 use openapi::ErrorCode;
@@ -10,10 +11,11 @@ use retriever::{
 };
 use tokio::sync::Semaphore;
 
+use crate::auth::Auth;
 use crate::metrics::Metrics;
 use crate::model::{ServedEncoder, ServedReranker, Tokenizers};
 use crate::problem::ApiError;
-use crate::{QueueConfig, ServerConfig};
+use crate::{AuthConfig, AuthError, Limits, QueueConfig, ServerConfig, Tls};
 
 /// Why a model or a collection cannot be served.
 #[derive(Debug, thiserror::Error)]
@@ -126,6 +128,10 @@ pub(crate) struct Shared {
     pub(crate) requests: Semaphore,
     pub(crate) tokenizers: Arc<Tokenizers>,
     phase: AtomicU8,
+    // What may change while the server runs.
+    auth: RwLock<Arc<Auth>>,
+    limits: RwLock<Limits>,
+    tls: RwLock<Option<Tls>>,
 }
 
 pub(crate) type App = Arc<Shared>;
@@ -140,6 +146,9 @@ impl Shared {
             requests: Semaphore::new(config.limits.requests.min(Semaphore::MAX_PERMITS)),
             tokenizers: Arc::new(Tokenizers::new(config.tokenizer_threads)),
             phase: AtomicU8::new(Phase::Starting as u8),
+            auth: RwLock::default(),
+            limits: RwLock::new(config.limits),
+            tls: RwLock::default(),
             config,
         }
     }
@@ -268,6 +277,32 @@ impl Shared {
         Ok(())
     }
 
+    pub(crate) fn auth(&self) -> Arc<Auth> {
+        Arc::clone(&read(&self.auth))
+    }
+
+    pub(crate) fn set_auth(&self, config: AuthConfig) -> Result<(), AuthError> {
+        let mut auth = self.auth.write().unwrap_or_else(PoisonError::into_inner);
+        *auth = Arc::new(Auth::new(config, &auth, Instant::now())?);
+        Ok(())
+    }
+
+    pub(crate) fn limits(&self) -> Limits {
+        *read(&self.limits)
+    }
+
+    pub(crate) fn set_limits(&self, limits: Limits) {
+        *self.limits.write().unwrap_or_else(PoisonError::into_inner) = limits;
+    }
+
+    pub(crate) fn tls(&self) -> Option<Tls> {
+        read(&self.tls).clone()
+    }
+
+    pub(crate) fn set_tls(&self, tls: Tls) {
+        *self.tls.write().unwrap_or_else(PoisonError::into_inner) = Some(tls);
+    }
+
     pub(crate) fn phase(&self) -> Phase {
         match self.phase.load(Ordering::Acquire) {
             phase if phase == Phase::Starting as u8 => Phase::Starting,
@@ -319,6 +354,10 @@ impl Shared {
             )
         })
     }
+}
+
+fn read<T>(lock: &RwLock<T>) -> std::sync::RwLockReadGuard<'_, T> {
+    lock.read().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn find<T>(

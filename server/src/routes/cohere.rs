@@ -47,7 +47,7 @@ pub(super) async fn rerank(
     Json(body): Json<CohereRerankRequest>,
 ) -> Result<Answer<CohereRerankResponse>, ApiError> {
     let model = app.reranker(Some(&body.model))?;
-    let limits = &app.config.limits;
+    let limits = &app.limits();
     let n_documents = body.documents.len();
     check_documents(limits, n_documents, "/documents")?;
     check_query(limits, &body.query)?;

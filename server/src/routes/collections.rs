@@ -1,4 +1,4 @@
-use axum::extract::{Path, State};
+use axum::extract::{Extension, Path, State};
 use axum::response::Response;
 use openapi::{
     Collection, CollectionCounts, CollectionDetail, CollectionList, CollectionShard,
@@ -6,6 +6,7 @@ use openapi::{
 };
 
 use super::identified;
+use crate::exchange::Context;
 use crate::problem::ApiError;
 use crate::state::{App, ServedCollection};
 
@@ -17,10 +18,14 @@ use crate::state::{App, ServedCollection};
         (status = 503, description = "`not_ready`", body = Problem, content_type = "application/problem+json"),
     ),
 )]
-pub(super) async fn list(State(app): State<App>) -> axum::Json<CollectionList> {
+pub(super) async fn list(
+    State(app): State<App>,
+    Extension(context): Extension<Context>,
+) -> axum::Json<CollectionList> {
     let collections = app
         .collections
         .values()
+        .filter(|served| context.may_use(&served.name))
         .map(|served| short(served))
         .collect();
     axum::Json(CollectionList { collections })

@@ -192,7 +192,7 @@ impl Rows<'_> {
 }
 
 pub(super) fn check_number(app: &Shared, n_inputs: usize, pointer: &str) -> Result<(), ApiError> {
-    let limit = app.config.limits.embedding_inputs;
+    let limit = app.limits().embedding_inputs;
     if n_inputs == 0 {
         return Err(ApiError::field(pointer, "too_small", "is empty"));
     }

@@ -17,6 +17,10 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use openapi::ErrorCode;
 use utoipa::OpenApi;
+use utoipa::openapi::RefOr;
+use utoipa::openapi::security::{
+    ApiKey, ApiKeyValue, Http, HttpAuthScheme, SecurityRequirement, SecurityScheme,
+};
 use utoipa_swagger_ui::{Config, SwaggerUi};
 
 use crate::exchange::exchange;
@@ -69,11 +73,51 @@ struct Document;
 /// The OpenAPI document of all routes, as JSON text that ends in a line feed.
 #[must_use]
 pub fn openapi_document() -> String {
-    let document = Document::openapi();
+    let document = with_keys(Document::openapi());
     document
         .to_pretty_json()
         .expect("the document has string keys only")
         + "\n"
+}
+
+/// Says of every route but the public ones that it may ask for a key, and how it refuses.
+fn with_keys(mut document: utoipa::openapi::OpenApi) -> utoipa::openapi::OpenApi {
+    let components = document.components.get_or_insert_default();
+    let bearer = Http::new(HttpAuthScheme::Bearer);
+    components.add_security_scheme("bearer", SecurityScheme::Http(bearer));
+    let header = ApiKey::Header(ApiKeyValue::new("api-key"));
+    components.add_security_scheme("api-key", SecurityScheme::ApiKey(header));
+    let names = ["bearer", "api-key"];
+    let required = names.map(|name| SecurityRequirement::new(name, [] as [&str; 0]));
+    for (path, item) in &mut document.paths.paths {
+        let operations = [
+            &mut item.get,
+            &mut item.post,
+            &mut item.put,
+            &mut item.delete,
+        ];
+        for operation in operations.into_iter().flatten() {
+            if ["/livez", "/readyz", "/health"].contains(&path.as_str()) {
+                continue;
+            }
+            operation.security = Some(required.to_vec());
+            let responses = &mut operation.responses.responses;
+            // As the others of the route: its errors have one form.
+            let Some(RefOr::T(error)) = responses.get("503").cloned() else {
+                continue;
+            };
+            for (status, codes) in [
+                ("401", "`unauthorized`"),
+                ("403", "`forbidden`"),
+                ("429", "`overloaded`, `rate_limited`, with `Retry-After`"),
+            ] {
+                let mut error = error.clone();
+                error.description = codes.to_owned();
+                responses.insert(status.to_owned(), RefOr::T(error));
+            }
+        }
+    }
+    document
 }
 
 pub(crate) fn router(app: App) -> Router {

@@ -43,7 +43,7 @@ pub(super) async fn rerank(
     Json(body): Json<RerankRequest>,
 ) -> Result<Answer<RerankResponse>, ApiError> {
     let model = app.reranker(body.model.as_deref())?;
-    let limits = &app.config.limits;
+    let limits = &app.limits();
     check_documents(limits, body.documents.len(), "/documents")?;
     check_query(limits, &body.query)?;
     if body.top_n == Some(0) {

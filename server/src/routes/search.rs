@@ -9,12 +9,13 @@ use openapi::{
 };
 use retriever::{
     Deadline, Fusion, FusionMethod, Include, Mode, OnTimeout, QueryEncoder, QueryInput, Relation,
-    RerankRequest, Reranker, SearchOptions, SearchRequest, Timing, Weights,
+    RerankRequest, Reranker, SearchError, SearchOptions, SearchRequest, Timing, Weights,
 };
 use tokio::time::timeout_at;
 
 use super::{SERVER_TIMING, identified};
 use crate::Limits;
+use crate::auth::{narrow, narrowed_error};
 use crate::body::Json;
 use crate::exchange::Context;
 use crate::faults::Faults;
@@ -72,7 +73,10 @@ pub(super) async fn search(
     let deadline = context.deadline(body.timeout_ms, app.config.default_timeout, &app)?;
     let class = context.class(Class::Interactive);
     let (by_vector, is_grouped) = (body.vector.is_some(), body.group_by.is_some());
-    let request = resolve(body, &app.config.limits, &collection, deadline)?;
+    let is_filtered = body.filter.is_some();
+    let mut request = resolve(body, &app.limits(), &collection, deadline)?;
+
+    request.options.filter = narrow(request.options.filter.take(), context.filter());
 
     let encoder = collection
         .encoder
@@ -92,7 +96,12 @@ pub(super) async fn search(
             .map_err(|_| ApiError::deadline_exceeded())?,
         None => answer.await,
     };
-    let answer = answer.map_err(|error| ApiError::search(error, by_vector))?;
+    let answer = answer.map_err(|error| match error {
+        SearchError::Filter(error) if context.filter().is_some() => {
+            narrowed_error(error, is_filtered)
+        }
+        error => ApiError::search(error, by_vector),
+    })?;
     record(&app, &answer.timing);
     Ok(respond(&collection, answer, is_grouped, context.request_id))
 }

@@ -14,7 +14,7 @@ use encoder::{Arithmetic, BiEncoder, CrossEncoder, EncoderConfig, ModelOptions};
 use indexer::{BuildConfig, NoProgress};
 use retriever::{Fusion, FusionMethod, OpenConfig, Retriever, Weights};
 use serde_json::Value;
-use server::{QueueConfig, ServeError, Server, ServerConfig};
+use server::{Control, QueueConfig, ServeError, Server, ServerConfig};
 use tempfile::TempDir;
 use tokio::sync::oneshot;
 
@@ -73,6 +73,7 @@ pub fn open(root: &Path) -> Retriever {
 
 pub struct TestServer {
     pub address: SocketAddr,
+    pub control: Control,
     shutdown: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<Result<(), ServeError>>>,
     _folder: TempDir,
@@ -92,6 +93,36 @@ impl TestServer {
     pub fn start_over(
         builder: &BiEncoder,
         tweak: impl FnOnce(&mut ServerConfig),
+        queue: QueueConfig,
+    ) -> Self {
+        let started = Self::launch(builder, tweak, |_| {}, queue);
+        started.wait_until_ready();
+        started
+    }
+
+    /// As [`Self::start`], set up further.
+    pub fn start_set(
+        tweak: impl FnOnce(&mut ServerConfig),
+        setup: impl FnOnce(&mut Server),
+    ) -> Self {
+        let started = Self::start_unasked(tweak, setup);
+        started.wait_until_ready();
+        started
+    }
+
+    /// The same, but nobody asks whether it is ready.
+    pub fn start_unasked(
+        tweak: impl FnOnce(&mut ServerConfig),
+        setup: impl FnOnce(&mut Server),
+    ) -> Self {
+        let builder = encoder("models/tiny-bert");
+        Self::launch(&builder, tweak, setup, QueueConfig::default())
+    }
+
+    fn launch(
+        builder: &BiEncoder,
+        tweak: impl FnOnce(&mut ServerConfig),
+        setup: impl FnOnce(&mut Server),
         queue: QueueConfig,
     ) -> Self {
         let folder = tempfile::tempdir().unwrap();
@@ -125,6 +156,7 @@ impl TestServer {
             .add_collection("weighted", open(&root), Some("tiny"), None)
             .unwrap();
         server.set_fusion("weighted", weighted).unwrap();
+        setup(&mut server);
 
         let (shutdown, stopped) = oneshot::channel();
         let (bound, address) = mpsc::channel();
@@ -132,22 +164,21 @@ impl TestServer {
             let runtime = tokio::runtime::Runtime::new().unwrap();
             runtime.block_on(async move {
                 let server = server.bind().await?;
-                bound.send(server.address()).unwrap();
+                bound.send((server.address(), server.control())).unwrap();
                 let stopped = async {
                     let _ = stopped.await;
                 };
                 server.run(stopped).await
             })
         });
-        let address = address.recv().unwrap();
-        let started = Self {
+        let (address, control) = address.recv().unwrap();
+        Self {
             address,
+            control,
             shutdown: Some(shutdown),
             thread: Some(thread),
             _folder: folder,
-        };
-        started.wait_until_ready();
-        started
+        }
     }
 
     fn wait_until_ready(&self) {

@@ -6,6 +6,7 @@ mod compat;
 mod filters;
 mod groups;
 mod harness;
+mod security;
 
 use std::time::{Duration, Instant};
 

@@ -25,7 +25,7 @@ pub(in crate::routes) async fn info(
     State(app): State<App>,
     Query(named): Query<Named>,
 ) -> Result<Json<TeiInfo>, ApiError> {
-    let limits = &app.config.limits;
+    let limits = &app.limits();
     let common = TeiInfo {
         model_id: String::new(),
         model_sha: None,

@@ -23,6 +23,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 pub(super) use tokens::{__path_decode, __path_tokenize, decode, tokenize};
 
+use crate::Scope;
 use crate::body::Json;
 use crate::exchange::Context;
 use crate::model::{Reading, ServedEncoder};
@@ -126,16 +127,19 @@ pub(super) async fn root(
     Query(named): Query<Named>,
     Json(body): Json<Map<String, Value>>,
 ) -> Result<Response, ApiError> {
-    let (state, context) = (State(App::clone(&app)), Extension(context));
-    let query = Query(named);
+    let (state, query) = (State(App::clone(&app)), Query(named));
     if body.contains_key("texts") {
-        rerank(state, context, query, Json(read(body)?)).await
+        context.require(Scope::Rerank)?;
+        rerank(state, Extension(context), query, Json(read(body)?)).await
     } else if body.get("inputs").is_some_and(Value::is_object) {
-        similarity(state, context, query, Json(read(body)?)).await
+        context.require(Scope::Embed)?;
+        similarity(state, Extension(context), query, Json(read(body)?)).await
     } else if app.encoders.is_empty() {
-        predict(state, context, query, Json(read(body)?)).await
+        context.require(Scope::Rerank)?;
+        predict(state, Extension(context), query, Json(read(body)?)).await
     } else {
-        embed(state, context, query, Json(read(body)?)).await
+        context.require(Scope::Embed)?;
+        embed(state, Extension(context), query, Json(read(body)?)).await
     }
 }
 

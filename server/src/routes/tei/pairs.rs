@@ -43,7 +43,7 @@ pub(in crate::routes) async fn rerank(
 ) -> Result<Response, ApiError> {
     let start = Instant::now();
     let model = app.reranker(named.or(&body.reading.model))?;
-    let limits = &app.config.limits;
+    let limits = &app.limits();
     check_documents(limits, body.texts.len(), "/texts")?;
     check_query(limits, &body.query)?;
     let mut kept = match body.return_text {
@@ -99,7 +99,7 @@ pub(in crate::routes) async fn predict(
         TeiPredictInput::One(texts) => (vec![texts], false),
         TeiPredictInput::Many(inputs) => (inputs, true),
     };
-    check_documents(&app.config.limits, inputs.len(), "/inputs")?;
+    check_documents(&app.limits(), inputs.len(), "/inputs")?;
     let input = |(row, texts): (usize, Vec<String>)| match <[String; 1]>::try_from(texts) {
         Ok([text]) => Ok(Input::One(text)),
         Err(texts) => match <[String; 2]>::try_from(texts) {

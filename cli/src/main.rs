@@ -15,6 +15,7 @@ mod npy;
 mod output;
 mod progress;
 mod query_vectors;
+mod server_auth;
 mod server_file;
 
 use std::process::ExitCode;

@@ -15,6 +15,7 @@ use toml::{Table, Value};
 
 use crate::failure::Failure;
 use crate::fusion::FusionName;
+use crate::server_auth::{AuthSection, TlsSection};
 
 /// Looked for when no file is named, in this order.
 const PLACES: [&str; 2] = ["server.toml", "/etc/trawl/server.toml"];
@@ -29,10 +30,12 @@ pub struct ServerFile {
     pub collections: BTreeMap<String, CollectionSection>,
     pub limits: Limits,
     pub queue: QueueSection,
+    pub auth: AuthSection,
+    pub cors: CorsSection,
 }
 
 /// `[server]`.
-#[derive(Debug, serde::Deserialize)]
+#[derive(Debug, serde::Deserialize, serde::Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ServerSection {
     pub bind: SocketAddr,
@@ -42,6 +45,8 @@ pub struct ServerSection {
     pub read_timeout: Time,
     pub shutdown_grace: Time,
     pub strict_arithmetic: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls: Option<TlsSection>,
 }
 
 impl Default for ServerSection {
@@ -55,6 +60,7 @@ impl Default for ServerSection {
             read_timeout: Time(config.read_timeout),
             shutdown_grace: Time(config.shutdown_grace),
             strict_arithmetic: config.strict_arithmetic,
+            tls: None,
         }
     }
 }
@@ -122,8 +128,16 @@ impl HybridSection {
     }
 }
 
+/// `[cors]`.
+#[derive(Debug, Default, serde::Deserialize, serde::Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct CorsSection {
+    /// Origins of pages that may ask from a browser; `*` is every one.
+    pub origins: Vec<String>,
+}
+
 /// `[queue]`.
-#[derive(Debug, serde::Deserialize)]
+#[derive(Debug, serde::Deserialize, serde::Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct QueueSection {
     pub max_tokens: usize,
@@ -154,21 +168,60 @@ impl ServerFile {
         named: Option<&Path>,
         variables: impl Iterator<Item = (String, String)>,
     ) -> anyhow::Result<Self> {
-        let found = || {
-            PLACES
-                .map(Path::new)
-                .into_iter()
-                .find(|path| path.is_file())
-        };
-        let (text, place) = match named.or_else(found) {
-            Some(path) => {
-                let text = std::fs::read_to_string(path)
-                    .with_context(|| format!("cannot read `{}`", path.display()))?;
-                (text, format!("`{}`", path.display()))
-            }
-            None => (String::new(), "defaults".to_owned()),
-        };
+        let (text, place) = Self::text(named)?;
         Self::merge(&text, &place, variables)
+    }
+
+    /// The file that is read.
+    pub fn place(named: Option<&Path>) -> Option<&Path> {
+        let mut places = PLACES.map(Path::new).into_iter();
+        named.or_else(|| places.find(|path| path.is_file()))
+    }
+
+    fn text(named: Option<&Path>) -> anyhow::Result<(String, String)> {
+        let Some(path) = Self::place(named) else {
+            return Ok((String::new(), "defaults".to_owned()));
+        };
+        let text = std::fs::read_to_string(path)
+            .with_context(|| format!("cannot read `{}`", path.display()))?;
+        Ok((text, format!("`{}`", path.display())))
+    }
+
+    /// Every setting as it is in force, by name, and where it comes from.
+    pub fn settings(
+        named: Option<&Path>,
+        variables: impl Iterator<Item = (String, String)>,
+    ) -> anyhow::Result<Vec<Setting>> {
+        let (text, place) = Self::text(named)?;
+        let ours = |(name, _): &(String, String)| name.starts_with(PREFIX);
+        let variables: Vec<(String, String)> = variables.filter(ours).collect();
+        Self::merge(&text, &place, variables.clone().into_iter())?;
+
+        let mut settings = BTreeMap::new();
+        let defaults = Self::default();
+        for (name, section) in [
+            ("server", Value::try_from(&defaults.server)?),
+            ("limits", Value::try_from(defaults.limits)?),
+            ("queue", Value::try_from(&defaults.queue)?),
+            ("cors", Value::try_from(&defaults.cors)?),
+            ("auth.public", Value::try_from(&defaults.auth.public)?),
+        ] {
+            flatten(name, section, "default", &mut settings);
+        }
+        let mut table: Table = text.parse().map_err(|error| refused(&place, &error))?;
+        flatten(
+            "",
+            Value::Table(table.clone()),
+            place.trim_matches('`'),
+            &mut settings,
+        );
+        for (name, value) in &variables {
+            let before = table.clone();
+            let keys = name.strip_prefix(PREFIX).unwrap_or_default();
+            set(&mut table, keys, value).map_err(Failure::usage)?;
+            flatten_changed(&before, &table, name, &mut settings);
+        }
+        Ok(settings.into_values().collect())
     }
 
     fn merge(
@@ -191,6 +244,51 @@ impl ServerFile {
         names.sort();
         let place = format!("{place} with {}", names.join(", "));
         Self::deserialize(table).map_err(|error| refused(&place, &error).into())
+    }
+}
+
+/// A setting in force.
+pub struct Setting {
+    /// `section.key = value`.
+    pub line: String,
+    /// `default`, a file, or a variable.
+    pub origin: String,
+}
+
+/// Lists the settings of a table, under the name of their section.
+fn flatten(name: &str, value: Value, origin: &str, settings: &mut BTreeMap<String, Setting>) {
+    match value {
+        Value::Table(table) => {
+            for (key, value) in table {
+                let name = match name {
+                    "" => key,
+                    name => format!("{name}.{key}"),
+                };
+                flatten(&name, value, origin, settings);
+            }
+        }
+        value => {
+            let line = format!("{name} = {value}");
+            let origin = origin.to_owned();
+            settings.insert(name.to_owned(), Setting { line, origin });
+        }
+    }
+}
+
+/// Lists the settings that are in one table and not, or differently, in another.
+fn flatten_changed(
+    before: &Table,
+    after: &Table,
+    origin: &str,
+    settings: &mut BTreeMap<String, Setting>,
+) {
+    let (mut old, mut new) = (BTreeMap::new(), BTreeMap::new());
+    flatten("", Value::Table(before.clone()), origin, &mut old);
+    flatten("", Value::Table(after.clone()), origin, &mut new);
+    for (name, setting) in new {
+        if old.get(&name).is_none_or(|old| old.line != setting.line) {
+            settings.insert(name, setting);
+        }
     }
 }
 
@@ -242,7 +340,7 @@ pub fn nearest(message: &str) -> Option<&str> {
 }
 
 /// A number of bytes: `1024`, `"64KiB"`, `"32MiB"`, `"1GiB"`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct Size(pub usize);
 
 impl<'de> Deserialize<'de> for Size {

@@ -2,6 +2,7 @@
 
 mod bench;
 mod completions;
+mod config;
 mod data;
 mod doctor;
 mod embed;
@@ -29,6 +30,8 @@ pub enum Command {
     Search(Box<search::SearchArgs>),
     /// Answer over HTTP: search, embeddings, reranking.
     Serve(serve::ServeArgs),
+    /// Check and print what `serve` would run with; make API keys.
+    Config(config::ConfigArgs),
     /// Reorder a TREC run with a cross-encoder.
     Rerank(rerank::RerankArgs),
     /// Measure a run, a collection, or many data sets.
@@ -59,6 +62,7 @@ pub fn run(command: Command, output: &Output) -> anyhow::Result<()> {
         Command::Index(args) => index::run(args, output),
         Command::Search(args) => search::run(*args, output),
         Command::Serve(args) => serve::run(args, output),
+        Command::Config(args) => config::run(args, output),
         Command::Rerank(args) => rerank::run(args, output),
         Command::Eval(args) => eval::run(*args, output),
         Command::Data(args) => data::run(args, output),

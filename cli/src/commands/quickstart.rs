@@ -129,5 +129,5 @@ pub fn run(args: QuickstartArgs, output: &Output) -> anyhow::Result<()> {
         Some(DEFAULT_MODEL),
         Some(DEFAULT_RERANKER),
     )?;
-    run_until_stopped(server, output)
+    run_until_stopped(server, None, output)
 }

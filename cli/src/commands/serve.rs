@@ -1,17 +1,20 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Context;
 use collection::Collection;
 use encoder::{Arithmetic, BiEncoder, ModelOptions};
 use retriever::{OpenConfig, Retriever};
-use server::{QueueConfig, Server, ServerConfig};
+use server::{Control, QueueConfig, Server, ServerConfig};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use super::config::variables;
 use crate::failure::Failure;
 use crate::model::{self, ModelArgs};
 use crate::output::Output;
+use crate::server_auth::TlsSection;
 use crate::server_file::{CollectionSection, HybridSection, ModelRole, ServerFile};
 
 /// Arguments of `trawl serve`.
@@ -51,9 +54,7 @@ pub struct ServeArgs {
 }
 
 pub fn run(args: ServeArgs, output: &Output) -> anyhow::Result<()> {
-    let variables = std::env::vars_os()
-        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
-    let file = ServerFile::read(args.config.as_deref(), variables)?;
+    let file = ServerFile::read(args.config.as_deref(), variables())?;
     let config = resolve(&args, &file)?;
     let mut setup = Setup {
         server: Server::new(config),
@@ -62,6 +63,10 @@ pub fn run(args: ServeArgs, output: &Output) -> anyhow::Result<()> {
         encoders: Vec::new(),
         rerankers: Vec::new(),
     };
+    setup.server.set_auth(file.auth.resolve()?)?;
+    if let Some(tls) = &file.server.tls {
+        setup.server.set_tls(tls.load()?);
+    }
     for (name, section) in &file.models {
         setup.add_model(name, &section.path, section.role, section.max_batch_tokens)?;
         if !section.dimensions.is_empty() {
@@ -74,17 +79,20 @@ pub fn run(args: ServeArgs, output: &Output) -> anyhow::Result<()> {
         setup.add_collection(name, section)?;
         output.remark(format!("collection `{name}`: {}", section.path.display()));
     }
-    run_until_stopped(setup.server, output)
+    run_until_stopped(
+        setup.server,
+        ServerFile::place(args.config.as_deref()),
+        output,
+    )
 }
 
 fn resolve(args: &ServeArgs, file: &ServerFile) -> anyhow::Result<ServerConfig> {
     let section = &file.server;
     let bind = args.bind.unwrap_or(section.bind);
-    if !bind.ip().is_loopback() && !args.insecure {
+    if !bind.ip().is_loopback() && file.auth.keys.is_empty() && !args.insecure {
         let text =
             format!("{bind} can be reached from other machines, and nobody is asked for a key");
-        let hint =
-            "bind to 127.0.0.1, or say `--insecure` where a proxy or firewall stands in front";
+        let hint = "make keys (`trawl config key NAME`), bind to 127.0.0.1, or say `--insecure` where a proxy or firewall stands in front";
         return Err(Failure::usage(text).hint(hint).into());
     }
     Ok(ServerConfig {
@@ -96,6 +104,7 @@ fn resolve(args: &ServeArgs, file: &ServerFile) -> anyhow::Result<ServerConfig> 
         shutdown_grace: section.shutdown_grace.0,
         tokenizer_threads: compute::thread_budget(args.model.threads),
         strict_arithmetic: args.strict_arithmetic || section.strict_arithmetic,
+        cors_origins: file.cors.origins.clone(),
         limits: file.limits,
     })
 }
@@ -244,8 +253,13 @@ impl Setup<'_> {
     }
 }
 
-/// Serves until Ctrl-C or SIGTERM, then finishes the requests in flight; a second signal ends the process at once.
-pub fn run_until_stopped(server: Server, output: &Output) -> anyhow::Result<()> {
+/// Serves until Ctrl-C or SIGTERM, then finishes the requests in flight; a second signal ends the process at once. Keys, limits
+/// and certificate are read again from `file` when it changes, and on SIGHUP.
+pub fn run_until_stopped(
+    server: Server,
+    file: Option<&Path>,
+    output: &Output,
+) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()?;
@@ -265,9 +279,80 @@ pub fn run_until_stopped(server: Server, output: &Output) -> anyhow::Result<()> 
                 std::process::exit(130);
             });
         };
-        server.run(stop).await?;
+        let control = server.control();
+        tokio::select! {
+            outcome = server.run(stop) => outcome?,
+            () = follow(file, &control, output) => {}
+        }
         Ok(())
     })
+}
+
+/// Keeps keys, limits and certificate as the file has them. What cannot be used is told, and what was in force stays.
+async fn follow(file: Option<&Path>, control: &Control, output: &Output) {
+    const EVERY: Duration = Duration::from_secs(2);
+    let (Some(path), Ok(mut hangup)) = (file, signal(SignalKind::hangup())) else {
+        return std::future::pending().await;
+    };
+    let mut seen = Watched::look(path);
+    loop {
+        let asked = tokio::select! {
+            _ = hangup.recv() => true,
+            () = tokio::time::sleep(EVERY) => false,
+        };
+        let now = Watched::look(path);
+        if !asked && !now.is_due(&seen) {
+            continue;
+        }
+        seen = now;
+        match reload(path, control) {
+            Ok(()) => output.remark(format!(
+                "keys, limits and certificate read again from `{}`",
+                path.display()
+            )),
+            Err(error) => output.remark(format!("nothing changed: {error:#}")),
+        }
+    }
+}
+
+fn reload(path: &Path, control: &Control) -> anyhow::Result<()> {
+    let file = ServerFile::read(Some(path), variables())?;
+    let tls = file.server.tls.as_ref().map(TlsSection::load).transpose()?;
+    control.set_auth(file.auth.resolve()?)?;
+    control.set_limits(file.limits);
+    if let Some(tls) = tls {
+        control.set_tls(tls);
+    }
+    Ok(())
+}
+
+/// The files that settings come from, as they were at one time.
+struct Watched {
+    changed: Vec<Option<SystemTime>>,
+    read: Instant,
+    most: Duration,
+}
+
+impl Watched {
+    fn look(path: &Path) -> Self {
+        let mut paths = vec![path.to_path_buf()];
+        let mut most = Duration::MAX;
+        let file = ServerFile::read(Some(path), variables()).ok();
+        if let Some(tls) = file.and_then(|file| file.server.tls) {
+            paths.extend([tls.cert, tls.key]);
+            most = tls.reload.0;
+        }
+        let changed = |path: &PathBuf| path.metadata().and_then(|of| of.modified()).ok();
+        Self {
+            changed: paths.iter().map(changed).collect(),
+            read: Instant::now(),
+            most,
+        }
+    }
+
+    fn is_due(&self, before: &Self) -> bool {
+        self.changed != before.changed || self.read.duration_since(before.read) >= before.most
+    }
 }
 
 async fn either(interrupt: &mut Signal, terminate: &mut Signal) {

@@ -4,6 +4,7 @@
 
 mod bench;
 mod bench_search;
+mod config;
 mod eval;
 mod filters;
 mod gate;

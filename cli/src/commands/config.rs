@@ -1,0 +1,139 @@
+//! `trawl config`: what `serve` would run with.
+
+use std::path::PathBuf;
+
+use collection::Collection;
+use rand::RngExt;
+use server::Scope;
+use sha2::{Digest, Sha256};
+
+use crate::output::{Output, print};
+use crate::server_file::ServerFile;
+
+/// Arguments of `trawl config`.
+#[derive(Debug, clap::Args)]
+pub struct ConfigArgs {
+    #[command(subcommand)]
+    command: ConfigCommand,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum ConfigCommand {
+    /// Read the configuration and what it names, and say what is wrong, without serving.
+    #[command(after_help = "Examples:
+  trawl config check --config server.toml")]
+    Check(FileArgs),
+    /// Print every setting as it is in force.
+    #[command(after_help = "Examples:
+  trawl config print
+  TRAWL__LIMITS__TOP_K=100 trawl config print --config server.toml --origin")]
+    Print(PrintArgs),
+    /// Make an API key: the key for its user, and the entry for `server.toml`, which holds its sha256 only.
+    #[command(after_help = "Examples:
+  trawl config key shop --scopes search --rate 200/s")]
+    Key(KeyArgs),
+}
+
+#[derive(Debug, clap::Args)]
+struct FileArgs {
+    /// Configuration file (default: `server.toml` here, else in `/etc/trawl`).
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+#[derive(Debug, clap::Args)]
+struct PrintArgs {
+    #[command(flatten)]
+    file: FileArgs,
+    /// Say of each setting where it comes from.
+    #[arg(long)]
+    origin: bool,
+}
+
+#[derive(Debug, clap::Args)]
+struct KeyArgs {
+    /// Name of the key, for the log.
+    name: String,
+    /// What it may be used for: search, embed, rerank, write, metrics, admin.
+    #[arg(long, value_name = "SCOPE,..", value_delimiter = ',', default_value = "search", value_parser = scope)]
+    scopes: Vec<Scope>,
+    /// Requests that it may make, such as 200/s, 60/m, 1000/h.
+    #[arg(long, value_name = "RATE", value_parser = rate)]
+    rate: Option<String>,
+}
+
+fn scope(text: &str) -> Result<Scope, String> {
+    serde_json::from_value(text.into()).map_err(|error| error.to_string())
+}
+
+fn rate(text: &str) -> Result<String, String> {
+    text.parse::<server::Rate>().map(|_| text.to_owned())
+}
+
+pub fn run(args: ConfigArgs, output: &Output) -> anyhow::Result<()> {
+    match args.command {
+        ConfigCommand::Check(args) => check(&args, output),
+        ConfigCommand::Print(args) => print_settings(&args),
+        ConfigCommand::Key(args) => key(&args),
+    }
+}
+
+fn check(args: &FileArgs, output: &Output) -> anyhow::Result<()> {
+    let file = ServerFile::read(args.config.as_deref(), variables())?;
+    let auth = file.auth.resolve()?;
+    let n_keys = auth.keys.len();
+    server::Server::new(server::ServerConfig::default()).set_auth(auth)?;
+    if let Some(tls) = &file.server.tls {
+        tls.load()?;
+    }
+    for section in file.models.values() {
+        crate::model::find(&section.path)?;
+    }
+    for section in file.collections.values() {
+        Collection::open(&section.path)?.resolve(&section.alias)?;
+    }
+    let (n_models, n_collections) = (file.models.len(), file.collections.len());
+    output.remark(format!(
+        "the configuration can be served: {n_models} models, {n_collections} collections, {n_keys} keys"
+    ));
+    Ok(())
+}
+
+fn print_settings(args: &PrintArgs) -> anyhow::Result<()> {
+    let settings = ServerFile::settings(args.file.config.as_deref(), variables())?;
+    let width = settings.iter().map(|setting| setting.line.chars().count());
+    let width = width.filter(|&width| width <= 60).max().unwrap_or(0);
+    let mut text = String::new();
+    for setting in settings {
+        match args.origin {
+            true => text.push_str(&format!("{:width$}  # {}\n", setting.line, setting.origin)),
+            false => text.push_str(&format!("{}\n", setting.line)),
+        }
+    }
+    print(&text)
+}
+
+fn key(args: &KeyArgs) -> anyhow::Result<()> {
+    const DIGITS: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
+    let mut random = rand::rng();
+    // 43 of 62 digits: 256 bits.
+    let digit = |_| char::from(DIGITS[random.random_range(0..DIGITS.len())]);
+    let key: String = (0..43).map(digit).collect();
+    let sha256: String = Sha256::digest(&key)
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
+    let scopes = serde_json::to_string(&args.scopes)?;
+    let rate = args.rate.as_ref();
+    let rate = rate.map_or_else(String::new, |rate| format!(", rate = \"{rate}\""));
+    let name = &args.name;
+    print(&format!(
+        "key:   {key}\nentry: {{ name = {name:?}, sha256 = \"{sha256}\", scopes = {scopes}{rate} }}\n"
+    ))
+}
+
+/// The variables of the environment that are text.
+pub fn variables() -> impl Iterator<Item = (String, String)> {
+    std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+}

@@ -1,0 +1,70 @@
+//! `trawl config`, and a server whose keys change.
+
+use std::fs;
+
+use crate::session::build;
+use crate::{fail, succeed, text, tiny_model};
+
+#[test]
+fn settings_are_printed_with_where_they_come_from() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("server.toml");
+    fs::write(
+        &file,
+        "[limits]\ntop_k = 50\n[models.enc]\npath = \"a\"\nrole = \"encoder\"\n",
+    )
+    .unwrap();
+    let printed = succeed(["config", "print", "--origin", "--config", text(&file)]);
+    let origin = |name: &str| {
+        let line = printed
+            .lines()
+            .find(|line| line.starts_with(&format!("{name} = ")));
+        line.unwrap_or_else(|| panic!("{name} in {printed}"))
+            .to_owned()
+    };
+    assert!(origin("limits.top_k").starts_with("limits.top_k = 50"));
+    assert!(origin("limits.top_k").ends_with(&format!("# {}", file.display())));
+    assert!(origin("limits.window").ends_with("# default"));
+    assert!(origin("server.read_timeout").contains("\"30s\""));
+    assert!(origin("models.enc.role").contains("\"encoder\""));
+}
+
+#[test]
+fn a_configuration_is_checked_with_what_it_names() {
+    let built = build();
+    let file = built.folder.path().join("server.toml");
+    let write = |more: &str| {
+        let (model, collection) = (tiny_model(), &built.collection);
+        let content = format!(
+            "[models.enc]\npath = {model:?}\nrole = \"encoder\"\n[collections.docs]\npath = {collection:?}\nencoder = \"enc\"\n{more}"
+        );
+        fs::write(&file, content).unwrap();
+    };
+    let check = ["config", "check", "--config", text(&file)];
+    write("");
+    succeed(check);
+    let printed = succeed([
+        "config",
+        "key",
+        "shop",
+        "--scopes",
+        "search,embed",
+        "--rate",
+        "5/m",
+    ]);
+    let entry = printed.split("entry: ").nth(1).unwrap().trim();
+    assert!(
+        entry.contains("rate = \"5/m\"") && entry.contains("\"embed\""),
+        "{entry}"
+    );
+    write(&format!("[auth]\nkeys = [{entry}]\n"));
+    succeed(check);
+    write(&format!("[auth]\nkeys = [{entry}, {entry}]\n"));
+    assert!(fail(1, check).contains("two keys named `shop`"));
+    write("[auth]\nkeys = [{ name = \"a\", sha256 = \"b\", scopes = [\"search\"] }]\n");
+    assert!(fail(2, check).contains("64 hexadecimal digits"));
+    write("[server.tls]\ncert = \"no/cert.pem\"\nkey = \"no/key.pem\"\n");
+    assert!(fail(1, check).contains("no/cert.pem"));
+    write("[collections.gone]\npath = \"no/such\"\n");
+    assert!(fail(1, check).contains("no/such"));
+}

@@ -187,8 +187,14 @@ impl Queue {
         self.fill(&mut batch, Class::Interactive, budget - reserved, now);
         let before_bulk = batch.n_tokens;
         self.fill(&mut batch, Class::Bulk, budget, now);
-        self.bulk_credit -= (batch.n_tokens - before_bulk) as i64;
+        let n_bulk = (batch.n_tokens - before_bulk) as i64;
         self.fill(&mut batch, Class::Interactive, budget, now);
+        self.bulk_credit = match self.interactive.is_empty() {
+            false => self.bulk_credit - n_bulk,
+            // What nobody else wanted costs no credit: quiet times would be paid for with a standstill in the next flood.
+            true if n_bulk > 0 => 0,
+            true => self.bulk_credit,
+        };
         (!batch.rows.is_empty()).then_some(batch)
     }
 

@@ -192,6 +192,9 @@ fn an_interactive_flood_leaves_bulk_its_share() {
 
 type Waiting = (Receiver<Result<Answer, ModelError>>, Vec<Tokens>, Deadline);
 
+/// Arrivals of the long random histories.
+const ARRIVALS: u32 = 100_000;
+
 /// A long random history on a clock that only the test moves.
 #[test]
 fn nothing_is_lost_answered_twice_or_computed_too_late() {
@@ -199,8 +202,9 @@ fn nothing_is_lost_answered_twice_or_computed_too_late() {
     let mut queue = Queue::new(config());
     let mut now = Instant::now();
     let mut waiting: HashMap<u32, Waiting> = HashMap::new();
+    let mut outputs = Vec::new();
     let (mut n_answered, mut n_expired, mut n_cancelled, mut n_refused) = (0, 0, 0, 0);
-    for id in 0..20_000u32 {
+    for id in 0..ARRIVALS {
         now += Duration::from_millis(random.random_range(0..4));
         let n_rows = random.random_range(1..=6);
         let rows: Vec<Tokens> = (0..n_rows)
@@ -215,7 +219,16 @@ fn nothing_is_lost_answered_twice_or_computed_too_late() {
             true => Deadline::at(now + Duration::from_millis(random.random_range(0..40))),
             false => Deadline::NONE,
         };
-        match queue.push(rows.clone(), class, deadline, now) {
+        let output = match random.random_bool(0.05) {
+            true => Output::TokenVectors,
+            false => Output::Vector,
+        };
+        outputs.push(output);
+        let work = Work {
+            rows: rows.clone(),
+            output,
+        };
+        match queue.push(work, class, deadline, now) {
             Ok(answered) => drop(waiting.insert(id, (answered, rows, deadline))),
             Err(refusal) => {
                 assert!(matches!(refusal, Refusal::Full { held, .. } if held <= 1000));
@@ -240,6 +253,7 @@ fn nothing_is_lost_answered_twice_or_computed_too_late() {
                 batch.parts.iter().map(|part| part.n_rows).sum::<usize>()
             );
             for id in ids(&batch) {
+                assert_eq!(outputs[id as usize], batch.output);
                 let (_, _, deadline) = waiting
                     .get(&id)
                     .expect("a request given up is not computed");
@@ -276,13 +290,71 @@ fn nothing_is_lost_answered_twice_or_computed_too_late() {
             Err(_) => n_expired += 1,
         }
     }
-    assert_eq!(n_answered + n_expired + n_cancelled + n_refused, 20_000);
+    assert_eq!(n_answered + n_expired + n_cancelled + n_refused, ARRIVALS);
     for n in [n_answered, n_expired, n_cancelled, n_refused] {
         assert!(
             n > 500,
             "{n_answered} {n_expired} {n_cancelled} {n_refused}"
         );
     }
+}
+
+/// However full the queue, a request waits for what is ahead of it in its class, at the pace that its class is owed.
+#[test]
+fn waits_are_bounded_by_what_is_ahead() {
+    let mut random = StdRng::seed_from_u64(11);
+    let mut queue = Queue::new(config());
+    let now = Instant::now();
+    let longest = 30;
+    // Tokens that wait, by class; batches so far; and of each request its class, the tokens up to its own, and when it came.
+    let (mut held, mut n_batches) = ([0usize; 2], 0usize);
+    let mut waiting: HashMap<u32, (Receiver<_>, usize, usize, usize)> = HashMap::new();
+    let mut n_answered = 0;
+    for id in 0..ARRIVALS {
+        let lengths: Vec<usize> = (0..random.random_range(1..=4))
+            .map(|_| random.random_range(1..=longest))
+            .collect();
+        let rows: Vec<Tokens> = lengths.iter().map(|&length| row(id, length)).collect();
+        let bulk = random.random_bool(0.3);
+        let class = if bulk {
+            Class::Bulk
+        } else {
+            Class::Interactive
+        };
+        if let Ok(answered) = queue.push(rows, class, Deadline::NONE, now) {
+            held[usize::from(bulk)] += lengths.iter().sum::<usize>();
+            let ahead = held[usize::from(bulk)];
+            waiting.insert(id, (answered, usize::from(bulk), ahead, n_batches));
+        }
+        if random.random_bool(0.45) || id + 1 == ARRIVALS {
+            let Some(batch) = queue.take_batch(now) else {
+                continue;
+            };
+            n_batches += 1;
+            for row in &batch.rows {
+                held[waiting[&row.ids[0]].1] -= row.len();
+            }
+            complete(&mut queue, &batch);
+            waiting.retain(|_, (answered, class, ahead, came)| {
+                if !matches!(answered.try_recv(), Ok(Ok(_))) {
+                    return true;
+                }
+                // Four fifths of each batch, less a row that did not fit any more; and bulk is owed the last fifth. Eight
+                // more, for what its class had taken ahead of its turn (a batch, worked off by fifths) and for rows that
+                // did not fit.
+                let pace = [80 - longest, 20][*class];
+                let allowed = *ahead / pace + 8;
+                assert!(
+                    n_batches - *came <= allowed,
+                    "{} > {allowed}",
+                    n_batches - *came
+                );
+                n_answered += 1;
+                false
+            });
+        }
+    }
+    assert!(n_answered > ARRIVALS / 2, "{n_answered}");
 }
 
 /// A model that computes when told, counts its calls, refuses token 13 and panics at token 66.

@@ -44,6 +44,8 @@ pub struct ServerSection {
     pub max_timeout: Time,
     pub read_timeout: Time,
     pub shutdown_grace: Time,
+    pub check_interval: Time,
+    pub query_cache: Size,
     pub strict_arithmetic: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls: Option<TlsSection>,
@@ -59,6 +61,8 @@ impl Default for ServerSection {
             max_timeout: Time(config.max_timeout),
             read_timeout: Time(config.read_timeout),
             shutdown_grace: Time(config.shutdown_grace),
+            check_interval: Time(config.check_interval),
+            query_cache: Size(config.query_cache_bytes),
             strict_arithmetic: config.strict_arithmetic,
             tls: None,
         }

@@ -61,6 +61,21 @@ pub enum CheckError {
     },
 }
 
+impl CheckError {
+    /// Whether the server had too much to do to answer.
+    pub(crate) fn is_overload(&self) -> bool {
+        let overloaded = |error: &ModelError| matches!(error, ModelError::Overloaded { .. });
+        match self {
+            Self::Model { source, .. } => overloaded(source),
+            Self::Search { source, .. } => match &**source {
+                SearchError::Encode(error) | SearchError::Rerank(error) => overloaded(error),
+                _ => false,
+            },
+            _ => false,
+        }
+    }
+}
+
 const TEXT: &str = "The quick brown fox jumps over the lazy dog.";
 
 /// Score lost at most between a row and its vector made anew, relative to the score: other thread counts and batches move

@@ -19,6 +19,8 @@ pub struct ServerConfig {
     pub max_timeout: Duration,
     /// Time in which headers, and then the body, have to arrive (`server.read_timeout`).
     pub read_timeout: Duration,
+    /// Time between two checks of the known answers, by which the server is ready or not (`server.check_interval`).
+    pub check_interval: Duration,
     /// How long requests in flight may go on after the shutdown began (`server.shutdown_grace`).
     pub shutdown_grace: Duration,
     /// Texts turned into tokens at the same time.
@@ -26,6 +28,8 @@ pub struct ServerConfig {
     /// Refuses a collection whose vectors and queries are of different arithmetic, one of them 8 bits
     /// (`server.strict_arithmetic`); otherwise every answer has a warning.
     pub strict_arithmetic: bool,
+    /// Bytes of remembered query vectors at most (`server.query_cache`); with 0 every query is encoded.
+    pub query_cache_bytes: usize,
     /// Origins of pages that may ask from a browser (`cors.origins`); `*` is every one. None by default.
     pub cors_origins: Vec<String>,
     /// What one request may ask for.
@@ -40,9 +44,11 @@ impl Default for ServerConfig {
             default_timeout: Duration::from_secs(2),
             max_timeout: Duration::from_secs(30),
             read_timeout: Duration::from_secs(30),
+            check_interval: Duration::from_secs(10),
             shutdown_grace: Duration::from_secs(30),
             tokenizer_threads: 2,
             strict_arithmetic: false,
+            query_cache_bytes: 64 << 20,
             cors_origins: Vec::new(),
             limits: Limits::default(),
         }

@@ -9,6 +9,7 @@
 
 mod auth;
 mod body;
+mod cache;
 mod check;
 mod config;
 mod cors;

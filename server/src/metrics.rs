@@ -10,6 +10,9 @@ const REQUEST_SECONDS: &str = "trawl_http_request_seconds";
 const STAGE_SECONDS: &str = "trawl_stage_seconds";
 const QUEUE_TOKENS: &str = "trawl_queue_tokens";
 const DROPPED: &str = "trawl_queue_dropped_total";
+const QUERY_CACHE: &str = "trawl_query_cache_total";
+const QUERY_CACHE_BYTES: &str = "trawl_query_cache_bytes";
+const HEALTHY: &str = "trawl_healthy";
 const BATCH_TOKENS: &str = "trawl_batch_tokens";
 const BATCH_ROWS: &str = "trawl_batch_rows";
 const BATCH_SECONDS: &str = "trawl_batch_seconds";
@@ -41,14 +44,29 @@ impl Metrics {
                 Unit::Count,
                 "Requests that never reached a model, by model and reason",
             ),
+            (
+                QUERY_CACHE,
+                Unit::Count,
+                "Queries whose vector was remembered (hit) or not (miss)",
+            ),
         ] {
             recorder.describe_counter(name.into(), Some(unit), text.into());
         }
-        recorder.describe_gauge(
-            QUEUE_TOKENS.into(),
-            Some(Unit::Count),
-            "Tokens waiting for a model".into(),
-        );
+        for (name, unit, text) in [
+            (QUEUE_TOKENS, Unit::Count, "Tokens waiting for a model"),
+            (
+                QUERY_CACHE_BYTES,
+                Unit::Bytes,
+                "Bytes of remembered query vectors",
+            ),
+            (
+                HEALTHY,
+                Unit::Count,
+                "Whether the last known answer was as it should be",
+            ),
+        ] {
+            recorder.describe_gauge(name.into(), Some(unit), text.into());
+        }
         for (name, unit, text) in [
             (
                 REQUEST_SECONDS,
@@ -58,7 +76,7 @@ impl Metrics {
             (
                 STAGE_SECONDS,
                 Unit::Seconds,
-                "Time of each stage of a search",
+                "Time of each stage of a search, and of embedding",
             ),
             (BATCH_TOKENS, Unit::Count, "Tokens of a batch"),
             (BATCH_ROWS, Unit::Count, "Texts of a batch"),
@@ -95,11 +113,20 @@ impl Metrics {
         self.observe(STAGE_SECONDS, labels, elapsed.as_secs_f64());
     }
 
+    pub(crate) fn query_cache(&self, n_hits: usize, n_misses: usize, n_bytes: usize) {
+        for (result, n) in [("hit", n_hits), ("miss", n_misses)] {
+            let label = Label::from_static_parts("result", result);
+            self.count(QUERY_CACHE, vec![label], n as u64);
+        }
+        self.gauge(QUERY_CACHE_BYTES, Vec::new(), n_bytes as f64);
+    }
+
+    pub(crate) fn healthy(&self, healthy: bool) {
+        self.gauge(HEALTHY, Vec::new(), f64::from(u8::from(healthy)));
+    }
+
     pub(crate) fn queue_tokens(&self, model: &str, n_tokens: usize) {
-        let key = Key::from_parts(QUEUE_TOKENS, vec![of(model)]);
-        self.recorder
-            .register_gauge(&key, &METADATA)
-            .set(n_tokens as f64);
+        self.gauge(QUEUE_TOKENS, vec![of(model)], n_tokens as f64);
     }
 
     pub(crate) fn dropped(&self, model: &str, reason: &'static str, n: u64) {
@@ -116,6 +143,11 @@ impl Metrics {
         self.observe(BATCH_ROWS, vec![of(model)], n_rows as f64);
         self.observe(BATCH_TOKENS, vec![of(model)], n_tokens as f64);
         self.observe(BATCH_SECONDS, vec![of(model)], elapsed.as_secs_f64());
+    }
+
+    fn gauge(&self, name: &'static str, labels: Vec<Label>, value: f64) {
+        let key = Key::from_parts(name, labels);
+        self.recorder.register_gauge(&key, &METADATA).set(value);
     }
 
     fn count(&self, name: &'static str, labels: Vec<Label>, n: u64) {

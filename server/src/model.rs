@@ -12,6 +12,7 @@ use tokio::sync::Semaphore;
 use tokio::time::timeout_at;
 
 use crate::QueueConfig;
+use crate::cache::{Key, Known, QueryCache};
 use crate::metrics::Metrics;
 use crate::scheduler::{Class, Scheduler, Work};
 
@@ -88,6 +89,8 @@ pub(crate) struct ServedEncoder {
     pub(crate) max_batch_tokens: usize,
     scheduler: Scheduler,
     tokenizers: Arc<Tokenizers>,
+    queries: Arc<QueryCache>,
+    metrics: Arc<Metrics>,
 }
 
 impl ServedEncoder {
@@ -96,6 +99,7 @@ impl ServedEncoder {
         model: Arc<BiEncoder>,
         mut config: QueueConfig,
         tokenizers: Arc<Tokenizers>,
+        queries: Arc<QueryCache>,
         metrics: Arc<Metrics>,
     ) -> std::io::Result<Self> {
         let longest = model
@@ -104,7 +108,13 @@ impl ServedEncoder {
         config.max_batch_tokens = config.max_batch_tokens.max(longest);
         config.max_tokens = config.max_tokens.max(longest);
         let max_batch_tokens = config.max_batch_tokens;
-        let scheduler = Scheduler::start("encode", name, Arc::clone(&model), config, metrics)?;
+        let scheduler = Scheduler::start(
+            "encode",
+            name,
+            Arc::clone(&model),
+            config,
+            Arc::clone(&metrics),
+        )?;
         let fingerprint = model.fingerprint(&TextSpec::default()).digest();
         Ok(Self {
             name: name.to_owned(),
@@ -115,23 +125,77 @@ impl ServedEncoder {
             max_batch_tokens,
             scheduler,
             tokenizers,
+            queries,
+            metrics,
         })
     }
 
-    /// Encodes texts.
-    pub(crate) async fn encode_texts(
+    /// Encodes query texts, those that were encoded lately from memory.
+    async fn encode_queries(
         &self,
         texts: Vec<String>,
-        reading: Reading,
+        prompt: Option<String>,
         class: Class,
         deadline: Deadline,
     ) -> Result<Encoded, ModelError> {
-        let start = Instant::now();
-        let tokens = self.tokenize(texts, reading, deadline).await?;
-        self.encode_tokens(tokens.into(), class, deadline, start.elapsed())
-            .await
+        let (fingerprint, prompt_key) = (self.fingerprint.as_str().into(), prompt.as_deref());
+        let key = |text: &String| Key {
+            fingerprint: Arc::clone(&fingerprint),
+            prompt: prompt_key.map(Arc::from),
+            text: text.as_str().into(),
+        };
+        let keys: Vec<Key> = texts.iter().map(key).collect();
+        let mut known: Vec<Option<Known>> = keys.iter().map(|key| self.queries.get(key)).collect();
+        let unknown = |(text, known): (String, &Option<Known>)| known.is_none().then_some(text);
+        let missing: Vec<String> = texts.into_iter().zip(&known).filter_map(unknown).collect();
+        let n_missing = missing.len();
+        self.metrics
+            .query_cache(keys.len() - n_missing, n_missing, self.queries.n_bytes());
+        let mut encoded = Encoded {
+            width: self.model.width(),
+            ..Encoded::default()
+        };
+        if n_missing > 0 {
+            let start = Instant::now();
+            let reading = Reading {
+                prompt,
+                ..Role::Query.into()
+            };
+            let tokens = self.tokenize(missing, reading, deadline).await?;
+            let of_tokens = |row: &Tokens| (row.len(), row.truncated);
+            let lengths: Vec<(usize, bool)> = tokens.iter().map(of_tokens).collect();
+            encoded = self
+                .encode_tokens(tokens.into(), class, deadline, start.elapsed())
+                .await?;
+            let mut rows = encoded.values.chunks_exact(encoded.width).zip(lengths);
+            for (key, known) in keys.into_iter().zip(&mut known) {
+                if known.is_none()
+                    && let Some((values, (n_tokens, truncated))) = rows.next()
+                {
+                    let values = values.into();
+                    let made = Known {
+                        values,
+                        n_tokens,
+                        truncated,
+                    };
+                    self.queries.put(key, made.clone());
+                    *known = Some(made);
+                }
+            }
+        }
+        let known: Vec<Known> = known.into_iter().flatten().collect();
+        Ok(Encoded {
+            values: known
+                .iter()
+                .flat_map(|row| row.values.iter().copied())
+                .collect(),
+            n_tokens: known.iter().map(|row| row.n_tokens).sum(),
+            n_truncated: known.iter().filter(|row| row.truncated).count(),
+            ..encoded
+        })
     }
 
+    /// Turns texts into tokens.
     pub(crate) async fn tokenize(
         &self,
         texts: Vec<String>,
@@ -345,13 +409,9 @@ impl QueryEncoder for OnBehalf<'_, ServedEncoder> {
         prompt: Option<String>,
         deadline: Deadline,
     ) -> BoxFuture<'_, Result<Encoded, ModelError>> {
-        let reading = Reading {
-            prompt,
-            ..Role::Query.into()
-        };
         Box::pin(
             self.model
-                .encode_texts(texts, reading, self.class, deadline),
+                .encode_queries(texts, prompt, self.class, deadline),
         )
     }
 }

@@ -182,11 +182,13 @@ impl BoundServer {
         let Self { app, listener, .. } = self;
         let connections = Connections::new(Arc::clone(&app));
         let folding = tokio::spawn(fold_metrics(Arc::clone(&app)));
+        let checking = tokio::spawn(check_again(Arc::clone(&app)));
         let outcome = accept_until(&app, &listener, &connections, shutdown).await;
         app.enter(Phase::Draining);
         drop(listener);
         connections.drain(app.config.shutdown_grace).await;
         folding.abort();
+        checking.abort();
         outcome
     }
 }
@@ -208,6 +210,7 @@ async fn accept_until(
             }
             outcome = &mut check, if app.phase() == Phase::Starting => {
                 outcome.map_err(|_| ServeError::CheckStopped)??;
+                app.metrics.healthy(true);
                 app.enter(Phase::Ready);
             }
             () = connections.accept(listener) => {}
@@ -338,5 +341,30 @@ async fn fold_metrics(app: App) {
     loop {
         every.tick().await;
         app.metrics.fold();
+    }
+}
+
+/// Asks for the known answers again and again: a server whose models or collections stopped giving them is not ready until they do.
+async fn check_again(app: App) {
+    loop {
+        tokio::time::sleep(app.config.check_interval).await;
+        if app.phase() != Phase::Ready {
+            continue;
+        }
+        let outcome = timeout(app.config.max_timeout, known_answers(&app)).await;
+        let failure = match outcome {
+            Ok(Ok(())) => None,
+            // Too much to do is no illness.
+            Ok(Err(error)) if error.is_overload() => continue,
+            Ok(Err(error)) => Some(error.to_string()),
+            Err(_) => Some("no answer within `server.max_timeout`".to_owned()),
+        };
+        let healthy = failure.is_none();
+        app.metrics.healthy(healthy);
+        match failure {
+            _ if !app.set_healthy(healthy) => {}
+            Some(reason) => tracing::error!(reason, "not ready: a known answer failed"),
+            None => tracing::info!("ready again: the known answers are as they should be"),
+        }
     }
 }

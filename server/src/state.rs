@@ -1,5 +1,5 @@
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Instant;
 
@@ -12,6 +12,7 @@ use retriever::{
 use tokio::sync::Semaphore;
 
 use crate::auth::Auth;
+use crate::cache::QueryCache;
 use crate::metrics::Metrics;
 use crate::model::{ServedEncoder, ServedReranker, Tokenizers};
 use crate::problem::ApiError;
@@ -127,6 +128,9 @@ pub(crate) struct Shared {
     /// Requests that may still begin.
     pub(crate) requests: Semaphore,
     pub(crate) tokenizers: Arc<Tokenizers>,
+    queries: Arc<QueryCache>,
+    /// Whether the last known answer was as it should be.
+    healthy: AtomicBool,
     phase: AtomicU8,
     // What may change while the server runs.
     auth: RwLock<Arc<Auth>>,
@@ -145,6 +149,8 @@ impl Shared {
             collections: BTreeMap::new(),
             requests: Semaphore::new(config.limits.requests.min(Semaphore::MAX_PERMITS)),
             tokenizers: Arc::new(Tokenizers::new(config.tokenizer_threads)),
+            queries: Arc::new(QueryCache::new(config.query_cache_bytes)),
+            healthy: AtomicBool::new(true),
             phase: AtomicU8::new(Phase::Starting as u8),
             auth: RwLock::default(),
             limits: RwLock::new(config.limits),
@@ -162,12 +168,11 @@ impl Shared {
         check_new(&self.encoders, "encoder", name)?;
         check_queue(&queue)?;
         let (tokenizers, metrics) = (Arc::clone(&self.tokenizers), Arc::clone(&self.metrics));
-        let served =
-            ServedEncoder::start(name, model, queue, tokenizers, metrics).map_err(|source| {
-                AttachError::Thread {
-                    name: name.to_owned(),
-                    source,
-                }
+        let queries = Arc::clone(&self.queries);
+        let served = ServedEncoder::start(name, model, queue, tokenizers, queries, metrics)
+            .map_err(|source| AttachError::Thread {
+                name: name.to_owned(),
+                source,
             })?;
         self.encoders.insert(name.to_owned(), Arc::new(served));
         Ok(())
@@ -309,6 +314,16 @@ impl Shared {
             phase if phase == Phase::Ready as u8 => Phase::Ready,
             _ => Phase::Draining,
         }
+    }
+
+    /// Whether every model and collection gave its known answer when last asked.
+    pub(crate) fn is_healthy(&self) -> bool {
+        self.healthy.load(Ordering::Acquire)
+    }
+
+    /// Notes an outcome; whether it is another than before.
+    pub(crate) fn set_healthy(&self, healthy: bool) -> bool {
+        self.healthy.swap(healthy, Ordering::AcqRel) != healthy
     }
 
     pub(crate) fn enter(&self, phase: Phase) {

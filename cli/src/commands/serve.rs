@@ -102,6 +102,8 @@ fn resolve(args: &ServeArgs, file: &ServerFile) -> anyhow::Result<ServerConfig> 
         max_timeout: section.max_timeout.0,
         read_timeout: section.read_timeout.0,
         shutdown_grace: section.shutdown_grace.0,
+        check_interval: section.check_interval.0,
+        query_cache_bytes: section.query_cache.0,
         tokenizer_threads: compute::thread_budget(args.model.threads),
         strict_arithmetic: args.strict_arithmetic || section.strict_arithmetic,
         cors_origins: file.cors.origins.clone(),

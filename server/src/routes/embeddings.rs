@@ -11,7 +11,7 @@ use openapi::{
 };
 use retriever::{Deadline, Encoded, ModelError};
 
-use super::identified;
+use super::{identified, timed};
 use crate::body::Json;
 use crate::exchange::Context;
 use crate::model::{Reading, ServedEncoder};
@@ -33,6 +33,7 @@ use crate::state::{App, Shared};
     responses(
         (status = 200, description = "One vector a text", body = EmbeddingResponse, headers(
             ("x-model-fingerprint" = String, description = "Fingerprint of the model, with default templates"),
+            ("Server-Timing" = String, description = "Time of each stage"),
         )),
         (status = 400, description = "`bad_request`", body = OpenAiError),
         (status = 404, description = "`model_not_found`", body = OpenAiError),
@@ -93,7 +94,17 @@ pub(super) async fn embed(
             total_tokens: encoded.n_tokens,
         },
     };
-    Ok(identified(response, None, &encoder.fingerprint))
+    let stages = [
+        ("queue", encoded.queue),
+        ("tokenize", encoded.tokenize),
+        ("encode", encoded.compute),
+    ];
+    for (stage, elapsed) in stages {
+        app.metrics.stage(stage, elapsed);
+    }
+    let mut response = identified(response, None, &encoder.fingerprint);
+    timed(&mut response, &stages);
+    Ok(response)
 }
 
 /// Values that are left of each vector.

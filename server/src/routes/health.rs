@@ -21,7 +21,8 @@ pub(super) async fn live() -> Json<Health> {
 
 /// Whether the server is ready for requests
 ///
-/// It is once every model and every collection gave a known answer, and until the shutdown begins.
+/// It is once every model and every collection gave a known answer, as long as they do when asked again every
+/// `server.check_interval`, and until the shutdown begins.
 #[utoipa::path(
     get, path = "/readyz", tag = "operation", operation_id = "readyz",
     responses(
@@ -31,6 +32,10 @@ pub(super) async fn live() -> Json<Health> {
 )]
 pub(super) async fn ready(State(app): State<App>) -> Result<Json<Health>, ApiError> {
     match app.phase() {
+        Phase::Ready if !app.is_healthy() => {
+            let text = "a model or a collection does not give its known answer";
+            Err(ApiError::new(ErrorCode::NotReady, text))
+        }
         Phase::Ready => Ok(Json(Health {
             status: HealthStatus::Ready,
         })),
@@ -64,4 +69,33 @@ pub(super) async fn metrics(State(app): State<App>) -> ([(HeaderName, &'static s
 )]
 pub(super) async fn document() -> ([(HeaderName, &'static str); 1], String) {
     ([(CONTENT_TYPE, "application/json")], openapi_document())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ServerConfig;
+    use crate::metrics::Metrics;
+    use crate::state::Shared;
+
+    #[tokio::test]
+    async fn a_server_without_its_known_answers_is_not_ready() {
+        let metrics = Metrics::new().expect("histograms have buckets");
+        let app = App::new(Shared::new(ServerConfig::default(), metrics));
+        let code = async || {
+            ready(State(App::clone(&app)))
+                .await
+                .err()
+                .map(|error| error.code)
+        };
+        assert_eq!(code().await, Some(ErrorCode::NotReady));
+        app.enter(Phase::Ready);
+        assert_eq!(code().await, None);
+        assert!(app.set_healthy(false) && !app.set_healthy(false));
+        assert_eq!(code().await, Some(ErrorCode::NotReady));
+        app.set_healthy(true);
+        assert_eq!(code().await, None);
+        app.enter(Phase::Draining);
+        assert_eq!(code().await, Some(ErrorCode::Draining));
+    }
 }

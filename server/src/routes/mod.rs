@@ -9,6 +9,8 @@ mod rerank;
 mod search;
 mod tei;
 
+use std::time::Duration;
+
 use axum::extract::Request;
 use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::middleware::{from_fn_with_state, map_response};
@@ -183,6 +185,21 @@ async fn keep_to_ourselves(mut response: Response) -> Response {
         HeaderValue::from_static("nosniff"),
     );
     response
+}
+
+/// Says in a header what the time was spent on.
+fn timed(response: &mut Response, stages: &[(&str, Duration)]) {
+    let stages: Vec<String> = stages
+        .iter()
+        .map(|(stage, elapsed)| format!("{stage};dur={}", millis(*elapsed)))
+        .collect();
+    if let Ok(value) = HeaderValue::from_str(&stages.join(", ")) {
+        response.headers_mut().insert(&SERVER_TIMING, value);
+    }
+}
+
+fn millis(duration: Duration) -> f64 {
+    duration.as_micros() as f64 / 1e3
 }
 
 /// A 200 with the two headers that say what answered.

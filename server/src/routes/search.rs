@@ -1,7 +1,6 @@
 use std::time::Duration;
 
 use axum::extract::{Extension, Path, State};
-use axum::http::HeaderValue;
 use axum::response::Response;
 use openapi::{
     HitDocument, HitScores, HybridOptions, IncludeField, Problem, SearchHit, SearchMode,
@@ -13,7 +12,7 @@ use retriever::{
 };
 use tokio::time::timeout_at;
 
-use super::{SERVER_TIMING, identified};
+use super::{identified, millis, timed};
 use crate::Limits;
 use crate::auth::{narrow, narrowed_error};
 use crate::body::Json;
@@ -312,10 +311,6 @@ fn stages(timing: &Timing) -> [(&'static str, Duration); 8] {
     ]
 }
 
-fn millis(duration: Duration) -> f64 {
-    duration.as_micros() as f64 / 1e3
-}
-
 fn respond(
     collection: &ServedCollection,
     answer: retriever::SearchResponse,
@@ -325,10 +320,7 @@ fn respond(
     let manifest = collection.retriever.manifest();
     let groups = answer.groups.into_iter();
     let timing = &answer.timing;
-    let server_timing: Vec<String> = stages(timing)
-        .iter()
-        .map(|(stage, elapsed)| format!("{stage};dur={}", millis(*elapsed)))
-        .collect();
+    let spent = stages(timing);
     let mut warnings = collection.warnings.clone();
     for facet in &answer.facets {
         let (field, n_values, n_counted) = (&facet.field, facet.n_values, facet.counts.len());
@@ -379,9 +371,7 @@ fn respond(
     };
     let generation = body.generation.clone();
     let mut response = identified(body, Some(&generation), &manifest.fingerprint_digest);
-    if let Ok(value) = HeaderValue::from_str(&server_timing.join(", ")) {
-        response.headers_mut().insert(&SERVER_TIMING, value);
-    }
+    timed(&mut response, &spent);
     response
 }
 

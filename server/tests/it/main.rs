@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
 
 mod compat;
+mod figures;
 mod filters;
 mod groups;
 mod harness;

@@ -1,0 +1,90 @@
+//! The figures of `/metrics`, and what depends on them.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::harness::TestServer;
+
+fn names(text: &str) -> BTreeSet<String> {
+    let is_name = |c: char| c.is_ascii_lowercase() || c == '_';
+    text.split(|c| !is_name(c))
+        .filter(|word| word.starts_with("trawl_"))
+        .map(str::to_owned)
+        .collect()
+}
+
+#[test]
+fn the_dashboard_asks_for_figures_that_are_there() {
+    let server = TestServer::start_set(
+        |config| config.check_interval = Duration::from_millis(20),
+        |_| {},
+    );
+    server.search(json!({"query": "a"})).ok();
+    // A request whose time is over before it is computed.
+    let texts = vec!["a tide ".repeat(30); 400];
+    let body = json!({"model": "tiny", "input": texts}).to_string();
+    while server
+        .get("/metrics")
+        .text
+        .find("trawl_queue_dropped_total{")
+        .is_none()
+    {
+        server.post_with("/v1/embeddings", "x-timeout-ms: 12\r\n", body.as_bytes());
+    }
+    let there = names(&server.get("/metrics").text);
+    let dashboard = include_str!("../../../docker/grafana/trawl.json");
+    let dashboard: Value = serde_json::from_str(dashboard).unwrap();
+    let mut n_figures = 0;
+    for panel in dashboard["panels"].as_array().unwrap() {
+        for target in panel["targets"].as_array().unwrap() {
+            for name in names(target["expr"].as_str().unwrap()) {
+                assert!(there.contains(&name), "{name} is not in {there:?}");
+                n_figures += 1;
+            }
+        }
+    }
+    assert!(n_figures > 12, "{n_figures}");
+}
+
+#[test]
+fn a_query_asked_again_is_remembered() {
+    let server = TestServer::start();
+    let search = |query: &str| server.search(json!({"query": query})).ok();
+    let first = search("the tide comes in");
+    let again = search("the tide comes in");
+    assert_eq!(first["results"], again["results"]);
+    assert_eq!(first["usage"], again["usage"]);
+    assert_eq!(again["timing_ms"]["encode"], 0.0);
+    search("another one");
+    let figures = server.get("/metrics").text;
+    assert!(
+        figures.contains("trawl_query_cache_total{result=\"hit\"} 1"),
+        "{figures}"
+    );
+    assert!(
+        figures.contains("trawl_query_cache_total{result=\"miss\"} 2"),
+        "{figures}"
+    );
+    let server = TestServer::start_set(|config| config.query_cache_bytes = 0, |_| {});
+    for _ in 0..2 {
+        server.search(json!({"query": "a"})).ok();
+    }
+    assert!(
+        server
+            .get("/metrics")
+            .text
+            .contains("trawl_query_cache_total{result=\"hit\"} 0")
+    );
+}
+
+#[test]
+fn vectors_say_what_they_took() {
+    let server = TestServer::start();
+    let answer = server.post("/v1/embeddings", &json!({"model": "tiny", "input": "a"}));
+    answer.ok();
+    for stage in ["queue;dur=", "tokenize;dur=", "encode;dur="] {
+        assert!(answer.header("server-timing").contains(stage), "{answer:?}");
+    }
+}

@@ -15,6 +15,8 @@ pub mod tile;
 
 pub use bandwidth::read_bytes_per_s;
 pub use features::CpuFeatures;
-pub use memory::{keep_freed_memory, memory_limit_bytes, peak_rss_bytes, rss_bytes};
+pub use memory::{
+    anonymous_bytes, keep_freed_memory, memory_limit_bytes, peak_rss_bytes, rss_bytes,
+};
 pub use simd::{Level, Simd, mul_add};
 pub use threads::thread_budget;

@@ -11,6 +11,11 @@ pub fn rss_bytes() -> Option<u64> {
     kilobytes(&fs::read_to_string("/proc/self/status").ok()?, "VmRSS:")
 }
 
+/// Physical memory that this process holds now, mapped files not included, in bytes; `None` where `/proc` does not tell.
+pub fn anonymous_bytes() -> Option<u64> {
+    kilobytes(&fs::read_to_string("/proc/self/status").ok()?, "RssAnon:")
+}
+
 /// Memory that this process may use, in bytes: the least limit of its control group and the groups above it,
 /// else the memory of the machine; `None` where neither can be read.
 pub fn memory_limit_bytes() -> Option<u64> {

@@ -75,7 +75,8 @@ pub enum SketchPolicy {
 }
 
 impl SketchPolicy {
-    fn applies(self, n_rows: u64) -> bool {
+    /// Whether a shard of so many rows gets sketches.
+    pub fn applies(self, n_rows: u64) -> bool {
         match self {
             Self::Large => n_rows >= sketch::MIN_SKETCHED_ROWS,
             Self::Always => n_rows > 0,

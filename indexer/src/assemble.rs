@@ -21,6 +21,7 @@ pub(crate) struct Layout {
     pub n_shards: usize,
     pub metric: Metric,
     pub rows: RowType,
+    pub sketches: SketchPolicy,
     pub graph: Option<HnswConfig>,
     pub store: StoreConfig,
     /// Arithmetic of the vectors.
@@ -52,6 +53,7 @@ pub(crate) fn assemble(
         n_shards,
         metric,
         rows,
+        sketches,
         ref graph,
         ref store,
         arithmetic,
@@ -74,6 +76,7 @@ pub(crate) fn assemble(
         plan,
         metric,
         rows,
+        sketches,
         shards: &shards,
         open: None,
     };
@@ -158,6 +161,7 @@ struct VectorsWriter<'a> {
     plan: Plan,
     metric: Metric,
     rows: RowType,
+    sketches: SketchPolicy,
     /// Those still to be begun.
     shards: &'a [Shard],
     /// The open shard and the rows it still takes.
@@ -201,7 +205,7 @@ impl VectorsWriter<'_> {
             metric: self.metric,
             row_type: self.rows,
             first_ordinal: shard.first_ordinal,
-            sketches: SketchPolicy::default(),
+            sketches: self.sketches,
         };
         self.open = Some((ShardWriter::create(&path, config)?, shard.n_rows));
         Ok(())

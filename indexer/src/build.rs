@@ -11,7 +11,7 @@ use collection::{
     AliasName, Collection, Counts, Generation, GenerationId, LIVE, Manifest, Reused, Start,
     Templates,
 };
-use corpus::{BadLine, CorpusConfig, CorpusError, Schema, Survey, TemplateError};
+use corpus::{BadLine, CorpusError, Passage, Schema, Survey, TemplateError};
 use encoder::{BiEncoder, Fingerprint};
 use index::Metric;
 use serde_json::{Value, json};
@@ -82,7 +82,7 @@ pub fn build_from_vectors(
     build_from(config, Source::Brought(vectors), progress, cancelled)
 }
 
-fn build_from(
+pub(crate) fn build_from(
     config: &BuildConfig,
     source: Source<'_>,
     progress: &dyn Progress,
@@ -92,17 +92,11 @@ fn build_from(
         progress,
         cancelled,
     };
-    let config = &BuildConfig {
-        corpus: CorpusConfig {
-            split: config.stride.is_some(),
-            ..config.corpus.clone()
-        },
-        ..config.clone()
-    };
+    let config = &config.split_if_asked();
     check_query_template(config)?;
     let stamp = CorpusStamp::take(config)?;
     let splitter = source.splitter(config)?;
-    let (survey, n_passages) = survey(config, splitter, watch)?;
+    let (survey, n_passages) = survey(config, splitter, watch, &mut |_| ())?;
     config.passage_template.check_fields(&survey.schema)?;
     let plan = plan(config, source, n_passages)?;
     let metric = source.metric();
@@ -138,10 +132,11 @@ fn build_from(
                 n_shards: config.n_shards,
                 metric,
                 rows: config.rows,
+                sketches: source.sketches(),
                 graph: config.graph.clone(),
                 store,
                 arithmetic: source.arithmetic(),
-                keep_inputs: matches!(source, Source::Encoder(_)),
+                keep_inputs: source.keeps_inputs(),
             };
             let Assembled {
                 shards,
@@ -208,7 +203,7 @@ fn build_from(
 }
 
 /// A query brings nothing but its text.
-fn check_query_template(config: &BuildConfig) -> Result<(), TemplateError> {
+pub(crate) fn check_query_template(config: &BuildConfig) -> Result<(), TemplateError> {
     let fields = config.query_template.fields();
     match fields.iter().find(|field| *field != "text") {
         None => Ok(()),
@@ -219,11 +214,13 @@ fn check_query_template(config: &BuildConfig) -> Result<(), TemplateError> {
     }
 }
 
-/// The first pass. Returns what it finds and the number of passages that the records are split into.
-fn survey(
+/// The first pass, which shows every record to `see`. Returns what it finds and the number of passages that the records are
+/// split into.
+pub(crate) fn survey(
     config: &BuildConfig,
     splitter: Option<Splitter<'_>>,
     watch: Watch<'_>,
+    see: &mut dyn FnMut(&Passage),
 ) -> Result<(Survey, u64), BuildError> {
     let failed = RefCell::new(None);
     let note = |error: BuildError| {
@@ -234,6 +231,7 @@ fn survey(
     let surveyed = corpus::survey_each(
         &config.corpus,
         &mut |document| {
+            see(document);
             let n_parts = splitter.map_or(Ok(1), |splitter| splitter.n_parts(document));
             match n_parts {
                 Ok(n_parts) => n_passages += n_parts as u64,
@@ -255,7 +253,11 @@ fn survey(
     }
 }
 
-fn plan(config: &BuildConfig, source: Source<'_>, n_passages: u64) -> Result<Plan, BuildError> {
+pub(crate) fn plan(
+    config: &BuildConfig,
+    source: Source<'_>,
+    n_passages: u64,
+) -> Result<Plan, BuildError> {
     let (n_shards, max) = (config.n_shards, u64::from(u32::MAX));
     if n_passages > max {
         return Err(BuildError::TooManyPassages { n_passages, max });

@@ -54,6 +54,17 @@ pub struct BuildConfig {
 }
 
 impl BuildConfig {
+    /// The same, with a corpus that is read as documents where those are split.
+    pub(crate) fn split_if_asked(&self) -> Self {
+        Self {
+            corpus: CorpusConfig {
+                split: self.stride.is_some(),
+                ..self.corpus.clone()
+            },
+            ..self.clone()
+        }
+    }
+
     /// One shard, default templates and chunks, English, a new unpublished build that takes over what `live` has.
     pub fn new(
         collection: PathBuf,

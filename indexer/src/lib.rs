@@ -17,6 +17,9 @@
 //!
 //! [`gate`] compares a generation with the one it is to replace; [`check_sample`] compares rows with the texts they are of.
 //!
+//! [`forecast()`] tells what a build would take: it reads the corpus as the first pass does, builds a sample of it in a temporary
+//! folder, and carries on what that took.
+//!
 //! # Memory
 //!
 //! Independent of the number of passages, but for the 28 bytes a record that find duplicate ids, the 16 bytes a passage of the
@@ -39,6 +42,7 @@ mod diff;
 mod digest;
 mod encode;
 mod error;
+mod forecast;
 mod gate;
 mod inputs;
 mod passages;
@@ -53,6 +57,10 @@ pub use build::{BuildReport, build, build_from_vectors};
 pub use config::{BuildConfig, DEFAULT_CHUNK_PASSAGES};
 pub use diff::{Changes, DiffError, GenerationDiff, diff};
 pub use error::BuildError;
+pub use forecast::{
+    Basis, DiskPart, Figure, Forecast, ForecastConfig, PhaseTime, SampleSize, forecast,
+    forecast_from_vectors,
+};
 pub use gate::{
     Change, Entry, FingerprintRule, GateConfig, GateError, GateReport, Limit, Measured,
     Requirements, ShownHit, WorstQuestion, gate,

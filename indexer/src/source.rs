@@ -1,9 +1,10 @@
 //! Where the vectors of passages come from.
 
 use encoder::{Arithmetic, BiEncoder, Fingerprint, Role, Similarity, Text, TextSpec, Tokens};
-use index::Metric;
+use index::{Metric, SketchPolicy};
 
 use crate::base::Base;
+use crate::forecast::Rows;
 use crate::inputs::Input;
 use crate::splitter::{Part, Splitter};
 use crate::{BroughtVectors, BuildConfig, BuildError};
@@ -13,6 +14,8 @@ use crate::{BroughtVectors, BuildConfig, BuildError};
 pub(crate) enum Source<'a> {
     Encoder(&'a BiEncoder),
     Brought(&'a BroughtVectors),
+    /// Rows of a sample, for a trial of what the origin would take.
+    Sample(&'a Source<'a>, &'a Rows<'a>),
 }
 
 impl Source<'_> {
@@ -21,6 +24,7 @@ impl Source<'_> {
         match self {
             Self::Encoder(encoder) => encoder.config().arithmetic.as_str(),
             Self::Brought(_) => Arithmetic::F32.as_str(),
+            Self::Sample(origin, _) => origin.arithmetic(),
         }
     }
 }
@@ -34,7 +38,8 @@ pub(crate) enum Work<'a> {
         inputs: Vec<(Input, Option<u32>)>,
         n_missing: u64,
     },
-    Rows(Vec<f32>),
+    /// Rows that are there, and what they were made from, if that is known.
+    Rows(Vec<f32>, Vec<(Input, Option<u32>)>),
 }
 
 /// The rows of a chunk that were made, and what all are made from.
@@ -49,6 +54,7 @@ impl<'a> Source<'a> {
         match self {
             Self::Encoder(encoder) => encoder.width(),
             Self::Brought(vectors) => vectors.width(),
+            Self::Sample(origin, _) => origin.width(),
         }
     }
 
@@ -61,6 +67,7 @@ impl<'a> Source<'a> {
                 Similarity::L2 => Metric::L2,
             },
             Self::Brought(vectors) => vectors.metric(),
+            Self::Sample(origin, _) => origin.metric(),
         }
     }
 
@@ -81,6 +88,7 @@ impl<'a> Source<'a> {
                 };
                 Fingerprint::external(vectors.width(), similarity)
             }
+            Self::Sample(origin, _) => origin.fingerprint(config),
         }
     }
 
@@ -90,6 +98,24 @@ impl<'a> Source<'a> {
             Self::Encoder(encoder) => Splitter::new(config, encoder),
             Self::Brought(_) if config.stride.is_some() => Err(BuildError::SplitVectors),
             Self::Brought(_) => Ok(None),
+            Self::Sample(origin, _) => origin.splitter(config),
+        }
+    }
+
+    /// Which shards get sketches: those of a trial, if those of the whole do.
+    pub fn sketches(self) -> SketchPolicy {
+        match self {
+            Self::Encoder(_) | Self::Brought(_) => SketchPolicy::default(),
+            Self::Sample(_, rows) => rows.sketches,
+        }
+    }
+
+    /// Whether the generation says what its rows were made from.
+    pub fn keeps_inputs(self) -> bool {
+        match self {
+            Self::Encoder(_) => true,
+            Self::Brought(_) => false,
+            Self::Sample(origin, _) => origin.keeps_inputs(),
         }
     }
 
@@ -97,6 +123,7 @@ impl<'a> Source<'a> {
         match self {
             Self::Encoder(encoder) => encoder.batch_invariant(),
             Self::Brought(_) => true,
+            Self::Sample(origin, _) => origin.batch_invariant(),
         }
     }
 
@@ -105,6 +132,7 @@ impl<'a> Source<'a> {
         match self {
             Self::Encoder(_) => None,
             Self::Brought(vectors) => Some(vectors.digest().to_owned()),
+            Self::Sample(..) => None,
         }
     }
 
@@ -118,7 +146,11 @@ impl<'a> Source<'a> {
         let passages = parts.iter().map(|part| &part.passage);
         let encoder = match self {
             Self::Encoder(encoder) => encoder,
-            Self::Brought(vectors) => return Ok(Work::Rows(vectors.rows_of(passages)?)),
+            Self::Brought(vectors) => {
+                let rows = vectors.rows_of(passages)?;
+                return Ok(Work::Rows(rows, Vec::new()));
+            }
+            Self::Sample(_, rows) => return rows.work_of(passages),
         };
         let rendered: Vec<_> = passages
             .clone()
@@ -184,9 +216,9 @@ impl Work<'_> {
                 inputs,
                 n_missing,
             }),
-            Self::Rows(rows) => Ok(Output {
+            Self::Rows(rows, inputs) => Ok(Output {
                 rows,
-                inputs: Vec::new(),
+                inputs,
                 n_missing: 0,
             }),
         }

@@ -28,8 +28,9 @@ const TEXT: &str = "text";
 
 /// Heap of tantivy's indexing thread.
 const HEAP_BYTES: usize = 64 << 20;
-/// Text handed to tantivy's queue before a commit empties it; bounds the queue whatever the passages' length.
-const QUEUE_BYTES: usize = 64 << 20;
+/// Titles and texts handed to tantivy's queue before a commit empties it and closes a segment; bounds the queue whatever
+/// the passages' length. A writer holds as much of them in memory, and as much again of what is made of them.
+pub const SEGMENT_BYTES: usize = 64 << 20;
 /// Different terms of a query that are searched; each holds a block of its postings in memory.
 const MAX_QUERY_TERMS: usize = 1024;
 
@@ -151,7 +152,7 @@ impl LexicalWriter {
         let error = lexical_error(&self.path);
         self.writer.add_document(document).map_err(&error)?;
         self.n_queued_bytes += passage.title.len() + passage.text.len();
-        if self.n_queued_bytes >= QUEUE_BYTES {
+        if self.n_queued_bytes >= SEGMENT_BYTES {
             self.writer.commit().map_err(&error)?;
             self.n_queued_bytes = 0;
         }
@@ -349,7 +350,7 @@ mod tests {
             let path = folder.path().join(name);
             let mut writer = LexicalWriter::create(&path, &config).unwrap();
             for segment in ordinals.chunks(segment_len) {
-                writer.n_queued_bytes = QUEUE_BYTES; // a full queue is committed as a segment
+                writer.n_queued_bytes = SEGMENT_BYTES; // a full queue is committed as a segment
                 segment
                     .iter()
                     .for_each(|&ordinal| writer.push(ordinal, &passage(ordinal)).unwrap());

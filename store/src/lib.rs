@@ -38,6 +38,7 @@ pub use filter::{
     Bounds, Condition, FieldFault, Filter, FilterError, FilterLimits, SelectError, Test,
 };
 pub use language::{Language, UnknownLanguage};
+pub use lexical::SEGMENT_BYTES;
 pub use store::{Store, Verify};
 pub use writer::{StoreConfig, StoreSummary, StoreWriter, rebuild_lexical};
 

@@ -1,10 +1,12 @@
 //! `trawl index`: generations from their build to their end, one file a command.
 
 mod build;
+mod content;
 mod diff;
 mod gate;
 mod gc;
 mod list;
+mod plan;
 mod publish;
 mod verify;
 
@@ -26,6 +28,8 @@ pub struct IndexArgs {
 enum IndexCommand {
     /// Build a generation from a corpus.
     Build(Box<build::BuildArgs>),
+    /// Tell what a build would take, before anything is built: rows, tokens, disk, memory, time.
+    Plan(Box<plan::PlanArgs>),
     /// List the generations of a collection, oldest first.
     List {
         /// Folder of the collection.
@@ -46,6 +50,7 @@ enum IndexCommand {
 pub fn run(args: IndexArgs, output: &Output) -> anyhow::Result<()> {
     match args.command {
         IndexCommand::Build(args) => build::run(*args, output),
+        IndexCommand::Plan(args) => plan::run(*args, output),
         IndexCommand::List { collection } => list::run(&open(&collection)?, output),
         IndexCommand::Verify(args) => verify::run(*args, output),
         IndexCommand::Diff(args) => diff::run(&args, output),

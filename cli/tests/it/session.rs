@@ -41,6 +41,42 @@ pub fn build_with(model: &Path) -> Built {
 }
 
 #[test]
+fn a_plan_tells_what_a_build_takes() {
+    let built = build();
+    let corpus = sample("corpus.jsonl");
+    let (model, nowhere) = (tiny_model(), built.folder.path().join("not/there"));
+    let args = ["index", "plan", "--corpus", text(&corpus), "--model"];
+    let args = [&args[..], &[text(&model), "--shards", "3"]].concat();
+    let more = ["--json", "--sample", "50", "--collection", text(&nowhere)];
+    let plan = json([&args[..], &more].concat());
+    assert!(!nowhere.parent().expect("a folder").exists());
+    let list = json(["index", "list", text(&built.collection), "--json"]);
+    assert_eq!(plan["passages"], list[0]["passages"]);
+    // The sample corpus is smaller than a sample, so all of it was tried; a manifest has paths of other lengths.
+    let parts = plan["disk"].as_array().expect("parts").iter();
+    let files = parts.filter(|part| part["part"] != "manifest");
+    let expected: u64 = files
+        .filter_map(|part| part["bytes"]["expected"].as_u64())
+        .sum();
+    let found = list[0]["bytes"].as_u64().expect("a number");
+    assert!(
+        found.abs_diff(expected) < 2048,
+        "{found}, expected {expected}"
+    );
+    assert_eq!(plan["sample"]["encoded"], 50);
+    assert_eq!(plan["vram"], 0);
+    let shown = succeed(args.iter().copied());
+    for line in [
+        "rows of width 32",
+        "disk while building",
+        "time: encode",
+        "cards: none",
+    ] {
+        assert!(shown.contains(line), "{shown}");
+    }
+}
+
+#[test]
 fn the_manifest_names_the_arithmetic_of_the_vectors() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let (corpus, collection) = (sample("corpus.jsonl"), folder.path().join("sample"));

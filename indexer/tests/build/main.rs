@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod fixture;
+mod forecast;
 mod incremental;
 mod kill;
 mod long_documents;

@@ -10,6 +10,7 @@ mod vectors;
 
 use std::error::Error;
 use std::num::NonZeroUsize;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -106,7 +107,7 @@ fn open(folder: &Path, width: usize, rows: &[f32], config: &HnswConfig) -> Resul
     let graph = folder.join("graph.trawl");
     if !graph.exists() {
         let (started, cpu) = (Instant::now(), cpu_seconds());
-        let summary = build_graph(&graph, &shard, config, &|_| ())?;
+        let summary = build_graph(&graph, &shard, config, &|_| ControlFlow::Continue(()))?;
         println!(
             "{} nodes built in {:.1} s, {:.1} s of this thread; {} bytes a node",
             summary.n_nodes,

@@ -176,6 +176,9 @@ pub enum WriteError {
     /// A graph numbers its nodes in fewer bits than there are rows.
     #[error("{n_rows} rows are more than the {max} of a graph")]
     GraphRows { n_rows: usize, max: usize },
+    /// Who is told how far a graph is asked to stop.
+    #[error("stopped after {n_linked} of {n} nodes")]
+    Interrupted { n_linked: usize, n: usize },
     /// Ordinals are 32 bits wide.
     #[error("a row after ordinal {} has no ordinal left", u32::MAX)]
     TooManyRows,

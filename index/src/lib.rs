@@ -30,7 +30,7 @@ mod sketch;
 #[cfg(feature = "hnsw-rs")]
 pub use baseline::HnswRsIndex;
 pub use error::{OpenError, RepairError, WriteError};
-pub use graph::{GraphIndex, GraphSummary, HnswConfig, Plan, build_graph};
+pub use graph::{GraphIndex, GraphSummary, HnswConfig, Plan, Progress, build_graph};
 pub use metric::{Metric, normalize, score};
 pub use neighbor::Neighbor;
 pub use rows::RowType;

@@ -1,11 +1,13 @@
 //! Chunks to shards, store and lexical index.
 
 use std::fs;
+use std::ops::ControlFlow;
 use std::path::Path;
 
 use collection::{Counts, Shard};
 use index::{
     FlatShard, HnswConfig, Metric, RowType, ShardConfig, ShardWriter, SketchPolicy, Verify,
+    WriteError,
 };
 use store::{StoreConfig, StoreWriter};
 
@@ -146,11 +148,21 @@ fn build_graphs(
         watch.update(Phase::Graph, first, n_total)?;
         let Some(path) = &shard.graph else { continue };
         let vectors = FlatShard::open(&output.join(&shard.path), Verify::Header)?;
-        index::build_graph(&output.join(path), &vectors, config, &|n_linked| {
-            watch
-                .progress
-                .update(Phase::Graph, first + n_linked as u64, n_total);
-        })?;
+        let progress = |n_linked| match watch.update(Phase::Graph, first + n_linked as u64, n_total)
+        {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(_) => ControlFlow::Break(()),
+        };
+        match index::build_graph(&output.join(path), &vectors, config, &progress) {
+            Err(WriteError::Interrupted { n_linked, .. }) => {
+                return Err(BuildError::Interrupted {
+                    phase: Phase::Graph,
+                    done: first + n_linked as u64,
+                    total: n_total,
+                });
+            }
+            built => built?,
+        };
     }
     watch.update(Phase::Graph, n_total, n_total)
 }

@@ -1,14 +1,14 @@
 //! Algorithm 1 of the paper: one node after the other is linked to what a walk finds near it.
 
 use std::num::NonZeroUsize;
-use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError, RwLock};
 
-use super::HnswConfig;
 use super::layer::{Layer, NO_LINK, Slot};
 use super::select::Selector;
 use super::walk::{Space, Walker};
-use crate::Bitmap;
+use super::{HnswConfig, Progress};
+use crate::{Bitmap, WriteError};
 
 /// Locks of nodes' links; nodes share them.
 const N_LOCKS: usize = 1 << 12;
@@ -55,27 +55,31 @@ fn layer_of(config: &HnswConfig, node: u32) -> usize {
 /// Links all nodes of the space; there is at least one.
 ///
 /// `progress` is told how many nodes are linked, now and then and from any thread.
+///
+/// # Errors
+/// [`WriteError::Interrupted`] when `progress` breaks off.
 pub(super) fn build(
     space: Space<'_>,
     config: &HnswConfig,
-    progress: &(dyn Fn(usize) + Sync),
-) -> Links {
+    progress: &Progress<'_>,
+) -> Result<Links, WriteError> {
     let growing = Growing::new(space, config);
     let n = space.codes.len();
     let n_threads = config
         .threads
         .map_or_else(rayon::current_num_threads, NonZeroUsize::get);
     let next = AtomicUsize::new(1); // node 0 is there
+    let is_stopped = AtomicBool::new(false);
     let work = || {
         let mut inserter = Inserter::default();
         loop {
             let node = next.fetch_add(1, Ordering::Relaxed);
-            if node >= n {
+            if node >= n || is_stopped.load(Ordering::Relaxed) {
                 break;
             }
             growing.insert(node as u32, &mut inserter);
-            if node.is_multiple_of(PROGRESS_NODES) {
-                progress(node);
+            if node.is_multiple_of(PROGRESS_NODES) && progress(node).is_break() {
+                is_stopped.store(true, Ordering::Relaxed);
             }
         }
     };
@@ -84,9 +88,12 @@ pub(super) fn build(
     } else {
         rayon::scope(|scope| (0..n_threads).for_each(|_| scope.spawn(|_| work())));
     }
+    if is_stopped.into_inner() {
+        let n_linked = next.into_inner().min(n);
+        return Err(WriteError::Interrupted { n_linked, n });
+    }
     growing.connect(&Bitmap::new());
-    progress(n);
-    growing.finish()
+    Ok(growing.finish())
 }
 
 const PROGRESS_NODES: usize = 1024;

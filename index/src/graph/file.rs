@@ -15,7 +15,7 @@ use super::pool::MAX_NODES;
 use super::principal::{Directions, MAX_WIDTH, lines_of};
 use super::repair::repair;
 use super::walk::Space;
-use super::{GraphSummary, HnswConfig};
+use super::{GraphSummary, HnswConfig, Progress};
 use crate::rows::values;
 use crate::section::{KnownSection, Need, SectionFile, SectionWriter, Verify, u32_at, u64_at};
 use crate::shard::checked_section;
@@ -62,7 +62,7 @@ pub(super) fn write(
     path: &Path,
     shard: &FlatShard,
     config: &HnswConfig,
-    progress: &(dyn Fn(usize) + Sync),
+    progress: &Progress<'_>,
 ) -> Result<GraphSummary, WriteError> {
     let (n, width) = (shard.len(), shard.width());
     if n > MAX_NODES {
@@ -98,7 +98,7 @@ pub(super) fn write(
             codes: Codes::new(&lines, lines_of(directions.len())),
             kernel: Kernel::of(Simd::detect()),
         };
-        build::build(space, config, progress)
+        build::build(space, config, progress)?
     };
     let content = Content {
         directions: &directions,

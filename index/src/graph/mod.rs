@@ -59,6 +59,7 @@ mod visited;
 mod walk;
 
 use std::num::NonZeroUsize;
+use std::ops::ControlFlow;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -103,19 +104,22 @@ pub struct GraphSummary {
     pub n_bytes: u64,
 }
 
+/// Told how many nodes are linked; says whether to go on.
+pub type Progress<'a> = dyn Fn(usize) -> ControlFlow<()> + Sync + 'a;
+
 /// Builds the graph of a shard and writes it to `path`, a file of its own.
 ///
-/// `progress` is told the number of nodes that are linked, now and then and from any thread. Memory: codes and links,
-/// about 450 bytes a row of 384 values with the default parameters.
+/// `progress` is told the number of nodes that are linked, now and then and from any thread, and may break off; nothing is written
+/// then. Memory: codes and links, about 450 bytes a row of 384 values with the default parameters.
 ///
 /// # Errors
 /// [`WriteError::Write`]; [`WriteError::Width`] of rows too wide for a graph; [`WriteError::GraphRows`];
-/// [`WriteError::Links`].
+/// [`WriteError::Links`]; [`WriteError::Interrupted`].
 pub fn build_graph(
     path: &Path,
     shard: &FlatShard,
     config: &HnswConfig,
-    progress: &(dyn Fn(usize) + Sync),
+    progress: &Progress<'_>,
 ) -> Result<GraphSummary, WriteError> {
     file::write(path, shard, config, progress)
 }

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a panic is what the drivers look for")]
 
 use std::fs;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
@@ -122,7 +123,7 @@ pub fn small_graph() -> Vec<u8> {
         m: 2,
         ..HnswConfig::default()
     };
-    build_graph(&path, &shard, &config, &|_| ()).unwrap();
+    build_graph(&path, &shard, &config, &|_| ControlFlow::Continue(())).unwrap();
     fs::read(path).unwrap()
 }
 

@@ -1,6 +1,7 @@
 //! Graphs' files that are not what they should be.
 
 use std::fs;
+use std::ops::ControlFlow;
 use std::panic::catch_unwind;
 use std::path::Path;
 
@@ -37,7 +38,10 @@ impl Small {
         let config = HnswConfig { m: 2, ..config(1) };
         let flat = ShardedIndex::open(&shards, Verify::Checksums).unwrap();
         let path = folder.path().join("graph.trawl");
-        build_graph(&path, &flat.shards()[0], &config, &|_| ()).unwrap();
+        build_graph(&path, &flat.shards()[0], &config, &|_| {
+            ControlFlow::Continue(())
+        })
+        .unwrap();
         Self {
             bytes: fs::read(path).unwrap(),
             folder,
@@ -198,7 +202,9 @@ fn parameters_that_cannot_be_are_refused() {
     let path = small.folder.path().join("refused.trawl");
     for m in [0, 1, 257] {
         let config = HnswConfig { m, ..config(1) };
-        let refused = build_graph(&path, &flat.shards()[0], &config, &|_| ());
+        let refused = build_graph(&path, &flat.shards()[0], &config, &|_| {
+            ControlFlow::Continue(())
+        });
         assert!(matches!(refused, Err(WriteError::Links { .. })), "{m}");
     }
     let config = HnswConfig {
@@ -206,9 +212,11 @@ fn parameters_that_cannot_be_are_refused() {
         ..config(1)
     };
     assert_eq!(
-        build_graph(&path, &flat.shards()[0], &config, &|_| ())
-            .unwrap()
-            .n_nodes,
+        build_graph(&path, &flat.shards()[0], &config, &|_| {
+            ControlFlow::Continue(())
+        })
+        .unwrap()
+        .n_nodes,
         N as u64
     );
 }

@@ -3,12 +3,13 @@
 mod files;
 
 use std::num::NonZeroUsize;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use compute::Simd;
 use index::{
     Bitmap, FlatShard, GraphIndex, HnswConfig, Metric, Neighbor, Plan, RowType, SearchParams,
-    ShardedIndex, SketchPolicy, VectorIndex, Verify, build_graph,
+    ShardedIndex, SketchPolicy, VectorIndex, Verify, WriteError, build_graph,
 };
 
 use crate::{METRICS, Random, write_shards};
@@ -45,7 +46,7 @@ fn open_graphs(folder: &Path, shards: &[PathBuf], config: &HnswConfig) -> GraphI
         .map(|i| folder.join(format!("{i}.graph.trawl")))
         .collect();
     for (path, shard) in graphs.iter().zip(flat.shards()) {
-        let summary = build_graph(path, shard, config, &|_| ()).unwrap();
+        let summary = build_graph(path, shard, config, &|_| ControlFlow::Continue(())).unwrap();
         assert_eq!(summary.n_nodes, shard.len() as u64);
     }
     GraphIndex::open(flat, &graphs, Verify::Checksums).unwrap()
@@ -391,7 +392,7 @@ fn one_thread_builds_the_same_graph_again() {
     let shard = FlatShard::open(&shards[0], Verify::Checksums).unwrap();
     let build = |name: &str, config: &HnswConfig| {
         let path = folder.path().join(name);
-        build_graph(&path, &shard, config, &|_| ()).unwrap();
+        build_graph(&path, &shard, config, &|_| ControlFlow::Continue(())).unwrap();
         std::fs::read(path).unwrap()
     };
     let first = build("first", &config(1));
@@ -406,6 +407,26 @@ fn one_thread_builds_the_same_graph_again() {
                 }
             )
     );
+}
+
+#[test]
+fn a_build_that_is_asked_to_stop_writes_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let rows = clustered(&mut Random(6), 3000);
+    let sketches = (SketchPolicy::Never, RowType::F32);
+    let shards = write_shards(folder.path(), Metric::L2, sketches, WIDTH, &rows, 1);
+    let shard = FlatShard::open(&shards[0], Verify::Checksums).unwrap();
+    let path = folder.path().join("graph");
+    for threads in [1, 2] {
+        let stopped = build_graph(&path, &shard, &config(threads), &|_| ControlFlow::Break(()));
+        match stopped {
+            Err(WriteError::Interrupted { n_linked, n: 3000 }) => {
+                assert!((1024..1100).contains(&n_linked), "{n_linked}");
+            }
+            other => panic!("{other:?}"),
+        }
+        assert!(!path.exists());
+    }
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! An index that was built to be measured.
 
 use std::num::NonZeroUsize;
+use std::ops::ControlFlow;
 use std::path::Path;
 
 use index::{
@@ -115,7 +116,7 @@ pub fn build(base: &VectorFile, config: &BuildConfig) -> anyhow::Result<Built> {
                     threads: Some(config.threads),
                     ..HnswConfig::default()
                 };
-                build_graph(&graph, &shard, &config, &|_| ())?;
+                build_graph(&graph, &shard, &config, &|_| ControlFlow::Continue(()))?;
                 let flat = ShardedIndex::from_shards(vec![shard])?;
                 let graphs = std::slice::from_ref(&graph);
                 Index::Graph(GraphIndex::open(flat, graphs, Verify::Header)?)

@@ -51,6 +51,8 @@ pub struct ServerSection {
     pub strict_arithmetic: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls: Option<TlsSection>,
+    /// Memory that the process may hold; a generation that does not fit beside the current one is not switched to.
+    pub max_memory: Option<Size>,
 }
 
 impl Default for ServerSection {
@@ -67,6 +69,7 @@ impl Default for ServerSection {
             query_cache: Size(config.query_cache_bytes),
             strict_arithmetic: config.strict_arithmetic,
             tls: None,
+            max_memory: None,
         }
     }
 }

@@ -4,6 +4,7 @@
 //! people who call the API. Native requests refuse unknown fields; the compatibility routes (embeddings, rerank)
 //! ignore them, because the clients they serve send extras.
 
+mod aliases;
 mod cohere;
 mod collections;
 mod embeddings;
@@ -18,6 +19,7 @@ mod rerank;
 mod search;
 mod tei;
 
+pub use aliases::{Alias, AliasRequest, Generation, GenerationList};
 pub use cohere::{
     CohereError, CohereMeta, CohereRerankRequest, CohereRerankResponse, CohereTokens, CohereUnits,
     CohereVersion,

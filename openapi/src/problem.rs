@@ -76,6 +76,14 @@ pub enum ErrorCode {
     MethodNotAllowed,
     /// 408: the request did not arrive in time.
     SlowClient,
+    /// 409: the generation is worse than the one it would replace.
+    GateFailed,
+    /// 409: the generation was built with another model or other texts.
+    FingerprintMismatch,
+    /// 409: another process writes to the collection.
+    Locked,
+    /// 412: the alias names another generation than `If-Match` says.
+    PreconditionFailed,
     /// 413: the body has too many bytes.
     BodyTooLarge,
     /// 413: the request has too many texts, or tokens.
@@ -98,11 +106,13 @@ pub enum ErrorCode {
     Draining,
     /// 504: the request's time is over.
     DeadlineExceeded,
+    /// 507: two generations do not fit into memory at once.
+    InsufficientStorage,
 }
 
 impl ErrorCode {
     /// Every code.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 23] = [
         Self::BadRequest,
         Self::Unauthorized,
         Self::Forbidden,
@@ -121,6 +131,11 @@ impl ErrorCode {
         Self::NotReady,
         Self::Draining,
         Self::DeadlineExceeded,
+        Self::GateFailed,
+        Self::FingerprintMismatch,
+        Self::Locked,
+        Self::PreconditionFailed,
+        Self::InsufficientStorage,
     ];
 
     /// HTTP status, code as text, and title.
@@ -133,6 +148,19 @@ impl ErrorCode {
             Self::ModelNotFound => (404, "model_not_found", "No such model"),
             Self::MethodNotAllowed => (405, "method_not_allowed", "Method is not allowed here"),
             Self::SlowClient => (408, "slow_client", "Request did not arrive in time"),
+            Self::GateFailed => (
+                409,
+                "gate_failed",
+                "Generation is worse than the one before",
+            ),
+            Self::FingerprintMismatch => (
+                409,
+                "fingerprint_mismatch",
+                "Generation belongs to another model",
+            ),
+            Self::Locked => (409, "locked", "Collection is being written"),
+            Self::PreconditionFailed => (412, "precondition_failed", "Alias has changed"),
+            Self::InsufficientStorage => (507, "insufficient_storage", "Not enough memory"),
             Self::BodyTooLarge => (413, "body_too_large", "Body has too many bytes"),
             Self::BatchTooLarge => (413, "batch_too_large", "Request asks for too much at once"),
             Self::UnsupportedMediaType => (

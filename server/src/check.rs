@@ -106,13 +106,14 @@ pub(crate) async fn known_answers(app: &Shared) -> Result<(), CheckError> {
             source,
         })?;
     }
-    for collection in app.collections.values() {
-        check_collection(collection).await?;
+    for slot in app.collections.values() {
+        check_collection(&slot.current()).await?;
     }
     Ok(())
 }
 
-async fn check_collection(served: &Arc<ServedCollection>) -> Result<(), CheckError> {
+/// Asks a collection for its first passage.
+pub(crate) async fn check_collection(served: &Arc<ServedCollection>) -> Result<(), CheckError> {
     let Some(encoder) = served.encoder.as_deref() else {
         return Ok(());
     };

@@ -32,6 +32,9 @@ pub struct ServerConfig {
     pub query_cache_bytes: usize,
     /// Origins of pages that may ask from a browser (`cors.origins`); `*` is every one. None by default.
     pub cors_origins: Vec<String>,
+    /// Memory that the process may hold (`server.max_memory`): a generation that does not fit beside the current one is not
+    /// switched to. Without it, what the machine or the control group has.
+    pub max_memory_bytes: Option<u64>,
     /// What one request may ask for.
     pub limits: Limits,
 }
@@ -50,6 +53,7 @@ impl Default for ServerConfig {
             strict_arithmetic: false,
             query_cache_bytes: 64 << 20,
             cors_origins: Vec::new(),
+            max_memory_bytes: None,
             limits: Limits::default(),
         }
     }

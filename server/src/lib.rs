@@ -26,6 +26,7 @@ mod routes;
 mod scheduler;
 mod serve;
 mod state;
+mod swap;
 mod tls;
 
 pub use auth::{ApiKey, AuthConfig, AuthError, Scope};

@@ -17,6 +17,8 @@ const BATCH_TOKENS: &str = "trawl_batch_tokens";
 const BATCH_ROWS: &str = "trawl_batch_rows";
 const BATCH_SECONDS: &str = "trawl_batch_seconds";
 
+const SWAPS: &str = "trawl_swaps_total";
+
 const METADATA: Metadata<'static> = Metadata::new("trawl", Level::INFO, None);
 
 /// The figures of one server, in Prometheus' text format. Nothing is global: two servers in one process count apart.
@@ -38,6 +40,11 @@ impl Metrics {
                 REQUESTS,
                 Unit::Count,
                 "Requests answered, by route, status and error code",
+            ),
+            (
+                SWAPS,
+                Unit::Count,
+                "Changes of the generation that answers, by outcome",
             ),
             (
                 DROPPED,
@@ -137,6 +144,11 @@ impl Metrics {
                 n,
             );
         }
+    }
+
+    pub(crate) fn swap(&self, outcome: &'static str) {
+        let label = Label::from_static_parts("outcome", outcome);
+        self.count(SWAPS, vec![label], 1);
     }
 
     pub(crate) fn batch(&self, model: &str, n_rows: usize, n_tokens: usize, elapsed: Duration) {

@@ -17,6 +17,7 @@ use crate::check::{CheckError, known_answers};
 use crate::metrics::Metrics;
 use crate::routes::router;
 use crate::state::{App, AttachError, Phase, Shared};
+use crate::swap::follow;
 use crate::{AuthConfig, AuthError, Limits, QueueConfig, ServerConfig, Tls};
 
 /// Why a server could not start or had to stop.
@@ -133,6 +134,20 @@ impl Server {
         self.shared.set_tls(tls);
     }
 
+    /// Follows an alias of the collection in files: when it names another generation, that one is opened, checked, and answers
+    /// from then on. Requests that have begun are answered by the generation they began with.
+    ///
+    /// # Errors
+    /// [`AttachError::NoCollection`] when no collection has the name.
+    pub fn follow(
+        &mut self,
+        name: &str,
+        files: collection::Collection,
+        alias: collection::AliasName,
+    ) -> Result<(), AttachError> {
+        self.shared.follow(name, files, alias)
+    }
+
     /// Takes the address. Connections wait until [`BoundServer::run`].
     ///
     /// # Errors
@@ -183,12 +198,14 @@ impl BoundServer {
         let connections = Connections::new(Arc::clone(&app));
         let folding = tokio::spawn(fold_metrics(Arc::clone(&app)));
         let checking = tokio::spawn(check_again(Arc::clone(&app)));
+        let following = tokio::spawn(follow(Arc::clone(&app)));
         let outcome = accept_until(&app, &listener, &connections, shutdown).await;
         app.enter(Phase::Draining);
         drop(listener);
         connections.drain(app.config.shutdown_grace).await;
         folding.abort();
         checking.abort();
+        following.abort();
         outcome
     }
 }

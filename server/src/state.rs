@@ -3,6 +3,7 @@ use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Instant;
 
+use collection::{AliasName, Collection, Manifest};
 use encoder::{BiEncoder, CrossEncoder};
 use openapi::ErrorCode;
 use retriever::{
@@ -16,6 +17,7 @@ use crate::cache::QueryCache;
 use crate::metrics::Metrics;
 use crate::model::{ServedEncoder, ServedReranker, Tokenizers};
 use crate::problem::ApiError;
+use crate::swap::{Slot, Source};
 use crate::{AuthConfig, AuthError, Limits, QueueConfig, ServerConfig, Tls};
 
 /// Why a model or a collection cannot be served.
@@ -124,7 +126,7 @@ pub(crate) struct Shared {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) encoders: BTreeMap<String, Arc<ServedEncoder>>,
     pub(crate) rerankers: BTreeMap<String, Arc<ServedReranker>>,
-    pub(crate) collections: BTreeMap<String, Arc<ServedCollection>>,
+    pub(crate) collections: BTreeMap<String, Slot>,
     /// Requests that may still begin.
     pub(crate) requests: Semaphore,
     pub(crate) tokenizers: Arc<Tokenizers>,
@@ -211,38 +213,17 @@ impl Shared {
             kind,
             name: model.to_owned(),
         };
-        let mut warnings = Vec::new();
         let encoder = match encoder {
             Some(model) => {
                 let served = self
                     .encoders
                     .get(model)
                     .ok_or_else(|| missing("encoder", model))?;
-                check_encoder(retriever.manifest(), &served.model).map_err(|source| {
-                    let (collection, encoder) = (name.to_owned(), model.to_owned());
-                    AttachError::Fingerprint {
-                        collection,
-                        encoder,
-                        source,
-                    }
-                })?;
-                let queries = served.model.config().arithmetic;
-                match check_arithmetic(retriever.manifest(), queries) {
-                    Ok(()) => {}
-                    Err(source) if self.config.strict_arithmetic => {
-                        let (collection, encoder) = (name.to_owned(), model.to_owned());
-                        return Err(AttachError::Arithmetic {
-                            collection,
-                            encoder,
-                            source,
-                        });
-                    }
-                    Err(mismatch) => warnings.push(mismatch.to_string()),
-                }
                 Some(Arc::clone(served))
             }
             None => None,
         };
+        let warnings = self.fit(name, retriever.manifest(), encoder.as_deref())?;
         let reranker = match reranker {
             Some(model) => {
                 let served = self
@@ -261,7 +242,54 @@ impl Shared {
             fusion: Fusion::default(),
             warnings,
         };
-        self.collections.insert(name.to_owned(), Arc::new(served));
+        self.collections.insert(name.to_owned(), Slot::new(served));
+        Ok(())
+    }
+
+    /// Compares an encoder with a generation it is to answer for; returns what every answer has to say.
+    pub(crate) fn fit(
+        &self,
+        collection: &str,
+        manifest: &Manifest,
+        encoder: Option<&ServedEncoder>,
+    ) -> Result<Vec<String>, AttachError> {
+        let Some(served) = encoder else {
+            return Ok(Vec::new());
+        };
+        let names = || (collection.to_owned(), served.name.clone());
+        check_encoder(manifest, &served.model).map_err(|source| {
+            let (collection, encoder) = names();
+            AttachError::Fingerprint {
+                collection,
+                encoder,
+                source,
+            }
+        })?;
+        match check_arithmetic(manifest, served.model.config().arithmetic) {
+            Ok(()) => Ok(Vec::new()),
+            Err(source) if self.config.strict_arithmetic => {
+                let (collection, encoder) = names();
+                Err(AttachError::Arithmetic {
+                    collection,
+                    encoder,
+                    source,
+                })
+            }
+            Err(mismatch) => Ok(vec![mismatch.to_string()]),
+        }
+    }
+
+    pub(crate) fn follow(
+        &mut self,
+        name: &str,
+        collection: Collection,
+        alias: AliasName,
+    ) -> Result<(), AttachError> {
+        let slot = self.collections.get_mut(name);
+        let slot = slot.ok_or_else(|| AttachError::NoCollection {
+            name: name.to_owned(),
+        })?;
+        slot.source = Some(Source { collection, alias });
         Ok(())
     }
 
@@ -274,7 +302,8 @@ impl Shared {
                 expected: "numbers from 0 on, one of them above",
             });
         }
-        let served = self.collections.get_mut(name).and_then(Arc::get_mut);
+        let slot = self.collections.get_mut(name);
+        let served = slot.and_then(Slot::current_mut);
         let served = served.ok_or_else(|| AttachError::NoCollection {
             name: name.to_owned(),
         })?;
@@ -361,8 +390,13 @@ impl Shared {
         find(&self.rerankers, "reranker", name)
     }
 
+    /// The generation that answers for a collection from here on.
     pub(crate) fn collection(&self, name: &str) -> Result<Arc<ServedCollection>, ApiError> {
-        self.collections.get(name).cloned().ok_or_else(|| {
+        Ok(self.slot(name)?.current())
+    }
+
+    pub(crate) fn slot(&self, name: &str) -> Result<&Slot, ApiError> {
+        self.collections.get(name).ok_or_else(|| {
             ApiError::new(
                 ErrorCode::NotFound,
                 format!("there is no collection `{name}`"),

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Context;
-use collection::Collection;
+use collection::{AliasName, Collection};
 use encoder::{Arithmetic, BiEncoder, ModelOptions};
 use retriever::{OpenConfig, Retriever};
 use server::{Control, QueueConfig, Server, ServerConfig};
@@ -107,6 +107,7 @@ fn resolve(args: &ServeArgs, file: &ServerFile) -> anyhow::Result<ServerConfig> 
         tokenizer_threads: compute::thread_budget(args.model.threads),
         strict_arithmetic: args.strict_arithmetic || section.strict_arithmetic,
         cors_origins: file.cors.origins.clone(),
+        max_memory_bytes: section.max_memory.map(|bytes| bytes.0 as u64),
         limits: file.limits,
     })
 }
@@ -202,9 +203,9 @@ impl Setup<'_> {
 
     fn add_collection(&mut self, name: &str, section: &CollectionSection) -> anyhow::Result<()> {
         let context = || format!("cannot open collection `{}`", section.path.display());
-        let generation = Collection::open(&section.path)
-            .and_then(|collection| collection.resolve(&section.alias))
-            .with_context(context)?;
+        let files = Collection::open(&section.path).with_context(context)?;
+        let generation = files.resolve(&section.alias).with_context(context)?;
+        let by_alias = generation.id.as_str() != section.alias;
         let retriever = Retriever::open(generation, OpenConfig::default()).with_context(context)?;
         let encoder = match &section.encoder {
             Some(encoder) => Some(encoder.clone()),
@@ -220,6 +221,10 @@ impl Setup<'_> {
         self.server
             .add_collection(name, retriever, encoder.as_deref(), reranker.as_deref())?;
         self.server.set_fusion(name, section.hybrid.fusion())?;
+        if by_alias {
+            self.server
+                .follow(name, files, AliasName::parse(&section.alias)?)?;
+        }
         Ok(())
     }
 

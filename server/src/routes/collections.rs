@@ -9,6 +9,7 @@ use super::identified;
 use crate::exchange::Context;
 use crate::problem::ApiError;
 use crate::state::{App, ServedCollection};
+use crate::swap::Slot;
 
 /// List the collections
 #[utoipa::path(
@@ -25,8 +26,9 @@ pub(super) async fn list(
     let collections = app
         .collections
         .values()
+        .map(Slot::current)
         .filter(|served| context.may_use(&served.name))
-        .map(|served| short(served))
+        .map(|served| short(&served))
         .collect();
     axum::Json(CollectionList { collections })
 }

@@ -1,5 +1,6 @@
 //! One file a route, and the router.
 
+mod aliases;
 mod cohere;
 mod collections;
 mod embeddings;
@@ -44,6 +45,10 @@ static SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
         search::search,
         collections::list,
         collections::show,
+        aliases::generations,
+        aliases::show,
+        aliases::set,
+        aliases::roll_back,
         embeddings::embed,
         models::list,
         models::show,
@@ -65,6 +70,7 @@ static SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
     ),
     tags(
         (name = "search", description = "Passages for a query"),
+        (name = "generations", description = "Which generation answers, and which did"),
         (name = "models", description = "Vectors and scores of texts brought along"),
         (name = "text-embeddings-inference", description = "The same for clients of text-embeddings-inference"),
         (name = "operation", description = "Health, figures, this document"),
@@ -134,6 +140,18 @@ pub(crate) fn router(app: App) -> Router {
         .route("/v1/collections", get(collections::list))
         .route("/v1/collections/{name}", get(collections::show))
         .route("/v1/collections/{name}/search", post(search::search))
+        .route(
+            "/v1/collections/{name}/generations",
+            get(aliases::generations),
+        )
+        .route(
+            "/v1/collections/{name}/aliases/{alias}",
+            get(aliases::show).put(aliases::set),
+        )
+        .route(
+            "/v1/collections/{name}/aliases/{alias}/rollback",
+            post(aliases::roll_back),
+        )
         .route("/v1/embeddings", post(embeddings::embed))
         .route("/v1/rerank", post(rerank::rerank))
         .route("/v1/models", get(models::list))

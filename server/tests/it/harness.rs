@@ -8,7 +8,7 @@ use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use collection::Collection;
+use collection::{AliasName, Collection};
 use corpus::CorpusConfig;
 use encoder::{Arithmetic, BiEncoder, CrossEncoder, EncoderConfig, ModelOptions};
 use indexer::{BuildConfig, NoProgress};
@@ -74,6 +74,8 @@ pub fn open(root: &Path) -> Retriever {
 pub struct TestServer {
     pub address: SocketAddr,
     pub control: Control,
+    /// The folder of the collections.
+    pub root: PathBuf,
     shutdown: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<Result<(), ServeError>>>,
     _folder: TempDir,
@@ -142,6 +144,10 @@ impl TestServer {
         server
             .add_collection("docs", open(&root), Some("tiny"), Some("tiny-cross"))
             .unwrap();
+        let live = AliasName::parse("live").unwrap();
+        server
+            .follow("docs", Collection::open(&root).unwrap(), live)
+            .unwrap();
         server
             .add_collection("plain", open(&root), None, None)
             .unwrap();
@@ -175,6 +181,7 @@ impl TestServer {
         Self {
             address,
             control,
+            root,
             shutdown: Some(shutdown),
             thread: Some(thread),
             _folder: folder,

@@ -8,6 +8,7 @@ mod filters;
 mod groups;
 mod harness;
 mod security;
+mod swaps;
 
 use std::time::{Duration, Instant};
 

@@ -1,0 +1,382 @@
+use axum::extract::{Path, State};
+use axum::http::header::{ETAG, IF_MATCH};
+use axum::http::{HeaderMap, HeaderValue};
+use axum::response::{IntoResponse, Response};
+use collection::{AliasName, CollectionError, GenerationId, NameError, Writer};
+use indexer::{Entry, GateConfig, GateError, GateReport, gate};
+use openapi::{Alias, AliasRequest, ErrorCode, GenerationList, Problem};
+
+use crate::body::Json;
+use crate::problem::ApiError;
+use crate::state::App;
+use crate::swap::{Slot, Source, SwapError, switch};
+
+/// List the generations of a collection
+#[utoipa::path(
+    get, path = "/v1/collections/{name}/generations", tag = "generations", operation_id = "list_generations",
+    params(("name" = String, Path, description = "Name of the collection", example = "docs")),
+    responses(
+        (status = 200, description = "All generations, oldest first", body = GenerationList),
+        (status = 404, description = "`not_found`", body = Problem, content_type = "application/problem+json"),
+        (status = 503, description = "`not_ready`", body = Problem, content_type = "application/problem+json"),
+    ),
+)]
+pub(super) async fn generations(
+    State(app): State<App>,
+    Path(name): Path<String>,
+) -> Result<axum::Json<GenerationList>, ApiError> {
+    let (slot, source) = followed(&app, &name)?;
+    let served = slot.current().retriever.generation().id.clone();
+    let listed = blocking(move || {
+        let collection = &source.collection;
+        let aliases = collection.aliases()?;
+        let mut generations = Vec::new();
+        for id in collection.generations()? {
+            let manifest = collection.generation(&id).ok().map(|found| found.manifest);
+            let manifest = manifest.as_ref();
+            let names = aliases.iter().filter(|(_, named)| **named == id);
+            generations.push(openapi::Generation {
+                generation: id.to_string(),
+                aliases: names.map(|(alias, _)| alias.to_string()).collect(),
+                created: manifest.map(|manifest| manifest.created.clone()),
+                passages: manifest.map(|manifest| manifest.counts.passages),
+                bytes: manifest.map(|manifest| manifest.files.iter().map(|file| file.bytes).sum()),
+                model_fingerprint: manifest.map(|manifest| manifest.fingerprint_digest.clone()),
+                content_digest: manifest.map(|manifest| manifest.content_digest.clone()),
+                gate: collection.gate_report(&id)?,
+                served: id == served,
+            });
+        }
+        Ok::<_, CollectionError>(generations)
+    });
+    let generations = listed.await?.map_err(of_collection)?;
+    Ok(axum::Json(GenerationList { generations }))
+}
+
+/// Show what an alias names
+#[utoipa::path(
+    get, path = "/v1/collections/{name}/aliases/{alias}", tag = "generations", operation_id = "show_alias",
+    params(
+        ("name" = String, Path, description = "Name of the collection", example = "docs"),
+        ("alias" = String, Path, description = "The alias", example = "live"),
+    ),
+    responses(
+        (status = 200, description = "The generation", body = Alias, headers(("ETag" = String, description = "The generation in quotes"))),
+        (status = 404, description = "`not_found`", body = Problem, content_type = "application/problem+json"),
+        (status = 503, description = "`not_ready`", body = Problem, content_type = "application/problem+json"),
+    ),
+)]
+pub(super) async fn show(
+    State(app): State<App>,
+    Path((name, alias)): Path<(String, String)>,
+) -> Result<Response, ApiError> {
+    let (slot, source) = followed(&app, &name)?;
+    let alias = AliasName::parse(&alias).map_err(of_name)?;
+    describe(&name, slot, source, alias).await
+}
+
+/// Make an alias name another generation
+///
+/// The generation is compared with the one it replaces, opened, and has answered a search before the alias changes. The answer
+/// comes when this server answers from it, if the alias is the one that it serves. Other servers follow within a second.
+#[utoipa::path(
+    put, path = "/v1/collections/{name}/aliases/{alias}", tag = "generations", operation_id = "set_alias",
+    params(
+        ("name" = String, Path, description = "Name of the collection", example = "docs"),
+        ("alias" = String, Path, description = "The alias", example = "live"),
+        ("If-Match" = Option<String>, Header, description = "The generation, in quotes, that the alias has to name before"),
+    ),
+    request_body = AliasRequest,
+    responses(
+        (status = 200, description = "It does", body = Alias, headers(("ETag" = String, description = "The generation in quotes"))),
+        (status = 400, description = "`bad_request`", body = Problem, content_type = "application/problem+json"),
+        (status = 404, description = "`not_found`", body = Problem, content_type = "application/problem+json"),
+        (status = 409, description = "`gate_failed`, `fingerprint_mismatch`, `locked`", body = Problem, content_type = "application/problem+json"),
+        (status = 412, description = "`precondition_failed`", body = Problem, content_type = "application/problem+json"),
+        (status = 422, description = "`validation`", body = Problem, content_type = "application/problem+json"),
+        (status = 500, description = "`internal`", body = Problem, content_type = "application/problem+json"),
+        (status = 503, description = "`not_ready`", body = Problem, content_type = "application/problem+json"),
+        (status = 507, description = "`insufficient_storage`", body = Problem, content_type = "application/problem+json"),
+    ),
+)]
+pub(super) async fn set(
+    State(app): State<App>,
+    Path((name, alias)): Path<(String, String)>,
+    headers: HeaderMap,
+    Json(body): Json<AliasRequest>,
+) -> Result<Response, ApiError> {
+    let id = GenerationId::parse(&body.generation)
+        .map_err(|error| ApiError::field("/generation", "invalid", error.to_string()))?;
+    change(app, &name, &alias, &headers, Change::To(id, body.gate)).await
+}
+
+/// Make an alias name what it named before
+///
+/// A second rollback takes the first one back. Nothing is compared: the generation has been served.
+#[utoipa::path(
+    post, path = "/v1/collections/{name}/aliases/{alias}/rollback", tag = "generations", operation_id = "roll_back_alias",
+    params(
+        ("name" = String, Path, description = "Name of the collection", example = "docs"),
+        ("alias" = String, Path, description = "The alias", example = "live"),
+        ("If-Match" = Option<String>, Header, description = "The generation, in quotes, that the alias has to name before"),
+    ),
+    responses(
+        (status = 200, description = "It does", body = Alias, headers(("ETag" = String, description = "The generation in quotes"))),
+        (status = 404, description = "`not_found`", body = Problem, content_type = "application/problem+json"),
+        (status = 409, description = "`locked`", body = Problem, content_type = "application/problem+json"),
+        (status = 412, description = "`precondition_failed`", body = Problem, content_type = "application/problem+json"),
+        (status = 500, description = "`internal`", body = Problem, content_type = "application/problem+json"),
+        (status = 503, description = "`not_ready`", body = Problem, content_type = "application/problem+json"),
+        (status = 507, description = "`insufficient_storage`", body = Problem, content_type = "application/problem+json"),
+    ),
+)]
+pub(super) async fn roll_back(
+    State(app): State<App>,
+    Path((name, alias)): Path<(String, String)>,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    change(app, &name, &alias, &headers, Change::Back).await
+}
+
+enum Change {
+    /// To a generation, through the gate or not.
+    To(GenerationId, bool),
+    Back,
+}
+
+/// Runs in a task of its own: a caller who goes away leaves nothing half done.
+async fn change(
+    app: App,
+    name: &str,
+    alias: &str,
+    headers: &HeaderMap,
+    change: Change,
+) -> Result<Response, ApiError> {
+    followed(&app, name)?;
+    let (name, alias) = (name.to_owned(), AliasName::parse(alias).map_err(of_name)?);
+    let expected = match headers.get(IF_MATCH) {
+        None => None,
+        Some(value) => Some(expected(value)?),
+    };
+    let task = tokio::spawn(async move {
+        let (slot, source) = followed(&app, &name)?;
+        apply(&app, slot, &source, &alias, expected.as_deref(), change).await?;
+        describe(&name, slot, source, alias).await
+    });
+    task.await.map_err(ApiError::internal)?
+}
+
+/// The generation of a header `If-Match`; `*` is any.
+fn expected(value: &HeaderValue) -> Result<String, ApiError> {
+    let text = value.to_str().unwrap_or_default().trim();
+    let inside = text
+        .strip_prefix('"')
+        .and_then(|text| text.strip_suffix('"'));
+    match inside {
+        Some(inside) => Ok(inside.to_owned()),
+        None if text == "*" => Ok("*".to_owned()),
+        None => Err(ApiError::new(
+            ErrorCode::BadRequest,
+            "header `If-Match` is neither `*` nor one generation in quotes",
+        )),
+    }
+}
+
+async fn apply(
+    app: &App,
+    slot: &Slot,
+    source: &Source,
+    alias: &AliasName,
+    expected: Option<&str>,
+    change: Change,
+) -> Result<(), ApiError> {
+    let collection = source.collection.clone();
+    // Held until the alias is written, so that nothing changes between the comparison and that.
+    let writer = blocking(move || collection.writer("serve: alias of a collection"));
+    let writer = writer.await?.map_err(of_collection)?;
+    let now = source
+        .collection
+        .aliases()
+        .map_err(of_collection)?
+        .remove(alias);
+    let named = now.as_ref().map(ToString::to_string);
+    match expected {
+        Some("*") if named.is_some() => {}
+        Some(expected) if named.as_deref() != Some(expected) => {
+            let named = named.as_deref().unwrap_or("nothing");
+            let text = format!("alias `{alias}` names {named}, expected `{expected}`");
+            return Err(ApiError::new(ErrorCode::PreconditionFailed, text));
+        }
+        _ => {}
+    }
+    let (id, is_gated) = match change {
+        Change::To(id, is_gated) => (id, is_gated),
+        Change::Back => {
+            let before = source
+                .collection
+                .previous()
+                .map_err(of_collection)?
+                .remove(alias);
+            let text = || format!("alias `{alias}` has named no other generation before");
+            (
+                before.ok_or_else(|| ApiError::new(ErrorCode::NotFound, text()))?,
+                false,
+            )
+        }
+    };
+    let candidate = source.collection.generation(&id).map_err(of_collection)?;
+    let report = match now.filter(|now| is_gated && *now != id) {
+        Some(now) => Some(ask_gate(slot, source, candidate.clone(), &now).await?),
+        None => None,
+    };
+    let target = (alias.clone(), id);
+    let write = async move {
+        let written = blocking(move || write(&writer, &target, report.as_ref()));
+        written.await?.map_err(of_collection)
+    };
+    match *alias == source.alias {
+        true => switch(app, slot, candidate, write).await,
+        false => write.await,
+    }
+}
+
+fn write(
+    writer: &Writer,
+    (alias, id): &(AliasName, GenerationId),
+    report: Option<&GateReport>,
+) -> Result<(), CollectionError> {
+    if let Some(report) = report {
+        let report = serde_json::to_value(report).expect("a report has string keys only");
+        writer.keep_gate_report(id, &report)?;
+    }
+    writer.set_alias(alias, id)
+}
+
+/// Compares a candidate with what the alias names, with the encoder that answers for the collection.
+async fn ask_gate(
+    slot: &Slot,
+    source: &Source,
+    candidate: collection::Generation,
+    live: &GenerationId,
+) -> Result<GateReport, ApiError> {
+    let live = source.collection.generation(live).map_err(of_collection)?;
+    let encoder = slot
+        .current()
+        .encoder
+        .as_ref()
+        .map(|encoder| encoder.model.clone());
+    let asked = blocking(move || {
+        let entry = |generation| Entry {
+            generation,
+            encoder: encoder.as_deref(),
+        };
+        gate(
+            &GateConfig::default(),
+            entry(&candidate),
+            Some(entry(&live)),
+        )
+    });
+    let report = asked.await?.map_err(of_gate)?;
+    if report.passed {
+        return Ok(report);
+    }
+    let wrong = report.measures.iter().filter_map(|measured| {
+        let violation = measured.violation.as_ref()?;
+        Some(format!(
+            "{} is {:.4}, {violation}",
+            measured.name, measured.candidate
+        ))
+    });
+    let text = wrong.collect::<Vec<_>>().join("; ");
+    Err(ApiError::new(ErrorCode::GateFailed, text))
+}
+
+async fn describe(
+    name: &str,
+    slot: &Slot,
+    source: Source,
+    alias: AliasName,
+) -> Result<Response, ApiError> {
+    let served = slot.current().retriever.generation().id.clone();
+    let of = alias.clone();
+    let read = blocking(move || {
+        let collection = &source.collection;
+        Ok::<_, CollectionError>((
+            collection.aliases()?.remove(&of),
+            collection.previous()?.remove(&of),
+        ))
+    });
+    let (now, previous) = read.await?.map_err(of_collection)?;
+    let now = now.ok_or_else(|| {
+        let text = format!("collection `{name}` has no alias `{alias}`");
+        ApiError::new(ErrorCode::NotFound, text)
+    })?;
+    let body = Alias {
+        collection: name.to_owned(),
+        alias: alias.to_string(),
+        generation: now.to_string(),
+        previous: previous.map(String::from),
+        served: now == served,
+    };
+    let tag = HeaderValue::from_str(&format!("\"{now}\"")).expect("names are plain");
+    Ok(([(ETAG, tag)], axum::Json(body)).into_response())
+}
+
+/// A collection whose generations this server knows.
+fn followed<'a>(app: &'a App, name: &str) -> Result<(&'a Slot, Source), ApiError> {
+    let slot = app.slot(name)?;
+    let source = slot.source.clone().ok_or_else(|| {
+        let text = format!("collection `{name}` is served as one generation, without aliases");
+        ApiError::new(ErrorCode::NotFound, text)
+    })?;
+    Ok((slot, source))
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, ApiError> {
+    let task = tokio::task::spawn_blocking(work);
+    task.await.map_err(ApiError::internal)
+}
+
+fn of_name(error: NameError) -> ApiError {
+    ApiError::new(ErrorCode::NotFound, error.to_string())
+}
+
+fn of_collection(error: CollectionError) -> ApiError {
+    match error {
+        CollectionError::Unknown { name, .. } => ApiError::new(
+            ErrorCode::NotFound,
+            format!("there is no generation `{name}`"),
+        ),
+        CollectionError::Locked { holder, .. } => ApiError::new(
+            ErrorCode::Locked,
+            format!("the collection is being written by {holder}"),
+        ),
+        error => ApiError::internal(error),
+    }
+}
+
+fn of_gate(error: GateError) -> ApiError {
+    match error {
+        GateError::Fingerprint { .. } => {
+            ApiError::new(ErrorCode::FingerprintMismatch, error.to_string())
+        }
+        GateError::Rows { .. } | GateError::NoQuestion { .. } => {
+            ApiError::new(ErrorCode::GateFailed, error.to_string())
+        }
+        error => ApiError::internal(error),
+    }
+}
+
+impl From<SwapError> for ApiError {
+    fn from(error: SwapError) -> Self {
+        let code = match &error {
+            SwapError::Memory { .. } => ErrorCode::InsufficientStorage,
+            SwapError::Attach(_) => ErrorCode::FingerprintMismatch,
+            _ => return Self::internal(error),
+        };
+        let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}"));
+        Self::new(code, format!("{error}{}", cause.unwrap_or_default()))
+    }
+}

@@ -1,0 +1,221 @@
+//! From one generation to the next, under load.
+//!
+//! Requests take the generation that is current when they begin, and keep it: an answer comes from one. The next one is opened
+//! and has answered a search before it becomes current; the one before closes when its last request is done.
+
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use collection::{AliasName, Collection, CollectionError, Generation, GenerationId, Manifest};
+use retriever::{OpenConfig, Retriever};
+use tokio::sync::Mutex;
+use tokio::time::{Instant, MissedTickBehavior};
+
+use crate::check::{CheckError, check_collection};
+use crate::state::{App, AttachError, ServedCollection, Shared};
+
+/// How often aliases are looked at.
+const PERIOD: Duration = Duration::from_millis(500);
+/// How long a generation that could not be served is left alone.
+const RETRY: Duration = Duration::from_secs(30);
+
+/// Where the generations of a served collection come from.
+#[derive(Clone)]
+pub(crate) struct Source {
+    pub(crate) collection: Collection,
+    pub(crate) alias: AliasName,
+}
+
+/// A served collection, whichever generation answers for it.
+pub(crate) struct Slot {
+    current: RwLock<Arc<ServedCollection>>,
+    pub(crate) source: Option<Source>,
+    /// Held while the generation is changed.
+    changing: Mutex<()>,
+}
+
+/// Why a generation is not served.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum SwapError {
+    /// It cannot be found.
+    #[error("cannot read the collection")]
+    Collection(#[from] CollectionError),
+    /// It cannot be opened.
+    #[error("cannot open the generation")]
+    Open(#[from] retriever::OpenError),
+    /// Its vectors are not those of the encoder.
+    #[error("the generation does not fit its encoder")]
+    Attach(#[from] AttachError),
+    /// It does not answer.
+    #[error("the generation failed its check")]
+    Check(#[from] CheckError),
+    /// Both generations together are too large.
+    #[error(
+        "generation `{generation}` needs {needed} bytes of memory beside the current one, {available} are available (`server.max_memory`)"
+    )]
+    Memory {
+        generation: String,
+        needed: u64,
+        available: u64,
+    },
+    /// The task ended without an outcome.
+    #[error("opening was broken off")]
+    Stopped,
+}
+
+impl Slot {
+    pub(crate) fn new(served: ServedCollection) -> Self {
+        Self {
+            current: RwLock::new(Arc::new(served)),
+            source: None,
+            changing: Mutex::new(()),
+        }
+    }
+
+    /// The generation that answers now. Whoever keeps it is answered by it to the end.
+    pub(crate) fn current(&self) -> Arc<ServedCollection> {
+        let current = self.current.read();
+        Arc::clone(&current.unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub(crate) fn current_mut(&mut self) -> Option<&mut ServedCollection> {
+        Arc::get_mut(
+            self.current
+                .get_mut()
+                .unwrap_or_else(PoisonError::into_inner),
+        )
+    }
+
+    fn set(&self, next: Arc<ServedCollection>) {
+        let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
+        let before = std::mem::replace(&mut *current, next);
+        drop(current);
+        drop(before); // Files are closed, if nobody reads them any more, where nobody waits.
+    }
+}
+
+/// Opens a generation beside the current one, lets it answer, runs `then`, and makes it current if that succeeds.
+///
+/// One change at a time; `then` is what must not happen for a generation that cannot be served, nor fail after it is.
+pub(crate) async fn switch<E: From<SwapError>>(
+    app: &App,
+    slot: &Slot,
+    generation: Generation,
+    then: impl Future<Output = Result<(), E>>,
+) -> Result<(), E> {
+    let _changing = slot.changing.lock().await;
+    let current = slot.current();
+    if current.retriever.generation().id == generation.id {
+        return then.await;
+    }
+    let start = Instant::now();
+    let next = prepare(app, current, generation).await;
+    let next = next.inspect_err(|_| app.metrics.swap("refused"))?;
+    then.await?;
+    let generation = next.retriever.generation().id.to_string();
+    slot.set(next);
+    app.metrics.swap("done");
+    tracing::info!(%generation, elapsed_ms = start.elapsed().as_millis() as u64, "switched");
+    Ok(())
+}
+
+async fn prepare(
+    app: &App,
+    current: Arc<ServedCollection>,
+    generation: Generation,
+) -> Result<Arc<ServedCollection>, SwapError> {
+    check_memory(app, &generation)?;
+    let opening = tokio::task::spawn_blocking(move || {
+        let retriever = Retriever::open(generation, OpenConfig::default())?;
+        Ok::<_, SwapError>((retriever, current))
+    });
+    let (retriever, current) = opening.await.map_err(|_| SwapError::Stopped)??;
+    let encoder = current.encoder.clone();
+    let warnings = app.fit(&current.name, retriever.manifest(), encoder.as_deref())?;
+    let next = Arc::new(ServedCollection {
+        name: current.name.clone(),
+        retriever,
+        encoder,
+        reranker: current.reranker.clone(),
+        fusion: current.fusion,
+        warnings,
+    });
+    // An exact search: it reads the vectors, so that the first request need not.
+    check_collection(&next).await?;
+    Ok(next)
+}
+
+/// Both generations are read while the last requests of the one before are answered.
+fn check_memory(app: &Shared, generation: &Generation) -> Result<(), SwapError> {
+    let limit = app
+        .config
+        .max_memory_bytes
+        .or_else(compute::memory_limit_bytes);
+    let (Some(limit), Some(used)) = (limit, compute::rss_bytes()) else {
+        return Ok(());
+    };
+    let (needed, available) = (memory(&generation.manifest), limit.saturating_sub(used));
+    match needed > available {
+        true => Err(SwapError::Memory {
+            generation: generation.id.to_string(),
+            needed,
+            available,
+        }),
+        false => Ok(()),
+    }
+}
+
+/// Bytes of the files that searches read again and again: vectors, graphs and ids.
+fn memory(manifest: &Manifest) -> u64 {
+    let is_read = |path: &str| path.starts_with("shards/") || path == "ids";
+    let files = manifest.files.iter();
+    files
+        .filter(|file| is_read(&file.path))
+        .map(|file| file.bytes)
+        .sum()
+}
+
+/// Looks at the aliases of followed collections, for as long as the server runs.
+pub(crate) async fn follow(app: App) {
+    let mut every = tokio::time::interval(PERIOD);
+    every.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut failed: Vec<(String, GenerationId, Instant)> = Vec::new();
+    loop {
+        every.tick().await;
+        failed.retain(|(_, _, at)| at.elapsed() < RETRY);
+        for (name, slot) in &app.collections {
+            let Some(source) = slot.source.clone() else {
+                continue;
+            };
+            let current = slot.current().retriever.generation().id.clone();
+            let named = tokio::task::spawn_blocking(move || {
+                let named = source.collection.aliases()?.remove(&source.alias);
+                let changed = named.filter(|id| *id != current);
+                changed
+                    .map(|id| source.collection.generation(&id))
+                    .transpose()
+            });
+            let next = match named.await {
+                Ok(Ok(Some(next))) => next,
+                Ok(Ok(None)) | Err(_) => continue,
+                Ok(Err(error)) => {
+                    tracing::warn!(collection = %name, error = &error as &dyn std::error::Error, "cannot read the alias");
+                    continue;
+                }
+            };
+            let id = next.id.clone();
+            if failed
+                .iter()
+                .any(|(of, failed, _)| of == name && *failed == id)
+            {
+                continue;
+            }
+            let done = switch(&app, slot, next, std::future::ready(Ok(()))).await;
+            if let Err(error) = done {
+                let error: SwapError = error;
+                tracing::error!(collection = %name, generation = %id, error = &error as &dyn std::error::Error, "the generation is not served");
+                failed.push((name.clone(), id, Instant::now()));
+            }
+        }
+    }
+}

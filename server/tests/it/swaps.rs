@@ -1,0 +1,265 @@
+//! One generation after another, under load: every answer comes from one, and none is lost.
+
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use collection::{Collection, GenerationId};
+use corpus::{CorpusConfig, Template};
+use indexer::{BuildConfig, NoProgress};
+use serde_json::{Value, json};
+use server::QueueConfig;
+
+use crate::harness::{Answer, CORPUS, TestServer, encoder};
+
+const ALIAS: &str = "/v1/collections/docs/aliases/live";
+
+/// Adds a generation of a corpus to the served collection.
+fn build(server: &TestServer, corpus: &str, tweak: impl FnOnce(&mut BuildConfig)) -> String {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("corpus.jsonl");
+    std::fs::write(&path, corpus).unwrap();
+    let corpus = CorpusConfig {
+        paths: vec![path],
+        ..CorpusConfig::default()
+    };
+    let mut config = BuildConfig::new(server.root.clone(), corpus, None);
+    tweak(&mut config);
+    let stop = AtomicBool::new(false);
+    let encoder = encoder("models/tiny-bert");
+    let report = indexer::build(&config, &encoder, &NoProgress, &stop).unwrap();
+    report.generation.to_string()
+}
+
+/// The same passages, every text of which says that it is the second.
+fn second(server: &TestServer) -> String {
+    let corpus = CORPUS.replace(r#""text": ""#, r#""text": "Second. "#);
+    build(server, &corpus, |_| ())
+}
+
+fn publish(root: &Path, id: &str) {
+    let writer = Collection::open(root).unwrap().writer("test").unwrap();
+    writer.publish(&GenerationId::parse(id).unwrap()).unwrap();
+}
+
+impl TestServer {
+    fn put(&self, path: &str, headers: &str, body: &Value) -> Answer {
+        let body = body.to_string();
+        let head = format!(
+            "PUT {path} HTTP/1.1\r\nhost: a\r\nconnection: close\r\ncontent-type: application/json\r\n{headers}content-length: {}\r\n\r\n",
+            body.len()
+        );
+        self.raw((head + &body).as_bytes())
+    }
+
+    fn served(&self) -> String {
+        let shown = self.get("/v1/collections/docs").ok();
+        shown["generation"].as_str().unwrap().to_owned()
+    }
+
+    fn wait_until_served(&self, id: &str) {
+        let start = Instant::now();
+        while self.served() != id {
+            assert!(
+                start.elapsed() < Duration::from_secs(30),
+                "{id} is not served"
+            );
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+/// Searches until told to stop, and checks each answer.
+fn search_on(server: &TestServer, second: &str, stop: &AtomicBool, n_answers: &AtomicUsize) {
+    let query = json!({"query": "the sea and the sky", "top_k": 6});
+    while !stop.load(Ordering::Relaxed) {
+        let answer = server.search(query.clone());
+        let body = answer.ok();
+        let generation = body["generation"].as_str().unwrap();
+        assert_eq!(answer.header("x-index-generation"), generation);
+        let hits = body["results"].as_array().unwrap();
+        assert_eq!(hits.len(), 6);
+        for hit in hits {
+            let is_second = hit["text"].as_str().unwrap().starts_with("Second. ");
+            assert_eq!(is_second, generation == second, "a mixed answer: {body}");
+        }
+        n_answers.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+#[test]
+fn swaps_and_rollbacks_under_load_lose_and_mix_no_answer() {
+    let server = TestServer::start();
+    let first = server.served();
+    let second = second(&server);
+    let (stop, n_answers) = (AtomicBool::new(false), AtomicUsize::new(0));
+    thread::scope(|scope| {
+        for _ in 0..3 {
+            scope.spawn(|| search_on(&server, &second, &stop, &n_answers));
+        }
+        // Whatever panics here must not leave the others searching.
+        let swaps = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            for _ in 0..10 {
+                let body = json!({"generation": second, "gate": false});
+                let shown = server.put(ALIAS, "", &body).ok();
+                assert_eq!(
+                    (&shown["generation"], &shown["served"]),
+                    (&json!(second), &json!(true))
+                );
+                assert_eq!(server.served(), second, "the answer comes after the switch");
+                let shown = server.post(&format!("{ALIAS}/rollback"), &Value::Null).ok();
+                assert_eq!(
+                    (&shown["generation"], &shown["previous"]),
+                    (&json!(first), &json!(second))
+                );
+                assert_eq!(server.served(), first);
+            }
+            // Changed by another process: noticed.
+            publish(&server.root, &second);
+            server.wait_until_served(&second);
+            publish(&server.root, &first);
+            server.wait_until_served(&first);
+        }));
+        stop.store(true, Ordering::Relaxed);
+        swaps.unwrap();
+    });
+    assert!(n_answers.load(Ordering::Relaxed) > 0);
+    let figures = server.get("/metrics").text;
+    assert!(
+        figures.contains("trawl_swaps_total{outcome=\"done\"} 22"),
+        "{figures}"
+    );
+}
+
+#[test]
+fn an_alias_is_changed_only_if_it_names_what_the_caller_thinks() {
+    let server = TestServer::start();
+    let first = server.served();
+    let second = second(&server);
+    let shown = server.get(ALIAS);
+    assert_eq!(shown.header("etag"), format!("\"{first}\""));
+    assert_eq!(shown.ok()["previous"], Value::Null);
+    server
+        .get("/v1/collections/docs/aliases/nosuch")
+        .problem(404, "not_found");
+    server
+        .get("/v1/collections/plain/aliases/live")
+        .problem(404, "not_found");
+    server
+        .post(&format!("{ALIAS}/rollback"), &Value::Null)
+        .problem(404, "not_found");
+
+    let body = json!({"generation": second, "gate": false});
+    let stale = format!("if-match: \"{second}\"\r\n");
+    let problem = server
+        .put(ALIAS, &stale, &body)
+        .problem(412, "precondition_failed");
+    assert!(problem["detail"].as_str().unwrap().contains(&first));
+    server
+        .put(ALIAS, "if-match: nonsense\r\n", &body)
+        .problem(400, "bad_request");
+    let right = format!("if-match: \"{first}\"\r\n");
+    let done = server.put(ALIAS, &right, &body);
+    assert_eq!(done.header("etag"), format!("\"{second}\""));
+    done.ok();
+    let listed = server.get("/v1/collections/docs/generations").ok();
+    let row = |i: usize| {
+        (
+            &listed["generations"][i]["aliases"],
+            &listed["generations"][i]["served"],
+        )
+    };
+    assert_eq!(
+        (row(0), row(1)),
+        (
+            (&json!([]), &json!(false)),
+            (&json!(["live"]), &json!(true))
+        )
+    );
+
+    let body = json!({"generation": "nosuch", "gate": false});
+    server.put(ALIAS, "", &body).problem(404, "not_found");
+    let body = json!({"generation": "../x", "gate": false});
+    server.put(ALIAS, "", &body).problem(422, "validation");
+    let writer = Collection::open(&server.root)
+        .unwrap()
+        .writer("a long build")
+        .unwrap();
+    let body = json!({"generation": first, "gate": false});
+    let problem = server.put(ALIAS, "", &body).problem(409, "locked");
+    assert!(
+        problem["detail"]
+            .as_str()
+            .unwrap()
+            .ends_with("a long build")
+    );
+    drop(writer);
+    assert_eq!(server.served(), second);
+}
+
+#[test]
+fn what_is_worse_or_of_another_model_is_refused() {
+    let server = TestServer::start();
+    let first = server.served();
+    let half: String = CORPUS
+        .lines()
+        .take(3)
+        .map(|line| format!("{line}\n"))
+        .collect();
+    let half = build(&server, &half, |_| ());
+    let problem = server
+        .put(ALIAS, "", &json!({"generation": half}))
+        .problem(409, "gate_failed");
+    let detail = problem["detail"].as_str().unwrap();
+    assert!(
+        detail.contains("passages is 3.0000, more than 20 % below live"),
+        "{detail}"
+    );
+
+    let other = build(&server, CORPUS, |config| {
+        config.passage_template = Template::parse("<text>").unwrap();
+    });
+    let problem = server
+        .put(ALIAS, "", &json!({"generation": other}))
+        .problem(409, "fingerprint_mismatch");
+    assert!(
+        problem["detail"]
+            .as_str()
+            .unwrap()
+            .contains("`passage.template`")
+    );
+
+    let equal = build(&server, CORPUS, |_| ());
+    server.put(ALIAS, "", &json!({"generation": equal})).ok();
+    assert_eq!(server.served(), equal);
+    let listed = server.get("/v1/collections/docs/generations").ok();
+    assert_eq!(listed["generations"][3]["gate"]["passed"], true);
+    server.post(&format!("{ALIAS}/rollback"), &Value::Null).ok();
+    assert_eq!(server.served(), first);
+}
+
+#[test]
+fn two_generations_that_do_not_fit_into_memory_are_refused_with_the_figure() {
+    let server = TestServer::start_with(
+        |config| config.max_memory_bytes = Some(1),
+        QueueConfig::default(),
+    );
+    let first = server.served();
+    let second = second(&server);
+    let problem = server
+        .put(ALIAS, "", &json!({"generation": second, "gate": false}))
+        .problem(507, "insufficient_storage");
+    let detail = problem["detail"].as_str().unwrap();
+    assert!(
+        detail.contains("bytes of memory beside the current one, 0 are available"),
+        "{detail}"
+    );
+    let collection = Collection::open(&server.root).unwrap();
+    assert_eq!(
+        collection.resolve("live").unwrap().id.as_str(),
+        first,
+        "the alias is as it was"
+    );
+    assert_eq!(server.served(), first);
+}

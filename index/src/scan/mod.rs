@@ -16,6 +16,7 @@ mod sketches;
 use std::mem;
 use std::ops::Range;
 use std::sync::atomic::{AtomicI32, AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use compute::Simd;
 use rayon::prelude::*;
@@ -56,7 +57,7 @@ pub(crate) fn search(
             .iter()
             .map(|shard| sketches::of(simd, shard, &queries))
             .collect(),
-        reached: queries.norms.iter().map(|_| Threshold::new()).collect(),
+        best: queries.norms.iter().map(|_| Best::new(k)).collect(),
         simd,
         kernel: Kernel::of(simd),
         queries,
@@ -69,7 +70,7 @@ pub(crate) fn search(
     let n_threads = n_threads.clamp(1, search.spans.len().max(1));
 
     // Threads take the next span when they are done with one; which thread sees which span does not matter,
-    // because the k best of all rows are the k best of the threads' k best.
+    // because the k best of all rows do not depend on the order in which they are offered.
     let next = AtomicUsize::new(0);
     let scan = |_thread: usize| {
         let mut scan = Scan::new(&search);
@@ -78,29 +79,22 @@ pub(crate) fn search(
         }
         scan.finish()
     };
-    let merge = |left: Vec<Found>, right: Vec<Found>| {
-        left.into_iter()
-            .zip(right)
-            .map(|(a, b)| a.merge(b))
-            .collect()
-    };
-    let found = if n_threads == 1 {
+    let work = if n_threads == 1 {
         scan(0)
     } else {
         (0..n_threads)
             .into_par_iter()
             .with_max_len(1)
             .map(scan)
-            .reduce_with(merge)
-            .expect("there is a thread")
+            .reduce(Work::default, |mut work, more| {
+                work += more;
+                work
+            })
     };
-    let mut work = Work::default();
-    let ranking = |found: Found| {
-        work += found.work;
-        found.best.into_ranking()
-    };
-    let rankings = found.into_iter().map(ranking).collect();
-    Ok((rankings, work))
+    Ok((
+        search.best.into_iter().map(Best::into_ranking).collect(),
+        work,
+    ))
 }
 
 /// What all threads of a search share.
@@ -110,7 +104,7 @@ struct Search<'a> {
     /// For each shard that has sketches, the queries as they meet them.
     sketches: Vec<Option<Vec<QuerySketch>>>,
     /// By query.
-    reached: Vec<Threshold>,
+    best: Vec<Best>,
     simd: Simd,
     /// What compares sketches.
     kernel: Kernel,
@@ -187,24 +181,49 @@ impl Queries {
     }
 }
 
-/// A score that `k` rows reach, as far as any thread knows; it only rises.
-struct Threshold(AtomicI32);
+/// The `k` best rows that any thread has given their scores.
+struct Best {
+    kept: Mutex<TopK>,
+    /// The score to reach, read without waiting; it only rises.
+    reached: AtomicI32,
+}
 
-impl Threshold {
-    fn new() -> Self {
-        Self(AtomicI32::new(i32::MIN)) // a NaN, which is no score
+impl Best {
+    fn new(k: usize) -> Self {
+        Self {
+            kept: Mutex::new(TopK::new(k)),
+            reached: AtomicI32::new(i32::MIN), // a NaN, which is no score
+        }
     }
 
-    fn raise(&self, score: f32) {
-        self.0
-            .fetch_max(ordered(score.to_bits().cast_signed()), Ordering::Relaxed);
-    }
-
-    fn get(&self) -> Option<f32> {
-        match self.0.load(Ordering::Relaxed) {
+    /// The score of the `k`-th best, once there are `k`.
+    fn reached(&self) -> Option<f32> {
+        match self.reached.load(Ordering::Relaxed) {
             i32::MIN => None,
             key => Some(f32::from_bits(ordered(key).cast_unsigned())),
         }
+    }
+
+    /// Keeps the neighbor if it is among the `k` best; true when it is.
+    fn offer(&self, neighbor: Neighbor) -> bool {
+        if self
+            .reached()
+            .is_some_and(|reached| neighbor.score < reached)
+        {
+            return false;
+        }
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_best = kept.offer(neighbor);
+        if is_best && let Some(reached) = kept.threshold() {
+            let key = ordered(reached.to_bits().cast_signed());
+            self.reached.store(key, Ordering::Relaxed);
+        }
+        is_best
+    }
+
+    fn into_ranking(self) -> Vec<Neighbor> {
+        let kept = self.kept.into_inner();
+        kept.unwrap_or_else(PoisonError::into_inner).into_ranking()
     }
 }
 
@@ -228,7 +247,7 @@ impl<'a> Scan<'a> {
     fn new(search: &'a Search<'a>) -> Self {
         Self {
             search,
-            found: vec![Found::new(search.k); search.queries.len()],
+            found: vec![Found::default(); search.queries.len()],
             passing: Vec::new(),
             rows: rows::Buffers::default(),
             sketches: sketches::Buffers::new(search),
@@ -253,19 +272,19 @@ impl<'a> Scan<'a> {
         self.passing = buffer;
     }
 
-    fn finish(mut self) -> Vec<Found> {
+    fn finish(mut self) -> Work {
+        let mut work = Work::default();
         for (query, found) in self.found.iter_mut().enumerate() {
             found.settle(self.search, query);
+            work += found.work;
         }
-        self.found
+        work
     }
 }
 
 /// What one thread has found for one query.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 struct Found {
-    /// The best of the rows that have their score.
-    best: TopK,
     /// Rows that their heads have not ruled out.
     pending: Vec<Pending>,
     /// When more rows are pending, some of them are settled.
@@ -287,34 +306,13 @@ struct Pending {
 }
 
 impl Found {
-    fn new(k: usize) -> Self {
-        Self {
-            best: TopK::new(k),
-            pending: Vec::new(),
-            n_settled_at: 0,
-            decoded: Vec::new(),
-            work: Work::default(),
-        }
-    }
-
-    /// What two threads have found, both settled.
-    fn merge(mut self, other: Self) -> Self {
-        self.best = self.best.merge(other.best);
-        self.work += other.work;
-        self
-    }
-
     /// Gives a row its defined score and keeps it if it is among the best; true when it is.
     fn offer(&mut self, search: &Search<'_>, query: usize, ordinal: u32, row: &[f32]) -> bool {
         let queries = &search.queries;
         let values = queries.values(query..query + 1);
         let score = score_with(search.simd, queries.metric, row, values);
         self.work.scored += 1;
-        let is_best = self.best.offer(Neighbor { ordinal, score });
-        if is_best && let Some(threshold) = self.best.threshold() {
-            search.reached[query].raise(threshold);
-        }
-        is_best
+        search.best[query].offer(Neighbor { ordinal, score })
     }
 }
 

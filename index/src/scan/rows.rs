@@ -133,7 +133,7 @@ fn offer_to_one(
 ) {
     let &Queries { metric, width, .. } = &search.queries;
     let norms = candidates.max_norm * search.queries.norms[query];
-    let limit_now = || match search.reached[query].get() {
+    let limit_now = || match search.best[query].reached() {
         Some(threshold) => skip_limit(metric, width, norms, threshold),
         None => f32::NEG_INFINITY, // there are not k yet
     };

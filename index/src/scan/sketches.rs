@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use compute::Simd;
 
-use super::{Found, Pending, Queries, Scan, Search, Threshold, fetch};
+use super::{Best, Found, Pending, Queries, Scan, Search, fetch};
 use crate::VectorIndex;
 use crate::shard::FlatShard;
 use crate::sketch::{Coordinates, Hit, LANES, QuerySketch, Span, dot};
@@ -105,7 +105,7 @@ impl Scan<'_> {
             let (mut from, mut n_blocks) = (0, FIRST_BLOCKS);
             while from < keep.len() {
                 limits.clear();
-                let reached = search.reached[group.clone()].iter().map(Threshold::get);
+                let reached = search.best[group.clone()].iter().map(Best::reached);
                 let sketches_of_group = &queries[group.clone()];
                 limits.extend(
                     sketches_of_group
@@ -156,7 +156,7 @@ impl Found {
             self.pending
                 .select_nth_unstable_by(k - 1, |a, b| b.estimate.total_cmp(&a.estimate));
             // Those whose tail would have to lift them wait for it.
-            let reached = search.reached[query].get();
+            let reached = search.best[query].reached();
             let promises = |row: &Pending| reached.is_none_or(|reached| row.estimate >= reached);
             let best: Vec<u32> = self
                 .pending
@@ -167,7 +167,7 @@ impl Found {
             for ordinal in best {
                 self.offer_stored(search, query, ordinal);
             }
-            let reached = search.reached[query].get();
+            let reached = search.best[query].reached();
             self.pending
                 .retain(|row| reached.is_none_or(|reached| row.bound >= reached));
             if self.pending.len() > MAX_PENDING {
@@ -182,8 +182,8 @@ impl Found {
         let mut refined = self.refine(search, query);
         refined.sort_unstable_by(|a, b| b.bound.total_cmp(&a.bound));
         for (i, &Refined { bound, ordinal }) in refined.iter().enumerate() {
-            if search.reached[query]
-                .get()
+            if search.best[query]
+                .reached()
                 .is_some_and(|reached| bound < reached)
             {
                 break;
@@ -207,7 +207,7 @@ impl Found {
     /// Reads the tails of the pending rows, and returns those that are not ruled out.
     fn refine(&mut self, search: &Search<'_>, query: usize) -> Vec<Refined> {
         let mut refined = Vec::new();
-        let reached = search.reached[query].get();
+        let reached = search.best[query].reached();
         let is_in = |bound: f32| reached.is_none_or(|reached| bound >= reached);
         self.pending.retain(|row| is_in(row.bound));
         self.work.tails += self.pending.len() as u64;

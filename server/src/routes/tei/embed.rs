@@ -4,11 +4,11 @@ use axum::extract::{Extension, Query, State};
 use axum::response::Response;
 use encoder::Output;
 use openapi::{
-    EmbeddingInput, TeiEmbedAllRequest, TeiEmbedRequest, TeiError, TeiReading, TeiSimilarityRequest,
+    EmbeddingInput, TeiEmbedAllRequest, TeiEmbedRequest, TeiReading, TeiSimilarityRequest,
 };
 use retriever::{Deadline, Encoded};
 
-use super::{Cost, Named, answer, check_cut, reading};
+use super::{Cost, Errors, Named, answer, check_cut, reading};
 use crate::body::Json;
 use crate::exchange::Context;
 use crate::model::ServedEncoder;
@@ -35,16 +35,7 @@ use crate::state::{App, Shared};
             ("x-inference-time" = u64, description = "Milliseconds of computing"),
             ("x-total-time" = u64, description = "Milliseconds of it all"),
         ), example = json!([[0.013, -0.027]])),
-        (status = 400, description = "`bad_request`", body = TeiError),
-        (status = 404, description = "`model_not_found`", body = TeiError),
-        (status = 408, description = "`slow_client`", body = TeiError),
-        (status = 413, description = "`body_too_large`, `batch_too_large`", body = TeiError),
-        (status = 415, description = "`unsupported_media_type`", body = TeiError),
-        (status = 422, description = "`validation`", body = TeiError),
-        (status = 429, description = "`overloaded`, with `Retry-After`", body = TeiError),
-        (status = 500, description = "`internal`", body = TeiError),
-        (status = 503, description = "`not_ready`, `draining`", body = TeiError),
-        (status = 504, description = "`deadline_exceeded`", body = TeiError),
+        Errors,
     ),
 )]
 pub(in crate::routes) async fn embed(
@@ -84,16 +75,7 @@ pub(in crate::routes) async fn embed(
     request_body = TeiEmbedAllRequest,
     responses(
         (status = 200, description = "For each text a vector a token", body = Vec<Vec<Vec<f32>>>, example = json!([[[0.21, -0.4], [0.1, 0.7]]])),
-        (status = 400, description = "`bad_request`", body = TeiError),
-        (status = 404, description = "`model_not_found`", body = TeiError),
-        (status = 408, description = "`slow_client`", body = TeiError),
-        (status = 413, description = "`body_too_large`, `batch_too_large`", body = TeiError),
-        (status = 415, description = "`unsupported_media_type`", body = TeiError),
-        (status = 422, description = "`validation`", body = TeiError),
-        (status = 429, description = "`overloaded`, with `Retry-After`", body = TeiError),
-        (status = 500, description = "`internal`", body = TeiError),
-        (status = 503, description = "`not_ready`, `draining`", body = TeiError),
-        (status = 504, description = "`deadline_exceeded`", body = TeiError),
+        Errors,
     ),
 )]
 pub(in crate::routes) async fn embed_all(
@@ -128,16 +110,7 @@ pub(in crate::routes) async fn embed_all(
     request_body = TeiSimilarityRequest,
     responses(
         (status = 200, description = "The cosine of each of the others", body = Vec<f32>, example = json!([0.71, 0.12])),
-        (status = 400, description = "`bad_request`", body = TeiError),
-        (status = 404, description = "`model_not_found`", body = TeiError),
-        (status = 408, description = "`slow_client`", body = TeiError),
-        (status = 413, description = "`body_too_large`, `batch_too_large`", body = TeiError),
-        (status = 415, description = "`unsupported_media_type`", body = TeiError),
-        (status = 422, description = "`validation`", body = TeiError),
-        (status = 429, description = "`overloaded`, with `Retry-After`", body = TeiError),
-        (status = 500, description = "`internal`", body = TeiError),
-        (status = 503, description = "`not_ready`, `draining`", body = TeiError),
-        (status = 504, description = "`deadline_exceeded`", body = TeiError),
+        Errors,
     ),
 )]
 pub(in crate::routes) async fn similarity(

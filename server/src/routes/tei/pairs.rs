@@ -3,11 +3,11 @@ use std::time::Instant;
 use axum::extract::{Extension, Query, State};
 use axum::response::Response;
 use openapi::{
-    TeiError, TeiPredictInput, TeiPredictRequest, TeiPrediction, TeiPredictions, TeiRank,
-    TeiReading, TeiRerankRequest,
+    TeiPredictInput, TeiPredictRequest, TeiPrediction, TeiPredictions, TeiRank, TeiReading,
+    TeiRerankRequest,
 };
 
-use super::{Cost, Named, answer, check_cut, side};
+use super::{Cost, Errors, Named, answer, check_cut, side};
 use crate::body::Json;
 use crate::exchange::Context;
 use crate::model::{Input, PairCut, Scored, ServedReranker};
@@ -23,16 +23,7 @@ use crate::state::{App, Shared};
     request_body = TeiRerankRequest,
     responses(
         (status = 200, description = "The texts, best first", body = Vec<TeiRank>),
-        (status = 400, description = "`bad_request`", body = TeiError),
-        (status = 404, description = "`model_not_found`", body = TeiError),
-        (status = 408, description = "`slow_client`", body = TeiError),
-        (status = 413, description = "`body_too_large`, `batch_too_large`", body = TeiError),
-        (status = 415, description = "`unsupported_media_type`", body = TeiError),
-        (status = 422, description = "`validation`", body = TeiError),
-        (status = 429, description = "`overloaded`, with `Retry-After`", body = TeiError),
-        (status = 500, description = "`internal`", body = TeiError),
-        (status = 503, description = "`not_ready`, `draining`", body = TeiError),
-        (status = 504, description = "`deadline_exceeded`", body = TeiError),
+        Errors,
     ),
 )]
 pub(in crate::routes) async fn rerank(
@@ -74,16 +65,7 @@ pub(in crate::routes) async fn rerank(
     request_body = TeiPredictRequest,
     responses(
         (status = 200, description = "The labels, surest first; a list of such lists for many inputs", body = TeiPredictions),
-        (status = 400, description = "`bad_request`", body = TeiError),
-        (status = 404, description = "`model_not_found`", body = TeiError),
-        (status = 408, description = "`slow_client`", body = TeiError),
-        (status = 413, description = "`body_too_large`, `batch_too_large`", body = TeiError),
-        (status = 415, description = "`unsupported_media_type`", body = TeiError),
-        (status = 422, description = "`validation`", body = TeiError),
-        (status = 429, description = "`overloaded`, with `Retry-After`", body = TeiError),
-        (status = 500, description = "`internal`", body = TeiError),
-        (status = 503, description = "`not_ready`, `draining`", body = TeiError),
-        (status = 504, description = "`deadline_exceeded`", body = TeiError),
+        Errors,
     ),
 )]
 pub(in crate::routes) async fn predict(

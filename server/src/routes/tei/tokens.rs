@@ -3,9 +3,9 @@ use std::sync::Arc;
 use axum::Json as Answer;
 use axum::extract::{Extension, Query, State};
 use encoder::{EncodeError, Piece, TextTokenizer};
-use openapi::{TeiDecodeRequest, TeiError, TeiIds, TeiTexts, TeiToken, TeiTokenizeRequest};
+use openapi::{TeiDecodeRequest, TeiIds, TeiTexts, TeiToken, TeiTokenizeRequest};
 
-use super::{Named, prompt};
+use super::{Errors, Named, prompt};
 use crate::body::Json;
 use crate::exchange::Context;
 use crate::model::{ServedEncoder, ServedReranker};
@@ -20,15 +20,7 @@ use crate::state::{App, Shared};
     request_body = TeiTokenizeRequest,
     responses(
         (status = 200, description = "The tokens of each text, uncut", body = Vec<Vec<TeiToken>>),
-        (status = 400, description = "`bad_request`", body = TeiError),
-        (status = 404, description = "`model_not_found`", body = TeiError),
-        (status = 408, description = "`slow_client`", body = TeiError),
-        (status = 413, description = "`body_too_large`, `batch_too_large`", body = TeiError),
-        (status = 415, description = "`unsupported_media_type`", body = TeiError),
-        (status = 422, description = "`validation`", body = TeiError),
-        (status = 500, description = "`internal`", body = TeiError),
-        (status = 503, description = "`not_ready`, `draining`", body = TeiError),
-        (status = 504, description = "`deadline_exceeded`", body = TeiError),
+        Errors,
     ),
 )]
 pub(in crate::routes) async fn tokenize(
@@ -99,15 +91,7 @@ fn token(text: &str, piece: Piece) -> TeiToken {
     request_body = TeiDecodeRequest,
     responses(
         (status = 200, description = "A text for each list of ids; ids that no token has are skipped", body = Vec<String>, example = json!(["the tide"])),
-        (status = 400, description = "`bad_request`", body = TeiError),
-        (status = 404, description = "`model_not_found`", body = TeiError),
-        (status = 408, description = "`slow_client`", body = TeiError),
-        (status = 413, description = "`body_too_large`, `batch_too_large`", body = TeiError),
-        (status = 415, description = "`unsupported_media_type`", body = TeiError),
-        (status = 422, description = "`validation`", body = TeiError),
-        (status = 500, description = "`internal`", body = TeiError),
-        (status = 503, description = "`not_ready`, `draining`", body = TeiError),
-        (status = 504, description = "`deadline_exceeded`", body = TeiError),
+        Errors,
     ),
 )]
 pub(in crate::routes) async fn decode(

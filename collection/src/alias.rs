@@ -20,6 +20,8 @@ pub(crate) struct AliasTable {
     pub now: Aliases,
     /// What each alias named before its last change.
     pub before: Aliases,
+    /// The last position of the write log that is left out of a generation.
+    pub dropped: BTreeMap<GenerationId, u64>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -29,6 +31,8 @@ struct AliasFile {
     aliases: Aliases,
     #[serde(default, skip_serializing_if = "Aliases::is_empty")]
     previous: Aliases,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    dropped: BTreeMap<GenerationId, u64>,
     /// sha256 of the canonical JSON of the rest; files written before there were rollbacks have none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     checksum: Option<String>,
@@ -73,6 +77,7 @@ pub(crate) fn read(path: &Path) -> Result<AliasTable, CollectionError> {
     Ok(AliasTable {
         now: file.aliases,
         before: file.previous,
+        dropped: file.dropped,
     })
 }
 
@@ -81,6 +86,7 @@ pub(crate) fn write(path: &Path, table: &AliasTable) -> Result<(), CollectionErr
         format_version: FORMAT_VERSION,
         aliases: table.now.clone(),
         previous: table.before.clone(),
+        dropped: table.dropped.clone(),
         checksum: None,
     };
     file.checksum = Some(file.digest());
@@ -103,6 +109,7 @@ mod tests {
         AliasTable {
             now: table("g2"),
             before: table("g1"),
+            dropped: BTreeMap::from([(GenerationId::parse("g1").unwrap(), 7)]),
         }
     }
 

@@ -1,5 +1,6 @@
 //! A collection as its readers see it.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::{fs, io};
 
@@ -168,6 +169,21 @@ impl Collection {
         Ok(alias::read(&self.alias_file())?.before)
     }
 
+    /// The last position of the write log that is left out of each generation of which some is.
+    pub(crate) fn dropped(&self) -> Result<BTreeMap<GenerationId, u64>, CollectionError> {
+        Ok(alias::read(&self.alias_file())?.dropped)
+    }
+
+    /// The position of the write log after which its records are to be applied to a generation: it contains the others, or
+    /// they were left out when it was published.
+    ///
+    /// # Errors
+    /// [`CollectionError::Aliases`] when the file is damaged.
+    pub fn replayed_after(&self, generation: &Generation) -> Result<u64, CollectionError> {
+        let dropped = self.dropped()?.remove(&generation.id).unwrap_or(0);
+        Ok(generation.manifest.log_position.max(dropped))
+    }
+
     /// The report of the gate that a generation passed, as JSON; none when no gate was asked.
     ///
     /// # Errors
@@ -227,15 +243,44 @@ impl Writer {
     /// # Errors
     /// When there is no such generation or its manifest is damaged, and when the file cannot be written; the alias is then as before.
     pub fn set_alias(&self, alias: &AliasName, id: &GenerationId) -> Result<(), CollectionError> {
+        self.change(alias, id, None)
+    }
+
+    /// As [`Self::set_alias`], and leaves the records of the write log up to `position` out of the generation, now and
+    /// whenever it is opened.
+    ///
+    /// # Errors
+    /// As [`Self::set_alias`].
+    pub fn set_alias_without(
+        &self,
+        alias: &AliasName,
+        id: &GenerationId,
+        position: u64,
+    ) -> Result<(), CollectionError> {
+        self.change(alias, id, Some(position))
+    }
+
+    fn change(
+        &self,
+        alias: &AliasName,
+        id: &GenerationId,
+        dropped: Option<u64>,
+    ) -> Result<(), CollectionError> {
         let id = self.collection.generation(id)?.id;
         let path = self.collection.alias_file();
         let mut table = alias::read(&path)?;
-        if table.now.get(alias) == Some(&id) {
+        if let Some(position) = dropped {
+            table.dropped.insert(id.clone(), position);
+        } else if table.now.get(alias) == Some(&id) {
             return Ok(());
         }
-        if let Some(before) = table.now.insert(alias.clone(), id) {
+        if let Some(before) = table.now.insert(alias.clone(), id.clone())
+            && before != id
+        {
             table.before.insert(alias.clone(), before);
         }
+        let there = self.collection.generations()?;
+        table.dropped.retain(|id, _| there.contains(id));
         alias::write(&path, &table)
     }
 

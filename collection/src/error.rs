@@ -52,6 +52,29 @@ pub enum CollectionError {
     /// A generation may hold plain files and folders with portable names only.
     #[error("`{}` cannot be part of a generation", path.display())]
     Unexpected { path: PathBuf },
+    /// The write log is damaged, in a way that no crash leaves behind.
+    #[error("write log `{}` is damaged at byte {offset}: {reason}", path.display())]
+    Log {
+        path: PathBuf,
+        offset: u64,
+        reason: &'static str,
+    },
+    /// The write log ends before positions that generations contain.
+    #[error("write log `{}` ends at position {end}, generations of the collection know position {known}", path.display())]
+    LogEnd { path: PathBuf, end: u64, known: u64 },
+    /// Records that are to be replayed are no longer there.
+    #[error("write log `{}` begins at position {first}, what comes after position {after} is needed", path.display())]
+    LogGap {
+        path: PathBuf,
+        first: u64,
+        after: u64,
+    },
+    /// Too much was to be written at once.
+    #[error("records of {n_bytes} bytes at once, the write log takes {max_bytes}")]
+    LogFrame { n_bytes: usize, max_bytes: usize },
+    /// A failed write could not be taken back.
+    #[error("write log `{}` takes no records after a write that failed; it has to be opened again", path.display())]
+    LogBroken { path: PathBuf },
     /// No space is left.
     #[error("disk full while writing `{}`", path.display())]
     DiskFull { path: PathBuf, source: io::Error },
@@ -68,7 +91,12 @@ impl CollectionError {
     pub fn is_corrupt(&self) -> bool {
         match self {
             Self::Manifest { source, .. } => !matches!(source, ManifestError::Version { .. }),
-            Self::Aliases { .. } | Self::Spec { .. } | Self::Report { .. } => true,
+            Self::Aliases { .. }
+            | Self::Spec { .. }
+            | Self::Report { .. }
+            | Self::Log { .. }
+            | Self::LogEnd { .. }
+            | Self::LogGap { .. } => true,
             _ => false,
         }
     }

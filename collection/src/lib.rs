@@ -9,7 +9,8 @@
 //!     work/                     what the builder keeps in order to resume; never part of a generation
 //!   aliases.json                alias → generation, now and before; `live` is what readers open unless told otherwise
 //!   gate/<generation>.json      the report of the gate that the generation passed
-//!   writer.lock                 locked by the one writer
+//!   live/                       the write log, of which each manifest says how much its generation contains
+//!   writer.lock                 locked by the one writer of everything but `live/`, which has a lock of its own
 //! ```
 //!
 //! # Why a crash leaves the old state or the new one
@@ -37,6 +38,7 @@ mod digest;
 mod durable;
 mod error;
 mod lock;
+mod log;
 mod manifest;
 mod name;
 mod retention;
@@ -49,6 +51,7 @@ pub use digest::{canonical_json, sha256_hex};
 pub use durable::{sync_folder, write_atomic};
 pub use error::{CollectionError, ManifestError, NameError};
 pub use lock::Writer;
+pub use log::{Durability, LogConfig, LogWriter, MAX_FRAME_BYTES, NewRecord, Record};
 pub use manifest::{Counts, FORMAT_VERSION, FileEntry, Manifest, Reused, Shard, Templates};
 pub use name::{AliasName, GenerationId};
 pub use retention::{Garbage, Retention};

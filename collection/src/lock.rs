@@ -2,7 +2,7 @@
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{Read, Write};
-use std::path::PathBuf;
+use std::path::Path;
 use std::process;
 
 use time::OffsetDateTime;
@@ -23,36 +23,41 @@ impl Collection {
     /// # Errors
     /// [`CollectionError::Locked`] names the writer: process, host, since when, and its command.
     pub fn writer(&self, command: &str) -> Result<Writer, CollectionError> {
-        let path: PathBuf = self.root().join("writer.lock");
-        let failed = |source| CollectionError::write(&path, source);
-        let mut file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(&path)
-            .map_err(failed)?;
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                return Err(CollectionError::Locked {
-                    path: self.root().to_path_buf(),
-                    holder: read_holder(&mut file),
-                });
-            }
-            Err(TryLockError::Error(source)) => return Err(failed(source)),
-        }
-        let since = OffsetDateTime::now_utc()
-            .format(&Rfc3339)
-            .expect("the present has a year of four digits");
-        file.set_len(0).map_err(failed)?;
-        let (process, host) = (process::id(), host_name());
-        write!(file, "process {process} on {host} since {since}: {command}").map_err(failed)?;
+        let lock = acquire(&self.root().join("writer.lock"), self.root(), command)?;
         Ok(Writer {
             collection: self.clone(),
-            _lock: file,
+            _lock: lock,
         })
     }
+}
+
+/// Locks the file at `path` for as long as it is open, and notes in it who has it and what for.
+pub(crate) fn acquire(path: &Path, root: &Path, command: &str) -> Result<File, CollectionError> {
+    let failed = |source| CollectionError::write(path, source);
+    let mut file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(path)
+        .map_err(failed)?;
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => {
+            return Err(CollectionError::Locked {
+                path: root.to_path_buf(),
+                holder: read_holder(&mut file),
+            });
+        }
+        Err(TryLockError::Error(source)) => return Err(failed(source)),
+    }
+    let since = OffsetDateTime::now_utc()
+        .format(&Rfc3339)
+        .expect("the present has a year of four digits");
+    file.set_len(0).map_err(failed)?;
+    let (process, host) = (process::id(), host_name());
+    write!(file, "process {process} on {host} since {since}: {command}").map_err(failed)?;
+    Ok(file)
 }
 
 impl Writer {

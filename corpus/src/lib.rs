@@ -27,7 +27,7 @@ pub use passage_id::{parse_passage_id, passage_id};
 pub use qrels::{Qrels, QrelsFormat};
 pub use query::{Query, read_queries};
 pub use reader::{CorpusConfig, CorpusReader, Passage};
-pub use record::CorpusFormat;
+pub use record::{CorpusFormat, parse_passage};
 pub use rows::Rows;
 pub use run::{Run, RunFormat, Scored, ranked};
 pub use schema::{Field, FieldKind, Schema, parse_date};

@@ -8,7 +8,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
 
 use crate::source::{Line, Source};
-use crate::{BadLine, CorpusError, Reason, Rows, Schema};
+use crate::{BadLine, CorpusError, Passage, Reason, Rows, Schema};
 
 /// Names that an id may have, in the order in which they are tried.
 const ID_KEYS: [&str; 4] = ["_id", "id", "docid", "text_id"];
@@ -274,6 +274,28 @@ fn parse_object(text: &str) -> Result<Record, Reason> {
     };
     let Object(fields) = serde_json::from_str(text).map_err(reason)?;
     record_of_fields(fields)
+}
+
+/// Reads a passage from a JSON object, as a line of a corpus has it; a value that is not of its field's kind is refused.
+///
+/// # Errors
+/// [`Reason`], as for a line of a corpus.
+pub fn parse_passage(text: &str, schema: &Schema) -> Result<Passage, Reason> {
+    let Record {
+        id,
+        title,
+        text,
+        metadata,
+    } = check_kinds(parse_object(text)?, schema)?;
+    if title.trim().is_empty() && text.trim().is_empty() {
+        return Err(Reason::Blank);
+    }
+    Ok(Passage {
+        id,
+        title,
+        text,
+        metadata,
+    })
 }
 
 fn record_of_fields(mut fields: Map<String, Value>) -> Result<Record, Reason> {

@@ -9,7 +9,8 @@
 //! 4. `sketch` says in a fraction of the bytes what a row's score can be at most, with the proof.
 //! 5. `scan` finds the neighbours: a fast pass over sketches, or over rows in `f32`, then [`score`] for what it cannot rule out.
 //! 6. [`ShardedIndex`] makes many shards answer as one.
-//! 7. `graph` is for more rows than one wants to look at: [`build_graph`] beside a shard, [`GraphIndex`] over both.
+//! 7. [`MemoryRows`] holds rows that are in no shard yet.
+//! 8. `graph` is for more rows than one wants to look at: [`build_graph`] beside a shard, [`GraphIndex`] over both.
 
 #[cfg(feature = "hnsw-rs")]
 mod baseline;
@@ -17,6 +18,7 @@ mod components;
 mod error;
 mod graph;
 mod kernel;
+mod memory;
 mod metric;
 mod neighbor;
 mod rows;
@@ -31,6 +33,7 @@ mod sketch;
 pub use baseline::HnswRsIndex;
 pub use error::{OpenError, RepairError, WriteError};
 pub use graph::{GraphIndex, GraphSummary, HnswConfig, Plan, Progress, build_graph};
+pub use memory::{MemoryRows, NoRows};
 pub use metric::{Metric, normalize, score};
 pub use neighbor::Neighbor;
 pub use rows::RowType;

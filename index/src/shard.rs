@@ -139,24 +139,14 @@ impl ShardWriter {
     /// or when no ordinal is left. The shard is then as it was before, so a caller may skip the row.
     pub fn push(&mut self, row: &[f32]) -> Result<(), WriteError> {
         let ordinal = self.next_ordinal()?;
-        if row.len() != self.config.width {
-            return Err(WriteError::RowWidth {
-                ordinal,
-                expected: self.config.width,
-                found: row.len(),
-            });
-        }
-        if let Some(dimension) = row.iter().position(|value| !value.is_finite()) {
-            return Err(WriteError::NotFinite { ordinal, dimension });
-        }
-        self.row.clear();
-        self.row.extend_from_slice(row);
-        if self.config.metric == Metric::Cosine && normalize(&mut self.row) == 0.0 {
-            return Err(WriteError::ZeroRow { ordinal });
-        }
-        let row_type = self.config.row_type;
-        self.bytes.clear();
-        row_type.encode(&self.row, &mut self.bytes);
+        let ShardConfig {
+            width,
+            metric,
+            row_type,
+            ..
+        } = self.config;
+        let (values, bytes) = (&mut self.row, &mut self.bytes);
+        prepare_row(width, metric, row_type, ordinal, row, values, bytes)?;
         match self.write()? {
             None => Ok(()),
             Some(dimension) => Err(WriteError::TooLarge {
@@ -270,6 +260,36 @@ impl ShardWriter {
             n_bytes: self.sections.finish()?,
         })
     }
+}
+
+/// Checks a row and puts it into `values` as it is compared and into `bytes` as it is stored.
+pub(crate) fn prepare_row(
+    width: usize,
+    metric: Metric,
+    row_type: RowType,
+    ordinal: u32,
+    row: &[f32],
+    values: &mut Vec<f32>,
+    bytes: &mut Vec<u8>,
+) -> Result<(), WriteError> {
+    if row.len() != width {
+        return Err(WriteError::RowWidth {
+            ordinal,
+            expected: width,
+            found: row.len(),
+        });
+    }
+    if let Some(dimension) = row.iter().position(|value| !value.is_finite()) {
+        return Err(WriteError::NotFinite { ordinal, dimension });
+    }
+    values.clear();
+    values.extend_from_slice(row);
+    if metric == Metric::Cosine && normalize(values) == 0.0 {
+        return Err(WriteError::ZeroRow { ordinal });
+    }
+    bytes.clear();
+    row_type.encode(values, bytes);
+    Ok(())
 }
 
 /// A shard open for exact search, memory-mapped.

@@ -1,10 +1,11 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use collection::Generation;
+use collection::{Generation, Manifest};
 use futures::future::BoxFuture;
 use index::{
-    Bitmap, GraphIndex, Neighbor, OpenError, Plan, SearchParams, ShardedIndex, VectorIndex, Verify,
+    Bitmap, GraphIndex, Metric, Neighbor, NoRows, OpenError, Plan, SearchParams, ShardedIndex,
+    VectorIndex, Verify,
 };
 
 use crate::Deadline;
@@ -55,6 +56,12 @@ pub fn open_index(
     verify: Verify,
 ) -> Result<Arc<dyn VectorIndex>, OpenError> {
     let shards = &generation.manifest.shards;
+    if shards.is_empty() {
+        return Ok(Arc::new(NoRows {
+            width: generation.manifest.width,
+            metric: metric(&generation.manifest)?,
+        }));
+    }
     let inside = |path: &String| generation.path.join(path);
     let vectors: Vec<PathBuf> = shards.iter().map(|shard| inside(&shard.path)).collect();
     let graphs: Option<Vec<PathBuf>> = shards
@@ -66,6 +73,11 @@ pub fn open_index(
         Some(graphs) => Arc::new(GraphIndex::open(flat, &graphs, verify)?),
         None => Arc::new(flat),
     })
+}
+
+/// How a generation compares its rows.
+pub(crate) fn metric(manifest: &Manifest) -> Result<Metric, OpenError> {
+    serde_json::from_value(manifest.metric.as_str().into()).map_err(|_| OpenError::NoShards)
 }
 
 /// The index of a generation, searched on tokio's blocking threads.

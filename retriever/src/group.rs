@@ -2,15 +2,17 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::sync::Arc;
 use std::time::Instant;
 
 use corpus::FieldKind;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use store::View;
 
 use crate::memory::{RememberedEncoder, RememberedReranker};
 use crate::{
-    Hit, Include, QueryEncoder, QueryInput, Relation, Reranker, Retriever, SearchError,
+    Hit, Include, Live, QueryEncoder, QueryInput, Relation, Reranker, Retriever, SearchError,
     SearchOptions, SearchResponse,
 };
 
@@ -104,6 +106,7 @@ impl Retriever {
         queries: Vec<QueryInput>,
         options: &SearchOptions,
         grouping: &Grouping,
+        live: &Arc<Live>,
         encoder: &dyn QueryEncoder,
         reranker: Option<&dyn Reranker>,
     ) -> Result<Vec<SearchResponse>, SearchError> {
@@ -132,7 +135,7 @@ impl Retriever {
                 ..options.clone()
             };
             let answers = self
-                .search_batch(queries.clone(), &ranking, &encoder, reranker)
+                .search_live(live, queries.clone(), &ranking, &encoder, reranker)
                 .await?;
             for (mut answer, finished) in answers.into_iter().zip(&mut finished) {
                 if finished.is_some() {
@@ -142,7 +145,7 @@ impl Retriever {
                 let is_all = hits.len() < depth
                     || answer.total.relation == Relation::Eq
                         && answer.total.value == hits.len() as u64;
-                answer.groups = self.group(hits, grouping).await?;
+                answer.groups = group(live, hits, grouping).await?;
                 let is_enough = is_all || answer.groups.len() >= n_wanted;
                 if !is_enough && depth < MAX_CANDIDATES {
                     continue;
@@ -153,7 +156,7 @@ impl Retriever {
                 if !is_all && grouping.score != GroupScore::Max {
                     answer.degraded.push("group_scores_partial");
                 }
-                self.finish_groups(&mut answer, options, grouping)?;
+                finish_groups(live.view(), &mut answer, options, grouping)?;
                 answer.timing.total = start.elapsed();
                 *finished = Some(answer);
             }
@@ -174,105 +177,116 @@ impl Retriever {
         }
         Ok(())
     }
+}
 
-    /// Groups a ranking, best group first. Keeps the hits of a group that are shown or count.
-    async fn group(&self, hits: Vec<Hit>, grouping: &Grouping) -> Result<Vec<Group>, SearchError> {
-        let keys = self.keys(&hits, &grouping.by).await?;
-        let of_group = grouping.size.max(grouping.n_counted());
-        let mut groups: Vec<Group> = Vec::new();
-        let mut positions: HashMap<String, usize> = HashMap::new();
-        for (hit, keys) in hits.into_iter().zip(keys) {
-            for id in keys {
-                let position = match positions.entry(id.clone()) {
-                    Entry::Occupied(entry) => *entry.get(),
-                    Entry::Vacant(entry) => {
-                        groups.push(Group {
-                            id,
-                            rank: 0,
-                            score: 0.0,
-                            hits: Vec::new(),
-                        });
-                        *entry.insert(groups.len() - 1)
-                    }
-                };
-                let kept = &mut groups[position].hits;
-                if kept.len() < of_group {
-                    kept.push(hit.clone());
+/// Groups a ranking, best group first. Keeps the hits of a group that are shown or count.
+async fn group(
+    live: &Arc<Live>,
+    hits: Vec<Hit>,
+    grouping: &Grouping,
+) -> Result<Vec<Group>, SearchError> {
+    let keys = keys(live, &hits, &grouping.by).await?;
+    let of_group = grouping.size.max(grouping.n_counted());
+    let mut groups: Vec<Group> = Vec::new();
+    let mut positions: HashMap<String, usize> = HashMap::new();
+    for (hit, keys) in hits.into_iter().zip(keys) {
+        for id in keys {
+            let position = match positions.entry(id.clone()) {
+                Entry::Occupied(entry) => *entry.get(),
+                Entry::Vacant(entry) => {
+                    groups.push(Group {
+                        id,
+                        rank: 0,
+                        score: 0.0,
+                        hits: Vec::new(),
+                    });
+                    *entry.insert(groups.len() - 1)
                 }
+            };
+            let kept = &mut groups[position].hits;
+            if kept.len() < of_group {
+                kept.push(hit.clone());
             }
         }
-        for group in &mut groups {
-            group.score = grouping.score_of(&group.hits);
-        }
-        let is_reranked = |group: &Group| group.hits[0].scores.rerank.is_some();
-        // Stable: equal scores keep the order of their best passages.
-        groups.sort_by(|a, b| {
-            let (of_a, of_b) = (is_reranked(a), is_reranked(b));
-            of_b.cmp(&of_a).then(b.score.total_cmp(&a.score))
-        });
-        Ok(groups)
     }
+    for group in &mut groups {
+        group.score = grouping.score_of(&group.hits);
+    }
+    let is_reranked = |group: &Group| group.hits[0].scores.rerank.is_some();
+    // Stable: equal scores keep the order of their best passages.
+    groups.sort_by(|a, b| {
+        let (of_a, of_b) = (is_reranked(a), is_reranked(b));
+        of_b.cmp(&of_a).then(b.score.total_cmp(&a.score))
+    });
+    Ok(groups)
+}
 
-    /// The groups that each hit belongs to.
-    async fn keys(&self, hits: &[Hit], by: &GroupBy) -> Result<Vec<Vec<String>>, SearchError> {
-        let name = match by {
-            GroupBy::Document => {
-                let id = |hit: &Hit| match &hit.document {
-                    Some(part) => part.id.clone(),
-                    None => hit.id.clone(),
-                };
-                return Ok(hits.iter().map(|hit| vec![id(hit)]).collect());
-            }
-            GroupBy::Field(name) => name.clone(),
-        };
-        let store = self.shared_store();
+/// The groups that each hit belongs to.
+async fn keys(
+    live: &Arc<Live>,
+    hits: &[Hit],
+    by: &GroupBy,
+) -> Result<Vec<Vec<String>>, SearchError> {
+    let name = match by {
+        GroupBy::Document => {
+            let id = |hit: &Hit| match &hit.document {
+                Some(part) => part.id.clone(),
+                None => hit.id.clone(),
+            };
+            return Ok(hits.iter().map(|hit| vec![id(hit)]).collect());
+        }
+        GroupBy::Field(name) => name.clone(),
+    };
+    let live = Arc::clone(live);
+    let ordinals: Vec<u32> = hits.iter().map(|hit| hit.ordinal).collect();
+    let task = tokio::task::spawn_blocking(move || {
+        let passages = live
+            .view()
+            .passages(&ordinals)
+            .map_err(SearchError::Store)?;
+        let keys = passages
+            .iter()
+            .map(|passage| values(passage.metadata.get(&name)));
+        Ok(keys.collect())
+    });
+    task.await.map_err(|_| SearchError::Stopped)?
+}
+
+/// Keeps the groups and hits that were asked for and reads what they shall show.
+fn finish_groups(
+    view: &View,
+    answer: &mut SearchResponse,
+    options: &SearchOptions,
+    grouping: &Grouping,
+) -> Result<(), SearchError> {
+    let start = Instant::now();
+    let groups = std::mem::take(&mut answer.groups).into_iter();
+    let page = groups
+        .zip(1..)
+        .skip(options.offset)
+        .take(options.top_k)
+        .map(|(mut group, rank)| {
+            group.hits.truncate(grouping.size);
+            group.rank = rank;
+            group
+        });
+    answer.groups = page.collect();
+    if options.include.text || options.include.metadata {
+        let hits = answer.groups.iter_mut().flat_map(|group| &mut group.hits);
+        let mut hits: Vec<&mut Hit> = hits.collect();
         let ordinals: Vec<u32> = hits.iter().map(|hit| hit.ordinal).collect();
-        let task = tokio::task::spawn_blocking(move || {
-            let passages = store.passages(&ordinals).map_err(SearchError::Store)?;
-            let keys = passages
-                .iter()
-                .map(|passage| values(passage.metadata.get(&name)));
-            Ok(keys.collect())
-        });
-        task.await.map_err(|_| SearchError::Stopped)?
-    }
-
-    /// Keeps the groups and hits that were asked for and reads what they shall show.
-    fn finish_groups(
-        &self,
-        answer: &mut SearchResponse,
-        options: &SearchOptions,
-        grouping: &Grouping,
-    ) -> Result<(), SearchError> {
-        let start = Instant::now();
-        let groups = std::mem::take(&mut answer.groups).into_iter();
-        let page = groups
-            .zip(1..)
-            .skip(options.offset)
-            .take(options.top_k)
-            .map(|(mut group, rank)| {
-                group.hits.truncate(grouping.size);
-                group.rank = rank;
-                group
-            });
-        answer.groups = page.collect();
-        if options.include.text || options.include.metadata {
-            let hits = answer.groups.iter_mut().flat_map(|group| &mut group.hits);
-            let mut hits: Vec<&mut Hit> = hits.collect();
-            let ordinals: Vec<u32> = hits.iter().map(|hit| hit.ordinal).collect();
-            let passages = self.store().passages(&ordinals);
-            for (hit, passage) in hits.iter_mut().zip(passages.map_err(SearchError::Store)?) {
-                if options.include.text {
-                    (hit.title, hit.text) = (Some(passage.title), Some(passage.text));
-                }
-                if options.include.metadata {
-                    hit.metadata = Some(passage.metadata);
-                }
+        let passages = view.passages(&ordinals);
+        for (hit, passage) in hits.iter_mut().zip(passages.map_err(SearchError::Store)?) {
+            if options.include.text {
+                (hit.title, hit.text) = (Some(passage.title), Some(passage.text));
+            }
+            if options.include.metadata {
+                hit.metadata = Some(passage.metadata);
             }
         }
-        answer.timing.fetch += start.elapsed();
-        Ok(())
     }
+    answer.timing.fetch += start.elapsed();
+    Ok(())
 }
 
 impl Grouping {

@@ -5,6 +5,8 @@
 //! once ([`DirectEncoder`], [`DirectReranker`]); in the server they are the scheduler, which batches what many
 //! requests ask for. Where the vectors are searched is behind [`SearchBackend`].
 //!
+//! What was changed since the generation was built is a [`Live`] beside it: each search sees one of them, to its end.
+//!
 //! Every step has the same [`Deadline`]; what could not be done in time is named in [`SearchResponse::degraded`].
 
 mod backend;
@@ -14,6 +16,7 @@ mod error;
 mod fingerprint;
 mod fusion;
 mod group;
+mod live;
 mod memory;
 mod models;
 mod request;
@@ -26,6 +29,7 @@ pub use error::{OpenError, SearchError};
 pub use fingerprint::{ArithmeticMismatch, FingerprintError, check_arithmetic, check_encoder};
 pub use fusion::{Fused, Fusion, FusionMethod, Weights};
 pub use group::{Group, GroupBy, GroupScore, Grouping};
+pub use live::{ChangeError, Live, RowForm};
 pub use models::{
     DirectEncoder, DirectReranker, Encoded, ModelError, QueryEncoder, Reranked, Reranker,
 };
@@ -35,4 +39,7 @@ pub use request::{
 };
 pub use retriever::{OpenConfig, Retriever};
 pub use selection::MAX_FACET_VALUES;
-pub use store::{Bounds, Condition, Facet, FieldFault, Filter, FilterError, FilterLimits, Test};
+pub use store::{
+    Added, AddedPart, Bitmap, Bounds, Condition, Facet, FieldFault, Filter, FilterError,
+    FilterLimits, Test, View,
+};

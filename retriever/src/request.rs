@@ -271,4 +271,6 @@ pub struct SearchResponse {
     pub plan: Option<Plan>,
     /// Whether the first stage is the exact ranking by vector over the stored rows.
     pub exact: bool,
+    /// The last position of the write log that was searched.
+    pub log_position: u64,
 }

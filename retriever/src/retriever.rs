@@ -1,20 +1,20 @@
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Instant;
 
 use collection::{Generation, Manifest};
 use corpus::{Passage, Query, Schema, Template};
-use index::{Bitmap, Neighbor, Plan, SearchParams};
+use index::{Bitmap, Neighbor, Plan, RowType, SearchParams};
 use serde::Deserialize;
 use serde_json::Value;
-use store::{LexicalHit, Store};
+use store::{LexicalHit, Store, View};
 
 use crate::backend::open_index;
 use crate::candidates::{Candidate, Candidates};
 use crate::selection::Selection;
 use crate::{
-    Deadline, Encoded, Hit, InProcess, Mode, ModelError, OnTimeout, OpenError, QueryEncoder,
-    QueryInput, RerankRequest, Reranker, SearchBackend, SearchError, SearchOptions, SearchRequest,
-    SearchResponse, Timing, Usage,
+    BackendError, Deadline, Encoded, Hit, InProcess, Live, Mode, ModelError, OnTimeout, OpenError,
+    QueryEncoder, QueryInput, RerankRequest, Reranker, RowForm, SearchBackend, SearchError,
+    SearchOptions, SearchRequest, SearchResponse, Timing, Usage,
 };
 
 /// How a generation is opened.
@@ -34,6 +34,8 @@ pub struct Retriever {
     schema: Arc<Schema>,
     query_template: Template,
     passage_template: Template,
+    row_form: RowForm,
+    live: RwLock<Arc<Live>>,
 }
 
 impl Retriever {
@@ -94,14 +96,24 @@ impl Retriever {
                 source,
             })?,
         };
+        let row_form = RowForm {
+            width: index.width(),
+            metric: index.metric(),
+            row_type: row_type(manifest),
+        };
+        let (store, schema) = (Arc::new(store), Arc::new(schema));
+        let view = View::new(Arc::clone(&store), Arc::clone(&schema));
+        let live = Live::new(view, row_form, manifest.log_position);
         let backend = Box::new(InProcess::new(index));
         Ok(Self {
             generation,
             backend,
-            store: Arc::new(store),
-            schema: Arc::new(schema),
+            store,
+            schema,
             query_template,
             passage_template,
+            row_form,
+            live: RwLock::new(Arc::new(live)),
         })
     }
 
@@ -123,9 +135,21 @@ impl Retriever {
         &self.store
     }
 
-    /// Its texts, for a task of their own.
-    pub(crate) fn shared_store(&self) -> Arc<Store> {
-        Arc::clone(&self.store)
+    /// How its vectors are stored and compared.
+    #[must_use]
+    pub fn row_form(&self) -> RowForm {
+        self.row_form
+    }
+
+    /// What searches that begin now will see.
+    #[must_use]
+    pub fn live(&self) -> Arc<Live> {
+        Arc::clone(&self.live.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Makes searches that begin from here on see other changes. One thread at a time decides which.
+    pub fn set_live(&self, live: Live) {
+        *self.live.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(live);
     }
 
     /// The metadata fields, by which a filter may select.
@@ -167,10 +191,24 @@ impl Retriever {
         encoder: &dyn QueryEncoder,
         reranker: Option<&dyn Reranker>,
     ) -> Result<Vec<SearchResponse>, SearchError> {
+        let live = self.live();
         if let Some(grouping) = &options.group {
-            let groups = self.search_groups(queries, options, grouping, encoder, reranker);
-            return Box::pin(groups).await;
+            let groups = self.search_groups(queries, options, grouping, &live, encoder, reranker);
+            return groups.await;
         }
+        self.search_live(&live, queries, options, encoder, reranker)
+            .await
+    }
+
+    /// Ranks passages of a generation as it is at one moment.
+    pub(crate) async fn search_live(
+        &self,
+        live: &Arc<Live>,
+        queries: Vec<QueryInput>,
+        options: &SearchOptions,
+        encoder: &dyn QueryEncoder,
+        reranker: Option<&dyn Reranker>,
+    ) -> Result<Vec<SearchResponse>, SearchError> {
         let start = Instant::now();
         let n_queries = queries.len();
         let (texts, vectors) = split(queries)?;
@@ -183,7 +221,7 @@ impl Retriever {
             Mode::Dense | Mode::Lexical => page_end.max(to_rerank),
         };
 
-        let selection = Selection::make(&self.store, &self.schema, options).await?;
+        let selection = Selection::make(live, options).await?;
         let filter_time = start.elapsed();
         let encoded = match (&texts, options.mode) {
             (_, Mode::Lexical) => Encoded::default(),
@@ -211,10 +249,18 @@ impl Retriever {
         let (dense, plan) = match options.mode {
             Mode::Lexical => (vec![Vec::new(); n_queries], None),
             Mode::Dense | Mode::Hybrid(_) => {
-                let filter = selection.passages.clone();
+                let filter = live.of_generation(selection.passages.as_ref());
                 let plan = self.backend.plan(depth, filter.as_deref(), &params);
+                let passages = selection.passages.clone();
                 let lists = self
-                    .search_dense(encoded.values, depth, filter, params, options.deadline)
+                    .search_dense(
+                        live,
+                        encoded.values,
+                        depth,
+                        passages,
+                        params,
+                        options.deadline,
+                    )
                     .await?;
                 (lists, Some(plan))
             }
@@ -222,8 +268,7 @@ impl Retriever {
         let lexical = match (&texts, options.mode) {
             (Some(texts), Mode::Lexical | Mode::Hybrid(_)) => {
                 let filter = selection.passages.clone();
-                self.search_lexical(texts.clone(), depth, filter, options.deadline)
-                    .await?
+                search_lexical(live, texts.clone(), depth, filter, options.deadline).await?
             }
             _ => vec![Vec::new(); n_queries],
         };
@@ -254,7 +299,14 @@ impl Retriever {
             let rerank_start = Instant::now();
             for ((found, text), degraded) in found.iter_mut().zip(texts).zip(&mut degraded) {
                 let outcome = self
-                    .rerank(&mut found.list, text, rerank, options.deadline, reranker)
+                    .rerank(
+                        live.view(),
+                        &mut found.list,
+                        text,
+                        rerank,
+                        options.deadline,
+                        reranker,
+                    )
                     .await?;
                 match outcome {
                     Some((n_tokens, truncated)) => {
@@ -277,7 +329,7 @@ impl Retriever {
                 Some(threshold) => found.keep_above(threshold, options.rerank.is_some()),
                 None => {}
             }
-            let hits = self.page(&found.list, options)?;
+            let hits = page(live.view(), &found.list, options)?;
             let exact = options.mode == Mode::Dense && plan.is_some_and(Plan::is_exact);
             answers.push(SearchResponse {
                 hits,
@@ -289,6 +341,7 @@ impl Retriever {
                 degraded,
                 plan,
                 exact,
+                log_position: live.position(),
             });
         }
         timing.fetch = fetch_start.elapsed();
@@ -366,49 +419,41 @@ impl Retriever {
 
     async fn search_dense(
         &self,
+        live: &Arc<Live>,
         queries: Vec<f32>,
         depth: usize,
-        filter: Option<Arc<Bitmap>>,
+        passages: Option<Arc<Bitmap>>,
         params: SearchParams,
         deadline: Deadline,
     ) -> Result<Vec<Vec<Neighbor>>, SearchError> {
+        let added = (!live.has_no_rows()).then(|| queries.clone());
+        let filter = live.of_generation(passages.as_ref());
         let lists = self
             .backend
             .search(queries, depth, filter, params, deadline)
             .await;
-        lists
-            .into_iter()
-            .map(|list| list.map_err(SearchError::Backend))
-            .collect()
-    }
-
-    async fn search_lexical(
-        &self,
-        texts: Vec<String>,
-        depth: usize,
-        filter: Option<Arc<Bitmap>>,
-        deadline: Deadline,
-    ) -> Result<Vec<Vec<LexicalHit>>, SearchError> {
-        let store = Arc::clone(&self.store);
-        let task = tokio::task::spawn_blocking(move || {
-            let mut lists = Vec::with_capacity(texts.len());
-            for text in &texts {
-                if deadline.expired() {
-                    return Err(SearchError::DeadlineExceeded {
-                        step: "lexical search",
-                    });
-                }
-                let hits = store.search_lexical(text, depth, filter.as_deref());
-                lists.push(hits.map_err(SearchError::Store)?);
+        let lists: Result<Vec<Vec<Neighbor>>, BackendError> = lists.into_iter().collect();
+        let mut lists = lists.map_err(SearchError::Backend)?;
+        if let Some(queries) = added {
+            let live = Arc::clone(live);
+            let task = tokio::task::spawn_blocking(move || {
+                live.search(&queries, depth, passages.as_deref())
+            });
+            let added = task.await.map_err(|_| SearchError::Stopped)?;
+            let added = added.map_err(|error| SearchError::Backend(error.into()))?;
+            for (list, added) in lists.iter_mut().zip(added) {
+                list.extend(added);
+                list.sort_unstable();
+                list.truncate(depth);
             }
-            Ok(lists)
-        });
-        task.await.map_err(|_| SearchError::Stopped)?
+        }
+        Ok(lists)
     }
 
     /// Reorders the first candidates by the cross-encoder and its [`encoder::RankPrior`]; `None` when there was no time and the list is as it was.
     async fn rerank(
         &self,
+        view: &View,
         list: &mut [Candidate],
         query: &str,
         request: RerankRequest,
@@ -421,7 +466,7 @@ impl Retriever {
             return Ok(Some((0, false)));
         }
         let ordinals: Vec<u32> = head.iter().map(|candidate| candidate.ordinal).collect();
-        let passages = self.store.passages(&ordinals).map_err(SearchError::Store)?;
+        let passages = view.passages(&ordinals).map_err(SearchError::Store)?;
         let texts = passages
             .iter()
             .map(|passage| self.render_passage(passage))
@@ -448,58 +493,84 @@ impl Retriever {
         head.sort_by(|a, b| b.score.total_cmp(&a.score));
         Ok(Some((reranked.n_tokens, reranked.n_truncated > 0)))
     }
+}
 
-    fn page(&self, list: &[Candidate], options: &SearchOptions) -> Result<Vec<Hit>, SearchError> {
-        let page: Vec<&Candidate> = list
-            .iter()
-            .skip(options.offset)
-            .take(options.top_k)
-            .collect();
-        let ordinals: Vec<u32> = page.iter().map(|candidate| candidate.ordinal).collect();
-        let include = options.include;
-        let mut passages = if include.text || include.metadata {
-            self.store.passages(&ordinals).map_err(SearchError::Store)?
-        } else {
-            Vec::new()
+async fn search_lexical(
+    live: &Arc<Live>,
+    texts: Vec<String>,
+    depth: usize,
+    filter: Option<Arc<Bitmap>>,
+    deadline: Deadline,
+) -> Result<Vec<Vec<LexicalHit>>, SearchError> {
+    let live = Arc::clone(live);
+    let task = tokio::task::spawn_blocking(move || {
+        let mut lists = Vec::with_capacity(texts.len());
+        for text in &texts {
+            if deadline.expired() {
+                return Err(SearchError::DeadlineExceeded {
+                    step: "lexical search",
+                });
+            }
+            let hits = live.view().search_lexical(text, depth, filter.as_deref());
+            lists.push(hits.map_err(SearchError::Store)?);
         }
-        .into_iter();
-        let mut hits = Vec::with_capacity(page.len());
-        for (position, candidate) in page.into_iter().enumerate() {
-            let (id, title, text, metadata) = match passages.next() {
-                Some(Passage {
-                    id,
-                    title,
-                    text,
-                    metadata,
-                }) => (
-                    id,
-                    include.text.then_some(title),
-                    include.text.then_some(text),
-                    include.metadata.then_some(metadata),
-                ),
-                None => {
-                    let id = self
-                        .store
-                        .id(candidate.ordinal)
-                        .map_err(SearchError::Store)?;
-                    (id.to_string(), None, None, None)
-                }
-            };
-            let part = self.store.document_part(candidate.ordinal);
-            hits.push(Hit {
-                ordinal: candidate.ordinal,
-                document: part.map_err(SearchError::Store)?.map(Into::into),
+        Ok(lists)
+    });
+    task.await.map_err(|_| SearchError::Stopped)?
+}
+
+fn page(view: &View, list: &[Candidate], options: &SearchOptions) -> Result<Vec<Hit>, SearchError> {
+    let page: Vec<&Candidate> = list
+        .iter()
+        .skip(options.offset)
+        .take(options.top_k)
+        .collect();
+    let ordinals: Vec<u32> = page.iter().map(|candidate| candidate.ordinal).collect();
+    let include = options.include;
+    let mut passages = if include.text || include.metadata {
+        view.passages(&ordinals).map_err(SearchError::Store)?
+    } else {
+        Vec::new()
+    }
+    .into_iter();
+    let mut hits = Vec::with_capacity(page.len());
+    for (position, candidate) in page.into_iter().enumerate() {
+        let (id, title, text, metadata) = match passages.next() {
+            Some(Passage {
                 id,
-                rank: options.offset + position + 1,
-                score: candidate.score,
-                scores: candidate.scores,
                 title,
                 text,
                 metadata,
-            });
-        }
-        Ok(hits)
+            }) => (
+                id,
+                include.text.then_some(title),
+                include.text.then_some(text),
+                include.metadata.then_some(metadata),
+            ),
+            None => {
+                let id = view.id(candidate.ordinal).map_err(SearchError::Store)?;
+                (id.to_string(), None, None, None)
+            }
+        };
+        let part = view.document_part(candidate.ordinal);
+        hits.push(Hit {
+            ordinal: candidate.ordinal,
+            document: part.map_err(SearchError::Store)?.map(Into::into),
+            id,
+            rank: options.offset + position + 1,
+            score: candidate.score,
+            scores: candidate.scores,
+            title,
+            text,
+            metadata,
+        });
     }
+    Ok(hits)
+}
+
+/// How a build stored its rows; as encoders give them where it does not say.
+fn row_type(manifest: &Manifest) -> RowType {
+    RowType::deserialize(&manifest.build["rows"]).unwrap_or_default()
 }
 
 /// The texts of a batch, or its vectors in one row-major piece.

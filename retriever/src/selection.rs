@@ -1,10 +1,9 @@
 use std::sync::Arc;
 
-use corpus::Schema;
 use index::Bitmap;
-use store::{Facet, FilterError, SelectError, Store};
+use store::{Facet, FilterError, SelectError};
 
-use crate::{SearchError, SearchOptions};
+use crate::{Live, SearchError, SearchOptions};
 
 /// Values of a field that are counted in an answer, the most frequent ones.
 pub const MAX_FACET_VALUES: usize = 100;
@@ -19,14 +18,10 @@ pub(crate) struct Selection {
 
 impl Selection {
     /// Evaluates the filter and counts the facets, on one of tokio's blocking threads.
-    pub async fn make(
-        store: &Arc<Store>,
-        schema: &Arc<Schema>,
-        options: &SearchOptions,
-    ) -> Result<Self, SearchError> {
+    pub async fn make(live: &Arc<Live>, options: &SearchOptions) -> Result<Self, SearchError> {
         let filter = options.filter.clone().filter(|filter| !filter.is_empty());
         let facets = options.facets.clone();
-        let n_all = u64::from(store.len());
+        let n_all = live.view().len();
         if filter.is_none() && facets.is_empty() {
             return Ok(Self {
                 passages: None,
@@ -34,11 +29,12 @@ impl Selection {
                 facets: Vec::new(),
             });
         }
-        let (store, schema) = (Arc::clone(store), Arc::clone(schema));
+        let live = Arc::clone(live);
         let task = tokio::task::spawn_blocking(move || {
-            let passages = filter.map(|filter| store.select(&filter, &schema));
+            let view = live.view();
+            let passages = filter.map(|filter| view.select(&filter));
             let passages = passages.transpose().map_err(refused(SearchError::Filter))?;
-            let facets = store.facets(&facets, &schema, passages.as_ref(), MAX_FACET_VALUES);
+            let facets = view.facets(&facets, passages.as_ref(), MAX_FACET_VALUES);
             let facets = facets.map_err(refused(SearchError::Facets))?;
             Ok(Self {
                 n_passages: passages.as_ref().map_or(n_all, Bitmap::len),

@@ -2,7 +2,7 @@ use std::cmp::Reverse;
 use std::collections::HashMap;
 
 use corpus::{FieldKind, Schema};
-use serde_json::Value;
+use serde_json::{Map, Value};
 use tantivy::columnar::MonotonicallyMappableToU64;
 use tantivy::{Searcher, SegmentReader};
 
@@ -57,8 +57,7 @@ pub(crate) fn count(
     runs: &Runs,
     field: &IndexedField<'_>,
     passages: Option<&Bitmap>,
-    max_values: usize,
-) -> tantivy::Result<Facet> {
+) -> tantivy::Result<Counts> {
     let mut counts = Counts::default();
     for (segment, reader) in searcher.segment_readers().iter().enumerate() {
         let found = count_segment(
@@ -68,7 +67,7 @@ pub(crate) fn count(
         )?;
         counts.add(field, reader, found)?;
     }
-    Ok(counts.into_facet(field, max_values))
+    Ok(counts)
 }
 
 /// How many documents have each number of a column.
@@ -98,7 +97,7 @@ fn count_segment(
 
 /// Counts of all segments: texts by themselves, because segments number them differently.
 #[derive(Default)]
-struct Counts {
+pub(crate) struct Counts {
     texts: HashMap<String, u64>,
     numbers: HashMap<u64, u64>,
 }
@@ -127,7 +126,21 @@ impl Counts {
         Ok(())
     }
 
-    fn into_facet(self, field: &IndexedField<'_>, max_values: usize) -> Facet {
+    /// Adds the values of one passage that is not in the index.
+    pub fn add_values(&mut self, field: &IndexedField<'_>, metadata: &Map<String, Value>) {
+        let values = field.values(metadata);
+        if field.kind == FieldKind::Keyword {
+            for text in values.texts {
+                *self.texts.entry(text.to_owned()).or_insert(0) += 1;
+            }
+        } else {
+            for number in values.numbers {
+                *self.numbers.entry(number).or_insert(0) += 1;
+            }
+        }
+    }
+
+    pub fn into_facet(self, field: &IndexedField<'_>, max_values: usize) -> Facet {
         let n_values = self.texts.len() + self.numbers.len();
         let mut texts: Vec<(String, u64)> = self.texts.into_iter().collect();
         texts.sort_unstable_by(|a, b| (Reverse(a.1), &a.0).cmp(&(Reverse(b.1), &b.0)));

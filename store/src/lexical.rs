@@ -13,9 +13,9 @@ use tantivy::schema::{
 use tantivy::tokenizer::{MAX_TOKEN_LEN, TextAnalyzer};
 use tantivy::{Index, IndexReader, IndexWriter, ReloadPolicy, TantivyDocument, TantivyError, Term};
 
-use crate::bm25::{self, LexicalHit};
+use crate::bm25::{self, Changes, LexicalHit};
 use crate::error::write_error;
-use crate::facet::{self, Facet};
+use crate::facet::{self, Counts};
 use crate::filter::{Filter, SelectError};
 use crate::read_only::ReadOnly;
 use crate::selection::{self, Runs};
@@ -263,6 +263,7 @@ impl Lexical {
         query: &str,
         k: usize,
         filter: Option<&Bitmap>,
+        changes: &Changes<'_>,
     ) -> Result<Vec<LexicalHit>, StoreError> {
         let mut terms = BTreeMap::new();
         self.analyzer
@@ -274,7 +275,8 @@ impl Lexical {
                     *terms.entry(term).or_insert(0) += 1;
                 }
             });
-        bm25::search(&self.reader.searcher(), self.text, &terms, k, filter).map_err(self.error())
+        let searcher = self.reader.searcher();
+        bm25::search(&searcher, self.text, &terms, k, filter, changes).map_err(self.error())
     }
 
     pub fn select(&self, filter: &Filter, schema: &corpus::Schema) -> Result<Bitmap, SelectError> {
@@ -283,18 +285,22 @@ impl Lexical {
         Ok(selected.map_err(self.error())?)
     }
 
-    pub fn facets(
+    /// Counts the values of fields in the passages given, or in all.
+    pub fn count(
         &self,
         fields: &[String],
         schema: &corpus::Schema,
         passages: Option<&Bitmap>,
-        max_values: usize,
-    ) -> Result<Vec<Facet>, SelectError> {
+    ) -> Result<Vec<Counts>, SelectError> {
         let fields = facet::resolve(fields, schema)?;
         let (searcher, runs) = (self.reader.searcher(), self.runs()?);
-        let count = |field| facet::count(&searcher, runs, field, passages, max_values);
-        let facets: tantivy::Result<Vec<Facet>> = fields.iter().map(count).collect();
-        Ok(facets.map_err(self.error())?)
+        let count = |field| facet::count(&searcher, runs, field, passages);
+        let counts: tantivy::Result<Vec<Counts>> = fields.iter().map(count).collect();
+        Ok(counts.map_err(self.error())?)
+    }
+
+    pub fn analyzer(&self) -> TextAnalyzer {
+        self.analyzer.clone()
     }
 
     fn runs(&self) -> Result<&Runs, StoreError> {

@@ -11,6 +11,7 @@
 //!
 //! `ids`, `passages` and `documents` are the only truth; `lexical/` is derived and [`rebuild_lexical`] makes it again.
 //! [`Store::select`] turns a [`Filter`] over the metadata into the ordinals that pass it, from the columns of `lexical/`.
+//! A [`View`] is a store and what was changed since it was written, in memory.
 //! Nothing changes after [`StoreWriter::finish`], and a reader writes nothing, not even a lock file.
 
 mod bm25;
@@ -28,6 +29,8 @@ mod predicate;
 mod read_only;
 mod selection;
 mod store;
+mod view;
+mod words;
 mod writer;
 
 pub use bm25::LexicalHit;
@@ -40,6 +43,7 @@ pub use filter::{
 pub use language::{Language, UnknownLanguage};
 pub use lexical::SEGMENT_BYTES;
 pub use store::{Store, Verify};
+pub use view::{Added, AddedPart, View};
 pub use writer::{StoreConfig, StoreSummary, StoreWriter, rebuild_lexical};
 
 /// A set of ordinals, as the vector index takes it.

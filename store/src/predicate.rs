@@ -2,8 +2,9 @@ use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
 
 use corpus::{FieldKind, Schema};
-use serde_json::{Number, Value};
+use serde_json::{Map, Number, Value};
 use tantivy::columnar::MonotonicallyMappableToU64;
+use tantivy::tokenizer::MAX_TOKEN_LEN;
 
 use crate::filter::{Bounds, Condition, FieldFault, Filter, FilterError, Test};
 
@@ -33,6 +34,70 @@ pub(crate) enum Values {
 
 impl Values {
     const ALL: RangeInclusive<u64> = 0..=u64::MAX;
+}
+
+/// The values of a field in one record, each once, as its column has them.
+#[derive(Default)]
+pub(crate) struct FieldValues<'a> {
+    pub texts: BTreeSet<&'a str>,
+    pub numbers: BTreeSet<u64>,
+}
+
+impl<'a> FieldValues<'a> {
+    fn add(&mut self, kind: FieldKind, value: &'a Value) {
+        match (kind, value) {
+            (_, Value::Array(values)) => values.iter().for_each(|value| self.add(kind, value)),
+            // Not in a column: no filter could match longer terms.
+            (FieldKind::Keyword, Value::String(text)) if text.len() > MAX_TOKEN_LEN => {}
+            (FieldKind::Keyword, Value::String(text)) => {
+                self.texts.insert(text);
+            }
+            (FieldKind::Integer, value) => {
+                self.numbers.extend(value.as_i64().map(|n| n.to_u64()));
+            }
+            (FieldKind::Float, value) => {
+                self.numbers.extend(value.as_f64().map(|x| x.to_u64()));
+            }
+            (FieldKind::Boolean, value) => {
+                self.numbers.extend(value.as_bool().map(|b| b.to_u64()));
+            }
+            (FieldKind::Date, Value::String(text)) => {
+                self.numbers
+                    .extend(micros(text).map(|moment| moment.to_u64()));
+            }
+            _ => {}
+        }
+    }
+}
+
+impl Predicate {
+    /// Whether it holds for a record that is not in the index.
+    pub fn holds(&self, metadata: &Map<String, Value>, schema: &Schema) -> bool {
+        match self {
+            Self::All(predicates) => predicates.iter().all(|p| p.holds(metadata, schema)),
+            Self::Any(predicates) => predicates.iter().any(|p| p.holds(metadata, schema)),
+            Self::Not(unwanted) => !unwanted.holds(metadata, schema),
+            Self::Has { field, values } => {
+                let Ok(field) = filterable(field, schema) else {
+                    return false;
+                };
+                let found = field.values(metadata);
+                match values {
+                    Values::Keywords(texts) => found.texts.iter().any(|text| texts.contains(*text)),
+                    Values::OtherKeywords(texts) => {
+                        found.texts.iter().any(|text| !texts.contains(*text))
+                    }
+                    Values::Numbers(_) if field.kind == FieldKind::Keyword => {
+                        !found.texts.is_empty()
+                    }
+                    Values::Numbers(ranges) => {
+                        let within = |n: &u64| ranges.iter().any(|range| range.contains(n));
+                        found.numbers.iter().any(within)
+                    }
+                }
+            }
+        }
+    }
 }
 
 const ORDERED: &[FieldKind] = &[FieldKind::Integer, FieldKind::Float, FieldKind::Date];
@@ -146,6 +211,15 @@ pub(crate) fn filterable<'a>(
 impl<'a> IndexedField<'a> {
     pub(crate) fn name(&self) -> &'a str {
         self.name
+    }
+
+    /// Its values in a record.
+    pub(crate) fn values<'v>(&self, metadata: &'v Map<String, Value>) -> FieldValues<'v> {
+        let mut values = FieldValues::default();
+        if let Some(value) = metadata.get(self.name) {
+            values.add(self.kind, value);
+        }
+        values
     }
 
     /// Refuses a value that no value of the field could equal.

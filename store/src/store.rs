@@ -3,12 +3,12 @@ use std::path::Path;
 
 use corpus::{Passage, Schema};
 
-use crate::bm25::LexicalHit;
+use crate::bm25::{Changes, LexicalHit};
 use crate::documents::{DocumentPart, Documents};
 use crate::ids::Ids;
 use crate::lexical::Lexical;
 use crate::passages::Passages;
-use crate::{Bitmap, Facet, Filter, SelectError, StoreError};
+use crate::{Bitmap, Facet, Filter, SelectError, StoreError, facet};
 
 pub(crate) const IDS: &str = "ids";
 pub(crate) const PASSAGES: &str = "passages";
@@ -131,7 +131,14 @@ impl Store {
         k: usize,
         filter: Option<&Bitmap>,
     ) -> Result<Vec<LexicalHit>, StoreError> {
-        self.lexical.search(query, k, filter)
+        let unchanged = Changes {
+            first_ordinal: self.len(),
+            added: &[],
+            chunk: 1,
+            deleted: &Bitmap::new(),
+            removed: &[],
+        };
+        self.lexical.search(query, k, filter, &unchanged)
     }
 
     /// Returns the ordinals of the passages that pass a filter; `schema` has the fields that the store was written with.
@@ -158,7 +165,16 @@ impl Store {
         passages: Option<&Bitmap>,
         max_values: usize,
     ) -> Result<Vec<Facet>, SelectError> {
-        self.lexical.facets(fields, schema, passages, max_values)
+        let counts = self.lexical.count(fields, schema, passages)?;
+        let fields = facet::resolve(fields, schema)?;
+        let facets = fields.iter().zip(counts);
+        Ok(facets
+            .map(|(field, counts)| counts.into_facet(field, max_values))
+            .collect())
+    }
+
+    pub(crate) fn lexical(&self) -> &Lexical {
+        &self.lexical
     }
 
     /// Returns the number of documents that were split into the passages; none when passages are what the corpus held.

@@ -7,7 +7,7 @@ use collection::CollectionError;
 use corpus::CorpusError;
 use encoder::LoadError;
 use encoder::training::TrainingError;
-use indexer::{BuildError, GateError, VectorsError};
+use indexer::{BuildError, GateError, LiveError, VectorsError};
 use retriever::{FingerprintError, SearchError};
 use server::{AttachError, ServeError};
 use store::StoreError;
@@ -143,6 +143,14 @@ fn classify(error_chain: &anyhow::Error) -> (Exit, Option<String>) {
             }
             _ => {}
         }
+        match cause.downcast_ref() {
+            Some(
+                LiveError::PassageId { .. } | LiveError::Width { .. } | LiveError::Change { .. },
+            ) => return (Exit::BadInput, None),
+            Some(LiveError::Fingerprint { .. }) => return (Exit::Fingerprint, None),
+            Some(error) if error.is_corrupt() => return (Exit::Corrupt, None),
+            _ => {}
+        }
         if let Some(error) = cause.downcast_ref::<LoadError>() {
             match error {
                 LoadError::NotSentenceTransformers { .. }
@@ -186,7 +194,8 @@ fn classify(error_chain: &anyhow::Error) -> (Exit, Option<String>) {
                 | BuildError::Shards { .. }
                 | BuildError::Stride { .. }
                 | BuildError::NothingToSplit
-                | BuildError::EmptyChunks,
+                | BuildError::EmptyChunks
+                | BuildError::LogPosition { .. },
             ) => {
                 return (Exit::Usage, None);
             }
@@ -261,15 +270,10 @@ fn is_corrupt(cause: &(dyn std::error::Error + 'static)) -> bool {
             _ => true,
         };
     }
-    matches!(
-        cause.downcast_ref(),
-        Some(
-            CollectionError::Manifest { .. }
-                | CollectionError::Aliases { .. }
-                | CollectionError::Spec { .. }
-                | CollectionError::Report { .. }
-        )
-    )
+    let error = cause.downcast_ref::<CollectionError>();
+    error.is_some_and(|error| {
+        error.is_corrupt() || matches!(error, CollectionError::Manifest { .. })
+    })
 }
 
 const MODEL: &str =

@@ -40,9 +40,27 @@ pub(crate) struct Assembled {
     pub n_reused: u64,
 }
 
+/// The shards of so many passages. Shard i of S holds the ordinals from ⌊i·n/S⌋ on: contiguous ranges whose lengths differ by
+/// one at most.
+pub(crate) fn shards(
+    n_passages: u32,
+    n_shards: usize,
+    arithmetic: &str,
+    with_graphs: bool,
+) -> Vec<Shard> {
+    let n_total = u64::from(n_passages);
+    let first_ordinal = |shard: usize| (shard as u64 * n_total / n_shards as u64) as u32;
+    let shard = |i: usize| Shard {
+        path: format!("shards/{i:03}/vectors.trawl"),
+        first_ordinal: first_ordinal(i),
+        n_rows: first_ordinal(i + 1) - first_ordinal(i),
+        arithmetic: arithmetic.to_owned(),
+        graph: with_graphs.then(|| format!("shards/{i:03}/graph.trawl")),
+    };
+    (0..n_shards).map(shard).collect()
+}
+
 /// Writes the files of a generation into `output`.
-///
-/// Shard i of S holds the ordinals from ⌊i·n/S⌋ on: contiguous ranges whose lengths differ by one at most.
 pub(crate) fn assemble(
     plan: Plan,
     layout: &Layout,
@@ -62,26 +80,15 @@ pub(crate) fn assemble(
         keep_inputs,
     } = layout;
     let n_total = u64::from(plan.n_passages);
-    let first_ordinal = |shard: usize| (shard as u64 * n_total / n_shards as u64) as u32;
-    let shards: Vec<Shard> = (0..n_shards)
-        .map(|i| Shard {
-            path: format!("shards/{i:03}/vectors.trawl"),
-            first_ordinal: first_ordinal(i),
-            n_rows: first_ordinal(i + 1) - first_ordinal(i),
-            arithmetic: arithmetic.to_owned(),
-            graph: graph.as_ref().map(|_| format!("shards/{i:03}/graph.trawl")),
-        })
-        .collect();
+    let shards = shards(plan.n_passages, n_shards, arithmetic, graph.is_some());
     let mut passages = StoreWriter::create(output, store)?;
-    let mut vectors = VectorsWriter {
-        output,
-        plan,
+    let form = RowsForm {
+        width: plan.width,
         metric,
         rows,
         sketches,
-        shards: &shards,
-        open: None,
     };
+    let mut vectors = VectorsWriter::new(output, form, &shards);
     let mut inputs = match keep_inputs {
         true => Some(InputsWriter::create(output, plan.n_passages)?),
         false => None,
@@ -136,7 +143,7 @@ pub(crate) fn assemble(
 }
 
 /// Builds the graphs of the shards, one after the other, each with all threads.
-fn build_graphs(
+pub(crate) fn build_graphs(
     config: &HnswConfig,
     shards: &[Shard],
     output: &Path,
@@ -167,25 +174,40 @@ fn build_graphs(
     watch.update(Phase::Graph, n_total, n_total)
 }
 
+/// How rows are written.
+#[derive(Clone, Copy)]
+pub(crate) struct RowsForm {
+    pub width: usize,
+    pub metric: Metric,
+    pub rows: RowType,
+    pub sketches: SketchPolicy,
+}
+
 /// Writes rows into one shard after the other.
-struct VectorsWriter<'a> {
+pub(crate) struct VectorsWriter<'a> {
     output: &'a Path,
-    plan: Plan,
-    metric: Metric,
-    rows: RowType,
-    sketches: SketchPolicy,
+    form: RowsForm,
     /// Those still to be begun.
     shards: &'a [Shard],
     /// The open shard and the rows it still takes.
     open: Option<(ShardWriter, u32)>,
 }
 
-impl VectorsWriter<'_> {
-    fn push(&mut self, row: &[f32]) -> Result<(), BuildError> {
+impl<'a> VectorsWriter<'a> {
+    pub fn new(output: &'a Path, form: RowsForm, shards: &'a [Shard]) -> Self {
+        Self {
+            output,
+            form,
+            shards,
+            open: None,
+        }
+    }
+
+    pub fn push(&mut self, row: &[f32]) -> Result<(), BuildError> {
         Ok(self.next_row()?.push(row)?)
     }
 
-    fn push_stored(&mut self, row: &[u8]) -> Result<(), BuildError> {
+    pub fn push_stored(&mut self, row: &[u8]) -> Result<(), BuildError> {
         Ok(self.next_row()?.push_stored(row)?)
     }
 
@@ -213,11 +235,11 @@ impl VectorsWriter<'_> {
             source,
         })?;
         let config = ShardConfig {
-            width: self.plan.width,
-            metric: self.metric,
-            row_type: self.rows,
+            width: self.form.width,
+            metric: self.form.metric,
+            row_type: self.form.rows,
             first_ordinal: shard.first_ordinal,
-            sketches: self.sketches,
+            sketches: self.form.sketches,
         };
         self.open = Some((ShardWriter::create(&path, config)?, shard.n_rows));
         Ok(())
@@ -230,7 +252,7 @@ impl VectorsWriter<'_> {
         Ok(())
     }
 
-    fn finish(mut self) -> Result<(), BuildError> {
+    pub fn finish(mut self) -> Result<(), BuildError> {
         self.finish_open()
     }
 }

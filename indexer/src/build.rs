@@ -24,7 +24,9 @@ use crate::encode::{Plan, encode_chunks};
 use crate::progress::Watch;
 use crate::source::Source;
 use crate::splitter::Splitter;
-use crate::{BroughtVectors, BuildConfig, BuildError, NotReused, Phase, Progress, Reuse};
+use crate::{
+    BroughtVectors, BuildConfig, BuildError, LogPosition, NotReused, Phase, Progress, Reuse,
+};
 
 /// What a build made.
 #[derive(Clone, Debug)]
@@ -105,6 +107,7 @@ pub(crate) fn build_from(
     // Only now, so that a corpus that cannot be read leaves no empty collection.
     let collection = Collection::create(&config.collection)?;
     let writer = collection.writer("index build")?;
+    let log_position = log_position(&collection, config)?;
     let mut encode_time = Duration::ZERO;
     let (generation, n_resumed, not_reused) = match writer.begin(&spec, config.mode)? {
         Start::Done(generation) => (*generation, n_passages, Some(NotReused::Finished)),
@@ -162,6 +165,7 @@ pub(crate) fn build_from(
                 },
                 schema: to_value(&survey.schema),
                 build: to_value(config),
+                log_position,
                 reused: base.map(|base| Reused {
                     generation: base.generation.clone(),
                     passages: n_reused,
@@ -200,6 +204,22 @@ pub(crate) fn build_from(
         bad_examples: survey.bad_examples,
         schema: survey.schema,
     })
+}
+
+/// The position of the write log that the corpus holds already: what comes after it is replayed on the generation.
+fn log_position(collection: &Collection, config: &BuildConfig) -> Result<u64, BuildError> {
+    let positions = collection.log_positions()?;
+    let (first, last) = (positions.start - 1, positions.end - 1);
+    match config.log_position {
+        None => Ok(first),
+        Some(LogPosition::End) => Ok(last),
+        Some(LogPosition::At(position)) if (first..=last).contains(&position) => Ok(position),
+        Some(LogPosition::At(position)) => Err(BuildError::LogPosition {
+            position,
+            first,
+            last,
+        }),
+    }
 }
 
 /// A query brings nothing but its text.
@@ -309,7 +329,7 @@ fn spec(
     })
 }
 
-fn to_value(value: &impl serde::Serialize) -> Value {
+pub(crate) fn to_value(value: &impl serde::Serialize) -> Value {
     serde_json::to_value(value).expect("configs, schemas and fingerprints have string keys only")
 }
 

@@ -45,12 +45,25 @@ pub struct BuildConfig {
     /// Alias or generation whose vectors are taken over where the text of a passage is the same; none to encode all.
     #[serde(skip)]
     pub base: Option<String>,
+    /// How much of the write log the corpus holds already; none where it was exported without regard to it, so that everything
+    /// that is in the log is replayed on the generation.
+    #[serde(skip)]
+    pub log_position: Option<LogPosition>,
     /// What to do about an earlier build with the same content.
     #[serde(skip)]
     pub mode: BuildMode,
     /// Whether the generation becomes `live`; the first one of a collection always does.
     #[serde(skip)]
     pub publish: bool,
+}
+
+/// How much of the write log a corpus holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogPosition {
+    /// Everything up to a position.
+    At(u64),
+    /// Everything that was written before the build begins.
+    End,
 }
 
 impl BuildConfig {
@@ -86,6 +99,7 @@ impl BuildConfig {
             graph: None,
             language: Language::default(),
             base: Some(LIVE.to_owned()),
+            log_position: None,
             mode: BuildMode::New,
             publish: false,
         }

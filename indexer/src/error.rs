@@ -36,6 +36,24 @@ pub enum BuildError {
     /// Passages that were just written cannot be read.
     #[error("cannot read the passages back")]
     ReadStore(#[from] store::StoreError),
+    /// The generation cannot be opened.
+    #[error("cannot open the generation")]
+    Open(#[from] retriever::OpenError),
+    /// The write log cannot be applied.
+    #[error("cannot apply the write log")]
+    Live(#[from] crate::LiveError),
+    /// A corpus cannot hold what was never written, nor be completed by what is no longer there.
+    #[error(
+        "the write log can be replayed after positions {first} to {last}, not after {position}"
+    )]
+    LogPosition {
+        position: u64,
+        first: u64,
+        last: u64,
+    },
+    /// A collection is created once.
+    #[error("collection `{}` has generations", path.display())]
+    Exists { path: PathBuf },
     /// A chunk changed on disk after it was checked.
     #[error("chunk `{}` is damaged: {reason}", path.display())]
     Chunk { path: PathBuf, reason: &'static str },

@@ -38,6 +38,7 @@ mod brought;
 mod build;
 mod chunk;
 mod config;
+mod create;
 mod diff;
 mod digest;
 mod encode;
@@ -45,6 +46,7 @@ mod error;
 mod forecast;
 mod gate;
 mod inputs;
+mod live;
 mod passages;
 mod progress;
 mod sample;
@@ -54,7 +56,8 @@ mod splitter;
 pub use base::{NotReused, Reuse};
 pub use brought::{BroughtVectors, VectorsError};
 pub use build::{BuildReport, build, build_from_vectors};
-pub use config::{BuildConfig, DEFAULT_CHUNK_PASSAGES};
+pub use config::{BuildConfig, DEFAULT_CHUNK_PASSAGES, LogPosition};
+pub use create::{VectorSource, create};
 pub use diff::{Changes, DiffError, GenerationDiff, diff};
 pub use error::BuildError;
 pub use forecast::{
@@ -64,6 +67,10 @@ pub use forecast::{
 pub use gate::{
     Change, Entry, FingerprintRule, GateConfig, GateError, GateReport, Limit, Measured,
     Requirements, ShownHit, WorstQuestion, gate,
+};
+pub use live::{
+    Batch, Committed, Committer, CompactConfig, CompactReport, DocumentChange, Draft, LiveError,
+    Recipe, Remembered, Upsert, apply, compact, replay,
 };
 pub use progress::{NoProgress, Phase, Progress};
 pub use sample::{DEFAULT_SAMPLE, SampleError, SampleReport, check_sample};

@@ -29,6 +29,16 @@ impl Source<'_> {
     }
 }
 
+/// The fingerprint of vectors that are brought.
+pub(crate) fn external(width: usize, metric: Metric) -> Fingerprint {
+    let similarity = match metric {
+        Metric::InnerProduct => Similarity::InnerProduct,
+        Metric::Cosine => Similarity::Cosine,
+        Metric::L2 => Similarity::L2,
+    };
+    Fingerprint::external(width, similarity)
+}
+
 /// What a chunk of passages needs to become rows.
 pub(crate) enum Work<'a> {
     Tokens {
@@ -80,14 +90,7 @@ impl<'a> Source<'a> {
                 passage_stride: config.stride,
                 ..TextSpec::default()
             }),
-            Self::Brought(vectors) => {
-                let similarity = match vectors.metric() {
-                    Metric::InnerProduct => Similarity::InnerProduct,
-                    Metric::Cosine => Similarity::Cosine,
-                    Metric::L2 => Similarity::L2,
-                };
-                Fingerprint::external(vectors.width(), similarity)
-            }
+            Self::Brought(vectors) => external(vectors.width(), vectors.metric()),
             Self::Sample(origin, _) => origin.fingerprint(config),
         }
     }

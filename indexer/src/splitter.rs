@@ -63,13 +63,25 @@ impl<'a> Splitter<'a> {
         if !fields.iter().any(|field| field == "text") {
             return Err(BuildError::NothingToSplit);
         }
-        Ok(Some(Self {
+        let template = &config.passage_template;
+        Ok(Some(Self::of(
             encoder,
-            template: &config.passage_template,
-            pair: config.passage_pair,
+            template,
+            config.passage_pair,
+            stride,
+        )))
+    }
+
+    /// The splitter of a generation, whose settings were checked when it was built.
+    pub fn of(encoder: &'a BiEncoder, template: &'a Template, pair: bool, stride: usize) -> Self {
+        let max_tokens = encoder.max_tokens(Role::Passage);
+        Self {
+            encoder,
+            template,
+            pair,
             max_tokens,
-            overlap: max_tokens - stride,
-        }))
+            overlap: max_tokens.saturating_sub(stride),
+        }
     }
 
     /// Returns the number of passages of a document.

@@ -1,6 +1,7 @@
 //! `trawl index`: generations from their build to their end, one file a command.
 
 mod build;
+mod compact;
 mod content;
 mod diff;
 mod gate;
@@ -43,6 +44,8 @@ enum IndexCommand {
     Publish(Box<publish::PublishArgs>),
     /// Search what was searched before the last change; again, and it is taken back.
     Rollback(publish::RollbackArgs),
+    /// Make a new generation of the one that is searched and the documents written since.
+    Compact(Box<compact::CompactArgs>),
     /// Remove generations that nothing names and that are not among the newest.
     Gc(gc::GcArgs),
 }
@@ -56,6 +59,7 @@ pub fn run(args: IndexArgs, output: &Output) -> anyhow::Result<()> {
         IndexCommand::Diff(args) => diff::run(&args, output),
         IndexCommand::Publish(args) => publish::run(*args, output),
         IndexCommand::Rollback(args) => publish::roll_back(&args, output),
+        IndexCommand::Compact(args) => compact::run(&args, output),
         IndexCommand::Gc(args) => gc::run(&args, output),
     }
 }

@@ -5,6 +5,7 @@ mod completions;
 mod config;
 mod data;
 mod doctor;
+mod documents;
 mod embed;
 mod eval;
 mod index;
@@ -26,6 +27,8 @@ pub enum Command {
     Quickstart(quickstart::QuickstartArgs),
     /// Build, list, verify and publish the generations of a collection.
     Index(index::IndexArgs),
+    /// Add, delete and print single documents of a collection.
+    Documents(documents::DocumentsArgs),
     /// Search a collection: one query, or a file of queries into a TREC run.
     Search(Box<search::SearchArgs>),
     /// Answer over HTTP: search, embeddings, reranking.
@@ -60,6 +63,7 @@ pub fn run(command: Command, output: &Output) -> anyhow::Result<()> {
     match command {
         Command::Quickstart(args) => quickstart::run(args, output),
         Command::Index(args) => index::run(args, output),
+        Command::Documents(args) => documents::run(args, output),
         Command::Search(args) => search::run(*args, output),
         Command::Serve(args) => serve::run(args, output),
         Command::Config(args) => config::run(args, output),

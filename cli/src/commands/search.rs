@@ -14,6 +14,7 @@ use retriever::{
 use serde::Serialize;
 use serde_json::{Value, json};
 
+use super::documents;
 use crate::failure::{Exit, Failure};
 use crate::filter;
 use crate::fusion::{FusionName, weights};
@@ -76,6 +77,9 @@ pub struct SearchArgs {
 #[derive(Clone, Debug, clap::Args)]
 #[command(next_help_heading = "Search")]
 pub struct HowArgs {
+    /// Search the generation as it was built, without the documents written since.
+    #[arg(long)]
+    drop_live: bool,
     /// Hits to return.
     #[arg(short = 'k', long, default_value_t = 10, value_name = "N")]
     pub top_k: usize,
@@ -127,6 +131,7 @@ impl HowArgs {
     /// The first hits by vector from the live generation, in the order of a reranker that reads 20.
     pub fn reranked(top_k: usize, reranker: &str) -> Self {
         Self {
+            drop_live: false,
             top_k,
             lexical: false,
             hybrid: false,
@@ -195,11 +200,13 @@ impl Session {
         model: &ModelArgs,
     ) -> anyhow::Result<Self> {
         let context = || format!("cannot open collection `{}`", collection.display());
-        let generation = Collection::open(collection)
-            .and_then(|collection| collection.resolve(&how.generation))
-            .with_context(context)?;
+        let files = Collection::open(collection).with_context(context)?;
+        let generation = files.resolve(&how.generation).with_context(context)?;
         let retriever =
             Retriever::open(generation, OpenConfig { verify: how.verify }).with_context(context)?;
+        if !how.drop_live {
+            documents::replay(&files, &retriever, model).with_context(context)?;
+        }
         let filter = filter::resolve(&how.filter, &retriever)?;
         let options = SearchOptions {
             filter,
@@ -419,6 +426,7 @@ struct Shown<'a> {
     usage: Usage,
     timing_ms: Value,
     generation: String,
+    log_position: u64,
     model_fingerprint: &'a str,
 }
 
@@ -460,6 +468,7 @@ pub fn show(retriever: &Retriever, answer: &SearchResponse, output: &Output) -> 
             "total": ms(timing.total),
         }),
         generation: retriever.generation().id.to_string(),
+        log_position: answer.log_position,
         model_fingerprint: &retriever.manifest().fingerprint_digest,
     };
     output.result(&shown, |shown| {

@@ -6,6 +6,7 @@ mod fixture;
 mod forecast;
 mod incremental;
 mod kill;
+mod live;
 mod long_documents;
 
 use std::error::Error;

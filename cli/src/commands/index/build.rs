@@ -4,7 +4,7 @@ use std::time::Instant;
 use anyhow::Context;
 use collection::{AliasName, BuildMode, LIVE};
 use encoder::{Arithmetic, Role};
-use indexer::{BuildConfig, BuildReport, NotReused, Phase, Reuse, build_from_vectors};
+use indexer::{BuildConfig, BuildReport, LogPosition, NotReused, Phase, Reuse, build_from_vectors};
 use serde_json::json;
 
 use super::content::ContentArgs;
@@ -43,6 +43,10 @@ pub struct BuildArgs {
     /// Alias or generation whose vectors are taken over where a passage's text has not changed.
     #[arg(long, value_name = "NAME", default_value = LIVE, conflicts_with = "vectors")]
     base: String,
+    /// How much of the write log the corpus holds already: a position, or `end` for all of it. Without, everything that is in the
+    /// log is applied to the new generation, too, so that no document written since is lost.
+    #[arg(long, value_name = "N|end", value_parser = log_position)]
+    log_position: Option<LogPosition>,
     /// Search the new generation as soon as it is complete and has passed the gate.
     #[arg(long)]
     publish: bool,
@@ -59,8 +63,19 @@ impl BuildArgs {
                 (_, true) => BuildMode::Restart,
                 _ => BuildMode::New,
             },
+            log_position: self.log_position,
             ..self.content.resolve(self.collection, model)?
         })
+    }
+}
+
+fn log_position(text: &str) -> Result<LogPosition, String> {
+    match text {
+        "end" => Ok(LogPosition::End),
+        number => number
+            .parse()
+            .map(LogPosition::At)
+            .map_err(|_| "expected a position of the write log, or `end`".to_owned()),
     }
 }
 
@@ -99,7 +114,15 @@ pub fn run(args: BuildArgs, output: &Output) -> anyhow::Result<()> {
     if wanted && !report.live {
         let writer = open(&collection)?.writer("trawl index build --publish")?;
         let live = AliasName::parse(LIVE)?;
-        gate_report = publish::publish(&writer, &report.generation, &live, &gate, &model, output)?;
+        gate_report = publish::publish(
+            &writer,
+            &report.generation,
+            &live,
+            false,
+            &gate,
+            &model,
+            output,
+        )?;
         report.live = true;
     }
     let (counts, seconds) = (report.counts, start.elapsed().as_secs_f64());

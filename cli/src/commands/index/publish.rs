@@ -1,7 +1,7 @@
 use std::path::PathBuf;
 
 use anyhow::Context;
-use collection::{AliasName, Collection, GenerationId, LIVE, Writer};
+use collection::{AliasName, Collection, CollectionError, GenerationId, LIVE, Writer};
 use indexer::GateReport;
 use serde_json::json;
 
@@ -28,6 +28,9 @@ pub struct PublishArgs {
     /// The alias that is to name it.
     #[arg(long, value_name = "NAME", default_value = LIVE)]
     alias: String,
+    /// Leave the documents out that were written since the generation was built; without, they are applied to it.
+    #[arg(long)]
+    drop_live: bool,
     #[command(flatten)]
     gate: GateArgs,
     #[command(flatten)]
@@ -44,6 +47,9 @@ pub struct RollbackArgs {
     /// The alias that goes back to the generation it named before.
     #[arg(long, value_name = "NAME", default_value = LIVE)]
     alias: String,
+    /// Leave the documents out that were written since the generation was built; without, they are applied to it.
+    #[arg(long)]
+    drop_live: bool,
 }
 
 pub fn run(args: PublishArgs, output: &Output) -> anyhow::Result<()> {
@@ -52,7 +58,15 @@ pub fn run(args: PublishArgs, output: &Output) -> anyhow::Result<()> {
     // Held from here on, so that what is compared is what is replaced.
     let writer = collection.writer("trawl index publish")?;
     let id = generation(&collection, args.generation)?;
-    let report = publish(&writer, &id, &alias, &args.gate, &args.model, output)?;
+    let report = publish(
+        &writer,
+        &id,
+        &alias,
+        args.drop_live,
+        &args.gate,
+        &args.model,
+        output,
+    )?;
     let shown = json!({ "generation": id, "alias": alias, "gate": report });
     output.result(&shown, |_| {
         let mut text = report.as_ref().map(gate::show).unwrap_or_default();
@@ -66,13 +80,14 @@ pub fn publish(
     writer: &Writer,
     id: &GenerationId,
     alias: &AliasName,
+    drop_live: bool,
     gate: &GateArgs,
     model: &ModelArgs,
     output: &Output,
 ) -> anyhow::Result<Option<GateReport>> {
     let collection = writer.collection();
     let replaced = match collection.aliases()?.remove(alias) {
-        Some(named) if named == *id => return Ok(None),
+        Some(named) if named == *id && !drop_live => return Ok(None),
         Some(named) => match collection.generation(&named) {
             Ok(generation) => Some(generation),
             Err(error) if error.is_corrupt() => {
@@ -97,10 +112,22 @@ pub fn publish(
         }
         writer.keep_gate_report(id, &serde_json::to_value(report)?)?;
     }
-    writer
-        .set_alias(alias, id)
-        .with_context(|| format!("cannot publish `{id}`"))?;
+    set(writer, alias, id, drop_live).with_context(|| format!("cannot publish `{id}`"))?;
     Ok(report)
+}
+
+/// Writes the alias, and how much of the log is left out.
+fn set(
+    writer: &Writer,
+    alias: &AliasName,
+    id: &GenerationId,
+    drop_live: bool,
+) -> Result<(), CollectionError> {
+    if !drop_live {
+        return writer.set_alias(alias, id);
+    }
+    let end = writer.collection().log_positions()?.end;
+    writer.set_alias_without(alias, id, end - 1)
 }
 
 /// The generation named, else the newest.
@@ -122,10 +149,13 @@ pub fn roll_back(args: &RollbackArgs, output: &Output) -> anyhow::Result<()> {
     let collection = open(&args.collection)?;
     let alias = AliasName::parse(&args.alias)?;
     let before = collection.aliases()?.remove(&alias);
-    let id = collection
-        .writer("trawl index rollback")?
+    let writer = collection.writer("trawl index rollback")?;
+    let id = writer
         .rollback(&alias)
         .with_context(|| format!("cannot roll back `{alias}`"))?;
+    if args.drop_live {
+        set(&writer, &alias, &id, true)?;
+    }
     let shown = json!({ "generation": id, "alias": alias, "before": before });
     output.result(&shown, |_| {
         let before = before.map_or("nothing".to_owned(), String::from);

@@ -1,0 +1,300 @@
+//! The one thread that writes the log of a collection.
+
+use std::collections::HashMap;
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread::{self, JoinHandle};
+
+use collection::{CollectionError, LogWriter, NewRecord, Writer};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::record::ANSWER;
+use super::{DocumentChange, LiveError};
+
+/// Batches that may wait for the thread.
+const MAX_WAITING: usize = 1024;
+/// Bytes of records that are written together, unless one batch has more.
+const GROUP_BYTES: usize = 8 << 20;
+/// Answers that are remembered.
+const MAX_ANSWERS: usize = 10_000;
+
+/// Changes that are written together or not at all.
+#[derive(Debug, Default)]
+pub struct Batch {
+    /// In the order in which they are applied.
+    pub changes: Vec<DocumentChange>,
+    /// What the caller is to be told when it asks the same again.
+    pub answer: Option<Remembered>,
+}
+
+/// What was answered to a request that has a key.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Remembered {
+    /// Digest of the key, and of who used it on what.
+    pub key: String,
+    /// Digest of what was asked.
+    pub request: String,
+    /// What was answered, but for the position.
+    pub answer: Value,
+}
+
+/// What became of a batch.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Committed {
+    /// It is in the log up to this position, and every search that begins now sees it.
+    Written {
+        /// Position of its last record.
+        position: u64,
+    },
+    /// A batch with its key was written before.
+    Before {
+        /// Position of the record that remembers it.
+        position: u64,
+        /// What was asked and answered then.
+        remembered: Remembered,
+    },
+}
+
+/// An error is that of the whole group.
+type Reply = Box<dyn FnOnce(Result<Committed, Arc<LiveError>>) + Send>;
+type Truncated = Box<dyn FnOnce(Result<u64, CollectionError>) + Send>;
+
+enum Job {
+    Write(Batch, Reply),
+    Truncate(Writer, Truncated),
+}
+
+/// Writes batches to the log, as many at once as wait: one write and one fsync for all of them. Then it shows them to whoever
+/// answers searches, and only then acknowledges them.
+#[derive(Debug)]
+pub struct Committer {
+    sender: Option<SyncSender<Job>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Committer {
+    /// Starts the thread. `show` gets the changes of every group and the position of its last record, in the order of the log.
+    ///
+    /// # Errors
+    /// When the log cannot be read, or no thread be started.
+    pub fn start(
+        log: LogWriter,
+        show: impl FnMut(Vec<DocumentChange>, u64) -> Result<(), LiveError> + Send + 'static,
+    ) -> Result<Self, LiveError> {
+        let mut answers = Answers::default();
+        let mut failed = Ok(());
+        let first = log.collection().log_positions()?.start;
+        log.collection().read_log(first - 1, &mut |record| {
+            if record.kind == ANSWER && failed.is_ok() {
+                let read = serde_json::from_slice(record.payload);
+                failed = read
+                    .map(|answer| answers.add(record.position, answer))
+                    .map_err(|error| LiveError::Record {
+                        position: record.position,
+                        reason: error.to_string(),
+                    });
+            }
+        })?;
+        failed?;
+        let (sender, receiver) = sync_channel(MAX_WAITING);
+        let thread = thread::Builder::new().name("write log".to_owned());
+        let run = move || {
+            Writing { log, answers, show }.run(&receiver);
+        };
+        let thread = thread.spawn(run).map_err(|source| CollectionError::Io {
+            path: "write log".into(),
+            source,
+        })?;
+        Ok(Self {
+            sender: Some(sender),
+            thread: Some(thread),
+        })
+    }
+
+    /// Hands over a batch; `reply` is called, on another thread, when it is written and shown. Waits while 1,024 batches wait.
+    pub fn commit(
+        &self,
+        batch: Batch,
+        reply: impl FnOnce(Result<Committed, Arc<LiveError>>) + Send + 'static,
+    ) {
+        self.send(Job::Write(batch, Box::new(reply)));
+    }
+
+    /// Removes what every generation contains; `reply` gets the number of bytes.
+    pub fn truncate(
+        &self,
+        writer: Writer,
+        reply: impl FnOnce(Result<u64, CollectionError>) + Send + 'static,
+    ) {
+        self.send(Job::Truncate(writer, Box::new(reply)));
+    }
+
+    fn send(&self, job: Job) {
+        let sender = self.sender.as_ref().expect("there is one until the end");
+        if let Err(error) = sender.send(job)
+            && let Job::Write(_, reply) = error.0
+        {
+            reply(Err(Arc::new(LiveError::Closed)));
+        }
+    }
+}
+
+impl Drop for Committer {
+    /// Writes what waits, and gives the log free.
+    fn drop(&mut self) {
+        drop(self.sender.take());
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join(); // A panic of the thread has been told to those who waited for it.
+        }
+    }
+}
+
+struct Writing<F> {
+    log: LogWriter,
+    answers: Answers,
+    show: F,
+}
+
+impl<F: FnMut(Vec<DocumentChange>, u64) -> Result<(), LiveError>> Writing<F> {
+    fn run(mut self, receiver: &Receiver<Job>) {
+        let mut next = receiver.recv().ok();
+        while let Some(job) = next.take() {
+            match job {
+                Job::Truncate(writer, reply) => reply(self.log.truncate(&writer)),
+                Job::Write(batch, reply) => {
+                    let mut group = Group::default();
+                    self.take(&mut group, batch, reply);
+                    while group.n_bytes < GROUP_BYTES {
+                        match receiver.try_recv() {
+                            Ok(Job::Write(batch, reply)) => self.take(&mut group, batch, reply),
+                            Ok(other) => {
+                                next = Some(other);
+                                break;
+                            }
+                            Err(_) => break,
+                        }
+                    }
+                    self.write(group);
+                }
+            }
+            next = next.or_else(|| receiver.recv().ok());
+        }
+    }
+
+    /// Adds a batch to a group, unless one with its key was written before.
+    fn take(&mut self, group: &mut Group, batch: Batch, reply: Reply) {
+        let key = batch.answer.as_ref().map(|answer| &answer.key);
+        if let Some(key) = key {
+            if let Some((position, remembered)) = self.answers.by_key.get(key) {
+                return reply(Ok(Committed::Before {
+                    position: *position,
+                    remembered: remembered.clone(),
+                }));
+            }
+            if let Some(waiting) = group.answers.iter().find(|(_, answer)| answer.key == *key) {
+                let remembered = waiting.1.clone();
+                let index = waiting.0;
+                group.again.push((index, remembered, reply));
+                return;
+            }
+        }
+        let first = group.records.len();
+        let changes = batch.changes.iter();
+        group.records.extend(changes.map(DocumentChange::to_record));
+        group.changes.extend(batch.changes);
+        if let Some(answer) = batch.answer {
+            group.answers.push((group.records.len(), answer.clone()));
+            group.records.push(NewRecord {
+                kind: ANSWER,
+                payload: serde_json::to_vec(&answer).expect("an answer has string keys only"),
+            });
+        }
+        let added = &group.records[first..];
+        group.n_bytes += added
+            .iter()
+            .map(|record| record.payload.len())
+            .sum::<usize>();
+        group.replies.push((group.records.len(), reply));
+    }
+
+    fn write(&mut self, group: Group) {
+        let written = self.log.append(&group.records);
+        let shown = match written {
+            Ok(Range { start, end }) => match (self.show)(group.changes, end - 1) {
+                Ok(()) => Ok(start),
+                Err(error) => Err(error),
+            },
+            Err(error) => Err(LiveError::Collection(error)),
+        };
+        match shown {
+            Ok(start) => {
+                for (index, answer) in group.answers {
+                    self.answers.add(start + index as u64, answer);
+                }
+                for (n_records, reply) in group.replies {
+                    let position = start + n_records as u64 - 1;
+                    reply(Ok(Committed::Written { position }));
+                }
+                for (index, remembered, reply) in group.again {
+                    let position = start + index as u64;
+                    reply(Ok(Committed::Before {
+                        position,
+                        remembered,
+                    }));
+                }
+            }
+            Err(error) => {
+                tracing::error!(
+                    error = &error as &dyn std::error::Error,
+                    "changes were not written"
+                );
+                let error = Arc::new(error);
+                let again = group.again.into_iter().map(|(_, _, reply)| reply);
+                for reply in group
+                    .replies
+                    .into_iter()
+                    .map(|(_, reply)| reply)
+                    .chain(again)
+                {
+                    reply(Err(Arc::clone(&error)));
+                }
+            }
+        }
+    }
+}
+
+/// What is written at once.
+#[derive(Default)]
+struct Group {
+    records: Vec<NewRecord>,
+    changes: Vec<DocumentChange>,
+    n_bytes: usize,
+    /// By the index of their record.
+    answers: Vec<(usize, Remembered)>,
+    /// By the number of records up to the end of their batch.
+    replies: Vec<(usize, Reply)>,
+    /// Those who asked what another one of the group asks.
+    again: Vec<(usize, Remembered, Reply)>,
+}
+
+/// The newest answers.
+#[derive(Default)]
+struct Answers {
+    by_key: HashMap<String, (u64, Remembered)>,
+    in_order: std::collections::VecDeque<String>,
+}
+
+impl Answers {
+    fn add(&mut self, position: u64, answer: Remembered) {
+        if self.in_order.len() == MAX_ANSWERS
+            && let Some(oldest) = self.in_order.pop_front()
+        {
+            self.by_key.remove(&oldest);
+        }
+        self.in_order.push_back(answer.key.clone());
+        self.by_key.insert(answer.key.clone(), (position, answer));
+    }
+}

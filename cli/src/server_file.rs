@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context;
+use collection::Durability;
 use retriever::{Fusion, Weights};
 use serde::de::{self, Deserialize, Deserializer, Visitor};
 use server::{Limits, ServerConfig};
@@ -32,6 +33,7 @@ pub struct ServerFile {
     pub collections: BTreeMap<String, CollectionSection>,
     pub limits: Limits,
     pub queue: QueueSection,
+    pub documents: DocumentsSection,
     pub auth: AuthSection,
     pub cors: CorsSection,
 }
@@ -143,6 +145,26 @@ impl HybridSection {
 pub struct CorsSection {
     /// Origins of pages that may ask from a browser; `*` is every one.
     pub origins: Vec<String>,
+}
+
+/// `[documents]`.
+#[derive(Clone, Copy, Debug, serde::Deserialize, serde::Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct DocumentsSection {
+    /// What an acknowledged document survives: `fsync`, a machine that stops; `os`, a process that is killed.
+    pub durability: Durability,
+    /// Passages in the write log of a collection from which on it is folded into a new generation; 0 never does.
+    pub compact_after: u32,
+}
+
+impl Default for DocumentsSection {
+    fn default() -> Self {
+        let config = ServerConfig::default();
+        Self {
+            durability: config.log.durability,
+            compact_after: config.compact_after.unwrap_or(0),
+        }
+    }
 }
 
 /// `[queue]`.

@@ -7,6 +7,7 @@
 mod aliases;
 mod cohere;
 mod collections;
+mod documents;
 mod embeddings;
 mod filter;
 mod group;
@@ -27,6 +28,10 @@ pub use cohere::{
 pub use collections::{
     Collection, CollectionCounts, CollectionDetail, CollectionList, CollectionShard,
     CollectionTemplates,
+};
+pub use documents::{
+    Document, DocumentError, DocumentPassage, DocumentsDelete, DocumentsDeleted, DocumentsWritten,
+    Task, TaskList, TaskState,
 };
 pub use embeddings::{
     Embedding, EmbeddingInput, EmbeddingRequest, EmbeddingResponse, EmbeddingUsage,

@@ -256,6 +256,9 @@ pub struct SearchResponse {
     pub collection: String,
     /// The generation that answered; every part of the answer comes from it.
     pub generation: String,
+    /// The last position of the collection's write log that was searched.
+    #[serde(default)]
+    pub log_position: u64,
     /// Fingerprint of the model and texts that the generation was built with.
     pub model_fingerprint: String,
     /// As in the header `x-request-id`.

@@ -41,5 +41,5 @@ pub use retriever::{OpenConfig, Retriever};
 pub use selection::MAX_FACET_VALUES;
 pub use store::{
     Added, AddedPart, Bitmap, Bounds, Condition, Facet, FieldFault, Filter, FilterError,
-    FilterLimits, Test, View,
+    FilterLimits, StoreError, Test, View,
 };

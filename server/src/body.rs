@@ -9,7 +9,9 @@ use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use http_body_util::BodyExt;
 use openapi::{ErrorCode, FieldError};
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 use serde_path_to_error::{Path, Segment, Track};
+use sha2::{Digest, Sha256};
 use tokio::time::timeout;
 
 use crate::problem::ApiError;
@@ -22,55 +24,110 @@ impl<T: DeserializeOwned> FromRequest<App> for Json<T> {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, app: &App) -> Result<Self, ApiError> {
-        let (parts, mut body) = request.into_parts();
+        let (parts, body) = request.into_parts();
         if let Err(error) = check_type(&parts.headers) {
             discard(body);
             return Err(error);
         }
-        let max_bytes = app.config.max_body_bytes;
-        let too_large = |given: Option<u64>| {
-            let (code, setting) = (ErrorCode::BodyTooLarge, "server.max_body");
-            ApiError::too_many(code, "bytes of the body:", given, max_bytes, setting)
-        };
-        if let Some(given) = declared_length(&parts.headers)
-            && given > max_bytes as u64
-        {
-            discard(body);
-            return Err(too_large(Some(given)));
-        }
-        let collected = timeout(app.config.read_timeout, collect(&mut body, max_bytes)).await;
-        let bytes = match collected {
-            Ok(Ok(Some(bytes))) => bytes,
-            Ok(Ok(None)) => {
-                discard(body);
-                return Err(too_large(None));
-            }
-            Ok(Err(error)) => {
-                let text = format!("body broke off: {error}");
-                return Err(ApiError::new(ErrorCode::BadRequest, text));
-            }
-            Err(_) => {
-                let seconds = app.config.read_timeout.as_secs_f64();
-                let text =
-                    format!("body did not arrive within {seconds} s (`server.read_timeout`)");
-                return Err(ApiError::new(ErrorCode::SlowClient, text));
-            }
-        };
+        let bytes = read(&parts.headers, body, app).await?;
         parse(&bytes).map(Json)
     }
 }
 
-fn check_type(headers: &HeaderMap) -> Result<(), ApiError> {
-    let given = headers
-        .get(CONTENT_TYPE)
-        .map(|value| String::from_utf8_lossy(value.as_bytes()));
-    let essence = given
-        .as_deref()
-        .unwrap_or_default()
-        .split(';')
-        .next()
-        .unwrap_or_default();
+/// The documents of a body, each as JSON text: one, an array of them, or one on each line.
+pub(crate) struct Lines {
+    pub(crate) texts: Vec<String>,
+    /// sha256 of the body.
+    pub(crate) digest: String,
+}
+
+impl FromRequest<App> for Lines {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, app: &App) -> Result<Self, ApiError> {
+        let (parts, body) = request.into_parts();
+        let is_lines = content_type(&parts.headers).is_some_and(|(_, essence)| {
+            ["application/x-ndjson", "application/jsonl"].contains(&essence.as_str())
+        });
+        if !is_lines && let Err(error) = check_type(&parts.headers) {
+            discard(body);
+            return Err(error);
+        }
+        let bytes = read(&parts.headers, body, app).await?;
+        let digest = Sha256::digest(&bytes);
+        Ok(Self {
+            texts: if is_lines {
+                split_lines(&bytes)?
+            } else {
+                split_array(&bytes)?
+            },
+            digest: digest.iter().map(|byte| format!("{byte:02x}")).collect(),
+        })
+    }
+}
+
+/// The lines of a body; an empty one, such as the last, is no document.
+fn split_lines(bytes: &[u8]) -> Result<Vec<String>, ApiError> {
+    let text = str::from_utf8(bytes).map_err(|error| {
+        let text = format!("body is not UTF-8 at byte {}", error.valid_up_to());
+        ApiError::new(ErrorCode::BadRequest, text)
+    })?;
+    let lines = text.lines().filter(|line| !line.trim().is_empty());
+    Ok(lines.map(str::to_owned).collect())
+}
+
+fn split_array(bytes: &[u8]) -> Result<Vec<String>, ApiError> {
+    let value: Value = serde_json::from_slice(bytes).map_err(|error| syntax_error(&error))?;
+    Ok(match value {
+        Value::Array(documents) => documents.iter().map(Value::to_string).collect(),
+        document => vec![document.to_string()],
+    })
+}
+
+/// Reads a body to its end.
+async fn read(headers: &HeaderMap, mut body: Body, app: &App) -> Result<Vec<u8>, ApiError> {
+    let max_bytes = app.config.max_body_bytes;
+    let too_large = |given: Option<u64>| {
+        let (code, setting) = (ErrorCode::BodyTooLarge, "server.max_body");
+        ApiError::too_many(code, "bytes of the body:", given, max_bytes, setting)
+    };
+    if let Some(given) = declared_length(headers)
+        && given > max_bytes as u64
+    {
+        discard(body);
+        return Err(too_large(Some(given)));
+    }
+    let collected = timeout(app.config.read_timeout, collect(&mut body, max_bytes)).await;
+    match collected {
+        Ok(Ok(Some(bytes))) => Ok(bytes),
+        Ok(Ok(None)) => {
+            discard(body);
+            Err(too_large(None))
+        }
+        Ok(Err(error)) => {
+            let text = format!("body broke off: {error}");
+            Err(ApiError::new(ErrorCode::BadRequest, text))
+        }
+        Err(_) => {
+            let seconds = app.config.read_timeout.as_secs_f64();
+            let text = format!("body did not arrive within {seconds} s (`server.read_timeout`)");
+            Err(ApiError::new(ErrorCode::SlowClient, text))
+        }
+    }
+}
+
+/// The header and its type, without parameters.
+fn content_type(headers: &HeaderMap) -> Option<(String, String)> {
+    let value = headers.get(CONTENT_TYPE)?;
+    let given = String::from_utf8_lossy(value.as_bytes()).into_owned();
+    let essence = given.split(';').next().unwrap_or_default();
     let essence = essence.trim().to_ascii_lowercase();
+    Some((given, essence))
+}
+
+fn check_type(headers: &HeaderMap) -> Result<(), ApiError> {
+    let (given, essence) = content_type(headers).unzip();
+    let essence = essence.unwrap_or_default();
     if essence == "application/json"
         || (essence.starts_with("application/") && essence.ends_with("+json"))
     {

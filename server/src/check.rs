@@ -117,9 +117,14 @@ pub(crate) async fn check_collection(served: &Arc<ServedCollection>) -> Result<(
     let Some(encoder) = served.encoder.as_deref() else {
         return Ok(());
     };
-    if served.retriever.store().is_empty() {
+    let live = served.retriever.live();
+    let first = match live.view().kept() {
+        None => (!served.retriever.store().is_empty()).then_some(0),
+        Some(kept) => kept.min(),
+    };
+    let Some(first) = first else {
         return Ok(());
-    }
+    };
     let failed = |source| CheckError::Search {
         collection: served.name.clone(),
         source: Box::new(source),
@@ -127,7 +132,7 @@ pub(crate) async fn check_collection(served: &Arc<ServedCollection>) -> Result<(
     let passage = served
         .retriever
         .store()
-        .passage(0)
+        .passage(first)
         .map_err(|e| failed(SearchError::Store(e)))?;
     let manifest = served.retriever.manifest();
     let vector = match manifest.fingerprint["passage"]["pair"].as_bool() {

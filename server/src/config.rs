@@ -1,6 +1,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use collection::LogConfig;
 use retriever::FilterLimits;
 use serde::{Deserialize, Serialize};
 
@@ -35,6 +36,12 @@ pub struct ServerConfig {
     /// Memory that the process may hold (`server.max_memory`): a generation that does not fit beside the current one is not
     /// switched to. Without it, what the machine or the control group has.
     pub max_memory_bytes: Option<u64>,
+    /// How documents are written to the logs of collections (`documents.durability`).
+    #[serde(skip)]
+    pub log: LogConfig,
+    /// Passages in the write log of a collection from which on it is folded into a new generation without being asked
+    /// (`documents.compact_after`); never without.
+    pub compact_after: Option<u32>,
     /// What one request may ask for.
     pub limits: Limits,
 }
@@ -54,6 +61,8 @@ impl Default for ServerConfig {
             query_cache_bytes: 64 << 20,
             cors_origins: Vec::new(),
             max_memory_bytes: None,
+            log: LogConfig::default(),
+            compact_after: Some(100_000),
             limits: Limits::default(),
         }
     }
@@ -85,6 +94,10 @@ pub struct Limits {
     pub embedding_inputs: usize,
     /// Documents of one rerank request.
     pub rerank_documents: usize,
+    /// Documents that one request adds or deletes.
+    pub documents: usize,
+    /// Memory of the documents of a collection that are in its write log; more are refused until they are folded.
+    pub live_bytes: usize,
     /// Bytes of all headers of a request.
     pub header_bytes: usize,
     /// Requests under `/v1` in flight at the same time.
@@ -118,6 +131,8 @@ impl Default for Limits {
             query_bytes: 16 << 10,
             embedding_inputs: 2048,
             rerank_documents: 1000,
+            documents: 10_000,
+            live_bytes: 1 << 30,
             header_bytes: 16 << 10,
             requests: 512,
             connections: 4096,

@@ -18,6 +18,7 @@ mod faults;
 mod filter;
 mod form;
 mod group;
+mod live;
 mod metrics;
 mod model;
 mod problem;

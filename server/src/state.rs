@@ -14,6 +14,7 @@ use tokio::sync::Semaphore;
 
 use crate::auth::Auth;
 use crate::cache::QueryCache;
+use crate::live::{Tasks, catch_up};
 use crate::metrics::Metrics;
 use crate::model::{ServedEncoder, ServedReranker, Tokenizers};
 use crate::problem::ApiError;
@@ -90,6 +91,14 @@ pub enum AttachError {
         /// What is accepted.
         expected: &'static str,
     },
+    /// Documents that were written since the generation was built cannot be applied to it.
+    #[error("cannot apply the write log of collection `{collection}`")]
+    Log {
+        /// The collection.
+        collection: String,
+        /// Why.
+        source: indexer::LiveError,
+    },
     /// The thread of a model cannot be started.
     #[error("cannot start the thread of model `{name}`")]
     Thread {
@@ -130,6 +139,7 @@ pub(crate) struct Shared {
     /// Requests that may still begin.
     pub(crate) requests: Semaphore,
     pub(crate) tokenizers: Arc<Tokenizers>,
+    pub(crate) tasks: Tasks,
     queries: Arc<QueryCache>,
     /// Whether the last known answer was as it should be.
     healthy: AtomicBool,
@@ -151,6 +161,7 @@ impl Shared {
             collections: BTreeMap::new(),
             requests: Semaphore::new(config.limits.requests.min(Semaphore::MAX_PERMITS)),
             tokenizers: Arc::new(Tokenizers::new(config.tokenizer_threads)),
+            tasks: Tasks::default(),
             queries: Arc::new(QueryCache::new(config.query_cache_bytes)),
             healthy: AtomicBool::new(true),
             phase: AtomicU8::new(Phase::Starting as u8),
@@ -288,6 +299,10 @@ impl Shared {
         let slot = self.collections.get_mut(name);
         let slot = slot.ok_or_else(|| AttachError::NoCollection {
             name: name.to_owned(),
+        })?;
+        catch_up(&collection, &slot.current()).map_err(|source| AttachError::Log {
+            collection: name.to_owned(),
+            source,
         })?;
         slot.source = Some(Source { collection, alias });
         Ok(())

@@ -12,6 +12,7 @@ use tokio::sync::Mutex;
 use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::check::{CheckError, check_collection};
+use crate::live::{Log, catch_up};
 use crate::state::{App, AttachError, ServedCollection, Shared};
 
 /// How often aliases are looked at.
@@ -28,10 +29,53 @@ pub(crate) struct Source {
 
 /// A served collection, whichever generation answers for it.
 pub(crate) struct Slot {
-    current: RwLock<Arc<ServedCollection>>,
+    answering: Arc<Answering>,
+    pub(crate) log: Log,
     pub(crate) source: Option<Source>,
     /// Held while the generation is changed.
     changing: Mutex<()>,
+}
+
+/// Who answers for a collection.
+pub(crate) struct Answering {
+    current: RwLock<Arc<ServedCollection>>,
+    /// Held while changes are applied to the current generation, and while another becomes current.
+    applying: std::sync::Mutex<()>,
+}
+
+/// The right to change what searches see.
+pub(crate) struct Applying<'a> {
+    answering: &'a Answering,
+    _guard: std::sync::MutexGuard<'a, ()>,
+}
+
+impl Answering {
+    pub(crate) fn lock(&self) -> Applying<'_> {
+        let guard = self.applying.lock();
+        Applying {
+            answering: self,
+            _guard: guard.unwrap_or_else(PoisonError::into_inner),
+        }
+    }
+
+    fn current(&self) -> Arc<ServedCollection> {
+        let current = self.current.read();
+        Arc::clone(&current.unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl Applying<'_> {
+    pub(crate) fn current(&self) -> Arc<ServedCollection> {
+        self.answering.current()
+    }
+
+    fn set(&self, next: Arc<ServedCollection>) {
+        let current = self.answering.current.write();
+        let mut current = current.unwrap_or_else(PoisonError::into_inner);
+        let before = std::mem::replace(&mut *current, next);
+        drop(current);
+        drop(before); // Files are closed, if nobody reads them any more, where nobody waits.
+    }
 }
 
 /// Why a generation is not served.
@@ -49,6 +93,9 @@ pub(crate) enum SwapError {
     /// It does not answer.
     #[error("the generation failed its check")]
     Check(#[from] CheckError),
+    /// What was written since it was built cannot be applied to it.
+    #[error("cannot apply the write log")]
+    Log(#[from] indexer::LiveError),
     /// Both generations together are too large.
     #[error(
         "generation `{generation}` needs {needed} bytes of memory beside the current one, {available} are available (`server.max_memory`)"
@@ -66,7 +113,11 @@ pub(crate) enum SwapError {
 impl Slot {
     pub(crate) fn new(served: ServedCollection) -> Self {
         Self {
-            current: RwLock::new(Arc::new(served)),
+            answering: Arc::new(Answering {
+                current: RwLock::new(Arc::new(served)),
+                applying: std::sync::Mutex::new(()),
+            }),
+            log: Log::default(),
             source: None,
             changing: Mutex::new(()),
         }
@@ -74,23 +125,16 @@ impl Slot {
 
     /// The generation that answers now. Whoever keeps it is answered by it to the end.
     pub(crate) fn current(&self) -> Arc<ServedCollection> {
-        let current = self.current.read();
-        Arc::clone(&current.unwrap_or_else(PoisonError::into_inner))
+        self.answering.current()
+    }
+
+    pub(crate) fn answering(&self) -> Arc<Answering> {
+        Arc::clone(&self.answering)
     }
 
     pub(crate) fn current_mut(&mut self) -> Option<&mut ServedCollection> {
-        Arc::get_mut(
-            self.current
-                .get_mut()
-                .unwrap_or_else(PoisonError::into_inner),
-        )
-    }
-
-    fn set(&self, next: Arc<ServedCollection>) {
-        let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
-        let before = std::mem::replace(&mut *current, next);
-        drop(current);
-        drop(before); // Files are closed, if nobody reads them any more, where nobody waits.
+        let current = Arc::get_mut(&mut self.answering)?.current.get_mut();
+        Arc::get_mut(current.unwrap_or_else(PoisonError::into_inner))
     }
 }
 
@@ -109,11 +153,21 @@ pub(crate) async fn switch<E: From<SwapError>>(
         return then.await;
     }
     let start = Instant::now();
-    let next = prepare(app, current, generation).await;
+    let collection = slot.source.as_ref().map(|source| source.collection.clone());
+    let next = prepare(app, current, generation, collection.clone()).await;
     let next = next.inspect_err(|_| app.metrics.swap("refused"))?;
     then.await?;
     let generation = next.retriever.generation().id.to_string();
-    slot.set(next);
+    let answering = slot.answering();
+    let switching = tokio::task::spawn_blocking(move || {
+        let answering = answering.lock();
+        if let Some(collection) = collection {
+            catch_up(&collection, &next)?; // What was written since it was prepared.
+        }
+        answering.set(next);
+        Ok::<_, SwapError>(())
+    });
+    switching.await.map_err(|_| SwapError::Stopped)??;
     app.metrics.swap("done");
     tracing::info!(%generation, elapsed_ms = start.elapsed().as_millis() as u64, "switched");
     Ok(())
@@ -123,6 +177,7 @@ async fn prepare(
     app: &App,
     current: Arc<ServedCollection>,
     generation: Generation,
+    collection: Option<Collection>,
 ) -> Result<Arc<ServedCollection>, SwapError> {
     check_memory(app, &generation)?;
     let opening = tokio::task::spawn_blocking(move || {
@@ -140,6 +195,16 @@ async fn prepare(
         fusion: current.fusion,
         warnings,
     });
+    let next = match collection {
+        None => next,
+        Some(collection) => {
+            let replaying = tokio::task::spawn_blocking(move || {
+                catch_up(&collection, &next)?;
+                Ok::<_, SwapError>(next)
+            });
+            replaying.await.map_err(|_| SwapError::Stopped)??
+        }
+    };
     // An exact search: it reads the vectors, so that the first request need not.
     check_collection(&next).await?;
     Ok(next)
@@ -187,6 +252,9 @@ pub(crate) async fn follow(app: App) {
             let Some(source) = slot.source.clone() else {
                 continue;
             };
+            if let Err(error) = slot.follow_log(&source).await {
+                tracing::error!(collection = %name, error = &error as &dyn std::error::Error, "cannot apply the write log");
+            }
             let current = slot.current().retriever.generation().id.clone();
             let named = tokio::task::spawn_blocking(move || {
                 let named = source.collection.aliases()?.remove(&source.alias);

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Context;
-use collection::{AliasName, Collection};
+use collection::{AliasName, Collection, LogConfig};
 use encoder::{Arithmetic, BiEncoder, ModelOptions};
 use retriever::{OpenConfig, Retriever};
 use server::{Control, QueueConfig, Server, ServerConfig};
@@ -108,6 +108,11 @@ fn resolve(args: &ServeArgs, file: &ServerFile) -> anyhow::Result<ServerConfig> 
         strict_arithmetic: args.strict_arithmetic || section.strict_arithmetic,
         cors_origins: file.cors.origins.clone(),
         max_memory_bytes: section.max_memory.map(|bytes| bytes.0 as u64),
+        log: LogConfig {
+            durability: file.documents.durability,
+            ..LogConfig::default()
+        },
+        compact_after: Some(file.documents.compact_after).filter(|n| *n > 0),
         limits: file.limits,
     })
 }

@@ -25,6 +25,7 @@ impl ServerFile {
             ("server", Value::try_from(&defaults.server)?),
             ("limits", Value::try_from(defaults.limits)?),
             ("queue", Value::try_from(&defaults.queue)?),
+            ("documents", Value::try_from(defaults.documents)?),
             ("cors", Value::try_from(&defaults.cors)?),
             ("auth.public", Value::try_from(&defaults.auth.public)?),
         ] {

@@ -323,7 +323,7 @@ async fn describe(
 }
 
 /// A collection whose generations this server knows.
-fn followed<'a>(app: &'a App, name: &str) -> Result<(&'a Slot, Source), ApiError> {
+pub(super) fn followed<'a>(app: &'a App, name: &str) -> Result<(&'a Slot, Source), ApiError> {
     let slot = app.slot(name)?;
     let source = slot.source.clone().ok_or_else(|| {
         let text = format!("collection `{name}` is served as one generation, without aliases");

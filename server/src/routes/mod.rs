@@ -3,6 +3,7 @@
 mod aliases;
 mod cohere;
 mod collections;
+mod documents;
 mod embeddings;
 mod health;
 mod models;
@@ -45,6 +46,12 @@ static SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
         search::search,
         collections::list,
         collections::show,
+        documents::add,
+        documents::delete,
+        documents::show,
+        documents::compact,
+        documents::tasks,
+        documents::task,
         aliases::generations,
         aliases::show,
         aliases::set,
@@ -70,6 +77,7 @@ static SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
     ),
     tags(
         (name = "search", description = "Passages for a query"),
+        (name = "documents", description = "Documents added and deleted between two builds"),
         (name = "generations", description = "Which generation answers, and which did"),
         (name = "models", description = "Vectors and scores of texts brought along"),
         (name = "text-embeddings-inference", description = "The same for clients of text-embeddings-inference"),
@@ -140,6 +148,18 @@ pub(crate) fn router(app: App) -> Router {
         .route("/v1/collections", get(collections::list))
         .route("/v1/collections/{name}", get(collections::show))
         .route("/v1/collections/{name}/search", post(search::search))
+        .route("/v1/collections/{name}/documents", post(documents::add))
+        .route(
+            "/v1/collections/{name}/documents/delete",
+            post(documents::delete),
+        )
+        .route(
+            "/v1/collections/{name}/documents/{id}",
+            get(documents::show),
+        )
+        .route("/v1/collections/{name}/compact", post(documents::compact))
+        .route("/v1/tasks", get(documents::tasks))
+        .route("/v1/tasks/{task}", get(documents::task))
         .route(
             "/v1/collections/{name}/generations",
             get(aliases::generations),

@@ -366,6 +366,7 @@ fn respond(
         groups: is_grouped.then(|| groups.map(|group| write_group(group, hit)).collect()),
         collection: collection.name.clone(),
         generation: manifest.generation.to_string(),
+        log_position: answer.log_position,
         model_fingerprint: manifest.fingerprint_digest.clone(),
         request_id,
     };

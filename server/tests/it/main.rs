@@ -7,6 +7,7 @@ mod figures;
 mod filters;
 mod groups;
 mod harness;
+mod live;
 mod security;
 mod swaps;
 

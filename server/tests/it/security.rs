@@ -83,6 +83,21 @@ fn every_route_asks_for_its_scope() {
         ("GET", "/v1/collections", json!(null), search),
         ("GET", "/v1/collections/docs", json!(null), search),
         ("POST", "/v1/collections/docs/documents", json!({}), write),
+        (
+            "POST",
+            "/v1/collections/docs/documents/delete",
+            json!({"ids": []}),
+            write,
+        ),
+        (
+            "GET",
+            "/v1/collections/docs/documents/a",
+            json!(null),
+            search,
+        ),
+        ("POST", "/v1/collections/docs/compact", json!(null), admin),
+        ("GET", "/v1/tasks", json!(null), admin),
+        ("GET", "/v1/tasks/compact-1", json!(null), admin),
         ("PUT", "/v1/collections/docs/aliases/live", json!({}), admin),
         ("DELETE", "/v1/collections/docs", json!(null), admin),
         (

@@ -1,0 +1,123 @@
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use utoipa::ToSchema;
+
+/// What became of documents that were sent.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+#[schema(example = json!({
+    "collection": "docs", "documents": 2, "passages": 2, "errors": [], "log_position": 17,
+    "durability": "fsync", "generation": "20261120T195500Z-3f9a1c"
+}))]
+pub struct DocumentsWritten {
+    /// The collection.
+    pub collection: String,
+    /// Documents that were written; every search that begins now sees them.
+    pub documents: usize,
+    /// Passages that they have.
+    pub passages: usize,
+    /// Documents that were refused.
+    pub errors: Vec<DocumentError>,
+    /// Position of the write log that holds them.
+    pub log_position: u64,
+    /// What they survive: `fsync`, a machine that stops; `os`, a process that is killed.
+    pub durability: String,
+    /// The generation that they were made for.
+    pub generation: String,
+}
+
+/// A document that was refused.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct DocumentError {
+    /// Line of the body, from 1; in a JSON array the place of the document.
+    pub line: usize,
+    /// What is wrong.
+    pub message: String,
+}
+
+/// Documents that are to go.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(example = json!({ "ids": ["doc-17", "doc-18"] }))]
+pub struct DocumentsDelete {
+    /// Their ids; one that is not there is no error.
+    pub ids: Vec<String>,
+}
+
+/// What became of documents that were to go.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct DocumentsDeleted {
+    /// The collection.
+    pub collection: String,
+    /// Documents that were there when the request came.
+    pub documents: usize,
+    /// Position of the write log after which they are gone.
+    pub log_position: u64,
+    /// As of [`DocumentsWritten`].
+    pub durability: String,
+}
+
+/// A document of a collection.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Document {
+    /// Its id.
+    pub id: String,
+    /// Its title.
+    pub title: String,
+    /// Every other field.
+    pub metadata: Map<String, Value>,
+    /// Its text: one passage, or the passages that it was split into.
+    pub passages: Vec<DocumentPassage>,
+    /// The generation it was looked for in.
+    pub generation: String,
+    /// The position of the write log up to which it was looked for.
+    pub log_position: u64,
+}
+
+/// A passage of a document.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct DocumentPassage {
+    /// Its id, as searches return it.
+    pub id: String,
+    /// Its text.
+    pub text: String,
+}
+
+/// Work that goes on behind requests.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[schema(example = json!({
+    "task": "compact-1", "kind": "compact", "collection": "docs", "state": "done",
+    "generation": "20261120T200000Z-77aa01", "error": null
+}))]
+pub struct Task {
+    /// Its id.
+    pub task: String,
+    /// What it does: `compact`.
+    pub kind: String,
+    /// The collection.
+    pub collection: String,
+    /// How far it is.
+    pub state: TaskState,
+    /// The generation that answers since, when it is done.
+    pub generation: Option<String>,
+    /// Why it failed.
+    pub error: Option<String>,
+}
+
+/// How far a task is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum TaskState {
+    /// It goes on.
+    Running,
+    /// It did what it was to do.
+    Done,
+    /// It did not, and changed nothing.
+    Failed,
+}
+
+/// The tasks of a server.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct TaskList {
+    /// The newest 100, oldest first.
+    pub tasks: Vec<Task>,
+}

@@ -1,0 +1,254 @@
+//! The write log of a served collection.
+
+use std::collections::VecDeque;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use collection::{Collection, CollectionError, LogConfig, Writer};
+use indexer::{
+    Batch, Committed, Committer, CompactConfig, CompactReport, DocumentChange, LiveError,
+    NoProgress, Recipe, apply,
+};
+use openapi::{Task, TaskState};
+use retriever::Live;
+
+use crate::state::{App, ServedCollection};
+use crate::swap::{Slot, Source, SwapError, switch};
+
+/// Tasks that are remembered.
+const MAX_TASKS: usize = 100;
+
+/// Who writes a collection's log, and what was last seen of it.
+#[derive(Default)]
+pub(crate) struct Log {
+    /// From the first write on.
+    committer: tokio::sync::Mutex<Option<Arc<Committer>>>,
+    /// Name and length of the last segment when it was last read.
+    stamp: Mutex<Option<(PathBuf, u64)>>,
+    compacting: AtomicBool,
+}
+
+/// Brings an open generation up to the end of the log.
+pub(crate) fn catch_up(
+    collection: &Collection,
+    served: &ServedCollection,
+) -> Result<u64, LiveError> {
+    let encoder = served.encoder.as_ref().map(|encoder| &*encoder.model);
+    indexer::replay(collection, &served.retriever, encoder)
+}
+
+impl Slot {
+    /// Writes a batch to the log; the answer comes when every search that begins sees it.
+    pub(crate) async fn commit(
+        &self,
+        source: &Source,
+        config: LogConfig,
+        batch: Batch,
+    ) -> Result<Committed, Arc<LiveError>> {
+        let committer = self.committer(source, config).await?;
+        let (sender, receiver) = tokio::sync::oneshot::channel();
+        // Hands over in a thread that may wait: there may be many before it.
+        let handing = tokio::task::spawn_blocking(move || {
+            committer.commit(batch, move |committed| {
+                let _ = sender.send(committed); // Nobody waits any more.
+            });
+        });
+        let closed = || Arc::new(LiveError::Closed);
+        handing.await.map_err(|_| closed())?;
+        receiver.await.map_err(|_| closed())?
+    }
+
+    /// Becomes the writer of the log when first asked.
+    async fn committer(
+        &self,
+        source: &Source,
+        config: LogConfig,
+    ) -> Result<Arc<Committer>, LiveError> {
+        let mut held = self.log.committer.lock().await;
+        if let Some(committer) = &*held {
+            return Ok(Arc::clone(committer));
+        }
+        let answering = self.answering();
+        let collection = source.collection.clone();
+        let opening = tokio::task::spawn_blocking(move || {
+            let log = collection.log_writer("trawl serve: documents", config)?;
+            {
+                // What others wrote before.
+                let answering = answering.lock();
+                catch_up(&collection, &answering.current())?;
+            }
+            Committer::start(log, move |changes, position| {
+                let answering = answering.lock();
+                show(&answering.current(), changes, position)
+            })
+        });
+        let committer = opening.await.map_err(|_| LiveError::Closed)??;
+        let committer = Arc::new(committer);
+        *held = Some(Arc::clone(&committer));
+        Ok(committer)
+    }
+
+    /// Applies what another process wrote to the log; nothing where this server writes it.
+    pub(crate) async fn follow_log(&self, source: &Source) -> Result<(), LiveError> {
+        let Ok(held) = self.log.committer.try_lock() else {
+            return Ok(());
+        };
+        let stamp = source.collection.log_stamp();
+        if held.is_some() || *lock(&self.log.stamp) == stamp {
+            return Ok(());
+        }
+        let (answering, collection) = (self.answering(), source.collection.clone());
+        let reading = tokio::task::spawn_blocking(move || {
+            let answering = answering.lock();
+            catch_up(&collection, &answering.current())
+        });
+        reading.await.map_err(|_| LiveError::Closed)??;
+        *lock(&self.log.stamp) = stamp;
+        Ok(())
+    }
+
+    /// Removes what every generation contains, if this server writes the log.
+    async fn truncate(&self, writer: Writer) {
+        let committer = self.log.committer.lock().await.clone();
+        if let Some(committer) = committer {
+            committer.truncate(writer, |freed| {
+                if let Err(error) = freed {
+                    tracing::warn!(
+                        error = &error as &dyn std::error::Error,
+                        "cannot shorten the write log"
+                    );
+                }
+            });
+        }
+    }
+}
+
+/// Applies changes for the searches to come.
+fn show(
+    served: &ServedCollection,
+    changes: Vec<DocumentChange>,
+    position: u64,
+) -> Result<(), LiveError> {
+    let retriever = &served.retriever;
+    let recipe = Recipe::of(retriever.manifest(), retriever.row_form())?;
+    let encoder = served.encoder.as_ref().map(|encoder| &*encoder.model);
+    let mut live = Live::clone(&retriever.live());
+    if live.position() >= position {
+        return Ok(()); // The generation became current when they were in the log already.
+    }
+    for change in changes {
+        apply(&mut live, change, &recipe, encoder)?;
+    }
+    live.advance(position);
+    retriever.set_live(live);
+    Ok(())
+}
+
+/// Work behind requests, newest last.
+#[derive(Default)]
+pub(crate) struct Tasks {
+    tasks: Mutex<(u64, VecDeque<Task>)>,
+}
+
+impl Tasks {
+    pub(crate) fn list(&self) -> Vec<Task> {
+        lock(&self.tasks).1.iter().cloned().collect()
+    }
+
+    fn begin(&self, kind: &str, collection: &str) -> Task {
+        let mut tasks = lock(&self.tasks);
+        tasks.0 += 1;
+        let task = Task {
+            task: format!("{kind}-{}", tasks.0),
+            kind: kind.to_owned(),
+            collection: collection.to_owned(),
+            state: TaskState::Running,
+            generation: None,
+            error: None,
+        };
+        if tasks.1.len() == MAX_TASKS {
+            tasks.1.pop_front();
+        }
+        tasks.1.push_back(task.clone());
+        task
+    }
+
+    fn end(&self, task: &str, outcome: Result<String, String>) {
+        let mut tasks = lock(&self.tasks);
+        if let Some(task) = tasks.1.iter_mut().find(|known| known.task == task) {
+            (task.state, task.generation, task.error) = match outcome {
+                Ok(generation) => (TaskState::Done, Some(generation), None),
+                Err(error) => (TaskState::Failed, None, Some(error)),
+            };
+        }
+    }
+}
+
+/// Begins to fold the log of a collection into a new generation; none while that goes on already.
+pub(crate) fn begin_compaction(app: &App, name: &str, slot: &Slot, source: Source) -> Option<Task> {
+    if slot.log.compacting.swap(true, Ordering::AcqRel) {
+        return None;
+    }
+    let task = app.tasks.begin("compact", name);
+    let (app, name, id) = (Arc::clone(app), name.to_owned(), task.task.clone());
+    tokio::spawn(async move {
+        let Ok(slot) = app.slot(&name) else { return };
+        let outcome = fold(&app, slot, &source).await;
+        slot.log.compacting.store(false, Ordering::Release);
+        let outcome = outcome.inspect_err(
+            |error| tracing::error!(collection = %name, error, "the write log was not folded"),
+        );
+        app.tasks.end(&id, outcome);
+    });
+    Some(task)
+}
+
+/// Folds, and answers from the new generation. Its error is for the caller: it names no path.
+async fn fold(app: &App, slot: &Slot, source: &Source) -> Result<String, String> {
+    let served = slot.current();
+    let (collection, alias) = (source.collection.clone(), source.alias.clone());
+    let folding = tokio::task::spawn_blocking(move || {
+        let encoder = served.encoder.as_ref().map(|encoder| &*encoder.model);
+        let config = CompactConfig {
+            alias,
+            publish: true,
+        };
+        let never = AtomicBool::new(false);
+        indexer::compact(&collection, &config, encoder, &NoProgress, &never)
+    });
+    let folded = folding.await.map_err(|error| error.to_string())?;
+    let report = folded.map_err(|error| {
+        let cause = std::error::Error::source(&error);
+        match cause.and_then(|cause| cause.downcast_ref::<CollectionError>()) {
+            Some(CollectionError::Locked { holder, .. }) => {
+                format!("the collection is being written by {holder}")
+            }
+            _ => {
+                tracing::error!(
+                    error = &error as &dyn std::error::Error,
+                    "cannot fold a write log"
+                );
+                error.to_string()
+            }
+        }
+    })?;
+    let generation = match report {
+        CompactReport::Nothing { generation } => return Ok(generation.to_string()),
+        CompactReport::Folded { generation, .. } => *generation,
+    };
+    let id = generation.id.to_string();
+    let switched = switch(app, slot, generation, std::future::ready(Ok(()))).await;
+    switched.map_err(|error: SwapError| error.to_string())?;
+    if let Ok(writer) = source
+        .collection
+        .writer("trawl serve: shorten the write log")
+    {
+        slot.truncate(writer).await;
+    }
+    Ok(id)
+}
+
+fn lock<T>(value: &Mutex<T>) -> MutexGuard<'_, T> {
+    value.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,524 @@
+use std::time::Duration;
+
+use axum::extract::{Extension, Path, State};
+use axum::http::HeaderMap;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use collection::CollectionError;
+use corpus::{Passage, parse_passage};
+use indexer::{Batch, Committed, DocumentChange, Draft, LiveError, Recipe, Remembered, Upsert};
+use openapi::{
+    Document, DocumentError, DocumentPassage, DocumentsDelete, DocumentsDeleted, DocumentsWritten,
+    ErrorCode, Problem, Task, TaskList,
+};
+use retriever::{Deadline, Live};
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+
+use super::aliases::followed;
+use crate::body::{Json, Lines};
+use crate::exchange::Context;
+use crate::live::begin_compaction;
+use crate::problem::ApiError;
+use crate::scheduler::Class;
+use crate::state::{App, ServedCollection};
+
+/// Longest header `Idempotency-Key`.
+const MAX_KEY_BYTES: usize = 255;
+
+/// Add documents to a collection
+///
+/// Each takes the place of the one with its id. The body is a JSON object, an array of them, or one on each line
+/// (`application/x-ndjson`): `_id`, `title`, `text`, and metadata; `vector` where the collection's vectors were brought. Documents that
+/// cannot be taken are named in `errors`, the others are written. Every search that begins after the answer sees them.
+#[utoipa::path(
+    post, path = "/v1/collections/{name}/documents", tag = "documents", operation_id = "add_documents",
+    params(
+        ("name" = String, Path, description = "Name of the collection", example = "docs"),
+        ("Idempotency-Key" = Option<String>, Header, description = "A request that is repeated with its key is written once"),
+        ("x-timeout-ms" = Option<u64>, Header, description = "Time that encoding has"),
+    ),
+    request_body(content = Value, content_type = "application/json"),
+    responses(
+        (status = 200, description = "What was written", body = DocumentsWritten),
+        (status = 400, description = "`bad_request`", body = Problem, content_type = "application/problem+json"),
+        (status = 404, description = "`not_found`", body = Problem, content_type = "application/problem+json"),
+        (status = 409, description = "`locked`", body = Problem, content_type = "application/problem+json"),
+        (status = 413, description = "`body_too_large`, `batch_too_large`", body = Problem, content_type = "application/problem+json"),
+        (status = 415, description = "`unsupported_media_type`", body = Problem, content_type = "application/problem+json"),
+        (status = 422, description = "`validation`: no document can be taken", body = Problem, content_type = "application/problem+json"),
+        (status = 500, description = "`internal`", body = Problem, content_type = "application/problem+json"),
+        (status = 503, description = "`not_ready`, `draining`", body = Problem, content_type = "application/problem+json"),
+        (status = 504, description = "`deadline_exceeded`", body = Problem, content_type = "application/problem+json"),
+        (status = 507, description = "`insufficient_storage`: too much is in the write log", body = Problem, content_type = "application/problem+json"),
+    ),
+)]
+pub(super) async fn add(
+    State(app): State<App>,
+    Extension(context): Extension<Context>,
+    Path(name): Path<String>,
+    headers: HeaderMap,
+    Lines { texts, digest }: Lines,
+) -> Result<Response, ApiError> {
+    let (slot, source) = followed(&app, &name)?;
+    let served = slot.current();
+    let limits = app.limits();
+    if texts.len() > limits.documents {
+        let (given, limit) = (Some(texts.len() as u64), limits.documents);
+        let code = ErrorCode::BatchTooLarge;
+        return Err(ApiError::too_many(
+            code,
+            "documents:",
+            given,
+            limit,
+            "limits.documents",
+        ));
+    }
+    let live = served.retriever.live();
+    check_memory(&live, limits.live_bytes)?;
+    let key = idempotency_key(&headers, &name)?;
+    let deadline = context.deadline(None, app.config.max_timeout, &app)?;
+    let class = context.class(Class::Bulk);
+    let (upserts, errors) = encode(&served, texts, class, deadline).await?;
+    if upserts.is_empty() && !errors.is_empty() {
+        let faults = errors.iter().map(|error| openapi::FieldError {
+            pointer: format!("/{}", error.line - 1),
+            code: "unsupported".to_owned(),
+            message: error.message.clone(),
+            ..openapi::FieldError::default()
+        });
+        return Err(ApiError::fields(faults.take(20).collect()));
+    }
+    let body = DocumentsWritten {
+        collection: name.clone(),
+        documents: upserts.len(),
+        passages: upserts.iter().map(Upsert::n_passages).sum(),
+        errors,
+        log_position: live.position(),
+        durability: durability(&app),
+        generation: served.retriever.generation().id.to_string(),
+    };
+    let changes: Vec<_> = upserts.into_iter().map(DocumentChange::Upsert).collect();
+    let answer = serde_json::to_value(&body).map_err(ApiError::internal)?;
+    let answer = commit(&app, &name, changes, key, digest, answer).await?;
+    let n_added = slot.current().retriever.live().view().n_added();
+    if app.config.compact_after.is_some_and(|most| n_added >= most) {
+        begin_compaction(&app, &name, slot, source);
+    }
+    Ok(answer)
+}
+
+/// Delete documents by their ids
+#[utoipa::path(
+    post, path = "/v1/collections/{name}/documents/delete", tag = "documents", operation_id = "delete_documents",
+    params(
+        ("name" = String, Path, description = "Name of the collection", example = "docs"),
+        ("Idempotency-Key" = Option<String>, Header, description = "A request that is repeated with its key is written once"),
+    ),
+    request_body = DocumentsDelete,
+    responses(
+        (status = 200, description = "They are gone", body = DocumentsDeleted),
+        (status = 400, description = "`bad_request`", body = Problem, content_type = "application/problem+json"),
+        (status = 404, description = "`not_found`", body = Problem, content_type = "application/problem+json"),
+        (status = 409, description = "`locked`", body = Problem, content_type = "application/problem+json"),
+        (status = 413, description = "`body_too_large`, `batch_too_large`", body = Problem, content_type = "application/problem+json"),
+        (status = 415, description = "`unsupported_media_type`", body = Problem, content_type = "application/problem+json"),
+        (status = 422, description = "`validation`", body = Problem, content_type = "application/problem+json"),
+        (status = 500, description = "`internal`", body = Problem, content_type = "application/problem+json"),
+        (status = 503, description = "`not_ready`, `draining`", body = Problem, content_type = "application/problem+json"),
+    ),
+)]
+pub(super) async fn delete(
+    State(app): State<App>,
+    Path(name): Path<String>,
+    headers: HeaderMap,
+    Json(body): Json<DocumentsDelete>,
+) -> Result<Response, ApiError> {
+    let (slot, _) = followed(&app, &name)?;
+    let limit = app.limits().documents;
+    if body.ids.len() > limit {
+        let (given, code) = (Some(body.ids.len() as u64), ErrorCode::BatchTooLarge);
+        return Err(ApiError::too_many(
+            code,
+            "ids:",
+            given,
+            limit,
+            "limits.documents",
+        ));
+    }
+    let key = idempotency_key(&headers, &name)?;
+    let live = slot.current().retriever.live();
+    let mut n_found = 0;
+    for id in &body.ids {
+        let found = live.view().passages_of(id).map_err(ApiError::internal)?;
+        n_found += usize::from(!found.is_empty());
+    }
+    let digest = hex(&[body.ids.join("\n").as_bytes()]);
+    let answer = DocumentsDeleted {
+        collection: name.clone(),
+        documents: n_found,
+        log_position: live.position(),
+        durability: durability(&app),
+    };
+    let answer = serde_json::to_value(&answer).map_err(ApiError::internal)?;
+    let changes = body.ids.into_iter().map(DocumentChange::Delete).collect();
+    commit(&app, &name, changes, key, digest, answer).await
+}
+
+/// Show a document
+#[utoipa::path(
+    get, path = "/v1/collections/{name}/documents/{id}", tag = "documents", operation_id = "show_document",
+    params(
+        ("name" = String, Path, description = "Name of the collection", example = "docs"),
+        ("id" = String, Path, description = "Id of the document", example = "doc-17"),
+    ),
+    responses(
+        (status = 200, description = "The document", body = Document),
+        (status = 404, description = "`not_found`", body = Problem, content_type = "application/problem+json"),
+        (status = 503, description = "`not_ready`", body = Problem, content_type = "application/problem+json"),
+    ),
+)]
+pub(super) async fn show(
+    State(app): State<App>,
+    Path((name, id)): Path<(String, String)>,
+) -> Result<axum::Json<Document>, ApiError> {
+    let served = app.collection(&name)?;
+    let live = served.retriever.live();
+    let generation = served.retriever.generation().id.to_string();
+    let reading = tokio::task::spawn_blocking(move || {
+        let ordinals = live.view().passages_of(&id)?;
+        Ok::<_, retriever::StoreError>((live.view().passages(&ordinals)?, live.position(), id))
+    });
+    let read = reading.await.map_err(ApiError::internal)?;
+    let (passages, log_position, id) = read.map_err(ApiError::internal)?;
+    let Some(first) = passages.first() else {
+        let text = format!("collection `{name}` has no document `{id}`");
+        return Err(ApiError::new(ErrorCode::NotFound, text));
+    };
+    let passage = |passage: &Passage| DocumentPassage {
+        id: passage.id.clone(),
+        text: passage.text.clone(),
+    };
+    Ok(axum::Json(Document {
+        title: first.title.clone(),
+        metadata: first.metadata.clone(),
+        passages: passages.iter().map(passage).collect(),
+        id,
+        generation,
+        log_position,
+    }))
+}
+
+/// Fold the documents written since the last build into a new generation
+///
+/// The answer comes at once; the task goes on behind it, and the server answers from the new generation when it is done.
+#[utoipa::path(
+    post, path = "/v1/collections/{name}/compact", tag = "documents", operation_id = "compact",
+    params(("name" = String, Path, description = "Name of the collection", example = "docs")),
+    responses(
+        (status = 202, description = "It has begun", body = Task),
+        (status = 404, description = "`not_found`", body = Problem, content_type = "application/problem+json"),
+        (status = 409, description = "`locked`: it goes on already", body = Problem, content_type = "application/problem+json"),
+        (status = 503, description = "`not_ready`", body = Problem, content_type = "application/problem+json"),
+    ),
+)]
+pub(super) async fn compact(
+    State(app): State<App>,
+    Path(name): Path<String>,
+) -> Result<Response, ApiError> {
+    let (slot, source) = followed(&app, &name)?;
+    match begin_compaction(&app, &name, slot, source) {
+        Some(task) => Ok((StatusCode::ACCEPTED, axum::Json(task)).into_response()),
+        None => Err(ApiError::new(
+            ErrorCode::Locked,
+            "the write log is being folded already",
+        )),
+    }
+}
+
+/// List the tasks
+#[utoipa::path(
+    get, path = "/v1/tasks", tag = "documents", operation_id = "list_tasks",
+    responses(
+        (status = 200, description = "The newest, oldest first", body = TaskList),
+        (status = 503, description = "`not_ready`", body = Problem, content_type = "application/problem+json"),
+    ),
+)]
+pub(super) async fn tasks(State(app): State<App>) -> axum::Json<TaskList> {
+    let tasks = app.tasks.list();
+    axum::Json(TaskList { tasks })
+}
+
+/// Show a task
+#[utoipa::path(
+    get, path = "/v1/tasks/{task}", tag = "documents", operation_id = "show_task",
+    params(("task" = String, Path, description = "Id of the task", example = "compact-1")),
+    responses(
+        (status = 200, description = "How far it is", body = Task),
+        (status = 404, description = "`not_found`", body = Problem, content_type = "application/problem+json"),
+        (status = 503, description = "`not_ready`", body = Problem, content_type = "application/problem+json"),
+    ),
+)]
+pub(super) async fn task(
+    State(app): State<App>,
+    Path(id): Path<String>,
+) -> Result<axum::Json<Task>, ApiError> {
+    let found = app.tasks.list().into_iter().find(|task| task.task == id);
+    let text = || format!("there is no task `{id}`");
+    found
+        .map(axum::Json)
+        .ok_or_else(|| ApiError::new(ErrorCode::NotFound, text()))
+}
+
+/// Writes changes, and says to which position; to a request that was answered before, what was answered then.
+async fn commit(
+    app: &App,
+    name: &str,
+    changes: Vec<DocumentChange>,
+    key: Option<String>,
+    request: String,
+    mut answer: Value,
+) -> Result<Response, ApiError> {
+    if changes.is_empty() && key.is_none() {
+        return Ok(axum::Json(answer).into_response());
+    }
+    let remembered = key.map(|key| Remembered {
+        key,
+        request: request.clone(),
+        answer: answer.clone(),
+    });
+    let batch = Batch {
+        changes,
+        answer: remembered,
+    };
+    let (app, name) = (App::clone(app), name.to_owned());
+    // In a task of its own: a caller who goes away leaves nothing half done.
+    let task = tokio::spawn(async move {
+        let (slot, source) = followed(&app, &name)?;
+        let committed = slot.commit(&source, app.config.log, batch).await;
+        committed.map_err(|error| of_live(&error))
+    });
+    match task.await.map_err(ApiError::internal)?? {
+        Committed::Written { position } => {
+            answer["log_position"] = position.into();
+            Ok(axum::Json(answer).into_response())
+        }
+        Committed::Before {
+            position,
+            remembered,
+        } if remembered.request == request => {
+            answer = remembered.answer;
+            answer["log_position"] = position.into();
+            Ok(([("idempotent-replayed", "true")], axum::Json(answer)).into_response())
+        }
+        Committed::Before { .. } => Err(ApiError::new(
+            ErrorCode::Validation,
+            "header `Idempotency-Key` has the key of another request",
+        )),
+    }
+}
+
+/// The documents of a body with their vectors, and what is wrong with the others.
+async fn encode(
+    served: &ServedCollection,
+    texts: Vec<String>,
+    class: Class,
+    deadline: Deadline,
+) -> Result<(Vec<Upsert>, Vec<DocumentError>), ApiError> {
+    let retriever = &served.retriever;
+    let recipe =
+        Recipe::of(retriever.manifest(), retriever.row_form()).map_err(ApiError::internal)?;
+    let live = retriever.live();
+    let mut errors = Vec::new();
+    let drafts = {
+        let (recipe, live) = (recipe.clone(), std::sync::Arc::clone(&live));
+        let model = served.encoder.as_ref().map(|encoder| encoder.model.clone());
+        let drafting = tokio::task::spawn_blocking(move || {
+            let draft = |text: &String| {
+                let document =
+                    parse_passage(text, live.view().schema()).map_err(|e| e.to_string())?;
+                match &model {
+                    Some(model) if !recipe.is_external() => {
+                        let draft = recipe.draft(model, document);
+                        draft.map(Made::Draft).map_err(|error| described(&error))
+                    }
+                    _ => brought(&recipe, document).map(Made::Whole),
+                }
+            };
+            let mut made = Vec::with_capacity(texts.len());
+            for text in &texts {
+                if deadline.expired() {
+                    return Err(ApiError::deadline_exceeded());
+                }
+                made.push(draft(text));
+            }
+            Ok(made)
+        });
+        drafting.await.map_err(ApiError::internal)??
+    };
+    let mut upserts = Vec::with_capacity(drafts.len());
+    let (mut waiting, mut n_tokens): (Vec<(usize, Draft)>, usize) = (Vec::new(), 0);
+    let n_drafts = drafts.len();
+    for (line, made) in (1..).zip(drafts) {
+        match made {
+            Ok(Made::Whole(upsert)) => upserts.push((line, upsert)),
+            Ok(Made::Draft(draft)) => {
+                n_tokens += draft.tokens.iter().map(encoder::Tokens::len).sum::<usize>();
+                waiting.push((line, draft));
+            }
+            Err(message) => errors.push(DocumentError { line, message }),
+        }
+        let most = served
+            .encoder
+            .as_ref()
+            .map_or(0, |encoder| encoder.max_batch_tokens);
+        if !waiting.is_empty() && (n_tokens >= most || line == n_drafts) {
+            upserts.extend(
+                encode_drafts(
+                    served,
+                    &recipe,
+                    std::mem::take(&mut waiting),
+                    class,
+                    deadline,
+                )
+                .await?,
+            );
+            n_tokens = 0;
+        }
+    }
+    if !waiting.is_empty() {
+        upserts.extend(encode_drafts(served, &recipe, waiting, class, deadline).await?);
+    }
+    let mut checked = Vec::with_capacity(upserts.len());
+    for (line, upsert) in upserts {
+        match recipe.check(live.view(), &upsert) {
+            Ok(()) => checked.push(upsert),
+            Err(error) => errors.push(DocumentError {
+                line,
+                message: described(&error),
+            }),
+        }
+    }
+    errors.sort_by_key(|error| error.line);
+    Ok((checked, errors))
+}
+
+/// A document with its vector, or on its way to it.
+enum Made {
+    Draft(Draft),
+    Whole(Upsert),
+}
+
+async fn encode_drafts(
+    served: &ServedCollection,
+    recipe: &Recipe,
+    drafts: Vec<(usize, Draft)>,
+    class: Class,
+    deadline: Deadline,
+) -> Result<Vec<(usize, Upsert)>, ApiError> {
+    let encoder = served.encoder.as_deref();
+    let encoder = encoder.expect("drafts are made by an encoder");
+    let tokens: Vec<_> = drafts
+        .iter()
+        .flat_map(|(_, draft)| draft.tokens.clone())
+        .collect();
+    let encoded = encoder
+        .encode_tokens(tokens.into(), class, deadline, Duration::ZERO)
+        .await
+        .map_err(ApiError::model)?;
+    let mut rows = encoded.values.as_slice();
+    let finish = |(line, draft): (usize, Draft)| {
+        let (own, rest) = rows.split_at(draft.tokens.len() * recipe.width());
+        rows = rest;
+        (line, draft.finish(own.to_vec()))
+    };
+    Ok(drafts.into_iter().map(finish).collect())
+}
+
+/// A document that brings its vector as a field.
+fn brought(recipe: &Recipe, mut document: Passage) -> Result<Upsert, String> {
+    if !recipe.is_external() {
+        return Err("the collection has no encoder here".to_owned());
+    }
+    let vector = document.metadata.remove("vector");
+    let vector = vector.ok_or("has no `vector`, which documents of this collection bring")?;
+    let vector = serde_json::from_value(vector).map_err(|_| "`vector` is no list of numbers")?;
+    recipe
+        .brought(document, vector)
+        .map_err(|error| described(&error))
+}
+
+/// Refuses more while what is in the log takes too much memory.
+fn check_memory(live: &Live, limit: usize) -> Result<(), ApiError> {
+    let held = live.n_bytes();
+    if held < limit as u64 {
+        return Ok(());
+    }
+    let text = format!(
+        "documents written since the last build take {held} bytes of memory, limit is {limit} (`limits.live_bytes`); fold them"
+    );
+    Err(ApiError::new(ErrorCode::InsufficientStorage, text))
+}
+
+/// What the log remembers of a key: a digest of it and of the collection.
+fn idempotency_key(headers: &HeaderMap, collection: &str) -> Result<Option<String>, ApiError> {
+    let Some(value) = headers.get("idempotency-key") else {
+        return Ok(None);
+    };
+    let n_bytes = value.as_bytes().len();
+    if n_bytes == 0 || n_bytes > MAX_KEY_BYTES {
+        let text =
+            format!("header `Idempotency-Key` has {n_bytes} bytes, expected 1 to {MAX_KEY_BYTES}");
+        return Err(ApiError::new(ErrorCode::BadRequest, text));
+    }
+    Ok(Some(hex(&[collection.as_bytes(), b"\0", value.as_bytes()])))
+}
+
+fn hex(parts: &[&[u8]]) -> String {
+    let mut hasher = Sha256::new();
+    parts.iter().for_each(|part| hasher.update(part));
+    hasher
+        .finalize()
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
+}
+
+fn durability(app: &App) -> String {
+    match app.config.log.durability {
+        collection::Durability::Fsync => "fsync".to_owned(),
+        collection::Durability::Os => "os".to_owned(),
+    }
+}
+
+/// An error and its causes: all of them are of what the caller sent.
+fn described(error: &LiveError) -> String {
+    let causes = std::iter::successors(std::error::Error::source(error), |cause| cause.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+}
+
+fn of_live(error: &LiveError) -> ApiError {
+    match error {
+        LiveError::Collection(CollectionError::Locked { holder, .. }) => ApiError::new(
+            ErrorCode::Locked,
+            format!("the write log is being written by {holder}"),
+        ),
+        LiveError::Collection(error @ CollectionError::DiskFull { .. }) => {
+            tracing::error!(
+                error = error as &dyn std::error::Error,
+                "cannot write documents"
+            );
+            ApiError::new(
+                ErrorCode::InsufficientStorage,
+                "the disk of the write log is full",
+            )
+        }
+        LiveError::Collection(CollectionError::LogFrame { n_bytes, max_bytes }) => ApiError::new(
+            ErrorCode::BatchTooLarge,
+            format!(
+                "documents with their vectors have {n_bytes} bytes, the write log takes {max_bytes} at once"
+            ),
+        ),
+        error => ApiError::internal(described(error)),
+    }
+}

@@ -1,0 +1,292 @@
+//! Documents written over HTTP: seen by the next search, whatever generation answers.
+
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use collection::{Collection, LogConfig};
+use indexer::DocumentChange;
+use serde_json::{Value, json};
+
+use crate::harness::{Answer, TestServer};
+use crate::ids;
+
+const DOCUMENTS: &str = "/v1/collections/docs/documents";
+const LINES: &str = "content-type: application/x-ndjson\r\n";
+
+fn words(server: &TestServer, query: &str) -> Value {
+    server
+        .search(json!({"query": query, "mode": "lexical", "top_k": 100}))
+        .ok()
+}
+
+/// Folds the log and waits until that is done.
+fn compact(server: &TestServer) -> Value {
+    let begun = server.post("/v1/collections/docs/compact", &Value::Null);
+    assert_eq!(begun.status, 202);
+    let path = format!("/v1/tasks/{}", begun.json()["task"].as_str().unwrap());
+    let start = Instant::now();
+    loop {
+        let task = server.get(&path).ok();
+        if task["state"] != "running" {
+            assert_eq!(task["state"], "done", "{task}");
+            return task;
+        }
+        assert!(start.elapsed() < Duration::from_secs(60), "{task}");
+        thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn what_is_written_is_found_and_what_is_deleted_is_not() {
+    let server = TestServer::start();
+    let before = server.search(json!({"query": "a", "top_k": 50})).ok();
+    assert_eq!(before["log_position"], 0);
+    let lines = concat!(
+        "{\"_id\": \"new-1\", \"title\": \"Granite\", \"text\": \"zirconium crystals\", \"lang\": \"xx\"}\n\n",
+        "{\"text\": \"nobody\"}\n",
+        "{\"_id\": \"new-2\", \"text\": \"zirconium and more\"}",
+    );
+    let written = server.post_with(DOCUMENTS, LINES, lines.as_bytes()).ok();
+    assert_eq!(
+        (
+            &written["documents"],
+            &written["passages"],
+            &written["log_position"]
+        ),
+        (&json!(2), &json!(2), &json!(2))
+    );
+    assert_eq!(written["durability"], "fsync");
+    assert_eq!(written["errors"][0]["line"], 2);
+    let found = words(&server, "zirconium");
+    assert_eq!(ids(&found), ["new-2", "new-1"]);
+    assert_eq!(found["log_position"], 2);
+    let filter = json!({"must": [{"key": "lang", "match": {"value": "xx"}}]});
+    let body = json!({"query": "zirconium", "top_k": 50, "filter": filter, "facets": ["lang"]});
+    let found = server.search(body).ok();
+    assert_eq!(ids(&found), ["new-1"]);
+    assert_eq!(found["facets"]["lang"]["xx"], 1);
+
+    let shown = server.get(&format!("{DOCUMENTS}/new-1")).ok();
+    assert_eq!(
+        (
+            &shown["title"],
+            &shown["passages"][0]["text"],
+            &shown["metadata"]["lang"]
+        ),
+        (
+            &json!("Granite"),
+            &json!("zirconium crystals"),
+            &json!("xx")
+        )
+    );
+    // An object, and an array; one document takes the place of the other.
+    let one = json!({"_id": "new-1", "text": "feldspar"});
+    server.post(DOCUMENTS, &one).ok();
+    server
+        .post(
+            DOCUMENTS,
+            &json!([one, {"_id": "new-3", "text": "feldspar too"}]),
+        )
+        .ok();
+    assert_eq!(ids(&words(&server, "zirconium")), ["new-2"]);
+    assert_eq!(ids(&words(&server, "feldspar")).len(), 2);
+
+    let old = before["results"][0]["id"].as_str().unwrap();
+    let body = json!({"ids": [old, "new-2", "nobody"]});
+    let deleted = server.post(&format!("{DOCUMENTS}/delete"), &body).ok();
+    assert_eq!(deleted["documents"], 2);
+    let found = server.search(json!({"query": "a", "top_k": 50})).ok();
+    assert_eq!(found["log_position"], deleted["log_position"]);
+    assert!(!ids(&found).contains(&old) && ids(&found).contains(&"new-3"));
+    assert_eq!(
+        found["total"]["value"],
+        before["total"]["value"].as_u64().unwrap() + 1
+    );
+    server
+        .get(&format!("{DOCUMENTS}/{old}"))
+        .problem(404, "not_found");
+
+    // The same from a new generation, and from the one before.
+    let folded = compact(&server);
+    let after = server.search(json!({"query": "a", "top_k": 50})).ok();
+    assert_eq!(after["generation"], folded["generation"]);
+    assert_eq!(ids(&after), ids(&found));
+    let alias = "/v1/collections/docs/aliases/live/rollback";
+    let back = server.post(alias, &Value::Null).ok();
+    assert_eq!(back["generation"], before["generation"]);
+    let again = server.search(json!({"query": "a", "top_k": 50})).ok();
+    assert_eq!(
+        (ids(&again), &again["generation"]),
+        (ids(&found), &before["generation"])
+    );
+    assert_eq!(server.get("/v1/tasks").ok()["tasks"][0]["state"], "done");
+    server.get("/v1/tasks/none").problem(404, "not_found");
+}
+
+#[test]
+fn what_cannot_be_taken_is_refused_by_name() {
+    let server = TestServer::start_with(
+        |config| {
+            config.limits.documents = 3;
+            config.limits.live_bytes = 1_500;
+        },
+        server::QueueConfig::default(),
+    );
+    let bad = json!([{"text": "no id"}, {"_id": "a", "text": " "}]);
+    let refused = server.post(DOCUMENTS, &bad).problem(422, "validation");
+    assert_eq!(refused["errors"][1]["pointer"], "/1");
+    let many = json!([1, 2, 3, 4]);
+    let refused = server
+        .post(DOCUMENTS, &many)
+        .problem(413, "batch_too_large");
+    assert_eq!(refused["errors"][0]["setting"], "limits.documents");
+    let ids = json!({"ids": ["a", "b", "c", "d"]});
+    let refused = server.post(&format!("{DOCUMENTS}/delete"), &ids);
+    refused.problem(413, "batch_too_large");
+    let text = "content-type: text/plain\r\n";
+    server
+        .post_with(DOCUMENTS, text, b"{}")
+        .problem(415, "unsupported_media_type");
+    server
+        .post_with(DOCUMENTS, "", b"[{")
+        .problem(400, "bad_request");
+    server
+        .post_with(DOCUMENTS, LINES, b"\xff")
+        .problem(400, "bad_request");
+    let nowhere = "/v1/collections/plain/documents";
+    server
+        .post(nowhere, &json!({"_id": "a", "text": "b"}))
+        .problem(404, "not_found");
+    assert_eq!(server.search(json!({"query": "a"})).ok()["log_position"], 0);
+
+    let three = json!(["x", "y", "z"].map(|id| json!({"_id": id, "text": "salt"})));
+    server.post(DOCUMENTS, &three).ok();
+    let refused = server
+        .post(DOCUMENTS, &three)
+        .problem(507, "insufficient_storage");
+    assert!(
+        refused["detail"]
+            .as_str()
+            .unwrap()
+            .contains("limits.live_bytes"),
+        "{refused}"
+    );
+    compact(&server);
+    server.post(DOCUMENTS, &three).ok();
+}
+
+#[test]
+fn a_request_with_a_key_is_written_once() {
+    let server = TestServer::start();
+    let ask = |key: &str, text: &str| -> Answer {
+        let headers = format!("idempotency-key: {key}\r\n");
+        let body = json!({"_id": "k", "text": text}).to_string();
+        server.post_with(DOCUMENTS, &headers, body.as_bytes())
+    };
+    let first = ask("one", "salt").ok();
+    let again = ask("one", "salt");
+    assert_eq!(again.header("idempotent-replayed"), "true");
+    assert_eq!(again.ok(), first);
+    ask("one", "sand").problem(422, "validation");
+    let other = ask("two", "sand").ok();
+    assert!(other["log_position"].as_u64() > first["log_position"].as_u64());
+    ask(&"x".repeat(256), "salt").problem(400, "bad_request");
+}
+
+#[test]
+fn writes_while_generations_change_are_neither_lost_nor_doubled() {
+    let server = TestServer::start();
+    let (stop, n_written) = (AtomicBool::new(false), AtomicUsize::new(0));
+    thread::scope(|scope| {
+        for writer in 0..3 {
+            let (server, stop, n_written) = (&server, &stop, &n_written);
+            scope.spawn(move || {
+                let mut n = 0;
+                while !stop.load(Ordering::Relaxed) {
+                    let id = format!("w{writer}-{n}");
+                    let document = json!({"_id": id, "text": format!("quicksilver {id}")});
+                    server.post(DOCUMENTS, &document).ok();
+                    let shown = server.get(&format!("{DOCUMENTS}/{id}")).ok();
+                    assert_eq!(shown["id"], id, "not there after the answer");
+                    n_written.fetch_add(1, Ordering::Relaxed);
+                    n += 1;
+                }
+            });
+        }
+        let changes = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            for n in 0..4 {
+                let document = json!({"_id": format!("c{n}"), "text": "cinnabar"});
+                server.post(DOCUMENTS, &document).ok(); // so that there is something to fold
+                compact(&server);
+                let alias = "/v1/collections/docs/aliases/live/rollback";
+                server.post(alias, &Value::Null).ok();
+                server.post(alias, &Value::Null).ok();
+            }
+        }));
+        stop.store(true, Ordering::Relaxed);
+        changes.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+    });
+    let n_written = n_written.into_inner();
+    let body = json!({"query": "quicksilver", "mode": "lexical", "top_k": 1000});
+    let found = server.search(body).ok();
+    let different: BTreeSet<&str> = ids(&found).into_iter().collect();
+    assert_eq!((ids(&found).len(), different.len()), (n_written, n_written));
+}
+
+#[test]
+fn what_another_process_writes_is_noticed_until_this_one_writes() {
+    let server = TestServer::start();
+    let collection = Collection::open(&server.root).unwrap();
+    let mut log = collection
+        .log_writer("another process", LogConfig::default())
+        .unwrap();
+    let first = server.search(json!({"query": "a", "top_k": 1})).ok();
+    let id = ids(&first)[0].to_owned();
+    let delete = DocumentChange::Delete(id.clone()).to_record();
+    log.append(&[delete]).unwrap();
+    let start = Instant::now();
+    while server.get(&format!("{DOCUMENTS}/{id}")).status == 200 {
+        assert!(start.elapsed() < Duration::from_secs(30));
+        thread::sleep(Duration::from_millis(20));
+    }
+    let document = json!({"_id": id, "text": "back again"});
+    let refused = server.post(DOCUMENTS, &document).problem(409, "locked");
+    assert!(
+        refused["detail"]
+            .as_str()
+            .unwrap()
+            .contains("another process"),
+        "{refused}"
+    );
+    drop(log);
+    assert_eq!(server.post(DOCUMENTS, &document).ok()["log_position"], 2);
+    server.get(&format!("{DOCUMENTS}/{id}")).ok();
+}
+
+#[test]
+fn a_log_that_has_grown_is_folded_without_being_asked() {
+    let server = TestServer::start_with(
+        |config| config.compact_after = Some(5),
+        server::QueueConfig::default(),
+    );
+    let before = server.search(json!({"query": "a"})).ok()["generation"].clone();
+    for n in 0..6 {
+        server
+            .post(DOCUMENTS, &json!({"_id": format!("n{n}"), "text": "salt"}))
+            .ok();
+    }
+    let start = Instant::now();
+    while server.search(json!({"query": "a"})).ok()["generation"] == before {
+        assert!(start.elapsed() < Duration::from_secs(60));
+        thread::sleep(Duration::from_millis(50));
+    }
+    assert_eq!(
+        ids(&words(&server, "salt"))
+            .iter()
+            .filter(|id| id.starts_with('n'))
+            .count(),
+        6
+    );
+}

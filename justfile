@@ -36,6 +36,10 @@ clients *ARGS:
     target/clients/bin/pip install --quiet -r tests/clients/requirements.txt
     target/clients/bin/python tests/clients/run.py {{ARGS}}
 
-# 200 kills during a build, and a resume after each
-kill-test n="200":
+# So many kills during builds, publishing, rollback and gc
+kill-test n="300":
     TRAWL_KILLS={{n}} cargo test -p indexer --test build kill -- --nocapture
+
+# So many bits flipped and files cut in everything that a collection holds
+damage-test n="1000":
+    TRAWL_DAMAGES={{n}} cargo test -p trawl --test it damage -- --nocapture

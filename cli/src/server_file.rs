@@ -51,6 +51,7 @@ pub struct ServerSection {
     pub check_interval: Time,
     pub query_cache: Size,
     pub strict_arithmetic: bool,
+    pub verify: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls: Option<TlsSection>,
     /// Memory that the process may hold; a generation that does not fit beside the current one is not switched to.
@@ -70,6 +71,7 @@ impl Default for ServerSection {
             check_interval: Time(config.check_interval),
             query_cache: Size(config.query_cache_bytes),
             strict_arithmetic: config.strict_arithmetic,
+            verify: config.verify,
             tls: None,
             max_memory: None,
         }

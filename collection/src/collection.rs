@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::{fs, io};
 
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::durable::sync_folder;
 use crate::{
     AliasName, Aliases, CollectionError, GenerationId, LIVE, Manifest, ManifestError, Writer,
-    alias, write_atomic,
+    alias, canonical_json, sha256_hex, write_atomic,
 };
 
 /// A folder of generations and the aliases that name them.
@@ -27,6 +28,19 @@ pub struct Generation {
     pub path: PathBuf,
     /// What is in it.
     pub manifest: Manifest,
+}
+
+/// The file that keeps the report of a gate.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ReportFile {
+    /// sha256 of the canonical JSON of the report.
+    checksum: String,
+    report: Value,
+}
+
+fn report_checksum(report: &Value) -> String {
+    sha256_hex(canonical_json(report).as_bytes())
 }
 
 impl Collection {
@@ -187,7 +201,7 @@ impl Collection {
     /// The report of the gate that a generation passed, as JSON; none when no gate was asked.
     ///
     /// # Errors
-    /// [`CollectionError::Io`] when it cannot be read, [`CollectionError::Report`] when it is no JSON.
+    /// [`CollectionError::Io`] when it cannot be read, [`CollectionError::Report`] when it is not what was written.
     pub fn gate_report(&self, id: &GenerationId) -> Result<Option<Value>, CollectionError> {
         let path = self.report_file(id);
         let bytes = match fs::read(&path) {
@@ -195,17 +209,19 @@ impl Collection {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(CollectionError::read(&path, error)),
         };
-        let report = serde_json::from_slice(&bytes);
-        report
-            .map(Some)
-            .map_err(|source| CollectionError::Report { path, source })
+        let damaged = |reason| CollectionError::Report { path, reason };
+        let file: ReportFile = match serde_json::from_slice(&bytes) {
+            Ok(file) => file,
+            Err(error) => return Err(damaged(error.to_string())),
+        };
+        if file.checksum != report_checksum(&file.report) {
+            return Err(damaged("does not match its own checksum".to_owned()));
+        }
+        Ok(Some(file.report))
     }
 
     /// The newest readable generation that was built from the spec with this digest.
-    pub(crate) fn built_from(
-        &self,
-        spec_digest: &str,
-    ) -> Result<Option<Generation>, CollectionError> {
+    pub(crate) fn built_from(&self, spec_digest: &str) -> Result<Option<Generation>, CollectionError> {
         let mut ids = self.generations()?.into_iter().rev();
         Ok(ids.find_map(|id| {
             self.generation(&id)
@@ -313,7 +329,11 @@ impl Writer {
         let path = self.collection.report_file(id);
         let folder = path.parent().expect("reports have a folder");
         fs::create_dir_all(folder).map_err(|source| CollectionError::write(folder, source))?;
-        let text = serde_json::to_string_pretty(report).expect("a value has string keys only");
+        let file = ReportFile {
+            checksum: report_checksum(report),
+            report: report.clone(),
+        };
+        let text = serde_json::to_string_pretty(&file).expect("a value has string keys only");
         write_atomic(&path, (text + "\n").as_bytes())
     }
 }

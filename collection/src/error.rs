@@ -29,11 +29,8 @@ pub enum CollectionError {
     #[error("alias `{alias}` of collection `{}` has named no other generation before", path.display())]
     NoPrevious { path: PathBuf, alias: String },
     /// The report of a gate is damaged.
-    #[error("gate report `{}` is damaged", path.display())]
-    Report {
-        path: PathBuf,
-        source: serde_json::Error,
-    },
+    #[error("gate report `{}` is damaged: {reason}", path.display())]
+    Report { path: PathBuf, reason: String },
     /// A manifest cannot be used.
     #[error("manifest `{}` cannot be used", path.display())]
     Manifest {

@@ -131,7 +131,7 @@ fn read_contents(
     read: &mut impl FnMut(u64),
     mut each: impl FnMut(&Store, u32, [u8; 16]) -> Result<(), StoreError>,
 ) -> Result<Store, StoreError> {
-    let store = Store::open(&generation.path, store::Verify::Header)?;
+    let store = Store::open(&generation.path, store::Verify::Checksums)?;
     let mut ordinals = 0..store.len();
     loop {
         let batch: Vec<u32> = ordinals.by_ref().take(BATCH as usize).collect();

@@ -18,10 +18,17 @@ use crate::{
 };
 
 /// How a generation is opened.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OpenConfig {
-    /// Reads every byte and compares checksums; without it only headers and lengths are checked.
+    /// Reads every byte and compares checksums, as is the default; without it only headers and lengths are checked, and a changed
+    /// byte can show as a wrong answer.
     pub verify: bool,
+}
+
+impl Default for OpenConfig {
+    fn default() -> Self {
+        Self { verify: true }
+    }
 }
 
 /// One generation of a collection, open for reading.

@@ -29,6 +29,8 @@ pub struct ServerConfig {
     /// Refuses a collection whose vectors and queries are of different arithmetic, one of them 8 bits
     /// (`server.strict_arithmetic`); otherwise every answer has a warning.
     pub strict_arithmetic: bool,
+    /// Reads every byte of a generation and compares checksums before it is served (`server.verify`).
+    pub verify: bool,
     /// Bytes of remembered query vectors at most (`server.query_cache`); with 0 every query is encoded.
     pub query_cache_bytes: usize,
     /// Origins of pages that may ask from a browser (`cors.origins`); `*` is every one. None by default.
@@ -58,6 +60,7 @@ impl Default for ServerConfig {
             shutdown_grace: Duration::from_secs(30),
             tokenizer_threads: 2,
             strict_arithmetic: false,
+            verify: true,
             query_cache_bytes: 64 << 20,
             cors_origins: Vec::new(),
             max_memory_bytes: None,

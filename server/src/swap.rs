@@ -180,8 +180,9 @@ async fn prepare(
     collection: Option<Collection>,
 ) -> Result<Arc<ServedCollection>, SwapError> {
     check_memory(app, &generation)?;
+    let verify = app.config.verify;
     let opening = tokio::task::spawn_blocking(move || {
-        let retriever = Retriever::open(generation, OpenConfig::default())?;
+        let retriever = Retriever::open(generation, OpenConfig { verify })?;
         Ok::<_, SwapError>((retriever, current))
     });
     let (retriever, current) = opening.await.map_err(|_| SwapError::Stopped)??;

@@ -122,9 +122,10 @@ pub struct HowArgs {
     /// Alias or generation to search.
     #[arg(long, default_value = "live", value_name = "NAME")]
     pub generation: String,
-    /// Read every byte of the generation and compare checksums before searching.
+    /// Search without reading every byte of the generation first and comparing checksums: a changed byte can then show as a
+    /// wrong answer.
     #[arg(long)]
-    verify: bool,
+    no_verify: bool,
 }
 
 impl HowArgs {
@@ -146,7 +147,7 @@ impl HowArgs {
             exact: false,
             ef: None,
             generation: collection::LIVE.to_owned(),
-            verify: false,
+            no_verify: false,
         }
     }
 
@@ -202,8 +203,8 @@ impl Session {
         let context = || format!("cannot open collection `{}`", collection.display());
         let files = Collection::open(collection).with_context(context)?;
         let generation = files.resolve(&how.generation).with_context(context)?;
-        let retriever =
-            Retriever::open(generation, OpenConfig { verify: how.verify }).with_context(context)?;
+        let verify = !how.no_verify;
+        let retriever = Retriever::open(generation, OpenConfig { verify }).with_context(context)?;
         if !how.drop_live {
             documents::replay(&files, &retriever, model).with_context(context)?;
         }

@@ -49,6 +49,9 @@ pub struct ServeArgs {
     /// warning in every answer.
     #[arg(long)]
     strict_arithmetic: bool,
+    /// Open generations without reading every byte and comparing checksums; `server.verify = false` does the same.
+    #[arg(long)]
+    no_verify: bool,
     #[command(flatten)]
     model: ModelArgs,
 }
@@ -106,6 +109,7 @@ fn resolve(args: &ServeArgs, file: &ServerFile) -> anyhow::Result<ServerConfig> 
         query_cache_bytes: section.query_cache.0,
         tokenizer_threads: compute::thread_budget(args.model.threads),
         strict_arithmetic: args.strict_arithmetic || section.strict_arithmetic,
+        verify: section.verify && !args.no_verify,
         cors_origins: file.cors.origins.clone(),
         max_memory_bytes: section.max_memory.map(|bytes| bytes.0 as u64),
         log: LogConfig {
@@ -211,7 +215,8 @@ impl Setup<'_> {
         let files = Collection::open(&section.path).with_context(context)?;
         let generation = files.resolve(&section.alias).with_context(context)?;
         let by_alias = generation.id.as_str() != section.alias;
-        let retriever = Retriever::open(generation, OpenConfig::default()).with_context(context)?;
+        let verify = self.file.server.verify && !self.args.no_verify;
+        let retriever = Retriever::open(generation, OpenConfig { verify }).with_context(context)?;
         let encoder = match &section.encoder {
             Some(encoder) => Some(encoder.clone()),
             None => self.fitting_encoder(&retriever)?,

@@ -9,7 +9,7 @@ use crate::session::{Built, build};
 use crate::{sample, succeed, text, tiny_model, trawl};
 
 /// Runs `trawl` with files limited to so many blocks of 512 bytes; a longer write fails as on a full disk.
-fn with_file_limit(n_blocks: usize, arguments: &[&str]) -> Output {
+pub fn with_file_limit(n_blocks: usize, arguments: &[&str]) -> Output {
     let script = format!("trap '' XFSZ; ulimit -f {n_blocks}; exec \"$@\"");
     Command::new("sh")
         .args(["-c", &script, "sh", env!("CARGO_BIN_EXE_trawl")])

@@ -5,6 +5,7 @@
 mod bench;
 mod bench_search;
 mod config;
+mod damage;
 mod disk;
 mod eval;
 mod filters;

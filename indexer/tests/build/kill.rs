@@ -1,61 +1,180 @@
-//! kill -9 at random moments: the collection has the old content or the new, and a resumed build ends with the content of an
-//! uninterrupted one.
+//! kill -9 at random moments: readers have the old state or the new, all of it whole, and the operation, done again, ends as if it
+//! had never been killed.
 //!
 //! `TRAWL_KILLS` is the number of moments, `TRAWL_KILL_SEED` repeats a run as far as a clock allows.
 
+use std::collections::BTreeSet;
 use std::env;
 use std::fs;
 use std::hash::{BuildHasher, RandomState};
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::io::{BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdout, Command, Stdio};
 use std::thread::sleep;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use collection::{BuildMode, Collection};
+use collection::{AliasName, BuildMode, Collection, LIVE, Retention};
 use index::{ShardedIndex, VectorIndex};
-use indexer::BuildConfig;
+use indexer::{BuildConfig, NoProgress, build};
 use store::Store;
 
-use crate::{config, run, write_corpus};
+use crate::{config, encoder, run, write_corpus};
 
-const N_PASSAGES: usize = 2000;
+const N_PASSAGES: usize = 800;
 const FOLDER: &str = "TRAWL_KILL_FOLDER";
+const OPERATION: &str = "TRAWL_KILL_OPERATION";
+const BEGAN: &str = "the operation began";
+const ENDED: &str = "the operation ended";
 
-fn new_config(folder: &Path) -> BuildConfig {
-    let config = config(&folder.join("collection"), &folder.join("new.jsonl"));
-    BuildConfig {
-        chunk_passages: 100,
-        mode: BuildMode::Resume,
-        publish: true,
-        ..config
+/// What is killed.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Operation {
+    Build,
+    Incremental,
+    Publish,
+    Rollback,
+    Gc,
+}
+
+impl Operation {
+    const ALL: [Self; 5] = [
+        Self::Build,
+        Self::Incremental,
+        Self::Publish,
+        Self::Rollback,
+        Self::Gc,
+    ];
+
+    /// The corpus of the generation that is new.
+    fn corpus(self) -> &'static str {
+        match self {
+            Self::Incremental => "changed.jsonl",
+            _ => "other.jsonl",
+        }
+    }
+
+    fn config(self, folder: &Path) -> BuildConfig {
+        let base = match self {
+            Self::Incremental => Some(LIVE.to_owned()),
+            _ => None,
+        };
+        BuildConfig {
+            chunk_passages: 50,
+            mode: BuildMode::Resume,
+            base,
+            ..config(&folder.join("collection"), &folder.join(self.corpus()))
+        }
+    }
+
+    /// Makes the collection before the operation.
+    fn prepare(self, folder: &Path) {
+        let old = config(&folder.join("collection"), &folder.join("old.jsonl"));
+        run(&old).unwrap();
+        if matches!(self, Self::Build | Self::Incremental) {
+            return;
+        }
+        if self == Self::Gc {
+            for seed in 10..14 {
+                let corpus = folder.join("more.jsonl");
+                write_corpus(&corpus, seed, 40);
+                run(&config(&old.collection, &corpus)).unwrap();
+            }
+        }
+        run(&BuildConfig {
+            publish: self != Self::Publish,
+            ..self.config(folder)
+        })
+        .unwrap();
+        if self == Self::Gc {
+            let unfinished = old.collection.join("building/unfinished/work");
+            fs::create_dir_all(&unfinished).unwrap();
+            fs::write(unfinished.join("000000.chunk"), "begun").unwrap();
+        }
+    }
+
+    fn perform(self, folder: &Path) {
+        let collection = || Collection::open(&folder.join("collection")).unwrap();
+        let writer = || collection().writer("kill test").unwrap();
+        match self {
+            Self::Build | Self::Incremental => {
+                let (config, encoder) = (self.config(folder), encoder());
+                println!("\n{BEGAN}");
+                let config = BuildConfig {
+                    publish: true,
+                    ..config
+                };
+                build(&config, &encoder, &NoProgress, &false.into()).unwrap();
+            }
+            Self::Publish => {
+                let newest = collection().generations().unwrap().pop().unwrap();
+                println!("\n{BEGAN}");
+                writer().publish(&newest).unwrap();
+            }
+            Self::Rollback => {
+                println!("\n{BEGAN}");
+                writer().rollback(&AliasName::parse(LIVE).unwrap()).unwrap();
+            }
+            Self::Gc => {
+                println!("\n{BEGAN}");
+                let retention = Retention {
+                    keep: 1,
+                    keep_unfinished: false,
+                };
+                writer().gc(&retention).unwrap();
+            }
+        }
+        println!("{ENDED}");
+    }
+
+    /// Whether a kill may leave what is found, when the operation leads from `old` to `new`.
+    fn allows(self, found: &View, old: &View, new: &View) -> bool {
+        let aliases = |view: &View| (view.live.clone(), view.before.clone());
+        match self {
+            // Built, and not yet published.
+            Self::Build | Self::Incremental => {
+                let built = View {
+                    generations: new.generations.clone(),
+                    ..old.clone()
+                };
+                [old, &built, new].contains(&found)
+            }
+            Self::Publish | Self::Rollback => [old, new].contains(&found),
+            // One generation goes after the other.
+            Self::Gc => {
+                aliases(found) == aliases(new)
+                    && found.generations.is_superset(&new.generations)
+                    && found.generations.is_subset(&old.generations)
+            }
+        }
     }
 }
 
-/// Runs by itself as an ordinary test, and as the process that is killed: then in the folder it is given.
-#[test]
-fn a_published_build_is_live() {
-    let own = tempfile::tempdir().unwrap();
-    let folder = env::var_os(FOLDER).map_or(own.path().to_owned(), Into::into);
-    if env::var_os(FOLDER).is_none() {
-        write_corpus(&folder.join("new.jsonl"), 2, 200);
+/// What a reader sees: generations by their content.
+#[derive(Clone, Debug, PartialEq)]
+struct View {
+    live: String,
+    before: Option<String>,
+    generations: BTreeSet<String>,
+}
+
+impl View {
+    /// Opens everything and checks that it is whole.
+    fn of(root: &Path) -> Self {
+        let collection = Collection::open(root).unwrap();
+        let content = |name: &str| whole_content(&collection, name);
+        let before = collection.previous().unwrap();
+        let generations = collection.generations().unwrap();
+        Self {
+            live: content(LIVE),
+            before: before.values().next().map(|id| content(id.as_str())),
+            generations: generations.iter().map(|id| content(id.as_str())).collect(),
+        }
     }
-    let report = run(&new_config(&folder)).unwrap();
-    assert!(report.live);
 }
 
-fn spawn(folder: &Path) -> Child {
-    Command::new(env::current_exe().unwrap())
-        .args(["--exact", "kill::a_published_build_is_live"])
-        .env(FOLDER, folder)
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap()
-}
-
-/// Opens what is live, checks that it is whole, and returns its content digest.
-fn live_content(root: &Path) -> String {
-    let generation = Collection::open(root).unwrap().resolve("live").unwrap();
+/// Opens a generation, checks that it is whole, and returns its content digest.
+fn whole_content(collection: &Collection, name: &str) -> String {
+    let generation = collection.resolve(name).unwrap();
     let faults = generation.verify(|_| ());
     assert!(faults.is_empty(), "{faults:?}");
     let manifest = generation.manifest;
@@ -73,6 +192,57 @@ fn live_content(root: &Path) -> String {
     manifest.content_digest
 }
 
+/// The process that is killed. Only a child of the test below has something to do.
+#[test]
+fn the_process_that_is_killed() {
+    let (Some(folder), Ok(name)) = (env::var_os(FOLDER), env::var(OPERATION)) else {
+        return;
+    };
+    let named = |operation: &Operation| format!("{operation:?}") == name;
+    let operation = Operation::ALL.into_iter().find(named).unwrap();
+    operation.perform(&PathBuf::from(folder));
+}
+
+struct Running {
+    process: Child,
+    output: BufReader<ChildStdout>,
+}
+
+impl Running {
+    /// Starts the process and waits until the operation begins.
+    fn start(operation: Operation, folder: &Path) -> Self {
+        let mut process = Command::new(env::current_exe().unwrap())
+            .args(["--exact", "kill::the_process_that_is_killed", "--nocapture"])
+            .env(FOLDER, folder)
+            .env(OPERATION, format!("{operation:?}"))
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let mut output = BufReader::new(process.stdout.take().unwrap());
+        let mut line = String::new();
+        while line.trim_end() != BEGAN {
+            line.clear();
+            assert_ne!(output.read_line(&mut line).unwrap(), 0, "it did not begin");
+        }
+        Self { process, output }
+    }
+
+    /// Waits until it ends, and returns whether the operation was done.
+    fn end(mut self) -> bool {
+        let mut rest = String::new();
+        self.output.read_to_string(&mut rest).unwrap();
+        self.process.wait().unwrap();
+        rest.contains(ENDED)
+    }
+
+    fn kill_after(mut self, moment: Duration) -> bool {
+        sleep(moment);
+        self.process.kill().unwrap();
+        self.end()
+    }
+}
+
 fn copy(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
     for entry in fs::read_dir(from).unwrap() {
@@ -87,69 +257,82 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
+/// Kills an operation so many times and returns how many of them came before its end.
+fn check_kills(operation: Operation, n_kills: u64, state: &mut u64) -> u64 {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let (root, pristine) = (folder.join("collection"), folder.join("pristine"));
+    write_corpora(folder);
+    operation.prepare(folder);
+    copy(&root, &pristine);
+    let old = View::of(&root);
+    let running = Running::start(operation, folder);
+    let start = Instant::now();
+    assert!(running.end());
+    let mut longest = start.elapsed();
+    let new = View::of(&root);
+    assert_ne!(old, new);
+
+    let (mut n_unfinished, mut is_new) = (0, true);
+    for i in 0..n_kills {
+        if is_new {
+            fs::remove_dir_all(&root).unwrap();
+            copy(&pristine, &root);
+        }
+        *state = state
+            .wrapping_mul(6364136223846793005)
+            .wrapping_add(1442695040888963407);
+        let moment = longest.mul_f64((*state >> 11) as f64 / (1u64 << 53) as f64);
+        let ended = Running::start(operation, folder).kill_after(moment);
+        let found = View::of(&root);
+        assert!(
+            operation.allows(&found, &old, &new) && (!ended || found == new),
+            "{operation:?}: kill {i} after {moment:?}: {found:#?}, old {old:#?}, new {new:#?}"
+        );
+        is_new = found == new;
+        n_unfinished += u64::from(!ended);
+        // Moments follow the speed of the machine: most before the end, some at it.
+        longest = longest.mul_f64(if ended { 0.8 } else { 1.05 });
+    }
+    if !is_new {
+        operation.perform(folder);
+    }
+    assert_eq!(View::of(&root), new);
+    assert!(
+        Collection::open(&root)
+            .unwrap()
+            .unfinished()
+            .unwrap()
+            .is_empty()
+    );
+    n_unfinished
+}
+
+/// A corpus, one with every twentieth passage changed, and another one.
+fn write_corpora(folder: &Path) {
+    write_corpus(&folder.join("old.jsonl"), 1, N_PASSAGES);
+    write_corpus(&folder.join("other.jsonl"), 2, N_PASSAGES);
+    let old = fs::read_to_string(folder.join("old.jsonl")).unwrap();
+    let changed = old.lines().enumerate().map(|(i, line)| match i % 20 {
+        0 => line.replacen("\"text\":\"", "\"text\":\"changed ", 1) + "\n",
+        _ => format!("{line}\n"),
+    });
+    fs::write(folder.join("changed.jsonl"), changed.collect::<String>()).unwrap();
+}
+
 #[test]
-fn kills_leave_the_old_content_or_the_new() {
+fn kills_leave_the_old_state_or_the_new() {
     let variable = |name| env::var(name).ok().map(|text| text.parse::<u64>().unwrap());
     let n_kills = variable("TRAWL_KILLS").unwrap_or(20);
     let seed = variable("TRAWL_KILL_SEED").unwrap_or_else(|| RandomState::new().hash_one(n_kills));
     println!("TRAWL_KILLS={n_kills} TRAWL_KILL_SEED={seed}");
-
-    let folder = tempfile::tempdir().unwrap();
-    let folder = folder.path();
-    let (root, pristine) = (folder.join("collection"), folder.join("pristine"));
-    write_corpus(&folder.join("old.jsonl"), 1, 40);
-    write_corpus(&folder.join("new.jsonl"), 2, N_PASSAGES);
-    let old = run(&config(&pristine, &folder.join("old.jsonl")))
-        .unwrap()
-        .content_digest;
-    copy(&pristine, &root);
-    let start = Instant::now();
-    assert!(spawn(folder).wait().unwrap().success());
-    let mut longest = start.elapsed();
-    let new = live_content(&root);
-    assert_ne!(old, new);
-
-    let (mut n_unfinished, mut state) = (0, seed);
-    let mut finished = true;
-    for i in 0..n_kills {
-        if finished {
-            fs::remove_dir_all(&root).unwrap();
-            copy(&pristine, &root);
-        }
-        state = state
-            .wrapping_mul(6364136223846793005)
-            .wrapping_add(1442695040888963407);
-        let moment = longest.mul_f64((state >> 11) as f64 / (1u64 << 53) as f64);
-        let mut child = spawn(folder);
-        sleep(moment);
-        child.kill().unwrap();
-        child.wait().unwrap();
-        let found = live_content(&root);
-        assert!(
-            found == old || found == new,
-            "kill {i} after {moment:?}: {found}"
-        );
-        finished = found == new;
-        n_unfinished += u64::from(!finished);
-        // Moments follow the speed of the machine: most before the end, some at it.
-        longest = longest.mul_f64(if finished { 0.9 } else { 1.05 });
+    let mut state = seed;
+    let (n_operations, mut n_early) = (Operation::ALL.len() as u64, 0);
+    for (i, operation) in (0..).zip(Operation::ALL) {
+        let n_kills = (n_kills + i) / n_operations;
+        let n_unfinished = check_kills(operation, n_kills, &mut state);
+        println!("{operation:?}: {n_unfinished} of {n_kills} kills came before its end");
+        n_early += n_unfinished;
     }
-    assert!(n_unfinished > 0, "every kill came too late");
-    println!("{n_unfinished} of {n_kills} kills came before the new generation was live");
-    assert_eq!(run(&new_config(folder)).unwrap().content_digest, new);
-    assert_eq!(live_content(&root), new);
-    assert_eq!(
-        Collection::open(&root)
-            .unwrap()
-            .generations()
-            .unwrap()
-            .len(),
-        2
-    );
-    assert!(
-        fs::read_dir(root.join("building"))
-            .unwrap()
-            .next()
-            .is_none()
-    );
+    assert!(n_early > 0, "every kill came too late");
 }

@@ -49,6 +49,15 @@ pub fn run(args: VerifyArgs, output: &Output) -> anyhow::Result<()> {
             Err(error) => return Err(error.into()),
         }
     }
+    for generation in &generations {
+        match collection.gate_report(&generation.id) {
+            Ok(_) => {}
+            Err(error) if error.is_corrupt() => {
+                faults.push((generation.id.to_string(), chain(&error)));
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
     let progress = Progress::new(output);
     let counts = generations
         .iter()

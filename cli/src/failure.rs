@@ -189,6 +189,10 @@ fn classify(error_chain: &anyhow::Error) -> (Exit, Option<String>) {
                 let hint = "`--resume` continues where it stopped";
                 return (Exit::Interrupted, Some(hint.to_owned()));
             }
+            Some(BuildError::Chunk { .. } | BuildError::Record { .. }) => {
+                let hint = "`index build --resume` or `index encode` of that part makes it again";
+                return (Exit::Corrupt, Some(hint.to_owned()));
+            }
             Some(
                 BuildError::Template(_)
                 | BuildError::Shards { .. }

@@ -52,7 +52,7 @@ pub struct ModelArgs {
     /// Text put before every query.
     #[arg(long, value_name = "TEXT")]
     query_prompt: Option<String>,
-    /// Threads of the encoder (default: all that this process may use).
+    /// Threads (default: all that this process may use).
     #[arg(long, value_name = "N")]
     pub threads: Option<usize>,
     #[command(flatten)]

@@ -9,11 +9,11 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use crate::digest::sha256_of_file;
-use crate::durable::{sync_folder, write_atomic};
+use crate::durable::{create_atomic, sync_folder, write_atomic};
 use crate::manifest::is_inside;
 use crate::{
-    AliasName, CollectionError, FORMAT_VERSION, FileEntry, Generation, GenerationId, LIVE,
-    Manifest, Writer, canonical_json, sha256_hex,
+    AliasName, Collection, CollectionError, FORMAT_VERSION, FileEntry, Generation, GenerationId,
+    LIVE, Manifest, Writer, canonical_json, sha256_hex,
 };
 
 /// What to do about an earlier build from the same spec.
@@ -75,6 +75,46 @@ impl Building {
     }
 }
 
+impl Collection {
+    /// The folder in which several processes make the build that `spec` describes, without the lock: each creates files that no
+    /// other has created ([`crate::create_atomic`]). A [`Writer`] that resumes the build completes it.
+    ///
+    /// # Errors
+    /// When the folder cannot be made, or belongs to another spec.
+    pub fn begin_shared(&self, spec: &Value) -> Result<Start, CollectionError> {
+        let spec = canonical_json(spec);
+        let building = self.building(sha256_hex(spec.as_bytes()));
+        if !building.path.is_dir()
+            && let Some(generation) = self.built_from(&building.spec_digest)?
+        {
+            return Ok(Start::done(generation));
+        }
+        building.create(self, &spec)?;
+        Ok(Start::Build(building))
+    }
+
+    /// The spec of a build that was begun.
+    ///
+    /// # Errors
+    /// [`CollectionError::Io`] when there is none, [`CollectionError::Spec`] when it is damaged.
+    pub fn spec(&self, digest: &str) -> Result<Value, CollectionError> {
+        let path = self.building(digest.to_owned()).path;
+        let file = path.join("spec.json");
+        let bytes = fs::read(&file).map_err(|source| CollectionError::read(&file, source))?;
+        if sha256_hex(&bytes) != digest {
+            return Err(CollectionError::Spec { path });
+        }
+        serde_json::from_slice(&bytes).map_err(|_| CollectionError::Spec { path })
+    }
+
+    fn building(&self, spec_digest: String) -> Building {
+        Building {
+            path: self.root().join("building").join(&spec_digest),
+            spec_digest,
+        }
+    }
+}
+
 impl Writer {
     /// Begins or resumes the build that `spec` describes: everything that decides the content, and nothing else.
     ///
@@ -82,12 +122,7 @@ impl Writer {
     /// [`CollectionError::InProgress`] when [`BuildMode::New`] meets an unfinished build from the same spec.
     pub fn begin(&self, spec: &Value, mode: BuildMode) -> Result<Start, CollectionError> {
         let spec = canonical_json(spec);
-        let spec_digest = sha256_hex(spec.as_bytes());
-        let parent = self.collection.root().join("building");
-        let building = Building {
-            path: parent.join(&spec_digest),
-            spec_digest,
-        };
+        let building = self.collection.building(sha256_hex(spec.as_bytes()));
         let exists = building.path.is_dir();
         match mode {
             BuildMode::New if exists => {
@@ -114,21 +149,8 @@ impl Writer {
             }
             BuildMode::New | BuildMode::Restart => {}
         }
-        let created = fs::create_dir_all(building.work())
-            .and_then(|()| sync_folder(self.collection.root()))
-            .and_then(|()| sync_folder(&parent));
-        created.map_err(|source| CollectionError::write(&building.path, source))?;
-        let path = building.path.join("spec.json");
-        if !path.exists() {
-            write_atomic(&path, spec.as_bytes())?;
-        }
-        match fs::read(&path) {
-            Ok(found) if found == spec.as_bytes() => Ok(Start::Build(building)),
-            Ok(_) => Err(CollectionError::Spec {
-                path: building.path,
-            }),
-            Err(source) => Err(CollectionError::read(&path, source)),
-        }
+        building.create(&self.collection, &spec)?;
+        Ok(Start::Build(building))
     }
 
     /// Turns a complete building folder into a generation; the first one of a collection becomes `live`.
@@ -199,6 +221,26 @@ impl Writer {
 }
 
 impl Building {
+    /// Makes the folder, with its spec, unless it is there.
+    fn create(&self, collection: &Collection, spec: &str) -> Result<(), CollectionError> {
+        let parent = self.path.parent().expect("a building folder has a parent");
+        let created = fs::create_dir_all(self.work())
+            .and_then(|()| sync_folder(collection.root()))
+            .and_then(|()| sync_folder(parent));
+        created.map_err(|source| CollectionError::write(&self.path, source))?;
+        let path = self.path.join("spec.json");
+        if !path.exists() {
+            create_atomic(&path, spec.as_bytes())?;
+        }
+        match fs::read(&path) {
+            Ok(found) if found == spec.as_bytes() => Ok(()),
+            Ok(_) => Err(CollectionError::Spec {
+                path: self.path.clone(),
+            }),
+            Err(source) => Err(CollectionError::read(&path, source)),
+        }
+    }
+
     /// Removes what an interrupted assembly left behind.
     fn remove_output(&self) -> io::Result<()> {
         for entry in fs::read_dir(&self.path)? {

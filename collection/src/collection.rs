@@ -70,11 +70,12 @@ impl Collection {
         let failed = |source| CollectionError::write(root, source);
         fs::create_dir_all(root).map_err(failed)?;
         if fs::read_dir(root).map_err(failed)?.next().is_some() {
-            return Err(CollectionError::NotEmpty {
+            // Another process may have made it meanwhile.
+            return Self::open(root).map_err(|_| CollectionError::NotEmpty {
                 path: root.to_path_buf(),
             });
         }
-        fs::create_dir(root.join("generations")).map_err(failed)?;
+        fs::create_dir_all(root.join("generations")).map_err(failed)?;
         sync_folder(root).map_err(failed)?;
         if let Some(parent) = root.parent() {
             sync_folder(parent).map_err(failed)?;
@@ -221,7 +222,10 @@ impl Collection {
     }
 
     /// The newest readable generation that was built from the spec with this digest.
-    pub(crate) fn built_from(&self, spec_digest: &str) -> Result<Option<Generation>, CollectionError> {
+    ///
+    /// # Errors
+    /// When the folder of generations cannot be read.
+    pub fn built_from(&self, spec_digest: &str) -> Result<Option<Generation>, CollectionError> {
         let mut ids = self.generations()?.into_iter().rev();
         Ok(ids.find_map(|id| {
             self.generation(&id)

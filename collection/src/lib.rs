@@ -48,7 +48,7 @@ pub use alias::Aliases;
 pub use building::{BuildMode, Building, Start};
 pub use collection::{Collection, Generation};
 pub use digest::{canonical_json, sha256_hex};
-pub use durable::{sync_folder, write_atomic};
+pub use durable::{create_atomic, sync_folder, write_atomic};
 pub use error::{CollectionError, ManifestError, NameError};
 pub use lock::Writer;
 pub use log::{Durability, LogConfig, LogWriter, MAX_FRAME_BYTES, NewRecord, Record};

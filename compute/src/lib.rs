@@ -8,6 +8,7 @@ mod amx;
 mod bandwidth;
 mod features;
 mod memory;
+mod neighbors;
 mod simd;
 mod threads;
 #[cfg(target_arch = "x86_64")]
@@ -18,5 +19,6 @@ pub use features::CpuFeatures;
 pub use memory::{
     anonymous_bytes, keep_freed_memory, memory_limit_bytes, peak_rss_bytes, rss_bytes,
 };
+pub use neighbors::{free_disk_bytes, yield_to_others};
 pub use simd::{Level, Simd, mul_add};
 pub use threads::thread_budget;

@@ -5,11 +5,13 @@ use std::ops::ControlFlow;
 use std::path::Path;
 
 use collection::{Counts, Shard};
+use corpus::Schema;
 use index::{
     FlatShard, HnswConfig, Metric, RowType, ShardConfig, ShardWriter, SketchPolicy, Verify,
     WriteError,
 };
-use store::{StoreConfig, StoreWriter};
+use serde::{Deserialize, Serialize};
+use store::{Language, StoreConfig, StoreWriter};
 
 use crate::base::Base;
 use crate::chunk::{self, Chunk};
@@ -19,15 +21,17 @@ use crate::progress::Watch;
 use crate::{BuildError, Phase};
 
 /// How a generation is laid out.
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Layout {
     pub n_shards: usize,
     pub metric: Metric,
     pub rows: RowType,
     pub sketches: SketchPolicy,
     pub graph: Option<HnswConfig>,
-    pub store: StoreConfig,
+    pub language: Language,
+    pub schema: Schema,
     /// Arithmetic of the vectors.
-    pub arithmetic: &'static str,
+    pub arithmetic: String,
     /// Whether the generation says what its rows were made from.
     pub keep_inputs: bool,
 }
@@ -75,13 +79,18 @@ pub(crate) fn assemble(
         rows,
         sketches,
         ref graph,
-        ref store,
-        arithmetic,
+        ref arithmetic,
         keep_inputs,
+        ..
     } = layout;
     let n_total = u64::from(plan.n_passages);
     let shards = shards(plan.n_passages, n_shards, arithmetic, graph.is_some());
-    let mut passages = StoreWriter::create(output, store)?;
+    let store = StoreConfig {
+        language: layout.language,
+        schema: layout.schema.clone(),
+        ..StoreConfig::default()
+    };
+    let mut passages = StoreWriter::create(output, &store)?;
     let form = RowsForm {
         width: plan.width,
         metric,

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use collection::{CollectionError, Counts, GenerationId, write_atomic};
+use collection::{CollectionError, Counts, GenerationId, create_atomic};
 use corpus::parse_passage_id;
 use sha2::{Digest, Sha256};
 
@@ -57,8 +57,8 @@ pub(crate) fn path(work: &Path, number: usize) -> PathBuf {
 }
 
 impl Chunk {
-    /// Writes the file at once: it is there in full or not at all.
-    pub fn write(&self, path: &Path) -> Result<(), CollectionError> {
+    /// Creates the file at once, in full or not at all; where another process has created it, that one stays.
+    pub fn create(&self, path: &Path) -> Result<(), CollectionError> {
         let mut records = Vec::new();
         for part in &self.parts {
             serde_json::to_writer(&mut records, part).expect("a passage has string keys only");
@@ -92,7 +92,7 @@ impl Chunk {
         bytes.append(&mut records);
         let checksum = Sha256::digest(&bytes);
         bytes.extend(checksum);
-        write_atomic(path, &bytes)
+        create_atomic(path, &bytes).map(|_| ())
     }
 
     /// Reads a chunk and checks that it is the one that belongs at `place`, and takes rows from `base` only.
@@ -278,7 +278,7 @@ mod tests {
     fn written() -> Vec<u8> {
         let folder = tempfile::tempdir().unwrap();
         let path = path(folder.path(), 0);
-        example().write(&path).unwrap();
+        example().create(&path).unwrap();
         assert_eq!(Chunk::read(&path, PLACE, Some(&base())).unwrap(), example());
         std::fs::read(path).unwrap()
     }

@@ -9,8 +9,8 @@ use index::Metric;
 use serde_json::json;
 use store::{StoreConfig, StoreWriter};
 
-use crate::build::{check_query_template, to_value};
 use crate::digest::content_digest;
+use crate::first_pass::{check_query_template, to_value};
 use crate::progress::{NoProgress, Watch};
 use crate::source::{Source, external};
 use crate::{BuildConfig, BuildError};

@@ -1,13 +1,17 @@
 //! The second pass: corpus to chunks.
 
+use std::fs;
+use std::io;
 use std::path::Path;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
 
 use collection::GenerationId;
+use serde::{Deserialize, Serialize};
 
 use crate::base::Base;
 use crate::chunk::{self, Chunk, Place};
+use crate::first_pass::CorpusStamp;
 use crate::passages::Passages;
 use crate::progress::Watch;
 use crate::source::{Output, Source, Work};
@@ -15,7 +19,7 @@ use crate::splitter::Part;
 use crate::{BuildConfig, BuildError, Phase};
 
 /// The division of a corpus into chunks.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Plan {
     pub n_passages: u32,
     pub chunk_passages: u32,
@@ -39,10 +43,13 @@ impl Plan {
 
     /// Returns how many chunks, from the first one on, are finished and intact, and take rows from `base` only.
     pub fn n_finished(&self, work: &Path, base: Option<&GenerationId>) -> usize {
-        let intact = |number: &usize| {
-            Chunk::read(&chunk::path(work, *number), self.place(*number), base).is_ok()
-        };
+        let intact = |number: &usize| self.is_finished(work, *number, base);
         (0..self.n_chunks()).take_while(intact).count()
+    }
+
+    /// Returns whether a chunk is finished and intact, and takes rows from `base` only.
+    pub fn is_finished(&self, work: &Path, number: usize, base: Option<&GenerationId>) -> bool {
+        Chunk::read(&chunk::path(work, number), self.place(number), base).is_ok()
     }
 }
 
@@ -52,25 +59,41 @@ struct Prepared<'a> {
     to_do: Work<'a>,
 }
 
-/// Makes the chunks from `first_chunk` on, as files in `work`. Reading and tokenising run one chunk ahead, on their own thread.
+/// What is encoded, and where the chunks go.
+#[derive(Clone, Copy)]
+pub(crate) struct Encoding<'a> {
+    pub config: &'a BuildConfig,
+    pub source: Source<'a>,
+    pub base: Option<&'a Base>,
+    pub plan: Plan,
+    /// The corpus as the first pass read it.
+    pub stamp: &'a CorpusStamp,
+    /// The folder of the chunks.
+    pub work: &'a Path,
+}
+
+/// Makes the chunks with these ascending numbers, which are not finished, as files. Reading and tokenising run one chunk ahead, on their own thread.
 pub(crate) fn encode_chunks(
-    config: &BuildConfig,
-    source: Source<'_>,
-    base: Option<&Base>,
-    plan: Plan,
-    work: &Path,
-    first_chunk: usize,
+    encoding: Encoding<'_>,
+    numbers: &[usize],
     watch: Watch<'_>,
 ) -> Result<(), BuildError> {
-    if first_chunk == plan.n_chunks() {
+    if numbers.is_empty() {
         return Ok(());
+    }
+    for &number in numbers {
+        let path = chunk::path(encoding.work, number);
+        match fs::remove_file(&path) {
+            Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                return Err(BuildError::Io { path, source });
+            }
+            _ => {} // It was damaged.
+        }
     }
     let (sender, receiver) = sync_channel(1);
     thread::scope(|scope| {
-        let reader =
-            scope.spawn(move || prepare_chunks(config, source, base, plan, first_chunk, &sender));
-        let base = base.map(|base| &base.generation);
-        let encoded = encode_prepared(base, plan, work, first_chunk, receiver, watch);
+        let reader = scope.spawn(move || prepare_chunks(encoding, numbers, &sender));
+        let encoded = encode_prepared(encoding, numbers, receiver, watch);
         // The reader's error comes first: it is why chunks are missing.
         reader
             .join()
@@ -81,15 +104,16 @@ pub(crate) fn encode_chunks(
 
 /// Takes the receiver, so that the reader stops when this function does.
 fn encode_prepared(
-    base: Option<&GenerationId>,
-    plan: Plan,
-    work: &Path,
-    first_chunk: usize,
+    encoding: Encoding<'_>,
+    numbers: &[usize],
     receiver: Receiver<Prepared<'_>>,
     watch: Watch<'_>,
 ) -> Result<(), BuildError> {
+    let Encoding {
+        plan, base, work, ..
+    } = encoding;
     let n_total = u64::from(plan.n_passages);
-    for number in first_chunk..plan.n_chunks() {
+    for &number in numbers {
         let Place {
             first_ordinal,
             width,
@@ -109,36 +133,53 @@ fn encode_prepared(
         let chunk = Chunk {
             first_ordinal,
             width,
-            base: base.filter(|_| takes_rows).cloned(),
+            base: base
+                .filter(|_| takes_rows)
+                .map(|base| base.generation.clone()),
             inputs,
             rows,
             parts,
             n_missing,
         };
-        chunk.write(&chunk::path(work, number))?;
+        encoding.stamp.check(encoding.config)?;
+        chunk.create(&chunk::path(work, number))?;
     }
-    watch.update(Phase::Encode, n_total, n_total)
+    let done = numbers.last().map_or(0, |&number| {
+        let place = plan.place(number);
+        place.first_ordinal + place.n_rows
+    });
+    watch.update(Phase::Encode, u64::from(done), n_total)
 }
 
 fn prepare_chunks<'a>(
-    config: &BuildConfig,
-    source: Source<'a>,
-    base: Option<&Base>,
-    plan: Plan,
-    first_chunk: usize,
+    encoding: Encoding<'a>,
+    numbers: &[usize],
     sender: &SyncSender<Prepared<'a>>,
 ) -> Result<(), BuildError> {
+    let Encoding {
+        config,
+        source,
+        base,
+        plan,
+        ..
+    } = encoding;
     let mut reader = Passages::open(&config.corpus, source.splitter(config)?)?;
-    for _ in 0..plan.place(first_chunk).first_ordinal {
-        reader.next().ok_or(BuildError::CorpusChanged)??;
-    }
-    for number in first_chunk..plan.n_chunks() {
-        let n_rows = plan.place(number).n_rows as usize;
+    let mut ordinal = 0;
+    for &number in numbers {
+        let Place {
+            first_ordinal,
+            n_rows,
+            ..
+        } = plan.place(number);
+        for _ in ordinal..first_ordinal {
+            reader.next().ok_or(BuildError::CorpusChanged)??;
+        }
+        ordinal = first_ordinal + n_rows;
         let parts = reader
             .by_ref()
-            .take(n_rows)
+            .take(n_rows as usize)
             .collect::<Result<Vec<_>, _>>()?;
-        if parts.len() != n_rows {
+        if parts.len() != n_rows as usize {
             return Err(BuildError::CorpusChanged);
         }
         let to_do = source.prepare(&parts, config, base)?;
@@ -146,8 +187,8 @@ fn prepare_chunks<'a>(
             return Ok(()); // Nobody encodes any more; the receiver's side knows why.
         }
     }
-    match reader.next() {
-        None => Ok(()),
-        Some(_) => Err(BuildError::CorpusChanged),
+    if ordinal == plan.n_passages && reader.next().is_some() {
+        return Err(BuildError::CorpusChanged);
     }
+    Ok(())
 }

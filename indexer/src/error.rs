@@ -63,6 +63,25 @@ pub enum BuildError {
         path: PathBuf,
         source: std::io::Error,
     },
+    /// What is certain to be written does not fit.
+    #[error("`{}` needs at least {needed} bytes more, {available} are free", path.display())]
+    NoRoom {
+        path: PathBuf,
+        needed: u64,
+        available: u64,
+    },
+    /// A generation is complete when each of its parts is.
+    #[error("{} of {of} parts are missing: {}", missing.len(), first_of(missing))]
+    MissingParts { missing: Vec<usize>, of: usize },
+    /// There is nothing to put together, or more than one thing.
+    #[error("{n_builds} builds in `{}` have parts, expected one", collection.display())]
+    Builds {
+        collection: PathBuf,
+        n_builds: usize,
+    },
+    /// A record of a part, or what the parts share, is not what was written.
+    #[error("`{}` is damaged", path.display())]
+    Record { path: PathBuf },
     /// The corpus was written to while it was being read.
     #[error("the corpus changed while it was being indexed")]
     CorpusChanged,
@@ -87,4 +106,15 @@ pub enum BuildError {
     /// The caller asked to stop.
     #[error("interrupted in phase {} at {done} of {total} {}; the build can be resumed", phase.as_str(), phase.unit())]
     Interrupted { phase: Phase, done: u64, total: u64 },
+}
+
+/// The first of many numbers.
+fn first_of(numbers: &[usize]) -> String {
+    let shown: Vec<_> = numbers.iter().take(10).map(ToString::to_string).collect();
+    let rest = if numbers.len() > shown.len() {
+        ", …"
+    } else {
+        ""
+    };
+    shown.join(", ") + rest
 }

@@ -15,6 +15,8 @@
 //! it encodes the rest. Chunks then hold ordinals in place of rows. The engine is batch-invariant, so the content digest is
 //! that of a full build.
 //!
+//! [`encode_part`] makes the chunks of one part of a build, beside other processes that make others; [`commit`] puts them together.
+//!
 //! [`gate`] compares a generation with the one it is to replace; [`check_sample`] compares rows with the texts they are of.
 //!
 //! [`forecast()`] tells what a build would take: it reads the corpus as the first pass does, builds a sample of it in a temporary
@@ -43,10 +45,12 @@ mod diff;
 mod digest;
 mod encode;
 mod error;
+mod first_pass;
 mod forecast;
 mod gate;
 mod inputs;
 mod live;
+mod parts;
 mod passages;
 mod progress;
 mod sample;
@@ -72,5 +76,6 @@ pub use live::{
     Batch, Committed, Committer, CompactConfig, CompactReport, DocumentChange, Draft, LiveError,
     Recipe, Remembered, Upsert, apply, compact, replay,
 };
+pub use parts::{CommitConfig, PartNumber, PartReport, commit, encode_part};
 pub use progress::{NoProgress, Phase, Progress};
 pub use sample::{DEFAULT_SAMPLE, SampleError, SampleReport, check_sample};

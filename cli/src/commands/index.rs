@@ -7,6 +7,7 @@ mod diff;
 mod gate;
 mod gc;
 mod list;
+mod parts;
 mod plan;
 mod publish;
 mod verify;
@@ -29,6 +30,10 @@ pub struct IndexArgs {
 enum IndexCommand {
     /// Build a generation from a corpus.
     Build(Box<build::BuildArgs>),
+    /// Encode one part of a build, beside other processes that encode others.
+    Encode(Box<parts::EncodeArgs>),
+    /// Put the encoded parts of a build together.
+    Commit(parts::CommitArgs),
     /// Tell what a build would take, before anything is built: rows, tokens, disk, memory, time.
     Plan(Box<plan::PlanArgs>),
     /// List the generations of a collection, oldest first.
@@ -53,6 +58,8 @@ enum IndexCommand {
 pub fn run(args: IndexArgs, output: &Output) -> anyhow::Result<()> {
     match args.command {
         IndexCommand::Build(args) => build::run(*args, output),
+        IndexCommand::Encode(args) => parts::encode(*args, output),
+        IndexCommand::Commit(args) => parts::commit(args, output),
         IndexCommand::Plan(args) => plan::run(*args, output),
         IndexCommand::List { collection } => list::run(&open(&collection)?, output),
         IndexCommand::Verify(args) => verify::run(*args, output),

@@ -11,6 +11,7 @@ mod eval;
 mod filters;
 mod gate;
 mod generations;
+mod parts;
 mod plot;
 mod pretraining;
 mod pretraining_data;

@@ -30,7 +30,7 @@ use self::law::{Law, Scale};
 use self::sample::Sample;
 pub(crate) use self::trial::Rows;
 use self::trial::Trial;
-use crate::build::{check_query_template, plan, survey};
+use crate::first_pass::{check_query_template, plan, survey};
 use crate::progress::Watch;
 use crate::source::Source;
 use crate::{BroughtVectors, BuildConfig, BuildError, Phase, Progress};

@@ -8,6 +8,7 @@ mod incremental;
 mod kill;
 mod live;
 mod long_documents;
+mod parts;
 
 use std::error::Error;
 use std::fs;

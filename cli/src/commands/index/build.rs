@@ -87,10 +87,11 @@ impl indexer::Progress for Progress {
 
 pub fn run(args: BuildArgs, output: &Output) -> anyhow::Result<()> {
     let start = Instant::now();
+    args.content.room.make(args.content.model.threads)?;
     let vectors = args.content.brought()?;
     let progress = Progress::new(output);
     let cancelled = interrupt::flag()?;
-    let mut max_tokens = 0;
+    let mut max_tokens = None;
     let (wanted, gate, model) = (args.publish, args.gate.clone(), args.content.model.clone());
     let (collection, built) = if let Some(vectors) = vectors {
         let config = args.resolve(None)?;
@@ -99,7 +100,7 @@ pub fn run(args: BuildArgs, output: &Output) -> anyhow::Result<()> {
     } else {
         let directory = args.content.model.directory()?.canonicalize()?;
         let encoder = args.content.model.load(&directory, Arithmetic::Auto)?;
-        max_tokens = encoder.max_tokens(Role::Passage);
+        max_tokens = Some(encoder.max_tokens(Role::Passage));
         let config = args.resolve(Some(directory))?;
         let built = indexer::build(&config, &encoder, &progress, &cancelled);
         (config.collection, built)
@@ -125,21 +126,26 @@ pub fn run(args: BuildArgs, output: &Output) -> anyhow::Result<()> {
         )?;
         report.live = true;
     }
-    let (counts, seconds) = (report.counts, start.elapsed().as_secs_f64());
-    let shown = json!({
+    let seconds = start.elapsed().as_secs_f64();
+    let mut shown = shown(&report, seconds);
+    shown["gate"] = json!(gate_report);
+    output.result(&shown, |_| summary(&report, max_tokens, seconds))
+}
+
+/// A report as JSON.
+pub fn shown(report: &BuildReport, seconds: f64) -> serde_json::Value {
+    json!({
         "generation": report.generation,
         "path": report.path,
         "live": report.live,
         "content_digest": report.content_digest,
-        "counts": counts,
+        "counts": report.counts,
         "resumed_passages": report.n_resumed,
         "reused": reused(&report.reuse),
         "encode_seconds": report.encode_time.as_secs_f64(),
         "schema": report.schema,
-        "gate": gate_report,
         "seconds": seconds,
-    });
-    output.result(&shown, |_| summary(&report, max_tokens, seconds))
+    })
 }
 
 /// What was taken over, or why nothing was.
@@ -154,7 +160,8 @@ fn reused(reuse: &Reuse) -> serde_json::Value {
     }
 }
 
-fn summary(report: &BuildReport, max_tokens: usize, seconds: f64) -> String {
+/// A report for people.
+pub fn summary(report: &BuildReport, max_tokens: Option<usize>, seconds: f64) -> String {
     let BuildReport {
         generation, counts, ..
     } = report;
@@ -195,7 +202,10 @@ fn summary(report: &BuildReport, max_tokens: usize, seconds: f64) -> String {
         ),
         (
             counts.truncated,
-            format!("passages cut at {max_tokens} tokens"),
+            match max_tokens {
+                Some(max_tokens) => format!("passages cut at {max_tokens} tokens"),
+                None => "passages cut".to_owned(),
+            },
         ),
         (counts.missing_fields, "template fields missing".to_owned()),
         (counts.bad_lines, "bad lines skipped".to_owned()),

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use anyhow::Context;
 use corpus::{CorpusConfig, CorpusFormat, Schema, Template};
 use encoder::Preset;
 use index::{HnswConfig, Metric, RowType};
@@ -31,6 +32,8 @@ pub struct ContentArgs {
     ids: Option<PathBuf>,
     #[command(flatten)]
     reading: ReadingArgs,
+    #[command(flatten)]
+    pub room: RoomArgs,
     /// Text of a passage that is encoded (default: `<title> <text>`, or what the preset says).
     #[arg(long, value_name = "TEMPLATE")]
     template: Option<String>,
@@ -69,6 +72,30 @@ pub struct ContentArgs {
     /// Passages that are encoded and made durable together; what a kill can cost.
     #[arg(long, value_name = "N", default_value_t = DEFAULT_CHUNK_PASSAGES)]
     chunk_passages: usize,
+}
+
+/// What a build leaves to others on the machine, such as a server.
+#[derive(Clone, Copy, Debug, clap::Args)]
+pub struct RoomArgs {
+    /// Yield to other processes: 0 not at all, 19 the most.
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=19))]
+    nice: u8,
+}
+
+impl RoomArgs {
+    /// Before any thread is started: each has the priority of the one that starts it.
+    pub fn make(self, threads: Option<usize>) -> anyhow::Result<()> {
+        if self.nice > 0 {
+            compute::yield_to_others(self.nice).context("cannot lower the priority")?;
+        }
+        if let Some(threads) = threads {
+            let threads = compute::thread_budget(Some(threads));
+            rayon::ThreadPoolBuilder::new()
+                .num_threads(threads)
+                .build_global()?;
+        }
+        Ok(())
+    }
 }
 
 /// How vectors are searched.

@@ -43,6 +43,7 @@ pub fn run(args: PlanArgs, output: &Output) -> anyhow::Result<()> {
         ..ForecastConfig::new(folder(args.collection.as_deref()))
     };
     let collection = args.collection.unwrap_or_default();
+    args.content.room.make(args.content.model.threads)?;
     let vectors = args.content.brought()?;
     let progress = Progress::new(output);
     let cancelled = interrupt::flag()?;

@@ -1,0 +1,56 @@
+//! A build in parts.
+
+use std::fs;
+
+use crate::{fail, json, sample, succeed, text, tiny_model};
+
+#[test]
+fn parts_are_encoded_anywhere_and_committed_once() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = |name: &str| folder.path().join(name);
+    let (corpus, model, collection) = (sample("corpus.jsonl"), tiny_model(), path("parts"));
+    let content = ["--corpus", text(&corpus), "--model", text(&model)];
+    let content = [&content[..], &["--chunk-passages", "64"]].concat();
+    let into = |collection, command: &'static [&'static str]| {
+        [
+            &["--json", "index"],
+            command,
+            &content[..],
+            &["--collection", collection],
+        ]
+        .concat()
+    };
+    let collection = text(&collection);
+    let encode = |part: &'static [&'static str]| json(into(collection, part));
+    let first = encode(&["encode", "--nice", "5", "--threads", "1", "--part", "0/2"]);
+    let error = fail(1, ["index", "commit", collection]);
+    assert!(error.contains("1 of 2 parts are missing: 1"), "{error}");
+    let second = encode(&["encode", "--part", "1/2"]);
+    assert_eq!(second["report"]["build"], first["report"]["build"]);
+
+    let built = json(["--json", "index", "commit", collection]);
+    assert_eq!(built["live"], true);
+    let whole = path("whole");
+    let whole = json(into(text(&whole), &["build"]));
+    assert_eq!(built["content_digest"], whole["content_digest"]);
+    assert_eq!(
+        encode(&["encode", "--part", "1/2"])["report"]["generation"],
+        built["generation"]
+    );
+    let error = fail(1, ["index", "commit", collection]);
+    assert!(error.contains("0 builds"), "{error}");
+    succeed(["--quiet", "search", collection, "bread", "-k", "1"]);
+
+    fail(2, into(collection, &["encode", "--part", "2/2"]));
+    let bad = path("bad.jsonl");
+    fs::write(&bad, "not json\n").expect("written");
+    let bad = ["index", "encode", "--part", "0/2", "--corpus", text(&bad)];
+    fail(
+        65,
+        [
+            &bad[..],
+            &["--model", text(&model), "--collection", collection],
+        ]
+        .concat(),
+    );
+}

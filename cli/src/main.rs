@@ -4,6 +4,7 @@
 //! is shown. Results go to standard output, progress and errors to standard error. How a failure becomes an exit code
 //! and a hint stands in one place, `failure`.
 
+mod bundle;
 mod commands;
 mod failure;
 mod filter;

@@ -1,5 +1,6 @@
 //! Finding and loading models named on the command line.
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -15,6 +16,7 @@ use serde::de::DeserializeOwned;
 use serde::de::IntoDeserializer;
 use serde::de::value::{Error as NameError, StrDeserializer};
 
+use crate::bundle::Bundle;
 use crate::failure::Failure;
 
 /// The encoder used when none is named.
@@ -148,16 +150,33 @@ pub fn load_reranker(model: &Path, config: &EncoderConfig) -> anyhow::Result<Arc
 
 /// The folder that holds models: `$TRAWL_MODELS`, else `trawl/models` in the user's cache folder.
 pub fn cache() -> anyhow::Result<ModelCache> {
-    let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
-    let root = if let Some(folder) = set("TRAWL_MODELS") {
-        PathBuf::from(folder)
-    } else if let Some(folder) = set("XDG_CACHE_HOME") {
-        PathBuf::from(folder).join("trawl/models")
-    } else {
-        let home = set("HOME").context("neither TRAWL_MODELS nor HOME is set")?;
-        PathBuf::from(home).join(".cache/trawl/models")
+    let root = match set("TRAWL_MODELS") {
+        Some(folder) => PathBuf::from(folder),
+        None => {
+            let context = "TRAWL_MODELS is not set, and there is no other place for models";
+            user_cache().context(context)?.join("models")
+        }
     };
     Ok(ModelCache::new(root))
+}
+
+/// `trawl` in the user's cache folder.
+fn user_cache() -> anyhow::Result<PathBuf> {
+    if let Some(folder) = set("XDG_CACHE_HOME") {
+        return Ok(PathBuf::from(folder).join("trawl"));
+    }
+    let home = set("HOME").context("neither XDG_CACHE_HOME nor HOME is set")?;
+    Ok(PathBuf::from(home).join(".cache/trawl"))
+}
+
+/// The value of a variable that is not empty.
+fn set(name: &str) -> Option<OsString> {
+    std::env::var_os(name).filter(|value| !value.is_empty())
+}
+
+/// The bundle in a file, unpacked in the user's cache folder; none when the path is not a file.
+pub fn bundle(path: &Path) -> anyhow::Result<Option<Bundle>> {
+    Bundle::find(path, || Ok(user_cache()?.join("bundles")))
 }
 
 /// A directory is itself; anything else is a name in the model folder. The default reranker is put there if need be.
@@ -185,6 +204,14 @@ pub fn find(model: &Path) -> anyhow::Result<PathBuf> {
 ///
 /// Refused when its fingerprint is another one.
 pub fn encoder_of(manifest: &Manifest, args: &ModelArgs) -> anyhow::Result<Arc<BiEncoder>> {
+    Ok(encoder_and_directory(manifest, args)?.0)
+}
+
+/// As [`encoder_of`], with the directory that the encoder was loaded from.
+pub fn encoder_and_directory(
+    manifest: &Manifest,
+    args: &ModelArgs,
+) -> anyhow::Result<(Arc<BiEncoder>, PathBuf)> {
     if manifest.fingerprint["space"] == "external" {
         let text =
             "vectors of the index were made elsewhere, so no model here can encode a query text";
@@ -214,7 +241,7 @@ pub fn encoder_of(manifest: &Manifest, args: &ModelArgs) -> anyhow::Result<Arc<B
     if let Err(mismatch) = retriever::check_arithmetic(manifest, encoder.config().arithmetic) {
         tracing::warn!("{mismatch}");
     }
-    Ok(encoder)
+    Ok((encoder, directory))
 }
 
 /// Reads the name of a variant as configuration files write it.

@@ -52,7 +52,9 @@ pub use durable::{create_atomic, sync_folder, write_atomic};
 pub use error::{CollectionError, ManifestError, NameError};
 pub use lock::Writer;
 pub use log::{Durability, LogConfig, LogWriter, MAX_FRAME_BYTES, NewRecord, Record};
-pub use manifest::{Counts, FORMAT_VERSION, FileEntry, Manifest, Reused, Shard, Templates};
+pub use manifest::{
+    Counts, FORMAT_VERSION, FileEntry, Manifest, Reused, Shard, Templates, is_inside,
+};
 pub use name::{AliasName, GenerationId};
 pub use retention::{Garbage, Retention};
 pub use verify::FileFault;

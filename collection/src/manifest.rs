@@ -213,7 +213,7 @@ impl Manifest {
 }
 
 /// Whether `path` is relative, goes through plain names only, and is written in the one way it can be.
-pub(crate) fn is_inside(path: &str) -> bool {
+pub fn is_inside(path: &str) -> bool {
     let plain = |part: &str| {
         (1..=255).contains(&part.len())
             && part

@@ -1,6 +1,7 @@
 //! One file a command.
 
 mod bench;
+mod bundle;
 mod completions;
 mod config;
 mod data;
@@ -33,6 +34,8 @@ pub enum Command {
     Search(Box<search::SearchArgs>),
     /// Answer over HTTP: search, embeddings, reranking.
     Serve(serve::ServeArgs),
+    /// Pack a generation with its models into one file, which is served and searched without a network.
+    Bundle(bundle::BundleArgs),
     /// Check and print what `serve` would run with; make API keys.
     Config(config::ConfigArgs),
     /// Reorder a TREC run with a cross-encoder.
@@ -66,6 +69,7 @@ pub fn run(command: Command, output: &Output) -> anyhow::Result<()> {
         Command::Documents(args) => documents::run(args, output),
         Command::Search(args) => search::run(*args, output),
         Command::Serve(args) => serve::run(args, output),
+        Command::Bundle(args) => bundle::run(args, output),
         Command::Config(args) => config::run(args, output),
         Command::Rerank(args) => rerank::run(args, output),
         Command::Eval(args) => eval::run(*args, output),

@@ -39,7 +39,7 @@ const BATCH: usize = 256;
   trawl search data/docs --queries queries.jsonl -k 100 --run-out run.trec
   trawl search data/docs --vectors queries.npy --ids queries.ids -k 100 --run-out run.trec")]
 pub struct SearchArgs {
-    /// Folder of the collection.
+    /// Folder of the collection, or a bundle.
     collection: PathBuf,
     /// The query.
     #[arg(required_unless_present_any = ["queries", "vectors"], conflicts_with = "queries")]
@@ -201,7 +201,17 @@ impl Session {
         model: &ModelArgs,
     ) -> anyhow::Result<Self> {
         let context = || format!("cannot open collection `{}`", collection.display());
-        let files = Collection::open(collection).with_context(context)?;
+        let bundle = model::bundle(collection)?;
+        let (mut model, mut rerank) = (model.clone(), how.rerank.clone());
+        if let Some(bundle) = &bundle {
+            model.model = model.model.or_else(|| bundle.encoder.clone());
+            rerank = rerank.map(|name| bundle.model(&name));
+        }
+        let model = &model;
+        let root = bundle
+            .as_ref()
+            .map_or(collection, |bundle| &bundle.collection);
+        let files = Collection::open(root).with_context(context)?;
         let generation = files.resolve(&how.generation).with_context(context)?;
         let verify = !how.no_verify;
         let retriever = Retriever::open(generation, OpenConfig { verify }).with_context(context)?;
@@ -220,7 +230,7 @@ impl Session {
                 Box::new(DirectEncoder(encoder))
             }
         };
-        let reranker = match &how.rerank {
+        let reranker = match &rerank {
             None => None,
             Some(name) => {
                 let reranker = DirectReranker(model::load_reranker(

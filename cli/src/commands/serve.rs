@@ -11,6 +11,7 @@ use server::{Control, QueueConfig, Server, ServerConfig};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::config::variables;
+use crate::bundle::Bundle;
 use crate::failure::Failure;
 use crate::model::{self, ModelArgs};
 use crate::output::Output;
@@ -26,11 +27,12 @@ Without models in the file, each collection is answered by the model that its ma
 Examples:
   trawl serve data/docs
   trawl serve data/docs data/faq --rerank models/my-cross-encoder --bind 127.0.0.1:9000
+  trawl serve docs.trawl
   TRAWL__LIMITS__TOP_K=100 trawl serve --config server.toml"
 )]
 pub struct ServeArgs {
-    /// Folders of collections; each is served under the name of its folder.
-    #[arg(value_name = "COLLECTION")]
+    /// Folders of collections, and bundles; each is served under the name of its folder or file.
+    #[arg(value_name = "COLLECTION|BUNDLE")]
     collections: Vec<PathBuf>,
     /// Configuration file (default: `server.toml` here, else in `/etc/trawl`).
     #[arg(long, value_name = "FILE")]
@@ -79,7 +81,8 @@ pub fn run(args: ServeArgs, output: &Output) -> anyhow::Result<()> {
     }
     let collections = collections(&args, &file)?;
     for (name, section) in &collections {
-        setup.add_collection(name, section)?;
+        let bundle = model::bundle(&section.path)?;
+        setup.add_collection(name, section, bundle.as_ref())?;
         output.remark(format!("collection `{name}`: {}", section.path.display()));
     }
     run_until_stopped(
@@ -128,7 +131,11 @@ fn collections(
 ) -> anyhow::Result<Vec<(String, CollectionSection)>> {
     let named = |path: &PathBuf| {
         let absolute = std::path::absolute(path)?;
-        let name = absolute.file_name().and_then(|name| name.to_str());
+        let name = match path.is_file() {
+            true => absolute.file_stem(),
+            false => absolute.file_name(),
+        };
+        let name = name.and_then(|name| name.to_str());
         let name = name.with_context(|| format!("`{}` names no folder", path.display()))?;
         let section = CollectionSection {
             path: path.clone(),
@@ -210,19 +217,30 @@ impl Setup<'_> {
         Ok(())
     }
 
-    fn add_collection(&mut self, name: &str, section: &CollectionSection) -> anyhow::Result<()> {
+    fn add_collection(
+        &mut self,
+        name: &str,
+        section: &CollectionSection,
+        bundle: Option<&Bundle>,
+    ) -> anyhow::Result<()> {
         let context = || format!("cannot open collection `{}`", section.path.display());
-        let files = Collection::open(&section.path).with_context(context)?;
+        let path = bundle.map_or(&section.path, |bundle| &bundle.collection);
+        let files = Collection::open(path).with_context(context)?;
         let generation = files.resolve(&section.alias).with_context(context)?;
         let by_alias = generation.id.as_str() != section.alias;
         let verify = self.file.server.verify && !self.args.no_verify;
         let retriever = Retriever::open(generation, OpenConfig { verify }).with_context(context)?;
         let encoder = match &section.encoder {
             Some(encoder) => Some(encoder.clone()),
-            None => self.fitting_encoder(&retriever)?,
+            None => {
+                let packed = bundle.and_then(|bundle| bundle.encoder.as_deref());
+                self.fitting_encoder(&retriever, packed)?
+            }
         };
+        let packed = bundle.map(|bundle| bundle.reranker.as_deref().unwrap_or(Path::new("none")));
         let default = Path::new(hub::DEFAULT_RERANKER);
-        let reranker = match (&section.reranker, self.args.rerank.as_deref()) {
+        let asked = self.args.rerank.as_deref().or(packed);
+        let reranker = match (&section.reranker, asked) {
             (Some(reranker), _) => Some(reranker.clone()),
             (None, _) if self.args.collections.is_empty() => None,
             (None, Some(path)) if path == Path::new("none") => None,
@@ -238,8 +256,13 @@ impl Setup<'_> {
         Ok(())
     }
 
-    /// The name of a loaded encoder that made the vectors, else of the one that the manifest or `--model` names, loaded now.
-    fn fitting_encoder(&mut self, retriever: &Retriever) -> anyhow::Result<Option<String>> {
+    /// The name of a loaded encoder that made the vectors, else of the one that `--model` names, that was packed, or that the
+    /// manifest names, loaded now.
+    fn fitting_encoder(
+        &mut self,
+        retriever: &Retriever,
+        packed: Option<&Path>,
+    ) -> anyhow::Result<Option<String>> {
         let manifest = retriever.manifest();
         if manifest.fingerprint["space"] == "external" {
             return Ok(None);
@@ -250,7 +273,9 @@ impl Setup<'_> {
         if let Some((name, _)) = self.encoders.iter().find(fits) {
             return Ok(Some(name.clone()));
         }
-        let encoder = model::encoder_of(manifest, &self.args.model)?;
+        let mut model = self.args.model.clone();
+        model.model = model.model.or_else(|| packed.map(Path::to_owned));
+        let encoder = model::encoder_of(manifest, &model)?;
         let name = encoder.name().to_owned();
         self.add_encoder(&name, encoder, self.queue(None))?;
         Ok(Some(name))

@@ -8,7 +8,7 @@ use std::process::{Child, Command, Stdio};
 use serde_json::{Value, json};
 
 use crate::session::{Built, build, build_with};
-use crate::{fail, text, tiny_model};
+use crate::{fail, succeed, text, tiny_model};
 
 /// A file that serves the collection as `docs`; returns its path.
 fn write_file(built: &Built) -> String {
@@ -143,6 +143,26 @@ fn a_collection_alone_is_served_with_the_model_it_names() {
         assert_eq!(status, 200, "{model}: {found}");
         assert_eq!(server.stop(), Some(0));
     }
+}
+
+#[test]
+fn a_bundle_is_served_with_the_models_in_it() {
+    let built = build();
+    let bundle = built.folder.path().join("packed.trawl");
+    let reranker = testkit::fixture("models/tiny-cross-bert");
+    let arguments = ["bundle", text(&built.collection), "--to", text(&bundle)];
+    succeed([&arguments[..], &["--rerank", text(&reranker)]].concat());
+    fs::remove_dir_all(&built.collection).unwrap();
+    let arguments = [text(&bundle), "--bind", "127.0.0.1:0"];
+    let server = Serving::start(&arguments, ("XDG_CACHE_HOME", text(built.folder.path())));
+    let body = json!({"query": "onions", "top_k": 3, "rerank": {"candidates": 5}});
+    let (status, answer) = server.post("/v1/collections/packed/search", &body);
+    assert_eq!(status, 200, "{answer}");
+    assert!(
+        answer["results"][0]["scores"]["rerank"].is_number(),
+        "{answer}"
+    );
+    assert_eq!(server.stop(), Some(0));
 }
 
 #[test]

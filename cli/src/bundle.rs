@@ -1,0 +1,349 @@
+//! A bundle: a generation, its encoder and a reranker in one file that runs where there is no network.
+//!
+//! ```text
+//! magic (8), version (4), zero (4), length of the table (8), sha256 of the table (32)
+//! table     JSON: what is inside, and each file with its length and sha256
+//! files     one after the other
+//! ```
+//!
+//! Every byte is covered by a checksum, and the length follows from the table. A bundle is unpacked once, into a folder that is named
+//! after the digest of its table, under a temporary name until it is whole; it is then found there.
+
+use std::fs::{self, File};
+use std::io::{self, BufReader, BufWriter, Read, Write};
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use collection::{
+    Collection, Generation, GenerationId, Manifest, is_inside, sha256_hex, sync_folder,
+};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use crate::failure::{Exit, Failure};
+
+const MAGIC: &[u8; 8] = b"TRAWLBDL";
+const VERSION: u32 = 1;
+const HEADER_BYTES: usize = 56;
+/// More than a million files.
+const MAX_TABLE_BYTES: u64 = 256 << 20;
+
+/// What is in a bundle.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Table {
+    generation: GenerationId,
+    /// Names of the models; none when vectors were brought, or none is wanted.
+    encoder: Option<String>,
+    reranker: Option<String>,
+    files: Vec<Entry>,
+}
+
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Entry {
+    path: String,
+    bytes: u64,
+    sha256: String,
+}
+
+/// What is packed.
+pub struct Contents<'a> {
+    pub generation: &'a Generation,
+    pub encoder: Option<&'a Path>,
+    pub reranker: Option<&'a Path>,
+}
+
+/// A bundle, unpacked.
+#[derive(Debug)]
+pub struct Bundle {
+    /// A collection with one generation, which is live.
+    pub collection: PathBuf,
+    pub encoder: Option<PathBuf>,
+    pub reranker: Option<PathBuf>,
+}
+
+/// Writes a bundle, and returns its length.
+pub fn write(path: &Path, contents: &Contents<'_>) -> anyhow::Result<u64> {
+    let Contents {
+        generation,
+        encoder,
+        reranker,
+    } = contents;
+    let mut files = Vec::new();
+    let folder = format!("collection/generations/{}", generation.id);
+    let listed = generation
+        .manifest
+        .files
+        .iter()
+        .map(|file| file.path.as_str());
+    for name in listed.chain(["manifest.json"]) {
+        files.push((format!("{folder}/{name}"), generation.path.join(name)));
+    }
+    let encoder = encoder
+        .map(|model| add_model(model, &mut files))
+        .transpose()?;
+    let reranker = reranker
+        .map(|model| add_model(model, &mut files))
+        .transpose()?;
+    files.sort();
+    files.dedup();
+    let mut table = Table {
+        generation: generation.id.clone(),
+        encoder,
+        reranker,
+        files: Vec::new(),
+    };
+    for (name, path) in &files {
+        let read = || sha256_of(&mut File::open(path)?, &mut io::sink());
+        let (bytes, sha256) =
+            read().with_context(|| format!("cannot read `{}`", path.display()))?;
+        table.files.push(Entry {
+            path: name.clone(),
+            bytes,
+            sha256,
+        });
+    }
+    let folder = path
+        .parent()
+        .filter(|folder| !folder.as_os_str().is_empty());
+    let mut temporary = tempfile::NamedTempFile::new_in(folder.unwrap_or(Path::new(".")))?;
+    let encoded = serde_json::to_vec(&table)?;
+    let mut writer = BufWriter::new(temporary.as_file_mut());
+    writer.write_all(MAGIC)?;
+    writer.write_all(&VERSION.to_le_bytes())?;
+    writer.write_all(&0u32.to_le_bytes())?;
+    writer.write_all(&(encoded.len() as u64).to_le_bytes())?;
+    writer.write_all(&Sha256::digest(&encoded))?;
+    writer.write_all(&encoded)?;
+    for ((_, path), entry) in files.iter().zip(&table.files) {
+        let copied = sha256_of(&mut File::open(path)?, &mut writer)?;
+        if copied != (entry.bytes, entry.sha256.clone()) {
+            let text = format!("`{}` changed while it was packed", path.display());
+            return Err(Failure::new(Exit::Failed, text).into());
+        }
+    }
+    writer.flush()?;
+    drop(writer);
+    temporary.as_file().sync_all()?;
+    let n_bytes = temporary.as_file().metadata()?.len();
+    temporary.persist(path)?;
+    sync_folder(folder.unwrap_or(Path::new(".")))?;
+    Ok(n_bytes)
+}
+
+/// Adds the files of a model, and returns its name.
+fn add_model(model: &Path, files: &mut Vec<(String, PathBuf)>) -> anyhow::Result<String> {
+    let name = model
+        .file_name()
+        .unwrap_or(model.as_os_str())
+        .to_string_lossy();
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+    let name: String = name
+        .chars()
+        .map(|c| if is_plain(c) { c } else { '_' })
+        .collect();
+    let has_safetensors = fs::read_dir(model)?.filter_map(Result::ok).any(|entry| {
+        entry
+            .path()
+            .extension()
+            .is_some_and(|end| end == "safetensors")
+    });
+    let mut folders = vec![model.to_path_buf()];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder)? {
+            let path = entry?.path();
+            let inside = path.strip_prefix(model)?.to_string_lossy().into_owned();
+            // Weights in other formats, and what version control keeps.
+            let end = path.extension().unwrap_or_default().to_string_lossy();
+            let is_other =
+                has_safetensors && ["bin", "h5", "msgpack", "onnx", "ot"].contains(&&*end);
+            if is_other || !is_inside(&inside) || inside.starts_with('.') {
+                continue;
+            }
+            if path.is_dir() {
+                folders.push(path);
+            } else {
+                files.push((format!("models/{name}/{inside}"), path));
+            }
+        }
+    }
+    Ok(name)
+}
+
+/// Copies everything and returns its length and sha256.
+fn sha256_of(reader: &mut impl Read, writer: &mut impl Write) -> io::Result<(u64, String)> {
+    let (mut hasher, mut n_bytes) = (Sha256::new(), 0);
+    let mut buffer = vec![0; 1 << 20];
+    loop {
+        match reader.read(&mut buffer)? {
+            0 => {
+                let digest = hasher.finalize();
+                let digits = digest.iter().map(|byte| format!("{byte:02x}"));
+                return Ok((n_bytes, digits.collect()));
+            }
+            n => {
+                hasher.update(&buffer[..n]);
+                writer.write_all(&buffer[..n])?;
+                n_bytes += n as u64;
+            }
+        }
+    }
+}
+
+impl Bundle {
+    /// The bundle in this file, unpacked below `folder`; none when the path is a folder or nothing.
+    pub fn find(
+        path: &Path,
+        folder: impl FnOnce() -> anyhow::Result<PathBuf>,
+    ) -> anyhow::Result<Option<Self>> {
+        match path.is_file() {
+            true => Self::open(path, &folder()?).map(Some),
+            false => Ok(None),
+        }
+    }
+
+    fn open(path: &Path, folder: &Path) -> anyhow::Result<Self> {
+        let file = File::open(path).with_context(|| format!("cannot read `{}`", path.display()))?;
+        let n_bytes = file.metadata()?.len();
+        let mut reader = BufReader::new(file);
+        let (table, digest) = read_table(path, &mut reader, n_bytes)?;
+        let target = folder.join(&digest);
+        let bundle = Self {
+            collection: target.join("collection"),
+            encoder: table
+                .encoder
+                .as_ref()
+                .map(|name| target.join("models").join(name)),
+            reranker: table
+                .reranker
+                .as_ref()
+                .map(|name| target.join("models").join(name)),
+        };
+        if is_whole(&target, &table) {
+            return Ok(bundle);
+        }
+        let unpacked = || {
+            format!(
+                "cannot unpack `{}` into `{}`",
+                path.display(),
+                folder.display()
+            )
+        };
+        fs::create_dir_all(folder).with_context(unpacked)?;
+        let temporary = tempfile::Builder::new()
+            .prefix(".bundle-")
+            .tempdir_in(folder)
+            .with_context(unpacked)?;
+        for entry in &table.files {
+            let to = temporary.path().join(&entry.path);
+            fs::create_dir_all(to.parent().expect("it is below the folder"))
+                .with_context(unpacked)?;
+            let mut file = File::create(&to).with_context(unpacked)?;
+            let copied = sha256_of(&mut reader.by_ref().take(entry.bytes), &mut file)
+                .with_context(unpacked)?;
+            if copied != (entry.bytes, entry.sha256.clone()) {
+                return Err(damaged(
+                    path,
+                    &format!("`{}` in it is not what was packed", entry.path),
+                ));
+            }
+            file.sync_all().with_context(unpacked)?;
+        }
+        let collection = Collection::open(&temporary.path().join("collection"))?;
+        collection.writer("bundle")?.publish(&table.generation)?;
+        if target.exists() {
+            fs::remove_dir_all(&target).with_context(unpacked)?; // Damaged.
+        }
+        match fs::rename(temporary.path(), &target) {
+            Err(_) if is_whole(&target, &table) => {} // Another process was faster.
+            renamed => renamed.with_context(unpacked)?,
+        }
+        sync_folder(folder).with_context(unpacked)?;
+        Ok(bundle)
+    }
+
+    /// The model with this name, or the name itself.
+    pub fn model(&self, name: &Path) -> PathBuf {
+        let named = [&self.encoder, &self.reranker].into_iter().flatten();
+        let mut named = named.filter(|path| path.file_name() == Some(name.as_os_str()));
+        named.next().map_or_else(|| name.to_owned(), Clone::clone)
+    }
+}
+
+fn read_table(
+    path: &Path,
+    reader: &mut impl Read,
+    n_bytes: u64,
+) -> anyhow::Result<(Table, String)> {
+    let mut header = [0; HEADER_BYTES];
+    let short = |_| damaged(path, "it is too short");
+    reader.read_exact(&mut header).map_err(short)?;
+    let u32_at = |i: usize| u32::from_le_bytes(header[i..i + 4].try_into().expect("4 bytes"));
+    if header[..8] != MAGIC[..] || u32_at(12) != 0 {
+        return Err(damaged(path, "it is no bundle"));
+    }
+    if u32_at(8) != VERSION {
+        let text = format!(
+            "bundle `{}` has format version {}, this program reads {VERSION}",
+            path.display(),
+            u32_at(8)
+        );
+        return Err(Failure::new(Exit::Failed, text).into());
+    }
+    let table_bytes = u64::from_le_bytes(header[16..24].try_into().expect("8 bytes"));
+    if table_bytes > MAX_TABLE_BYTES.min(n_bytes) {
+        return Err(damaged(path, "it is too short"));
+    }
+    let mut table = vec![0; table_bytes as usize];
+    reader.read_exact(&mut table).map_err(short)?;
+    if Sha256::digest(&table)[..] != header[24..] {
+        return Err(damaged(path, "its table is not what was written"));
+    }
+    let digest = sha256_hex(&table);
+    let table: Table =
+        serde_json::from_slice(&table).map_err(|error| damaged(path, &error.to_string()))?;
+    let names = [&table.encoder, &table.reranker].into_iter().flatten();
+    let names = names.chain(table.files.iter().map(|entry| &entry.path));
+    if let Some(name) = names.into_iter().find(|name| !is_inside(name)) {
+        return Err(damaged(
+            path,
+            &format!("`{name}` is no path inside a bundle"),
+        ));
+    }
+    let files = table
+        .files
+        .iter()
+        .try_fold(0u64, |sum, entry| sum.checked_add(entry.bytes));
+    match files.and_then(|files| files.checked_add(HEADER_BYTES as u64 + table_bytes)) {
+        Some(expected) if expected == n_bytes => Ok((table, digest)),
+        _ => Err(damaged(path, "its length is not that of its files")),
+    }
+}
+
+/// Whether a folder has every file of the bundle with its length, and the models with their checksums; a generation is checked
+/// whenever it is opened.
+fn is_whole(folder: &Path, table: &Table) -> bool {
+    let of_model = |entry: &Entry| entry.path.starts_with("models/");
+    let is_whole = |entry: &Entry| -> io::Result<bool> {
+        let mut file = File::open(folder.join(&entry.path))?;
+        Ok(file.metadata()?.len() == entry.bytes
+            && (!of_model(entry) || sha256_of(&mut file, &mut io::sink())?.1 == entry.sha256))
+    };
+    table
+        .files
+        .iter()
+        .all(|entry| is_whole(entry).unwrap_or(false))
+        && Manifest::read(&folder.join(format!(
+            "collection/generations/{}/manifest.json",
+            table.generation
+        )))
+        .is_ok()
+        && folder.join("collection/aliases.json").is_file()
+}
+
+fn damaged(path: &Path, reason: &str) -> anyhow::Error {
+    let text = format!("bundle `{}` is damaged: {reason}", path.display());
+    let hint = "copy it again, or pack it again with `trawl bundle`";
+    Failure::new(Exit::Corrupt, text).hint(hint).into()
+}

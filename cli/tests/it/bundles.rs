@@ -1,0 +1,105 @@
+//! One file that answers without a network.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Output};
+
+use crate::session::build;
+use crate::{fail, json, text, tiny_model};
+
+/// Runs `trawl` where there are no models, with a cache folder of its own.
+fn elsewhere(cache: &Path, arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_trawl"))
+        .args(arguments)
+        .env("TRAWL_MODELS", cache.join("no-models"))
+        .env("XDG_CACHE_HOME", cache)
+        .output()
+        .expect("the binary of this package starts")
+}
+
+#[test]
+fn a_bundle_answers_as_its_collection_does_and_damage_is_named() {
+    let built = build();
+    let (folder, collection) = (built.folder.path(), text(&built.collection));
+    let model = tiny_model();
+    let (bundle, cache) = (folder.join("sample.trawl"), folder.join("cache"));
+    let reranker = testkit::fixture("models/tiny-cross-bert");
+    let pack = ["--json", "bundle", collection, "--to", text(&bundle)];
+    let packed = json([&pack[..], &["--rerank", text(&reranker)]].concat());
+    let bytes = fs::read(&bundle).expect("read");
+    assert_eq!(packed["bytes"], bytes.len());
+
+    let how = ["-k", "5", "--rerank"];
+    let query = "how is bread made to rise";
+    let expected = [
+        "--json",
+        "search",
+        collection,
+        query,
+        "--model",
+        text(&model),
+    ];
+    let expected = json([&expected[..], &how, &[text(&reranker)]].concat());
+    // What the collection was built with is not there any more.
+    fs::rename(&built.collection, folder.join("away")).expect("renamed");
+    let search = ["--json", "search", text(&bundle), query];
+    let search = [&search[..], &how, &["tiny-cross-bert"]].concat();
+    let first = elsewhere(&cache, &search);
+    let error = String::from_utf8_lossy(&first.stderr);
+    assert!(first.status.success(), "{error}");
+    let found: serde_json::Value = serde_json::from_slice(&first.stdout).expect("JSON");
+    assert_eq!(found["results"], expected["results"]);
+
+    // What was unpacked is checked, and unpacked again.
+    let unpacked = fs::read_dir(cache.join("trawl/bundles")).expect("a folder");
+    let unpacked = unpacked
+        .map(|entry| entry.expect("an entry").path())
+        .collect::<Vec<_>>();
+    assert_eq!(unpacked.len(), 1, "{unpacked:?}");
+    let weights = unpacked[0].join("models/tiny-bert/model.safetensors");
+    fs::write(&weights, "damaged").expect("written");
+    let again = elsewhere(&cache, &search);
+    assert_eq!(
+        serde_json::from_slice::<serde_json::Value>(&again.stdout).expect("JSON")["results"],
+        found["results"]
+    );
+
+    let mut state = 1u64;
+    for i in 0..24 {
+        state = state
+            .wrapping_mul(6364136223846793005)
+            .wrapping_add(1442695040888963407);
+        let mut damaged = bytes.clone();
+        let place = (state >> 16) as usize % bytes.len();
+        match i {
+            0..8 => damaged[i * 7] ^= 1, // the header
+            8..20 => damaged[place] ^= 1 << (state & 7),
+            _ => damaged.truncate(place),
+        }
+        fs::write(&bundle, &damaged).expect("written");
+        let cache = folder.join(format!("cache-{i}"));
+        let output = elsewhere(&cache, &search);
+        let error = String::from_utf8_lossy(&output.stderr);
+        let is_version = error.contains("has format version");
+        let code = if is_version { Some(1) } else { Some(5) };
+        assert_eq!(output.status.code(), code, "damage {i}: {error}");
+        assert!(error.contains("sample.trawl"), "{error}");
+    }
+}
+
+#[test]
+fn a_damaged_generation_is_not_packed() {
+    let built = build();
+    let generations = fs::read_dir(built.collection.join("generations")).expect("a folder");
+    let generation = generations
+        .map(|entry| entry.expect("an entry").path())
+        .next();
+    let ids = generation.expect("a generation").join("ids");
+    let mut bytes = fs::read(&ids).expect("read");
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(&ids, bytes).expect("written");
+    let to = built.folder.path().join("sample.trawl");
+    fail(5, ["bundle", text(&built.collection), "--to", text(&to)]);
+    assert!(!to.exists());
+}

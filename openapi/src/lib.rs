@@ -48,9 +48,10 @@ pub use rerank::{
     RerankDocument, RerankDocumentText, RerankRequest, RerankResponse, RerankResult, RerankUsage,
 };
 pub use search::{
-    FusionMethod, HitScores, HybridOptions, HybridWeights, IncludeField, OnTimeout, RerankOptions,
-    SearchHit, SearchMode, SearchOptions, SearchRequest, SearchResponse, SearchTiming, SearchTotal,
-    SearchUsage, TotalRelation,
+    BatchSearchRequest, BatchSearchResponse, BatchSearchResult, FusionMethod, HighlightField,
+    HighlightOptions, HighlightPiece, HitScores, HybridOptions, HybridWeights, IncludeField,
+    OnTimeout, RerankOptions, SearchHighlight, SearchHit, SearchMode, SearchOptions, SearchRequest,
+    SearchResponse, SearchTiming, SearchTotal, SearchUsage, TotalRelation,
 };
 pub use tei::{
     TeiDecodeRequest, TeiEmbedAllRequest, TeiEmbedRequest, TeiError, TeiErrorType, TeiIds, TeiInfo,

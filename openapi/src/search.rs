@@ -3,8 +3,8 @@ use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
 use crate::filter::filter_or_null;
-use crate::object::{object, object_or_null};
-use crate::{Filter, GroupScore, HitDocument, Ordered, SearchGroup};
+use crate::object::{object, object_or_null, objects};
+use crate::{Filter, GroupScore, HitDocument, Ordered, Problem, SearchGroup};
 
 /// A search by text or by vector: exactly one of `query` and `vector` is given.
 #[derive(Clone, Debug, PartialEq, Deserialize, ToSchema)]
@@ -63,11 +63,27 @@ pub struct SearchRequest {
     #[serde(default = "everything")]
     #[schema(default = json!(["text", "metadata"]))]
     pub include: Vec<IncludeField>,
+    /// Returns a fragment of each passage with the words of the query marked.
+    #[serde(default, deserialize_with = "object_or_null")]
+    pub highlight: Option<HighlightOptions>,
     /// When the answer is of no more use, counted from the arrival of the request; `x-timeout-ms` says the same.
     /// Default: `server.default_timeout`; limit: `server.max_timeout`.
     #[serde(default)]
     #[schema(minimum = 1)]
     pub timeout_ms: Option<u64>,
+}
+
+/// Many searches of one collection.
+#[derive(Clone, Debug, PartialEq, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(example = json!({"searches": [
+    {"query": "how do bees find their way home", "top_k": 3}, {"query": "why is the sky blue", "top_k": 3}
+]}))]
+pub struct BatchSearchRequest {
+    /// The searches, at least one; each may have options of its own, and those with equal options are answered together.
+    /// Limit: `limits.batch_queries`.
+    #[serde(deserialize_with = "objects")]
+    pub searches: Vec<SearchRequest>,
 }
 
 /// Reads numbers of any size, so that one beyond f32 becomes infinite and is refused with its place in the vector, like any
@@ -198,6 +214,53 @@ pub enum IncludeField {
     Metadata,
 }
 
+/// Which fragments are returned. Words are those that lexical search would find, whatever the mode.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(example = json!({"fields": ["text"], "max_chars": 200}))]
+pub struct HighlightOptions {
+    /// Of which texts, in the order in which the fragments are returned.
+    #[serde(default = "of_text")]
+    #[schema(default = json!(["text"]))]
+    pub fields: Vec<HighlightField>,
+    /// Characters (Unicode scalar values) of a fragment at most. Limit: `limits.highlight_chars`.
+    #[serde(default = "two_hundred")]
+    #[schema(default = 200, minimum = 1)]
+    pub max_chars: usize,
+}
+
+/// A text of a passage.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum HighlightField {
+    /// The title.
+    Title,
+    /// The text.
+    Text,
+}
+
+/// A fragment of a passage: the part that has the most different words of the query, or else its beginning.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[schema(example = json!({
+    "field": "text", "pieces": [{"text": "…foragers steer by the "}, {"text": "sun", "match": true}, {"text": "."}]
+}))]
+pub struct SearchHighlight {
+    /// Where it is from.
+    pub field: HighlightField,
+    /// Its text, in pieces that are words of the query and pieces that are not; `…` stands where the passage goes on.
+    pub pieces: Vec<HighlightPiece>,
+}
+
+/// A piece of a fragment.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct HighlightPiece {
+    /// The text, as it stands in the passage.
+    pub text: String,
+    /// Whether it is a word of the query; absent where it is not.
+    #[serde(default, rename = "match", skip_serializing_if = "std::ops::Not::not")]
+    pub is_match: bool,
+}
+
 /// The passages found, best first, and how they were found.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 #[schema(example = json!({
@@ -265,6 +328,34 @@ pub struct SearchResponse {
     pub request_id: String,
 }
 
+/// The answers to many searches, all from one generation.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct BatchSearchResponse {
+    /// One for each search, in the order asked.
+    pub results: Vec<BatchSearchResult>,
+    /// The collection that was searched.
+    pub collection: String,
+    /// The generation that answered.
+    pub generation: String,
+    /// Fingerprint of the model and texts that the generation was built with.
+    pub model_fingerprint: String,
+    /// As in the header `x-request-id`.
+    pub request_id: String,
+}
+
+/// What became of one search of a batch.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(untagged)]
+pub enum BatchSearchResult {
+    /// It was answered; `timing_ms` is that of all searches of the batch with equal options.
+    Found(Box<SearchResponse>),
+    /// It failed, and the others did not fail with it.
+    Failed {
+        /// Why; places are those in the search, not in the batch.
+        error: Problem,
+    },
+}
+
 /// How many passages a ranking has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct SearchTotal {
@@ -307,6 +398,9 @@ pub struct SearchHit {
     /// Metadata, with `"include": ["metadata"]`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub metadata: Option<Map<String, Value>>,
+    /// Fragments, with `highlight`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub highlights: Vec<SearchHighlight>,
 }
 
 /// The score of every stage that saw a passage.
@@ -360,6 +454,14 @@ pub struct SearchTiming {
 
 fn ten() -> usize {
     10
+}
+
+fn two_hundred() -> usize {
+    200
+}
+
+fn of_text() -> Vec<HighlightField> {
+    vec![HighlightField::Text]
 }
 
 fn hundred() -> usize {

@@ -11,6 +11,7 @@ use serde_json::Value;
 use store::View;
 
 use crate::memory::{RememberedEncoder, RememberedReranker};
+use crate::retriever::fill;
 use crate::{
     Hit, Include, Live, QueryEncoder, QueryInput, Relation, Reranker, Retriever, SearchError,
     SearchOptions, SearchResponse,
@@ -131,13 +132,15 @@ impl Retriever {
                     text: false,
                     metadata: false,
                 },
+                highlight: None,
                 group: None,
                 ..options.clone()
             };
             let answers = self
                 .search_live(live, queries.clone(), &ranking, &encoder, reranker)
                 .await?;
-            for (mut answer, finished) in answers.into_iter().zip(&mut finished) {
+            let answers = answers.into_iter().zip(&queries);
+            for ((mut answer, query), finished) in answers.zip(&mut finished) {
                 if finished.is_some() {
                     continue;
                 }
@@ -156,7 +159,7 @@ impl Retriever {
                 if !is_all && grouping.score != GroupScore::Max {
                     answer.degraded.push("group_scores_partial");
                 }
-                finish_groups(live.view(), &mut answer, options, grouping)?;
+                finish_groups(live.view(), &mut answer, options, grouping, query.text())?;
                 answer.timing.total = start.elapsed();
                 *finished = Some(answer);
             }
@@ -258,6 +261,7 @@ fn finish_groups(
     answer: &mut SearchResponse,
     options: &SearchOptions,
     grouping: &Grouping,
+    query: Option<&str>,
 ) -> Result<(), SearchError> {
     let start = Instant::now();
     let groups = std::mem::take(&mut answer.groups).into_iter();
@@ -271,20 +275,8 @@ fn finish_groups(
             group
         });
     answer.groups = page.collect();
-    if options.include.text || options.include.metadata {
-        let hits = answer.groups.iter_mut().flat_map(|group| &mut group.hits);
-        let mut hits: Vec<&mut Hit> = hits.collect();
-        let ordinals: Vec<u32> = hits.iter().map(|hit| hit.ordinal).collect();
-        let passages = view.passages(&ordinals);
-        for (hit, passage) in hits.iter_mut().zip(passages.map_err(SearchError::Store)?) {
-            if options.include.text {
-                (hit.title, hit.text) = (Some(passage.title), Some(passage.text));
-            }
-            if options.include.metadata {
-                hit.metadata = Some(passage.metadata);
-            }
-        }
-    }
+    let hits = answer.groups.iter_mut().flat_map(|group| &mut group.hits);
+    fill(view, hits.collect(), options, query)?;
     answer.timing.fetch += start.elapsed();
     Ok(())
 }

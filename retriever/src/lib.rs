@@ -31,15 +31,17 @@ pub use fusion::{Fused, Fusion, FusionMethod, Weights};
 pub use group::{Group, GroupBy, GroupScore, Grouping};
 pub use live::{ChangeError, Live, RowForm};
 pub use models::{
-    DirectEncoder, DirectReranker, Encoded, ModelError, QueryEncoder, Reranked, Reranker,
+    DirectEncoder, DirectReranker, Encoded, ModelError, QueryEncoder, QueryLength, Reranked,
+    Reranker,
 };
 pub use request::{
-    Hit, HitDocument, Include, Mode, OnTimeout, QueryInput, Relation, RerankRequest, Scores,
-    SearchOptions, SearchRequest, SearchResponse, Timing, Total, Usage,
+    Fragment, Highlight, Hit, HitDocument, Include, Mode, OnTimeout, QueryInput, Relation,
+    RerankRequest, Scores, SearchOptions, SearchRequest, SearchResponse, TextField, Timing, Total,
+    Usage,
 };
 pub use retriever::{OpenConfig, Retriever};
 pub use selection::MAX_FACET_VALUES;
 pub use store::{
     Added, AddedPart, Bitmap, Bounds, Condition, Facet, FieldFault, Filter, FilterError,
-    FilterLimits, StoreError, Test, View,
+    FilterLimits, Piece, StoreError, Test, View,
 };

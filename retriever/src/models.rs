@@ -1,7 +1,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use encoder::{BiEncoder, CrossEncoder, EncodeError, RankPrior, Role, Text};
+use encoder::{BiEncoder, CrossEncoder, EncodeError, RankPrior, Role, Text, Tokens};
 use futures::future::BoxFuture;
 
 use crate::Deadline;
@@ -13,16 +13,40 @@ pub struct Encoded {
     pub values: Vec<f32>,
     /// Values of one row.
     pub width: usize,
-    /// Tokens of all queries, special tokens included.
-    pub n_tokens: usize,
-    /// Queries that were longer than the model's limit.
-    pub n_truncated: usize,
+    /// How much was read of each query.
+    pub lengths: Vec<QueryLength>,
     /// Time spent waiting for the model.
     pub queue: Duration,
     /// Time spent turning text into tokens.
     pub tokenize: Duration,
     /// Time spent in the model.
     pub compute: Duration,
+}
+
+impl Encoded {
+    /// Tokens of all queries.
+    #[must_use]
+    pub fn n_tokens(&self) -> usize {
+        self.lengths.iter().map(|length| length.n_tokens).sum()
+    }
+}
+
+/// How much a model read of a query.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct QueryLength {
+    /// Tokens, special ones included.
+    pub n_tokens: usize,
+    /// Whether it was longer than the model's limit.
+    pub truncated: bool,
+}
+
+impl From<&Tokens> for QueryLength {
+    fn from(tokens: &Tokens) -> Self {
+        Self {
+            n_tokens: tokens.len(),
+            truncated: tokens.truncated,
+        }
+    }
 }
 
 /// Scores of a query's passages and what making them took.
@@ -131,8 +155,7 @@ impl QueryEncoder for DirectEncoder {
             let embeddings = self.0.encode(&tokens)?;
             Ok(Encoded {
                 width: embeddings.width,
-                n_tokens: embeddings.n_tokens,
-                n_truncated: embeddings.n_truncated,
+                lengths: tokens.iter().map(QueryLength::from).collect(),
                 queue: Duration::ZERO,
                 tokenize: tokenized - start,
                 compute: tokenized.elapsed(),

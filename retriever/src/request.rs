@@ -4,7 +4,7 @@ use index::Plan;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use store::DocumentPart;
-use store::{Facet, Filter};
+use store::{Facet, Filter, Piece};
 
 use crate::{Deadline, Fusion, Group, Grouping};
 
@@ -15,6 +15,16 @@ pub enum QueryInput {
     Text(String),
     /// A vector of the index's width.
     Vector(Vec<f32>),
+}
+
+impl QueryInput {
+    /// The text, if it is one.
+    pub(crate) fn text(&self) -> Option<&str> {
+        match self {
+            Self::Text(text) => Some(text),
+            Self::Vector(_) => None,
+        }
+    }
 }
 
 /// Which ranking is made before reranking.
@@ -91,8 +101,37 @@ pub struct SearchOptions {
     pub prompt: Option<String>,
     /// What to return of each passage.
     pub include: Include,
+    /// What to mark in each passage; needs a query that is text.
+    pub highlight: Option<Highlight>,
     /// When the answer is of no more use.
     pub deadline: Deadline,
+}
+
+/// A text of a passage.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TextField {
+    /// Its title.
+    Title,
+    /// Its text.
+    Text,
+}
+
+/// Which fragments of passages are shown with the words of the query marked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Highlight {
+    /// Of which texts, in the order of [`Hit::highlights`].
+    pub fields: Vec<TextField>,
+    /// Characters of a fragment at most.
+    pub max_chars: usize,
+}
+
+/// A fragment of a passage with the words of the query marked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fragment {
+    /// Where it is from.
+    pub field: TextField,
+    /// What it consists of, in order.
+    pub pieces: Vec<Piece>,
 }
 
 impl Default for SearchOptions {
@@ -114,6 +153,7 @@ impl Default for SearchOptions {
                 text: true,
                 metadata: true,
             },
+            highlight: None,
             deadline: Deadline::NONE,
         }
     }
@@ -171,6 +211,9 @@ pub struct Hit {
     /// Metadata, when asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub metadata: Option<Map<String, Value>>,
+    /// One fragment for each field asked for.
+    #[serde(skip)]
+    pub highlights: Vec<Fragment>,
 }
 
 /// The part of a document that a passage is.
@@ -221,7 +264,7 @@ pub struct Timing {
 /// What an answer cost.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Usage {
-    /// Tokens of the query. For a batch, of all queries.
+    /// Tokens of the query.
     pub query_tokens: usize,
     /// Tokens of all reranked pairs.
     pub rerank_tokens: usize,

@@ -12,9 +12,9 @@ use crate::backend::open_index;
 use crate::candidates::{Candidate, Candidates};
 use crate::selection::Selection;
 use crate::{
-    BackendError, Deadline, Encoded, Hit, InProcess, Live, Mode, ModelError, OnTimeout, OpenError,
-    QueryEncoder, QueryInput, RerankRequest, Reranker, RowForm, SearchBackend, SearchError,
-    SearchOptions, SearchRequest, SearchResponse, Timing, Usage,
+    BackendError, Deadline, Encoded, Fragment, Hit, InProcess, Live, Mode, ModelError, OnTimeout,
+    OpenError, QueryEncoder, QueryInput, RerankRequest, Reranker, RowForm, SearchBackend,
+    SearchError, SearchOptions, SearchRequest, SearchResponse, TextField, Timing, Usage,
 };
 
 /// How a generation is opened.
@@ -295,16 +295,17 @@ impl Retriever {
             search: search_start.elapsed(),
             ..Timing::default()
         };
-        let mut usage = Usage {
-            query_tokens: encoded.n_tokens,
-            rerank_tokens: 0,
-            truncated: encoded.n_truncated > 0,
-        };
+        let mut usage = vec![Usage::default(); n_queries];
+        for (usage, length) in usage.iter_mut().zip(&encoded.lengths) {
+            usage.query_tokens = length.n_tokens;
+            usage.truncated = length.truncated;
+        }
 
         let mut degraded = vec![Vec::new(); n_queries];
         if let (Some(rerank), Some(reranker), Some(texts)) = (options.rerank, reranker, &texts) {
             let rerank_start = Instant::now();
-            for ((found, text), degraded) in found.iter_mut().zip(texts).zip(&mut degraded) {
+            let outcomes = degraded.iter_mut().zip(&mut usage);
+            for ((found, text), (degraded, usage)) in found.iter_mut().zip(texts).zip(outcomes) {
                 let outcome = self
                     .rerank(
                         live.view(),
@@ -328,7 +329,9 @@ impl Retriever {
 
         let fetch_start = Instant::now();
         let mut answers = Vec::with_capacity(n_queries);
-        for (mut found, mut degraded) in found.into_iter().zip(degraded) {
+        let outcomes = degraded.into_iter().zip(usage).enumerate();
+        for (mut found, (query, (mut degraded, usage))) in found.into_iter().zip(outcomes) {
+            let text = texts.as_ref().map(|texts| texts[query].as_str());
             match options.score_threshold {
                 Some(_) if degraded.contains(&"rerank_skipped") => {
                     degraded.push("score_threshold_skipped");
@@ -336,7 +339,7 @@ impl Retriever {
                 Some(threshold) => found.keep_above(threshold, options.rerank.is_some()),
                 None => {}
             }
-            let hits = page(live.view(), &found.list, options)?;
+            let hits = page(live.view(), &found.list, options, text)?;
             let exact = options.mode == Mode::Dense && plan.is_some_and(Plan::is_exact);
             answers.push(SearchResponse {
                 hits,
@@ -393,6 +396,11 @@ impl Retriever {
             && !fusion.weights.are_valid()
         {
             return Err(SearchError::Weights(fusion.weights));
+        }
+        if options.highlight.is_some() && texts.is_none() {
+            return Err(SearchError::TextNeeded {
+                mode: "highlighted",
+            });
         }
         if options.rerank.is_some() && reranker.is_none() {
             return Err(SearchError::NoReranker);
@@ -526,53 +534,68 @@ async fn search_lexical(
     task.await.map_err(|_| SearchError::Stopped)?
 }
 
-fn page(view: &View, list: &[Candidate], options: &SearchOptions) -> Result<Vec<Hit>, SearchError> {
-    let page: Vec<&Candidate> = list
-        .iter()
-        .skip(options.offset)
-        .take(options.top_k)
-        .collect();
-    let ordinals: Vec<u32> = page.iter().map(|candidate| candidate.ordinal).collect();
-    let include = options.include;
-    let mut passages = if include.text || include.metadata {
-        view.passages(&ordinals).map_err(SearchError::Store)?
-    } else {
-        Vec::new()
-    }
-    .into_iter();
+fn page(
+    view: &View,
+    list: &[Candidate],
+    options: &SearchOptions,
+    query: Option<&str>,
+) -> Result<Vec<Hit>, SearchError> {
+    let page = list.iter().skip(options.offset).take(options.top_k);
     let mut hits = Vec::with_capacity(page.len());
-    for (position, candidate) in page.into_iter().enumerate() {
-        let (id, title, text, metadata) = match passages.next() {
-            Some(Passage {
-                id,
-                title,
-                text,
-                metadata,
-            }) => (
-                id,
-                include.text.then_some(title),
-                include.text.then_some(text),
-                include.metadata.then_some(metadata),
-            ),
-            None => {
-                let id = view.id(candidate.ordinal).map_err(SearchError::Store)?;
-                (id.to_string(), None, None, None)
-            }
-        };
-        let part = view.document_part(candidate.ordinal);
+    for (position, candidate) in page.enumerate() {
+        let ordinal = candidate.ordinal;
+        let part = view.document_part(ordinal);
         hits.push(Hit {
-            ordinal: candidate.ordinal,
+            ordinal,
+            id: view.id(ordinal).map_err(SearchError::Store)?.into(),
             document: part.map_err(SearchError::Store)?.map(Into::into),
-            id,
             rank: options.offset + position + 1,
             score: candidate.score,
             scores: candidate.scores,
-            title,
-            text,
-            metadata,
+            title: None,
+            text: None,
+            metadata: None,
+            highlights: Vec::new(),
         });
     }
+    fill(view, hits.iter_mut().collect(), options, query)?;
     Ok(hits)
+}
+
+/// Puts into hits what was asked for of their passages.
+pub(crate) fn fill(
+    view: &View,
+    hits: Vec<&mut Hit>,
+    options: &SearchOptions,
+    query: Option<&str>,
+) -> Result<(), SearchError> {
+    let (include, highlight) = (options.include, options.highlight.as_ref());
+    if !include.text && !include.metadata && highlight.is_none() {
+        return Ok(());
+    }
+    let mut highlighter = query.map(|query| view.highlighter(query));
+    let ordinals: Vec<u32> = hits.iter().map(|hit| hit.ordinal).collect();
+    let passages = view.passages(&ordinals).map_err(SearchError::Store)?;
+    for (hit, passage) in hits.into_iter().zip(passages) {
+        if let (Some(asked), Some(highlighter)) = (highlight, &mut highlighter) {
+            let fragment = |&field| {
+                let text = match field {
+                    TextField::Title => &passage.title,
+                    TextField::Text => &passage.text,
+                };
+                let pieces = highlighter.fragment(text, asked.max_chars);
+                Fragment { field, pieces }
+            };
+            hit.highlights = asked.fields.iter().map(fragment).collect();
+        }
+        if include.text {
+            (hit.title, hit.text) = (Some(passage.title), Some(passage.text));
+        }
+        if include.metadata {
+            hit.metadata = Some(passage.metadata);
+        }
+    }
+    Ok(())
 }
 
 /// How a build stored its rows; as encoders give them where it does not say.

@@ -3,6 +3,8 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use retriever::QueryLength;
+
 /// A bounded memory of vectors, by fingerprint of the model, prompt and text. Of those that no longer fit, the one asked for longest
 /// ago goes first.
 pub(crate) struct QueryCache {
@@ -31,8 +33,7 @@ pub(crate) struct Key {
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Known {
     pub(crate) values: Arc<[f32]>,
-    pub(crate) n_tokens: usize,
-    pub(crate) truncated: bool,
+    pub(crate) length: QueryLength,
 }
 
 struct Entry {
@@ -141,8 +142,10 @@ mod tests {
     fn known(value: f32) -> Known {
         Known {
             values: vec![value; 4].into(),
-            n_tokens: 3,
-            truncated: false,
+            length: QueryLength {
+                n_tokens: 3,
+                truncated: false,
+            },
         }
     }
 

@@ -93,6 +93,10 @@ pub struct Limits {
     pub facets: usize,
     /// Bytes of a query text.
     pub query_bytes: usize,
+    /// Characters of a fragment with the words of the query marked.
+    pub highlight_chars: usize,
+    /// Searches of one batch.
+    pub batch_queries: usize,
     /// Texts of one embeddings request.
     pub embedding_inputs: usize,
     /// Documents of one rerank request.
@@ -132,6 +136,8 @@ impl Default for Limits {
             filter_values: filter.values,
             facets: 16,
             query_bytes: 16 << 10,
+            highlight_chars: 1000,
+            batch_queries: 64,
             embedding_inputs: 2048,
             rerank_documents: 1000,
             documents: 10_000,

@@ -7,7 +7,7 @@ use encoder::{
     BiEncoder, CrossEncoder, EncodeError, RankPrior, Role, Side, Text, TextSpec, Tokens,
 };
 use futures::future::BoxFuture;
-use retriever::{Deadline, Encoded, ModelError, QueryEncoder, Reranked, Reranker};
+use retriever::{Deadline, Encoded, ModelError, QueryEncoder, QueryLength, Reranked, Reranker};
 use tokio::sync::Semaphore;
 use tokio::time::timeout_at;
 
@@ -162,22 +162,17 @@ impl ServedEncoder {
                 ..Role::Query.into()
             };
             let tokens = self.tokenize(missing, reading, deadline).await?;
-            let of_tokens = |row: &Tokens| (row.len(), row.truncated);
-            let lengths: Vec<(usize, bool)> = tokens.iter().map(of_tokens).collect();
             encoded = self
                 .encode_tokens(tokens.into(), class, deadline, start.elapsed())
                 .await?;
-            let mut rows = encoded.values.chunks_exact(encoded.width).zip(lengths);
+            let rows = encoded.values.chunks_exact(encoded.width);
+            let mut rows = rows.zip(&encoded.lengths);
             for (key, known) in keys.into_iter().zip(&mut known) {
                 if known.is_none()
-                    && let Some((values, (n_tokens, truncated))) = rows.next()
+                    && let Some((values, &length)) = rows.next()
                 {
                     let values = values.into();
-                    let made = Known {
-                        values,
-                        n_tokens,
-                        truncated,
-                    };
+                    let made = Known { values, length };
                     self.queries.put(key, made.clone());
                     *known = Some(made);
                 }
@@ -189,8 +184,7 @@ impl ServedEncoder {
                 .iter()
                 .flat_map(|row| row.values.iter().copied())
                 .collect(),
-            n_tokens: known.iter().map(|row| row.n_tokens).sum(),
-            n_truncated: known.iter().filter(|row| row.truncated).count(),
+            lengths: known.iter().map(|row| row.length).collect(),
             ..encoded
         })
     }
@@ -219,14 +213,12 @@ impl ServedEncoder {
         deadline: Deadline,
         tokenize: Duration,
     ) -> Result<Encoded, ModelError> {
-        let n_tokens = work.rows.iter().map(Tokens::len).sum();
-        let n_truncated = work.rows.iter().filter(|row| row.truncated).count();
+        let lengths = work.rows.iter().map(QueryLength::from).collect();
         let answer = self.scheduler.submit(work, class, deadline).await?;
         Ok(Encoded {
             values: answer.values,
             width: self.model.width(),
-            n_tokens,
-            n_truncated,
+            lengths,
             queue: answer.queue,
             tokenize,
             compute: answer.compute,

@@ -256,7 +256,8 @@ impl ApiError {
         *response.body_mut() = body.into();
     }
 
-    fn problem(self, path: &str, request_id: &str) -> Problem {
+    /// The native form.
+    pub(crate) fn problem(self, path: &str, request_id: &str) -> Problem {
         Problem {
             r#type: format!("https://trawl.invalid/errors/{}", self.code.as_str()),
             title: self.code.title().to_owned(),

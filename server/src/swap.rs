@@ -20,6 +20,9 @@ const PERIOD: Duration = Duration::from_millis(500);
 /// How long a generation that could not be served is left alone.
 const RETRY: Duration = Duration::from_secs(30);
 
+/// Generations beside the one that answers which stay open.
+const MOST_OTHERS: usize = 2;
+
 /// Where the generations of a served collection come from.
 #[derive(Clone)]
 pub(crate) struct Source {
@@ -32,6 +35,8 @@ pub(crate) struct Slot {
     answering: Arc<Answering>,
     pub(crate) log: Log,
     pub(crate) source: Option<Source>,
+    /// Generations that were asked for by name, the latest last.
+    others: Mutex<Vec<Arc<ServedCollection>>>,
     /// Held while the generation is changed.
     changing: Mutex<()>,
 }
@@ -119,6 +124,7 @@ impl Slot {
             }),
             log: Log::default(),
             source: None,
+            others: Mutex::default(),
             changing: Mutex::new(()),
         }
     }
@@ -171,6 +177,36 @@ pub(crate) async fn switch<E: From<SwapError>>(
     app.metrics.swap("done");
     tracing::info!(%generation, elapsed_ms = start.elapsed().as_millis() as u64, "switched");
     Ok(())
+}
+
+/// The generation that an alias or an id names. It is opened where it is not open yet, in place of the one that was asked for longest ago.
+pub(crate) async fn named(
+    app: &App,
+    slot: &Slot,
+    source: Source,
+    name: String,
+) -> Result<Arc<ServedCollection>, SwapError> {
+    let collection = source.collection.clone();
+    let resolving = tokio::task::spawn_blocking(move || source.collection.resolve(&name));
+    let generation = resolving.await.map_err(|_| SwapError::Stopped)??;
+    let current = slot.current();
+    if current.retriever.generation().id == generation.id {
+        return Ok(current);
+    }
+    let mut others = slot.others.lock().await;
+    let is_it = |other: &Arc<ServedCollection>| other.retriever.generation().id == generation.id;
+    let found = match others.iter().position(is_it) {
+        Some(place) => others.remove(place),
+        None => prepare(app, current, generation, None).await?,
+    };
+    if others.len() == MOST_OTHERS {
+        others.remove(0);
+    }
+    others.push(Arc::clone(&found));
+    let written = Arc::clone(&found);
+    let catching_up = tokio::task::spawn_blocking(move || catch_up(&collection, &written));
+    catching_up.await.map_err(|_| SwapError::Stopped)??;
+    Ok(found)
 }
 
 async fn prepare(

@@ -21,6 +21,7 @@ mod facet;
 mod file_list;
 mod filter;
 mod header;
+mod highlight;
 mod ids;
 mod language;
 mod lexical;
@@ -40,6 +41,7 @@ pub use facet::Facet;
 pub use filter::{
     Bounds, Condition, FieldFault, Filter, FilterError, FilterLimits, SelectError, Test,
 };
+pub use highlight::{Highlighter, Piece};
 pub use language::{Language, UnknownLanguage};
 pub use lexical::SEGMENT_BYTES;
 pub use store::{Store, Verify};

@@ -9,6 +9,7 @@ use tantivy::tokenizer::TextAnalyzer;
 
 use crate::bm25::Changes;
 use crate::facet::Counts;
+use crate::highlight::Highlighter;
 use crate::words::Words;
 use crate::{
     Bitmap, DocumentPart, Facet, Filter, LexicalHit, SelectError, Store, StoreError, WriteError,
@@ -405,6 +406,11 @@ impl View {
         Ok(facets
             .map(|(field, counts): (_, Counts)| counts.into_facet(field, max_values))
             .collect())
+    }
+
+    /// Returns what finds the words of a query in texts, as [`Self::search_lexical`] reads both.
+    pub fn highlighter(&self, query: &str) -> Highlighter {
+        Highlighter::new(self.analyzer.clone(), query)
     }
 
     /// Returns the `k` best passages that are there by BM25; see [`Store::search_lexical`].

@@ -570,6 +570,7 @@ mod tests {
             title: None,
             text: None,
             metadata: None,
+            highlights: Vec::new(),
         };
         let hits = vec![
             hit("a", 2.0, Some(2.0)),

@@ -1,3 +1,5 @@
+use std::sync::Arc;
+
 use axum::extract::{Path, State};
 use axum::http::header::{ETAG, IF_MATCH};
 use axum::http::{HeaderMap, HeaderValue};
@@ -8,8 +10,8 @@ use openapi::{Alias, AliasRequest, ErrorCode, GenerationList, Problem};
 
 use crate::body::Json;
 use crate::problem::ApiError;
-use crate::state::App;
-use crate::swap::{Slot, Source, SwapError, switch};
+use crate::state::{App, ServedCollection};
+use crate::swap::{self, Slot, Source, SwapError, switch};
 
 /// List the generations of a collection
 #[utoipa::path(
@@ -322,6 +324,15 @@ async fn describe(
     Ok(([(ETAG, tag)], axum::Json(body)).into_response())
 }
 
+/// What answers for `collection`, or the generation of it that `collection@alias` or `collection@generation` names.
+pub(super) async fn named(app: &App, name: &str) -> Result<Arc<ServedCollection>, ApiError> {
+    let Some((name, generation)) = name.split_once('@') else {
+        return app.collection(name);
+    };
+    let (slot, source) = followed(app, name)?;
+    Ok(swap::named(app, slot, source, generation.to_owned()).await?)
+}
+
 /// A collection whose generations this server knows.
 pub(super) fn followed<'a>(app: &'a App, name: &str) -> Result<(&'a Slot, Source), ApiError> {
     let slot = app.slot(name)?;
@@ -345,6 +356,7 @@ fn of_name(error: NameError) -> ApiError {
 
 fn of_collection(error: CollectionError) -> ApiError {
     match error {
+        CollectionError::Name(error) => of_name(error),
         CollectionError::Unknown { name, .. } => ApiError::new(
             ErrorCode::NotFound,
             format!("there is no generation `{name}`"),
@@ -371,10 +383,11 @@ fn of_gate(error: GateError) -> ApiError {
 
 impl From<SwapError> for ApiError {
     fn from(error: SwapError) -> Self {
-        let code = match &error {
+        let code = match error {
+            SwapError::Collection(error) => return of_collection(error),
             SwapError::Memory { .. } => ErrorCode::InsufficientStorage,
             SwapError::Attach(_) => ErrorCode::FingerprintMismatch,
-            _ => return Self::internal(error),
+            error => return Self::internal(error),
         };
         let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}"));
         Self::new(code, format!("{error}{}", cause.unwrap_or_default()))

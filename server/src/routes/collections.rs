@@ -5,6 +5,7 @@ use openapi::{
     CollectionTemplates, Problem,
 };
 
+use super::aliases::named;
 use super::identified;
 use crate::exchange::Context;
 use crate::problem::ApiError;
@@ -36,21 +37,23 @@ pub(super) async fn list(
 /// Show a collection
 #[utoipa::path(
     get, path = "/v1/collections/{name}", tag = "search", operation_id = "show_collection",
-    params(("name" = String, Path, description = "Name of the collection", example = "docs")),
+    params(("name" = String, Path, description = "Name of the collection; `name@alias` or `name@generation` is another generation of it", example = "docs")),
     responses(
         (status = 200, description = "What the collection holds and how it was made", body = CollectionDetail, headers(
             ("x-index-generation" = String, description = "The generation that answers"),
             ("x-model-fingerprint" = String, description = "Fingerprint of the generation's model and texts"),
         )),
         (status = 404, description = "`not_found`", body = Problem, content_type = "application/problem+json"),
+        (status = 409, description = "`fingerprint_mismatch`", body = Problem, content_type = "application/problem+json"),
         (status = 503, description = "`not_ready`", body = Problem, content_type = "application/problem+json"),
+        (status = 507, description = "`insufficient_storage`", body = Problem, content_type = "application/problem+json"),
     ),
 )]
 pub(super) async fn show(
     State(app): State<App>,
     Path(name): Path<String>,
 ) -> Result<Response, ApiError> {
-    let served = app.collection(&name)?;
+    let served = named(&app, &name).await?;
     let manifest = served.retriever.manifest();
     let counts = manifest.counts;
     let shard = |shard: &collection::Shard| CollectionShard {

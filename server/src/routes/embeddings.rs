@@ -90,8 +90,8 @@ pub(super) async fn embed(
             .collect(),
         model: body.model,
         usage: EmbeddingUsage {
-            prompt_tokens: encoded.n_tokens,
-            total_tokens: encoded.n_tokens,
+            prompt_tokens: encoded.n_tokens(),
+            total_tokens: encoded.n_tokens(),
         },
     };
     let stages = [

@@ -1,6 +1,7 @@
 //! One file a route, and the router.
 
 mod aliases;
+mod batch;
 mod cohere;
 mod collections;
 mod documents;
@@ -44,6 +45,7 @@ static SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
     ),
     paths(
         search::search,
+        batch::search_batch,
         collections::list,
         collections::show,
         documents::add,
@@ -160,6 +162,10 @@ pub(crate) fn router(app: App) -> Router {
         .route("/v1/collections/{name}/compact", post(documents::compact))
         .route("/v1/tasks", get(documents::tasks))
         .route("/v1/tasks/{task}", get(documents::task))
+        .route(
+            "/v1/collections/{name}/search/batch",
+            post(batch::search_batch),
+        )
         .route(
             "/v1/collections/{name}/generations",
             get(aliases::generations),

@@ -3,15 +3,18 @@ use std::time::Duration;
 use axum::extract::{Extension, Path, State};
 use axum::response::Response;
 use openapi::{
-    HitDocument, HitScores, HybridOptions, IncludeField, Problem, SearchHit, SearchMode,
-    SearchResponse, SearchTiming, SearchTotal, SearchUsage, TotalRelation,
+    HighlightField, HighlightPiece, HitDocument, HitScores, HybridOptions, IncludeField, Problem,
+    SearchHighlight, SearchHit, SearchMode, SearchResponse, SearchTiming, SearchTotal, SearchUsage,
+    TotalRelation,
 };
 use retriever::{
-    Deadline, Fusion, FusionMethod, Include, Mode, OnTimeout, QueryEncoder, QueryInput, Relation,
-    RerankRequest, Reranker, SearchError, SearchOptions, SearchRequest, Timing, Weights,
+    Deadline, Fragment, Fusion, FusionMethod, Highlight, Include, Mode, OnTimeout, Piece,
+    QueryEncoder, QueryInput, Relation, RerankRequest, Reranker, SearchError, SearchOptions,
+    SearchRequest, TextField, Timing, Weights,
 };
 use tokio::time::timeout_at;
 
+use super::aliases::named;
 use super::{identified, millis, timed};
 use crate::Limits;
 use crate::auth::{narrow, narrowed_error};
@@ -38,7 +41,7 @@ const DEFAULT_K: u32 = 60;
 #[utoipa::path(
     post, path = "/v1/collections/{name}/search", tag = "search", operation_id = "search",
     params(
-        ("name" = String, Path, description = "Name of the collection", example = "docs"),
+        ("name" = String, Path, description = "Name of the collection; `name@alias` or `name@generation` is another generation of it", example = "docs"),
         ("x-timeout-ms" = Option<u64>, Header, description = "As `timeout_ms` of the body"),
         ("x-priority" = Option<String>, Header, description = "`interactive` (default) or `bulk`"),
         ("x-request-id" = Option<String>, Header, description = "Given back, and kept in the log"),
@@ -52,6 +55,7 @@ const DEFAULT_K: u32 = 60;
         )),
         (status = 400, description = "`bad_request`", body = Problem, content_type = "application/problem+json"),
         (status = 404, description = "`not_found`", body = Problem, content_type = "application/problem+json"),
+        (status = 409, description = "`fingerprint_mismatch`: the generation was built with another model", body = Problem, content_type = "application/problem+json"),
         (status = 408, description = "`slow_client`", body = Problem, content_type = "application/problem+json"),
         (status = 413, description = "`body_too_large`", body = Problem, content_type = "application/problem+json"),
         (status = 415, description = "`unsupported_media_type`", body = Problem, content_type = "application/problem+json"),
@@ -59,6 +63,7 @@ const DEFAULT_K: u32 = 60;
         (status = 429, description = "`overloaded`, with `Retry-After`", body = Problem, content_type = "application/problem+json"),
         (status = 500, description = "`internal`", body = Problem, content_type = "application/problem+json"),
         (status = 503, description = "`not_ready`, `draining`", body = Problem, content_type = "application/problem+json"),
+        (status = 507, description = "`insufficient_storage`: the generation does not fit beside the one that is served", body = Problem, content_type = "application/problem+json"),
         (status = 504, description = "`deadline_exceeded`", body = Problem, content_type = "application/problem+json"),
     ),
 )]
@@ -68,41 +73,84 @@ pub(super) async fn search(
     Path(name): Path<String>,
     Json(body): Json<openapi::SearchRequest>,
 ) -> Result<Response, ApiError> {
-    let collection = app.collection(&name)?;
+    let collection = named(&app, &name).await?;
     let deadline = context.deadline(body.timeout_ms, app.config.default_timeout, &app)?;
-    let class = context.class(Class::Interactive);
-    let (by_vector, is_grouped) = (body.vector.is_some(), body.group_by.is_some());
-    let is_filtered = body.filter.is_some();
-    let mut request = resolve(body, &app.limits(), &collection, deadline)?;
-
-    request.options.filter = narrow(request.options.filter.take(), context.filter());
-
-    let encoder = collection
-        .encoder
-        .as_deref()
-        .map(|model| OnBehalf { model, class });
-    let encoder: &dyn QueryEncoder = encoder.as_ref().map_or(&NoEncoder, |encoder| encoder);
-    let reranker = collection
-        .reranker
-        .as_deref()
-        .map(|model| OnBehalf { model, class });
-    let reranker = reranker.as_ref().map(|reranker| reranker as &dyn Reranker);
-
-    let answer = collection.retriever.search(request, encoder, reranker);
-    let answer = match deadline.moment() {
-        Some(moment) => timeout_at((moment + SLACK).into(), answer)
-            .await
-            .map_err(|_| ApiError::deadline_exceeded())?,
-        None => answer.await,
+    let asker = Asker {
+        app: &app,
+        collection: &collection,
+        context: &context,
+        class: context.class(Class::Interactive),
     };
-    let answer = answer.map_err(|error| match error {
-        SearchError::Filter(error) if context.filter().is_some() => {
-            narrowed_error(error, is_filtered)
+    let search = asker.resolve(body, deadline)?;
+    let answers = asker.answer(vec![search.query], &search.options).await?;
+    let answer = answers.into_iter().next();
+    let answer = answer.ok_or_else(|| ApiError::internal("a search has no answer"))?;
+    let spent = stages(&answer.timing);
+    let body = write(&collection, answer, &search.options, &context.request_id);
+    let generation = body.generation.clone();
+    let fingerprint = body.model_fingerprint.clone();
+    let mut response = identified(body, Some(&generation), &fingerprint);
+    timed(&mut response, &spent);
+    Ok(response)
+}
+
+/// A collection on behalf of one request.
+pub(super) struct Asker<'a> {
+    pub(super) app: &'a Shared,
+    pub(super) collection: &'a ServedCollection,
+    pub(super) context: &'a Context,
+    pub(super) class: Class,
+}
+
+impl Asker<'_> {
+    /// Checks a search, and narrows it to what the caller may find.
+    pub(super) fn resolve(
+        &self,
+        body: openapi::SearchRequest,
+        deadline: Deadline,
+    ) -> Result<SearchRequest, ApiError> {
+        let mut search = resolve(body, &self.app.limits(), self.collection, deadline)?;
+        search.options.filter = narrow(search.options.filter.take(), self.context.filter());
+        Ok(search)
+    }
+
+    /// Answers searches with equal options.
+    pub(super) async fn answer(
+        &self,
+        queries: Vec<QueryInput>,
+        options: &SearchOptions,
+    ) -> Result<Vec<retriever::SearchResponse>, ApiError> {
+        let ServedCollection {
+            encoder, reranker, ..
+        } = self.collection;
+        let class = self.class;
+        let encoder = encoder.as_deref().map(|model| OnBehalf { model, class });
+        let encoder: &dyn QueryEncoder = encoder.as_ref().map_or(&NoEncoder, |encoder| encoder);
+        let reranker = reranker.as_deref().map(|model| OnBehalf { model, class });
+        let reranker = reranker.as_ref().map(|reranker| reranker as &dyn Reranker);
+        let by_vector = matches!(queries.first(), Some(QueryInput::Vector(_)));
+
+        let retriever = &self.collection.retriever;
+        let answers = retriever.search_batch(queries, options, encoder, reranker);
+        let answers = match options.deadline.moment() {
+            Some(moment) => timeout_at((moment + SLACK).into(), answers)
+                .await
+                .map_err(|_| ApiError::deadline_exceeded())?,
+            None => answers.await,
+        };
+        let answers = answers.map_err(|error| match error {
+            SearchError::Filter(error) if self.context.filter().is_some() => {
+                narrowed_error(error, options.filter.as_ref() != self.context.filter())
+            }
+            error => ApiError::search(error, by_vector),
+        })?;
+        if let Some(answer) = answers.first() {
+            for (stage, elapsed) in stages(&answer.timing) {
+                self.app.metrics.stage(stage, elapsed);
+            }
         }
-        error => ApiError::search(error, by_vector),
-    })?;
-    record(&app, &answer.timing);
-    Ok(respond(&collection, answer, is_grouped, context.request_id))
+        Ok(answers)
+    }
 }
 
 /// Checks everything that can be checked before anything is computed.
@@ -176,6 +224,30 @@ fn resolve(
             );
         }
     }
+    if let Some(highlight) = &body.highlight {
+        let (setting, limit) = ("limits.highlight_chars", limits.highlight_chars);
+        faults.range(
+            "/highlight/max_chars",
+            highlight.max_chars,
+            1,
+            limit,
+            setting,
+        );
+        for (position, field) in highlight.fields.iter().enumerate() {
+            if highlight.fields[..position].contains(field) {
+                let pointer = format!("/highlight/fields/{position}");
+                faults.add(&pointer, "duplicate", "is there twice");
+                break;
+            }
+        }
+        if body.vector.is_some() {
+            faults.add(
+                "/highlight",
+                "conflict",
+                "needs a `query`, a `vector` is given",
+            );
+        }
+    }
     let query = match (body.query, body.vector) {
         (Some(_), Some(_)) => {
             faults.add(
@@ -244,6 +316,10 @@ fn resolve(
                 openapi::OnTimeout::Fail => OnTimeout::Fail,
             },
         }),
+        highlight: body.highlight.map(|highlight| Highlight {
+            fields: highlight.fields.into_iter().map(text_field).collect(),
+            max_chars: highlight.max_chars,
+        }),
         exact: body.search.exact,
         ef: body.search.ef,
         include: Include {
@@ -292,12 +368,6 @@ fn resolve_fusion(asked: HybridOptions, default: Fusion, faults: &mut Faults) ->
     Fusion { method, weights }
 }
 
-fn record(app: &Shared, timing: &Timing) {
-    for (stage, elapsed) in stages(timing) {
-        app.metrics.stage(stage, elapsed);
-    }
-}
-
 fn stages(timing: &Timing) -> [(&'static str, Duration); 8] {
     [
         ("queue", timing.queue),
@@ -311,16 +381,17 @@ fn stages(timing: &Timing) -> [(&'static str, Duration); 8] {
     ]
 }
 
-fn respond(
+/// An answer as the caller reads it.
+pub(super) fn write(
     collection: &ServedCollection,
     answer: retriever::SearchResponse,
-    is_grouped: bool,
-    request_id: String,
-) -> Response {
+    options: &SearchOptions,
+    request_id: &str,
+) -> SearchResponse {
     let manifest = collection.retriever.manifest();
     let groups = answer.groups.into_iter();
     let timing = &answer.timing;
-    let spent = stages(timing);
+    let is_grouped = options.group.is_some();
     let mut warnings = collection.warnings.clone();
     for facet in &answer.facets {
         let (field, n_values, n_counted) = (&facet.field, facet.n_values, facet.counts.len());
@@ -330,7 +401,7 @@ fn respond(
             ));
         }
     }
-    let body = SearchResponse {
+    SearchResponse {
         degraded: answer
             .degraded
             .iter()
@@ -368,12 +439,8 @@ fn respond(
         generation: manifest.generation.to_string(),
         log_position: answer.log_position,
         model_fingerprint: manifest.fingerprint_digest.clone(),
-        request_id,
-    };
-    let generation = body.generation.clone();
-    let mut response = identified(body, Some(&generation), &manifest.fingerprint_digest);
-    timed(&mut response, &spent);
-    response
+        request_id: request_id.to_owned(),
+    }
 }
 
 fn hit(hit: retriever::Hit) -> SearchHit {
@@ -396,5 +463,27 @@ fn hit(hit: retriever::Hit) -> SearchHit {
         title: hit.title,
         text: hit.text,
         metadata: hit.metadata,
+        highlights: hit.highlights.into_iter().map(highlight).collect(),
+    }
+}
+
+fn text_field(field: HighlightField) -> TextField {
+    match field {
+        HighlightField::Title => TextField::Title,
+        HighlightField::Text => TextField::Text,
+    }
+}
+
+fn highlight(fragment: Fragment) -> SearchHighlight {
+    let piece = |piece: Piece| HighlightPiece {
+        text: piece.text,
+        is_match: piece.is_match,
+    };
+    SearchHighlight {
+        field: match fragment.field {
+            TextField::Title => HighlightField::Title,
+            TextField::Text => HighlightField::Text,
+        },
+        pieces: fragment.pieces.into_iter().map(piece).collect(),
     }
 }

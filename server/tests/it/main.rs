@@ -2,11 +2,13 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
 
+mod batches;
 mod compat;
 mod figures;
 mod filters;
 mod groups;
 mod harness;
+mod highlights;
 mod live;
 mod security;
 mod swaps;

@@ -80,6 +80,12 @@ fn every_route_asks_for_its_scope() {
             json!({"query": "a"}),
             search,
         ),
+        (
+            "POST",
+            "/v1/collections/docs/search/batch",
+            json!({"searches": [{"query": "a"}]}),
+            search,
+        ),
         ("GET", "/v1/collections", json!(null), search),
         ("GET", "/v1/collections/docs", json!(null), search),
         ("POST", "/v1/collections/docs/documents", json!({}), write),
@@ -210,6 +216,15 @@ fn a_tenant_finds_its_own_passages_only() {
     let problem = search("english", body).problem(422, "validation");
     assert_eq!(problem["errors"][0]["pointer"], "/filter/must/0/key");
     search("unfit", json!({"query": "a"})).problem(403, "forbidden");
+
+    for place in ["docs/search/batch", "docs@live/search/batch"] {
+        let path = format!("/v1/collections/{place}");
+        let body =
+            json!({"searches": [{"query": "the sea"}, {"query": "dough", "mode": "lexical"}]});
+        let found = ask(&server, "POST", &path, &bearer("english"), &body).ok();
+        let totals = [0, 1].map(|n| found["results"][n]["total"]["value"].as_u64());
+        assert_eq!(totals, [Some(5), Some(0)]);
+    }
 
     let get = |name: &str, path: &str| ask(&server, "GET", path, &bearer(name), &json!(null));
     assert_eq!(

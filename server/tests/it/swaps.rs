@@ -263,3 +263,53 @@ fn two_generations_that_do_not_fit_into_memory_are_refused_with_the_figure() {
     );
     assert_eq!(server.served(), first);
 }
+
+#[test]
+fn another_generation_is_searched_by_its_name() {
+    let server = TestServer::start();
+    let first = server.served();
+    let ids: Vec<String> = (2..5)
+        .map(|n| {
+            build(
+                &server,
+                &CORPUS.replace("Glass", &format!("Glass {n}")),
+                |_| (),
+            )
+        })
+        .collect();
+    let title = |generation: &str| {
+        let path = format!("/v1/collections/docs@{generation}/search");
+        let body = json!({"query": "glass", "mode": "lexical"});
+        let found = server.post(&path, &body).ok();
+        let title = found["results"][0]["title"].as_str().unwrap().to_owned();
+        (found["generation"].as_str().unwrap().to_owned(), title)
+    };
+    // More than are kept open, and again those that were closed.
+    for _ in 0..2 {
+        for (id, n) in ids.iter().zip(2..) {
+            assert_eq!(title(id), (id.clone(), format!("Glass {n}")));
+        }
+    }
+    for live in [first.as_str(), "live"] {
+        assert_eq!(title(live), (first.clone(), "Glass".to_owned()));
+    }
+    let shown = server.get(&format!("/v1/collections/docs@{}", ids[0])).ok();
+    assert_eq!(shown["generation"], ids[0]);
+    let searches = json!({"searches": [{"query": "a"}, {"query": "b", "top_k": 2}]});
+    let path = format!("/v1/collections/docs@{}/search/batch", ids[1]);
+    let batch = server.post(&path, &searches).ok();
+    assert_eq!(batch["results"][1]["generation"], ids[1]);
+    assert_eq!(server.served(), first);
+    for unknown in [
+        "docs@other",
+        "docs@",
+        "docs@../docs",
+        "no@live",
+        "plain@live",
+    ] {
+        let path = format!("/v1/collections/{}/search", unknown.replace('/', "%2F"));
+        server
+            .post(&path, &json!({"query": "a"}))
+            .problem(404, "not_found");
+    }
+}

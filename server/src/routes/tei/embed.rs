@@ -197,7 +197,7 @@ impl<'a> Job<'a> {
         let encoded = rows.encode(work, self.class, tokenize).await?;
         let cost = Cost {
             n_characters,
-            n_tokens: encoded.n_tokens,
+            n_tokens: encoded.n_tokens(),
             tokenize,
             queue: encoded.queue,
             compute: encoded.compute,

@@ -36,6 +36,11 @@ clients *ARGS:
     target/clients/bin/pip install --quiet -r tests/clients/requirements.txt
     target/clients/bin/python tests/clients/run.py {{ARGS}}
 
+# The search page in Chromium; screenshots are left in `target/ui`
+ui TRAWL="target/debug/trawl":
+    cargo build --workspace --bin trawl
+    tests/ui/run {{TRAWL}}
+
 # So many kills during builds, publishing, rollback and gc
 kill-test n="300":
     TRAWL_KILLS={{n}} cargo test -p indexer --test build kill -- --nocapture

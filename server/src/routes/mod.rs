@@ -11,6 +11,7 @@ mod models;
 mod rerank;
 mod search;
 mod tei;
+mod ui;
 
 use std::time::Duration;
 
@@ -200,6 +201,7 @@ pub(crate) fn router(app: App) -> Router {
         .route("/metrics", get(health::metrics))
         .route("/openapi.json", get(health::document))
         .merge(docs)
+        .merge(ui::routes())
         .fallback(no_route)
         .method_not_allowed_fallback(no_method)
         .layer(from_fn_with_state(app.clone(), exchange))

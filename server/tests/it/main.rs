@@ -12,6 +12,7 @@ mod highlights;
 mod live;
 mod security;
 mod swaps;
+mod ui;
 
 use std::time::{Duration, Instant};
 

@@ -151,7 +151,7 @@ fn every_route_asks_for_its_scope() {
             assert!(!refused || answer.text.contains("forbidden"), "{answer:?}");
         }
     }
-    for path in ["/livez", "/readyz", "/healthz", "/health", "/ping"] {
+    for path in ["/ui", "/livez", "/readyz", "/healthz", "/health", "/ping"] {
         assert_eq!(server.get(path).status, 200, "{path}");
     }
     let alias = "api-key: secret of Search\r\n";

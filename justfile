@@ -41,6 +41,10 @@ ui TRAWL="target/debug/trawl":
     cargo build --workspace --bin trawl
     tests/ui/run {{TRAWL}}
 
+# The steps of docker/Dockerfile.cpu in a bare Debian, up to an answered search; needs root and debootstrap
+docker-replay TRAWL="target/release/trawl":
+    tests/docker/replay.py --trawl {{TRAWL}}
+
 # So many kills during builds, publishing, rollback and gc
 kill-test n="300":
     TRAWL_KILLS={{n}} cargo test -p indexer --test build kill -- --nocapture

@@ -210,7 +210,7 @@ pub(crate) fn search(
     Ok(best.hits.into_sorted_vec())
 }
 
-fn word<'a>(term: &'a Term) -> &'a str {
+fn word(term: &Term) -> &str {
     std::str::from_utf8(term.serialized_value_bytes()).expect("a word is text")
 }
 

@@ -369,10 +369,17 @@ mod tests {
         let (two, many) = (build("two", &in_order, 50), build("many", &shuffled, 10));
         assert_eq!(two.reader.searcher().segment_readers().len(), 2);
         assert_eq!(many.reader.searcher().segment_readers().len(), 6);
+        let unchanged = Changes {
+            first_ordinal: 50,
+            added: &[],
+            chunk: 1,
+            deleted: &Bitmap::new(),
+            removed: &[],
+        };
         for query in ["pear", "apples and pears"] {
-            let hits = two.search(query, 20, None).unwrap();
+            let hits = two.search(query, 20, None, &unchanged).unwrap();
             assert_eq!(hits.len(), 20);
-            assert_eq!(many.search(query, 20, None).unwrap(), hits);
+            assert_eq!(many.search(query, 20, None, &unchanged).unwrap(), hits);
         }
         let field = |key: &str, test| Condition::Field {
             key: key.to_owned(),
@@ -389,9 +396,13 @@ mod tests {
         let fields = ["n", "word"].map(str::to_owned);
         for lexical in [&two, &many] {
             assert_eq!(lexical.select(&filter, &schema).unwrap(), expected);
-            let facets = lexical
-                .facets(&fields, &schema, Some(&expected), 9)
-                .unwrap();
+            let counted = lexical.count(&fields, &schema, Some(&expected)).unwrap();
+            let resolved = facet::resolve(&fields, &schema).unwrap();
+            let facets: Vec<_> = resolved
+                .iter()
+                .zip(counted)
+                .map(|(field, counts)| counts.into_facet(field, 9))
+                .collect();
             let counts = [(0, 7), (2, 7), (1, 6), (4, 6)].map(|(n, count)| (json!(n), count));
             assert_eq!(facets[0].counts, counts);
             assert_eq!(facets[1].counts, [(json!("a"), 13), (json!("c"), 13)]);

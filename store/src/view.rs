@@ -293,11 +293,8 @@ impl View {
 
     /// A document's passages may lie in two chunks or more: those before have its first ones.
     fn within(&self, first: u32, positions: &[u32]) -> Result<Vec<u32>, StoreError> {
-        let alive = positions.iter().map(|position| first + position);
-        let Some(last) = alive
-            .filter(|ordinal| !self.deleted.contains(*ordinal))
-            .last()
-        else {
+        let mut alive = positions.iter().map(|position| first + position);
+        let Some(last) = alive.rfind(|ordinal| !self.deleted.contains(*ordinal)) else {
             return Ok(Vec::new());
         };
         let number = self.document_part(last)?.map_or(0, |part| part.number);

@@ -54,6 +54,9 @@ pub struct ServerSection {
     pub verify: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls: Option<TlsSection>,
+    /// Folder of the collections that are made over HTTP; without, none are.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub data: Option<PathBuf>,
     /// Memory that the process may hold; a generation that does not fit beside the current one is not switched to.
     pub max_memory: Option<Size>,
 }
@@ -73,6 +76,7 @@ impl Default for ServerSection {
             strict_arithmetic: config.strict_arithmetic,
             verify: config.verify,
             tls: None,
+            data: None,
             max_memory: None,
         }
     }

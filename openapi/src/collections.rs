@@ -34,6 +34,35 @@ pub struct Collection {
     pub model_fingerprint: String,
 }
 
+/// A collection that is to be made.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(default, deny_unknown_fields)]
+#[schema(example = json!({ "encoder": "all-MiniLM-L6-v2", "schema": { "fields": { "lang": "keyword", "year": "integer" } } }))]
+pub struct CollectionRequest {
+    /// The model that encodes passages and queries; may be left out where one is loaded.
+    pub encoder: Option<String>,
+    /// Values of the vectors that documents bring, in place of an encoder.
+    pub width: Option<usize>,
+    /// How vectors that are brought are compared: `cosine` (default), `inner_product` or `l2`.
+    pub metric: Option<String>,
+    /// The cross-encoder that reranks.
+    pub reranker: Option<String>,
+    /// Metadata fields and their kinds; others are kept and not filtered by.
+    pub schema: Option<Value>,
+    /// Text of a passage that is encoded (default: `<title> <text>`).
+    pub passage_template: Option<String>,
+    /// Text of a query that is encoded (default: `<text>`).
+    pub query_template: Option<String>,
+    /// Splits long texts into passages; tokens from the beginning of one to that of the next, at least.
+    pub stride: Option<usize>,
+    /// How vectors are stored: `f32` (default), `f16`, `bf16` or `int8`.
+    pub rows: Option<String>,
+    /// Whether generations get a graph for approximate search.
+    pub graph: bool,
+    /// Language of the words: stop words and stemmer (default: `english`).
+    pub language: Option<String>,
+}
+
 /// A collection in full.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct CollectionDetail {

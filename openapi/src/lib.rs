@@ -26,8 +26,8 @@ pub use cohere::{
     CohereVersion,
 };
 pub use collections::{
-    Collection, CollectionCounts, CollectionDetail, CollectionList, CollectionShard,
-    CollectionTemplates,
+    Collection, CollectionCounts, CollectionDetail, CollectionList, CollectionRequest,
+    CollectionShard, CollectionTemplates,
 };
 pub use documents::{
     Document, DocumentError, DocumentPassage, DocumentsDelete, DocumentsDeleted, DocumentsWritten,

@@ -80,6 +80,8 @@ pub enum ErrorCode {
     GateFailed,
     /// 409: the generation was built with another model or other texts.
     FingerprintMismatch,
+    /// 409: a collection has the name.
+    AlreadyExists,
     /// 409: another process writes to the collection.
     Locked,
     /// 412: the alias names another generation than `If-Match` says.
@@ -112,7 +114,7 @@ pub enum ErrorCode {
 
 impl ErrorCode {
     /// Every code.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 24] = [
         Self::BadRequest,
         Self::Unauthorized,
         Self::Forbidden,
@@ -133,6 +135,7 @@ impl ErrorCode {
         Self::DeadlineExceeded,
         Self::GateFailed,
         Self::FingerprintMismatch,
+        Self::AlreadyExists,
         Self::Locked,
         Self::PreconditionFailed,
         Self::InsufficientStorage,
@@ -158,6 +161,7 @@ impl ErrorCode {
                 "fingerprint_mismatch",
                 "Generation belongs to another model",
             ),
+            Self::AlreadyExists => (409, "already_exists", "There is one already"),
             Self::Locked => (409, "locked", "Collection is being written"),
             Self::PreconditionFailed => (412, "precondition_failed", "Alias has changed"),
             Self::InsufficientStorage => (507, "insufficient_storage", "Not enough memory"),

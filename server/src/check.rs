@@ -106,7 +106,7 @@ pub(crate) async fn known_answers(app: &Shared) -> Result<(), CheckError> {
             source,
         })?;
     }
-    for slot in app.collections.values() {
+    for (_, slot) in app.slots() {
         check_collection(&slot.current()).await?;
     }
     Ok(())

@@ -1,4 +1,5 @@
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use collection::LogConfig;
@@ -38,6 +39,8 @@ pub struct ServerConfig {
     /// Memory that the process may hold (`server.max_memory`): a generation that does not fit beside the current one is not
     /// switched to. Without it, what the machine or the control group has.
     pub max_memory_bytes: Option<u64>,
+    /// Folder of the collections that are made over HTTP (`server.data`); without, none are.
+    pub data: Option<PathBuf>,
     /// How documents are written to the logs of collections (`documents.durability`).
     #[serde(skip)]
     pub log: LogConfig,
@@ -64,6 +67,7 @@ impl Default for ServerConfig {
             query_cache_bytes: 64 << 20,
             cors_origins: Vec::new(),
             max_memory_bytes: None,
+            data: None,
             log: LogConfig::default(),
             compact_after: Some(100_000),
             limits: Limits::default(),

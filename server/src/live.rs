@@ -110,16 +110,18 @@ impl Slot {
 
     /// Removes what every generation contains, if this server writes the log.
     async fn truncate(&self, writer: Writer) {
-        let committer = self.log.committer.lock().await.clone();
-        if let Some(committer) = committer {
-            committer.truncate(writer, |freed| {
-                if let Err(error) = freed {
-                    tracing::warn!(
-                        error = &error as &dyn std::error::Error,
-                        "cannot shorten the write log"
-                    );
-                }
-            });
+        let Some(committer) = self.log.committer.lock().await.clone() else {
+            return;
+        };
+        let (sender, receiver) = tokio::sync::oneshot::channel();
+        committer.truncate(writer, move |freed| {
+            let _ = sender.send(freed); // Nobody waits any more.
+        });
+        if let Ok(Err(error)) = receiver.await {
+            tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                "cannot shorten the write log"
+            );
         }
     }
 }
@@ -194,7 +196,7 @@ pub(crate) fn begin_compaction(app: &App, name: &str, slot: &Slot, source: Sourc
     let (app, name, id) = (Arc::clone(app), name.to_owned(), task.task.clone());
     tokio::spawn(async move {
         let Ok(slot) = app.slot(&name) else { return };
-        let outcome = fold(&app, slot, &source).await;
+        let outcome = fold(&app, &slot, &source).await;
         slot.log.compacting.store(false, Ordering::Release);
         let outcome = outcome.inspect_err(
             |error| tracing::error!(collection = %name, error, "the write log was not folded"),

@@ -14,6 +14,7 @@ use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use crate::check::{CheckError, known_answers};
+use crate::created::{self, CreatedError};
 use crate::metrics::Metrics;
 use crate::routes::router;
 use crate::state::{App, AttachError, Phase, Shared};
@@ -97,7 +98,7 @@ impl Server {
         reranker: Option<&str>,
     ) -> Result<(), AttachError> {
         self.shared
-            .add_collection(name, retriever, encoder, reranker)
+            .add_collection(name, retriever, (encoder, reranker), None)
     }
 
     /// Says to which widths beside its own an encoder's vectors may be cut (`dimensions` of a request): those that it was
@@ -146,6 +147,20 @@ impl Server {
         alias: collection::AliasName,
     ) -> Result<(), AttachError> {
         self.shared.follow(name, files, alias)
+    }
+
+    /// Answers for the collections that were made over HTTP (`server.data`), too.
+    ///
+    /// # Errors
+    /// [`CreatedError`] names what cannot be opened.
+    pub fn add_created(&mut self) -> Result<(), CreatedError> {
+        let Some(data) = &self.shared.config.data else {
+            return Ok(());
+        };
+        for (created, path) in created::list(data)? {
+            created::serve(&self.shared, &created, &path)?;
+        }
+        Ok(())
     }
 
     /// Takes the address. Connections wait until [`BoundServer::run`].

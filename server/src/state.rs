@@ -135,7 +135,7 @@ pub(crate) struct Shared {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) encoders: BTreeMap<String, Arc<ServedEncoder>>,
     pub(crate) rerankers: BTreeMap<String, Arc<ServedReranker>>,
-    pub(crate) collections: BTreeMap<String, Slot>,
+    collections: RwLock<BTreeMap<String, Arc<Slot>>>,
     /// Requests that may still begin.
     pub(crate) requests: Semaphore,
     pub(crate) tokenizers: Arc<Tokenizers>,
@@ -144,6 +144,8 @@ pub(crate) struct Shared {
     /// Whether the last known answer was as it should be.
     healthy: AtomicBool,
     phase: AtomicU8,
+    /// Held while a collection is made.
+    creating: std::sync::Mutex<()>,
     // What may change while the server runs.
     auth: RwLock<Arc<Auth>>,
     limits: RwLock<Limits>,
@@ -158,12 +160,13 @@ impl Shared {
             metrics: Arc::new(metrics),
             encoders: BTreeMap::new(),
             rerankers: BTreeMap::new(),
-            collections: BTreeMap::new(),
+            collections: RwLock::default(),
             requests: Semaphore::new(config.limits.requests.min(Semaphore::MAX_PERMITS)),
             tokenizers: Arc::new(Tokenizers::new(config.tokenizer_threads)),
             tasks: Tasks::default(),
             queries: Arc::new(QueryCache::new(config.query_cache_bytes)),
             healthy: AtomicBool::new(true),
+            creating: std::sync::Mutex::default(),
             phase: AtomicU8::new(Phase::Starting as u8),
             auth: RwLock::default(),
             limits: RwLock::new(config.limits),
@@ -211,14 +214,15 @@ impl Shared {
         Ok(())
     }
 
+    /// Answers for a collection from here on, with the models named: encoder and reranker.
     pub(crate) fn add_collection(
-        &mut self,
+        &self,
         name: &str,
         retriever: Retriever,
-        encoder: Option<&str>,
-        reranker: Option<&str>,
+        (encoder, reranker): (Option<&str>, Option<&str>),
+        source: Option<Source>,
     ) -> Result<(), AttachError> {
-        check_new(&self.collections, "collection", name)?;
+        self.check_name(name)?;
         let missing = |kind: &'static str, model: &str| AttachError::NoModel {
             collection: name.to_owned(),
             kind,
@@ -253,8 +257,49 @@ impl Shared {
             fusion: Fusion::default(),
             warnings,
         };
-        self.collections.insert(name.to_owned(), Slot::new(served));
+        if let Some(source) = &source {
+            catch_up(&source.collection, &served).map_err(|source| AttachError::Log {
+                collection: name.to_owned(),
+                source,
+            })?;
+        }
+        let slot = Slot::new(served, source);
+        let mut collections = self
+            .collections
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        check_new(&collections, "collection", name)?;
+        collections.insert(name.to_owned(), Arc::new(slot));
         Ok(())
+    }
+
+    /// Refuses a name that no collection can have, or that one has.
+    pub(crate) fn check_name(&self, name: &str) -> Result<(), AttachError> {
+        check_new(&read(&self.collections), "collection", name)
+    }
+
+    /// One collection is made at a time.
+    pub(crate) fn creating(&self) -> std::sync::MutexGuard<'_, ()> {
+        self.creating.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The collections by name.
+    pub(crate) fn slots(&self) -> Vec<(String, Arc<Slot>)> {
+        let collections = read(&self.collections);
+        let slots = collections.iter();
+        slots
+            .map(|(name, slot)| (name.clone(), Arc::clone(slot)))
+            .collect()
+    }
+
+    /// A collection while nobody else knows of it.
+    fn slot_mut(&mut self, name: &str) -> Result<&mut Slot, AttachError> {
+        let collections = self.collections.get_mut();
+        let collections = collections.unwrap_or_else(PoisonError::into_inner);
+        let slot = collections.get_mut(name).and_then(Arc::get_mut);
+        slot.ok_or_else(|| AttachError::NoCollection {
+            name: name.to_owned(),
+        })
     }
 
     /// Compares an encoder with a generation it is to answer for; returns what every answer has to say.
@@ -296,10 +341,7 @@ impl Shared {
         collection: Collection,
         alias: AliasName,
     ) -> Result<(), AttachError> {
-        let slot = self.collections.get_mut(name);
-        let slot = slot.ok_or_else(|| AttachError::NoCollection {
-            name: name.to_owned(),
-        })?;
+        let slot = self.slot_mut(name)?;
         catch_up(&collection, &slot.current()).map_err(|source| AttachError::Log {
             collection: name.to_owned(),
             source,
@@ -317,8 +359,7 @@ impl Shared {
                 expected: "numbers from 0 on, one of them above",
             });
         }
-        let slot = self.collections.get_mut(name);
-        let served = slot.and_then(Slot::current_mut);
+        let served = self.slot_mut(name)?.current_mut();
         let served = served.ok_or_else(|| AttachError::NoCollection {
             name: name.to_owned(),
         })?;
@@ -410,8 +451,9 @@ impl Shared {
         Ok(self.slot(name)?.current())
     }
 
-    pub(crate) fn slot(&self, name: &str) -> Result<&Slot, ApiError> {
-        self.collections.get(name).ok_or_else(|| {
+    pub(crate) fn slot(&self, name: &str) -> Result<Arc<Slot>, ApiError> {
+        let slot = read(&self.collections).get(name).cloned();
+        slot.ok_or_else(|| {
             ApiError::new(
                 ErrorCode::NotFound,
                 format!("there is no collection `{name}`"),

@@ -116,14 +116,14 @@ pub(crate) enum SwapError {
 }
 
 impl Slot {
-    pub(crate) fn new(served: ServedCollection) -> Self {
+    pub(crate) fn new(served: ServedCollection, source: Option<Source>) -> Self {
         Self {
             answering: Arc::new(Answering {
                 current: RwLock::new(Arc::new(served)),
                 applying: std::sync::Mutex::new(()),
             }),
             log: Log::default(),
-            source: None,
+            source,
             others: Mutex::default(),
             changing: Mutex::new(()),
         }
@@ -285,7 +285,7 @@ pub(crate) async fn follow(app: App) {
     loop {
         every.tick().await;
         failed.retain(|(_, _, at)| at.elapsed() < RETRY);
-        for (name, slot) in &app.collections {
+        for (name, slot) in &app.slots() {
             let Some(source) = slot.source.clone() else {
                 continue;
             };

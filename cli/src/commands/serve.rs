@@ -85,6 +85,7 @@ pub fn run(args: ServeArgs, output: &Output) -> anyhow::Result<()> {
         setup.add_collection(name, section, bundle.as_ref())?;
         output.remark(format!("collection `{name}`: {}", section.path.display()));
     }
+    setup.server.add_created()?;
     run_until_stopped(
         setup.server,
         ServerFile::place(args.config.as_deref()),
@@ -115,6 +116,7 @@ fn resolve(args: &ServeArgs, file: &ServerFile) -> anyhow::Result<ServerConfig> 
         verify: section.verify && !args.no_verify,
         cors_origins: file.cors.origins.clone(),
         max_memory_bytes: section.max_memory.map(|bytes| bytes.0 as u64),
+        data: section.data.clone(),
         log: LogConfig {
             durability: file.documents.durability,
             ..LogConfig::default()

@@ -163,7 +163,11 @@ impl<F: FnMut(Vec<DocumentChange>, u64) -> Result<(), LiveError>> Writing<F> {
         let mut next = receiver.recv().ok();
         while let Some(job) = next.take() {
             match job {
-                Job::Truncate(writer, reply) => reply(self.log.truncate(&writer)),
+                Job::Truncate(writer, reply) => {
+                    let freed = self.log.truncate(&writer);
+                    drop(writer);
+                    reply(freed);
+                }
                 Job::Write(batch, reply) => {
                     let mut group = Group::default();
                     self.take(&mut group, batch, reply);

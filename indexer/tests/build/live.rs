@@ -31,6 +31,19 @@ use crate::{encoder, write_corpus};
 const WIDTH: usize = 3;
 const WORDS: [&str; 6] = ["tide", "moon", "salt", "wind", "stone", "river"];
 
+/// Tries again while the collection is locked: between fork and exec, a process that another test starts holds every lock of
+/// this one.
+fn patiently<T, E: std::fmt::Debug>(mut work: impl FnMut() -> Result<T, E>) -> T {
+    loop {
+        match work() {
+            Err(error) if format!("{error:?}").contains("Locked") => {
+                std::thread::sleep(std::time::Duration::from_millis(1));
+            }
+            outcome => return outcome.unwrap(),
+        }
+    }
+}
+
 struct NoEncoder;
 
 impl QueryEncoder for NoEncoder {
@@ -177,7 +190,7 @@ impl Trial {
             width: WIDTH,
             metric: Metric::InnerProduct,
         };
-        let first = create(&config, &schema(), source).unwrap();
+        let first = patiently(|| create(&config, &schema(), source));
         let collection = Collection::open(&root).unwrap();
         let built = Built {
             contents: Vec::new(),
@@ -217,7 +230,7 @@ impl Trial {
             durability: Durability::Os,
             segment_bytes: 20_000,
         };
-        let log = self.collection.log_writer("test", config).unwrap();
+        let log = patiently(|| self.collection.log_writer("test", config));
         assert_eq!(log.position() as usize, self.operations.len());
         let retriever = Arc::clone(&self.retriever);
         let committer = Committer::start(log, move |changes, position| {
@@ -368,7 +381,7 @@ impl Trial {
 
     fn publish(&mut self, id: &GenerationId, drop_live: bool) {
         let alias = AliasName::parse(LIVE).unwrap();
-        let writer = self.collection.writer("test").unwrap();
+        let writer = patiently(|| self.collection.writer("test"));
         if drop_live {
             let end = self.operations.len();
             writer.set_alias_without(&alias, id, end as u64).unwrap();
@@ -387,7 +400,7 @@ impl Trial {
             return;
         };
         let alias = AliasName::parse(LIVE).unwrap();
-        let writer = self.collection.writer("test").unwrap();
+        let writer = patiently(|| self.collection.writer("test"));
         assert_eq!(writer.rollback(&alias).unwrap(), before);
         self.before = Some(std::mem::replace(&mut self.live, before));
         *self.retriever.lock().unwrap() = open(&self.collection);
@@ -402,7 +415,8 @@ impl Trial {
         };
         let contents = self.state();
         let cancelled = AtomicBool::new(false);
-        let report = compact(&self.collection, &config, None, &NoProgress, &cancelled).unwrap();
+        let report =
+            patiently(|| compact(&self.collection, &config, None, &NoProgress, &cancelled));
         let CompactReport::Folded {
             generation,
             n_kept,
@@ -427,7 +441,7 @@ impl Trial {
     }
 
     fn collect_garbage(&mut self) {
-        let writer = self.collection.writer("test").unwrap();
+        let writer = patiently(|| self.collection.writer("test"));
         let garbage = writer.gc(&Retention::default()).unwrap();
         for id in &garbage.generations {
             self.built.remove(id).unwrap();
@@ -485,8 +499,8 @@ impl Trial {
             ..Self::config(&self.root, corpus, self.graph)
         };
         let cancelled = AtomicBool::new(false);
-        let built = build_from_vectors(&config, &vectors, &NoProgress, &cancelled);
-        built.unwrap().generation
+        let built = patiently(|| build_from_vectors(&config, &vectors, &NoProgress, &cancelled));
+        built.generation
     }
 
     fn step(&mut self) {
@@ -568,7 +582,7 @@ fn encoded_documents_are_folded_as_a_build_would_encode_them() {
         let collection = Collection::open(&root).unwrap();
         let retriever = open(&collection);
         let recipe = Recipe::of(retriever.manifest(), retriever.row_form()).unwrap();
-        let mut log = collection.log_writer("test", LogConfig::default()).unwrap();
+        let mut log = patiently(|| collection.log_writer("test", LogConfig::default()));
         let text = fs::read_to_string(&corpus).unwrap();
         let lines: Vec<&str> = text.lines().collect();
         let long =
@@ -602,7 +616,7 @@ fn encoded_documents_are_folded_as_a_build_would_encode_them() {
             alias: AliasName::parse(LIVE).unwrap(),
             publish: true,
         };
-        compact(&collection, &config_of_log, None, &NoProgress, &cancelled).unwrap();
+        patiently(|| compact(&collection, &config_of_log, None, &NoProgress, &cancelled));
         let folded = collection.resolve(LIVE).unwrap();
         let path = folder.path().join("merged.jsonl");
         fs::write(&path, merged.join("\n")).unwrap();
@@ -637,7 +651,7 @@ fn another_fingerprint_needs_an_encoder_and_gets_other_vectors() {
         .unwrap()
         .encode(&encoder)
         .unwrap();
-    let mut log = collection.log_writer("test", LogConfig::default()).unwrap();
+    let mut log = patiently(|| collection.log_writer("test", LogConfig::default()));
     log.append(&[DocumentChange::Upsert(upsert).to_record()])
         .unwrap();
 
@@ -721,4 +735,122 @@ fn a_request_that_is_repeated_is_written_once() {
     trial.restart();
     assert_eq!(commit(&trial, "a"), before);
     assert_eq!(trial.retriever().live().position(), 2);
+}
+
+const KILLED: &str = "TRAWL_LIVE_FOLDER";
+
+fn create_empty(root: &Path) {
+    let source = VectorSource::Brought {
+        width: WIDTH,
+        metric: Metric::InnerProduct,
+    };
+    let config = Trial::config(root, CorpusConfig::default(), false);
+    patiently(|| create(&config, &schema(), source));
+}
+
+/// Upserts and folds without end, and notes what was acknowledged; as an ordinary test it does so a little.
+#[test]
+fn writes_and_folds_go_on() {
+    let own = tempfile::tempdir().unwrap();
+    let folder = env::var_os(KILLED).map_or(own.path().to_owned(), PathBuf::from);
+    let root = folder.join("docs");
+    if env::var_os(KILLED).is_none() {
+        create_empty(&root);
+    }
+    let collection = Collection::open(&root).unwrap();
+    let config = LogConfig {
+        segment_bytes: 4_000,
+        ..LogConfig::default()
+    };
+    let mut log = patiently(|| collection.log_writer("test", config));
+    let mut acknowledged = fs::OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(folder.join("acknowledged"))
+        .unwrap();
+    let retriever = open(&collection);
+    let recipe = Recipe::of(retriever.manifest(), retriever.row_form()).unwrap();
+    let is_killed = env::var_os(KILLED).is_some();
+    std::thread::scope(|scope| {
+        let collection = &collection;
+        scope.spawn(move || {
+            let config = CompactConfig {
+                alias: AliasName::parse(LIVE).unwrap(),
+                publish: true,
+            };
+            loop {
+                let cancelled = AtomicBool::new(false);
+                patiently(|| compact(collection, &config, None, &NoProgress, &cancelled));
+                let writer = patiently(|| collection.writer("test"));
+                writer.gc(&Retention::default()).unwrap();
+                if !is_killed {
+                    break;
+                }
+            }
+        });
+        let mut draws = Draws(log.position());
+        for n in 0.. {
+            if n == 50 && !is_killed {
+                break;
+            }
+            let document = Document {
+                id: format!("a{}", log.position()),
+                ..draws.document(1)
+            };
+            let vector = document.vector.to_vec();
+            let upsert = recipe.brought(document.passage(), vector).unwrap();
+            let change = DocumentChange::Upsert(upsert);
+            log.append(&[change.to_record()]).unwrap();
+            // One write of less than a page: it is there as a whole or not at all.
+            std::io::Write::write_all(&mut acknowledged, format!("{}\n", document.id).as_bytes())
+                .unwrap();
+            if n % 50 == 49
+                && let Ok(writer) = collection.writer("test")
+            {
+                log.truncate(&writer).unwrap();
+            }
+        }
+    });
+}
+
+/// `TRAWL_KILLS` is the number of moments.
+#[test]
+fn a_kill_loses_no_acknowledged_document() {
+    let n_kills = env::var("TRAWL_KILLS").map_or(5, |text| text.parse().unwrap());
+    let seed = RandomState::new().hash_one(0);
+    println!("seed {seed}");
+    let mut draws = Draws(seed);
+    let folder = tempfile::tempdir().unwrap();
+    create_empty(&folder.path().join("docs"));
+    for _ in 0..n_kills {
+        let mut child = std::process::Command::new(env::current_exe().unwrap())
+            .args(["--exact", "live::writes_and_folds_go_on"])
+            .env(KILLED, folder.path())
+            .stdout(std::process::Stdio::null())
+            .stderr(std::process::Stdio::null())
+            .spawn()
+            .unwrap();
+        std::thread::sleep(std::time::Duration::from_millis(
+            20 + draws.below(400) as u64,
+        ));
+        assert!(child.try_wait().unwrap().is_none(), "it ended by itself");
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let Ok(text) = fs::read_to_string(folder.path().join("acknowledged")) else {
+            continue; // It was killed before it wrote.
+        };
+        let collection = Collection::open(&folder.path().join("docs")).unwrap();
+        let generation = collection.resolve(LIVE).unwrap();
+        assert!(generation.verify(|_| ()).is_empty());
+        let retriever = open(&collection);
+        let live = retriever.live();
+        for id in text.lines() {
+            assert_eq!(
+                live.view().passages_of(id).unwrap().len(),
+                1,
+                "{id} is lost"
+            );
+        }
+        patiently(|| collection.log_writer("test", LogConfig::default()));
+    }
 }

@@ -74,7 +74,7 @@ pub(super) async fn show(
 ) -> Result<Response, ApiError> {
     let (slot, source) = followed(&app, &name)?;
     let alias = AliasName::parse(&alias).map_err(of_name)?;
-    describe(&name, slot, source, alias).await
+    describe(&name, &slot, source, alias).await
 }
 
 /// Make an alias name another generation
@@ -162,8 +162,8 @@ async fn change(
     };
     let task = tokio::spawn(async move {
         let (slot, source) = followed(&app, &name)?;
-        apply(&app, slot, &source, &alias, expected.as_deref(), change).await?;
-        describe(&name, slot, source, alias).await
+        apply(&app, &slot, &source, &alias, expected.as_deref(), change).await?;
+        describe(&name, &slot, source, alias).await
     });
     task.await.map_err(ApiError::internal)?
 }
@@ -330,11 +330,11 @@ pub(super) async fn named(app: &App, name: &str) -> Result<Arc<ServedCollection>
         return app.collection(name);
     };
     let (slot, source) = followed(app, name)?;
-    Ok(swap::named(app, slot, source, generation.to_owned()).await?)
+    Ok(swap::named(app, &slot, source, generation.to_owned()).await?)
 }
 
 /// A collection whose generations this server knows.
-pub(super) fn followed<'a>(app: &'a App, name: &str) -> Result<(&'a Slot, Source), ApiError> {
+pub(super) fn followed(app: &App, name: &str) -> Result<(Arc<Slot>, Source), ApiError> {
     let slot = app.slot(name)?;
     let source = slot.source.clone().ok_or_else(|| {
         let text = format!("collection `{name}` is served as one generation, without aliases");
@@ -343,7 +343,7 @@ pub(super) fn followed<'a>(app: &'a App, name: &str) -> Result<(&'a Slot, Source
     Ok((slot, source))
 }
 
-async fn blocking<T: Send + 'static>(
+pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, ApiError> {
     let task = tokio::task::spawn_blocking(work);

@@ -1,16 +1,26 @@
+use std::path::PathBuf;
+use std::sync::Arc;
+
 use axum::extract::{Extension, Path, State};
-use axum::response::Response;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use corpus::{CorpusConfig, Schema, Template};
+use index::{HnswConfig, Metric};
+use indexer::{BuildConfig, BuildError, VectorSource};
 use openapi::{
-    Collection, CollectionCounts, CollectionDetail, CollectionList, CollectionShard,
-    CollectionTemplates, Problem,
+    Collection, CollectionCounts, CollectionDetail, CollectionList, CollectionRequest,
+    CollectionShard, CollectionTemplates, ErrorCode, Problem,
 };
 
-use super::aliases::named;
+use super::aliases::{blocking, named};
 use super::identified;
+use crate::body::Json;
+use crate::created::{self, Created, CreatedError};
 use crate::exchange::Context;
 use crate::problem::ApiError;
-use crate::state::{App, ServedCollection};
-use crate::swap::Slot;
+use crate::state::{App, AttachError, ServedCollection};
+use serde::de::DeserializeOwned;
+use serde_json::Value;
 
 /// List the collections
 #[utoipa::path(
@@ -25,9 +35,9 @@ pub(super) async fn list(
     Extension(context): Extension<Context>,
 ) -> axum::Json<CollectionList> {
     let collections = app
-        .collections
-        .values()
-        .map(Slot::current)
+        .slots()
+        .iter()
+        .map(|(_, slot)| slot.current())
         .filter(|served| context.may_use(&served.name))
         .map(|served| short(&served))
         .collect();
@@ -89,6 +99,146 @@ pub(super) async fn show(
         Some(&generation),
         &manifest.fingerprint_digest,
     ))
+}
+
+/// Make a collection
+///
+/// It has no documents yet; they are sent to `…/documents`. The server needs a folder for it (`server.data`) and answers for it
+/// from here on, also when it is started again.
+#[utoipa::path(
+    put, path = "/v1/collections/{name}", tag = "documents", operation_id = "create_collection",
+    params(("name" = String, Path, description = "Name of the collection: letters, digits, `.`, `_`, `-`", example = "notes")),
+    request_body = CollectionRequest,
+    responses(
+        (status = 201, description = "It is there", body = Collection),
+        (status = 400, description = "`bad_request`", body = Problem, content_type = "application/problem+json"),
+        (status = 403, description = "`forbidden`: the server makes no collections", body = Problem, content_type = "application/problem+json"),
+        (status = 404, description = "`model_not_found`", body = Problem, content_type = "application/problem+json"),
+        (status = 409, description = "`already_exists`", body = Problem, content_type = "application/problem+json"),
+        (status = 422, description = "`validation`", body = Problem, content_type = "application/problem+json"),
+        (status = 500, description = "`internal`", body = Problem, content_type = "application/problem+json"),
+        (status = 503, description = "`not_ready`", body = Problem, content_type = "application/problem+json"),
+    ),
+)]
+pub(super) async fn create(
+    State(app): State<App>,
+    Path(name): Path<String>,
+    Json(body): Json<CollectionRequest>,
+) -> Result<Response, ApiError> {
+    let Some(data) = app.config.data.clone() else {
+        let text = "this server makes no collections: `server.data` names no folder";
+        return Err(ApiError::new(ErrorCode::Forbidden, text));
+    };
+    app.check_name(&name).map_err(of_name)?;
+    let encoder = match (&body.encoder, body.width) {
+        (None, Some(_)) => None,
+        (name, None) => Some(app.encoder(name.as_deref())?),
+        (Some(_), Some(_)) => {
+            let text = "is given beside `encoder`, which has a width of its own";
+            return Err(ApiError::field("/width", "conflict", text));
+        }
+    };
+    if let Some(reranker) = &body.reranker {
+        app.reranker(Some(reranker))?;
+    }
+    let created = Created {
+        name: name.clone(),
+        encoder: encoder.as_ref().map(|encoder| encoder.name.clone()),
+        reranker: body.reranker.clone(),
+    };
+    let (config, schema, metric) = resolve(body.clone())?;
+    let making = Arc::clone(&app);
+    let made = blocking(move || {
+        let _one = making.creating();
+        making.check_name(&created.name)?;
+        let vectors = match (&encoder, body.width) {
+            (Some(encoder), _) => VectorSource::Encoder(&encoder.model),
+            (None, width) => VectorSource::Brought {
+                width: width.unwrap_or(0),
+                metric,
+            },
+        };
+        let path = created::make(&data, &created, config, &schema, vectors)?;
+        created::serve(&making, &created, &path)
+    });
+    made.await?.map_err(of_creation)?;
+    let shown = short(&*app.collection(&name)?);
+    Ok((StatusCode::CREATED, axum::Json(shown)).into_response())
+}
+
+/// What a request says of a build, fields, and how vectors that are brought are compared.
+fn resolve(body: CollectionRequest) -> Result<(BuildConfig, Schema, Metric), ApiError> {
+    fn read<T: DeserializeOwned>(field: &str, value: Value) -> Result<T, ApiError> {
+        let wrong = |error: serde_json::Error| {
+            ApiError::field(
+                format!("/{field}"),
+                "unsupported",
+                format!("is wrong: {error}"),
+            )
+        };
+        T::deserialize(value).map_err(wrong)
+    }
+    let template = |field: &str, text: Option<String>, usual: Template| match text {
+        None => Ok(usual),
+        Some(text) => Template::parse(&text).map_err(|error| {
+            ApiError::field(format!("/{field}"), "unsupported", error.to_string())
+        }),
+    };
+    let schema: Schema = match body.schema {
+        Some(schema) => read("schema", schema)?,
+        None => Schema::default(),
+    };
+    let config = BuildConfig {
+        passage_template: template(
+            "passage_template",
+            body.passage_template,
+            Template::default(),
+        )?,
+        query_template: template(
+            "query_template",
+            body.query_template,
+            Template::query_default(),
+        )?,
+        stride: body.stride,
+        rows: read("rows", body.rows.unwrap_or("f32".to_owned()).into())?,
+        language: read(
+            "language",
+            body.language.unwrap_or("english".to_owned()).into(),
+        )?,
+        graph: body.graph.then(HnswConfig::default),
+        ..BuildConfig::new(PathBuf::new(), CorpusConfig::default(), None)
+    };
+    let metric = read("metric", body.metric.unwrap_or("cosine".to_owned()).into())?;
+    Ok((config, schema, metric))
+}
+
+fn of_name(error: AttachError) -> ApiError {
+    match error {
+        AttachError::Duplicate { .. } => ApiError::new(ErrorCode::AlreadyExists, error.to_string()),
+        error => ApiError::field("", "unsupported", error.to_string()),
+    }
+}
+
+fn of_creation(error: CreatedError) -> ApiError {
+    match error {
+        CreatedError::Attach(error) => of_name(error),
+        CreatedError::Build(
+            error @ (BuildError::Template(_)
+            | BuildError::Stride { .. }
+            | BuildError::NothingToSplit
+            | BuildError::SplitVectors
+            | BuildError::WriteVectors(_)
+            | BuildError::Corpus(_)),
+        ) => {
+            let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}"));
+            ApiError::field(
+                "",
+                "unsupported",
+                format!("cannot be: {error}{}", cause.unwrap_or_default()),
+            )
+        }
+        error => ApiError::internal(error),
+    }
 }
 
 fn short(served: &ServedCollection) -> Collection {

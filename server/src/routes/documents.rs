@@ -103,7 +103,7 @@ pub(super) async fn add(
     let answer = commit(&app, &name, changes, key, digest, answer).await?;
     let n_added = slot.current().retriever.live().view().n_added();
     if app.config.compact_after.is_some_and(|most| n_added >= most) {
-        begin_compaction(&app, &name, slot, source);
+        begin_compaction(&app, &name, &slot, source);
     }
     Ok(answer)
 }
@@ -227,7 +227,7 @@ pub(super) async fn compact(
     Path(name): Path<String>,
 ) -> Result<Response, ApiError> {
     let (slot, source) = followed(&app, &name)?;
-    match begin_compaction(&app, &name, slot, source) {
+    match begin_compaction(&app, &name, &slot, source) {
         Some(task) => Ok((StatusCode::ACCEPTED, axum::Json(task)).into_response()),
         None => Err(ApiError::new(
             ErrorCode::Locked,

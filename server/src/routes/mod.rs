@@ -49,6 +49,7 @@ static SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
         batch::search_batch,
         collections::list,
         collections::show,
+        collections::create,
         documents::add,
         documents::delete,
         documents::show,
@@ -149,7 +150,10 @@ pub(crate) fn router(app: App) -> Router {
     let docs: Router<App> = Router::from(docs).layer(map_response(keep_to_ourselves));
     Router::new()
         .route("/v1/collections", get(collections::list))
-        .route("/v1/collections/{name}", get(collections::show))
+        .route(
+            "/v1/collections/{name}",
+            get(collections::show).put(collections::create),
+        )
         .route("/v1/collections/{name}/search", post(search::search))
         .route("/v1/collections/{name}/documents", post(documents::add))
         .route(

@@ -290,3 +290,89 @@ fn a_log_that_has_grown_is_folded_without_being_asked() {
         6
     );
 }
+
+#[test]
+fn a_collection_is_made_and_answers_after_a_restart() {
+    let data = tempfile::tempdir().unwrap();
+    let path = data.path().join("made");
+    let start = || {
+        TestServer::start_set(
+            |config| config.data = Some(path.clone()),
+            |server| server.add_created().unwrap(),
+        )
+    };
+    let server = start();
+    let put = |name: &str, body: Value| server.put(&format!("/v1/collections/{name}"), "", &body);
+    let fields = json!({"fields": {"year": "integer"}});
+    let made = put("notes", json!({"schema": fields})).json();
+    assert_eq!(
+        (&made["passages"], &made["encoder"]),
+        (&json!(0), &json!("tiny"))
+    );
+    put("notes", json!({})).problem(409, "already_exists");
+    put("docs", json!({})).problem(409, "already_exists");
+    put("..%2Fnotes", json!({})).problem(422, "validation");
+    put("other", json!({"encoder": "none"})).problem(404, "model_not_found");
+    for (field, value) in [
+        ("rows", json!("f8")),
+        ("schema", json!({"fields": {"year": "number"}})),
+        ("passage_template", json!("<nothing")),
+        ("stride", json!(100_000)),
+        ("pages", json!(1)),
+    ] {
+        put("other", json!({ (field): value })).problem(422, "validation");
+    }
+    put("other", json!({"width": 0})).problem(422, "validation");
+    assert_eq!(
+        put("pairs", json!({"width": 2, "metric": "l2"})).status,
+        201
+    );
+    // Every folder is named by a digest.
+    for entry in std::fs::read_dir(&path).unwrap() {
+        let name = entry.unwrap().file_name().into_string().unwrap();
+        assert!(
+            name.len() == 32 && name.bytes().all(|byte| byte.is_ascii_hexdigit()),
+            "{name}"
+        );
+    }
+
+    let empty = json!({"query": "salt", "mode": "hybrid", "facets": ["year"]});
+    let search = "/v1/collections/notes/search";
+    assert_eq!(ids(&server.post(search, &empty).ok()).len(), 0);
+    let documents = json!([{"_id": "a", "text": "salt", "year": 3}, {"_id": "b", "text": "sand"}]);
+    server
+        .post("/v1/collections/notes/documents", &documents)
+        .ok();
+    let pair =
+        json!([{"_id": "a", "text": "salt", "vector": [1, 2]}, {"_id": "b", "text": "sand"}]);
+    let written = server.post("/v1/collections/pairs/documents", &pair).ok();
+    assert_eq!(
+        (&written["documents"], &written["errors"][0]["line"]),
+        (&json!(1), &json!(2))
+    );
+    drop(server);
+    std::fs::create_dir(path.join(".new-left-by-a-crash")).unwrap();
+
+    let server = start();
+    let filter = json!({"must": [{"key": "year", "match": {"value": 3}}]});
+    let found = server
+        .post(search, &json!({"query": "salt", "filter": filter}))
+        .ok();
+    assert_eq!(ids(&found), ["a"]);
+    let found = server
+        .post("/v1/collections/pairs/search", &json!({"vector": [1, 1]}))
+        .ok();
+    assert_eq!(
+        (ids(&found), &found["results"][0]["score"]),
+        (vec!["a"], &json!(-1.0))
+    );
+    assert!(!path.join(".new-left-by-a-crash").exists());
+}
+
+#[test]
+fn a_server_without_a_folder_makes_no_collections() {
+    let server = TestServer::start();
+    server
+        .put("/v1/collections/new", "", &json!({}))
+        .problem(403, "forbidden");
+}

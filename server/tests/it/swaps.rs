@@ -44,7 +44,7 @@ fn publish(root: &Path, id: &str) {
 }
 
 impl TestServer {
-    fn put(&self, path: &str, headers: &str, body: &Value) -> Answer {
+    pub(crate) fn put(&self, path: &str, headers: &str, body: &Value) -> Answer {
         let body = body.to_string();
         let head = format!(
             "PUT {path} HTTP/1.1\r\nhost: a\r\nconnection: close\r\ncontent-type: application/json\r\n{headers}content-length: {}\r\n\r\n",

@@ -5,6 +5,7 @@
 //! and a hint stands in one place, `failure`.
 
 mod bundle;
+mod chart;
 mod commands;
 mod failure;
 mod filter;

@@ -1,6 +1,7 @@
 mod clock;
 mod encode;
 mod search;
+mod serve;
 mod texts;
 mod train;
 
@@ -19,11 +20,14 @@ enum BenchCommand {
     Encode(encode::EncodeArgs),
     /// Measure an index: recall, queries a second, CPU time, latency, building, memory.
     Search(search::SearchArgs),
+    /// Measure a running server: latency and answers a second at given rates of requests.
+    Serve(serve::ServeArgs),
 }
 
 pub fn run(args: BenchArgs, output: &Output) -> anyhow::Result<()> {
     match args.command {
         BenchCommand::Encode(args) => encode::run(args, output),
         BenchCommand::Search(args) => search::run(args, output),
+        BenchCommand::Serve(args) => serve::run(args, output),
     }
 }

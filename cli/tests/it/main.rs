@@ -4,6 +4,7 @@
 
 mod bench;
 mod bench_search;
+mod bench_serve;
 mod bundles;
 mod config;
 mod damage;

@@ -1,16 +1,13 @@
 //! `trawl train plot`: what runs logged, as curves.
 
-mod chart;
 mod metrics;
-mod png;
 
 use std::path::PathBuf;
 
-use anyhow::Context;
 use serde_json::json;
 
-use self::chart::{Chart, Curve, Panel, Size};
 use self::metrics::{Kind, Metrics};
+use crate::chart::{Chart, Curve, Panel, Size};
 use crate::failure::Failure;
 use crate::output::Output;
 
@@ -86,9 +83,7 @@ pub fn run(args: &PlotArgs, output: &Output) -> anyhow::Result<()> {
         panels,
         x_label: label,
     };
-    let png = png::encode(&chart.draw(args.size)?);
-    std::fs::write(&args.out, png)
-        .with_context(|| format!("cannot write `{}`", args.out.display()))?;
+    chart.write(&args.out, args.size)?;
     let report = json!({ "out": args.out, "runs": names, "metrics": args.metric });
     output.result(&report, |_| format!("curves in {}", args.out.display()))
 }
@@ -116,7 +111,7 @@ fn panel(
             }
             if !points.is_empty() {
                 curves.push(Curve {
-                    run: number,
+                    name: number,
                     has_dots: kind == Kind::Dev,
                     points,
                 });

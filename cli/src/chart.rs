@@ -1,5 +1,8 @@
-//! Panels of curves above each other.
+//! Panels of curves above each other, as a PNG.
 
+mod png;
+
+use std::path::Path;
 use std::str::FromStr;
 
 use anyhow::Context;
@@ -29,7 +32,7 @@ impl FromStr for Size {
     }
 }
 
-/// Colours of runs; further runs have darker ones.
+/// Colours of names; further names have darker ones.
 const COLORS: [[u8; 3]; 10] = [
     [31, 119, 180],
     [255, 127, 14],
@@ -53,7 +56,7 @@ const SPACE: f32 = 12.0;
 
 /// A picture.
 pub struct Chart<'a> {
-    /// The runs.
+    /// What the curves are of.
     pub names: &'a [String],
     /// From above.
     pub panels: Vec<Panel>,
@@ -67,10 +70,10 @@ pub struct Panel {
     pub curves: Vec<Curve>,
 }
 
-/// Places and values of one run.
+/// Places and values under one name.
 pub struct Curve {
-    /// Number of the run, which is its colour.
-    pub run: usize,
+    /// Number of the name, which decides the colour.
+    pub name: usize,
     /// Whether each value is seen by itself.
     pub has_dots: bool,
     pub points: Vec<(f64, f64)>,
@@ -80,8 +83,14 @@ pub struct Curve {
 type Range = (f64, f64);
 
 impl Chart<'_> {
+    /// Writes the picture.
+    pub fn write(&self, path: &Path, size: Size) -> anyhow::Result<()> {
+        let png = png::encode(&self.draw(size)?);
+        std::fs::write(path, png).with_context(|| format!("cannot write `{}`", path.display()))
+    }
+
     /// The picture's pixels, none of which is transparent.
-    pub fn draw(&self, size: Size) -> anyhow::Result<Pixmap> {
+    fn draw(&self, size: Size) -> anyhow::Result<Pixmap> {
         let mut canvas = Canvas::new(size)?;
         let top = self.legend(&mut canvas);
         let height = (size.height as f32 - top) / self.panels.len() as f32;
@@ -104,16 +113,16 @@ impl Chart<'_> {
         Ok(canvas.pixels)
     }
 
-    /// Writes the names of the runs in rows; returns where the last one ends.
+    /// Writes the names in rows; returns where the last one ends.
     fn legend(&self, canvas: &mut Canvas) -> f32 {
         let (mut x, mut y) = (LEFT, SPACE);
-        for (run, name) in self.names.iter().enumerate() {
+        for (number, name) in self.names.iter().enumerate() {
             let needed = 24.0 + SPACE / 2.0 + width(name);
             if x > LEFT && x + needed > canvas.pixels.width() as f32 {
                 (x, y) = (LEFT, y + TEXT + SPACE / 2.0);
             }
             let middle = y + TEXT / 2.0;
-            canvas.line(&[(x, middle), (x + 24.0, middle)], 4.0, color(run));
+            canvas.line(&[(x, middle), (x + 24.0, middle)], 4.0, color(number));
             canvas.text(name, x + 24.0 + SPACE / 2.0, y);
             x += needed + 2.0 * SPACE;
         }
@@ -151,7 +160,7 @@ impl Panel {
             BLACK,
         );
         for curve in &self.curves {
-            let color = color(curve.run);
+            let color = color(curve.name);
             let points: Vec<_> = curve
                 .points
                 .iter()
@@ -187,9 +196,9 @@ impl Frame {
     }
 }
 
-fn color(run: usize) -> [u8; 3] {
-    let shade = 0.6f32.powi((run / COLORS.len()) as i32);
-    COLORS[run % COLORS.len()].map(|part| (f32::from(part) * shade) as u8)
+fn color(name: usize) -> [u8; 3] {
+    let shade = 0.6f32.powi((name / COLORS.len()) as i32);
+    COLORS[name % COLORS.len()].map(|part| (f32::from(part) * shade) as u8)
 }
 
 /// The smallest and the largest value, apart from each other.
@@ -348,8 +357,8 @@ mod tests {
 
     #[test]
     fn lines_run_through_their_values() -> anyhow::Result<()> {
-        let curve = |run, points: &[(f64, f64)], has_dots| Curve {
-            run,
+        let curve = |name, points: &[(f64, f64)], has_dots| Curve {
+            name,
             has_dots,
             points: points.to_vec(),
         };

@@ -164,7 +164,7 @@ impl Changes {
         let id = change.document().to_owned();
         let before = view.passages_of(&id).map_err(|source| LiveError::Change {
             id: id.clone(),
-            source: source.into(),
+            source: Box::new(source.into()),
         })?;
         self.removed.extend(before);
         if let Some(before) = self.positions.remove(&id) {

@@ -44,7 +44,10 @@ pub enum LiveError {
     },
     /// The vector or the metadata of a document does not fit.
     #[error("document `{id}` cannot be taken in")]
-    Change { id: String, source: ChangeError },
+    Change {
+        id: String,
+        source: Box<ChangeError>,
+    },
     /// Texts cannot be encoded.
     #[error("cannot encode document `{id}`")]
     Encode { id: String, source: EncodeError },

@@ -163,7 +163,7 @@ impl Recipe {
         };
         check().map_err(|source: ChangeError| LiveError::Change {
             id: upsert.document.id.clone(),
-            source,
+            source: Box::new(source),
         })
     }
 

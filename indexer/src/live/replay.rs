@@ -58,5 +58,8 @@ pub fn apply(
             live.upsert(&id, upsert.passages())
         }
     };
-    changed.map_err(|source| LiveError::Change { id, source })
+    changed.map_err(|source| LiveError::Change {
+        id,
+        source: Box::new(source),
+    })
 }

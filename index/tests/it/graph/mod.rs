@@ -421,7 +421,9 @@ fn a_build_that_is_asked_to_stop_writes_nothing() {
         let stopped = build_graph(&path, &shard, &config(threads), &|_| ControlFlow::Break(()));
         match stopped {
             Err(WriteError::Interrupted { n_linked, n: 3000 }) => {
-                assert!((1024..1100).contains(&n_linked), "{n_linked}");
+                // Another thread goes on until it sees that the first was told to stop.
+                let most = if threads == 1 { 1100 } else { 3000 };
+                assert!((1024..=most).contains(&n_linked), "{n_linked}");
             }
             other => panic!("{other:?}"),
         }

@@ -37,7 +37,7 @@ pub enum Scope {
 
 impl Scope {
     /// What a request needs; none where any key will do.
-    fn of(method: &Method, path: &str) -> Option<Self> {
+    pub(crate) fn of(method: &Method, path: &str) -> Option<Self> {
         let reads = method == Method::GET || method == Method::HEAD;
         match path {
             "/v1/embeddings" | "/embed" | "/embed_all" | "/similarity" | "/tokenize"

@@ -40,6 +40,13 @@ impl Form {
             Self::Problem
         }
     }
+
+    pub(crate) const fn media_type(self) -> &'static str {
+        match self {
+            Self::Problem => "application/problem+json",
+            Self::OpenAi | Self::Cohere | Self::Tei => "application/json",
+        }
+    }
 }
 
 /// Whether a path leads to models and collections, so that it waits for them to be ready and counts as a request in flight.

@@ -236,24 +236,25 @@ impl ApiError {
             let scheme = HeaderValue::from_static("Bearer");
             response.headers_mut().insert(WWW_AUTHENTICATE, scheme);
         }
-        let media_type = match form {
-            Form::Problem => "application/problem+json",
-            Form::OpenAi | Form::Cohere | Form::Tei => "application/json",
-        };
+        let body = self.body(form, path, request_id);
+        response
+            .headers_mut()
+            .remove(axum::http::header::CONTENT_LENGTH);
+        response
+            .headers_mut()
+            .insert(CONTENT_TYPE, HeaderValue::from_static(form.media_type()));
+        *response.body_mut() = body.into();
+    }
+
+    /// The body in one of the forms.
+    pub(crate) fn body(self, form: Form, path: &str, request_id: &str) -> Vec<u8> {
         let body = match form {
             Form::Problem => serde_json::to_vec(&self.problem(path, request_id)),
             Form::OpenAi => serde_json::to_vec(&self.openai()),
             Form::Cohere => serde_json::to_vec(&self.cohere(request_id)),
             Form::Tei => serde_json::to_vec(&self.tei()),
         };
-        let body = body.expect("an error has string keys only");
-        response
-            .headers_mut()
-            .remove(axum::http::header::CONTENT_LENGTH);
-        response
-            .headers_mut()
-            .insert(CONTENT_TYPE, HeaderValue::from_static(media_type));
-        *response.body_mut() = body.into();
+        body.expect("an error has string keys only")
     }
 
     /// The native form.

@@ -6,8 +6,9 @@ use axum::http::{HeaderMap, HeaderValue};
 use axum::response::{IntoResponse, Response};
 use collection::{AliasName, CollectionError, GenerationId, NameError, Writer};
 use indexer::{Entry, GateConfig, GateError, GateReport, gate};
-use openapi::{Alias, AliasRequest, ErrorCode, GenerationList, Problem};
+use openapi::{Alias, AliasRequest, ErrorCode, GenerationList};
 
+use super::errors::{Body, Gated, Matched, Named, Opened, Written};
 use crate::body::Json;
 use crate::problem::ApiError;
 use crate::state::{App, ServedCollection};
@@ -19,8 +20,7 @@ use crate::swap::{self, Slot, Source, SwapError, switch};
     params(("name" = String, Path, description = "Name of the collection", example = "docs")),
     responses(
         (status = 200, description = "All generations, oldest first", body = GenerationList),
-        (status = 404, description = "`not_found`", body = Problem, content_type = "application/problem+json"),
-        (status = 503, description = "`not_ready`", body = Problem, content_type = "application/problem+json"),
+        Named,
     ),
 )]
 pub(super) async fn generations(
@@ -64,8 +64,7 @@ pub(super) async fn generations(
     ),
     responses(
         (status = 200, description = "The generation", body = Alias, headers(("ETag" = String, description = "The generation in quotes"))),
-        (status = 404, description = "`not_found`", body = Problem, content_type = "application/problem+json"),
-        (status = 503, description = "`not_ready`", body = Problem, content_type = "application/problem+json"),
+        Named,
     ),
 )]
 pub(super) async fn show(
@@ -91,14 +90,7 @@ pub(super) async fn show(
     request_body = AliasRequest,
     responses(
         (status = 200, description = "It does", body = Alias, headers(("ETag" = String, description = "The generation in quotes"))),
-        (status = 400, description = "`bad_request`", body = Problem, content_type = "application/problem+json"),
-        (status = 404, description = "`not_found`", body = Problem, content_type = "application/problem+json"),
-        (status = 409, description = "`gate_failed`, `fingerprint_mismatch`, `locked`", body = Problem, content_type = "application/problem+json"),
-        (status = 412, description = "`precondition_failed`", body = Problem, content_type = "application/problem+json"),
-        (status = 422, description = "`validation`", body = Problem, content_type = "application/problem+json"),
-        (status = 500, description = "`internal`", body = Problem, content_type = "application/problem+json"),
-        (status = 503, description = "`not_ready`", body = Problem, content_type = "application/problem+json"),
-        (status = 507, description = "`insufficient_storage`", body = Problem, content_type = "application/problem+json"),
+        Body, Written, Opened, Gated, Matched,
     ),
 )]
 pub(super) async fn set(
@@ -124,12 +116,7 @@ pub(super) async fn set(
     ),
     responses(
         (status = 200, description = "It does", body = Alias, headers(("ETag" = String, description = "The generation in quotes"))),
-        (status = 404, description = "`not_found`", body = Problem, content_type = "application/problem+json"),
-        (status = 409, description = "`locked`", body = Problem, content_type = "application/problem+json"),
-        (status = 412, description = "`precondition_failed`", body = Problem, content_type = "application/problem+json"),
-        (status = 500, description = "`internal`", body = Problem, content_type = "application/problem+json"),
-        (status = 503, description = "`not_ready`", body = Problem, content_type = "application/problem+json"),
-        (status = 507, description = "`insufficient_storage`", body = Problem, content_type = "application/problem+json"),
+        Written, Opened, Matched,
     ),
 )]
 pub(super) async fn roll_back(

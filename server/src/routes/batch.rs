@@ -3,11 +3,12 @@ use axum::http::Uri;
 use axum::response::Response;
 use futures::future::join_all;
 use openapi::{
-    BatchSearchRequest, BatchSearchResponse, BatchSearchResult, ErrorCode, Problem, SearchResponse,
+    BatchSearchRequest, BatchSearchResponse, BatchSearchResult, ErrorCode, SearchResponse,
 };
 use retriever::{QueryInput, SearchOptions};
 
 use super::aliases::named;
+use super::errors::{Body, Opened, TooMany};
 use super::identified;
 use super::search::{Asker, write};
 use crate::body::Json;
@@ -34,17 +35,7 @@ use crate::state::App;
             ("x-index-generation" = String, description = "The generation that answered"),
             ("x-model-fingerprint" = String, description = "Fingerprint of the generation's model and texts"),
         )),
-        (status = 400, description = "`bad_request`", body = Problem, content_type = "application/problem+json"),
-        (status = 404, description = "`not_found`", body = Problem, content_type = "application/problem+json"),
-        (status = 409, description = "`fingerprint_mismatch`: the generation was built with another model", body = Problem, content_type = "application/problem+json"),
-        (status = 408, description = "`slow_client`", body = Problem, content_type = "application/problem+json"),
-        (status = 413, description = "`body_too_large`, `batch_too_large`", body = Problem, content_type = "application/problem+json"),
-        (status = 415, description = "`unsupported_media_type`", body = Problem, content_type = "application/problem+json"),
-        (status = 422, description = "`validation`: no searches, or a field that cannot be read", body = Problem, content_type = "application/problem+json"),
-        (status = 429, description = "`overloaded`, with `Retry-After`", body = Problem, content_type = "application/problem+json"),
-        (status = 500, description = "`internal`", body = Problem, content_type = "application/problem+json"),
-        (status = 503, description = "`not_ready`, `draining`", body = Problem, content_type = "application/problem+json"),
-        (status = 507, description = "`insufficient_storage`: the generation does not fit beside the one that is served", body = Problem, content_type = "application/problem+json"),
+        Body, Opened, TooMany,
     ),
 )]
 pub(super) async fn search_batch(

@@ -3,10 +3,11 @@ use std::time::Instant;
 use axum::Json as Answer;
 use axum::extract::{Extension, State};
 use openapi::{
-    CohereError, CohereMeta, CohereRerankRequest, CohereRerankResponse, CohereTokens, CohereUnits,
+    CohereMeta, CohereRerankRequest, CohereRerankResponse, CohereTokens, CohereUnits,
     CohereVersion, RerankDocument, RerankResult,
 };
 
+use super::errors::{Body, Computing, NamedModel};
 use super::rerank::{best_first, check_documents, check_query, probability};
 use crate::body::Json;
 use crate::exchange::Context;
@@ -29,16 +30,7 @@ use crate::state::App;
     request_body = CohereRerankRequest,
     responses(
         (status = 200, description = "The documents, best first", body = CohereRerankResponse),
-        (status = 400, description = "`bad_request`", body = CohereError),
-        (status = 404, description = "`model_not_found`", body = CohereError),
-        (status = 408, description = "`slow_client`", body = CohereError),
-        (status = 413, description = "`body_too_large`, `batch_too_large`", body = CohereError),
-        (status = 415, description = "`unsupported_media_type`", body = CohereError),
-        (status = 422, description = "`validation`", body = CohereError),
-        (status = 429, description = "`overloaded`, with `Retry-After`", body = CohereError),
-        (status = 500, description = "`internal`", body = CohereError),
-        (status = 503, description = "`not_ready`, `draining`", body = CohereError),
-        (status = 504, description = "`deadline_exceeded`", body = CohereError),
+        Body, NamedModel, Computing,
     ),
 )]
 pub(super) async fn rerank(

@@ -9,10 +9,11 @@ use index::{HnswConfig, Metric};
 use indexer::{BuildConfig, BuildError, VectorSource};
 use openapi::{
     Collection, CollectionCounts, CollectionDetail, CollectionList, CollectionRequest,
-    CollectionShard, CollectionTemplates, ErrorCode, Problem,
+    CollectionShard, CollectionTemplates, ErrorCode,
 };
 
 use super::aliases::{blocking, named};
+use super::errors::{Body, NamedModel, New, Opened};
 use super::identified;
 use crate::body::Json;
 use crate::created::{self, Created, CreatedError};
@@ -27,7 +28,6 @@ use serde_json::Value;
     get, path = "/v1/collections", tag = "search", operation_id = "list_collections",
     responses(
         (status = 200, description = "All collections, by name", body = CollectionList),
-        (status = 503, description = "`not_ready`", body = Problem, content_type = "application/problem+json"),
     ),
 )]
 pub(super) async fn list(
@@ -53,10 +53,7 @@ pub(super) async fn list(
             ("x-index-generation" = String, description = "The generation that answers"),
             ("x-model-fingerprint" = String, description = "Fingerprint of the generation's model and texts"),
         )),
-        (status = 404, description = "`not_found`", body = Problem, content_type = "application/problem+json"),
-        (status = 409, description = "`fingerprint_mismatch`", body = Problem, content_type = "application/problem+json"),
-        (status = 503, description = "`not_ready`", body = Problem, content_type = "application/problem+json"),
-        (status = 507, description = "`insufficient_storage`", body = Problem, content_type = "application/problem+json"),
+        Opened,
     ),
 )]
 pub(super) async fn show(
@@ -111,13 +108,7 @@ pub(super) async fn show(
     request_body = CollectionRequest,
     responses(
         (status = 201, description = "It is there", body = Collection),
-        (status = 400, description = "`bad_request`", body = Problem, content_type = "application/problem+json"),
-        (status = 403, description = "`forbidden`: the server makes no collections", body = Problem, content_type = "application/problem+json"),
-        (status = 404, description = "`model_not_found`", body = Problem, content_type = "application/problem+json"),
-        (status = 409, description = "`already_exists`", body = Problem, content_type = "application/problem+json"),
-        (status = 422, description = "`validation`", body = Problem, content_type = "application/problem+json"),
-        (status = 500, description = "`internal`", body = Problem, content_type = "application/problem+json"),
-        (status = 503, description = "`not_ready`", body = Problem, content_type = "application/problem+json"),
+        Body, NamedModel, New,
     ),
 )]
 pub(super) async fn create(

@@ -9,13 +9,14 @@ use corpus::{Passage, parse_passage};
 use indexer::{Batch, Committed, DocumentChange, Draft, LiveError, Recipe, Remembered, Upsert};
 use openapi::{
     Document, DocumentError, DocumentPassage, DocumentsDelete, DocumentsDeleted, DocumentsWritten,
-    ErrorCode, Problem, Task, TaskList,
+    ErrorCode, Task, TaskList,
 };
 use retriever::{Deadline, Live};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use super::aliases::followed;
+use super::errors::{Body, Computing, Kept, Named, TooMany, Written};
 use crate::body::{Json, Lines};
 use crate::exchange::Context;
 use crate::live::begin_compaction;
@@ -41,16 +42,7 @@ const MAX_KEY_BYTES: usize = 255;
     request_body(content = Value, content_type = "application/json"),
     responses(
         (status = 200, description = "What was written", body = DocumentsWritten),
-        (status = 400, description = "`bad_request`", body = Problem, content_type = "application/problem+json"),
-        (status = 404, description = "`not_found`", body = Problem, content_type = "application/problem+json"),
-        (status = 409, description = "`locked`", body = Problem, content_type = "application/problem+json"),
-        (status = 413, description = "`body_too_large`, `batch_too_large`", body = Problem, content_type = "application/problem+json"),
-        (status = 415, description = "`unsupported_media_type`", body = Problem, content_type = "application/problem+json"),
-        (status = 422, description = "`validation`: no document can be taken", body = Problem, content_type = "application/problem+json"),
-        (status = 500, description = "`internal`", body = Problem, content_type = "application/problem+json"),
-        (status = 503, description = "`not_ready`, `draining`", body = Problem, content_type = "application/problem+json"),
-        (status = 504, description = "`deadline_exceeded`", body = Problem, content_type = "application/problem+json"),
-        (status = 507, description = "`insufficient_storage`: too much is in the write log", body = Problem, content_type = "application/problem+json"),
+        Body, Written, Kept, Computing,
     ),
 )]
 pub(super) async fn add(
@@ -118,14 +110,7 @@ pub(super) async fn add(
     request_body = DocumentsDelete,
     responses(
         (status = 200, description = "They are gone", body = DocumentsDeleted),
-        (status = 400, description = "`bad_request`", body = Problem, content_type = "application/problem+json"),
-        (status = 404, description = "`not_found`", body = Problem, content_type = "application/problem+json"),
-        (status = 409, description = "`locked`", body = Problem, content_type = "application/problem+json"),
-        (status = 413, description = "`body_too_large`, `batch_too_large`", body = Problem, content_type = "application/problem+json"),
-        (status = 415, description = "`unsupported_media_type`", body = Problem, content_type = "application/problem+json"),
-        (status = 422, description = "`validation`", body = Problem, content_type = "application/problem+json"),
-        (status = 500, description = "`internal`", body = Problem, content_type = "application/problem+json"),
-        (status = 503, description = "`not_ready`, `draining`", body = Problem, content_type = "application/problem+json"),
+        Body, Written, Kept, TooMany,
     ),
 )]
 pub(super) async fn delete(
@@ -174,8 +159,7 @@ pub(super) async fn delete(
     ),
     responses(
         (status = 200, description = "The document", body = Document),
-        (status = 404, description = "`not_found`", body = Problem, content_type = "application/problem+json"),
-        (status = 503, description = "`not_ready`", body = Problem, content_type = "application/problem+json"),
+        Named,
     ),
 )]
 pub(super) async fn show(
@@ -217,9 +201,7 @@ pub(super) async fn show(
     params(("name" = String, Path, description = "Name of the collection", example = "docs")),
     responses(
         (status = 202, description = "It has begun", body = Task),
-        (status = 404, description = "`not_found`", body = Problem, content_type = "application/problem+json"),
-        (status = 409, description = "`locked`: it goes on already", body = Problem, content_type = "application/problem+json"),
-        (status = 503, description = "`not_ready`", body = Problem, content_type = "application/problem+json"),
+        Written,
     ),
 )]
 pub(super) async fn compact(
@@ -241,7 +223,6 @@ pub(super) async fn compact(
     get, path = "/v1/tasks", tag = "documents", operation_id = "list_tasks",
     responses(
         (status = 200, description = "The newest, oldest first", body = TaskList),
-        (status = 503, description = "`not_ready`", body = Problem, content_type = "application/problem+json"),
     ),
 )]
 pub(super) async fn tasks(State(app): State<App>) -> axum::Json<TaskList> {
@@ -255,8 +236,7 @@ pub(super) async fn tasks(State(app): State<App>) -> axum::Json<TaskList> {
     params(("task" = String, Path, description = "Id of the task", example = "compact-1")),
     responses(
         (status = 200, description = "How far it is", body = Task),
-        (status = 404, description = "`not_found`", body = Problem, content_type = "application/problem+json"),
-        (status = 503, description = "`not_ready`", body = Problem, content_type = "application/problem+json"),
+        Named,
     ),
 )]
 pub(super) async fn task(

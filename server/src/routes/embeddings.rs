@@ -7,10 +7,11 @@ use base64::engine::general_purpose::STANDARD;
 use encoder::{EncodeError, Role, Tokens};
 use openapi::{
     Embedding, EmbeddingInput, EmbeddingRequest, EmbeddingResponse, EmbeddingUsage,
-    EmbeddingValues, EncodingFormat, ErrorCode, InputType, OpenAiError,
+    EmbeddingValues, EncodingFormat, ErrorCode, InputType,
 };
 use retriever::{Deadline, Encoded, ModelError};
 
+use super::errors::{Body, Computing, NamedModel};
 use super::{identified, timed};
 use crate::body::Json;
 use crate::exchange::Context;
@@ -35,16 +36,7 @@ use crate::state::{App, Shared};
             ("x-model-fingerprint" = String, description = "Fingerprint of the model, with default templates"),
             ("Server-Timing" = String, description = "Time of each stage"),
         )),
-        (status = 400, description = "`bad_request`", body = OpenAiError),
-        (status = 404, description = "`model_not_found`", body = OpenAiError),
-        (status = 408, description = "`slow_client`", body = OpenAiError),
-        (status = 413, description = "`body_too_large`, `batch_too_large`", body = OpenAiError),
-        (status = 415, description = "`unsupported_media_type`", body = OpenAiError),
-        (status = 422, description = "`validation`", body = OpenAiError),
-        (status = 429, description = "`overloaded`, with `Retry-After`", body = OpenAiError),
-        (status = 500, description = "`internal`", body = OpenAiError),
-        (status = 503, description = "`not_ready`, `draining`", body = OpenAiError),
-        (status = 504, description = "`deadline_exceeded`", body = OpenAiError),
+        Body, NamedModel, Computing,
     ),
 )]
 pub(super) async fn embed(

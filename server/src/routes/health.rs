@@ -2,8 +2,9 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::HeaderName;
 use axum::http::header::CONTENT_TYPE;
-use openapi::{ErrorCode, Health, HealthStatus, Problem};
+use openapi::{ErrorCode, Health, HealthStatus};
 
+use super::errors::Readiness;
 use super::openapi_document;
 use crate::problem::ApiError;
 use crate::state::{App, Phase};
@@ -27,7 +28,7 @@ pub(super) async fn live() -> Json<Health> {
     get, path = "/readyz", tag = "operation", operation_id = "readyz",
     responses(
         (status = 200, description = "It is", body = Health),
-        (status = 503, description = "`not_ready`, `draining`", body = Problem, content_type = "application/problem+json"),
+        Readiness,
     ),
 )]
 pub(super) async fn ready(State(app): State<App>) -> Result<Json<Health>, ApiError> {

@@ -6,6 +6,7 @@ mod cohere;
 mod collections;
 mod documents;
 mod embeddings;
+mod errors;
 mod health;
 mod models;
 mod rerank;
@@ -21,9 +22,8 @@ use axum::middleware::{from_fn_with_state, map_response};
 use axum::response::Response;
 use axum::routing::{get, post};
 use axum::{Json, Router};
-use openapi::ErrorCode;
+use openapi::{CohereError, ErrorCode, OpenAiError, Problem, TeiError};
 use utoipa::OpenApi;
-use utoipa::openapi::RefOr;
 use utoipa::openapi::security::{
     ApiKey, ApiKeyValue, Http, HttpAuthScheme, SecurityRequirement, SecurityScheme,
 };
@@ -79,6 +79,7 @@ static SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
         health::metrics,
         health::document,
     ),
+    components(schemas(Problem, OpenAiError, CohereError, TeiError)),
     tags(
         (name = "search", description = "Passages for a query"),
         (name = "documents", description = "Documents added and deleted between two builds"),
@@ -93,14 +94,14 @@ struct Document;
 /// The OpenAPI document of all routes, as JSON text that ends in a line feed.
 #[must_use]
 pub fn openapi_document() -> String {
-    let document = with_keys(Document::openapi());
+    let document = errors::described(with_keys(Document::openapi()));
     document
         .to_pretty_json()
         .expect("the document has string keys only")
         + "\n"
 }
 
-/// Says of every route but the public ones that it may ask for a key, and how it refuses.
+/// Says of every route but the public ones that it may ask for a key.
 fn with_keys(mut document: utoipa::openapi::OpenApi) -> utoipa::openapi::OpenApi {
     let components = document.components.get_or_insert_default();
     let bearer = Http::new(HttpAuthScheme::Bearer);
@@ -110,31 +111,9 @@ fn with_keys(mut document: utoipa::openapi::OpenApi) -> utoipa::openapi::OpenApi
     let names = ["bearer", "api-key"];
     let required = names.map(|name| SecurityRequirement::new(name, [] as [&str; 0]));
     for (path, item) in &mut document.paths.paths {
-        let operations = [
-            &mut item.get,
-            &mut item.post,
-            &mut item.put,
-            &mut item.delete,
-        ];
-        for operation in operations.into_iter().flatten() {
-            if ["/livez", "/readyz", "/health"].contains(&path.as_str()) {
-                continue;
-            }
-            operation.security = Some(required.to_vec());
-            let responses = &mut operation.responses.responses;
-            // As the others of the route: its errors have one form.
-            let Some(RefOr::T(error)) = responses.get("503").cloned() else {
-                continue;
-            };
-            for (status, codes) in [
-                ("401", "`unauthorized`"),
-                ("403", "`forbidden`"),
-                ("429", "`overloaded`, `rate_limited`, with `Retry-After`"),
-            ] {
-                let mut error = error.clone();
-                error.description = codes.to_owned();
-                responses.insert(status.to_owned(), RefOr::T(error));
-            }
+        if errors::asks_for_key(path) {
+            errors::operations(item)
+                .for_each(|(_, operation)| operation.security = Some(required.to_vec()));
         }
     }
     document
@@ -266,4 +245,33 @@ fn identified<T: serde::Serialize>(
         }
     }
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::body::Body;
+    use tower::ServiceExt;
+
+    use super::*;
+    use crate::ServerConfig;
+    use crate::metrics::Metrics;
+    use crate::state::Shared;
+
+    #[tokio::test]
+    async fn what_needs_models_waits_for_them() {
+        let document: serde_json::Value = serde_json::from_str(&openapi_document()).unwrap();
+        let metrics = Metrics::new().unwrap();
+        let router = router(App::new(Shared::new(ServerConfig::default(), metrics)));
+        for (path, item) in document["paths"].as_object().unwrap() {
+            for (method, operation) in item.as_object().unwrap() {
+                let request = Request::builder()
+                    .method(method.to_ascii_uppercase().as_str())
+                    .uri(path.replace(['{', '}'], ""));
+                let request = request.body(Body::empty()).unwrap();
+                let response = router.clone().oneshot(request).await.unwrap();
+                let documented = operation["responses"].get("503").is_some();
+                assert_eq!(response.status() == 503, documented, "{method} {path}");
+            }
+        }
+    }
 }

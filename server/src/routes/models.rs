@@ -3,8 +3,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use axum::Json;
 use axum::extract::{Path, State};
 use encoder::Role;
-use openapi::{ErrorCode, Model, ModelList, ModelRole, OpenAiError};
+use openapi::{ErrorCode, Model, ModelList, ModelRole};
 
+use super::errors::NamedModel;
 use crate::model::{ServedEncoder, ServedReranker};
 use crate::problem::ApiError;
 use crate::state::{App, Shared};
@@ -14,7 +15,6 @@ use crate::state::{App, Shared};
     get, path = "/v1/models", tag = "models", operation_id = "list_models",
     responses(
         (status = 200, description = "The loaded models", body = ModelList),
-        (status = 503, description = "`not_ready`", body = OpenAiError),
     ),
 )]
 pub(super) async fn list(State(app): State<App>) -> Json<ModelList> {
@@ -30,8 +30,7 @@ pub(super) async fn list(State(app): State<App>) -> Json<ModelList> {
     params(("id" = String, Path, description = "Name of the model", example = "all-MiniLM-L6-v2")),
     responses(
         (status = 200, description = "The model", body = Model),
-        (status = 404, description = "`model_not_found`", body = OpenAiError),
-        (status = 503, description = "`not_ready`", body = OpenAiError),
+        NamedModel,
     ),
 )]
 pub(super) async fn show(

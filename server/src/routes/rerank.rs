@@ -1,10 +1,11 @@
 use axum::Json as Answer;
 use axum::extract::{Extension, State};
 use openapi::{
-    ErrorCode, Problem, RerankDocument, RerankDocumentText, RerankRequest, RerankResponse,
-    RerankResult, RerankUsage,
+    ErrorCode, RerankDocument, RerankDocumentText, RerankRequest, RerankResponse, RerankResult,
+    RerankUsage,
 };
 
+use super::errors::{Body, Computing, NamedModel};
 use crate::Limits;
 use crate::body::Json;
 use crate::exchange::Context;
@@ -25,16 +26,7 @@ use crate::state::App;
     request_body = RerankRequest,
     responses(
         (status = 200, description = "The documents, best first", body = RerankResponse),
-        (status = 400, description = "`bad_request`", body = Problem, content_type = "application/problem+json"),
-        (status = 404, description = "`model_not_found`", body = Problem, content_type = "application/problem+json"),
-        (status = 408, description = "`slow_client`", body = Problem, content_type = "application/problem+json"),
-        (status = 413, description = "`body_too_large`, `batch_too_large`", body = Problem, content_type = "application/problem+json"),
-        (status = 415, description = "`unsupported_media_type`", body = Problem, content_type = "application/problem+json"),
-        (status = 422, description = "`validation`", body = Problem, content_type = "application/problem+json"),
-        (status = 429, description = "`overloaded`, with `Retry-After`", body = Problem, content_type = "application/problem+json"),
-        (status = 500, description = "`internal`", body = Problem, content_type = "application/problem+json"),
-        (status = 503, description = "`not_ready`, `draining`", body = Problem, content_type = "application/problem+json"),
-        (status = 504, description = "`deadline_exceeded`", body = Problem, content_type = "application/problem+json"),
+        Body, NamedModel, Computing,
     ),
 )]
 pub(super) async fn rerank(

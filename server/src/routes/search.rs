@@ -3,7 +3,7 @@ use std::time::Duration;
 use axum::extract::{Extension, Path, State};
 use axum::response::Response;
 use openapi::{
-    HighlightField, HighlightPiece, HitDocument, HitScores, HybridOptions, IncludeField, Problem,
+    HighlightField, HighlightPiece, HitDocument, HitScores, HybridOptions, IncludeField,
     SearchHighlight, SearchHit, SearchMode, SearchResponse, SearchTiming, SearchTotal, SearchUsage,
     TotalRelation,
 };
@@ -15,6 +15,7 @@ use retriever::{
 use tokio::time::timeout_at;
 
 use super::aliases::named;
+use super::errors::{Body, Computing, Opened};
 use super::{identified, millis, timed};
 use crate::Limits;
 use crate::auth::{narrow, narrowed_error};
@@ -53,18 +54,7 @@ const DEFAULT_K: u32 = 60;
             ("x-model-fingerprint" = String, description = "Fingerprint of the generation's model and texts"),
             ("Server-Timing" = String, description = "Time of each stage"),
         )),
-        (status = 400, description = "`bad_request`", body = Problem, content_type = "application/problem+json"),
-        (status = 404, description = "`not_found`", body = Problem, content_type = "application/problem+json"),
-        (status = 409, description = "`fingerprint_mismatch`: the generation was built with another model", body = Problem, content_type = "application/problem+json"),
-        (status = 408, description = "`slow_client`", body = Problem, content_type = "application/problem+json"),
-        (status = 413, description = "`body_too_large`", body = Problem, content_type = "application/problem+json"),
-        (status = 415, description = "`unsupported_media_type`", body = Problem, content_type = "application/problem+json"),
-        (status = 422, description = "`validation`", body = Problem, content_type = "application/problem+json"),
-        (status = 429, description = "`overloaded`, with `Retry-After`", body = Problem, content_type = "application/problem+json"),
-        (status = 500, description = "`internal`", body = Problem, content_type = "application/problem+json"),
-        (status = 503, description = "`not_ready`, `draining`", body = Problem, content_type = "application/problem+json"),
-        (status = 507, description = "`insufficient_storage`: the generation does not fit beside the one that is served", body = Problem, content_type = "application/problem+json"),
-        (status = 504, description = "`deadline_exceeded`", body = Problem, content_type = "application/problem+json"),
+        Body, Opened, Computing,
     ),
 )]
 pub(super) async fn search(

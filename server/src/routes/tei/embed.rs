@@ -8,12 +8,13 @@ use openapi::{
 };
 use retriever::{Deadline, Encoded};
 
-use super::{Cost, Errors, Named, answer, check_cut, reading};
+use super::{Cost, Named, answer, check_cut, reading};
 use crate::body::Json;
 use crate::exchange::Context;
 use crate::model::ServedEncoder;
 use crate::problem::ApiError;
 use crate::routes::embeddings::{Rows, kept_width};
+use crate::routes::errors::{Body, Computing, NamedModel};
 use crate::scheduler::{Class, Work};
 use crate::state::{App, Shared};
 
@@ -35,7 +36,7 @@ use crate::state::{App, Shared};
             ("x-inference-time" = u64, description = "Milliseconds of computing"),
             ("x-total-time" = u64, description = "Milliseconds of it all"),
         ), example = json!([[0.013, -0.027]])),
-        Errors,
+        Body, NamedModel, Computing,
     ),
 )]
 pub(in crate::routes) async fn embed(
@@ -75,7 +76,7 @@ pub(in crate::routes) async fn embed(
     request_body = TeiEmbedAllRequest,
     responses(
         (status = 200, description = "For each text a vector a token", body = Vec<Vec<Vec<f32>>>, example = json!([[[0.21, -0.4], [0.1, 0.7]]])),
-        Errors,
+        Body, NamedModel, Computing,
     ),
 )]
 pub(in crate::routes) async fn embed_all(
@@ -110,7 +111,7 @@ pub(in crate::routes) async fn embed_all(
     request_body = TeiSimilarityRequest,
     responses(
         (status = 200, description = "The cosine of each of the others", body = Vec<f32>, example = json!([0.71, 0.12])),
-        Errors,
+        Body, NamedModel, Computing,
     ),
 )]
 pub(in crate::routes) async fn similarity(

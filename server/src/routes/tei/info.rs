@@ -3,11 +3,12 @@ use std::collections::BTreeMap;
 use axum::Json;
 use axum::extract::{Query, State};
 use encoder::{Arithmetic, Role};
-use openapi::{Health, TeiError, TeiInfo, TeiLabels, TeiModelType};
+use openapi::{Health, TeiInfo, TeiLabels, TeiModelType};
 
 use super::Named;
 use super::tokens::Either;
 use crate::problem::ApiError;
+use crate::routes::errors::{NamedModel, Readiness};
 use crate::routes::health::ready;
 use crate::state::App;
 
@@ -17,8 +18,7 @@ use crate::state::App;
     params(("model" = Option<String>, Query, description = "Name of a loaded model; may be left out when exactly one encoder is loaded")),
     responses(
         (status = 200, description = "The model and the limits", body = TeiInfo),
-        (status = 404, description = "`model_not_found`", body = TeiError),
-        (status = 503, description = "`not_ready`", body = TeiError),
+        NamedModel,
     ),
 )]
 pub(in crate::routes) async fn info(
@@ -97,7 +97,7 @@ fn labels(names: &[String]) -> TeiLabels {
     get, path = "/health", tag = "text-embeddings-inference", operation_id = "tei_health",
     responses(
         (status = 200, description = "It is", body = Health),
-        (status = 503, description = "`not_ready`, `draining`", body = TeiError),
+        Readiness,
     ),
 )]
 pub(in crate::routes) async fn health(state: State<App>) -> Result<Json<Health>, ApiError> {

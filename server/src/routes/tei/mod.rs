@@ -5,7 +5,6 @@ mod info;
 mod pairs;
 mod tokens;
 
-use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use axum::Json as Answer;
@@ -17,14 +16,12 @@ pub(super) use embed::{
 };
 use encoder::{Role, Side, Tokens};
 pub(super) use info::{__path_health, __path_info, health, info};
-use openapi::{ErrorCode, TeiError, TeiReading, TeiSide};
+use openapi::{ErrorCode, TeiReading, TeiSide};
 pub(super) use pairs::{__path_predict, __path_rerank, predict, rerank};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 pub(super) use tokens::{__path_decode, __path_tokenize, decode, tokenize};
-use utoipa::ToSchema;
-use utoipa::openapi::{ContentBuilder, Ref, RefOr, ResponseBuilder};
 
 use crate::Scope;
 use crate::body::Json;
@@ -43,35 +40,6 @@ impl Named {
     /// What the body says, else the address.
     fn or<'a>(&'a self, body: &'a Option<String>) -> Option<&'a str> {
         body.as_deref().or(self.model.as_deref())
-    }
-}
-
-/// How every route here may fail, for the document.
-struct Errors;
-
-impl utoipa::IntoResponses for Errors {
-    fn responses() -> BTreeMap<String, RefOr<utoipa::openapi::Response>> {
-        let described = [
-            (400, "`bad_request`"),
-            (404, "`model_not_found`"),
-            (408, "`slow_client`"),
-            (413, "`body_too_large`, `batch_too_large`"),
-            (415, "`unsupported_media_type`"),
-            (422, "`validation`"),
-            (429, "`overloaded`, `rate_limited`, with `Retry-After`"),
-            (500, "`internal`"),
-            (503, "`not_ready`, `draining`"),
-            (504, "`deadline_exceeded`"),
-        ];
-        let response = |(status, description): (u16, &str)| {
-            let content =
-                ContentBuilder::new().schema(Some(Ref::from_schema_name(TeiError::name())));
-            let response = ResponseBuilder::new()
-                .description(description)
-                .content("application/json", content.build());
-            (status.to_string(), response.build().into())
-        };
-        described.map(response).into()
     }
 }
 

@@ -7,11 +7,12 @@ use openapi::{
     TeiRerankRequest,
 };
 
-use super::{Cost, Errors, Named, answer, check_cut, side};
+use super::{Cost, Named, answer, check_cut, side};
 use crate::body::Json;
 use crate::exchange::Context;
 use crate::model::{Input, PairCut, Scored, ServedReranker};
 use crate::problem::ApiError;
+use crate::routes::errors::{Body, Computing, NamedModel};
 use crate::routes::rerank::{best_first, check_documents, check_query, probability};
 use crate::scheduler::Class;
 use crate::state::{App, Shared};
@@ -23,7 +24,7 @@ use crate::state::{App, Shared};
     request_body = TeiRerankRequest,
     responses(
         (status = 200, description = "The texts, best first", body = Vec<TeiRank>),
-        Errors,
+        Body, NamedModel, Computing,
     ),
 )]
 pub(in crate::routes) async fn rerank(
@@ -65,7 +66,7 @@ pub(in crate::routes) async fn rerank(
     request_body = TeiPredictRequest,
     responses(
         (status = 200, description = "The labels, surest first; a list of such lists for many inputs", body = TeiPredictions),
-        Errors,
+        Body, NamedModel, Computing,
     ),
 )]
 pub(in crate::routes) async fn predict(

@@ -5,12 +5,13 @@ use axum::extract::{Extension, Query, State};
 use encoder::{EncodeError, Piece, TextTokenizer};
 use openapi::{TeiDecodeRequest, TeiIds, TeiTexts, TeiToken, TeiTokenizeRequest};
 
-use super::{Errors, Named, prompt};
+use super::{Named, prompt};
 use crate::body::Json;
 use crate::exchange::Context;
 use crate::model::{ServedEncoder, ServedReranker};
 use crate::problem::ApiError;
 use crate::routes::embeddings::check_number;
+use crate::routes::errors::{Body, Computing, NamedModel};
 use crate::state::{App, Shared};
 
 /// Turn texts into tokens, as text-embeddings-inference does
@@ -20,7 +21,7 @@ use crate::state::{App, Shared};
     request_body = TeiTokenizeRequest,
     responses(
         (status = 200, description = "The tokens of each text, uncut", body = Vec<Vec<TeiToken>>),
-        Errors,
+        Body, NamedModel, Computing,
     ),
 )]
 pub(in crate::routes) async fn tokenize(
@@ -91,7 +92,7 @@ fn token(text: &str, piece: Piece) -> TeiToken {
     request_body = TeiDecodeRequest,
     responses(
         (status = 200, description = "A text for each list of ids; ids that no token has are skipped", body = Vec<String>, example = json!(["the tide"])),
-        Errors,
+        Body, NamedModel, Computing,
     ),
 )]
 pub(in crate::routes) async fn decode(

@@ -18,6 +18,8 @@ use server::{Control, QueueConfig, ServeError, Server, ServerConfig};
 use tempfile::TempDir;
 use tokio::sync::oneshot;
 
+use crate::contract;
+
 pub const CORPUS: &str = r#"{"_id": "tides", "title": "Tides", "text": "The sea comes in and goes out twice a day.", "lang": "en", "year": 1687}
 {"_id": "bees", "title": "Bees", "text": "Returning foragers steer by the sun.", "lang": ["de", "en"], "year": 1973, "day": "1973-10-11"}
 {"_id": "bread", "title": "", "text": "Dough rises because yeast breathes.", "lang": "fr"}
@@ -235,7 +237,7 @@ impl TestServer {
         stream
             .set_read_timeout(Some(Duration::from_secs(30)))
             .unwrap();
-        Client(stream)
+        Client(stream, Vec::new())
     }
 
     /// Begins the shutdown.
@@ -260,11 +262,13 @@ impl Drop for TestServer {
     }
 }
 
-pub struct Client(TcpStream);
+/// A connection, and what was sent over it.
+pub struct Client(TcpStream, Vec<u8>);
 
 impl Client {
     pub fn send(&mut self, bytes: &[u8]) {
         self.0.write_all(bytes).unwrap();
+        self.1.extend(bytes);
     }
 
     /// Sends a head and returns when the server asks for the body, so that the request is certainly being handled.
@@ -284,10 +288,14 @@ impl Client {
         self.0.shutdown(Shutdown::Write).unwrap();
     }
 
+    /// Reads until the server closes; the answer is one that the document foresees.
+    #[track_caller]
     pub fn answer(&mut self) -> Answer {
         let mut bytes = Vec::new();
         self.0.read_to_end(&mut bytes).unwrap();
-        Answer::parse(&bytes)
+        let answer = Answer::parse(&bytes);
+        contract::check(&self.1, &answer);
+        answer
     }
 }
 
@@ -299,7 +307,7 @@ pub struct Answer {
 }
 
 impl Answer {
-    fn parse(bytes: &[u8]) -> Self {
+    pub fn parse(bytes: &[u8]) -> Self {
         let text = String::from_utf8(bytes.to_vec()).unwrap();
         let (head, body) = text
             .split_once("\r\n\r\n")

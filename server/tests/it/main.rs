@@ -4,6 +4,7 @@
 
 mod batches;
 mod compat;
+mod contract;
 mod figures;
 mod filters;
 mod groups;

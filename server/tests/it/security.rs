@@ -26,7 +26,7 @@ const SCOPES: [Scope; 6] = [
 ];
 
 /// A key whose secret is `secret of NAME`.
-fn key(name: &str, scopes: &[Scope]) -> ApiKey {
+pub fn key(name: &str, scopes: &[Scope]) -> ApiKey {
     ApiKey {
         name: name.to_owned(),
         sha256: Sha256::digest(format!("secret of {name}")).into(),
@@ -37,7 +37,7 @@ fn key(name: &str, scopes: &[Scope]) -> ApiKey {
     }
 }
 
-fn keys(keys: Vec<ApiKey>) -> AuthConfig {
+pub fn keys(keys: Vec<ApiKey>) -> AuthConfig {
     AuthConfig {
         keys,
         ..AuthConfig::default()
@@ -48,11 +48,11 @@ fn start(auth: AuthConfig) -> TestServer {
     TestServer::start_set(|_| {}, |server| server.set_auth(auth).unwrap())
 }
 
-fn bearer(name: &str) -> String {
+pub fn bearer(name: &str) -> String {
     format!("authorization: Bearer secret of {name}\r\n")
 }
 
-fn ask(server: &TestServer, method: &str, path: &str, headers: &str, body: &Value) -> Answer {
+pub fn ask(server: &TestServer, method: &str, path: &str, headers: &str, body: &Value) -> Answer {
     let body = match method {
         "GET" => String::new(),
         _ => body.to_string(),

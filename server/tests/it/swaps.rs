@@ -16,7 +16,17 @@ use crate::harness::{Answer, CORPUS, TestServer, encoder};
 const ALIAS: &str = "/v1/collections/docs/aliases/live";
 
 /// Adds a generation of a corpus to the served collection.
-fn build(server: &TestServer, corpus: &str, tweak: impl FnOnce(&mut BuildConfig)) -> String {
+pub fn build(server: &TestServer, corpus: &str, tweak: impl FnOnce(&mut BuildConfig)) -> String {
+    build_with(server, "models/tiny-bert", corpus, tweak)
+}
+
+/// The same with another encoder.
+pub fn build_with(
+    server: &TestServer,
+    fixture: &str,
+    corpus: &str,
+    tweak: impl FnOnce(&mut BuildConfig),
+) -> String {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("corpus.jsonl");
     std::fs::write(&path, corpus).unwrap();
@@ -27,7 +37,7 @@ fn build(server: &TestServer, corpus: &str, tweak: impl FnOnce(&mut BuildConfig)
     let mut config = BuildConfig::new(server.root.clone(), corpus, None);
     tweak(&mut config);
     let stop = AtomicBool::new(false);
-    let encoder = encoder("models/tiny-bert");
+    let encoder = encoder(fixture);
     let report = indexer::build(&config, &encoder, &NoProgress, &stop).unwrap();
     report.generation.to_string()
 }
@@ -38,7 +48,7 @@ fn second(server: &TestServer) -> String {
     build(server, &corpus, |_| ())
 }
 
-fn publish(root: &Path, id: &str) {
+pub fn publish(root: &Path, id: &str) {
     let writer = Collection::open(root).unwrap().writer("test").unwrap();
     writer.publish(&GenerationId::parse(id).unwrap()).unwrap();
 }

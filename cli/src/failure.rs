@@ -163,6 +163,8 @@ fn classify(error_chain: &anyhow::Error) -> (Exit, Option<String>) {
         if let Some(
             SearchError::Filter(_)
             | SearchError::Facets(_)
+            | SearchError::Boosts(_)
+            | SearchError::Sort(_)
             | SearchError::GroupField { .. }
             | SearchError::Weights(_),
         ) = cause.downcast_ref()

@@ -17,6 +17,7 @@ mod npy;
 mod output;
 mod progress;
 mod query_vectors;
+mod ranking;
 mod server_auth;
 mod server_file;
 

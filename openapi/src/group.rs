@@ -49,7 +49,10 @@ pub struct SearchGroup {
     pub rank: usize,
     /// Its score.
     pub score: f32,
-    /// Its best passages, best first; `rank` is their place among all passages.
+    /// Whether it has its rank by a pin.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub pinned: bool,
+    /// Its best passages, best first; `rank` is their place among all passages, 0 where a pin brought what the ranking did not.
     pub hits: Vec<SearchHit>,
 }
 

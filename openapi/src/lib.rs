@@ -5,6 +5,7 @@
 //! ignore them, because the clients they serve send extras.
 
 mod aliases;
+mod boost;
 mod cohere;
 mod collections;
 mod documents;
@@ -21,6 +22,7 @@ mod search;
 mod tei;
 
 pub use aliases::{Alias, AliasRequest, Generation, GenerationList};
+pub use boost::{Boost, BoostFunction, BoostStage, HitBoost, HitExplanation, Pin, Sort, SortOrder};
 pub use cohere::{
     CohereError, CohereMeta, CohereRerankRequest, CohereRerankResponse, CohereTokens, CohereUnits,
     CohereVersion,

@@ -4,7 +4,10 @@ use utoipa::ToSchema;
 
 use crate::filter::filter_or_null;
 use crate::object::{object, object_or_null, objects};
-use crate::{Filter, GroupScore, HitDocument, Ordered, Problem, SearchGroup};
+use crate::{
+    Boost, Filter, GroupScore, HitDocument, HitExplanation, Ordered, Pin, Problem, SearchGroup,
+    Sort,
+};
 
 /// A search by text or by vector: exactly one of `query` and `vector` is given.
 #[derive(Clone, Debug, PartialEq, Deserialize, ToSchema)]
@@ -39,6 +42,24 @@ pub struct SearchRequest {
     /// are left out; before, the fused one with `"mode": "hybrid"`, else that of vectors or words.
     #[serde(default)]
     pub score_threshold: Option<f32>,
+    /// What is added to scores for the values of fields: recency, popularity. Limit: `limits.boosts`.
+    #[serde(default, deserialize_with = "objects")]
+    pub boosts: Vec<Boost>,
+    /// An order by a field in place of that by score.
+    #[serde(default, deserialize_with = "object_or_null")]
+    pub sort: Option<Sort>,
+    /// Passages of the ranking that `boosts` and `sort` see, its first ones. With boosts the rest follow in their order; with `sort`
+    /// they are left out. It does not depend on the page, so that pages fit together. 1000 unless given. Limit: `limits.window`.
+    #[serde(default)]
+    #[schema(minimum = 1)]
+    pub rank_window: Option<usize>,
+    /// Documents that have given ranks. Limit: `limits.pins`.
+    #[serde(default, deserialize_with = "objects")]
+    pub pins: Vec<Pin>,
+    /// Says of each hit what its score is made of.
+    #[serde(default)]
+    #[schema(default = false)]
+    pub explain: bool,
     /// Returns `groups` in place of `results`, and counts them by `top_k` and `offset`: `document` puts the passages together
     /// that a document was split into, the name of a keyword field those with a value in common.
     #[serde(default)]
@@ -386,6 +407,12 @@ pub struct SearchHit {
     pub rank: usize,
     /// The score of every stage that saw it.
     pub scores: HitScores,
+    /// What the score is made of, with `explain`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub explanation: Option<HitExplanation>,
+    /// Whether it has its rank by a pin. Its score is 0 where the ranking did not bring it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub pinned: bool,
     /// Where it lies in its document, when documents were split into passages.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub document: Option<HitDocument>,

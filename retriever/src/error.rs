@@ -105,6 +105,12 @@ pub enum SearchError {
     /// A field cannot be counted.
     #[error("the facets do not fit the collection")]
     Facets(#[source] FilterError),
+    /// A boost does not fit the collection.
+    #[error("the boosts do not fit the collection")]
+    Boosts(#[source] FilterError),
+    /// Passages cannot be sorted so.
+    #[error("the order does not fit the collection")]
+    Sort(#[source] FilterError),
     /// The sources of a hybrid search cannot be weighed so.
     #[error(
         "weights {} and {} of a hybrid search, expected numbers from 0 on, one of them above",

@@ -10,8 +10,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use store::View;
 
+use crate::candidates::Candidate;
 use crate::memory::{RememberedEncoder, RememberedReranker};
-use crate::retriever::fill;
+use crate::pin::{Pinned, place};
+use crate::retriever::{Within, fill, hit};
 use crate::{
     Hit, Include, Live, QueryEncoder, QueryInput, Relation, Reranker, Retriever, SearchError,
     SearchOptions, SearchResponse,
@@ -89,8 +91,23 @@ pub struct Group {
     pub rank: usize,
     /// Its score.
     pub score: f32,
-    /// Its best passages, best first; their ranks are those among all passages.
+    /// Whether it has its rank by a pin.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub pinned: bool,
+    /// Its best passages, best first; their ranks are those among all passages, 0 where a pin brought what the ranking did not.
     pub hits: Vec<Hit>,
+}
+
+impl Group {
+    fn new(id: String) -> Self {
+        Self {
+            id,
+            rank: 0,
+            score: 0.0,
+            pinned: false,
+            hits: Vec::new(),
+        }
+    }
 }
 
 impl Retriever {
@@ -98,25 +115,30 @@ impl Retriever {
     ///
     /// Passages are ranked as without groups, more and more of them until enough groups are found, none is left, or
     /// 10,000 are ranked. Groups are ordered by score, ties by their best passage. After reranking, groups whose best
-    /// passage the cross-encoder read come first, and only passages that it read count in them.
+    /// passage the cross-encoder read come first, and only passages that it read count in them. With
+    /// [`SearchOptions::sort`] groups are in the order of their first passages.
     ///
     /// [`SearchResponse::degraded`] says `groups_missing` where too few groups were found among the passages ranked, and
     /// `group_scores_partial` where passages that were not ranked might have counted in a sum or a mean.
     pub(crate) async fn search_groups(
         &self,
+        within: &Within<'_>,
         queries: Vec<QueryInput>,
         options: &SearchOptions,
         grouping: &Grouping,
-        live: &Arc<Live>,
         encoder: &dyn QueryEncoder,
         reranker: Option<&dyn Reranker>,
     ) -> Result<Vec<SearchResponse>, SearchError> {
-        let start = Instant::now();
         self.check_grouping(grouping)?;
+        let live = &within.live;
+        let passing = within.selection.passages.as_deref();
+        let pinned = Pinned::find(&options.pins, live.view(), passing)?;
         let encoder = RememberedEncoder::new(encoder);
         let reranker = reranker.map(RememberedReranker::new);
         let reranker = reranker.as_ref().map(|reranker| reranker as &dyn Reranker);
+        // Groups that are pinned elsewhere leave their places in the page to others.
         let n_wanted = options.offset.saturating_add(options.top_k);
+        let n_wanted = n_wanted.saturating_add(pinned.len());
         let of_group = grouping.size.max(grouping.n_counted());
         let mut depth = n_wanted
             .saturating_mul(of_group)
@@ -134,10 +156,11 @@ impl Retriever {
                 },
                 highlight: None,
                 group: None,
+                pins: Vec::new(),
                 ..options.clone()
             };
             let answers = self
-                .search_live(live, queries.clone(), &ranking, &encoder, reranker)
+                .search_within(within, queries.clone(), &ranking, &encoder, reranker)
                 .await?;
             let answers = answers.into_iter().zip(&queries);
             for ((mut answer, query), finished) in answers.zip(&mut finished) {
@@ -148,7 +171,7 @@ impl Retriever {
                 let is_all = hits.len() < depth
                     || answer.total.relation == Relation::Eq
                         && answer.total.value == hits.len() as u64;
-                answer.groups = group(live, hits, grouping).await?;
+                answer.groups = group(live, hits, grouping, options.sort.is_some()).await?;
                 let is_enough = is_all || answer.groups.len() >= n_wanted;
                 if !is_enough && depth < MAX_CANDIDATES {
                     continue;
@@ -159,8 +182,8 @@ impl Retriever {
                 if !is_all && grouping.score != GroupScore::Max {
                     answer.degraded.push("group_scores_partial");
                 }
+                pin_groups(live, &mut answer.groups, &pinned, grouping).await?;
                 finish_groups(live.view(), &mut answer, options, grouping, query.text())?;
-                answer.timing.total = start.elapsed();
                 *finished = Some(answer);
             }
             depth = depth.saturating_mul(GROWTH).min(MAX_CANDIDATES);
@@ -187,6 +210,7 @@ async fn group(
     live: &Arc<Live>,
     hits: Vec<Hit>,
     grouping: &Grouping,
+    is_sorted: bool,
 ) -> Result<Vec<Group>, SearchError> {
     let keys = keys(live, &hits, &grouping.by).await?;
     let of_group = grouping.size.max(grouping.n_counted());
@@ -197,12 +221,7 @@ async fn group(
             let position = match positions.entry(id.clone()) {
                 Entry::Occupied(entry) => *entry.get(),
                 Entry::Vacant(entry) => {
-                    groups.push(Group {
-                        id,
-                        rank: 0,
-                        score: 0.0,
-                        hits: Vec::new(),
-                    });
+                    groups.push(Group::new(id));
                     *entry.insert(groups.len() - 1)
                 }
             };
@@ -215,6 +234,9 @@ async fn group(
     for group in &mut groups {
         group.score = grouping.score_of(&group.hits);
     }
+    if is_sorted {
+        return Ok(groups);
+    }
     let is_reranked = |group: &Group| group.hits[0].scores.rerank.is_some();
     // Stable: equal scores keep the order of their best passages.
     groups.sort_by(|a, b| {
@@ -222,6 +244,46 @@ async fn group(
         of_b.cmp(&of_a).then(b.score.total_cmp(&a.score))
     });
     Ok(groups)
+}
+
+/// Gives groups of pinned documents their ranks: of each the first one that a passage of it belongs to, or a new one with its first
+/// passage where none is ranked.
+async fn pin_groups(
+    live: &Arc<Live>,
+    groups: &mut Vec<Group>,
+    pinned: &[Pinned],
+    grouping: &Grouping,
+) -> Result<(), SearchError> {
+    let mut items: Vec<(usize, Group)> = Vec::with_capacity(pinned.len());
+    for Pinned { rank, ordinals } in pinned {
+        let mut hits = Vec::with_capacity(ordinals.len());
+        for &ordinal in ordinals {
+            hits.push(hit(live.view(), &Candidate::unranked(ordinal), 0, false)?);
+        }
+        let keys = keys(live, &hits, &grouping.by).await?;
+        let is_one = |group: &Group| keys.iter().flatten().any(|key| *key == group.id);
+        if items.iter().any(|(_, group)| is_one(group)) {
+            continue;
+        }
+        let group = match groups.iter().position(is_one) {
+            Some(position) => groups.remove(position),
+            None => {
+                let of_group = hits.into_iter().zip(keys);
+                let keyed = |(hit, keys): (Hit, Vec<String>)| Some((hit, keys.into_iter().next()?));
+                let Some((hit, id)) = of_group.filter_map(keyed).next() else {
+                    continue;
+                };
+                Group {
+                    hits: vec![hit],
+                    ..Group::new(id)
+                }
+            }
+        };
+        let pinned = true;
+        items.push((*rank, Group { pinned, ..group }));
+    }
+    *groups = place(items, std::mem::take(groups));
+    Ok(())
 }
 
 /// The groups that each hit belongs to.

@@ -10,6 +10,7 @@
 //! Every step has the same [`Deadline`]; what could not be done in time is named in [`SearchResponse::degraded`].
 
 mod backend;
+mod boost;
 mod candidates;
 mod deadline;
 mod error;
@@ -19,11 +20,14 @@ mod group;
 mod live;
 mod memory;
 mod models;
+mod pin;
 mod request;
 mod retriever;
 mod selection;
+mod sort;
 
 pub use backend::{BackendError, InProcess, SearchBackend, open_index};
+pub use boost::{Boost, BoostFunction, BoostStage, Boosted, DecayShape};
 pub use deadline::Deadline;
 pub use error::{OpenError, SearchError};
 pub use fingerprint::{ArithmeticMismatch, FingerprintError, check_arithmetic, check_encoder};
@@ -34,13 +38,15 @@ pub use models::{
     DirectEncoder, DirectReranker, Encoded, ModelError, QueryEncoder, QueryLength, Reranked,
     Reranker,
 };
+pub use pin::Pin;
 pub use request::{
-    Fragment, Highlight, Hit, HitDocument, Include, Mode, OnTimeout, QueryInput, Relation,
-    RerankRequest, Scores, SearchOptions, SearchRequest, SearchResponse, TextField, Timing, Total,
-    Usage,
+    Explanation, Fragment, Highlight, Hit, HitDocument, Include, Mode, OnTimeout, QueryInput,
+    Relation, RerankRequest, Scores, SearchOptions, SearchRequest, SearchResponse, TextField,
+    Timing, Total, Usage,
 };
 pub use retriever::{OpenConfig, Retriever};
 pub use selection::MAX_FACET_VALUES;
+pub use sort::{Sort, SortOrder};
 pub use store::{
     Added, AddedPart, Bitmap, Bounds, Condition, Facet, FieldFault, Filter, FilterError,
     FilterLimits, Piece, StoreError, Test, View,

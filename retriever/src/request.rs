@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 use store::DocumentPart;
 use store::{Facet, Filter, Piece};
 
-use crate::{Deadline, Fusion, Group, Grouping};
+use crate::{Boost, Boosted, Deadline, Fusion, Group, Grouping, Pin, Sort};
 
 /// What is searched for.
 #[derive(Clone, Debug, PartialEq)]
@@ -83,6 +83,17 @@ pub struct SearchOptions {
     /// Leaves out passages with a lower [`Hit::score`], which is that of the stage that made the order: the cross-encoder
     /// where it ran (what it did not read is left out), else the fusion or the one source.
     pub score_threshold: Option<f32>,
+    /// What is added to scores for the values of fields.
+    pub boosts: Vec<Boost>,
+    /// An order by a field in place of that by score.
+    pub sort: Option<Sort>,
+    /// Passages of the first stage that boosts and `sort` see, whatever page is asked for, so that pages fit together. With
+    /// boosts the rest follow in their order, with `sort` they are left out.
+    pub rank_window: usize,
+    /// Documents that have given ranks; groups, where there are groups.
+    pub pins: Vec<Pin>,
+    /// Says of each hit what its score is made of.
+    pub explain: bool,
     /// Answers by group; hits are then counted and skipped by group.
     pub group: Option<Grouping>,
     /// Hits returned.
@@ -141,6 +152,11 @@ impl Default for SearchOptions {
             filter: None,
             facets: Vec::new(),
             score_threshold: None,
+            boosts: Vec::new(),
+            sort: None,
+            rank_window: 1000,
+            pins: Vec::new(),
+            explain: false,
             group: None,
             top_k: 10,
             offset: 0,
@@ -199,6 +215,12 @@ pub struct Hit {
     pub score: f32,
     /// The scores of all stages.
     pub scores: Scores,
+    /// What the score is made of, when asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub explanation: Option<Explanation>,
+    /// Whether it has its rank by a pin. Its score is 0 where the ranking did not bring it.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub pinned: bool,
     /// Where it lies in its document, when documents were split into passages.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub document: Option<HitDocument>,
@@ -214,6 +236,20 @@ pub struct Hit {
     /// One fragment for each field asked for.
     #[serde(skip)]
     pub highlights: Vec<Fragment>,
+}
+
+/// What a score is made of: that of the cross-encoder, its rank prior and the boosts of its stage, where it read the passage; else
+/// that of the first stage and the boosts of that.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Explanation {
+    /// The score of the first stage before boosts; none where the ranking did not bring the passage.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub first_stage: Option<f32>,
+    /// What the cross-encoder leaves to the order of the first stage.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rank_prior: Option<f32>,
+    /// What each boost added, in the order of the stages, then as asked.
+    pub boosts: Vec<Boosted>,
 }
 
 /// The part of a document that a passage is.

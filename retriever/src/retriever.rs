@@ -9,7 +9,9 @@ use serde_json::Value;
 use store::{LexicalHit, Store, View};
 
 use crate::backend::open_index;
+use crate::boost::{BoostStage, Scorer};
 use crate::candidates::{Candidate, Candidates};
+use crate::pin::{Pinned, pin};
 use crate::selection::Selection;
 use crate::{
     BackendError, Deadline, Encoded, Fragment, Hit, InProcess, Live, Mode, ModelError, OnTimeout,
@@ -198,38 +200,77 @@ impl Retriever {
         encoder: &dyn QueryEncoder,
         reranker: Option<&dyn Reranker>,
     ) -> Result<Vec<SearchResponse>, SearchError> {
+        let start = Instant::now();
         let live = self.live();
-        if let Some(grouping) = &options.group {
-            let groups = self.search_groups(queries, options, grouping, &live, encoder, reranker);
-            return groups.await;
+        self.check(&queries, options, reranker)?;
+        let scorers = Scorer::resolve(&options.boosts, &self.schema);
+        let within = Within {
+            scorers: scorers.map_err(SearchError::Boosts)?,
+            selection: Selection::make(&live, options).await?,
+            live,
+        };
+        let filter_time = start.elapsed();
+        let mut answers = match &options.group {
+            Some(grouping) => {
+                let groups =
+                    self.search_groups(&within, queries, options, grouping, encoder, reranker);
+                groups.await?
+            }
+            None => {
+                self.search_within(&within, queries, options, encoder, reranker)
+                    .await?
+            }
+        };
+        for answer in &mut answers {
+            answer.timing.filter = filter_time;
+            answer.timing.total = start.elapsed();
         }
-        self.search_live(&live, queries, options, encoder, reranker)
-            .await
+        Ok(answers)
     }
 
-    /// Ranks passages of a generation as it is at one moment.
-    pub(crate) async fn search_live(
+    /// Checks that fields of boosts and order are there and of the right kind, as every search does.
+    ///
+    /// # Errors
+    /// [`SearchError::Boosts`], [`SearchError::Sort`].
+    pub fn check_fields(&self, options: &SearchOptions) -> Result<(), SearchError> {
+        Scorer::resolve(&options.boosts, &self.schema).map_err(SearchError::Boosts)?;
+        let sort = options.sort.as_ref();
+        sort.map_or(Ok(()), |sort| sort.check(&self.schema))
+            .map_err(SearchError::Sort)
+    }
+
+    /// Ranks the passages that pass the filter.
+    pub(crate) async fn search_within(
         &self,
-        live: &Arc<Live>,
+        within: &Within<'_>,
         queries: Vec<QueryInput>,
         options: &SearchOptions,
         encoder: &dyn QueryEncoder,
         reranker: Option<&dyn Reranker>,
     ) -> Result<Vec<SearchResponse>, SearchError> {
-        let start = Instant::now();
+        let Within {
+            live,
+            selection,
+            scorers,
+        } = within;
         let n_queries = queries.len();
         let (texts, vectors) = split(queries)?;
-        self.check(&texts, options, reranker)?;
 
+        // Passages that are pinned elsewhere leave their places in the page to others.
         let page_end = options.offset.saturating_add(options.top_k);
+        let page_end = page_end.saturating_add(options.pins.len());
         let to_rerank = options.rerank.map_or(0, |rerank| rerank.candidates);
-        let depth = match options.mode {
-            Mode::Hybrid(_) => page_end.max(to_rerank).max(options.candidates),
-            Mode::Dense | Mode::Lexical => page_end.max(to_rerank),
+        let to_order = match scorers.is_empty() && options.sort.is_none() {
+            true => 0,
+            false => options.rank_window,
         };
+        let to_fuse = match options.mode {
+            Mode::Hybrid(_) => options.candidates,
+            Mode::Dense | Mode::Lexical => 0,
+        };
+        let depth = page_end.max(to_rerank).max(to_order).max(to_fuse);
+        let pinned = Pinned::find(&options.pins, live.view(), selection.passages.as_deref())?;
 
-        let selection = Selection::make(live, options).await?;
-        let filter_time = start.elapsed();
         let encoded = match (&texts, options.mode) {
             (_, Mode::Lexical) => Encoded::default(),
             (Some(texts), _) => {
@@ -287,11 +328,18 @@ impl Retriever {
                 Candidates::first_stage(options.mode, dense, lexical, depth, n_passages)
             })
             .collect();
+        for found in &mut found {
+            found.boost(
+                scorers,
+                BoostStage::Retrieval,
+                options.rank_window,
+                live.view(),
+            )?;
+        }
         let mut timing = Timing {
             queue: encoded.queue,
             tokenize: encoded.tokenize,
             encode: encoded.compute,
-            filter: filter_time,
             search: search_start.elapsed(),
             ..Timing::default()
         };
@@ -318,6 +366,7 @@ impl Retriever {
                     .await?;
                 match outcome {
                     Some((n_tokens, truncated)) => {
+                        found.boost(scorers, BoostStage::Rerank, 0, live.view())?;
                         usage.rerank_tokens += n_tokens;
                         usage.truncated |= truncated;
                     }
@@ -339,6 +388,10 @@ impl Retriever {
                 Some(threshold) => found.keep_above(threshold, options.rerank.is_some()),
                 None => {}
             }
+            if let Some(sort) = &options.sort {
+                found.sort(sort, options.rank_window, live.view())?;
+            }
+            pin(&pinned, &mut found.list);
             let hits = page(live.view(), &found.list, options, text)?;
             let exact = options.mode == Mode::Dense && plan.is_some_and(Plan::is_exact);
             answers.push(SearchResponse {
@@ -355,7 +408,6 @@ impl Retriever {
             });
         }
         timing.fetch = fetch_start.elapsed();
-        timing.total = start.elapsed();
         for answer in &mut answers {
             answer.timing = timing;
         }
@@ -378,11 +430,16 @@ impl Retriever {
 
     fn check(
         &self,
-        texts: &Option<Vec<String>>,
+        queries: &[QueryInput],
         options: &SearchOptions,
         reranker: Option<&dyn Reranker>,
     ) -> Result<(), SearchError> {
-        if texts.is_none() {
+        let n_texts = queries.iter().filter_map(QueryInput::text).count();
+        if n_texts > 0 && n_texts < queries.len() {
+            return Err(SearchError::MixedBatch);
+        }
+        let by_vector = n_texts < queries.len();
+        if by_vector {
             let mode = match options.mode {
                 Mode::Lexical => Some("lexical"),
                 Mode::Hybrid(_) => Some("hybrid"),
@@ -397,13 +454,16 @@ impl Retriever {
         {
             return Err(SearchError::Weights(fusion.weights));
         }
-        if options.highlight.is_some() && texts.is_none() {
+        if options.highlight.is_some() && by_vector {
             return Err(SearchError::TextNeeded {
                 mode: "highlighted",
             });
         }
         if options.rerank.is_some() && reranker.is_none() {
             return Err(SearchError::NoReranker);
+        }
+        if let Some(sort) = &options.sort {
+            sort.check(&self.schema).map_err(SearchError::Sort)?;
         }
         Ok(())
     }
@@ -502,12 +562,20 @@ impl Retriever {
         let prior = reranker.rank_prior();
         for ((candidate, score), rank) in head.iter_mut().zip(&reranked.scores).zip(1..) {
             candidate.scores.rerank = Some(*score);
+            candidate.rank_prior = Some(prior.at(rank));
             candidate.score = score + prior.at(rank);
         }
         // Stable: equal scores keep the order of the first stage.
         head.sort_by(|a, b| b.score.total_cmp(&a.score));
         Ok(Some((reranked.n_tokens, reranked.n_truncated > 0)))
     }
+}
+
+/// What a search sees: one moment of a generation, the passages that pass the filter, the boosts.
+pub(crate) struct Within<'a> {
+    pub live: Arc<Live>,
+    pub selection: Selection,
+    pub scorers: Vec<Scorer<'a>>,
 }
 
 async fn search_lexical(
@@ -543,23 +611,36 @@ fn page(
     let page = list.iter().skip(options.offset).take(options.top_k);
     let mut hits = Vec::with_capacity(page.len());
     for (position, candidate) in page.enumerate() {
-        let ordinal = candidate.ordinal;
-        let part = view.document_part(ordinal);
-        hits.push(Hit {
-            ordinal,
-            id: view.id(ordinal).map_err(SearchError::Store)?.into(),
-            document: part.map_err(SearchError::Store)?.map(Into::into),
-            rank: options.offset + position + 1,
-            score: candidate.score,
-            scores: candidate.scores,
-            title: None,
-            text: None,
-            metadata: None,
-            highlights: Vec::new(),
-        });
+        let rank = options.offset + position + 1;
+        hits.push(hit(view, candidate, rank, options.explain)?);
     }
     fill(view, hits.iter_mut().collect(), options, query)?;
     Ok(hits)
+}
+
+/// A hit without what is read of its passage.
+pub(crate) fn hit(
+    view: &View,
+    candidate: &Candidate,
+    rank: usize,
+    explain: bool,
+) -> Result<Hit, SearchError> {
+    let ordinal = candidate.ordinal;
+    let part = view.document_part(ordinal).map_err(SearchError::Store)?;
+    Ok(Hit {
+        ordinal,
+        id: view.id(ordinal).map_err(SearchError::Store)?.into(),
+        document: part.map(Into::into),
+        rank,
+        score: candidate.score,
+        scores: candidate.scores,
+        explanation: explain.then(|| candidate.explanation()),
+        pinned: candidate.pinned,
+        title: None,
+        text: None,
+        metadata: None,
+        highlights: Vec::new(),
+    })
 }
 
 /// Puts into hits what was asked for of their passages.

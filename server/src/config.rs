@@ -95,6 +95,10 @@ pub struct Limits {
     pub filter_values: usize,
     /// Fields whose values one search counts.
     pub facets: usize,
+    /// Boosts of one search.
+    pub boosts: usize,
+    /// Pins of one search.
+    pub pins: usize,
     /// Bytes of a query text.
     pub query_bytes: usize,
     /// Characters of a fragment with the words of the query marked.
@@ -139,6 +143,8 @@ impl Default for Limits {
             filter_conditions: filter.conditions,
             filter_values: filter.values,
             facets: 16,
+            boosts: 16,
+            pins: 100,
             query_bytes: 16 << 10,
             highlight_chars: 1000,
             batch_queries: 64,

@@ -55,6 +55,7 @@ pub(crate) fn write_group(
         id: group.id,
         rank: group.rank,
         score: group.score,
+        pinned: group.pinned,
         hits: group.hits.into_iter().map(hit).collect(),
     }
 }

@@ -9,6 +9,7 @@
 
 mod auth;
 mod body;
+mod boost;
 mod cache;
 mod check;
 mod config;
@@ -32,6 +33,7 @@ mod swap;
 mod tls;
 
 pub use auth::{ApiKey, AuthConfig, AuthError, Scope};
+pub use boost::{read_boost, write_explanation};
 pub use check::CheckError;
 pub use config::{Limits, QueueConfig, ServerConfig};
 pub use created::CreatedError;

@@ -186,6 +186,8 @@ impl ApiError {
             ),
             SearchError::Filter(error) => Self::fields(vec![filter_fault("/filter", error)]),
             SearchError::Facets(error) => Self::fields(vec![filter_fault("/facets", error)]),
+            SearchError::Boosts(error) => Self::fields(vec![filter_fault("/boosts", error)]),
+            SearchError::Sort(error) => Self::fields(vec![filter_fault("/sort", error)]),
             SearchError::GroupField { kind, .. } => match kind {
                 Some(_) => Self::field("/group_by", "unsupported", "is not a keyword field"),
                 None => Self::field("/group_by", "unknown_value", "names no field"),

@@ -7,10 +7,11 @@ use tantivy::columnar::MonotonicallyMappableToU64;
 use tantivy::{Searcher, SegmentReader};
 
 use crate::Bitmap;
-use crate::filter::{FieldFault, FilterError};
+use crate::filter::FilterError;
 use crate::lexical::metadata_field;
 use crate::predicate::{IndexedField, filterable};
 use crate::selection::{Runs, column};
+use crate::values::field_kind;
 
 /// How many passages have each value of a field.
 #[derive(Clone, Debug, PartialEq)]
@@ -35,17 +36,8 @@ pub(crate) fn resolve<'a>(
     fields
         .map(|(position, name)| {
             let pointer = format!("/{position}");
-            let field = filterable(name, schema).and_then(|field| {
-                if COUNTED.contains(&field.kind) {
-                    return Ok(field);
-                }
-                Err(FieldFault::Test {
-                    field: name.clone(),
-                    kind: field.kind,
-                    test: "facets",
-                    kinds: COUNTED,
-                })
-            });
+            let field = field_kind(name, schema, "facets", COUNTED);
+            let field = field.and_then(|_| filterable(name, schema));
             field.map_err(|fault| FilterError { pointer, fault })
         })
         .collect()

@@ -232,7 +232,7 @@ pub enum FieldFault {
         field: String,
         /// Its kind.
         kind: FieldKind,
-        /// `range` or `facets`.
+        /// What was asked: `range`, `facets`, `sort` or the name of a function.
         test: &'static str,
         /// The kinds that have it.
         kinds: &'static [FieldKind],
@@ -261,6 +261,19 @@ pub enum FieldFault {
     },
 }
 
+impl FieldFault {
+    /// A value that is not what was expected of it.
+    #[must_use]
+    pub fn value(field: &str, kind: FieldKind, expected: &'static str, found: &Value) -> Self {
+        Self::Value {
+            field: field.to_owned(),
+            kind,
+            expected,
+            found: described(found),
+        }
+    }
+}
+
 /// Why passages could not be selected or counted.
 #[derive(Debug, thiserror::Error)]
 pub enum SelectError {
@@ -270,6 +283,24 @@ pub enum SelectError {
     /// The lexical index cannot be read.
     #[error(transparent)]
     Store(#[from] StoreError),
+}
+
+/// What is told about a value that does not fit; a long text is cut.
+fn described(value: &Value) -> String {
+    let kind = match value {
+        Value::Null => return "null".to_owned(),
+        Value::Array(_) => return "an array".to_owned(),
+        Value::Object(_) => return "an object".to_owned(),
+        Value::Bool(_) => "boolean",
+        Value::Number(number) if number.is_f64() => "number",
+        Value::Number(_) => "integer",
+        Value::String(_) => "string",
+    };
+    let text = value.to_string();
+    match text.char_indices().nth(60) {
+        None => format!("{kind} {text}"),
+        Some((end, _)) => format!("{kind} {}…", &text[..end]),
+    }
 }
 
 /// The name of a kind as schemas have it.

@@ -17,8 +17,10 @@ use crate::bm25::{self, Changes, LexicalHit};
 use crate::error::write_error;
 use crate::facet::{self, Counts};
 use crate::filter::{Filter, SelectError};
+use crate::predicate::IndexedField;
 use crate::read_only::ReadOnly;
 use crate::selection::{self, Runs};
+use crate::values::{self, FieldValue};
 use crate::{Bitmap, Language, StoreConfig, StoreError, Verify, WriteError, file_list, predicate};
 
 pub(crate) const ORDINAL: &str = "ordinal";
@@ -299,6 +301,16 @@ impl Lexical {
         Ok(counts.map_err(self.error())?)
     }
 
+    /// The values of a field in each of the passages.
+    pub fn values(
+        &self,
+        field: &IndexedField<'_>,
+        ordinals: &[u32],
+    ) -> Result<Vec<Vec<FieldValue>>, StoreError> {
+        let values = values::read(&self.reader.searcher(), self.runs()?, field, ordinals);
+        values.map_err(self.error())
+    }
+
     pub fn analyzer(&self) -> TextAnalyzer {
         self.analyzer.clone()
     }
@@ -406,6 +418,16 @@ mod tests {
             let counts = [(0, 7), (2, 7), (1, 6), (4, 6)].map(|(n, count)| (json!(n), count));
             assert_eq!(facets[0].counts, counts);
             assert_eq!(facets[1].counts, [(json!("a"), 13), (json!("c"), 13)]);
+            let ordinals = [49, 0, 7, 13];
+            let read: Vec<_> = resolved
+                .iter()
+                .map(|field| lexical.values(field, &ordinals).unwrap())
+                .collect();
+            let expected = ordinals.map(|n| vec![FieldValue::Integer(i64::from(n % 5))]);
+            assert_eq!(read[0], expected);
+            let word = |n: u32| words[n as usize % 3].to_owned();
+            let expected = ordinals.map(|n| vec![FieldValue::Text(word(n))]);
+            assert_eq!(read[1], expected);
         }
     }
 }

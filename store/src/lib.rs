@@ -30,6 +30,7 @@ mod predicate;
 mod read_only;
 mod selection;
 mod store;
+mod values;
 mod view;
 mod words;
 mod writer;
@@ -45,6 +46,7 @@ pub use highlight::{Highlighter, Piece};
 pub use language::{Language, UnknownLanguage};
 pub use lexical::SEGMENT_BYTES;
 pub use store::{Store, Verify};
+pub use values::{FieldValue, field_kind};
 pub use view::{Added, AddedPart, View};
 pub use writer::{StoreConfig, StoreSummary, StoreWriter, rebuild_lexical};
 

@@ -246,12 +246,7 @@ impl<'a> IndexedField<'a> {
     }
 
     fn mismatch(&self, expected: &'static str, value: &Value) -> FieldFault {
-        FieldFault::Value {
-            field: self.name.to_owned(),
-            kind: self.kind,
-            expected,
-            found: described(value),
-        }
+        FieldFault::value(self.name, self.kind, expected, value)
     }
 
     /// The set of checked values.
@@ -321,24 +316,6 @@ impl<'a> IndexedField<'a> {
             }
             _ => Err(self.mismatch("a number", value)),
         }
-    }
-}
-
-/// What is told about a value that does not fit; a long text is cut.
-fn described(value: &Value) -> String {
-    let kind = match value {
-        Value::Null => return "null".to_owned(),
-        Value::Array(_) => return "an array".to_owned(),
-        Value::Object(_) => return "an object".to_owned(),
-        Value::Bool(_) => "boolean",
-        Value::Number(number) if number.is_f64() => "number",
-        Value::Number(_) => "integer",
-        Value::String(_) => "string",
-    };
-    let text = value.to_string();
-    match text.char_indices().nth(60) {
-        None => format!("{kind} {text}"),
-        Some((end, _)) => format!("{kind} {}…", &text[..end]),
     }
 }
 

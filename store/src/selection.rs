@@ -65,6 +65,14 @@ impl Runs {
         Bitmap::from_sorted_iter(in_order).map_err(|_| disordered())
     }
 
+    /// The segment of a passage and its document there.
+    pub fn document(&self, ordinal: u32) -> Option<(usize, u32)> {
+        let next = self.0.partition_point(|run| run.first_ordinal <= ordinal);
+        let run = self.0.get(next.checked_sub(1)?)?;
+        let position = ordinal - run.first_ordinal;
+        (position < run.len).then_some((run.segment, run.first_document + position))
+    }
+
     /// The documents of a segment whose ordinals are among these, all of them where there are none given.
     pub fn documents<'a>(
         &'a self,

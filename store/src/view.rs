@@ -12,8 +12,8 @@ use crate::facet::Counts;
 use crate::highlight::Highlighter;
 use crate::words::Words;
 use crate::{
-    Bitmap, DocumentPart, Facet, Filter, LexicalHit, SelectError, Store, StoreError, WriteError,
-    facet, predicate,
+    Bitmap, DocumentPart, Facet, FieldValue, Filter, FilterError, LexicalHit, SelectError, Store,
+    StoreError, WriteError, facet, predicate, values,
 };
 
 /// Passages that are copied when one more is added while somebody still reads them.
@@ -403,6 +403,29 @@ impl View {
         Ok(facets
             .map(|(field, counts): (_, Counts)| counts.into_facet(field, max_values))
             .collect())
+    }
+
+    /// Returns the values of a field in each of the passages, in the order of the ordinals; none where it has none.
+    ///
+    /// # Errors
+    /// [`SelectError::Filter`] where no filter could name the field.
+    pub fn values(
+        &self,
+        field: &str,
+        ordinals: &[u32],
+    ) -> Result<Vec<Vec<FieldValue>>, SelectError> {
+        let field = predicate::filterable(field, &self.schema).map_err(|fault| FilterError {
+            pointer: String::new(),
+            fault,
+        })?;
+        let n_base = self.store.len();
+        let mut found = self.store.lexical().values(&field, ordinals)?;
+        for (&ordinal, found) in ordinals.iter().zip(&mut found) {
+            if ordinal >= n_base {
+                *found = values::of_record(&field, &self.added_at(ordinal)?.passage.metadata);
+            }
+        }
+        Ok(found)
     }
 
     /// Returns what finds the words of a query in texts, as [`Self::search_lexical`] reads both.

@@ -23,6 +23,7 @@ use crate::model::{self, ModelArgs};
 use crate::output::{self, Output};
 use crate::progress::Progress;
 use crate::query_vectors::{QueryVectorArgs, QueryVectors};
+use crate::ranking::{RankingArgs, explained};
 
 /// Queries encoded and searched together.
 const BATCH: usize = 256;
@@ -35,6 +36,8 @@ const BATCH: usize = 256;
   trawl search data/docs \"reset a password\" --hybrid --fusion weighted --weights 0.7,0.3
   trawl search data/docs \"reset a password\" --filter 'lang=en year>=2020' --filter 'lang!=de' --facets lang,year
   trawl search data/docs \"reset a password\" --filter '{\"should\": [{\"key\": \"lang\", \"match\": {\"any\": [\"en\", \"de\"]}}]}'
+  trawl search data/docs \"reset a password\" --boost 'published:exp_decay origin=now scale=30d weight=0.2' --explain
+  trawl search data/docs \"reset a password\" --score-threshold 0.4 --sort published:desc --pin 1:welcome
   trawl search data/books \"who sailed west\" --group-by document --group-size 3
   trawl search data/docs --queries queries.jsonl -k 100 --run-out run.trec
   trawl search data/docs --vectors queries.npy --ids queries.ids -k 100 --run-out run.trec")]
@@ -106,6 +109,8 @@ pub struct HowArgs {
     #[arg(long, value_name = "SCORE", allow_negative_numbers = true)]
     score_threshold: Option<f32>,
     #[command(flatten)]
+    ranking: RankingArgs,
+    #[command(flatten)]
     group: GroupArgs,
     /// Cross-encoder (directory or name) that reorders the first hits; `trawl-reranker-small` is in this binary.
     #[arg(long, value_name = "DIR|NAME")]
@@ -141,6 +146,7 @@ impl HowArgs {
             rrf_k: 60,
             filter: Vec::new(),
             score_threshold: None,
+            ranking: RankingArgs::default(),
             group: GroupArgs::default(),
             rerank: Some(reranker.into()),
             rerank_candidates: 20,
@@ -152,7 +158,7 @@ impl HowArgs {
     }
 
     /// Everything but the filter, which the fields of the collection decide.
-    fn options(&self) -> SearchOptions {
+    fn options(&self) -> anyhow::Result<SearchOptions> {
         let mode = match (self.lexical, self.hybrid) {
             (true, _) => Mode::Lexical,
             (_, true) => Mode::Hybrid(Fusion {
@@ -166,7 +172,7 @@ impl HowArgs {
             timeout: None,
             on_timeout: retriever::OnTimeout::Fail,
         });
-        SearchOptions {
+        let mut options = SearchOptions {
             mode,
             score_threshold: self.score_threshold,
             group: self.group.resolve(),
@@ -175,7 +181,9 @@ impl HowArgs {
             exact: self.exact,
             ef: self.ef,
             ..SearchOptions::default()
-        }
+        };
+        self.ranking.apply(&mut options)?;
+        Ok(options)
     }
 }
 
@@ -221,8 +229,9 @@ impl Session {
         let filter = filter::resolve(&how.filter, &retriever)?;
         let options = SearchOptions {
             filter,
-            ..how.options()
+            ..how.options()?
         };
+        retriever.check_fields(&options)?;
         let encoder: Box<dyn QueryEncoder> = match (asked, options.mode) {
             (Asked::Vectors, _) | (_, Mode::Lexical) => Box::new(NoEncoder),
             (Asked::Texts, Mode::Dense | Mode::Hybrid(_)) => {
@@ -304,11 +313,12 @@ impl Session {
 
     fn run_all(&self, queries: &[(String, QueryInput)], output: &Output) -> anyhow::Result<Run> {
         let progress = Progress::new(output);
+        let is_by_score = self.options.sort.is_none() && self.options.pins.is_empty();
         let mut run = Run::new("trawl");
         for (position, batch) in queries.chunks(BATCH).enumerate() {
             let inputs = batch.iter().map(|(_, input)| input.clone()).collect();
             for ((id, _), answer) in batch.iter().zip(self.search_many(inputs)?) {
-                run.insert(id.clone(), scored(run_hits(answer)));
+                run.insert(id.clone(), scored(run_hits(answer), is_by_score));
             }
             let done = (position * BATCH + batch.len()) as u64;
             progress.update("search", "queries", done, queries.len() as u64);
@@ -340,18 +350,20 @@ fn run_hits(answer: SearchResponse) -> Vec<Hit> {
     answer.hits.into_iter().chain(groups).collect()
 }
 
-/// The hits of an answer with scores that fall as their ranks rise.
+/// The hits of an answer with scores that fall as their ranks rise: where they are ordered by a field, or some are pinned, those
+/// are −1, −2, −3, ….
 ///
 /// After reranking, the passages that the cross-encoder did not read follow those it did, but their scores are of the
 /// first stage and may be higher. A run has one column of scores, and whoever reads it sorts by that: these passages
 /// get the last reranked score less 1, 2, 3, ….
-fn scored(hits: Vec<Hit>) -> Vec<Scored> {
+fn scored(hits: Vec<Hit>, is_by_score: bool) -> Vec<Scored> {
     let n_reranked = hits
         .iter()
         .take_while(|hit| hit.scores.rerank.is_some())
         .count();
     let last = hits[..n_reranked].last().map(|hit| f64::from(hit.score));
     let score = |position: usize, hit: &Hit| match last {
+        _ if !is_by_score => -1.0 - position as f64,
         Some(last) if position >= n_reranked => last - (position - n_reranked + 1) as f64,
         _ => f64::from(hit.score),
     };
@@ -487,6 +499,8 @@ pub fn show(retriever: &Retriever, answer: &SearchResponse, output: &Output) -> 
             [] => hits_table(answer),
             groups => groups_table(groups),
         } + &of_how_many(answer);
+        let of_groups = answer.groups.iter().flat_map(|group| &group.hits);
+        text += &explained(answer.hits.iter().chain(of_groups));
         if !answer.degraded.is_empty() {
             text += &format!("left out: {}\n", answer.degraded.join(", "));
         }
@@ -566,6 +580,8 @@ mod tests {
                 rerank,
                 ..retriever::Scores::default()
             },
+            explanation: None,
+            pinned: false,
             document: None,
             title: None,
             text: None,
@@ -578,10 +594,13 @@ mod tests {
             hit("c", 0.9, None),
             hit("d", 0.8, None),
         ];
-        let scores: Vec<f64> = scored(hits).into_iter().map(|hit| hit.score).collect();
-        assert_eq!(scores, [2.0, -0.5, -1.5, -2.5]);
+        let of = |hits, is_by_score| -> Vec<f64> {
+            let scored = scored(hits, is_by_score).into_iter();
+            scored.map(|hit| hit.score).collect()
+        };
+        assert_eq!(of(hits.clone(), false), [-1.0, -2.0, -3.0, -4.0]);
+        assert_eq!(of(hits, true), [2.0, -0.5, -1.5, -2.5]);
         let plain = vec![hit("c", 0.9, None), hit("d", 0.8, None)];
-        let scores: Vec<f64> = scored(plain).into_iter().map(|hit| hit.score).collect();
-        assert_eq!(scores, [f64::from(0.9f32), f64::from(0.8f32)]);
+        assert_eq!(of(plain, true), [f64::from(0.9f32), f64::from(0.8f32)]);
     }
 }

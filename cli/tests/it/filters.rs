@@ -157,3 +157,49 @@ fn what_is_wrong_with_a_filter_is_said_with_exit_code_2() {
         assert!(errors.contains(expected), "{more:?}: {errors}");
     }
 }
+
+#[test]
+fn boosts_orders_and_pins_change_the_order_and_are_explained() {
+    let built = build();
+    let boosted = search(
+        &built,
+        &[
+            "--boost",
+            "year:linear_decay origin=1900 scale=10 weight=9",
+            "--explain",
+        ],
+    );
+    let years = of_each(&boosted, "year");
+    let distance = |year: &&Value| (year.as_i64().unwrap() - 1900).abs();
+    // Years further away gain nothing.
+    let near = years
+        .iter()
+        .take_while(|year| year.is_i64() && distance(year) < 20);
+    assert!(near.clone().count() > 3 && near.map(distance).is_sorted());
+    let first = &boosted["results"][0];
+    let boost = &first["explanation"]["boosts"][0];
+    assert_eq!(
+        (&boost["input"], &boost["function"]),
+        (&json!(years[0].as_f64()), &json!("linear_decay"))
+    );
+    let sorted = search(&built, &["--sort", "year:desc", "--pin", "2:kitchen-01"]);
+    assert_eq!(sorted["results"][1]["id"], "kitchen-01");
+    assert_eq!(sorted["results"][1]["pinned"], true);
+    let years = of_each(&sorted, "year");
+    let years: Vec<i64> = years.iter().filter_map(|year| year.as_i64()).collect();
+    assert!(years.len() > 100 && years.iter().rev().is_sorted());
+
+    let arguments = ["search", text(&built.collection), "moon"];
+    let with = |more: &[&'static str]| [&arguments[..], more].concat();
+    let shown = succeed(with(&["--boost", "year:log1p weight=0.1", "--explain"]));
+    assert!(shown.contains("log1p of year +0."), "{shown}");
+    for (more, message) in [
+        (["--boost", "yaer:log1p"], "did you mean `year`"),
+        (["--boost", "year:log1p stage=rerank"], "`--rerank` only"),
+        (["--sort", "titel"], "there is no field `titel`"),
+        (["--pin", "kitchen-02"], "expected a rank"),
+    ] {
+        let errors = fail(2, with(&more));
+        assert!(errors.contains(message), "{more:?}: {errors}");
+    }
+}

@@ -4,6 +4,7 @@
 
 mod filters;
 mod groups;
+mod ranking;
 
 use std::collections::HashSet;
 use std::path::PathBuf;

@@ -20,6 +20,7 @@ use super::{identified, millis, timed};
 use crate::Limits;
 use crate::auth::{narrow, narrowed_error};
 use crate::body::Json;
+use crate::boost::{resolve_boosts, resolve_pins, resolve_sort, write_explanation};
 use crate::exchange::Context;
 use crate::faults::Faults;
 use crate::filter::{read_filter, write_facets};
@@ -35,6 +36,9 @@ const SLACK: Duration = Duration::from_millis(200);
 
 /// The constant of reciprocal rank fusion where nobody names one.
 const DEFAULT_K: u32 = 60;
+
+/// Passages that boosts and an order see where nobody says how many.
+const DEFAULT_RANK_WINDOW: usize = 1000;
 
 /// Search a collection by text or by vector
 ///
@@ -186,6 +190,19 @@ fn resolve(
         }
         None => None,
     };
+    let (is_reranked, is_ordered) = (
+        body.rerank.is_some(),
+        !body.boosts.is_empty() || body.sort.is_some(),
+    );
+    let boosts = resolve_boosts(body.boosts, is_reranked, limits, &mut faults);
+    let pins = resolve_pins(body.pins, limits, &mut faults);
+    if let Some(window) = body.rank_window {
+        faults.range("/rank_window", window, 1, limits.window, "limits.window");
+        if !is_ordered {
+            let text = "has an effect with `boosts` or `sort` only";
+            faults.add("/rank_window", "conflict", text);
+        }
+    }
     let n_facets = body.facets.len();
     faults.range("/facets", n_facets, 0, limits.facets, "limits.facets");
     for (position, field) in body.facets.iter().take(limits.facets).enumerate() {
@@ -295,6 +312,11 @@ fn resolve(
         filter,
         facets: body.facets,
         score_threshold: body.score_threshold,
+        boosts,
+        sort: body.sort.map(resolve_sort),
+        rank_window: body.rank_window.unwrap_or(DEFAULT_RANK_WINDOW),
+        pins,
+        explain: body.explain,
         group,
         top_k: body.top_k,
         offset: body.offset,
@@ -444,6 +466,8 @@ fn hit(hit: retriever::Hit) -> SearchHit {
             fused: hit.scores.fused,
             rerank: hit.scores.rerank,
         },
+        explanation: hit.explanation.map(write_explanation),
+        pinned: hit.pinned,
         document: hit.document.map(|document| HitDocument {
             id: document.id,
             passage: document.passage,

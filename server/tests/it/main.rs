@@ -11,6 +11,7 @@ mod groups;
 mod harness;
 mod highlights;
 mod live;
+mod ranking;
 mod security;
 mod swaps;
 mod ui;

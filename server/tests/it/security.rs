@@ -44,7 +44,7 @@ pub fn keys(keys: Vec<ApiKey>) -> AuthConfig {
     }
 }
 
-fn start(auth: AuthConfig) -> TestServer {
+pub fn start(auth: AuthConfig) -> TestServer {
     TestServer::start_set(|_| {}, |server| server.set_auth(auth).unwrap())
 }
 

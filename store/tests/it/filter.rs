@@ -3,12 +3,13 @@
 mod slow;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use corpus::{FieldKind, Passage, Schema};
 use serde_json::{Value, json};
 use store::{
-    Bitmap, Bounds, Condition, FieldFault, Filter, FilterLimits, SelectError, Store, StoreConfig,
-    Test,
+    Added, Bitmap, Bounds, Condition, FieldFault, FieldValue, Filter, FilterLimits, SelectError,
+    Store, StoreConfig, Test, View,
 };
 
 use crate::{open, passage, schema, write};
@@ -416,4 +417,54 @@ fn a_store_that_was_written_before_filters_is_filtered() {
     let years = vec!["year".to_owned()];
     let facets = store.facets(&years, &fields, None, 100).unwrap();
     assert!(facets[0].counts.contains(&(json!(-1500), 1)));
+}
+
+#[test]
+fn values_are_those_of_the_records_stored_or_added() {
+    let mut random = Random(3);
+    let records: Vec<Value> = (0..200).map(|_| random.metadata()).collect();
+    let World {
+        store,
+        schema,
+        _folder,
+        ..
+    } = World::new(schema(&KINDS), records[..150].iter().cloned());
+    let mut view = View::new(Arc::new(store), Arc::new(schema));
+    for (i, record) in (150..).zip(&records[150..]) {
+        let passage = passage(&format!("{i}"), "", "text", record);
+        view.add(Added {
+            passage,
+            part: None,
+        })
+        .unwrap();
+    }
+    let ordinals: Vec<u32> = (0..200).map(|i| i * 77 % 200).collect();
+    for (name, kind) in KINDS {
+        let found = view.values(name, &ordinals).unwrap();
+        for (&ordinal, found) in ordinals.iter().zip(found) {
+            let record = records[ordinal as usize].as_object().unwrap();
+            let mut expected: Vec<FieldValue> = Vec::new();
+            for value in values_of(record, name) {
+                expected.push(match kind {
+                    FieldKind::Keyword | FieldKind::Text => {
+                        FieldValue::Text(value.as_str().unwrap().to_owned())
+                    }
+                    FieldKind::Integer => FieldValue::Integer(value.as_i64().unwrap()),
+                    FieldKind::Float => FieldValue::Float(value.as_f64().unwrap()),
+                    FieldKind::Boolean => FieldValue::Boolean(value.as_bool().unwrap()),
+                    FieldKind::Date => {
+                        let moment = corpus::parse_date(value.as_str().unwrap()).unwrap();
+                        FieldValue::Date((moment.unix_timestamp_nanos() / 1000) as i64)
+                    }
+                });
+            }
+            for value in &found {
+                assert!(expected.contains(value), "{name}: {value:?} of {record:?}");
+            }
+            for value in &expected {
+                assert!(found.contains(value), "{name}: {value:?} of {record:?}");
+            }
+        }
+    }
+    assert!(view.values("nothing", &[0]).is_err());
 }

@@ -41,6 +41,11 @@ ui TRAWL="target/debug/trawl":
     cargo build --workspace --bin trawl
     tests/ui/run {{TRAWL}}
 
+# Collections in an S3 server on this machine (moto)
+objects TRAWL="target/debug/trawl":
+    cargo build --workspace --bin trawl
+    tests/objects/run {{TRAWL}}
+
 # The steps of docker/Dockerfile.cpu in a bare Debian, up to an answered search; needs root and debootstrap
 docker-replay TRAWL="target/release/trawl":
     tests/docker/replay.py --trawl {{TRAWL}}

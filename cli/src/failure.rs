@@ -8,6 +8,7 @@ use corpus::CorpusError;
 use encoder::LoadError;
 use encoder::training::TrainingError;
 use indexer::{BuildError, GateError, LiveError, VectorsError};
+use objects::ObjectsError;
 use retriever::{FingerprintError, SearchError};
 use server::{AttachError, ServeError};
 use store::StoreError;
@@ -62,7 +63,8 @@ pub fn report(error: &anyhow::Error) -> ExitCode {
     let mut last = error.to_string();
     for cause in error.chain().skip(1) {
         let text = cause.to_string();
-        if text != last {
+        // Some libraries repeat the cause in the text.
+        if !last.ends_with(&text) {
             eprintln!("  cause: {text}");
         }
         last = text;
@@ -183,6 +185,11 @@ fn classify(error_chain: &anyhow::Error) -> (Exit, Option<String>) {
             let hint = "take another port: `serve --bind 127.0.0.1:N`, `quickstart --port N`";
             return (Exit::Failed, Some(hint.to_owned()));
         }
+        if let Some(error) = cause.downcast_ref::<ObjectsError>()
+            && let Some((exit, hint)) = of_storage(error)
+        {
+            return (exit, hint.map(str::to_owned));
+        }
         if is_corrupt(cause) {
             return (Exit::Corrupt, Some(VERIFY.to_owned()));
         }
@@ -213,6 +220,28 @@ fn classify(error_chain: &anyhow::Error) -> (Exit, Option<String>) {
         }
     }
     (Exit::Failed, None)
+}
+
+/// What a failure of object storage means; none where its cause says more.
+fn of_storage(error: &ObjectsError) -> Option<(Exit, Option<&'static str>)> {
+    match error {
+        ObjectsError::Interrupted { .. } => {
+            Some((Exit::Interrupted, Some("the same command goes on")))
+        }
+        ObjectsError::Changed { .. } => {
+            let hint = "`index list` shows what it names now; the same command replaces that";
+            Some((Exit::Failed, Some(hint)))
+        }
+        ObjectsError::Collection(_) => None,
+        error if error.is_corrupt() => Some((Exit::Corrupt, None)),
+        error if error.is_usage() => Some((Exit::Usage, None)),
+        error if error.is_refused() => {
+            let hint =
+                "AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN say who asks";
+            Some((Exit::Failed, Some(hint)))
+        }
+        _ => None,
+    }
 }
 
 /// What a failure of training means.

@@ -20,6 +20,7 @@ mod query_vectors;
 mod ranking;
 mod server_auth;
 mod server_file;
+mod storage;
 
 use std::process::ExitCode;
 

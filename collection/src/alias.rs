@@ -16,7 +16,8 @@ pub type Aliases = BTreeMap<AliasName, GenerationId>;
 
 /// What `aliases.json` says.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct AliasTable {
+pub struct AliasTable {
+    /// What each alias names.
     pub now: Aliases,
     /// What each alias named before its last change.
     pub before: Aliases,
@@ -49,6 +50,54 @@ impl AliasFile {
     }
 }
 
+impl AliasTable {
+    /// Reads the content of an alias file.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn from_slice(bytes: &[u8]) -> Result<Self, String> {
+        let file: AliasFile = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
+        match file.format_version {
+            FORMAT_VERSION => {}
+            found => return Err(format!("format version {found}, expected {FORMAT_VERSION}")),
+        }
+        if let Some(checksum) = &file.checksum
+            && *checksum != file.digest()
+        {
+            return Err("does not match its own checksum".to_owned());
+        }
+        Ok(Self {
+            now: file.aliases,
+            before: file.previous,
+            dropped: file.dropped,
+        })
+    }
+
+    /// The content of an alias file, checksum included.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let mut file = AliasFile {
+            format_version: FORMAT_VERSION,
+            aliases: self.now.clone(),
+            previous: self.before.clone(),
+            dropped: self.dropped.clone(),
+            checksum: None,
+        };
+        file.checksum = Some(file.digest());
+        let mut text = serde_json::to_string_pretty(&file).expect("names are strings");
+        text.push('\n');
+        text.into_bytes()
+    }
+
+    /// Makes `alias` name the generation `id`, and keeps in mind what it named.
+    pub fn set(&mut self, alias: &AliasName, id: &GenerationId) {
+        if let Some(before) = self.now.insert(alias.clone(), id.clone())
+            && before != *id
+        {
+            self.before.insert(alias.clone(), before);
+        }
+    }
+}
+
 /// Reads the alias file; a collection without one has no aliases.
 pub(crate) fn read(path: &Path) -> Result<AliasTable, CollectionError> {
     let bytes = match fs::read(path) {
@@ -56,43 +105,14 @@ pub(crate) fn read(path: &Path) -> Result<AliasTable, CollectionError> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(AliasTable::default()),
         Err(error) => return Err(CollectionError::read(path, error)),
     };
-    let damaged = |reason: String| CollectionError::Aliases {
+    AliasTable::from_slice(&bytes).map_err(|reason| CollectionError::Aliases {
         path: path.to_path_buf(),
         reason,
-    };
-    let file: AliasFile =
-        serde_json::from_slice(&bytes).map_err(|error| damaged(error.to_string()))?;
-    match file.format_version {
-        FORMAT_VERSION => {}
-        found => {
-            let text = format!("format version {found}, expected {FORMAT_VERSION}");
-            return Err(damaged(text));
-        }
-    }
-    if let Some(checksum) = &file.checksum
-        && *checksum != file.digest()
-    {
-        return Err(damaged("does not match its own checksum".to_owned()));
-    }
-    Ok(AliasTable {
-        now: file.aliases,
-        before: file.previous,
-        dropped: file.dropped,
     })
 }
 
 pub(crate) fn write(path: &Path, table: &AliasTable) -> Result<(), CollectionError> {
-    let mut file = AliasFile {
-        format_version: FORMAT_VERSION,
-        aliases: table.now.clone(),
-        previous: table.before.clone(),
-        dropped: table.dropped.clone(),
-        checksum: None,
-    };
-    file.checksum = Some(file.digest());
-    let mut text = serde_json::to_string_pretty(&file).expect("names are strings");
-    text.push('\n');
-    write_atomic(path, text.as_bytes())
+    write_atomic(path, &table.to_bytes())
 }
 
 #[cfg(test)]

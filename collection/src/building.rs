@@ -1,5 +1,6 @@
 //! From a spec to a generation.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -217,6 +218,99 @@ impl Writer {
             return Ok(());
         }
         self.publish(id)
+    }
+}
+
+/// A generation that was made elsewhere, on its way into a collection: its files are copied into a folder where no reader looks.
+#[derive(Debug)]
+pub struct Arrival {
+    generation: Generation,
+    manifest: Vec<u8>,
+}
+
+impl Arrival {
+    /// The generation, whose folder the files are to be copied into. What an earlier attempt copied is there.
+    pub fn generation(&self) -> &Generation {
+        &self.generation
+    }
+}
+
+impl Writer {
+    /// Begins, or goes on with, the arrival of the generation with this manifest; none when it is there already.
+    ///
+    /// # Errors
+    /// [`CollectionError::Differs`] when another generation has its name, [`CollectionError::LogEnd`] when it knows more of a write
+    /// log than this collection's has.
+    pub fn receive(&self, manifest: &[u8]) -> Result<Option<Arrival>, CollectionError> {
+        let collection = &self.collection;
+        let parsed =
+            Manifest::from_slice(manifest).map_err(|source| CollectionError::Manifest {
+                path: PathBuf::from("manifest.json"),
+                source,
+            })?;
+        let id = parsed.generation.clone();
+        let there = collection.generations_folder().join(&id);
+        if there.is_dir() {
+            let path = there.join("manifest.json");
+            return match fs::read(&path) {
+                Ok(found) if found == manifest => Ok(None),
+                Ok(_) => Err(CollectionError::Differs { path: there }),
+                Err(source) => Err(CollectionError::read(&path, source)),
+            };
+        }
+        let last = collection.log_positions()?.end - 1;
+        if collection.log_stamp().is_some() && last < parsed.log_position {
+            return Err(CollectionError::LogEnd {
+                path: collection.root().join("live"),
+                end: last,
+                known: parsed.log_position,
+            });
+        }
+        let path = collection
+            .root()
+            .join("building")
+            .join(format!("arriving-{id}"));
+        fs::create_dir_all(&path).map_err(|source| CollectionError::write(&path, source))?;
+        Ok(Some(Arrival {
+            generation: Generation {
+                id,
+                path,
+                manifest: parsed,
+            },
+            manifest: manifest.to_vec(),
+        }))
+    }
+
+    /// Makes a generation visible whose files have arrived and were verified; the first one of a collection becomes `live`.
+    ///
+    /// # Errors
+    /// Whatever the file system says; readers then see no change.
+    pub fn admit(&self, arrival: Arrival) -> Result<Generation, CollectionError> {
+        let Generation { path, manifest, .. } = arrival.generation;
+        let folders = manifest.files.iter().map(|file| path.join(&file.path));
+        let folders: BTreeSet<PathBuf> = folders
+            .flat_map(|file| {
+                file.ancestors()
+                    .skip(1)
+                    .map(Path::to_owned)
+                    .collect::<Vec<_>>()
+            })
+            .filter(|folder| folder.starts_with(&path))
+            .collect();
+        for file in &manifest.files {
+            let file = path.join(&file.path);
+            let synced = File::open(&file).and_then(|file| file.sync_all());
+            synced.map_err(|source| CollectionError::write(&file, source))?;
+        }
+        for folder in folders {
+            sync_folder(&folder).map_err(|source| CollectionError::write(&folder, source))?;
+        }
+        write_atomic(&path.join("manifest.json"), &arrival.manifest)?;
+        let building = Building {
+            path,
+            spec_digest: manifest.spec_digest.clone(),
+        };
+        self.finish(&building, manifest)
     }
 }
 

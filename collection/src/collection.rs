@@ -294,11 +294,7 @@ impl Writer {
         } else if table.now.get(alias) == Some(&id) {
             return Ok(());
         }
-        if let Some(before) = table.now.insert(alias.clone(), id.clone())
-            && before != id
-        {
-            table.before.insert(alias.clone(), before);
-        }
+        table.set(alias, &id);
         let there = self.collection.generations()?;
         table.dropped.retain(|id, _| there.contains(id));
         alias::write(&path, &table)

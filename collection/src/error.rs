@@ -46,6 +46,9 @@ pub enum CollectionError {
     /// A building folder belongs to another spec than its name says.
     #[error("building folder `{}` does not hold the spec it is named after", path.display())]
     Spec { path: PathBuf },
+    /// A generation is named once.
+    #[error("`{}` is another generation of the same name", path.display())]
+    Differs { path: PathBuf },
     /// A generation may hold plain files and folders with portable names only.
     #[error("`{}` cannot be part of a generation", path.display())]
     Unexpected { path: PathBuf },

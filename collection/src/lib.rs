@@ -5,7 +5,7 @@
 //!   generations/<generation>/   one finished build; never changes again
 //!     manifest.json             names every other file with its length and sha256
 //!     spec.json                 canonical JSON of all that decided the content
-//!   building/<spec digest>/     work in progress
+//!   building/<spec digest>/     work in progress; `arriving-<generation>`: a generation that is copied from elsewhere
 //!     work/                     what the builder keeps in order to resume; never part of a generation
 //!   aliases.json                alias → generation, now and before; `live` is what readers open unless told otherwise
 //!   gate/<generation>.json      the report of the gate that the generation passed
@@ -44,8 +44,8 @@ mod name;
 mod retention;
 mod verify;
 
-pub use alias::Aliases;
-pub use building::{BuildMode, Building, Start};
+pub use alias::{AliasTable, Aliases};
+pub use building::{Arrival, BuildMode, Building, Start};
 pub use collection::{Collection, Generation};
 pub use digest::{canonical_json, sha256_hex};
 pub use durable::{create_atomic, sync_folder, write_atomic};
@@ -53,7 +53,8 @@ pub use error::{CollectionError, ManifestError, NameError};
 pub use lock::Writer;
 pub use log::{Durability, LogConfig, LogWriter, MAX_FRAME_BYTES, NewRecord, Record};
 pub use manifest::{
-    Counts, FORMAT_VERSION, FileEntry, Manifest, Reused, Shard, Templates, is_inside,
+    Counts, FORMAT_VERSION, FileEntry, MAX_MANIFEST_BYTES, Manifest, Reused, Shard, Templates,
+    is_inside,
 };
 pub use name::{AliasName, GenerationId};
 pub use retention::{Garbage, Retention};

@@ -13,7 +13,8 @@ use crate::{GenerationId, ManifestError};
 /// The format version that this program writes and reads.
 pub const FORMAT_VERSION: u64 = 1;
 
-const MAX_BYTES: u64 = 64 << 20;
+/// Length of the longest manifest that is read.
+pub const MAX_MANIFEST_BYTES: u64 = 64 << 20;
 
 /// What a generation contains and how it was made.
 ///
@@ -138,19 +139,23 @@ impl Manifest {
     pub fn read(path: &Path) -> Result<Self, ManifestError> {
         let file = File::open(path).map_err(ManifestError::Io)?;
         let mut bytes = Vec::new();
-        file.take(MAX_BYTES + 1)
+        file.take(MAX_MANIFEST_BYTES + 1)
             .read_to_end(&mut bytes)
             .map_err(ManifestError::Io)?;
-        if bytes.len() as u64 > MAX_BYTES {
+        if bytes.len() as u64 > MAX_MANIFEST_BYTES {
             return Err(ManifestError::TooLarge {
                 bytes: bytes.len() as u64,
-                max_bytes: MAX_BYTES,
+                max_bytes: MAX_MANIFEST_BYTES,
             });
         }
         Self::from_slice(&bytes)
     }
 
-    fn from_slice(bytes: &[u8]) -> Result<Self, ManifestError> {
+    /// Reads and checks the content of a manifest, as [`Self::read`] does.
+    ///
+    /// # Errors
+    /// [`ManifestError`] names the first check that failed.
+    pub fn from_slice(bytes: &[u8]) -> Result<Self, ManifestError> {
         #[derive(Deserialize)]
         struct Header {
             format_version: u64,

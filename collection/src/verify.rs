@@ -36,6 +36,19 @@ pub enum FileFault {
     Io { path: String, source: io::Error },
 }
 
+impl FileFault {
+    /// The file, relative to the generation.
+    pub fn path(&self) -> &str {
+        match self {
+            Self::Missing { path }
+            | Self::NotAFile { path }
+            | Self::Length { path, .. }
+            | Self::Checksum { path, .. }
+            | Self::Io { path, .. } => path,
+        }
+    }
+}
+
 impl Generation {
     /// Reads every file and returns what is wrong, in the manifest's order: nothing, when the generation is intact.
     ///

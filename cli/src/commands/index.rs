@@ -10,6 +10,7 @@ mod list;
 mod parts;
 mod plan;
 mod publish;
+mod transfer;
 mod verify;
 
 use std::path::{Path, PathBuf};
@@ -38,7 +39,8 @@ enum IndexCommand {
     Plan(Box<plan::PlanArgs>),
     /// List the generations of a collection, oldest first.
     List {
-        /// Folder of the collection.
+        /// Folder of the collection, or where it is kept in object storage.
+        #[arg(value_name = "COLLECTION|URL")]
         collection: PathBuf,
     },
     /// Read every file and compare it with its manifest, and some rows with their texts.
@@ -51,6 +53,10 @@ enum IndexCommand {
     Rollback(publish::RollbackArgs),
     /// Make a new generation of the one that is searched and the documents written since.
     Compact(Box<compact::CompactArgs>),
+    /// Send a generation to object storage.
+    Push(transfer::PushArgs),
+    /// Copy a generation from object storage.
+    Pull(transfer::PullArgs),
     /// Remove generations that nothing names and that are not among the newest.
     Gc(gc::GcArgs),
 }
@@ -61,12 +67,14 @@ pub fn run(args: IndexArgs, output: &Output) -> anyhow::Result<()> {
         IndexCommand::Encode(args) => parts::encode(*args, output),
         IndexCommand::Commit(args) => parts::commit(args, output),
         IndexCommand::Plan(args) => plan::run(*args, output),
-        IndexCommand::List { collection } => list::run(&open(&collection)?, output),
+        IndexCommand::List { collection } => list::run(&collection, output),
         IndexCommand::Verify(args) => verify::run(*args, output),
         IndexCommand::Diff(args) => diff::run(&args, output),
         IndexCommand::Publish(args) => publish::run(*args, output),
         IndexCommand::Rollback(args) => publish::roll_back(&args, output),
         IndexCommand::Compact(args) => compact::run(&args, output),
+        IndexCommand::Push(args) => transfer::push(&args, output),
+        IndexCommand::Pull(args) => transfer::pull(&args, output),
         IndexCommand::Gc(args) => gc::run(&args, output),
     }
 }

@@ -3,7 +3,7 @@
 mod bench;
 mod bundle;
 mod completions;
-mod config;
+pub mod config;
 mod data;
 mod doctor;
 mod documents;

@@ -30,6 +30,11 @@ pub struct GateArgs {
 }
 
 impl GateArgs {
+    /// Whether nothing is to be compared.
+    pub fn no_gate(&self) -> bool {
+        self.no_gate
+    }
+
     fn config(&self) -> anyhow::Result<GateConfig> {
         let mut config = match &self.gate {
             Some(path) => {

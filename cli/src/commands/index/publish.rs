@@ -3,6 +3,7 @@ use std::path::PathBuf;
 use anyhow::Context;
 use collection::{AliasName, Collection, CollectionError, GenerationId, LIVE, Writer};
 use indexer::GateReport;
+use objects::Location;
 use serde_json::json;
 
 use super::gate::{self, GateArgs};
@@ -10,6 +11,7 @@ use super::open;
 use crate::failure::{Exit, Failure};
 use crate::model::ModelArgs;
 use crate::output::Output;
+use crate::storage;
 
 /// Arguments of `trawl index publish`.
 #[derive(Debug, clap::Args)]
@@ -18,10 +20,13 @@ use crate::output::Output;
   trawl index publish data/docs 20261120T195500Z-3f9a1c
   trawl index publish data/docs --gate gate.toml
   trawl index publish data/docs --new-model
+  trawl index publish s3://bucket/docs 20261120T195500Z-3f9a1c --no-gate
 
-The generation is compared with the one it replaces, and refused (exit code 3) when it is worse.")]
+The generation is compared with the one it replaces, and refused (exit code 3) when it is worse. In object storage nothing is
+compared: `index pull`, `index publish` and `index push --publish` do that.")]
 pub struct PublishArgs {
-    /// Folder of the collection.
+    /// Folder of the collection, or where it is kept in object storage.
+    #[arg(value_name = "COLLECTION|URL")]
     collection: PathBuf,
     /// The generation (default: the newest).
     generation: Option<String>,
@@ -39,10 +44,12 @@ pub struct PublishArgs {
 
 /// Arguments of `trawl index rollback`.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Example:
-  trawl index rollback data/docs")]
+#[command(after_help = "Examples:
+  trawl index rollback data/docs
+  trawl index rollback s3://bucket/docs")]
 pub struct RollbackArgs {
-    /// Folder of the collection.
+    /// Folder of the collection, or where it is kept in object storage.
+    #[arg(value_name = "COLLECTION|URL")]
     collection: PathBuf,
     /// The alias that goes back to the generation it named before.
     #[arg(long, value_name = "NAME", default_value = LIVE)]
@@ -53,6 +60,9 @@ pub struct RollbackArgs {
 }
 
 pub fn run(args: PublishArgs, output: &Output) -> anyhow::Result<()> {
+    if let Some(location) = storage::location(&args.collection)? {
+        return publish_there(&location, &args, output);
+    }
     let collection = open(&args.collection)?;
     let alias = AliasName::parse(&args.alias)?;
     // Held from here on, so that what is compared is what is replaced.
@@ -73,6 +83,28 @@ pub fn run(args: PublishArgs, output: &Output) -> anyhow::Result<()> {
         text += &format!("generation {id} is {alias}");
         text
     })
+}
+
+/// Makes an alias in object storage name a generation there.
+fn publish_there(location: &Location, args: &PublishArgs, output: &Output) -> anyhow::Result<()> {
+    if !args.gate.no_gate() || args.drop_live {
+        let text = "generations in object storage are published as they are: with `--no-gate`, without `--drop-live`";
+        let hint = "`index pull`, `index publish` and `index push --publish` ask the gate";
+        return Err(Failure::usage(text).hint(hint).into());
+    }
+    let objects = storage::open(location)?;
+    let alias = AliasName::parse(&args.alias)?;
+    let failed = || format!("cannot publish in `{location}`");
+    let newest = || objects.generations().map(|mut ids| ids.pop());
+    let id = match &args.generation {
+        Some(name) => Some(objects.resolve(name).with_context(failed)?),
+        None => newest().with_context(failed)?,
+    };
+    let id =
+        id.ok_or_else(|| Failure::new(Exit::Failed, format!("`{location}` has no generation")))?;
+    objects.set_alias(&alias, &id, None).with_context(failed)?;
+    let shown = json!({ "generation": id, "alias": alias });
+    output.result(&shown, |_| format!("generation {id} is {alias}"))
 }
 
 /// Makes `alias` name a generation that passes the gate; the report is kept beside it.
@@ -146,16 +178,29 @@ fn generation(collection: &Collection, name: Option<String>) -> anyhow::Result<G
 }
 
 pub fn roll_back(args: &RollbackArgs, output: &Output) -> anyhow::Result<()> {
-    let collection = open(&args.collection)?;
     let alias = AliasName::parse(&args.alias)?;
-    let before = collection.aliases()?.remove(&alias);
-    let writer = collection.writer("trawl index rollback")?;
-    let id = writer
-        .rollback(&alias)
-        .with_context(|| format!("cannot roll back `{alias}`"))?;
-    if args.drop_live {
-        set(&writer, &alias, &id, true)?;
-    }
+    let failed = || format!("cannot roll back `{alias}`");
+    let (before, id) = match storage::location(&args.collection)? {
+        Some(_) if args.drop_live => {
+            let text = "a collection in object storage has no documents written since";
+            return Err(Failure::usage(text).into());
+        }
+        Some(location) => {
+            let objects = storage::open(&location)?;
+            let before = objects.aliases().with_context(failed)?.now.remove(&alias);
+            (before, objects.rollback(&alias).with_context(failed)?)
+        }
+        None => {
+            let collection = open(&args.collection)?;
+            let before = collection.aliases()?.remove(&alias);
+            let writer = collection.writer("trawl index rollback")?;
+            let id = writer.rollback(&alias).with_context(failed)?;
+            if args.drop_live {
+                set(&writer, &alias, &id, true)?;
+            }
+            (before, id)
+        }
+    };
     let shown = json!({ "generation": id, "alias": alias, "before": before });
     output.result(&shown, |_| {
         let before = before.map_or("nothing".to_owned(), String::from);

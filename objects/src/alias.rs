@@ -1,0 +1,96 @@
+//! Aliases that many may change.
+
+use collection::{AliasName, AliasTable, GenerationId};
+
+use crate::folder::MAX_TRIES;
+use crate::{Objects, ObjectsError, Version};
+
+const KEY: &str = "aliases.json";
+const MAX_BYTES: u64 = 16 << 20;
+
+impl Objects {
+    /// What the aliases name.
+    ///
+    /// # Errors
+    /// [`ObjectsError::Aliases`] when the file is damaged.
+    pub fn aliases(&self) -> Result<AliasTable, ObjectsError> {
+        Ok(self.alias_file()?.0)
+    }
+
+    /// Makes an alias name a generation that is there. With `expected`, only if it names that until then.
+    ///
+    /// # Errors
+    /// [`ObjectsError::Changed`] when it names something else than what is expected, [`ObjectsError::Unknown`] when there is no such generation.
+    pub fn set_alias(
+        &self,
+        alias: &AliasName,
+        id: &GenerationId,
+        expected: Option<Option<&GenerationId>>,
+    ) -> Result<(), ObjectsError> {
+        self.manifest(id)?;
+        self.change(|table| {
+            let found = table.now.get(alias);
+            if let Some(expected) = expected
+                && found != expected
+            {
+                return Err(ObjectsError::Changed {
+                    url: self.url(""),
+                    alias: alias.to_string(),
+                    expected: expected.cloned(),
+                    found: found.cloned(),
+                });
+            }
+            table.set(alias, id);
+            Ok(())
+        })
+    }
+
+    /// Makes an alias name what it named before its last change, and returns that.
+    ///
+    /// # Errors
+    /// [`ObjectsError::NoPrevious`] when it was never changed; else as [`Self::set_alias`].
+    pub fn rollback(&self, alias: &AliasName) -> Result<GenerationId, ObjectsError> {
+        let table = self.aliases()?;
+        let Some(id) = table.before.get(alias) else {
+            return Err(ObjectsError::NoPrevious {
+                url: self.url(""),
+                alias: alias.to_string(),
+            });
+        };
+        self.set_alias(alias, id, Some(table.now.get(alias)))?;
+        Ok(id.clone())
+    }
+
+    /// Changes the file as long as it takes until nobody else did meanwhile.
+    fn change(
+        &self,
+        mut edit: impl FnMut(&mut AliasTable) -> Result<(), ObjectsError>,
+    ) -> Result<(), ObjectsError> {
+        for _ in 0..MAX_TRIES {
+            let (mut table, version) = self.alias_file()?;
+            let before = table.clone();
+            edit(&mut table)?;
+            let done = match version {
+                Some(_) if table == before => true,
+                Some(version) => self.replace(KEY, &table.to_bytes(), &version)?,
+                None => self.create(KEY, &table.to_bytes())?.is_none(),
+            };
+            if done {
+                return Ok(());
+            }
+        }
+        Err(self.contended(KEY))
+    }
+
+    fn alias_file(&self) -> Result<(AliasTable, Option<Version>), ObjectsError> {
+        let Some(found) = self.read(KEY, MAX_BYTES)? else {
+            return Ok(<_>::default());
+        };
+        let table = AliasTable::from_slice(&found.bytes);
+        let table = table.map_err(|reason| ObjectsError::Aliases {
+            url: self.url(KEY),
+            reason,
+        })?;
+        Ok((table, Some(found.version)))
+    }
+}

@@ -1,0 +1,200 @@
+"""Collections in an S3 server (moto) on this machine: what is damaged, killed or raced for is never seen in part."""
+
+import json
+import logging
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import unittest
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import boto3
+from moto.server import ThreadedMotoServer
+
+TRAWL = sys.argv.pop(1)
+FIXTURES = Path(__file__).parent.parent / "fixtures"
+MODEL = str(FIXTURES / "models/tiny-bert")
+CORPUS = FIXTURES / "sample/corpus.jsonl"
+BUCKET = "trawl"
+KEYS = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_REGION": "us-east-1"}
+CONTENT = ["--corpus", str(CORPUS), "--model", MODEL, "--chunk-passages", "16"]
+SEED = 20261122
+
+
+def start(*arguments, **environment):
+    variables = os.environ | KEYS | {"AWS_ENDPOINT_URL": Storage.endpoint} | environment
+    command = [TRAWL, "--json", *map(str, arguments)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=variables)
+
+
+def finish(process, code=0):
+    out, errors = process.communicate(timeout=120)
+    assert process.returncode == code, f"{process.args}: {process.returncode}, expected {code}: {errors}"
+    return json.loads(out) if code == 0 else errors
+
+
+def trawl(*arguments, code=0, **environment):
+    return finish(start(*arguments, **environment), code)
+
+
+class Storage(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        logging.getLogger("werkzeug").setLevel(logging.ERROR)
+        cls.server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+        cls.server.start()
+        Storage.endpoint = "http://%s:%s" % cls.server.get_host_and_port()
+        cls.s3 = boto3.client("s3", endpoint_url=cls.endpoint, region_name="us-east-1",
+                              aws_access_key_id="key", aws_secret_access_key="secret")
+        cls.s3.create_bucket(Bucket=BUCKET)
+        cls.folder = tempfile.TemporaryDirectory()
+        cls.docs = cls.path("docs")
+        cls.built = trawl("index", "build", *CONTENT, "--collection", cls.docs)
+        changed = CORPUS.read_text().splitlines()[:200]
+        cls.path("changed.jsonl").write_text("\n".join(changed))
+        cls.second = trawl("index", "build", "--corpus", cls.path("changed.jsonl"), "--model", MODEL, "--collection", cls.docs)
+
+    @classmethod
+    def tearDownClass(cls):
+        cls.server.stop()
+        cls.folder.cleanup()
+
+    @classmethod
+    def path(cls, name):
+        return Path(cls.folder.name) / name
+
+    def place(self):
+        """A URL that no other test uses, and its prefix."""
+        prefix = self.id().rsplit(".", 1)[1]
+        return f"s3://{BUCKET}/{prefix}", prefix
+
+    def keys(self, prefix):
+        pages = self.s3.get_paginator("list_objects_v2").paginate(Bucket=BUCKET, Prefix=prefix + "/")
+        return [entry["Key"] for page in pages for entry in page.get("Contents", [])]
+
+    def read(self, key):
+        return self.s3.get_object(Bucket=BUCKET, Key=key)["Body"].read()
+
+    def write(self, key, body):
+        self.s3.put_object(Bucket=BUCKET, Key=key, Body=body)
+
+    def generations(self, place):
+        return [row["generation"] for row in trawl("index", "list", place)]
+
+    def test_what_is_pushed_is_pulled_and_answers_as_before(self):
+        url, _ = self.place()
+        first = trawl("index", "push", self.docs, url)
+        self.assertEqual((first["named"], first["files"] > 5), (True, True))
+        self.assertEqual(trawl("index", "push", self.docs, url)["files"], 0)
+        copy = self.path("copy")
+        pulled = trawl("index", "pull", url, copy)
+        self.assertEqual(pulled["content_digest"], self.built["content_digest"])
+        self.assertTrue(pulled["live"])
+        query = ["search", "why is bread sour", "-k", "3", "--model", MODEL]
+        answers = [trawl(query[0], where, *query[1:]) for where in (self.docs, copy)]
+        hits = [[(hit["id"], hit["score"]) for hit in answer["results"]] for answer in answers]
+        self.assertEqual(*hits)
+        second = trawl("index", "push", self.docs, url, "--generation", self.second["generation"])
+        self.assertFalse(second["named"])
+        second = trawl("index", "push", self.docs, url, "--generation", self.second["generation"], "--publish")
+        self.assertTrue(second["named"])
+        self.assertFalse(trawl("index", "pull", url, copy)["live"])
+        self.assertEqual(trawl("index", "rollback", url)["generation"], self.built["generation"])
+        trawl("index", "publish", url, code=2)
+        self.assertEqual(trawl("index", "publish", url, "--no-gate")["generation"], self.second["generation"])
+
+    def test_long_files_go_in_pieces(self):
+        url, prefix = self.place()
+        n, width = 4000, 768
+        rows = random.Random(SEED).randbytes(n * width * 2)
+        head = "{'descr': '<f2', 'fortran_order': False, 'shape': (%d, %d), }" % (n, width)
+        head = head.ljust(117) + "\n"
+        # Every exponent of a half below infinity.
+        rows = bytes(byte & 0xBB if i % 2 else byte for i, byte in enumerate(rows))
+        self.path("v.npy").write_bytes(b"\x93NUMPY\x01\x00" + len(head).to_bytes(2, "little") + head.encode() + rows)
+        self.path("ids.txt").write_text("".join(f"p{i}\n" for i in range(n)))
+        self.path("v.jsonl").write_text("".join('{"_id": "p%d", "text": "t"}\n' % i for i in range(n)))
+        vectors = ["--vectors", self.path("v.npy"), "--ids", self.path("ids.txt"), "--metric", "inner_product", "--rows", "f32"]
+        built = trawl("index", "build", "--corpus", self.path("v.jsonl"), *vectors, "--collection", self.path("long"))
+        trawl("index", "push", self.path("long"), url)
+        [key] = [key for key in self.keys(prefix) if key.endswith("vectors.trawl")]
+        pieces = self.s3.head_object(Bucket=BUCKET, Key=key)["ETag"].strip('"').split("-")
+        self.assertEqual(len(pieces), 2, "the file was sent at once")
+        pulled = trawl("index", "pull", url, self.path("long-copy"))
+        self.assertEqual(pulled["content_digest"], built["content_digest"])
+
+    def test_what_is_damaged_is_named_and_not_seen(self):
+        url, prefix = self.place()
+        trawl("index", "push", self.docs, url)
+        for i, key in enumerate(self.keys(prefix)):
+            intact = self.read(key)
+            flipped = bytearray(intact)
+            flipped[len(flipped) // 2] ^= 1
+            for damaged in (bytes(flipped), intact[: len(intact) // 2]):
+                copy = self.path(f"damaged-{i}-{len(damaged)}")  # What was copied before is not copied again.
+                self.write(key, damaged)
+                errors = trawl("index", "pull", url, copy, code=5)
+                name = key.removeprefix(prefix).split("/", 3)[-1]
+                self.assertIn(name, errors)
+                self.assertFalse(list(copy.glob("generations/*")), key)
+            self.write(key, intact)
+        self.assertTrue(trawl("index", "pull", url, copy)["live"])
+
+    def test_a_killed_push_or_pull_is_not_seen_and_goes_on(self):
+        url, prefix = self.place()
+        moments = random.Random(SEED)
+        copy = self.path("killed")
+        n_unfinished = 0
+        for _ in range(12):
+            process = start("index", "push", self.docs, url)
+            time.sleep(moments.uniform(0.01, 0.12))
+            process.send_signal(signal.SIGKILL)
+            process.communicate()
+            if not any(key.endswith("manifest.json") for key in self.keys(prefix)):
+                n_unfinished += 1
+                self.assertEqual(self.generations(url), [])
+                self.assertIn("no alias or generation", trawl("index", "pull", url, copy, code=1))
+        self.assertGreater(n_unfinished, 0, "every push was finished before it was killed")
+        trawl("index", "push", self.docs, url)
+        n_unfinished = 0
+        for _ in range(12):
+            process = start("index", "pull", url, copy)
+            time.sleep(moments.uniform(0.01, 0.12))
+            process.send_signal(signal.SIGKILL)
+            process.communicate()
+            n_unfinished += not list(copy.glob("generations/*/manifest.json"))
+            trawl("index", "verify", copy, "--sample", "0") if list(copy.glob("generations/*")) else None
+        self.assertGreater(n_unfinished, 0, "every pull was finished before it was killed")
+        pulled = trawl("index", "pull", url, copy)
+        self.assertEqual(pulled["content_digest"], self.built["content_digest"])
+
+    def test_of_those_who_publish_at_once_none_undoes_another(self):
+        url, prefix = self.place()
+        for built in (self.built, self.second):
+            trawl("index", "push", self.docs, url, "--generation", built["generation"])
+        names = [self.built["generation"], self.second["generation"]]
+
+        def publish(i):
+            return trawl("index", "publish", url, names[i % 2], "--no-gate", "--alias", f"a{i}")
+
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(publish, range(8)))
+        aliases = json.loads(self.read(f"{prefix}/aliases.json"))["aliases"]
+        self.assertEqual(aliases, {"live": names[0]} | {f"a{i}": names[i % 2] for i in range(8)})
+
+    def test_what_cannot_be_reached_is_named(self):
+        url, _ = self.place()
+        errors = trawl("index", "list", url, code=1, AWS_ENDPOINT_URL="http://127.0.0.1:9")
+        self.assertIn("Connection refused", errors)
+        errors = trawl("index", "push", self.docs, "s3://no-such-bucket/docs", code=1)
+        self.assertIn("NoSuchBucket", errors)
+        trawl("index", "list", "gs://bucket/docs", code=2)
+
+
+if __name__ == "__main__":
+    unittest.main(verbosity=2)

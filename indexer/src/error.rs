@@ -18,6 +18,9 @@ pub enum BuildError {
     /// The collection cannot be read or written.
     #[error("cannot use the collection")]
     Collection(#[from] collection::CollectionError),
+    /// Object storage cannot be read or written.
+    #[error("cannot use object storage")]
+    Objects(#[from] objects::ObjectsError),
     /// The encoder failed.
     #[error("cannot encode the passages")]
     Encode(#[from] encoder::EncodeError),

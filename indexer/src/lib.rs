@@ -16,6 +16,7 @@
 //! that of a full build.
 //!
 //! [`encode_part`] makes the chunks of one part of a build, beside other processes that make others; [`commit`] puts them together.
+//! [`encode_part_remotely`] and [`commit_remotely`] do the same in object storage.
 //!
 //! [`gate`] compares a generation with the one it is to replace; [`check_sample`] compares rows with the texts they are of.
 //!
@@ -53,6 +54,7 @@ mod live;
 mod parts;
 mod passages;
 mod progress;
+mod remote_parts;
 mod sample;
 mod source;
 mod splitter;
@@ -78,4 +80,5 @@ pub use live::{
 };
 pub use parts::{CommitConfig, PartNumber, PartReport, commit, encode_part};
 pub use progress::{NoProgress, Phase, Progress};
+pub use remote_parts::{BuildStatus, Remote, build_status, commit_remotely, encode_part_remotely};
 pub use sample::{DEFAULT_SAMPLE, SampleError, SampleReport, check_sample};

@@ -53,7 +53,7 @@ impl PartNumber {
     }
 
     /// The chunks of the part.
-    fn chunks(self, plan: Plan) -> Range<usize> {
+    pub(crate) fn chunks(self, plan: Plan) -> Range<usize> {
         let first =
             |number: usize| (number as u128 * plan.n_chunks() as u128 / self.of as u128) as usize;
         first(self.number)..first(self.number + 1)
@@ -61,8 +61,19 @@ impl PartNumber {
 
     /// The file of its record.
     fn record(self, work: &Path) -> PathBuf {
+        records(work).join(self.file_name())
+    }
+
+    /// The name of the file of its record.
+    pub(crate) fn file_name(self) -> String {
         let Self { number, of } = self;
-        records(work).join(format!("{number:05}-of-{of:05}.json"))
+        format!("{number:05}-of-{of:05}.json")
+    }
+
+    /// The part that has a record of this name.
+    pub(crate) fn of_file(name: &str) -> Option<Self> {
+        let (number, of) = name.strip_suffix(".json")?.split_once("-of-")?;
+        Self::new(number.parse().ok()?, of.parse().ok()?)
     }
 }
 
@@ -102,11 +113,56 @@ pub struct PartReport {
 /// The record of a part.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Record {
+pub(crate) struct Record {
     part: usize,
     of: usize,
     /// sha256 of the files of its chunks, in order.
     chunks: Vec<String>,
+}
+
+impl Record {
+    pub fn new(part: PartNumber, chunks: Vec<String>) -> Self {
+        let PartNumber { number, of } = part;
+        Self {
+            part: number,
+            of,
+            chunks,
+        }
+    }
+
+    /// sha256 of the files of its chunks, in order.
+    pub fn chunks(&self) -> &[String] {
+        &self.chunks
+    }
+
+    pub fn to_bytes(&self) -> Vec<u8> {
+        serde_json::to_vec(self).expect("a record has string keys only")
+    }
+
+    /// The record with this content; none when it is damaged.
+    pub fn from_slice(bytes: &[u8]) -> Option<Self> {
+        serde_json::from_slice(bytes).ok()
+    }
+}
+
+/// Into how many parts a build is divided of which these are done: all of them have to be.
+pub(crate) fn number_of_parts(done: &[PartNumber]) -> Result<usize, BuildError> {
+    let missing = |of: usize| -> Vec<PartNumber> {
+        let parts = (0..of).map(|number| PartNumber { number, of });
+        parts.filter(|part| !done.contains(part)).collect()
+    };
+    let counts: BTreeSet<usize> = done.iter().map(|part| part.of).collect();
+    // Attempts with several N may be there; one of them has to be complete.
+    let best = counts.into_iter().min_by_key(|&of| missing(of).len());
+    let of = best.unwrap_or(1);
+    let missing = missing(of);
+    if missing.is_empty() {
+        return Ok(of);
+    }
+    Err(BuildError::MissingParts {
+        missing: missing.iter().map(|part| part.number).collect(),
+        of,
+    })
 }
 
 /// Encodes one part of the build that `config` describes. Done again, it finds what is done.
@@ -168,16 +224,11 @@ pub fn encode_part(
         let path = chunk::path(&work, number);
         Ok(sha256_hex(&read(&path)?))
     };
-    let record = Record {
-        part: part.number,
-        of: part.of,
-        chunks: chunks.map(checksum).collect::<Result<_, _>>()?,
-    };
+    let record = Record::new(part, chunks.map(checksum).collect::<Result<_, _>>()?);
     let path = part.record(&work);
     if read_record(&path).ok().as_ref() != Some(&record) {
         remove_if_there(&path)?;
-        let bytes = serde_json::to_vec(&record).expect("a record has string keys only");
-        create_atomic(&path, &bytes)?;
+        create_atomic(&path, &record.to_bytes())?;
     }
     Ok(report)
 }
@@ -281,21 +332,7 @@ fn check_parts(building: &Building, plan: Plan) -> Result<(), BuildError> {
             found.extend(PartNumber::new(part, of));
         }
     }
-    let missing = |of: usize| -> Vec<PartNumber> {
-        let parts = (0..of).map(|number| PartNumber { number, of });
-        parts.filter(|part| !found.contains(part)).collect()
-    };
-    let counts: BTreeSet<usize> = found.iter().map(|part| part.of).collect();
-    // Attempts with several N may be there; one of them has to be complete.
-    let best = counts.into_iter().min_by_key(|&of| missing(of).len());
-    let of = best.unwrap_or(1);
-    let missing = missing(of);
-    if !missing.is_empty() {
-        return Err(BuildError::MissingParts {
-            missing: missing.iter().map(|part| part.number).collect(),
-            of,
-        });
-    }
+    let of = number_of_parts(&found)?;
     for number in 0..of {
         let part = PartNumber { number, of };
         let record = read_record(&part.record(&work))?;
@@ -345,8 +382,7 @@ fn records(work: &Path) -> PathBuf {
 }
 
 fn read_record(path: &Path) -> Result<Record, BuildError> {
-    let record = serde_json::from_slice(&read(path)?);
-    record.map_err(|_| BuildError::Record {
+    Record::from_slice(&read(path)?).ok_or_else(|| BuildError::Record {
         path: path.to_owned(),
     })
 }

@@ -20,6 +20,10 @@ pub enum Phase {
     Lexical,
     /// The content digest is taken of what was written.
     Digest,
+    /// Chunks, or the files of a generation, are sent to object storage.
+    Upload,
+    /// Chunks come from object storage.
+    Download,
 }
 
 impl Phase {
@@ -32,13 +36,16 @@ impl Phase {
             Self::Graph => "graph",
             Self::Lexical => "lexical",
             Self::Digest => "digest",
+            Self::Upload => "upload",
+            Self::Download => "download",
         }
     }
 
     /// What is counted in this phase.
     pub fn unit(self) -> &'static str {
         match self {
-            Self::Survey => "bytes",
+            Self::Survey | Self::Upload => "bytes",
+            Self::Download => "chunks",
             _ => "passages",
         }
     }

@@ -1,5 +1,6 @@
 """Collections in an S3 server (moto) on this machine: what is damaged, killed or raced for is never seen in part."""
 
+import itertools
 import json
 import logging
 import os
@@ -8,6 +9,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import unittest
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +26,33 @@ BUCKET = "trawl"
 KEYS = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_REGION": "us-east-1"}
 CONTENT = ["--corpus", str(CORPUS), "--model", MODEL, "--chunk-passages", "16"]
 SEED = 20261122
+
+
+class Gate:
+    """Stands before the server, and kills a process at its n-th request. Each process has a session token of its own."""
+
+    def __init__(self, app):
+        self.app, self.lock, self.doomed = app, threading.Lock(), {}
+
+    def __call__(self, environ, start_response):
+        token = environ.get("HTTP_X_AMZ_SECURITY_TOKEN")
+        with self.lock:
+            process, n_left = self.doomed.get(token, (None, 0))
+            if process:
+                self.doomed[token] = (process, n_left - 1)
+                if n_left == 1:
+                    process.send_signal(signal.SIGKILL)
+        return self.app(environ, start_response)
+
+    def kill(self, n, *arguments):
+        """Runs trawl up to its n-th request; returns whether it ended before."""
+        token = f"token-{time.monotonic_ns()}"
+        with self.lock:  # No request passes until its process is known.
+            process = start(*arguments, AWS_SESSION_TOKEN=token)
+            self.doomed[token] = (process, n)
+        out, errors = process.communicate(timeout=120)
+        assert process.returncode in (0, -signal.SIGKILL), errors
+        return process.returncode == 0
 
 
 def start(*arguments, **environment):
@@ -48,6 +77,7 @@ class Storage(unittest.TestCase):
         logging.getLogger("werkzeug").setLevel(logging.ERROR)
         cls.server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
         cls.server.start()
+        Storage.gate = cls.server._server.app = Gate(cls.server._server.app)
         Storage.endpoint = "http://%s:%s" % cls.server.get_host_and_port()
         cls.s3 = boto3.client("s3", endpoint_url=cls.endpoint, region_name="us-east-1",
                               aws_access_key_id="key", aws_secret_access_key="secret")
@@ -145,33 +175,30 @@ class Storage(unittest.TestCase):
             self.write(key, intact)
         self.assertTrue(trawl("index", "pull", url, copy)["live"])
 
-    def test_a_killed_push_or_pull_is_not_seen_and_goes_on(self):
+    def test_a_push_or_pull_killed_at_any_request_is_not_seen_and_goes_on(self):
         url, prefix = self.place()
-        moments = random.Random(SEED)
-        copy = self.path("killed")
-        n_unfinished = 0
-        for _ in range(12):
-            process = start("index", "push", self.docs, url)
-            time.sleep(moments.uniform(0.01, 0.12))
-            process.send_signal(signal.SIGKILL)
-            process.communicate()
-            if not any(key.endswith("manifest.json") for key in self.keys(prefix)):
-                n_unfinished += 1
-                self.assertEqual(self.generations(url), [])
-                self.assertIn("no alias or generation", trawl("index", "pull", url, copy, code=1))
-        self.assertGreater(n_unfinished, 0, "every push was finished before it was killed")
-        trawl("index", "push", self.docs, url)
-        n_unfinished = 0
-        for _ in range(12):
-            process = start("index", "pull", url, copy)
-            time.sleep(moments.uniform(0.01, 0.12))
-            process.send_signal(signal.SIGKILL)
-            process.communicate()
-            n_unfinished += not list(copy.glob("generations/*/manifest.json"))
-            trawl("index", "verify", copy, "--sample", "0") if list(copy.glob("generations/*")) else None
-        self.assertGreater(n_unfinished, 0, "every pull was finished before it was killed")
-        pulled = trawl("index", "pull", url, copy)
-        self.assertEqual(pulled["content_digest"], self.built["content_digest"])
+        push, pull = ("index", "push", self.docs, url), ("index", "pull", url)
+        for n in range(1, 100):
+            self.s3.delete_object(Bucket=BUCKET, Key=f"{prefix}/aliases.json")
+            for key in self.keys(prefix):
+                self.s3.delete_object(Bucket=BUCKET, Key=key)
+            if self.gate.kill(n, *push):
+                break
+            if self.generations(url):
+                self.assertEqual(trawl("index", "list", url)[0]["content_digest"], self.built["content_digest"])
+            else:
+                self.assertIn("no alias or generation", trawl(*pull, self.path("nothing"), code=1))
+            trawl(*push)
+            whole = trawl(*pull, self.path(f"pushed-{n}"))
+            self.assertEqual(whole["content_digest"], self.built["content_digest"])
+        self.assertGreater(n, len(self.keys(prefix)))
+        for n in range(1, 100):
+            copy = self.path(f"pulled-{n}")
+            if self.gate.kill(n, *pull, copy):
+                break
+            self.assertFalse(list(copy.glob("generations/*")))
+            self.assertEqual(trawl(*pull, copy)["content_digest"], self.built["content_digest"])
+        self.assertGreater(n, len(self.keys(prefix)) - 1)
 
     def test_of_those_who_publish_at_once_none_undoes_another(self):
         url, prefix = self.place()
@@ -186,6 +213,98 @@ class Storage(unittest.TestCase):
             list(pool.map(publish, range(8)))
         aliases = json.loads(self.read(f"{prefix}/aliases.json"))["aliases"]
         self.assertEqual(aliases, {"live": names[0]} | {f"a{i}": names[i % 2] for i in range(8)})
+
+    def encode(self, url, part):
+        return "index", "encode", "--part", part, *CONTENT, "--threads", "1", "--to", url
+
+    def test_parts_with_killed_attempts_are_one_build(self):
+        url, prefix = self.place()
+        moments = random.Random(SEED)
+        ends = []
+
+        def until_done(part):
+            for n in [moments.randint(1, 6), moments.randint(1, 6), 1000]:
+                ends.append(self.gate.kill(n, *self.encode(url, f"{part}/8")))
+
+        self.assertEqual(trawl("index", "status", url), [])
+        until_done(0)
+        [status] = trawl("index", "status", url)
+        self.assertEqual((status["parts"], status["missing"]), (8, list(range(1, 8))))
+        self.assertEqual(status["total_passages"], self.built["counts"]["passages"])
+        self.assertIn("7 of 8 parts are missing: 1", trawl("index", "commit", url, code=1))
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(until_done, range(1, 8)))
+        self.assertGreater(ends.count(False), 8, "hardly an attempt was killed")
+        built = trawl("index", "commit", url)
+        self.assertEqual(built["content_digest"], self.built["content_digest"])
+        self.assertTrue(built["live"])
+        [status] = trawl("index", "status", url)
+        self.assertEqual(status["generation"], built["generation"])
+        # Whoever comes late finds it done.
+        report = trawl(*self.encode(url, "3/8"))["report"]
+        self.assertEqual(report["generation"], built["generation"])
+        self.assertFalse([key for key in self.keys(prefix) if "/blobs/" in key or "/parts/" in key])
+        pulled = trawl("index", "pull", url, self.path("parts"))
+        self.assertEqual(pulled["content_digest"], self.built["content_digest"])
+
+    def test_of_attempts_at_once_one_wins(self):
+        url, prefix = self.place()
+        for part in ("0/2", "1/2"):
+            attempts = [start(*self.encode(url, part)) for _ in range(4)]
+            builds = {finish(attempt)["report"]["build"] for attempt in attempts}
+            self.assertEqual(len(builds), 1)
+        records = [key for key in self.keys(prefix) if "/parts/" in key]
+        self.assertEqual(len(records), 2)
+        commits = [start("index", "commit", url, "--build", *builds) for _ in range(4)]
+        generations = {finish(commit)["generation"] for commit in commits}
+        self.assertEqual(self.generations(url), list(generations))
+        files = {key.split("/")[2] for key in self.keys(prefix) if "/generations/" in key}
+        self.assertEqual(files, generations, "the files of a generation that lost are there")
+
+    def test_a_damaged_part_is_named_and_made_again(self):
+        url, prefix = self.place()
+        for part in ("0/2", "1/2"):
+            trawl(*self.encode(url, part))
+        kinds = {
+            "blobs": lambda bytes: bytes[:-9] + b"!" + bytes[-8:],
+            "parts": lambda bytes: bytes[:-9],
+        }
+        for kind, damage in kinds.items():
+            key = [key for key in self.keys(prefix) if f"/{kind}/" in key][-1]
+            self.write(key, damage(self.read(key)))
+            self.assertIn(key.removeprefix(prefix), trawl("index", "commit", url, code=5))
+            self.assertEqual(self.generations(url), [])
+            for part in ("0/2", "1/2"):
+                trawl(*self.encode(url, part))
+        key = next(key for key in self.keys(prefix) if "/blobs/" in key)
+        self.s3.delete_object(Bucket=BUCKET, Key=key)
+        self.assertIn("is missing", trawl("index", "commit", url, code=5))
+        for part in ("0/2", "1/2"):
+            trawl(*self.encode(url, part))
+        self.assertEqual(trawl("index", "commit", url)["content_digest"], self.built["content_digest"])
+
+    def test_a_commit_killed_at_any_request_goes_on(self):
+        url, prefix = self.place()
+        [build] = {trawl(*self.encode(url, part))["report"]["build"] for part in ("0/2", "1/2")}
+        commit = ("index", "commit", url, "--build", build)
+        for n in itertools.count(3, 4):
+            if self.gate.kill(n, *commit):
+                break
+            for generation in self.generations(url):
+                copy = self.path(f"committed-{generation}")
+                pulled = trawl("index", "pull", url, copy, "--generation", generation)
+                self.assertEqual(pulled["content_digest"], self.built["content_digest"])
+        self.assertGreater(n, 20)
+        built = trawl("index", "commit", url, "--build", build)
+        self.assertEqual(built["content_digest"], self.built["content_digest"])
+        self.assertEqual(self.generations(url), [built["generation"]])
+
+    def test_bad_input_is_not_to_be_tried_again(self):
+        url, prefix = self.place()
+        self.path("bad.jsonl").write_text("not json\n")
+        bad = ["--corpus", self.path("bad.jsonl"), "--model", MODEL]
+        trawl("index", "encode", "--part", "0/2", *bad, "--to", url, code=65)
+        self.assertEqual(self.keys(prefix), [])
 
     def test_what_cannot_be_reached_is_named(self):
         url, _ = self.place()

@@ -35,6 +35,8 @@ enum IndexCommand {
     Encode(Box<parts::EncodeArgs>),
     /// Put the encoded parts of a build together.
     Commit(parts::CommitArgs),
+    /// Tell how far the builds in object storage are, from anywhere.
+    Status(parts::StatusArgs),
     /// Tell what a build would take, before anything is built: rows, tokens, disk, memory, time.
     Plan(Box<plan::PlanArgs>),
     /// List the generations of a collection, oldest first.
@@ -66,6 +68,7 @@ pub fn run(args: IndexArgs, output: &Output) -> anyhow::Result<()> {
         IndexCommand::Build(args) => build::run(*args, output),
         IndexCommand::Encode(args) => parts::encode(*args, output),
         IndexCommand::Commit(args) => parts::commit(args, output),
+        IndexCommand::Status(args) => parts::status(&args, output),
         IndexCommand::Plan(args) => plan::run(*args, output),
         IndexCommand::List { collection } => list::run(&collection, output),
         IndexCommand::Verify(args) => verify::run(*args, output),

@@ -198,3 +198,58 @@ fn eight_parts_by_four_processes_that_are_killed_make_one_build() {
     assert_eq!(built.content_digest, whole.content_digest);
     assert_eq!(built.counts, whole.counts);
 }
+
+#[test]
+fn parts_in_object_storage_make_the_content_of_one_build() {
+    let folder = Folder::new();
+    let corpus = folder.corpus(1, 100);
+    let whole = run(&config(&folder.collection("whole"), &corpus)).unwrap();
+    let config = config(&folder.collection("unused"), &corpus);
+    let objects = objects::Objects::in_memory().unwrap();
+    let work = folder.collection("work");
+    let remote = indexer::Remote {
+        objects: &objects,
+        work: &work,
+    };
+    let (never, encoder) = (AtomicBool::new(false), encoder());
+    let encode = |part: &str| {
+        let part = part.parse().unwrap();
+        indexer::encode_part_remotely(remote, &config, &encoder, part, &NoProgress, &never)
+    };
+    let commit = |build| indexer::commit_remotely(remote, build, &NoProgress, &never);
+    let status = || indexer::build_status(&objects).unwrap();
+    assert!(status().is_empty());
+    let error = commit(None).unwrap_err();
+    assert!(
+        matches!(error, BuildError::Builds { n_builds: 0, .. }),
+        "{error}"
+    );
+
+    let first = encode("1/3").unwrap();
+    assert!(first.encoded_chunks > 0);
+    assert_eq!(encode("1/3").unwrap().encoded_chunks, 0);
+    let [half] = &status()[..] else {
+        panic!("one build was begun")
+    };
+    assert_eq!((half.parts, &half.missing[..]), (Some(3), &[0, 2][..]));
+    assert_eq!((half.passages, half.total_passages), (first.passages, 100));
+    let error = commit(None).unwrap_err();
+    assert!(
+        matches!(error, BuildError::MissingParts { of: 3, .. }),
+        "{error}"
+    );
+    for part in ["0/3", "2/3"] {
+        encode(part).unwrap();
+    }
+    let built = commit(None).unwrap();
+    assert!(built.live);
+    assert_eq!(built.content_digest, whole.content_digest);
+    assert_eq!(
+        objects.generations().unwrap(),
+        std::slice::from_ref(&built.generation)
+    );
+    let again = commit(Some(&first.build)).unwrap();
+    assert_eq!(again.generation, built.generation);
+    assert_eq!(encode("1/3").unwrap().generation, Some(built.generation));
+    assert!(!config.collection.exists());
+}

@@ -13,7 +13,7 @@ use anyhow::Context;
 use collection::Durability;
 use retriever::{Fusion, Weights};
 use serde::de::{self, Deserialize, Deserializer, Visitor};
-use server::{Limits, ServerConfig};
+use server::{Limits, QueryLogConfig, ServerConfig};
 use toml::{Table, Value};
 
 use crate::failure::Failure;
@@ -36,6 +36,7 @@ pub struct ServerFile {
     pub documents: DocumentsSection,
     pub auth: AuthSection,
     pub cors: CorsSection,
+    pub query_log: QueryLogSection,
 }
 
 /// `[server]`.
@@ -151,6 +152,50 @@ impl HybridSection {
 pub struct CorsSection {
     /// Origins of pages that may ask from a browser; `*` is every one.
     pub origins: Vec<String>,
+}
+
+/// `[query_log]`.
+#[derive(Debug, serde::Deserialize, serde::Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct QueryLogSection {
+    /// The file; without, nothing is logged and no feedback taken.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub path: Option<PathBuf>,
+    /// Whether texts of queries are in it.
+    pub text: bool,
+    /// Bytes of a file at most.
+    pub max_size: Size,
+    /// Files at most, the one that is written included.
+    pub files: usize,
+}
+
+impl Default for QueryLogSection {
+    fn default() -> Self {
+        let config = QueryLogConfig::new(PathBuf::new());
+        Self {
+            path: None,
+            text: config.text,
+            max_size: Size(config.max_bytes as usize),
+            files: config.max_files,
+        }
+    }
+}
+
+impl QueryLogSection {
+    /// The log, where there shall be one.
+    pub fn resolve(&self) -> anyhow::Result<Option<QueryLogConfig>> {
+        if self.files == 0 || self.max_size.0 == 0 {
+            return Err(
+                Failure::usage("`query_log.files` and `query_log.max_size` are above 0").into(),
+            );
+        }
+        Ok(self.path.clone().map(|path| QueryLogConfig {
+            path,
+            text: self.text,
+            max_bytes: self.max_size.0 as u64,
+            max_files: self.files,
+        }))
+    }
 }
 
 /// `[documents]`.

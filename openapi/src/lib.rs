@@ -10,6 +10,7 @@ mod cohere;
 mod collections;
 mod documents;
 mod embeddings;
+mod feedback;
 mod filter;
 mod group;
 mod health;
@@ -39,6 +40,7 @@ pub use embeddings::{
     Embedding, EmbeddingInput, EmbeddingRequest, EmbeddingResponse, EmbeddingUsage,
     EmbeddingValues, EncodingFormat, InputType, OpenAiError, OpenAiErrorBody,
 };
+pub use feedback::{Feedback, FeedbackRequest, FeedbackResponse};
 pub use filter::{Condition, FieldKey, Filter, Match, Range};
 pub use group::{GroupScore, GroupScoreMethod, HitDocument, SearchGroup};
 pub use health::{Health, HealthStatus};

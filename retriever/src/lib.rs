@@ -49,5 +49,5 @@ pub use selection::MAX_FACET_VALUES;
 pub use sort::{Sort, SortOrder};
 pub use store::{
     Added, AddedPart, Bitmap, Bounds, Condition, Facet, FieldFault, Filter, FilterError,
-    FilterLimits, Piece, StoreError, Test, View,
+    FilterLimits, Piece, SelectError, StoreError, Test, View,
 };

@@ -99,6 +99,8 @@ pub struct Limits {
     pub boosts: usize,
     /// Pins of one search.
     pub pins: usize,
+    /// Clicks and judgments of one request.
+    pub feedback: usize,
     /// Bytes of a query text.
     pub query_bytes: usize,
     /// Characters of a fragment with the words of the query marked.
@@ -145,6 +147,7 @@ impl Default for Limits {
             facets: 16,
             boosts: 16,
             pins: 100,
+            feedback: 1000,
             query_bytes: 16 << 10,
             highlight_chars: 1000,
             batch_queries: 64,

@@ -45,6 +45,11 @@ impl Context {
         self.key.as_ref().is_none_or(|key| key.may_use(collection))
     }
 
+    /// Tells callers with keys apart where nothing of their keys may stand.
+    pub(crate) fn caller(&self) -> Option<String> {
+        self.key.as_ref().map(|key| key.pseudonym())
+    }
+
     /// What the caller's searches are narrowed to.
     pub(crate) fn filter(&self) -> Option<&Filter> {
         self.key.as_ref().and_then(|key| key.filter())
@@ -217,15 +222,17 @@ fn request_id(headers: &HeaderMap) -> String {
     let given = headers
         .get(&REQUEST_ID)
         .and_then(|value| value.to_str().ok());
-    let harmless = |id: &&str| {
-        (1..=128).contains(&id.len())
-            && id
-                .bytes()
-                .all(|byte| byte.is_ascii_alphanumeric() || b"-_.:+/=".contains(&byte))
-    };
     given
-        .filter(harmless)
+        .filter(|id| is_harmless(id))
         .map_or_else(new_request_id, str::to_owned)
+}
+
+/// Whether a text may be the id of a request.
+pub(crate) fn is_harmless(id: &str) -> bool {
+    (1..=128).contains(&id.len())
+        && id
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || b"-_.:+/=".contains(&byte))
 }
 
 /// A ULID: 48 bits of milliseconds, then 80 random bits, in Crockford's base 32; sorts by time.

@@ -24,6 +24,7 @@ mod live;
 mod metrics;
 mod model;
 mod problem;
+mod query_log;
 mod rate;
 mod routes;
 mod scheduler;
@@ -38,6 +39,9 @@ pub use check::CheckError;
 pub use config::{Limits, QueueConfig, ServerConfig};
 pub use created::CreatedError;
 pub use filter::{read_filter, write_facets};
+pub use query_log::{
+    LoggedEvent, LoggedFeedback, LoggedResult, LoggedSearch, QueryLogConfig, query_log_files,
+};
 pub use rate::Rate;
 pub use routes::openapi_document;
 pub use serve::{BoundServer, Control, ServeError, Server};

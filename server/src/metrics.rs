@@ -17,6 +17,7 @@ const BATCH_TOKENS: &str = "trawl_batch_tokens";
 const BATCH_ROWS: &str = "trawl_batch_rows";
 const BATCH_SECONDS: &str = "trawl_batch_seconds";
 
+const QUERY_LOG: &str = "trawl_query_log_events_total";
 const SWAPS: &str = "trawl_swaps_total";
 
 const METADATA: Metadata<'static> = Metadata::new("trawl", Level::INFO, None);
@@ -50,6 +51,11 @@ impl Metrics {
                 DROPPED,
                 Unit::Count,
                 "Requests that never reached a model, by model and reason",
+            ),
+            (
+                QUERY_LOG,
+                Unit::Count,
+                "Events of the query log, by outcome: written, lost for lack of room, failed",
             ),
             (
                 QUERY_CACHE,
@@ -143,6 +149,13 @@ impl Metrics {
                 vec![of(model), Label::from_static_parts("reason", reason)],
                 n,
             );
+        }
+    }
+
+    pub(crate) fn query_log(&self, outcome: &'static str, n: u64) {
+        if n > 0 {
+            let label = Label::from_static_parts("outcome", outcome);
+            self.count(QUERY_LOG, vec![label], n);
         }
     }
 

@@ -16,10 +16,11 @@ use tokio::time::timeout;
 use crate::check::{CheckError, known_answers};
 use crate::created::{self, CreatedError};
 use crate::metrics::Metrics;
+use crate::query_log::QueryLog;
 use crate::routes::router;
 use crate::state::{App, AttachError, Phase, Shared};
 use crate::swap::follow;
-use crate::{AuthConfig, AuthError, Limits, QueueConfig, ServerConfig, Tls};
+use crate::{AuthConfig, AuthError, Limits, QueryLogConfig, QueueConfig, ServerConfig, Tls};
 
 /// Why a server could not start or had to stop.
 #[derive(Debug, thiserror::Error)]
@@ -130,6 +131,16 @@ impl Server {
         self.shared.set_auth(auth)
     }
 
+    /// Keeps what is searched and found in a log, and takes feedback into it.
+    ///
+    /// # Errors
+    /// When the file cannot be opened.
+    pub fn set_query_log(&mut self, config: &QueryLogConfig) -> std::io::Result<()> {
+        let metrics = Arc::clone(&self.shared.metrics);
+        self.shared.query_log = Some(QueryLog::open(config, metrics)?);
+        Ok(())
+    }
+
     /// Serves HTTPS, with a certificate.
     pub fn set_tls(&mut self, tls: Tls) {
         self.shared.set_tls(tls);
@@ -221,6 +232,15 @@ impl BoundServer {
         folding.abort();
         checking.abort();
         following.abort();
+        // What it still has to write may take the disk a while.
+        let closing = tokio::task::spawn_blocking(move || {
+            if let Some(log) = &app.query_log {
+                log.close();
+            }
+        });
+        if let Err(error) = closing.await {
+            tracing::error!(%error, "cannot close the query log");
+        }
         outcome
     }
 }

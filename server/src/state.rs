@@ -18,6 +18,7 @@ use crate::live::{Tasks, catch_up};
 use crate::metrics::Metrics;
 use crate::model::{ServedEncoder, ServedReranker, Tokenizers};
 use crate::problem::ApiError;
+use crate::query_log::QueryLog;
 use crate::swap::{Slot, Source};
 use crate::{AuthConfig, AuthError, Limits, QueueConfig, ServerConfig, Tls};
 
@@ -140,6 +141,7 @@ pub(crate) struct Shared {
     pub(crate) requests: Semaphore,
     pub(crate) tokenizers: Arc<Tokenizers>,
     pub(crate) tasks: Tasks,
+    pub(crate) query_log: Option<QueryLog>,
     queries: Arc<QueryCache>,
     /// Whether the last known answer was as it should be.
     healthy: AtomicBool,
@@ -164,6 +166,7 @@ impl Shared {
             requests: Semaphore::new(config.limits.requests.min(Semaphore::MAX_PERMITS)),
             tokenizers: Arc::new(Tokenizers::new(config.tokenizer_threads)),
             tasks: Tasks::default(),
+            query_log: None,
             queries: Arc::new(QueryCache::new(config.query_cache_bytes)),
             healthy: AtomicBool::new(true),
             creating: std::sync::Mutex::default(),

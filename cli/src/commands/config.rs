@@ -83,6 +83,7 @@ fn check(args: &FileArgs, output: &Output) -> anyhow::Result<()> {
     let auth = file.auth.resolve()?;
     let n_keys = auth.keys.len();
     server::Server::new(server::ServerConfig::default()).set_auth(auth)?;
+    file.query_log.resolve()?;
     if let Some(tls) = &file.server.tls {
         tls.load()?;
     }

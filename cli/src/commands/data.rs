@@ -2,6 +2,7 @@
 
 mod build_train;
 mod convert;
+mod feedback;
 pub mod judged;
 mod pretraining;
 mod reading;
@@ -37,6 +38,8 @@ enum DataCommand {
     GenerateQueries(Box<teacher::GenerateQueriesArgs>),
     /// Let a GPT-2 continue each passage.
     GenerateContinuations(Box<teacher::GenerateContinuationsArgs>),
+    /// Make queries and judgments of a server's query log: of what was clicked and judged.
+    FromFeedback(feedback::FromFeedbackArgs),
     /// Put queries and continuations beside the passages, as token ids for MASTER.
     MasterLines(Box<teacher::MasterLinesArgs>),
 }
@@ -49,6 +52,7 @@ pub fn run(args: DataArgs, output: &Output) -> anyhow::Result<()> {
         DataCommand::SpanPairs(args) => pretraining::span_pairs(args, output),
         DataCommand::GenerateQueries(args) => teacher::generate_queries(*args, output),
         DataCommand::GenerateContinuations(args) => teacher::generate_continuations(*args, output),
+        DataCommand::FromFeedback(args) => feedback::run(args, output),
         DataCommand::MasterLines(args) => teacher::master_lines(*args, output),
     }
 }

@@ -72,6 +72,11 @@ pub fn run(args: ServeArgs, output: &Output) -> anyhow::Result<()> {
     if let Some(tls) = &file.server.tls {
         setup.server.set_tls(tls.load()?);
     }
+    if let Some(log) = file.query_log.resolve()? {
+        let failed = || format!("cannot write query log `{}`", log.path.display());
+        setup.server.set_query_log(&log).with_context(failed)?;
+        output.remark(format!("query log: {}", log.path.display()));
+    }
     for (name, section) in &file.models {
         setup.add_model(name, &section.path, section.role, section.max_batch_tokens)?;
         if !section.dimensions.is_empty() {

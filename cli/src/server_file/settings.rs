@@ -27,6 +27,7 @@ impl ServerFile {
             ("queue", Value::try_from(&defaults.queue)?),
             ("documents", Value::try_from(defaults.documents)?),
             ("cors", Value::try_from(&defaults.cors)?),
+            ("query_log", Value::try_from(&defaults.query_log)?),
             ("auth.public", Value::try_from(&defaults.auth.public)?),
         ] {
             flatten(name, section, "default", &mut settings);

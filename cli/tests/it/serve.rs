@@ -8,7 +8,7 @@ use std::process::{Child, Command, Stdio};
 use serde_json::{Value, json};
 
 use crate::session::{Built, build, build_with};
-use crate::{fail, succeed, text, tiny_model};
+use crate::{fail, json as run_json, succeed, text, tiny_model};
 
 /// A file that serves the collection as `docs`; returns its path.
 fn write_file(built: &Built) -> String {
@@ -211,4 +211,149 @@ fn what_cannot_be_served_is_refused() {
     assert!(errors.contains("did you mean `top_k`?"), "{errors}");
     let errors = fail(1, ["serve", "--config", "no/such/server.toml"]);
     assert!(errors.contains("no/such/server.toml"), "{errors}");
+}
+
+#[test]
+fn what_was_clicked_becomes_a_data_set_that_evaluation_training_and_the_gate_read() {
+    let built = build();
+    let folder = built.folder.path();
+    let file = write_file(&built);
+    let log = folder.join("log/queries.jsonl");
+    let section =
+        format!("[query_log]\npath = {log:?}\ntext = true\nmax_size = \"2KiB\"\nfiles = 50\n");
+    fs::write(&file, fs::read_to_string(&file).unwrap() + &section).unwrap();
+    let server = Serving::start(&["--config", &file], ("TRAWL__QUERY_LOG__TEXT", "true"));
+    let feedback = "/v1/collections/docs/feedback";
+    let queries = [
+        "why onions make you weep",
+        "how mayonnaise holds together",
+        "the moon and the sea",
+    ];
+    let mut clicked = Vec::new();
+    for query in queries {
+        for spaces in ["", " ", "  "] {
+            let body = json!({"query": format!("{query}{spaces}"), "top_k": 5, "mode": "lexical"});
+            let (_, found) = server.post("/v1/collections/docs/search", &body);
+            let (request_id, id) = (&found["request_id"], &found["results"][1]["id"]);
+            let click = json!({"request_id": request_id, "id": id});
+            let (status, answer) = server.post(feedback, &json!({"feedback": [click, click]}));
+            assert_eq!(status, 202, "{answer}");
+            clicked.push(id.as_str().unwrap().to_owned());
+        }
+    }
+    let judgment = json!({"query": queries[0], "id": "kitchen-01", "grade": 2});
+    server.post(feedback, &json!({"feedback": [judgment]}));
+    assert_eq!(server.stop(), Some(0));
+    assert!(server::query_log_files(&log).unwrap().len() > 2);
+
+    let out = folder.join("clicks");
+    let arguments = [
+        "data",
+        "from-feedback",
+        text(&log),
+        "--out",
+        text(&out),
+        "--split",
+        "test",
+        "--min-clicks",
+        "3",
+    ];
+    let made = run_json([&["--json"][..], &arguments].concat());
+    let report = &made["report"];
+    assert_eq!(
+        (&report["queries"], &report["clicks"]),
+        (&json!(3), &json!(9)),
+        "{made}"
+    );
+    assert_eq!(report["clicks_by_rank"], json!({"2": 9}));
+    assert_eq!(report["left_out"], json!({"clicks that repeat": 9}));
+    let qrels = out.join("qrels/test.tsv");
+    let first = fs::read(&qrels).unwrap();
+    succeed(arguments);
+    assert_eq!(fs::read(&qrels).unwrap(), first);
+
+    fs::copy(crate::sample("corpus.jsonl"), out.join("corpus.jsonl")).unwrap();
+    let collection = text(&built.collection);
+    let measured = run_json([
+        "--json",
+        "eval",
+        collection,
+        "--dataset",
+        text(&out),
+        "--split",
+        "test",
+        "--lexical",
+        "--measures",
+        "mrr@10",
+    ]);
+    assert!(measured.to_string().contains("mrr@10"), "{measured}");
+    let run = folder.join("run.trec");
+    let asked = out.join("queries.jsonl");
+    succeed([
+        "search",
+        collection,
+        "--lexical",
+        "--queries",
+        text(&asked),
+        "-k",
+        "10",
+        "--run-out",
+        text(&run),
+    ]);
+    let mined = folder.join("mined.jsonl");
+    let corpus = crate::sample("corpus.jsonl");
+    succeed([
+        "mine",
+        "--run",
+        text(&run),
+        "--qrels",
+        text(&qrels),
+        "--queries",
+        text(&asked),
+        "--corpus",
+        text(&corpus),
+        "--n",
+        "3",
+        "--out",
+        text(&mined),
+    ]);
+    let mined = fs::read_to_string(&mined).unwrap();
+    assert_eq!(mined.lines().count(), 3);
+    assert!(
+        clicked
+            .iter()
+            .all(|id| mined.contains(&format!("\"{id}\"")))
+    );
+
+    let model = tiny_model();
+    let second = run_json([
+        "--json",
+        "index",
+        "build",
+        "--corpus",
+        text(&corpus),
+        "--model",
+        text(&model),
+        "--collection",
+        collection,
+        "--full",
+    ]);
+    let gate = folder.join("gate.toml");
+    fs::write(&gate, format!("queries = {asked:?}\nqrels = {qrels:?}\n")).unwrap();
+    let generation = second["generation"].as_str().unwrap();
+    let shown = run_json([
+        "--json",
+        "index",
+        "publish",
+        collection,
+        generation,
+        "--gate",
+        text(&gate),
+    ]);
+    let gate = &shown["gate"];
+    assert_eq!(
+        (&gate["passed"], &gate["questions"], &gate["n_queries"]),
+        (&json!(true), &json!("queries"), &json!(3)),
+        "{shown}"
+    );
 }

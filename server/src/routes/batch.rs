@@ -134,12 +134,12 @@ impl Batch<'_> {
             Some(QueryInput::Vector(_)) if queries.len() > 1 => queries.clone(),
             _ => Vec::new(),
         };
-        let results = match self.asker.answer(queries, &options).await {
+        let results = match self.asker.answer(queries, &options, &places).await {
             Ok(answers) => self.found(answers, &options),
             Err(error) if error.code == ErrorCode::Validation && !spare.is_empty() => {
                 let mut results = Vec::with_capacity(spare.len());
-                for query in spare {
-                    match self.asker.answer(vec![query], &options).await {
+                for (query, &place) in spare.into_iter().zip(&places) {
+                    match self.asker.answer(vec![query], &options, &[place]).await {
                         Ok(answers) => results.extend(self.found(answers, &options)),
                         Err(error) => results.push(self.failed(error)),
                     }

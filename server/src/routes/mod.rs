@@ -7,6 +7,7 @@ mod collections;
 mod documents;
 mod embeddings;
 mod errors;
+mod feedback;
 mod health;
 mod models;
 mod rerank;
@@ -47,6 +48,7 @@ static SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
     paths(
         search::search,
         batch::search_batch,
+        feedback::feedback,
         collections::list,
         collections::show,
         collections::create,
@@ -134,6 +136,7 @@ pub(crate) fn router(app: App) -> Router {
             get(collections::show).put(collections::create),
         )
         .route("/v1/collections/{name}/search", post(search::search))
+        .route("/v1/collections/{name}/feedback", post(feedback::feedback))
         .route("/v1/collections/{name}/documents", post(documents::add))
         .route(
             "/v1/collections/{name}/documents/delete",

@@ -27,6 +27,7 @@ use crate::filter::{read_filter, write_facets};
 use crate::group::{resolve_grouping, write_group};
 use crate::model::{NoEncoder, OnBehalf};
 use crate::problem::{ApiError, filter_fault};
+use crate::query_log::{LoggedEvent, LoggedResult, LoggedSearch, MAX_RESULTS, QueryLog, now_ms};
 use crate::scheduler::Class;
 use crate::state::{App, ServedCollection, Shared};
 
@@ -76,7 +77,8 @@ pub(super) async fn search(
         class: context.class(Class::Interactive),
     };
     let search = asker.resolve(body, deadline)?;
-    let answers = asker.answer(vec![search.query], &search.options).await?;
+    let answers = asker.answer(vec![search.query], &search.options, &[0]);
+    let answers = answers.await?;
     let answer = answers.into_iter().next();
     let answer = answer.ok_or_else(|| ApiError::internal("a search has no answer"))?;
     let spent = stages(&answer.timing);
@@ -108,11 +110,12 @@ impl Asker<'_> {
         Ok(search)
     }
 
-    /// Answers searches with equal options.
+    /// Answers searches with equal options, which have these places in their batch.
     pub(super) async fn answer(
         &self,
         queries: Vec<QueryInput>,
         options: &SearchOptions,
+        places: &[usize],
     ) -> Result<Vec<retriever::SearchResponse>, ApiError> {
         let ServedCollection {
             encoder, reranker, ..
@@ -124,6 +127,7 @@ impl Asker<'_> {
         let reranker = reranker.as_ref().map(|reranker| reranker as &dyn Reranker);
         let by_vector = matches!(queries.first(), Some(QueryInput::Vector(_)));
 
+        let texts = self.app.query_log.as_ref().map(|log| texts(log, &queries));
         let retriever = &self.collection.retriever;
         let answers = retriever.search_batch(queries, options, encoder, reranker);
         let answers = match options.deadline.moment() {
@@ -143,8 +147,55 @@ impl Asker<'_> {
                 self.app.metrics.stage(stage, elapsed);
             }
         }
+        if let Some((log, texts)) = self.app.query_log.as_ref().zip(texts) {
+            let of_places = places.iter().zip(texts).zip(&answers);
+            let events = of_places.map(|((&place, text), answer)| self.event(place, text, answer));
+            // A search is answered whether or not it is logged; what is lost is counted.
+            let _ = log.record(events.collect());
+        }
         Ok(answers)
     }
+
+    /// What the query log says of a search.
+    fn event(
+        &self,
+        place: usize,
+        query: Option<String>,
+        answer: &retriever::SearchResponse,
+    ) -> LoggedEvent {
+        let result = |hit: &retriever::Hit, rank| LoggedResult {
+            id: hit
+                .document
+                .as_ref()
+                .map_or(&hit.id, |part| &part.id)
+                .clone(),
+            rank,
+        };
+        let of_groups = answer.groups.iter().flat_map(|group| {
+            let hits = group.hits.iter();
+            hits.map(move |hit| result(hit, group.rank))
+        });
+        let hits = answer.hits.iter().map(|hit| result(hit, hit.rank));
+        LoggedEvent::Search(LoggedSearch {
+            time_ms: now_ms(),
+            request_id: self.context.request_id.clone(),
+            place,
+            key: self.context.caller(),
+            collection: self.collection.name.clone(),
+            generation: self.collection.retriever.generation().id.to_string(),
+            query,
+            results: hits.chain(of_groups).take(MAX_RESULTS).collect(),
+        })
+    }
+}
+
+/// The texts of queries that a log keeps.
+fn texts(log: &QueryLog, queries: &[QueryInput]) -> Vec<Option<String>> {
+    let text = |query: &QueryInput| match query {
+        QueryInput::Text(text) if log.has_text => Some(text.clone()),
+        _ => None,
+    };
+    queries.iter().map(text).collect()
 }
 
 /// Checks everything that can be checked before anything is computed.

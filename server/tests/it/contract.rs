@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use collection::{Collection, LogConfig};
 use serde_json::{Map, Value, json};
-use server::{QueueConfig, Scope};
+use server::{QueryLogConfig, QueueConfig, Scope};
 
 use crate::harness::{Answer, CORPUS, TestServer};
 use crate::security::{ask, bearer, key, keys as keys_only};
@@ -261,6 +261,10 @@ fn request(operation: &str) -> (String, Value) {
         "create_collection" => ("/v1/collections/notes", json!({"encoder": "tiny"})),
         "search" => ("/search", json!({"query": "a"})),
         "search_batch" => ("/search/batch", json!({"searches": [{"query": "a"}]})),
+        "feedback" => (
+            "/feedback",
+            json!({"feedback": [{"request_id": "a", "id": "tides"}]}),
+        ),
         "add_documents" => ("/documents", json!({"_id": "new", "text": "salt"})),
         "delete_documents" => ("/documents/delete", json!({"ids": ["owls"]})),
         "show_document" => ("/documents/tides", Value::Null),
@@ -436,7 +440,11 @@ fn ask_with_keys(operations: &[Asked], seen: &mut Seen) {
     let folder = tempfile::tempdir().unwrap();
     let server = TestServer::start_set(
         |config| config.data = Some(folder.path().to_owned()),
-        |server| server.set_auth(keys_only(keys)).unwrap(),
+        |server| {
+            server.set_auth(keys_only(keys)).unwrap();
+            let log = QueryLogConfig::new(folder.path().join("queries.jsonl"));
+            server.set_query_log(&log).unwrap();
+        },
     );
     ask(&server, "GET", "/v1/models", &bearer("spent"), &Value::Null).ok();
     for asked in operations {
@@ -636,7 +644,7 @@ fn ask_of_generations(operations: &[Asked], seen: &mut Seen) {
                 body["generation"] = json!(generation);
             }
             let path = match asked.id {
-                "search" | "search_batch" | "show_collection" => {
+                "search" | "search_batch" | "show_collection" | "feedback" => {
                     path.replace("docs", &format!("docs@{generation}"))
                 }
                 _ => path,

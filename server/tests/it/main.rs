@@ -5,6 +5,7 @@
 mod batches;
 mod compat;
 mod contract;
+mod feedback;
 mod figures;
 mod filters;
 mod groups;

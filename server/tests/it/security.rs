@@ -86,6 +86,12 @@ fn every_route_asks_for_its_scope() {
             json!({"searches": [{"query": "a"}]}),
             search,
         ),
+        (
+            "POST",
+            "/v1/collections/docs/feedback",
+            json!({"feedback": [{"query": "a", "id": "tides"}]}),
+            search,
+        ),
         ("GET", "/v1/collections", json!(null), search),
         ("GET", "/v1/collections/docs", json!(null), search),
         ("POST", "/v1/collections/docs/documents", json!({}), write),

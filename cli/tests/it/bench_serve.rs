@@ -41,7 +41,7 @@ impl Slow {
     }
 }
 
-/// The body of a request, `None` of a connection that is closed without one.
+/// The body of a request, null where it has none, `None` of a connection that is closed without one.
 fn read(stream: &TcpStream) -> Option<Value> {
     let mut reader = BufReader::new(stream);
     let mut length = 0;
@@ -59,7 +59,10 @@ fn read(stream: &TcpStream) -> Option<Value> {
     }
     let mut body = vec![0; length];
     reader.read_exact(&mut body).ok()?;
-    Some(serde_json::from_slice(&body).unwrap())
+    match body.is_empty() {
+        true => Some(Value::Null),
+        false => Some(serde_json::from_slice(&body).unwrap()),
+    }
 }
 
 struct Files(tempfile::TempDir);
@@ -121,6 +124,48 @@ fn requests_that_wait_for_others_are_charged_for_it() {
         );
     }
     assert!(fs::read(plot).unwrap().starts_with(b"\x89PNG"));
+}
+
+#[test]
+fn a_client_asks_anew_once_it_has_its_answer() {
+    let (files, server) = (Files::new(), Slow::start(Duration::from_millis(50), &[200]));
+    let queries = files.path("queries.jsonl");
+    let report = json_of([
+        "bench",
+        "serve",
+        "--url",
+        &server.url,
+        "--collection",
+        "docs",
+        "--queries",
+        text(&queries),
+        "--clients",
+        "1",
+        "--seconds",
+        "1",
+        "--json",
+        "--quiet",
+    ]);
+    let report = &report[0];
+    assert_eq!(
+        (&report["clients"], &report["n_answered"]),
+        (&json!(1), &report["n_requests"])
+    );
+    let n = report["n_requests"].as_u64().unwrap() as usize;
+    assert!((1..=20).contains(&n), "{report}");
+    assert!(report["p50_ms"].as_f64().unwrap() >= 50.0, "{report}");
+    // One request beforehand shows that the server is there.
+    assert_eq!(server.bodies.lock().unwrap().len(), n + 1);
+}
+
+#[test]
+fn a_route_without_a_body_is_asked_with_get() {
+    let server = Slow::start(Duration::ZERO, &[200]);
+    let command = ["bench", "serve", "--url", &server.url, "--path", "/livez"];
+    let load = ["--rate", "5", "--seconds", "1", "--json", "--quiet"];
+    let report = json_of(command.into_iter().chain(load));
+    assert_eq!(report[0]["n_answered"], 5);
+    assert_eq!(*server.bodies.lock().unwrap(), vec![Value::Null; 6]);
 }
 
 #[test]

@@ -1,6 +1,7 @@
 mod load;
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,12 +26,15 @@ const PLOT_PARTS: usize = 60;
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Requests are due at a constant rate, whether the server keeps up or not, and their latency counts from when they are due:
-a server that stalls is charged for all that had to wait. Several rates run one after the other.
+a server that stalls is charged for all that had to wait. With --clients, each client asks anew once it has its answer: that finds the
+most that a server answers, but hides how long requests wait that come at their own times. Several rates or numbers run one after the other.
 
 Examples:
   trawl bench serve --collection docs --queries queries.jsonl --rate 100
   trawl bench serve --collection docs --queries queries.jsonl --rerank 50 --rate 5,10,20,40 --seconds 30 --plot load.png
-  trawl bench serve --queries queries.jsonl --path /v1/embeddings --body '{\"model\": \"all-MiniLM-L6-v2\", \"input\": \"<query>\"}' --rate 500"
+  trawl bench serve --queries queries.jsonl --path /v1/embeddings --body '{\"model\": \"all-MiniLM-L6-v2\", \"input\": \"<query>\"}' --rate 500
+  trawl bench serve --collection docs --queries queries.jsonl --clients 1,8,32
+  trawl bench serve --path /livez --clients 32"
 )]
 pub struct ServeArgs {
     /// Address of the server.
@@ -40,27 +44,36 @@ pub struct ServeArgs {
     #[arg(long, value_name = "NAME", required_unless_present = "path")]
     collection: Option<String>,
     /// Queries that are asked in turn: JSONL or TSV.
-    #[arg(long, value_name = "FILE")]
-    queries: PathBuf,
+    #[arg(long, value_name = "FILE", required_unless_present = "path")]
+    queries: Option<PathBuf>,
     /// Passages in an answer.
     #[arg(long, value_name = "N", default_value_t = 10, conflicts_with = "body")]
     top_k: usize,
     /// Passages that are reranked (default: none).
     #[arg(long, value_name = "N", conflicts_with = "body")]
     rerank: Option<usize>,
-    /// Another route than that of searches.
-    #[arg(long, value_name = "PATH", requires = "body")]
+    /// Another route than that of searches; without `--body` it is asked with GET.
+    #[arg(long, value_name = "PATH", conflicts_with = "collection")]
     path: Option<String>,
     /// Its body; `<query>` within a string stands for the query.
-    #[arg(long, value_name = "JSON", requires = "path")]
+    #[arg(long, value_name = "JSON", requires = "path", requires = "queries")]
     body: Option<String>,
     /// A header of every request, such as `authorization: Bearer KEY`.
     #[arg(long, value_name = "NAME: VALUE", value_parser = header)]
     header: Vec<(HeaderName, HeaderValue)>,
     /// Requests a second; several rates run one after the other.
-    #[arg(long, value_name = "N", value_delimiter = ',', required = true, value_parser = rate)]
+    #[arg(long, value_name = "N", value_delimiter = ',', required_unless_present = "clients", value_parser = rate)]
     rate: Vec<f64>,
-    /// How long each rate lasts.
+    /// Clients that ask in place of a rate, each anew once it has its answer; several numbers run one after the other.
+    #[arg(
+        long,
+        value_name = "N",
+        value_delimiter = ',',
+        conflicts_with_all = ["rate", "max_open"],
+        value_parser = clap::value_parser!(u32).range(1..=65_536)
+    )]
+    clients: Vec<u32>,
+    /// How long each rate or number of clients lasts.
     #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = clap::value_parser!(u64).range(1..=86_400))]
     seconds: u64,
     /// How long a request may take from when it is due.
@@ -69,7 +82,7 @@ pub struct ServeArgs {
     /// Requests that are open at a time; more wait, and their clocks run.
     #[arg(long, value_name = "N", default_value = "1024", value_parser = clap::value_parser!(u32).range(1..=65_536))]
     max_open: u32,
-    /// Draw latencies and answers a second: over time, or over the rates when there are several.
+    /// Draw latencies and answers a second: over time, or over the loads when there are several.
     #[arg(long, value_name = "FILE.png")]
     plot: Option<PathBuf>,
 }
@@ -92,11 +105,68 @@ fn rate(text: &str) -> Result<f64, String> {
     rate.ok_or_else(|| "a rate is a number from 0.01 to 1000000".to_owned())
 }
 
-/// What one rate led to. Latencies are of answers with status 200, in milliseconds from when the request was due.
+/// How requests come.
+#[derive(Clone, Copy, Debug, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum Load {
+    /// So many a second.
+    Rate(f64),
+    /// From so many clients, each anew once it has its answer.
+    Clients(u32),
+}
+
+impl Load {
+    fn number(self) -> f64 {
+        match self {
+            Self::Rate(rate) => rate,
+            Self::Clients(n_clients) => f64::from(n_clients),
+        }
+    }
+
+    fn unit(self) -> &'static str {
+        match self {
+            Self::Rate(_) => "requests a second",
+            Self::Clients(1) => "client",
+            Self::Clients(_) => "clients",
+        }
+    }
+
+    fn run(
+        self,
+        target: &Arc<Target>,
+        seconds: u64,
+        progress: &Progress,
+    ) -> anyhow::Result<Vec<Asked>> {
+        let phase = self.to_string();
+        match self {
+            Self::Rate(rate) => {
+                let n = ((rate * seconds as f64).round() as usize).max(1);
+                let gap = Duration::from_secs_f64(1.0 / rate);
+                load::at_rate(target, n, gap, |done| {
+                    progress.update(&phase, "requests", done as u64, n as u64);
+                })
+            }
+            Self::Clients(n_clients) => {
+                let duration = Duration::from_secs(seconds);
+                load::by_clients(target, n_clients as usize, duration, |over| {
+                    progress.update(&phase, "seconds", over.as_secs(), seconds);
+                })
+            }
+        }
+    }
+}
+
+impl fmt::Display for Load {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.number(), self.unit())
+    }
+}
+
+/// What one load led to. Latencies are of answers with status 200, in milliseconds from when the request was due.
 #[derive(Debug, Serialize)]
 struct Report {
-    /// Requests a second that were due.
-    rate: f64,
+    #[serde(flatten)]
+    load: Load,
     n_requests: usize,
     n_answered: usize,
     /// Answers a second, from the start until the last request was due or the last outcome known.
@@ -118,7 +188,7 @@ struct Report {
 }
 
 impl Report {
-    fn new(rate: f64, seconds: u64, asked: &[Asked]) -> Self {
+    fn new(load: Load, seconds: u64, asked: &[Asked]) -> Self {
         let count =
             |is: &dyn Fn(Outcome) -> bool| asked.iter().filter(|asked| is(asked.outcome)).count();
         let latencies = latencies(asked);
@@ -133,7 +203,7 @@ impl Report {
         }
         let late: Vec<Duration> = asked.iter().map(|asked| asked.late).collect();
         Self {
-            rate,
+            load,
             n_requests: asked.len(),
             n_answered: latencies.len(),
             answered_per_s: latencies.len() as f64 / end,
@@ -164,7 +234,7 @@ impl Report {
         };
         let times = [self.p50_ms, self.p90_ms, self.p99_ms, self.max_ms];
         let mut row = vec![
-            format!("{}", self.rate),
+            self.load.number().to_string(),
             self.n_requests.to_string(),
             format!("{:.1}", self.answered_per_s),
         ];
@@ -195,33 +265,34 @@ pub fn run(args: ServeArgs, output: &Output) -> anyhow::Result<()> {
     load::try_once(&target)?;
     let target = Arc::new(target);
     let mut runs = Vec::new();
-    for &rate in &args.rate {
-        let n = ((rate * args.seconds as f64).round() as usize).max(1);
-        let gap = Duration::from_secs_f64(1.0 / rate);
-        let phase = format!("{rate} requests a second");
-        let tell = |done: usize| progress.update(&phase, "requests", done as u64, n as u64);
-        runs.push((rate, load::run(&target, n, gap, tell)?));
+    let rates = args.rate.iter().map(|&rate| Load::Rate(rate));
+    let clients = args.clients.iter().map(|&n| Load::Clients(n));
+    for load in rates.chain(clients) {
+        runs.push((load, load.run(&target, args.seconds, &progress)?));
     }
     progress.finish();
     let reports: Vec<Report> = runs
         .iter()
-        .map(|(rate, asked)| Report::new(*rate, args.seconds, asked))
+        .map(|(load, asked)| Report::new(*load, args.seconds, asked))
         .collect();
     for report in reports
         .iter()
         .filter(|report| report.generator_late_p99_ms > 2.0)
     {
         let Report {
-            rate,
+            load,
             generator_late_p99_ms: late,
             ..
         } = report;
-        output.remark(format!("at {rate} requests a second this program itself was late, by {late:.1} ms at the 99th percentile"));
+        output.remark(format!(
+            "at {load} this program itself was late, by {late:.1} ms at the 99th percentile"
+        ));
     }
     if let Some(path) = &args.plot {
         let (panels, x_label) = match &runs[..] {
             [(_, asked)] => (over_time(asked, args.seconds), "seconds"),
-            _ => (over_rates(&reports), "requests a second"),
+            [(load, _), ..] => (over_loads(&reports), load.unit()),
+            [] => unreachable!("clap asks for one"),
         };
         let names = ["p50", "p99", "answered"].map(str::to_owned);
         let chart = Chart {
@@ -234,7 +305,11 @@ pub fn run(args: ServeArgs, output: &Output) -> anyhow::Result<()> {
     }
     output.result(&reports, |reports| {
         let header = [
-            "rate",
+            if args.clients.is_empty() {
+                "rate"
+            } else {
+                "clients"
+            },
             "requests",
             "answered/s",
             "p50 ms",
@@ -267,10 +342,17 @@ fn uri(args: &ServeArgs) -> anyhow::Result<Uri> {
     })
 }
 
+/// None where the route is asked with GET.
 fn bodies(args: &ServeArgs) -> anyhow::Result<Vec<Bytes>> {
-    let queries = corpus::read_queries(&args.queries)?;
+    if args.path.is_some() && args.body.is_none() {
+        return Ok(Vec::new());
+    }
+    let Some(path) = &args.queries else {
+        unreachable!("clap asks for them where there is a body");
+    };
+    let queries = corpus::read_queries(path)?;
     if queries.is_empty() {
-        return Err(Failure::usage(format!("`{}` has no query", args.queries.display())).into());
+        return Err(Failure::usage(format!("`{}` has no query", path.display())).into());
     }
     let template = match &args.body {
         Some(body) => serde_json::from_str(body)
@@ -302,9 +384,11 @@ fn filled(template: &Value, query: &str) -> Value {
     }
 }
 
-fn over_rates(reports: &[Report]) -> Vec<Panel> {
+fn over_loads(reports: &[Report]) -> Vec<Panel> {
     let curve = |name, value: &dyn Fn(&Report) -> f64| {
-        let points = reports.iter().map(|report| (report.rate, value(report)));
+        let points = reports
+            .iter()
+            .map(|report| (report.load.number(), value(report)));
         Curve {
             name,
             has_dots: true,
@@ -396,7 +480,7 @@ mod tests {
                 outcome,
             })
             .collect();
-        let report = Report::new(10.0, 1, &asked);
+        let report = Report::new(Load::Rate(10.0), 1, &asked);
         assert_eq!(
             (report.n_requests, report.n_answered, report.n_refused),
             (7, 2, 2)

@@ -1,6 +1,7 @@
-//! Requests at a constant rate, whether the server keeps up or not.
+//! Requests at a constant rate, whether the server keeps up or not, or of clients that wait for their answers.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
@@ -22,7 +23,7 @@ use crate::output::beginning;
 pub struct Target {
     pub uri: Uri,
     pub headers: HeaderMap,
-    /// Taken in turn.
+    /// Taken in turn; none for GET.
     pub bodies: Vec<Bytes>,
     /// From the moment a request is due.
     pub timeout: Duration,
@@ -32,11 +33,16 @@ pub struct Target {
 
 impl Target {
     fn request(&self, number: usize) -> anyhow::Result<Request<Full<Bytes>>> {
-        let mut request = Request::post(&self.uri).header(CONTENT_TYPE, "application/json");
+        let (mut request, body) = match self.bodies.len() {
+            0 => (Request::get(&self.uri), Bytes::new()),
+            n => {
+                let request = Request::post(&self.uri).header(CONTENT_TYPE, "application/json");
+                (request, self.bodies[number % n].clone())
+            }
+        };
         if let Some(headers) = request.headers_mut() {
             headers.extend(self.headers.clone());
         }
-        let body = self.bodies[number % self.bodies.len()].clone();
         Ok(request.body(Full::new(body))?)
     }
 }
@@ -103,7 +109,7 @@ pub fn try_once(target: &Target) -> anyhow::Result<()> {
 ///
 /// # Errors
 /// Threads that cannot be started.
-pub fn run(
+pub fn at_rate(
     target: &Arc<Target>,
     n: usize,
     gap: Duration,
@@ -154,6 +160,57 @@ pub fn run(
     });
     clock.join().expect("the clock does not panic");
     asked
+}
+
+/// `n_clients` ask for `duration`, each anew as soon as it has its answer. `progress` is told the time that is over, about
+/// ten times a second.
+///
+/// # Errors
+/// Threads that cannot be started.
+pub fn by_clients(
+    target: &Arc<Target>,
+    n_clients: usize,
+    duration: Duration,
+    mut progress: impl FnMut(Duration),
+) -> anyhow::Result<Vec<Asked>> {
+    let runtime = Runtime::new().context("cannot start threads")?;
+    let sender = Arc::new(Sender {
+        client: client(n_clients),
+        open: Semaphore::new(n_clients),
+        target: Arc::clone(target),
+    });
+    let next = Arc::new(AtomicUsize::new(0));
+    let start = Instant::now();
+    let ask_until_over = |sender: Arc<Sender>, next: Arc<AtomicUsize>| async move {
+        let mut asked = Vec::new();
+        while start.elapsed() < duration {
+            let number = next.fetch_add(1, Ordering::Relaxed);
+            let due = start.elapsed();
+            let outcome = sender.ask(number, start + due).await;
+            asked.push(Asked {
+                due,
+                late: Duration::ZERO,
+                latency: start.elapsed() - due,
+                outcome,
+            });
+        }
+        asked
+    };
+    runtime.block_on(async {
+        let ask = |_| tokio::spawn(ask_until_over(Arc::clone(&sender), Arc::clone(&next)));
+        let mut clients: FuturesUnordered<_> = (0..n_clients).map(ask).collect();
+        let mut tick = tokio::time::interval(Duration::from_millis(100));
+        let mut asked = Vec::new();
+        loop {
+            tokio::select! {
+                _ = tick.tick() => progress(start.elapsed().min(duration)),
+                ended = clients.next() => match ended {
+                    Some(ended) => asked.extend(ended.context("a client panicked")?),
+                    None => return Ok(asked),
+                },
+            }
+        }
+    })
 }
 
 struct Sender {

@@ -20,6 +20,7 @@ mod ordered;
 mod problem;
 mod rerank;
 mod search;
+mod shadow;
 mod tei;
 
 pub use aliases::{Alias, AliasRequest, Generation, GenerationList};
@@ -57,6 +58,7 @@ pub use search::{
     OnTimeout, RerankOptions, SearchHighlight, SearchHit, SearchMode, SearchOptions, SearchRequest,
     SearchResponse, SearchTiming, SearchTotal, SearchUsage, TotalRelation,
 };
+pub use shadow::{Shadow, ShadowLatency, ShadowRequest};
 pub use tei::{
     TeiDecodeRequest, TeiEmbedAllRequest, TeiEmbedRequest, TeiError, TeiErrorType, TeiIds, TeiInfo,
     TeiLabels, TeiModelType, TeiPredictInput, TeiPredictRequest, TeiPrediction, TeiPredictions,

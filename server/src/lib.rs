@@ -29,6 +29,7 @@ mod rate;
 mod routes;
 mod scheduler;
 mod serve;
+mod shadow;
 mod state;
 mod swap;
 mod tls;

@@ -18,6 +18,9 @@ const BATCH_ROWS: &str = "trawl_batch_rows";
 const BATCH_SECONDS: &str = "trawl_batch_seconds";
 
 const QUERY_LOG: &str = "trawl_query_log_events_total";
+const SHADOW: &str = "trawl_shadow_searches_total";
+const SHADOW_OVERLAP: &str = "trawl_shadow_overlap";
+const SHADOW_SECONDS: &str = "trawl_shadow_seconds";
 const SWAPS: &str = "trawl_swaps_total";
 
 const METADATA: Metadata<'static> = Metadata::new("trawl", Level::INFO, None);
@@ -32,9 +35,11 @@ impl Metrics {
     pub(crate) fn new() -> Result<Self, BuildError> {
         let seconds: Vec<f64> = (0..18).map(|power| 1e-4 * f64::from(1 << power)).collect();
         let sizes: Vec<f64> = (0..16).map(|power| f64::from(1 << power)).collect();
+        let shares: Vec<f64> = (0..=10).map(|tenths| f64::from(tenths) / 10.0).collect();
         let recorder = PrometheusBuilder::new()
             .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &seconds)?
             .set_buckets_for_metric(Matcher::Prefix("trawl_batch_".to_owned()), &sizes)?
+            .set_buckets_for_metric(Matcher::Full(SHADOW_OVERLAP.to_owned()), &shares)?
             .build_recorder();
         for (name, unit, text) in [
             (
@@ -46,6 +51,11 @@ impl Metrics {
                 SWAPS,
                 Unit::Count,
                 "Changes of the generation that answers, by outcome",
+            ),
+            (
+                SHADOW,
+                Unit::Count,
+                "Searches that a candidate was to answer, too, by outcome",
             ),
             (
                 DROPPED,
@@ -90,6 +100,16 @@ impl Metrics {
                 STAGE_SECONDS,
                 Unit::Seconds,
                 "Time of each stage of a search, and of embedding",
+            ),
+            (
+                SHADOW_OVERLAP,
+                Unit::Count,
+                "Share of passages that the answers of a candidate and of the live generation have in common",
+            ),
+            (
+                SHADOW_SECONDS,
+                Unit::Seconds,
+                "Time of compared searches, by who answered",
             ),
             (BATCH_TOKENS, Unit::Count, "Tokens of a batch"),
             (BATCH_ROWS, Unit::Count, "Texts of a batch"),
@@ -162,6 +182,29 @@ impl Metrics {
     pub(crate) fn swap(&self, outcome: &'static str) {
         let label = Label::from_static_parts("outcome", outcome);
         self.count(SWAPS, vec![label], 1);
+    }
+
+    pub(crate) fn shadow(
+        &self,
+        collection: &str,
+        overlap: f64,
+        live: Duration,
+        candidate: Duration,
+    ) {
+        let of = Label::new("collection", collection.to_owned());
+        self.count_shadow(collection, "compared", 1);
+        self.observe(SHADOW_OVERLAP, vec![of.clone()], overlap);
+        for (by, elapsed) in [("live", live), ("candidate", candidate)] {
+            let labels = vec![of.clone(), Label::from_static_parts("by", by)];
+            self.observe(SHADOW_SECONDS, labels, elapsed.as_secs_f64());
+        }
+    }
+
+    /// Counts searches that a candidate was to answer.
+    pub(crate) fn count_shadow(&self, collection: &str, outcome: &'static str, n: u64) {
+        let of = Label::new("collection", collection.to_owned());
+        let labels = vec![of, Label::from_static_parts("outcome", outcome)];
+        self.count(SHADOW, labels, n);
     }
 
     pub(crate) fn batch(&self, model: &str, n_rows: usize, n_tokens: usize, elapsed: Duration) {

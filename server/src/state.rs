@@ -7,8 +7,8 @@ use collection::{AliasName, Collection, Manifest};
 use encoder::{BiEncoder, CrossEncoder};
 use openapi::ErrorCode;
 use retriever::{
-    ArithmeticMismatch, FingerprintError, Fusion, Retriever, Weights, check_arithmetic,
-    check_encoder,
+    ArithmeticMismatch, FingerprintError, Fusion, QueryEncoder, QueryInput, Reranker, Retriever,
+    SearchError, SearchOptions, SearchResponse, Weights, check_arithmetic, check_encoder,
 };
 use tokio::sync::Semaphore;
 
@@ -16,9 +16,10 @@ use crate::auth::Auth;
 use crate::cache::QueryCache;
 use crate::live::{Tasks, catch_up};
 use crate::metrics::Metrics;
-use crate::model::{ServedEncoder, ServedReranker, Tokenizers};
+use crate::model::{NoEncoder, OnBehalf, ServedEncoder, ServedReranker, Tokenizers};
 use crate::problem::ApiError;
 use crate::query_log::QueryLog;
+use crate::scheduler::Class;
 use crate::swap::{Slot, Source};
 use crate::{AuthConfig, AuthError, Limits, QueueConfig, ServerConfig, Tls};
 
@@ -120,6 +121,27 @@ pub(crate) struct ServedCollection {
     pub(crate) fusion: Fusion,
     /// What every answer has to say.
     pub(crate) warnings: Vec<String>,
+}
+
+impl ServedCollection {
+    /// Answers searches with equal options.
+    pub(crate) async fn answer(
+        &self,
+        queries: Vec<QueryInput>,
+        options: &SearchOptions,
+        class: Class,
+    ) -> Result<Vec<SearchResponse>, SearchError> {
+        let encoder = self.encoder.as_deref();
+        let encoder = encoder.map(|model| OnBehalf { model, class });
+        let encoder: &dyn QueryEncoder = encoder.as_ref().map_or(&NoEncoder, |encoder| encoder);
+        let reranker = self.reranker.as_deref();
+        let reranker = reranker.map(|model| OnBehalf { model, class });
+        let reranker = reranker.as_ref().map(|reranker| reranker as &dyn Reranker);
+        let retriever = &self.retriever;
+        retriever
+            .search_batch(queries, options, encoder, reranker)
+            .await
+    }
 }
 
 /// Where the server is in its life.

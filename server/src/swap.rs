@@ -13,6 +13,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::check::{CheckError, check_collection};
 use crate::live::{Log, catch_up};
+use crate::shadow::Shadow;
 use crate::state::{App, AttachError, ServedCollection, Shared};
 
 /// How often aliases are looked at.
@@ -37,6 +38,7 @@ pub(crate) struct Slot {
     pub(crate) source: Option<Source>,
     /// Generations that were asked for by name, the latest last.
     others: Mutex<Vec<Arc<ServedCollection>>>,
+    shadow: RwLock<Option<Arc<Shadow>>>,
     /// Held while the generation is changed.
     changing: Mutex<()>,
 }
@@ -125,6 +127,7 @@ impl Slot {
             log: Log::default(),
             source,
             others: Mutex::default(),
+            shadow: RwLock::default(),
             changing: Mutex::new(()),
         }
     }
@@ -136,6 +139,18 @@ impl Slot {
 
     pub(crate) fn answering(&self) -> Arc<Answering> {
         Arc::clone(&self.answering)
+    }
+
+    pub(crate) fn shadow(&self) -> Option<Arc<Shadow>> {
+        let shadow = self.shadow.read();
+        shadow.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Returns the comparison that went on until now.
+    pub(crate) fn set_shadow(&self, next: Option<Shadow>) -> Option<Arc<Shadow>> {
+        let shadow = self.shadow.write();
+        let mut shadow = shadow.unwrap_or_else(PoisonError::into_inner);
+        std::mem::replace(&mut *shadow, next.map(Arc::new))
     }
 
     pub(crate) fn current_mut(&mut self) -> Option<&mut ServedCollection> {
@@ -174,6 +189,8 @@ pub(crate) async fn switch<E: From<SwapError>>(
         Ok::<_, SwapError>(())
     });
     switching.await.map_err(|_| SwapError::Stopped)??;
+    // What was compared is no longer what answers.
+    slot.set_shadow(None);
     app.metrics.swap("done");
     tracing::info!(%generation, elapsed_ms = start.elapsed().as_millis() as u64, "switched");
     Ok(())

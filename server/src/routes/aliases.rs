@@ -11,6 +11,7 @@ use openapi::{Alias, AliasRequest, ErrorCode, GenerationList};
 use super::errors::{Body, Gated, Matched, Named, Opened, Written};
 use crate::body::Json;
 use crate::problem::ApiError;
+use crate::shadow::Shadow;
 use crate::state::{App, ServedCollection};
 use crate::swap::{self, Slot, Source, SwapError, switch};
 
@@ -318,6 +319,11 @@ pub(super) async fn named(app: &App, name: &str) -> Result<Arc<ServedCollection>
     };
     let (slot, source) = followed(app, name)?;
     Ok(swap::named(app, &slot, source, generation.to_owned()).await?)
+}
+
+/// What searches of a collection are compared with; none where another generation is named.
+pub(super) fn shadow(app: &App, name: &str) -> Option<Arc<Shadow>> {
+    app.slot(name).ok()?.shadow()
 }
 
 /// A collection whose generations this server knows.

@@ -7,7 +7,7 @@ use openapi::{
 };
 use retriever::{QueryInput, SearchOptions};
 
-use super::aliases::named;
+use super::aliases::{named, shadow};
 use super::errors::{Body, Opened, TooMany};
 use super::identified;
 use super::search::{Asker, write};
@@ -61,6 +61,7 @@ pub(super) async fn search_batch(
             collection: &collection,
             context: &context,
             class: context.class(Class::Interactive),
+            shadow: shadow(&app, &name),
         },
         path: uri.path(),
     };

@@ -12,6 +12,7 @@ mod health;
 mod models;
 mod rerank;
 mod search;
+mod shadow;
 mod tei;
 mod ui;
 
@@ -62,6 +63,9 @@ static SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
         aliases::show,
         aliases::set,
         aliases::roll_back,
+        shadow::show,
+        shadow::set,
+        shadow::end,
         embeddings::embed,
         models::list,
         models::show,
@@ -164,6 +168,10 @@ pub(crate) fn router(app: App) -> Router {
         .route(
             "/v1/collections/{name}/aliases/{alias}/rollback",
             post(aliases::roll_back),
+        )
+        .route(
+            "/v1/collections/{name}/shadow",
+            get(shadow::show).put(shadow::set).delete(shadow::end),
         )
         .route("/v1/embeddings", post(embeddings::embed))
         .route("/v1/rerank", post(rerank::rerank))

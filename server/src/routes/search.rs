@@ -1,3 +1,4 @@
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::{Extension, Path, State};
@@ -9,12 +10,12 @@ use openapi::{
 };
 use retriever::{
     Deadline, Fragment, Fusion, FusionMethod, Highlight, Include, Mode, OnTimeout, Piece,
-    QueryEncoder, QueryInput, Relation, RerankRequest, Reranker, SearchError, SearchOptions,
-    SearchRequest, TextField, Timing, Weights,
+    QueryInput, Relation, RerankRequest, SearchError, SearchOptions, SearchRequest, TextField,
+    Timing, Weights,
 };
 use tokio::time::timeout_at;
 
-use super::aliases::named;
+use super::aliases::{named, shadow};
 use super::errors::{Body, Computing, Opened};
 use super::{identified, millis, timed};
 use crate::Limits;
@@ -25,10 +26,10 @@ use crate::exchange::Context;
 use crate::faults::Faults;
 use crate::filter::{read_filter, write_facets};
 use crate::group::{resolve_grouping, write_group};
-use crate::model::{NoEncoder, OnBehalf};
 use crate::problem::{ApiError, filter_fault};
 use crate::query_log::{LoggedEvent, LoggedResult, LoggedSearch, MAX_RESULTS, QueryLog, now_ms};
 use crate::scheduler::Class;
+use crate::shadow::Shadow;
 use crate::state::{App, ServedCollection, Shared};
 
 /// Every stage watches the deadline itself. This is how much later an answer is given up that none of them gave up,
@@ -75,6 +76,7 @@ pub(super) async fn search(
         collection: &collection,
         context: &context,
         class: context.class(Class::Interactive),
+        shadow: shadow(&app, &name),
     };
     let search = asker.resolve(body, deadline)?;
     let answers = asker.answer(vec![search.query], &search.options, &[0]);
@@ -96,6 +98,8 @@ pub(super) struct Asker<'a> {
     pub(super) collection: &'a ServedCollection,
     pub(super) context: &'a Context,
     pub(super) class: Class,
+    /// Where the generation that answers by itself is asked, what is compared with it.
+    pub(super) shadow: Option<Arc<Shadow>>,
 }
 
 impl Asker<'_> {
@@ -117,19 +121,12 @@ impl Asker<'_> {
         options: &SearchOptions,
         places: &[usize],
     ) -> Result<Vec<retriever::SearchResponse>, ApiError> {
-        let ServedCollection {
-            encoder, reranker, ..
-        } = self.collection;
-        let class = self.class;
-        let encoder = encoder.as_deref().map(|model| OnBehalf { model, class });
-        let encoder: &dyn QueryEncoder = encoder.as_ref().map_or(&NoEncoder, |encoder| encoder);
-        let reranker = reranker.as_deref().map(|model| OnBehalf { model, class });
-        let reranker = reranker.as_ref().map(|reranker| reranker as &dyn Reranker);
         let by_vector = matches!(queries.first(), Some(QueryInput::Vector(_)));
+        let shadow = self.shadow.as_deref();
+        let sampled = shadow.map(|shadow| shadow.sample(&queries));
 
         let texts = self.app.query_log.as_ref().map(|log| texts(log, &queries));
-        let retriever = &self.collection.retriever;
-        let answers = retriever.search_batch(queries, options, encoder, reranker);
+        let answers = self.collection.answer(queries, options, self.class);
         let answers = match options.deadline.moment() {
             Some(moment) => timeout_at((moment + SLACK).into(), answers)
                 .await
@@ -152,6 +149,9 @@ impl Asker<'_> {
             let events = of_places.map(|((&place, text), answer)| self.event(place, text, answer));
             // A search is answered whether or not it is logged; what is lost is counted.
             let _ = log.record(events.collect());
+        }
+        if let Some((shadow, sampled)) = shadow.zip(sampled) {
+            shadow.offer(sampled, options, &answers);
         }
         Ok(answers)
     }

@@ -276,6 +276,8 @@ fn request(operation: &str) -> (String, Value) {
             json!({"generation": "nosuch", "gate": false}),
         ),
         "roll_back_alias" => ("/aliases/live/rollback", Value::Null),
+        "show_shadow" | "end_shadow" => ("/shadow", Value::Null),
+        "set_shadow" => ("/shadow", json!({"generation": "nosuch"})),
         "list_tasks" => ("/v1/tasks", Value::Null),
         "show_task" => ("/v1/tasks/compact-1", Value::Null),
         "embed" => ("/v1/embeddings", json!({"model": "tiny", "input": "a"})),
@@ -625,6 +627,19 @@ fn ask_for_too_much(operations: &[Asked], seen: &mut Seen) {
 fn ask_of_generations(operations: &[Asked], seen: &mut Seen) {
     let server = TestServer::start();
     let other = swaps::build_with(&server, "models/tiny-bert-last", CORPUS, |_| ());
+    let candidate = swaps::build(&server, &CORPUS.replace("Glass", "Window"), |_| ());
+    let shadow = json!({"generation": candidate});
+    for (method, body) in [
+        ("PUT", &shadow),
+        ("GET", &Value::Null),
+        ("DELETE", &Value::Null),
+    ] {
+        let answer = ask(&server, method, "/v1/collections/docs/shadow", "", body);
+        seen.add(
+            &format!("{method} /v1/collections/{{name}}/shadow"),
+            &answer,
+        );
+    }
     let narrow = TestServer::start_with(
         |config| config.max_memory_bytes = Some(1),
         QueueConfig::default(),
@@ -640,7 +655,7 @@ fn ask_of_generations(operations: &[Asked], seen: &mut Seen) {
             .filter(|asked| asked.statuses.contains(&507))
         {
             let (path, mut body) = request(asked.id);
-            if asked.id == "set_alias" {
+            if ["set_alias", "set_shadow"].contains(&asked.id) {
                 body["generation"] = json!(generation);
             }
             let path = match asked.id {

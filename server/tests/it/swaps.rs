@@ -323,3 +323,114 @@ fn another_generation_is_searched_by_its_name() {
             .problem(404, "not_found");
     }
 }
+
+const SHADOW: &str = "/v1/collections/docs/shadow";
+
+impl TestServer {
+    fn delete(&self, path: &str) -> Answer {
+        self.raw(
+            format!("DELETE {path} HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").as_bytes(),
+        )
+    }
+
+    /// Waits for so many comparisons.
+    fn compared(&self, n: u64) -> Value {
+        let start = Instant::now();
+        loop {
+            let shown = self.get(SHADOW).ok();
+            if shown["compared"].as_u64() >= Some(n) {
+                return shown;
+            }
+            assert!(start.elapsed() < Duration::from_secs(30), "{shown}");
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+#[test]
+fn a_candidate_answers_its_share_of_the_searches_unseen() {
+    let server = TestServer::start();
+    let live = server.served();
+    let last = CORPUS.lines().last().unwrap();
+    let fewer = CORPUS.replace(&format!("{last}\n"), "");
+    let candidate = build(&server, &fewer, |_| ());
+    server.get(SHADOW).problem(404, "not_found");
+    let ask = |n: usize| {
+        for number in 0..n {
+            let body = json!({"query": format!("sea {number}"), "top_k": 6});
+            let found = server.search(body).ok();
+            assert_eq!(found["generation"], live);
+        }
+    };
+    let request = json!({"generation": candidate, "share": 0.5});
+    let shown = server.put(SHADOW, "", &request).ok();
+    assert_eq!(
+        (&shown["compared"], &shown["overlap"]),
+        (&json!(0), &Value::Null)
+    );
+    ask(8);
+    let batch = json!({"searches": [{"query": "a", "top_k": 6}, {"query": "b", "top_k": 6}]});
+    server
+        .post("/v1/collections/docs/search/batch", &batch)
+        .ok();
+    // Searches of a named generation are not those of users.
+    let named = format!("/v1/collections/docs@{candidate}/search");
+    server.post(&named, &json!({"query": "a"})).ok();
+    let shown = server.compared(5);
+    assert_eq!(
+        (&shown["live"], &shown["candidate"], &shown["compared"]),
+        (&json!(live), &json!(candidate), &json!(5))
+    );
+    assert_eq!(
+        (&shown["failed"], &shown["skipped"]),
+        (&json!(0), &json!(0))
+    );
+    // All six passages against the same without one.
+    let overlap = shown["overlap"].as_f64().unwrap();
+    assert!((overlap - 5.0 / 6.0).abs() < 1e-9, "{shown}");
+    assert_eq!(
+        (&shown["identical"], &shown["score_drift"]),
+        (&json!(0.0), &json!(0.0))
+    );
+    assert!(shown["candidate_ms"]["p99"].as_f64().unwrap() > 0.0);
+    let figures = server.get("/metrics").text;
+    let counted = "trawl_shadow_searches_total{collection=\"docs\",outcome=\"compared\"} 5";
+    assert!(figures.contains(counted), "{figures}");
+
+    for (request, pointer) in [
+        (json!({"generation": candidate, "share": 0.0}), "/share"),
+        (json!({"generation": candidate, "share": 1.5}), "/share"),
+        (json!({"generation": live}), "/generation"),
+    ] {
+        let problem = server.put(SHADOW, "", &request).problem(422, "validation");
+        assert_eq!(problem["errors"][0]["pointer"], pointer);
+    }
+    let unknown = json!({"generation": "no-such"});
+    server.put(SHADOW, "", &unknown).problem(404, "not_found");
+
+    assert_eq!(server.delete(SHADOW).status, 204);
+    server.get(SHADOW).problem(404, "not_found");
+    assert_eq!(server.delete(SHADOW).status, 404);
+    server.put(SHADOW, "", &request).ok();
+    let swap = json!({"generation": candidate, "gate": false});
+    server.put(ALIAS, "", &swap).ok();
+    server.get(SHADOW).problem(404, "not_found");
+}
+
+#[test]
+fn a_candidate_sees_what_is_written_while_it_is_compared() {
+    let server = TestServer::start();
+    let candidate = second(&server);
+    let request = json!({"generation": candidate, "share": 1.0});
+    server.put(SHADOW, "", &request).ok();
+    let document = json!({"_id": "new", "title": "Quokka", "text": "A quokka.", "lang": "en"});
+    let lines = "content-type: application/x-ndjson\r\n";
+    let path = "/v1/collections/docs/documents";
+    server
+        .post_with(path, lines, document.to_string().as_bytes())
+        .ok();
+    let body = json!({"query": "quokka", "mode": "lexical", "top_k": 1});
+    assert_eq!(server.search(body).ok()["results"][0]["id"], "new");
+    let shown = server.compared(1);
+    assert_eq!(shown["overlap"], 1.0, "{shown}");
+}

@@ -91,6 +91,41 @@ fn a_full_disk_is_named_and_what_was_live_still_is() {
     succeed(["index", "rollback", collection]);
 }
 
+#[test]
+fn a_document_that_does_not_fit_on_the_disk_is_not_acknowledged() {
+    let built = build();
+    let live = fs::read_to_string(built.collection.join("aliases.json")).expect("aliases");
+    let (model, collection) = (tiny_model(), text(&built.collection));
+    let path = built.folder.path().join("documents.jsonl");
+    let add = ["--quiet", "documents", "add", collection, text(&path)];
+    let add = [&add[..], &["--model", text(&model)]].concat();
+    let get = |id| {
+        let arguments = ["documents", "get", collection, id, "--model", text(&model)];
+        trawl(arguments).status.success()
+    };
+    let long = "salt and stone ".repeat(2_000);
+    for (id, n_blocks) in [("first", 0), ("second", 1), ("third", 32)] {
+        let document = serde_json::json!({"_id": id, "text": long});
+        fs::write(&path, document.to_string()).expect("written");
+        let output = with_file_limit(n_blocks, &add);
+        check_failed(&output, &built, &live, &["disk full", "File too large"]);
+        assert!(!get(id), "{id} was not written");
+    }
+    succeed(add);
+    assert!(get("third") && !get("second"));
+    for command in ["compact", "verify"] {
+        succeed([
+            "--quiet",
+            "index",
+            command,
+            collection,
+            "--model",
+            text(&model),
+        ]);
+    }
+    assert!(get("third"));
+}
+
 /// Takes the right to write away, from folders and files alike. The superuser keeps it, so the commands run as another user then.
 #[test]
 fn a_read_only_collection_is_named_and_served() {
@@ -153,6 +188,15 @@ fn a_read_only_collection_is_named_and_served() {
         vec!["index", "publish", collection],
         vec!["index", "rollback", collection],
         vec!["index", "gc", collection],
+        vec![
+            "documents",
+            "add",
+            collection,
+            text(&corpus),
+            "--model",
+            text(&model),
+        ],
+        vec!["documents", "delete", collection, "bread"],
     ] {
         check_failed(&run(&arguments), &built, &live, &expected);
     }

@@ -48,6 +48,7 @@ pub struct ServerSection {
     pub default_timeout: Time,
     pub max_timeout: Time,
     pub read_timeout: Time,
+    pub write_timeout: Time,
     pub shutdown_grace: Time,
     pub check_interval: Time,
     pub query_cache: Size,
@@ -71,6 +72,7 @@ impl Default for ServerSection {
             default_timeout: Time(config.default_timeout),
             max_timeout: Time(config.max_timeout),
             read_timeout: Time(config.read_timeout),
+            write_timeout: Time(config.write_timeout),
             shutdown_grace: Time(config.shutdown_grace),
             check_interval: Time(config.check_interval),
             query_cache: Size(config.query_cache_bytes),
@@ -223,6 +225,9 @@ impl Default for DocumentsSection {
 #[serde(default, deny_unknown_fields)]
 pub struct QueueSection {
     pub max_tokens: usize,
+    /// The longest that a request waits; without, until its time is over.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_wait: Option<Time>,
     pub interactive_share: f64,
 }
 
@@ -230,11 +235,13 @@ impl Default for QueueSection {
     fn default() -> Self {
         let server::QueueConfig {
             max_tokens,
+            max_wait,
             interactive_share,
             ..
         } = server::QueueConfig::default();
         Self {
             max_tokens,
+            max_wait: max_wait.map(Time),
             interactive_share,
         }
     }
@@ -465,6 +472,7 @@ mod tests {
             ("TRAWL__SERVER__MAX_TIMEOUT", "1m"),
             ("TRAWL__MODELS__ENC__PATH", "elsewhere"),
             ("TRAWL__QUEUE__INTERACTIVE_SHARE", "0.5"),
+            ("TRAWL__QUEUE__MAX_WAIT", "200ms"),
             ("TRAWL_MODELS", "not ours"),
         ];
         let file = merge(FILE, &variables).unwrap();
@@ -476,6 +484,8 @@ mod tests {
             (file.queue.max_tokens, file.queue.interactive_share),
             (1000, 0.5)
         );
+        let max_wait = Time(Duration::from_millis(200));
+        assert_eq!(file.queue.max_wait, Some(max_wait));
     }
 
     #[test]

@@ -76,6 +76,14 @@ pub enum ModelError {
         /// When to try again.
         retry_after: Duration,
     },
+    /// The request waited for as long as any may.
+    #[error("request waited {} ms for the model, limit is {} ms", waited.as_millis(), limit.as_millis())]
+    WaitedTooLong {
+        /// How long it waited.
+        waited: Duration,
+        /// The longest it may.
+        limit: Duration,
+    },
     /// One request asks for more than the queue could ever hold.
     #[error("request holds {given} tokens, limit is {limit}")]
     TooLarge {

@@ -552,9 +552,11 @@ impl Retriever {
             .min(deadline);
         let reranked = match reranker.rerank(query.to_owned(), texts, within).await {
             Ok(reranked) => reranked,
-            Err(ModelError::DeadlineExceeded | ModelError::Overloaded { .. })
-                if request.on_timeout == OnTimeout::Skip =>
-            {
+            Err(
+                ModelError::DeadlineExceeded
+                | ModelError::Overloaded { .. }
+                | ModelError::WaitedTooLong { .. },
+            ) if request.on_timeout == OnTimeout::Skip => {
                 return Ok(None);
             }
             Err(error) => return Err(SearchError::Rerank(error)),

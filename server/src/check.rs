@@ -64,7 +64,12 @@ pub enum CheckError {
 impl CheckError {
     /// Whether the server had too much to do to answer.
     pub(crate) fn is_overload(&self) -> bool {
-        let overloaded = |error: &ModelError| matches!(error, ModelError::Overloaded { .. });
+        let overloaded = |error: &ModelError| {
+            matches!(
+                error,
+                ModelError::Overloaded { .. } | ModelError::WaitedTooLong { .. }
+            )
+        };
         match self {
             Self::Model { source, .. } => overloaded(source),
             Self::Search { source, .. } => match &**source {

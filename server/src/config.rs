@@ -21,6 +21,9 @@ pub struct ServerConfig {
     pub max_timeout: Duration,
     /// Time in which headers, and then the body, have to arrive (`server.read_timeout`).
     pub read_timeout: Duration,
+    /// Time in which something of an answer has to go out: the client of one that does not is not reading
+    /// (`server.write_timeout`).
+    pub write_timeout: Duration,
     /// Time between two checks of the known answers, by which the server is ready or not (`server.check_interval`).
     pub check_interval: Duration,
     /// How long requests in flight may go on after the shutdown began (`server.shutdown_grace`).
@@ -59,6 +62,7 @@ impl Default for ServerConfig {
             default_timeout: Duration::from_secs(2),
             max_timeout: Duration::from_secs(30),
             read_timeout: Duration::from_secs(30),
+            write_timeout: Duration::from_secs(30),
             check_interval: Duration::from_secs(10),
             shutdown_grace: Duration::from_secs(30),
             tokenizer_threads: 2,
@@ -170,6 +174,9 @@ pub struct QueueConfig {
     pub max_tokens: usize,
     /// Tokens that the model reads at once; raised to the model's maximum length where it is smaller.
     pub max_batch_tokens: usize,
+    /// The longest that a request waits for the model to begin with it (`queue.max_wait`); then it is refused with `overloaded`.
+    /// Without, it waits until its time is over.
+    pub max_wait: Option<Duration>,
     /// Part of each batch that interactive requests may have while bulk requests wait, between 0 and 1.
     pub interactive_share: f64,
 }
@@ -182,6 +189,7 @@ impl QueueConfig {
     pub fn for_threads(n_threads: usize) -> Self {
         Self {
             max_tokens: 262_144,
+            max_wait: None,
             max_batch_tokens: (2048 * n_threads).clamp(2048, 16_384),
             interactive_share: 0.8,
         }

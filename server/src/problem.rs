@@ -137,6 +137,8 @@ impl ApiError {
 
     pub(crate) fn model(error: ModelError) -> Self {
         match error {
+            // What it took is the best guess of what it takes.
+            ModelError::WaitedTooLong { waited, .. } => Self::overloaded(error.to_string(), waited),
             ModelError::Overloaded { retry_after, .. } => {
                 Self::overloaded(error.to_string(), retry_after)
             }

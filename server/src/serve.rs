@@ -20,6 +20,7 @@ use crate::query_log::QueryLog;
 use crate::routes::router;
 use crate::state::{App, AttachError, Phase, Shared};
 use crate::swap::follow;
+use crate::unread::GivesUp;
 use crate::{AuthConfig, AuthError, Limits, QueryLogConfig, QueueConfig, ServerConfig, Tls};
 
 /// Why a server could not start or had to stop.
@@ -356,6 +357,7 @@ impl Connections {
         let service = TowerToHyperService::new(self.router.clone());
         let (http, watcher) = (self.http.clone(), self.graceful.watcher());
         let (tls, patience) = (self.app.tls(), self.app.config.read_timeout);
+        let stream = GivesUp::new(stream, self.app.config.write_timeout);
         async move {
             // What becomes of a connection is for its client to know.
             let _ = match tls {

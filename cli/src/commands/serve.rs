@@ -113,6 +113,7 @@ fn resolve(args: &ServeArgs, file: &ServerFile) -> anyhow::Result<ServerConfig> 
         default_timeout: section.default_timeout.0,
         max_timeout: section.max_timeout.0,
         read_timeout: section.read_timeout.0,
+        write_timeout: section.write_timeout.0,
         shutdown_grace: section.shutdown_grace.0,
         check_interval: section.check_interval.0,
         query_cache_bytes: section.query_cache.0,
@@ -184,6 +185,7 @@ impl Setup<'_> {
         QueueConfig {
             max_tokens: self.file.queue.max_tokens,
             max_batch_tokens: max_batch_tokens.unwrap_or(default.max_batch_tokens),
+            max_wait: self.file.queue.max_wait.map(|wait| wait.0),
             interactive_share: self.file.queue.interactive_share,
         }
     }

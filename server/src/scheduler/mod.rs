@@ -214,6 +214,7 @@ impl Shared {
                 .dropped(&self.model, "expired", dropped.expired);
             self.metrics
                 .dropped(&self.model, "cancelled", dropped.cancelled);
+            self.metrics.dropped(&self.model, "late", dropped.late);
             self.metrics
                 .queue_tokens(&self.model, state.queue.held_tokens());
             if batch.is_some() {

@@ -66,6 +66,7 @@ pub(super) enum Refusal {
 pub(super) struct Dropped {
     pub(super) expired: u64,
     pub(super) cancelled: u64,
+    pub(super) late: u64,
 }
 
 /// Two queues, interactive before bulk, bounded by the tokens in both.
@@ -166,8 +167,13 @@ impl Queue {
 
     /// Takes the rows to compute next: at most `max_batch_tokens`, and none of a request that is expired or given up.
     pub(super) fn take_batch(&mut self, now: Instant) -> Option<Batch> {
-        for class in [Class::Interactive, Class::Bulk] {
-            self.drop_dead_head(class, now);
+        match self.config.max_wait {
+            // Behind one that has begun, others may have waited too long.
+            Some(_) => self.drop_dead(now),
+            None => {
+                self.drop_dead_head(Class::Interactive, now);
+                self.drop_dead_head(Class::Bulk, now);
+            }
         }
         let budget = self.config.max_batch_tokens;
         let reserved = if self.interactive.is_empty() || self.bulk.is_empty() {
@@ -310,10 +316,11 @@ impl Queue {
     }
 
     fn drop_dead_head(&mut self, class: Class, now: Instant) {
+        let max_wait = self.config.max_wait;
         while self
             .waiting(class)
             .front()
-            .is_some_and(|job| job.is_dead(now))
+            .is_some_and(|job| job.is_dead(now, max_wait))
         {
             let job = self
                 .waiting(class)
@@ -324,11 +331,12 @@ impl Queue {
     }
 
     fn drop_dead(&mut self, now: Instant) {
+        let max_wait = self.config.max_wait;
         for class in [Class::Interactive, Class::Bulk] {
             let (dead, alive): (VecDeque<Job>, VecDeque<Job>) = self
                 .waiting(class)
                 .drain(..)
-                .partition(|job| job.is_dead(now));
+                .partition(|job| job.is_dead(now, max_wait));
             *self.waiting(class) = alive;
             for job in dead {
                 self.bury(job, now);
@@ -341,6 +349,14 @@ impl Queue {
         if job.is_expired(now) {
             self.dropped.expired += 1;
             let _ = job.reply.send(Err(ModelError::DeadlineExceeded));
+        } else if let Some(limit) = self.config.max_wait
+            && !job.reply.is_closed()
+        {
+            self.dropped.late += 1;
+            let waited = now.saturating_duration_since(job.submitted);
+            let _ = job
+                .reply
+                .send(Err(ModelError::WaitedTooLong { waited, limit }));
         } else {
             self.dropped.cancelled += 1;
         }
@@ -356,7 +372,14 @@ impl Job {
         self.deadline.moment().is_some_and(|moment| moment <= now)
     }
 
-    fn is_dead(&self, now: Instant) -> bool {
-        self.reply.is_closed() || self.is_expired(now)
+    /// Whether the model did not begin with it in time.
+    fn is_late(&self, now: Instant, max_wait: Option<Duration>) -> bool {
+        let has_begun = self.n_computing > 0 || !self.answer.values.is_empty();
+        let waited = now.saturating_duration_since(self.submitted);
+        !has_begun && max_wait.is_some_and(|limit| waited > limit)
+    }
+
+    fn is_dead(&self, now: Instant, max_wait: Option<Duration>) -> bool {
+        self.reply.is_closed() || self.is_expired(now) || self.is_late(now, max_wait)
     }
 }

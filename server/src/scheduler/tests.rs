@@ -9,11 +9,13 @@ use tokio::sync::oneshot::error::TryRecvError;
 
 use super::queue::Dropped;
 use super::*;
+use crate::problem::ApiError;
 
 fn config() -> QueueConfig {
     QueueConfig {
         max_tokens: 1000,
         max_batch_tokens: 100,
+        max_wait: None,
         interactive_share: 0.8,
     }
 }
@@ -144,7 +146,8 @@ fn requests_given_up_make_room() {
         queue.take_dropped(),
         Dropped {
             expired: 1,
-            cancelled: 1
+            cancelled: 1,
+            late: 0,
         }
     );
     while let Some(batch) = queue.take_batch(soon) {
@@ -192,6 +195,48 @@ fn an_interactive_flood_leaves_bulk_its_share() {
 
 type Waiting = (Receiver<Result<Answer, ModelError>>, Vec<Tokens>, Deadline);
 
+#[test]
+fn what_the_model_does_not_begin_with_in_time_is_refused() {
+    let max_wait = Duration::from_millis(200);
+    let mut queue = Queue::new(QueueConfig {
+        max_wait: Some(max_wait),
+        ..config()
+    });
+    let start = Instant::now();
+    let mut push = |id, n_rows, class, at: u64| {
+        let now = start + Duration::from_millis(at);
+        let rows = vec![row(id, 80); n_rows];
+        queue.push(rows, class, Deadline::NONE, now).unwrap()
+    };
+    let mut begun = push(1, 3, Class::Bulk, 0);
+    let mut late = push(2, 1, Class::Bulk, 10);
+    let mut in_time = push(3, 1, Class::Bulk, 150);
+    let first = queue.take_batch(start).unwrap();
+    complete(&mut queue, &first);
+    assert_eq!(ids(&first), [1]);
+    // The first one is in the middle of its rows and does not wait any more.
+    let now = start + Duration::from_millis(211);
+    for _ in 0..2 {
+        let batch = queue.take_batch(now).unwrap();
+        assert_eq!(ids(&batch), [1]);
+        complete(&mut queue, &batch);
+    }
+    assert_eq!(values(&mut begun).len(), 3);
+    let error = late.try_recv().unwrap().unwrap_err();
+    let waited = Duration::from_millis(201);
+    assert!(
+        matches!(&error, ModelError::WaitedTooLong { waited: of, limit } if (*of, *limit) == (waited, max_wait)),
+        "{error}"
+    );
+    let problem = ApiError::model(error).problem("/", "r");
+    assert_eq!((problem.status, problem.retry_after_ms), (429, Some(201)));
+    assert_eq!(queue.take_dropped().late, 1);
+    let last = queue.take_batch(now).unwrap();
+    complete(&mut queue, &last);
+    assert_eq!(values(&mut in_time).len(), 1);
+    assert_eq!(queue.held_tokens(), 0);
+}
+
 /// Arrivals of the long random histories.
 const ARRIVALS: u32 = 100_000;
 
@@ -199,11 +244,16 @@ const ARRIVALS: u32 = 100_000;
 #[test]
 fn nothing_is_lost_answered_twice_or_computed_too_late() {
     let mut random = StdRng::seed_from_u64(7);
-    let mut queue = Queue::new(config());
+    let max_wait = Duration::from_millis(30);
+    let mut queue = Queue::new(QueueConfig {
+        max_wait: Some(max_wait),
+        ..config()
+    });
     let mut now = Instant::now();
     let mut waiting: HashMap<u32, Waiting> = HashMap::new();
     let mut outputs = Vec::new();
     let (mut n_answered, mut n_expired, mut n_cancelled, mut n_refused) = (0, 0, 0, 0);
+    let mut n_late = 0;
     for id in 0..ARRIVALS {
         now += Duration::from_millis(random.random_range(0..4));
         let n_rows = random.random_range(1..=6);
@@ -267,7 +317,13 @@ fn nothing_is_lost_answered_twice_or_computed_too_late() {
         waiting.retain(|_, (answered, rows, deadline)| match answered.try_recv() {
             Ok(Ok(answer)) => {
                 assert_eq!(answer.values, rows.iter().map(value).collect::<Vec<_>>());
+                assert!(answer.queue <= max_wait);
                 n_answered += 1;
+                false
+            }
+            Ok(Err(ModelError::WaitedTooLong { waited, .. })) => {
+                assert!(waited > max_wait);
+                n_late += 1;
                 false
             }
             Ok(Err(error)) => {
@@ -287,16 +343,13 @@ fn nothing_is_lost_answered_twice_or_computed_too_late() {
     for (_, (mut answered, _, _)) in waiting {
         match answered.try_recv().expect("the queue is empty") {
             Ok(_) => n_answered += 1,
+            Err(ModelError::WaitedTooLong { .. }) => n_late += 1,
             Err(_) => n_expired += 1,
         }
     }
-    assert_eq!(n_answered + n_expired + n_cancelled + n_refused, ARRIVALS);
-    for n in [n_answered, n_expired, n_cancelled, n_refused] {
-        assert!(
-            n > 500,
-            "{n_answered} {n_expired} {n_cancelled} {n_refused}"
-        );
-    }
+    let counts = [n_answered, n_expired, n_cancelled, n_refused, n_late];
+    assert_eq!(counts.iter().sum::<u32>(), ARRIVALS);
+    assert!(counts.iter().all(|n| *n > 500), "{counts:?}");
 }
 
 /// However full the queue, a request waits for what is ahead of it in its class, at the pace that its class is owed.

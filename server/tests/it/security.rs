@@ -533,3 +533,21 @@ fn bombs_of_headers_and_bodies_are_refused() {
     server.raw(head.as_bytes()).problem(413, "body_too_large");
     server.search(json!({"query": "a"})).ok();
 }
+
+#[test]
+fn a_client_that_does_not_read_gives_its_connection_back() {
+    let server = TestServer::start_set(
+        |config| {
+            config.write_timeout = Duration::from_millis(100);
+            config.limits.connections = 1;
+        },
+        |_| {},
+    );
+    let mut unread = server.connect();
+    // More than the buffers of both sides hold.
+    let request = b"GET /openapi.json HTTP/1.1\r\nhost: a\r\n\r\n";
+    unread.send(&request.repeat(400));
+    // There is one connection to be had.
+    server.get("/livez").ok();
+    drop(unread);
+}

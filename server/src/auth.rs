@@ -219,13 +219,11 @@ impl Auth {
         Ok(Self { keys, public })
     }
 
-    /// The key of a request that may go on; none where no key is asked for.
-    pub(crate) fn admit(
+    /// The key of a request; none where no key is asked for.
+    pub(crate) fn identify(
         &self,
-        method: &Method,
         path: &str,
         headers: &HeaderMap,
-        now: Instant,
     ) -> Result<Option<Arc<Key>>, ApiError> {
         if self.keys.is_empty() || self.is_public(path) {
             return Ok(None);
@@ -234,16 +232,9 @@ impl Auth {
             let text = "this server asks for a key: `Authorization: Bearer KEY`, or `api-key: KEY`";
             return Err(ApiError::new(ErrorCode::Unauthorized, text));
         };
-        let Some(key) = self.find(presented) else {
-            let text = "the key is not known";
-            return Err(ApiError::new(ErrorCode::Unauthorized, text));
-        };
-        if let Some(scope) = Scope::of(method, path) {
-            key.require(scope)?;
-        }
-        key.check_collection(method, path)?;
-        key.spend(now)?;
-        Ok(Some(key))
+        let text = "the key is not known";
+        let unknown = || ApiError::new(ErrorCode::Unauthorized, text);
+        self.find(presented).ok_or_else(unknown).map(Some)
     }
 
     fn is_public(&self, path: &str) -> bool {
@@ -270,6 +261,19 @@ impl Auth {
 }
 
 impl Key {
+    pub(crate) fn name(&self) -> &str {
+        &self.config.name
+    }
+
+    /// Refuses a request that the key is not for, or has no rate left for.
+    pub(crate) fn admit(&self, method: &Method, path: &str, now: Instant) -> Result<(), ApiError> {
+        if let Some(scope) = Scope::of(method, path) {
+            self.require(scope)?;
+        }
+        self.check_collection(method, path)?;
+        self.spend(now)
+    }
+
     /// Refuses what the key has no scope for.
     pub(crate) fn require(&self, scope: Scope) -> Result<(), ApiError> {
         let scopes = &self.config.scopes;
@@ -461,9 +465,10 @@ mod tests {
         let first = Auth::new(config.clone(), &Auth::default(), now).unwrap();
         let mut headers = HeaderMap::new();
         headers.insert("api-key", "x".parse().unwrap());
+        let path = "/v1/models";
         let ask = |auth: &Auth| {
-            auth.admit(&Method::GET, "/v1/models", &headers, now)
-                .is_ok()
+            let key = auth.identify(path, &headers).unwrap().unwrap();
+            key.admit(&Method::GET, path, now).is_ok()
         };
         assert!(ask(&first) && !ask(&first));
         let second = Auth::new(config, &first, now).unwrap();

@@ -99,10 +99,11 @@ pub(crate) async fn exchange(State(app): State<App>, mut request: Request, next:
         .map(|path| path.as_str().to_owned());
 
     let origin = cors::allowed(&app.config.cors_origins, request.headers());
+    let mut caller = None;
     let preflight = cors::preflight(&method, request.headers(), origin.as_ref());
     let mut response = match preflight {
         Some(response) => response,
-        None => match admit(&app, &request, &request_id, arrival) {
+        None => match admit(&app, &request, &request_id, arrival, &mut caller) {
             Ok((context, permit)) => {
                 request.extensions_mut().insert(context);
                 let outcome = AssertUnwindSafe(next.run(request)).catch_unwind().await;
@@ -133,6 +134,9 @@ pub(crate) async fn exchange(State(app): State<App>, mut request: Request, next:
     tracing::debug!(request_id, %method, path, status, elapsed_ms, "request answered");
     app.metrics
         .request(route.as_deref().unwrap_or("none"), status, code, elapsed);
+    if let Some(key) = caller {
+        app.metrics.key_request(key.name(), code);
+    }
     if let Some(origin) = origin {
         cors::expose(&mut response, origin);
     }
@@ -144,11 +148,13 @@ pub(crate) async fn exchange(State(app): State<App>, mut request: Request, next:
 
 type Permit<'a> = Option<tokio::sync::SemaphorePermit<'a>>;
 
+/// Checks what can be checked before a route is asked. `caller` is who asks, also where the answer is no.
 fn admit<'a>(
     app: &'a Shared,
     request: &Request,
     request_id: &str,
     arrival: Instant,
+    caller: &mut Option<Arc<Key>>,
 ) -> Result<(Context, Permit<'a>), ApiError> {
     let (path, headers) = (request.uri().path(), request.headers());
     let n_bytes: usize = headers
@@ -166,7 +172,10 @@ fn admit<'a>(
             "limits.header_bytes",
         ));
     }
-    let key = app.auth().admit(request.method(), path, headers, arrival)?;
+    *caller = app.auth().identify(path, headers)?;
+    if let Some(key) = caller {
+        key.admit(request.method(), path, arrival)?;
+    }
     let mut permit = None;
     if is_work(path) {
         if app.phase() == Phase::Starting {
@@ -199,7 +208,7 @@ fn admit<'a>(
             arrival,
             timeout,
             class,
-            key,
+            key: caller.clone(),
         },
         permit,
     ))

@@ -6,6 +6,7 @@ use metrics_exporter_prometheus::{
 };
 
 const REQUESTS: &str = "trawl_http_requests_total";
+const KEY_REQUESTS: &str = "trawl_key_requests_total";
 const REQUEST_SECONDS: &str = "trawl_http_request_seconds";
 const STAGE_SECONDS: &str = "trawl_stage_seconds";
 const QUEUE_TOKENS: &str = "trawl_queue_tokens";
@@ -46,6 +47,11 @@ impl Metrics {
                 REQUESTS,
                 Unit::Count,
                 "Requests answered, by route, status and error code",
+            ),
+            (
+                KEY_REQUESTS,
+                Unit::Count,
+                "Requests with a known key, by its name and the error code (none: answered)",
             ),
             (
                 SWAPS,
@@ -139,6 +145,15 @@ impl Metrics {
         ];
         self.count(REQUESTS, labels.to_vec(), 1);
         self.observe(REQUEST_SECONDS, vec![route], elapsed.as_secs_f64());
+    }
+
+    /// A request of a caller whose key is known.
+    pub(crate) fn key_request(&self, key: &str, code: &'static str) {
+        let labels = vec![
+            Label::new("key", key.to_owned()),
+            Label::from_static_parts("code", code),
+        ];
+        self.count(KEY_REQUESTS, labels, 1);
     }
 
     pub(crate) fn stage(&self, stage: &'static str, elapsed: Duration) {

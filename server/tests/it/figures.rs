@@ -5,7 +5,11 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use server::{AuthConfig, Scope};
+
+use crate::SEARCH;
 use crate::harness::TestServer;
+use crate::security::{ask, bearer, key, keys};
 
 fn names(text: &str) -> BTreeSet<String> {
     let is_name = |c: char| c.is_ascii_lowercase() || c == '_';
@@ -17,11 +21,15 @@ fn names(text: &str) -> BTreeSet<String> {
 
 #[test]
 fn the_dashboard_asks_for_figures_that_are_there() {
+    let auth = keys(vec![key("all", &[Scope::Admin])]);
     let server = TestServer::start_set(
         |config| config.check_interval = Duration::from_millis(20),
         |_| {},
     );
-    server.search(json!({"query": "a"})).ok();
+    server.control.set_auth(auth).unwrap();
+    let query = json!({"query": "a"});
+    ask(&server, "POST", SEARCH, &bearer("all"), &query).ok();
+    server.control.set_auth(AuthConfig::default()).unwrap();
     // A request whose time is over before it is computed.
     let texts = vec!["a tide ".repeat(30); 400];
     let body = json!({"model": "tiny", "input": texts}).to_string();
@@ -87,4 +95,25 @@ fn vectors_say_what_they_took() {
     for stage in ["queue;dur=", "tokenize;dur=", "encode;dur="] {
         assert!(answer.header("server-timing").contains(stage), "{answer:?}");
     }
+}
+
+#[test]
+fn requests_are_counted_by_key() {
+    let mut shop = key("shop", &[Scope::Search]);
+    shop.rate = Some("3/h".parse().unwrap());
+    let auth = keys(vec![shop, key("watch", &[Scope::Metrics])]);
+    let server = TestServer::start_set(|_| {}, |server| server.set_auth(auth).unwrap());
+    let get = |path: &str, headers: &str| ask(&server, "GET", path, headers, &Value::Null);
+    for _ in 0..4 {
+        get("/v1/collections", &bearer("shop"));
+    }
+    get("/v1/tasks", &bearer("shop"));
+    get("/v1/collections", "");
+    get("/v1/collections", &bearer("nobody"));
+    let figures = get("/metrics", &bearer("watch")).text;
+    for (code, n) in [("", 3), ("rate_limited", 1), ("forbidden", 1)] {
+        let line = format!("trawl_key_requests_total{{key=\"shop\",code=\"{code}\"}} {n}\n");
+        assert!(figures.contains(&line), "{line}: {figures}");
+    }
+    assert!(!figures.contains("nobody"));
 }

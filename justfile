@@ -41,6 +41,11 @@ ui TRAWL="target/debug/trawl":
     cargo build --workspace --bin trawl
     tests/ui/run {{TRAWL}}
 
+# Requests that schemathesis makes of the OpenAPI document, against a running server
+schemathesis TRAWL="target/debug/trawl":
+    cargo build --workspace --bin trawl
+    tests/schemathesis/run {{TRAWL}}
+
 # Collections in an S3 server on this machine (moto)
 objects TRAWL="target/debug/trawl":
     cargo build --workspace --bin trawl

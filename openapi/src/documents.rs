@@ -2,6 +2,37 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
+/// A document to add; fields beside these are metadata.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+#[schema(example = json!({"_id": "doc-17", "title": "Tides", "text": "The sea comes in and goes out twice a day.", "lang": "en"}))]
+pub struct NewDocument {
+    /// Its id; the document takes the place of the one that has it.
+    #[serde(rename = "_id")]
+    pub id: String,
+    /// Its title.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub title: String,
+    /// Its text.
+    pub text: String,
+    /// Its vector, where the collection's vectors are brought.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub vector: Option<Vec<f32>>,
+    /// Metadata.
+    #[serde(flatten)]
+    pub metadata: Map<String, Value>,
+}
+
+/// Documents to add.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(untagged)]
+pub enum NewDocuments {
+    /// One.
+    One(NewDocument),
+    /// Any number.
+    Many(Vec<NewDocument>),
+}
+
 /// What became of documents that were sent.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 #[schema(example = json!({

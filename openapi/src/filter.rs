@@ -21,15 +21,12 @@ use crate::object::{object, object_or_null};
 pub struct Filter {
     /// All of them hold.
     #[serde(default, deserialize_with = "conditions")]
-    #[schema(no_recursion)]
     pub must: Vec<Condition>,
     /// At least one of them holds.
     #[serde(default, deserialize_with = "conditions")]
-    #[schema(no_recursion)]
     pub should: Vec<Condition>,
     /// None of them holds.
     #[serde(default, deserialize_with = "conditions")]
-    #[schema(no_recursion)]
     pub must_not: Vec<Condition>,
 }
 

@@ -35,7 +35,7 @@ pub use collections::{
 };
 pub use documents::{
     Document, DocumentError, DocumentPassage, DocumentsDelete, DocumentsDeleted, DocumentsWritten,
-    Task, TaskList, TaskState,
+    NewDocument, NewDocuments, Task, TaskList, TaskState,
 };
 pub use embeddings::{
     Embedding, EmbeddingInput, EmbeddingRequest, EmbeddingResponse, EmbeddingUsage,

@@ -173,7 +173,7 @@ fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
     let tracking = serde_path_to_error::Deserializer::new(&mut deserializer, &mut track);
     let value = openapi::object(tracking).map_err(|error: serde_json::Error| {
         let pointer = pointer(&track.path());
-        if error.is_data() {
+        if error.is_data() || is_out_of_range(&error) {
             field_error(pointer, &error)
         } else {
             syntax_error(&error)
@@ -183,7 +183,15 @@ fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
     Ok(value)
 }
 
+/// JSON has numbers of any size.
+fn is_out_of_range(error: &serde_json::Error) -> bool {
+    error.to_string().starts_with("number out of range")
+}
+
 fn syntax_error(error: &serde_json::Error) -> ApiError {
+    if is_out_of_range(error) {
+        return field_error(String::new(), error);
+    }
     ApiError::new(ErrorCode::BadRequest, format!("body is not JSON: {error}"))
 }
 
@@ -203,6 +211,8 @@ fn field_error(mut pointer: String, error: &serde_json::Error) -> ApiError {
             pointer.push_str(&escape(name));
         }
         "missing"
+    } else if is_out_of_range(error) {
+        "too_large"
     } else {
         "wrong_type"
     };
@@ -259,11 +269,6 @@ mod tests {
             ErrorCode::BadRequest,
             "trailing characters",
         );
-        check(
-            b"{\"vector\": [1e400]}",
-            ErrorCode::BadRequest,
-            "out of range",
-        );
     }
 
     #[test]
@@ -299,6 +304,11 @@ mod tests {
             "duplicate field",
         );
         check(b"{\"top_k\": -1}", ErrorCode::Validation, "/top_k is wrong");
+        check(
+            b"{\"vector\": [1e400]}",
+            ErrorCode::Validation,
+            "/vector/0 is wrong: number out of range",
+        );
         check(
             b"{\"rerank\": [50]}",
             ErrorCode::Validation,

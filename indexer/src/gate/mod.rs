@@ -182,6 +182,12 @@ pub fn gate(
     candidate: Entry<'_>,
     live: Option<Entry<'_>>,
 ) -> Result<GateReport, GateError> {
+    if is_empty(&candidate) {
+        let reason = "the candidate has no passages";
+        return Err(GateError::NoQuestion { reason });
+    }
+    // What has no passages is no measure for others.
+    let live = live.filter(|live| !is_empty(live));
     if let (Some(live), FingerprintRule::Same) = (live, config.fingerprint) {
         same_fingerprint(candidate.generation, live.generation)?;
     }
@@ -221,6 +227,10 @@ pub fn gate(
         worst,
         config: config.clone(),
     })
+}
+
+fn is_empty(entry: &Entry<'_>) -> bool {
+    entry.generation.manifest.counts.passages == 0
 }
 
 fn same_fingerprint(candidate: &Generation, live: &Generation) -> Result<(), GateError> {

@@ -9,6 +9,7 @@ use indexer::{Entry, GateConfig, GateError, GateReport, gate};
 use openapi::{Alias, AliasRequest, ErrorCode, GenerationList};
 
 use super::errors::{Body, Gated, Matched, Named, Opened, Written};
+use super::headers::Expected;
 use crate::body::Json;
 use crate::problem::ApiError;
 use crate::shadow::Shadow;
@@ -86,7 +87,7 @@ pub(super) async fn show(
     params(
         ("name" = String, Path, description = "Name of the collection", example = "docs"),
         ("alias" = String, Path, description = "The alias", example = "live"),
-        ("If-Match" = Option<String>, Header, description = "The generation, in quotes, that the alias has to name before"),
+        Expected,
     ),
     request_body = AliasRequest,
     responses(
@@ -113,7 +114,7 @@ pub(super) async fn set(
     params(
         ("name" = String, Path, description = "Name of the collection", example = "docs"),
         ("alias" = String, Path, description = "The alias", example = "live"),
-        ("If-Match" = Option<String>, Header, description = "The generation, in quotes, that the alias has to name before"),
+        Expected,
     ),
     responses(
         (status = 200, description = "It does", body = Alias, headers(("ETag" = String, description = "The generation in quotes"))),
@@ -144,10 +145,10 @@ async fn change(
 ) -> Result<Response, ApiError> {
     followed(&app, name)?;
     let (name, alias) = (name.to_owned(), AliasName::parse(alias).map_err(of_name)?);
-    let expected = match headers.get(IF_MATCH) {
-        None => None,
-        Some(value) => Some(expected(value)?),
-    };
+    let expected = headers.get(IF_MATCH).map(|value| {
+        // What is no text is no generation's name.
+        value.to_str().unwrap_or_default().to_owned()
+    });
     let task = tokio::spawn(async move {
         let (slot, source) = followed(&app, &name)?;
         apply(&app, &slot, &source, &alias, expected.as_deref(), change).await?;
@@ -156,20 +157,15 @@ async fn change(
     task.await.map_err(ApiError::internal)?
 }
 
-/// The generation of a header `If-Match`; `*` is any.
-fn expected(value: &HeaderValue) -> Result<String, ApiError> {
-    let text = value.to_str().unwrap_or_default().trim();
-    let inside = text
-        .strip_prefix('"')
-        .and_then(|text| text.strip_suffix('"'));
-    match inside {
-        Some(inside) => Ok(inside.to_owned()),
-        None if text == "*" => Ok("*".to_owned()),
-        None => Err(ApiError::new(
-            ErrorCode::BadRequest,
-            "header `If-Match` is neither `*` nor one generation in quotes",
-        )),
-    }
+/// Whether a header `If-Match` holds (RFC 9110, section 13.1.1): tags in quotes, or `*` for anything.
+fn holds(expected: &str, named: Option<&str>) -> bool {
+    named.is_some_and(|named| {
+        let tag = format!("\"{named}\"");
+        expected
+            .split(',')
+            .map(str::trim)
+            .any(|expected| expected == "*" || expected == tag)
+    })
 }
 
 async fn apply(
@@ -190,14 +186,12 @@ async fn apply(
         .map_err(of_collection)?
         .remove(alias);
     let named = now.as_ref().map(ToString::to_string);
-    match expected {
-        Some("*") if named.is_some() => {}
-        Some(expected) if named.as_deref() != Some(expected) => {
-            let named = named.as_deref().unwrap_or("nothing");
-            let text = format!("alias `{alias}` names {named}, expected `{expected}`");
-            return Err(ApiError::new(ErrorCode::PreconditionFailed, text));
-        }
-        _ => {}
+    if let Some(expected) = expected
+        && !holds(expected, named.as_deref())
+    {
+        let named = named.as_deref().unwrap_or("nothing");
+        let text = format!("alias `{alias}` names {named}, expected {expected}");
+        return Err(ApiError::new(ErrorCode::PreconditionFailed, text));
     }
     let (id, is_gated) = match change {
         Change::To(id, is_gated) => (id, is_gated),

@@ -9,6 +9,7 @@ use retriever::{QueryInput, SearchOptions};
 
 use super::aliases::{named, shadow};
 use super::errors::{Body, Opened, TooMany};
+use super::headers::Waiting;
 use super::identified;
 use super::search::{Asker, write};
 use crate::body::Json;
@@ -25,9 +26,7 @@ use crate::state::App;
     post, path = "/v1/collections/{name}/search/batch", tag = "search", operation_id = "search_batch",
     params(
         ("name" = String, Path, description = "Name of the collection; `name@alias` or `name@generation` is another generation of it", example = "docs"),
-        ("x-timeout-ms" = Option<u64>, Header, description = "As `timeout_ms` of every search; `server.max_timeout` without either"),
-        ("x-priority" = Option<String>, Header, description = "`interactive` (default) or `bulk`"),
-        ("x-request-id" = Option<String>, Header, description = "Given back, and kept in the log"),
+        Waiting,
     ),
     request_body = BatchSearchRequest,
     responses(
@@ -55,6 +54,8 @@ pub(super) async fn search_batch(
         let setting = "limits.batch_queries";
         return Err(ApiError::too_many(code, "searches:", given, limit, setting));
     }
+    // What the header asks for is wrong of all of them.
+    context.deadline(None, app.config.max_timeout, &app)?;
     let batch = Batch {
         asker: Asker {
             app: &app,

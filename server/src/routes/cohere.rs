@@ -8,6 +8,7 @@ use openapi::{
 };
 
 use super::errors::{Body, Computing, NamedModel};
+use super::headers::Waiting;
 use super::rerank::{best_first, check_documents, check_query, probability};
 use crate::body::Json;
 use crate::exchange::Context;
@@ -23,9 +24,7 @@ use crate::state::App;
 #[utoipa::path(
     post, path = "/v2/rerank", tag = "models", operation_id = "cohere_rerank",
     params(
-        ("x-timeout-ms" = Option<u64>, Header, description = "Time of the request in milliseconds"),
-        ("x-priority" = Option<String>, Header, description = "`interactive` (default) or `bulk`"),
-        ("x-request-id" = Option<String>, Header, description = "Given back, and kept in the log"),
+        Waiting,
     ),
     request_body = CohereRerankRequest,
     responses(

@@ -9,7 +9,7 @@ use corpus::{Passage, parse_passage};
 use indexer::{Batch, Committed, DocumentChange, Draft, LiveError, Recipe, Remembered, Upsert};
 use openapi::{
     Document, DocumentError, DocumentPassage, DocumentsDelete, DocumentsDeleted, DocumentsWritten,
-    ErrorCode, Task, TaskList,
+    ErrorCode, NewDocuments, Task, TaskList,
 };
 use retriever::{Deadline, Live};
 use serde_json::Value;
@@ -17,6 +17,7 @@ use sha2::{Digest, Sha256};
 
 use super::aliases::followed;
 use super::errors::{Body, Computing, Kept, Named, TooMany, Written};
+use super::headers::{Repeated, Waiting};
 use crate::body::{Json, Lines};
 use crate::exchange::Context;
 use crate::live::begin_compaction;
@@ -36,10 +37,10 @@ const MAX_KEY_BYTES: usize = 255;
     post, path = "/v1/collections/{name}/documents", tag = "documents", operation_id = "add_documents",
     params(
         ("name" = String, Path, description = "Name of the collection", example = "docs"),
-        ("Idempotency-Key" = Option<String>, Header, description = "A request that is repeated with its key is written once"),
-        ("x-timeout-ms" = Option<u64>, Header, description = "Time that encoding has"),
+        Repeated,
+        Waiting,
     ),
-    request_body(content = Value, content_type = "application/json"),
+    request_body = NewDocuments,
     responses(
         (status = 200, description = "What was written", body = DocumentsWritten),
         Body, Written, Kept, Computing,
@@ -105,7 +106,7 @@ pub(super) async fn add(
     post, path = "/v1/collections/{name}/documents/delete", tag = "documents", operation_id = "delete_documents",
     params(
         ("name" = String, Path, description = "Name of the collection", example = "docs"),
-        ("Idempotency-Key" = Option<String>, Header, description = "A request that is repeated with its key is written once"),
+        Repeated,
     ),
     request_body = DocumentsDelete,
     responses(

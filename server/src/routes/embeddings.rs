@@ -12,6 +12,7 @@ use openapi::{
 use retriever::{Deadline, Encoded, ModelError};
 
 use super::errors::{Body, Computing, NamedModel};
+use super::headers::Waiting;
 use super::{identified, timed};
 use crate::body::Json;
 use crate::exchange::Context;
@@ -26,9 +27,7 @@ use crate::state::{App, Shared};
 #[utoipa::path(
     post, path = "/v1/embeddings", tag = "models", operation_id = "embed",
     params(
-        ("x-timeout-ms" = Option<u64>, Header, description = "Time of the request in milliseconds"),
-        ("x-priority" = Option<String>, Header, description = "`interactive` or `bulk`; default: interactive for queries, bulk for documents"),
-        ("x-request-id" = Option<String>, Header, description = "Given back, and kept in the log"),
+        Waiting,
     ),
     request_body = EmbeddingRequest,
     responses(

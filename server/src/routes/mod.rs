@@ -8,6 +8,7 @@ mod documents;
 mod embeddings;
 mod errors;
 mod feedback;
+mod headers;
 mod health;
 mod models;
 mod rerank;

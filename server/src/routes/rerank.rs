@@ -6,6 +6,7 @@ use openapi::{
 };
 
 use super::errors::{Body, Computing, NamedModel};
+use super::headers::Waiting;
 use crate::Limits;
 use crate::body::Json;
 use crate::exchange::Context;
@@ -19,9 +20,7 @@ use crate::state::App;
 #[utoipa::path(
     post, path = "/v1/rerank", tag = "models", operation_id = "rerank",
     params(
-        ("x-timeout-ms" = Option<u64>, Header, description = "Time of the request in milliseconds"),
-        ("x-priority" = Option<String>, Header, description = "`interactive` (default) or `bulk`"),
-        ("x-request-id" = Option<String>, Header, description = "Given back, and kept in the log"),
+        Waiting,
     ),
     request_body = RerankRequest,
     responses(

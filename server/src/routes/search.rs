@@ -17,6 +17,7 @@ use tokio::time::timeout_at;
 
 use super::aliases::{named, shadow};
 use super::errors::{Body, Computing, Opened};
+use super::headers::Waiting;
 use super::{identified, millis, timed};
 use crate::Limits;
 use crate::auth::{narrow, narrowed_error};
@@ -49,9 +50,7 @@ const DEFAULT_RANK_WINDOW: usize = 1000;
     post, path = "/v1/collections/{name}/search", tag = "search", operation_id = "search",
     params(
         ("name" = String, Path, description = "Name of the collection; `name@alias` or `name@generation` is another generation of it", example = "docs"),
-        ("x-timeout-ms" = Option<u64>, Header, description = "As `timeout_ms` of the body"),
-        ("x-priority" = Option<String>, Header, description = "`interactive` (default) or `bulk`"),
-        ("x-request-id" = Option<String>, Header, description = "Given back, and kept in the log"),
+        Waiting,
     ),
     request_body = openapi::SearchRequest,
     responses(

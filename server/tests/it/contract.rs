@@ -722,3 +722,14 @@ fn what_is_not_documented_is_noticed() {
         );
     }
 }
+
+#[test]
+fn every_reference_leads_somewhere() {
+    fn check(value: &Value) {
+        let _ = resolved(value);
+        let items = value.as_array().into_iter().flatten();
+        let fields = value.as_object().into_iter().flatten();
+        items.chain(fields.map(|(_, value)| value)).for_each(check);
+    }
+    check(&DOCUMENT);
+}

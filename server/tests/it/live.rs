@@ -21,9 +21,14 @@ fn words(server: &TestServer, query: &str) -> Value {
         .ok()
 }
 
-/// Folds the log and waits until that is done.
+/// Folds the log of `docs` and waits until that is done.
 fn compact(server: &TestServer) -> Value {
-    let begun = server.post("/v1/collections/docs/compact", &Value::Null);
+    compact_of(server, "docs")
+}
+
+fn compact_of(server: &TestServer, collection: &str) -> Value {
+    let path = format!("/v1/collections/{collection}/compact");
+    let begun = server.post(&path, &Value::Null);
     assert_eq!(begun.status, 202);
     let path = format!("/v1/tasks/{}", begun.json()["task"].as_str().unwrap());
     let start = Instant::now();
@@ -338,7 +343,8 @@ fn a_collection_is_made_and_answers_after_a_restart() {
 
     let empty = json!({"query": "salt", "mode": "hybrid", "facets": ["year"]});
     let search = "/v1/collections/notes/search";
-    assert_eq!(ids(&server.post(search, &empty).ok()).len(), 0);
+    let found = server.post(search, &empty).ok();
+    assert_eq!(ids(&found).len(), 0);
     let documents = json!([{"_id": "a", "text": "salt", "year": 3}, {"_id": "b", "text": "sand"}]);
     server
         .post("/v1/collections/notes/documents", &documents)
@@ -350,6 +356,11 @@ fn a_collection_is_made_and_answers_after_a_restart() {
         (&written["documents"], &written["errors"][0]["line"]),
         (&json!(1), &json!(2))
     );
+    compact_of(&server, "notes");
+    let back = json!({"generation": found["generation"]});
+    server
+        .put("/v1/collections/notes/aliases/live", "", &back)
+        .problem(409, "gate_failed");
     drop(server);
     std::fs::create_dir(path.join(".new-left-by-a-crash")).unwrap();
 

@@ -166,10 +166,12 @@ fn an_alias_is_changed_only_if_it_names_what_the_caller_thinks() {
         .put(ALIAS, &stale, &body)
         .problem(412, "precondition_failed");
     assert!(problem["detail"].as_str().unwrap().contains(&first));
-    server
-        .put(ALIAS, "if-match: nonsense\r\n", &body)
-        .problem(400, "bad_request");
-    let right = format!("if-match: \"{first}\"\r\n");
+    for other in ["nonsense", "", &first, &format!("W/\"{first}\"")] {
+        server
+            .put(ALIAS, &format!("if-match: {other}\r\n"), &body)
+            .problem(412, "precondition_failed");
+    }
+    let right = format!("if-match: \"{second}\", \"{first}\"\r\n");
     let done = server.put(ALIAS, &right, &body);
     assert_eq!(done.header("etag"), format!("\"{second}\""));
     done.ok();

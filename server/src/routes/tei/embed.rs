@@ -15,6 +15,7 @@ use crate::model::ServedEncoder;
 use crate::problem::ApiError;
 use crate::routes::embeddings::{Rows, kept_width};
 use crate::routes::errors::{Body, Computing, NamedModel};
+use crate::routes::headers::Waiting;
 use crate::scheduler::{Class, Work};
 use crate::state::{App, Shared};
 
@@ -24,7 +25,7 @@ use crate::state::{App, Shared};
 /// `POST /` does the same.
 #[utoipa::path(
     post, path = "/embed", tag = "text-embeddings-inference", operation_id = "tei_embed",
-    params(("model" = Option<String>, Query, description = "As `model` of the body")),
+    params(("model" = Option<String>, Query, description = "As `model` of the body"), Waiting),
     request_body = TeiEmbedRequest,
     responses(
         (status = 200, description = "One vector a text", body = Vec<Vec<f32>>, headers(
@@ -72,7 +73,7 @@ pub(in crate::routes) async fn embed(
 /// They are those of the last layer, special tokens included, before pooling.
 #[utoipa::path(
     post, path = "/embed_all", tag = "text-embeddings-inference", operation_id = "tei_embed_all",
-    params(("model" = Option<String>, Query, description = "As `model` of the body")),
+    params(("model" = Option<String>, Query, description = "As `model` of the body"), Waiting),
     request_body = TeiEmbedAllRequest,
     responses(
         (status = 200, description = "For each text a vector a token", body = Vec<Vec<Vec<f32>>>, example = json!([[[0.21, -0.4], [0.1, 0.7]]])),
@@ -107,7 +108,7 @@ pub(in crate::routes) async fn embed_all(
 /// Compare a text with others, as text-embeddings-inference does
 #[utoipa::path(
     post, path = "/similarity", tag = "text-embeddings-inference", operation_id = "tei_similarity",
-    params(("model" = Option<String>, Query, description = "As `model` of the body")),
+    params(("model" = Option<String>, Query, description = "As `model` of the body"), Waiting),
     request_body = TeiSimilarityRequest,
     responses(
         (status = 200, description = "The cosine of each of the others", body = Vec<f32>, example = json!([0.71, 0.12])),

@@ -13,6 +13,7 @@ use crate::exchange::Context;
 use crate::model::{Input, PairCut, Scored, ServedReranker};
 use crate::problem::ApiError;
 use crate::routes::errors::{Body, Computing, NamedModel};
+use crate::routes::headers::Waiting;
 use crate::routes::rerank::{best_first, check_documents, check_query, probability};
 use crate::scheduler::Class;
 use crate::state::{App, Shared};
@@ -20,7 +21,7 @@ use crate::state::{App, Shared};
 /// Order texts by how well they answer a query, as text-embeddings-inference does
 #[utoipa::path(
     post, path = "/rerank", tag = "text-embeddings-inference", operation_id = "tei_rerank",
-    params(("model" = Option<String>, Query, description = "As `model` of the body")),
+    params(("model" = Option<String>, Query, description = "As `model` of the body"), Waiting),
     request_body = TeiRerankRequest,
     responses(
         (status = 200, description = "The texts, best first", body = Vec<TeiRank>),
@@ -62,7 +63,7 @@ pub(in crate::routes) async fn rerank(
 /// A model of one label gives its logistic probability, one of several the softmax over them.
 #[utoipa::path(
     post, path = "/predict", tag = "text-embeddings-inference", operation_id = "tei_predict",
-    params(("model" = Option<String>, Query, description = "As `model` of the body")),
+    params(("model" = Option<String>, Query, description = "As `model` of the body"), Waiting),
     request_body = TeiPredictRequest,
     responses(
         (status = 200, description = "The labels, surest first; a list of such lists for many inputs", body = TeiPredictions),

@@ -12,12 +12,13 @@ use crate::model::{ServedEncoder, ServedReranker};
 use crate::problem::ApiError;
 use crate::routes::embeddings::check_number;
 use crate::routes::errors::{Body, Computing, NamedModel};
+use crate::routes::headers::Waiting;
 use crate::state::{App, Shared};
 
 /// Turn texts into tokens, as text-embeddings-inference does
 #[utoipa::path(
     post, path = "/tokenize", tag = "text-embeddings-inference", operation_id = "tei_tokenize",
-    params(("model" = Option<String>, Query, description = "As `model` of the body")),
+    params(("model" = Option<String>, Query, description = "As `model` of the body"), Waiting),
     request_body = TeiTokenizeRequest,
     responses(
         (status = 200, description = "The tokens of each text, uncut", body = Vec<Vec<TeiToken>>),
@@ -88,7 +89,7 @@ fn token(text: &str, piece: Piece) -> TeiToken {
 /// Turn token ids into text, as text-embeddings-inference does
 #[utoipa::path(
     post, path = "/decode", tag = "text-embeddings-inference", operation_id = "tei_decode",
-    params(("model" = Option<String>, Query, description = "As `model` of the body")),
+    params(("model" = Option<String>, Query, description = "As `model` of the body"), Waiting),
     request_body = TeiDecodeRequest,
     responses(
         (status = 200, description = "A text for each list of ids; ids that no token has are skipped", body = Vec<String>, example = json!(["the tide"])),

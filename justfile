@@ -21,9 +21,15 @@ deny:
 fuzz-check:
     cargo check --manifest-path fuzz/Cargo.toml --locked --target-dir target
 
-# Regenerate the OpenAPI document
+# Regenerate the OpenAPI document, and the Python client made of it
 openapi:
     cargo run --quiet -- openapi > openapi/openapi.json
+    clients/python/generate.py
+
+# The Python client against a running server
+python-client TRAWL="target/debug/trawl":
+    cargo build --workspace --bin trawl
+    clients/python/run {{TRAWL}}
 
 # What CI runs
 ci:

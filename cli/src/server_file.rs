@@ -37,6 +37,7 @@ pub struct ServerFile {
     pub auth: AuthSection,
     pub cors: CorsSection,
     pub query_log: QueryLogSection,
+    pub observability: ObservabilitySection,
 }
 
 /// `[server]`.
@@ -198,6 +199,14 @@ impl QueryLogSection {
             max_files: self.files,
         }))
     }
+}
+
+/// `[observability]`.
+#[derive(Debug, Default, serde::Deserialize, serde::Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ObservabilitySection {
+    /// Collector of traces, OTLP over HTTP, such as `http://127.0.0.1:4318`; empty sends none.
+    pub otlp_endpoint: String,
 }
 
 /// `[documents]`.

@@ -50,6 +50,8 @@ pub struct ServerConfig {
     /// Passages in the write log of a collection from which on it is folded into a new generation without being asked
     /// (`documents.compact_after`); never without.
     pub compact_after: Option<u32>,
+    /// Where spans of requests are sent, as `http://127.0.0.1:4318` (`observability.otlp_endpoint`); nowhere without.
+    pub otlp_endpoint: Option<String>,
     /// What one request may ask for.
     pub limits: Limits,
 }
@@ -74,6 +76,7 @@ impl Default for ServerConfig {
             data: None,
             log: LogConfig::default(),
             compact_after: Some(100_000),
+            otlp_endpoint: None,
             limits: Limits::default(),
         }
     }

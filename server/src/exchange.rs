@@ -19,8 +19,10 @@ use crate::form::{Form, is_work};
 use crate::problem::{ApiError, take_error};
 use crate::scheduler::Class;
 use crate::state::{App, Phase, Shared};
+use crate::trace::{Answered, Stages, Trace};
 
 pub(crate) static REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+static TRACE_PARENT: HeaderName = HeaderName::from_static("traceparent");
 static TIMEOUT: HeaderName = HeaderName::from_static("x-timeout-ms");
 static PRIORITY: HeaderName = HeaderName::from_static("x-priority");
 
@@ -91,6 +93,8 @@ impl Context {
 pub(crate) async fn exchange(State(app): State<App>, mut request: Request, next: Next) -> Response {
     let arrival = Instant::now();
     let request_id = request_id(request.headers());
+    let trace = Trace::of(request.headers());
+    let trace_id = trace.id();
     let path = request.uri().path().to_owned();
     let method = request.method().clone();
     let route = request
@@ -123,15 +127,15 @@ pub(crate) async fn exchange(State(app): State<App>, mut request: Request, next:
         code = error.code.as_str();
         if error.code == ErrorCode::Internal {
             let cause = error.causes();
-            tracing::error!(request_id, %method, path, cause, "request failed");
+            tracing::error!(request_id, trace_id, %method, path, cause, "request failed");
         } else {
-            tracing::debug!(request_id, %method, path, code, "request refused");
+            tracing::debug!(request_id, trace_id, %method, path, code, "request refused");
         }
         error.render(&mut response, &path, &request_id, Form::of(&path));
     }
     let status = response.status().as_u16();
     let elapsed_ms = elapsed.as_secs_f64() * 1e3;
-    tracing::debug!(request_id, %method, path, status, elapsed_ms, "request answered");
+    tracing::debug!(request_id, trace_id, %method, path, status, elapsed_ms, "request answered");
     app.metrics
         .request(route.as_deref().unwrap_or("none"), status, code, elapsed);
     if let Some(key) = caller {
@@ -140,8 +144,23 @@ pub(crate) async fn exchange(State(app): State<App>, mut request: Request, next:
     if let Some(origin) = origin {
         cors::expose(&mut response, origin);
     }
-    if let Ok(value) = HeaderValue::from_str(&request_id) {
-        response.headers_mut().insert(REQUEST_ID.clone(), value);
+    for (name, value) in [(&REQUEST_ID, &request_id), (&TRACE_PARENT, &trace.header())] {
+        if let Ok(value) = HeaderValue::from_str(value) {
+            response.headers_mut().insert(name, value);
+        }
+    }
+    if let Some(traces) = &app.traces {
+        let stages = response.extensions_mut().remove();
+        traces.send(Answered {
+            trace,
+            method: method.to_string(),
+            route: route.unwrap_or_else(|| "none".to_owned()),
+            request_id,
+            status,
+            code,
+            elapsed,
+            stages: stages.map_or_else(Vec::new, |Stages(stages)| stages),
+        });
     }
     response
 }

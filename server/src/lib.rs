@@ -33,6 +33,7 @@ mod shadow;
 mod state;
 mod swap;
 mod tls;
+mod trace;
 mod unread;
 
 pub use auth::{ApiKey, AuthConfig, AuthError, Scope};

@@ -22,6 +22,7 @@ const QUERY_LOG: &str = "trawl_query_log_events_total";
 const SHADOW: &str = "trawl_shadow_searches_total";
 const SHADOW_OVERLAP: &str = "trawl_shadow_overlap";
 const SHADOW_SECONDS: &str = "trawl_shadow_seconds";
+const SPANS_DROPPED: &str = "trawl_spans_dropped_total";
 const SWAPS: &str = "trawl_swaps_total";
 
 const METADATA: Metadata<'static> = Metadata::new("trawl", Level::INFO, None);
@@ -52,6 +53,11 @@ impl Metrics {
                 KEY_REQUESTS,
                 Unit::Count,
                 "Requests with a known key, by its name and the error code (none: answered)",
+            ),
+            (
+                SPANS_DROPPED,
+                Unit::Count,
+                "Requests whose spans the collector did not get",
             ),
             (
                 SWAPS,
@@ -192,6 +198,10 @@ impl Metrics {
             let label = Label::from_static_parts("outcome", outcome);
             self.count(QUERY_LOG, vec![label], n);
         }
+    }
+
+    pub(crate) fn spans_dropped(&self, n: u64) {
+        self.count(SPANS_DROPPED, Vec::new(), n);
     }
 
     pub(crate) fn swap(&self, outcome: &'static str) {

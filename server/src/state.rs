@@ -21,6 +21,7 @@ use crate::problem::ApiError;
 use crate::query_log::QueryLog;
 use crate::scheduler::Class;
 use crate::swap::{Slot, Source};
+use crate::trace::Exporter;
 use crate::{AuthConfig, AuthError, Limits, QueueConfig, ServerConfig, Tls};
 
 /// Why a model or a collection cannot be served.
@@ -168,6 +169,7 @@ pub(crate) struct Shared {
     /// Whether the last known answer was as it should be.
     healthy: AtomicBool,
     phase: AtomicU8,
+    pub(crate) traces: Option<Exporter>,
     /// Held while a collection is made.
     creating: std::sync::Mutex<()>,
     // What may change while the server runs.
@@ -180,8 +182,11 @@ pub(crate) type App = Arc<Shared>;
 
 impl Shared {
     pub(crate) fn new(config: ServerConfig, metrics: Metrics) -> Self {
+        let metrics = Arc::new(metrics);
+        let export = |endpoint: &String| Exporter::start(endpoint, Arc::clone(&metrics));
         Self {
-            metrics: Arc::new(metrics),
+            traces: config.otlp_endpoint.as_ref().map(export),
+            metrics,
             encoders: BTreeMap::new(),
             rerankers: BTreeMap::new(),
             collections: RwLock::default(),

@@ -128,6 +128,8 @@ fn resolve(args: &ServeArgs, file: &ServerFile) -> anyhow::Result<ServerConfig> 
             ..LogConfig::default()
         },
         compact_after: Some(file.documents.compact_after).filter(|n| *n > 0),
+        otlp_endpoint: Some(file.observability.otlp_endpoint.clone())
+            .filter(|endpoint| !endpoint.is_empty()),
         limits: file.limits,
     })
 }

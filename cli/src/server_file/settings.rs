@@ -28,6 +28,7 @@ impl ServerFile {
             ("documents", Value::try_from(defaults.documents)?),
             ("cors", Value::try_from(&defaults.cors)?),
             ("query_log", Value::try_from(&defaults.query_log)?),
+            ("observability", Value::try_from(&defaults.observability)?),
             ("auth.public", Value::try_from(&defaults.auth.public)?),
         ] {
             flatten(name, section, "default", &mut settings);

@@ -35,6 +35,7 @@ use utoipa_swagger_ui::{Config, SwaggerUi};
 use crate::exchange::exchange;
 use crate::problem::ApiError;
 use crate::state::App;
+use crate::trace::Stages;
 
 static GENERATION: HeaderName = HeaderName::from_static("x-index-generation");
 static FINGERPRINT: HeaderName = HeaderName::from_static("x-model-fingerprint");
@@ -229,7 +230,8 @@ async fn keep_to_ourselves(mut response: Response) -> Response {
 }
 
 /// Says in a header what the time was spent on.
-fn timed(response: &mut Response, stages: &[(&str, Duration)]) {
+fn timed(response: &mut Response, stages: &[(&'static str, Duration)]) {
+    let spent = stages.to_vec();
     let stages: Vec<String> = stages
         .iter()
         .map(|(stage, elapsed)| format!("{stage};dur={}", millis(*elapsed)))
@@ -237,6 +239,7 @@ fn timed(response: &mut Response, stages: &[(&str, Duration)]) {
     if let Ok(value) = HeaderValue::from_str(&stages.join(", ")) {
         response.headers_mut().insert(&SERVER_TIMING, value);
     }
+    response.extensions_mut().insert(Stages(spent));
 }
 
 fn millis(duration: Duration) -> f64 {

@@ -15,6 +15,7 @@ mod live;
 mod ranking;
 mod security;
 mod swaps;
+mod traces;
 mod ui;
 
 use std::time::{Duration, Instant};

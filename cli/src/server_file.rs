@@ -234,9 +234,7 @@ impl Default for DocumentsSection {
 #[serde(default, deny_unknown_fields)]
 pub struct QueueSection {
     pub max_tokens: usize,
-    /// The longest that a request waits; without, until its time is over.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub max_wait: Option<Time>,
+    pub max_wait: Time,
     pub interactive_share: f64,
 }
 
@@ -250,7 +248,7 @@ impl Default for QueueSection {
         } = server::QueueConfig::default();
         Self {
             max_tokens,
-            max_wait: max_wait.map(Time),
+            max_wait: Time(max_wait),
             interactive_share,
         }
     }
@@ -493,8 +491,7 @@ mod tests {
             (file.queue.max_tokens, file.queue.interactive_share),
             (1000, 0.5)
         );
-        let max_wait = Time(Duration::from_millis(200));
-        assert_eq!(file.queue.max_wait, Some(max_wait));
+        assert_eq!(file.queue.max_wait, Time(Duration::from_millis(200)));
     }
 
     #[test]

@@ -177,9 +177,9 @@ pub struct QueueConfig {
     pub max_tokens: usize,
     /// Tokens that the model reads at once; raised to the model's maximum length where it is smaller.
     pub max_batch_tokens: usize,
-    /// The longest that a request waits for the model to begin with it (`queue.max_wait`); then it is refused with `overloaded`.
-    /// Without, it waits until its time is over.
-    pub max_wait: Option<Duration>,
+    /// The longest that an interactive request waits for the model to begin with it (`queue.max_wait`); then it is refused with
+    /// `overloaded`. Bulk requests wait until their time is over.
+    pub max_wait: Duration,
     /// Part of each batch that interactive requests may have while bulk requests wait, between 0 and 1.
     pub interactive_share: f64,
 }
@@ -192,7 +192,7 @@ impl QueueConfig {
     pub fn for_threads(n_threads: usize) -> Self {
         Self {
             max_tokens: 262_144,
-            max_wait: None,
+            max_wait: Duration::from_secs(1),
             max_batch_tokens: (2048 * n_threads).clamp(2048, 16_384),
             interactive_share: 0.8,
         }

@@ -187,7 +187,7 @@ impl Setup<'_> {
         QueueConfig {
             max_tokens: self.file.queue.max_tokens,
             max_batch_tokens: max_batch_tokens.unwrap_or(default.max_batch_tokens),
-            max_wait: self.file.queue.max_wait.map(|wait| wait.0),
+            max_wait: self.file.queue.max_wait.0,
             interactive_share: self.file.queue.interactive_share,
         }
     }

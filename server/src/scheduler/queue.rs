@@ -137,7 +137,8 @@ impl Queue {
             });
         }
         if self.held_tokens + n_tokens > limit {
-            self.drop_dead(now);
+            self.drop_dead(Class::Interactive, now);
+            self.drop_dead(Class::Bulk, now);
         }
         if self.held_tokens + n_tokens > limit {
             return Err(Refusal::Full {
@@ -167,14 +168,9 @@ impl Queue {
 
     /// Takes the rows to compute next: at most `max_batch_tokens`, and none of a request that is expired or given up.
     pub(super) fn take_batch(&mut self, now: Instant) -> Option<Batch> {
-        match self.config.max_wait {
-            // Behind one that has begun, others may have waited too long.
-            Some(_) => self.drop_dead(now),
-            None => {
-                self.drop_dead_head(Class::Interactive, now);
-                self.drop_dead_head(Class::Bulk, now);
-            }
-        }
+        // Behind one that has begun, others may have waited too long.
+        self.drop_dead(Class::Interactive, now);
+        self.drop_dead_head(Class::Bulk, now);
         let budget = self.config.max_batch_tokens;
         let reserved = if self.interactive.is_empty() || self.bulk.is_empty() {
             self.bulk_credit = 0;
@@ -316,7 +312,7 @@ impl Queue {
     }
 
     fn drop_dead_head(&mut self, class: Class, now: Instant) {
-        let max_wait = self.config.max_wait;
+        let max_wait = self.max_wait(class);
         while self
             .waiting(class)
             .front()
@@ -330,17 +326,22 @@ impl Queue {
         }
     }
 
-    fn drop_dead(&mut self, now: Instant) {
-        let max_wait = self.config.max_wait;
-        for class in [Class::Interactive, Class::Bulk] {
-            let (dead, alive): (VecDeque<Job>, VecDeque<Job>) = self
-                .waiting(class)
-                .drain(..)
-                .partition(|job| job.is_dead(now, max_wait));
-            *self.waiting(class) = alive;
-            for job in dead {
-                self.bury(job, now);
-            }
+    fn drop_dead(&mut self, class: Class, now: Instant) {
+        let max_wait = self.max_wait(class);
+        let (dead, alive): (VecDeque<Job>, VecDeque<Job>) = self
+            .waiting(class)
+            .drain(..)
+            .partition(|job| job.is_dead(now, max_wait));
+        *self.waiting(class) = alive;
+        for job in dead {
+            self.bury(job, now);
+        }
+    }
+
+    fn max_wait(&self, class: Class) -> Duration {
+        match class {
+            Class::Interactive => self.config.max_wait,
+            Class::Bulk => Duration::MAX,
         }
     }
 
@@ -349,16 +350,15 @@ impl Queue {
         if job.is_expired(now) {
             self.dropped.expired += 1;
             let _ = job.reply.send(Err(ModelError::DeadlineExceeded));
-        } else if let Some(limit) = self.config.max_wait
-            && !job.reply.is_closed()
-        {
+        } else if job.reply.is_closed() {
+            self.dropped.cancelled += 1;
+        } else {
             self.dropped.late += 1;
             let waited = now.saturating_duration_since(job.submitted);
+            let limit = self.config.max_wait;
             let _ = job
                 .reply
                 .send(Err(ModelError::WaitedTooLong { waited, limit }));
-        } else {
-            self.dropped.cancelled += 1;
         }
     }
 
@@ -373,13 +373,13 @@ impl Job {
     }
 
     /// Whether the model did not begin with it in time.
-    fn is_late(&self, now: Instant, max_wait: Option<Duration>) -> bool {
+    fn is_late(&self, now: Instant, max_wait: Duration) -> bool {
         let has_begun = self.n_computing > 0 || !self.answer.values.is_empty();
         let waited = now.saturating_duration_since(self.submitted);
-        !has_begun && max_wait.is_some_and(|limit| waited > limit)
+        !has_begun && waited > max_wait
     }
 
-    fn is_dead(&self, now: Instant, max_wait: Option<Duration>) -> bool {
+    fn is_dead(&self, now: Instant, max_wait: Duration) -> bool {
         self.reply.is_closed() || self.is_expired(now) || self.is_late(now, max_wait)
     }
 }

@@ -60,20 +60,28 @@ impl Failure {
 /// Prints the error once, with its causes and a hint, and says how the process ends.
 pub fn report(error: &anyhow::Error) -> ExitCode {
     eprintln!("error: {error}");
-    let mut last = error.to_string();
-    for cause in error.chain().skip(1) {
-        let text = cause.to_string();
-        // Some libraries repeat the cause in the text.
-        if !last.ends_with(&text) {
-            eprintln!("  cause: {text}");
-        }
-        last = text;
+    for cause in &texts(error)[1..] {
+        eprintln!("  cause: {cause}");
     }
     let (exit, hint) = classify(error);
     if let Some(hint) = hint {
         eprintln!("  hint: {hint}");
     }
     ExitCode::from(exit as u8)
+}
+
+/// An error and its causes, but for those that the text before ends with: some libraries repeat the cause.
+pub fn texts(error: &anyhow::Error) -> Vec<String> {
+    let mut texts: Vec<String> = Vec::new();
+    let mut last = String::new();
+    for cause in error.chain() {
+        let text = cause.to_string();
+        if texts.is_empty() || !last.ends_with(&text) {
+            texts.push(text.clone());
+        }
+        last = text;
+    }
+    texts
 }
 
 /// The one place that knows which library error means what to a user.

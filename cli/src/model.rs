@@ -169,6 +169,11 @@ fn user_cache() -> anyhow::Result<PathBuf> {
     Ok(PathBuf::from(home).join(".cache/trawl"))
 }
 
+/// The folder of what was copied of collections in object storage: `trawl/collections` in the user's cache folder.
+pub fn collections_cache() -> anyhow::Result<PathBuf> {
+    Ok(user_cache()?.join("collections"))
+}
+
 /// The value of a variable that is not empty.
 fn set(name: &str) -> Option<OsString> {
     std::env::var_os(name).filter(|value| !value.is_empty())

@@ -111,7 +111,19 @@ pub enum ModelRole {
 #[derive(Clone, Debug, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CollectionSection {
+    /// Folder, bundle, or the URL of a collection in object storage.
     pub path: PathBuf,
+    /// Of a collection in object storage: folder of the generations that were copied; one in the user's cache folder without.
+    pub cache: Option<PathBuf>,
+    /// How often the alias in object storage is looked at.
+    #[serde(default = "poll")]
+    pub poll: Time,
+    /// The newest generations that the cache keeps, beside what is served and was served before.
+    #[serde(default = "keep")]
+    pub keep: usize,
+    /// Whether servers that follow one alias in object storage change to another generation one after another.
+    #[serde(default = "one_at_a_time")]
+    pub one_at_a_time: bool,
     #[serde(default = "live")]
     pub alias: String,
     pub encoder: Option<String>,
@@ -256,6 +268,35 @@ impl Default for QueueSection {
 
 fn live() -> String {
     collection::LIVE.to_owned()
+}
+
+fn poll() -> Time {
+    Time(Duration::from_secs(30))
+}
+
+fn keep() -> usize {
+    2
+}
+
+fn one_at_a_time() -> bool {
+    true
+}
+
+impl CollectionSection {
+    /// A collection of which nothing but its place is said.
+    pub fn at(path: PathBuf) -> Self {
+        Self {
+            path,
+            cache: None,
+            poll: poll(),
+            keep: keep(),
+            one_at_a_time: one_at_a_time(),
+            alias: live(),
+            encoder: None,
+            reranker: None,
+            hybrid: HybridSection::default(),
+        }
+    }
 }
 
 impl ServerFile {

@@ -5,12 +5,13 @@ use std::fs;
 use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use collection::{
     AliasName, BuildMode, Collection, CollectionError, FileFault, Generation, GenerationId,
     Manifest, Shard, Start,
 };
-use objects::{Location, Objects, ObjectsError, Settings, Watch};
+use objects::{Location, Objects, ObjectsError, Settings, Turn, Watch};
 use serde_json::json;
 use tempfile::TempDir;
 
@@ -305,5 +306,54 @@ fn aliases_name_what_is_there_and_go_back() {
             }
         });
         assert_eq!(objects.aliases().unwrap().now.len(), 9);
+    }
+}
+
+#[test]
+fn a_turn_is_had_by_one_until_it_ends_or_is_not_renewed() {
+    for (objects, _kept) in storages() {
+        let turn = |holder: &str, patience| {
+            Turn::new(objects.clone(), "live", holder.to_owned(), patience)
+        };
+        let (long, none) = (Duration::from_secs(3600), Duration::ZERO);
+        let (mut one, mut two) = (turn("one", long), turn("two", long));
+        assert!(one.take().unwrap());
+        assert!(!two.take().unwrap() && !two.take().unwrap());
+        assert!(one.take().unwrap(), "it is renewed");
+        two.end().unwrap();
+        assert!(!two.take().unwrap(), "another's turn is not ended");
+        one.end().unwrap();
+        assert!(two.take().unwrap());
+        assert!(!one.take().unwrap());
+
+        // Who has no patience takes what was not renewed since it looked, and no sooner.
+        let mut hasty = turn("three", none);
+        assert!(hasty.take().unwrap());
+        assert!(!two.take().unwrap(), "it was lost");
+        two.end().unwrap();
+        assert!(hasty.take().unwrap());
+        hasty.end().unwrap();
+
+        let mut patient = turn("four", Duration::from_millis(1));
+        assert!(one.take().unwrap());
+        for _ in 0..5 {
+            assert!(!patient.take().unwrap(), "it is renewed in time");
+            assert!(one.take().unwrap());
+        }
+        assert!(!patient.take().unwrap());
+        std::thread::sleep(Duration::from_millis(2));
+        assert!(patient.take().unwrap());
+        patient.end().unwrap();
+
+        let n_had = AtomicUsize::new(0);
+        std::thread::scope(|scope| {
+            for i in 0..8 {
+                let (mut turn, n_had) = (turn(&format!("racer {i}"), long), &n_had);
+                scope.spawn(move || {
+                    n_had.fetch_add(usize::from(turn.take().unwrap()), Ordering::Relaxed)
+                });
+            }
+        });
+        assert_eq!(n_had.into_inner(), 1);
     }
 }

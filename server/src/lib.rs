@@ -26,6 +26,7 @@ mod model;
 mod problem;
 mod query_log;
 mod rate;
+mod remote;
 mod routes;
 mod scheduler;
 mod serve;
@@ -46,6 +47,7 @@ pub use query_log::{
     LoggedEvent, LoggedFeedback, LoggedResult, LoggedSearch, QueryLogConfig, query_log_files,
 };
 pub use rate::Rate;
+pub use remote::{FollowError, Remote};
 pub use routes::openapi_document;
 pub use serve::{BoundServer, Control, ServeError, Server};
 pub use state::AttachError;

@@ -11,12 +11,14 @@ use hyper_util::service::TowerToHyperService;
 use retriever::{Fusion, Retriever};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use crate::check::{CheckError, known_answers};
 use crate::created::{self, CreatedError};
 use crate::metrics::Metrics;
 use crate::query_log::QueryLog;
+use crate::remote::{self, Remote};
 use crate::routes::router;
 use crate::state::{App, AttachError, Phase, Shared};
 use crate::swap::follow;
@@ -161,6 +163,15 @@ impl Server {
         self.shared.follow(name, files, alias)
     }
 
+    /// Copies what the alias of a followed collection names in object storage into its files, as long as the server runs.
+    /// Documents and aliases of the collection cannot be changed over HTTP then.
+    ///
+    /// # Errors
+    /// [`AttachError::NoCollection`] when no collection has the name.
+    pub fn follow_remote(&mut self, name: &str, remote: Remote) -> Result<(), AttachError> {
+        self.shared.follow_remote(name, remote)
+    }
+
     /// Answers for the collections that were made over HTTP (`server.data`), too.
     ///
     /// # Errors
@@ -226,6 +237,12 @@ impl BoundServer {
         let folding = tokio::spawn(fold_metrics(Arc::clone(&app)));
         let checking = tokio::spawn(check_again(Arc::clone(&app)));
         let following = tokio::spawn(follow(Arc::clone(&app)));
+        let mut copying = JoinSet::new();
+        for (name, slot) in app.slots() {
+            if let (Some(remote), Some(source)) = (slot.remote.clone(), slot.source.clone()) {
+                copying.spawn(remote::follow(Arc::clone(&app), name, slot, remote, source));
+            }
+        }
         let outcome = accept_until(&app, &listener, &connections, shutdown).await;
         app.enter(Phase::Draining);
         drop(listener);
@@ -233,6 +250,7 @@ impl BoundServer {
         folding.abort();
         checking.abort();
         following.abort();
+        copying.abort_all();
         // What it still has to write may take the disk a while.
         let closing = tokio::task::spawn_blocking(move || {
             if let Some(log) = &app.query_log {

@@ -19,6 +19,7 @@ use crate::metrics::Metrics;
 use crate::model::{NoEncoder, OnBehalf, ServedEncoder, ServedReranker, Tokenizers};
 use crate::problem::ApiError;
 use crate::query_log::QueryLog;
+use crate::remote::Remote;
 use crate::scheduler::Class;
 use crate::swap::{Slot, Source};
 use crate::trace::Exporter;
@@ -377,6 +378,11 @@ impl Shared {
             source,
         })?;
         slot.source = Some(Source { collection, alias });
+        Ok(())
+    }
+
+    pub(crate) fn follow_remote(&mut self, name: &str, remote: Remote) -> Result<(), AttachError> {
+        self.slot_mut(name)?.remote = Some(remote);
         Ok(())
     }
 

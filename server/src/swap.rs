@@ -13,13 +13,14 @@ use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::check::{CheckError, check_collection};
 use crate::live::{Log, catch_up};
+use crate::remote::Remote;
 use crate::shadow::Shadow;
 use crate::state::{App, AttachError, ServedCollection, Shared};
 
 /// How often aliases are looked at.
 const PERIOD: Duration = Duration::from_millis(500);
 /// How long a generation that could not be served is left alone.
-const RETRY: Duration = Duration::from_secs(30);
+pub(crate) const RETRY: Duration = Duration::from_secs(30);
 
 /// Generations beside the one that answers which stay open.
 const MOST_OTHERS: usize = 2;
@@ -36,6 +37,8 @@ pub(crate) struct Slot {
     answering: Arc<Answering>,
     pub(crate) log: Log,
     pub(crate) source: Option<Source>,
+    /// Where its generations come from, if it is not this server that changes the collection.
+    pub(crate) remote: Option<Remote>,
     /// Generations that were asked for by name, the latest last.
     others: Mutex<Vec<Arc<ServedCollection>>>,
     shadow: RwLock<Option<Arc<Shadow>>>,
@@ -126,6 +129,7 @@ impl Slot {
             }),
             log: Log::default(),
             source,
+            remote: None,
             others: Mutex::default(),
             shadow: RwLock::default(),
             changing: Mutex::new(()),

@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -12,6 +13,8 @@ import tempfile
 import threading
 import time
 import unittest
+import urllib.error
+import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -298,6 +301,94 @@ class Storage(unittest.TestCase):
         built = trawl("index", "commit", url, "--build", build)
         self.assertEqual(built["content_digest"], self.built["content_digest"])
         self.assertEqual(self.generations(url), [built["generation"]])
+
+    def serve(self, url, name, cache=None, **environment):
+        """A server that follows the alias, and its address."""
+        config = self.path(f"{name}.toml")
+        config.write_text(
+            f'[server]\nbind = "127.0.0.1:0"\n[models.tiny]\npath = "{MODEL}"\nrole = "encoder"\n'
+            f'[collections.docs]\npath = "{url}"\ncache = "{self.path(cache or name)}"\npoll = "100ms"\nkeep = 1\nencoder = "tiny"\n'
+        )
+        variables = os.environ | KEYS | {"AWS_ENDPOINT_URL": Storage.endpoint} | environment
+        log = open(self.path(f"{name}.log"), "w+")
+        process = subprocess.Popen([TRAWL, "serve", "--config", str(config)], stdout=log, stderr=log, env=variables)
+        self.addCleanup(log.close)
+        self.addCleanup(process.wait, 60)
+        self.addCleanup(process.terminate)
+
+        def serving():
+            found = re.search(r"serving on (http://127\.0\.0\.1:\d+)", self.path(f"{name}.log").read_text())
+            return found and found[1]
+
+        address = self.until(serving)
+        self.until(lambda: self.get(address + "/readyz")[0] == 200)
+        return address
+
+    def until(self, what, seconds=60):
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            if found := what():
+                return found
+            time.sleep(0.05)
+        logs = "".join(path.read_text() for path in Path(self.folder.name).glob("*.log"))
+        self.fail(f"not within {seconds} s: {logs}")
+
+    def get(self, url, body=None, method=None):
+        head = {"content-type": "application/json"}
+        request = urllib.request.Request(url, body and json.dumps(body).encode(), head, method=method)
+        try:
+            with urllib.request.urlopen(request, timeout=30) as answer:
+                return answer.status, json.loads(answer.read() or b"null")
+        except urllib.error.HTTPError as error:
+            return error.code, json.loads(error.read() or b"null")
+        except OSError:
+            return 0, None
+
+    def generation_of(self, address):
+        status, answer = self.get(address + "/v1/collections/docs/search", {"query": "bread", "top_k": 1})
+        self.assertEqual(status, 200, answer)
+        return answer["generation"]
+
+    def test_servers_follow_an_alias_one_at_a_time(self):
+        url, prefix = self.place()
+        trawl("index", "push", self.docs, url)
+        first, second = self.built["generation"], self.second["generation"]
+        servers = [self.serve(url, f"server-{i}") for i in range(2)]
+        self.assertEqual({self.generation_of(server) for server in servers}, {first})
+        put = self.get(servers[0] + "/v1/collections/docs/aliases/live", {"generation": first}, "PUT")
+        self.assertEqual((put[0], put[1]["code"]), (409, "locked"))
+        delete = self.get(servers[0] + "/v1/collections/docs/documents/delete", {"ids": ["a"]})
+        self.assertEqual((delete[0], delete[1]["code"]), (409, "locked"))
+
+        # While somebody else has the turn, it is copied, and no server changes.
+        turn = f"{prefix}/turns/live.json"
+        self.write(turn, json.dumps({"holder": "somebody", "n_written": 1}))
+        trawl("index", "push", self.docs, url, "--generation", second, "--publish")
+        copies = [self.path(f"server-{i}/generations/{second}") for i in range(2)]
+        self.until(lambda: all(copy.is_dir() for copy in copies))
+        for _ in range(20):
+            self.assertEqual({self.generation_of(server) for server in servers}, {first})
+            time.sleep(0.05)
+        self.s3.delete_object(Bucket=BUCKET, Key=turn)
+        self.until(lambda: {self.generation_of(server) for server in servers} == {second})
+        self.until(lambda: json.loads(self.read(turn))["holder"] is None)
+        trawl("index", "rollback", url)
+        self.until(lambda: {self.generation_of(server) for server in servers} == {first})
+
+        # A damaged generation changes nothing.
+        third = trawl("index", "build", *CONTENT, "--collection", self.docs, "--full", "--restart", "--shards", "2")["generation"]
+        trawl("index", "push", self.docs, url, "--generation", third)
+        key = f"{prefix}/generations/{third}/passages"
+        intact = self.read(key)
+        self.write(key, intact[:-1] + bytes([intact[-1] ^ 1]))
+        trawl("index", "publish", url, third, "--no-gate")
+        self.until(lambda: "is not served" in self.path("server-0.log").read_text())
+        self.assertEqual({self.generation_of(server) for server in servers}, {first})
+        self.assertFalse(self.path(f"server-0/generations/{third}").exists())
+
+        # What was copied is served when the storage does not answer.
+        lonely = self.serve(url, "lonely", "server-0", AWS_ENDPOINT_URL="http://127.0.0.1:9")
+        self.assertEqual(self.generation_of(lonely), first)
 
     def test_bad_input_is_not_to_be_tried_again(self):
         url, prefix = self.place()

@@ -9,6 +9,7 @@ use sha2::{Digest, Sha256};
 
 use crate::output::{Output, print};
 use crate::server_file::ServerFile;
+use crate::storage;
 
 /// Arguments of `trawl config`.
 #[derive(Debug, clap::Args)]
@@ -91,7 +92,14 @@ fn check(args: &FileArgs, output: &Output) -> anyhow::Result<()> {
         crate::model::find(&section.path)?;
     }
     for section in file.collections.values() {
-        Collection::open(&section.path)?.resolve(&section.alias)?;
+        match storage::location(&section.path)? {
+            Some(location) => {
+                storage::open(&location)?.resolve(&section.alias)?;
+            }
+            None => {
+                Collection::open(&section.path)?.resolve(&section.alias)?;
+            }
+        }
     }
     let (n_models, n_collections) = (file.models.len(), file.collections.len());
     output.remark(format!(

@@ -1,22 +1,26 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Context;
-use collection::{AliasName, Collection, LogConfig};
+use collection::{AliasName, Collection, LogConfig, sha256_hex};
 use encoder::{Arithmetic, BiEncoder, ModelOptions};
+use objects::{Location, Watch};
 use retriever::{OpenConfig, Retriever};
-use server::{Control, QueueConfig, Server, ServerConfig};
+use server::{Control, QueueConfig, Remote, Server, ServerConfig};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::config::variables;
 use crate::bundle::Bundle;
-use crate::failure::Failure;
+use crate::failure::{self, Exit, Failure};
 use crate::model::{self, ModelArgs};
 use crate::output::Output;
+use crate::progress::Progress;
 use crate::server_auth::TlsSection;
-use crate::server_file::{CollectionSection, HybridSection, ModelRole, ServerFile};
+use crate::server_file::{CollectionSection, ModelRole, ServerFile};
+use crate::storage;
 
 /// Arguments of `trawl serve`.
 #[derive(Debug, clap::Args)]
@@ -28,11 +32,13 @@ Examples:
   trawl serve data/docs
   trawl serve data/docs data/faq --rerank models/my-cross-encoder --bind 127.0.0.1:9000
   trawl serve docs.trawl
+  trawl serve s3://bucket/docs
   TRAWL__LIMITS__TOP_K=100 trawl serve --config server.toml"
 )]
 pub struct ServeArgs {
-    /// Folders of collections, and bundles; each is served under the name of its folder or file.
-    #[arg(value_name = "COLLECTION|BUNDLE")]
+    /// Folders of collections, bundles, and collections in object storage (docs/object-storage.md); each is served under the name of its
+    /// folder or file.
+    #[arg(value_name = "COLLECTION|BUNDLE|URL")]
     collections: Vec<PathBuf>,
     /// Configuration file (default: `server.toml` here, else in `/etc/trawl`).
     #[arg(long, value_name = "FILE")]
@@ -65,6 +71,7 @@ pub fn run(args: ServeArgs, output: &Output) -> anyhow::Result<()> {
         server: Server::new(config),
         file: &file,
         args: &args,
+        output,
         encoders: Vec::new(),
         rerankers: Vec::new(),
     };
@@ -147,14 +154,7 @@ fn collections(
         };
         let name = name.and_then(|name| name.to_str());
         let name = name.with_context(|| format!("`{}` names no folder", path.display()))?;
-        let section = CollectionSection {
-            path: path.clone(),
-            alias: collection::LIVE.to_owned(),
-            encoder: None,
-            reranker: None,
-            hybrid: HybridSection::default(),
-        };
-        Ok((name.to_owned(), section))
+        Ok((name.to_owned(), CollectionSection::at(path.clone())))
     };
     if !args.collections.is_empty() {
         return args.collections.iter().map(named).collect();
@@ -172,11 +172,57 @@ fn collections(
         .collect())
 }
 
+/// A collection in object storage, and the folder into which it was copied. When the storage does not answer, what was copied
+/// before is served.
+fn copied(
+    section: &CollectionSection,
+    location: &Location,
+    output: &Output,
+) -> anyhow::Result<(Remote, PathBuf)> {
+    let remote = Remote {
+        objects: storage::open(location)?,
+        poll: section.poll.0,
+        keep: section.keep,
+        one_at_a_time: section.one_at_a_time,
+    };
+    let alias = AliasName::parse(&section.alias)?;
+    let path = match &section.cache {
+        Some(path) => path.clone(),
+        None => model::collections_cache()?.join(sha256_hex(location.to_string().as_bytes())),
+    };
+    let cache = Collection::create(&path)?;
+    let progress = Progress::new(output);
+    let goes_on = AtomicBool::new(false);
+    let fetched = remote.fetch(
+        &cache,
+        &alias,
+        Watch {
+            on_bytes: &|done, total| progress.update("download", "bytes", done, total),
+            cancelled: &goes_on,
+        },
+    );
+    progress.finish();
+    match fetched {
+        Ok(Some(_)) => {}
+        Ok(None) => {
+            let text = format!("`{location}` has no alias `{alias}`");
+            return Err(Failure::new(Exit::Failed, text).into());
+        }
+        Err(error) if cache.aliases()?.contains_key(&alias) => {
+            let why = failure::texts(&error.into()).join(": ");
+            output.remark(format!("{why}; what was copied before is served"));
+        }
+        Err(error) => return Err(error.into()),
+    }
+    Ok((remote, path))
+}
+
 /// A server on its way, and the models it has so far.
 struct Setup<'a> {
     server: Server,
     file: &'a ServerFile,
     args: &'a ServeArgs,
+    output: &'a Output,
     encoders: Vec<(String, Arc<BiEncoder>)>,
     rerankers: Vec<String>,
 }
@@ -235,7 +281,12 @@ impl Setup<'_> {
         bundle: Option<&Bundle>,
     ) -> anyhow::Result<()> {
         let context = || format!("cannot open collection `{}`", section.path.display());
-        let path = bundle.map_or(&section.path, |bundle| &bundle.collection);
+        let remote = match storage::location(&section.path)? {
+            Some(location) => Some(copied(section, &location, self.output).with_context(context)?),
+            None => None,
+        };
+        let place = remote.as_ref().map_or(&section.path, |(_, cache)| cache);
+        let path = bundle.map_or(place, |bundle| &bundle.collection);
         let files = Collection::open(path).with_context(context)?;
         let generation = files.resolve(&section.alias).with_context(context)?;
         let by_alias = generation.id.as_str() != section.alias;
@@ -263,6 +314,9 @@ impl Setup<'_> {
         if by_alias {
             self.server
                 .follow(name, files, AliasName::parse(&section.alias)?)?;
+            if let Some((remote, _)) = remote {
+                self.server.follow_remote(name, remote)?;
+            }
         }
         Ok(())
     }

@@ -143,7 +143,7 @@ async fn change(
     headers: &HeaderMap,
     change: Change,
 ) -> Result<Response, ApiError> {
-    followed(&app, name)?;
+    writable(&app, name)?;
     let (name, alias) = (name.to_owned(), AliasName::parse(alias).map_err(of_name)?);
     let expected = headers.get(IF_MATCH).map(|value| {
         // What is no text is no generation's name.
@@ -328,6 +328,20 @@ pub(super) fn followed(app: &App, name: &str) -> Result<(Arc<Slot>, Source), Api
         ApiError::new(ErrorCode::NotFound, text)
     })?;
     Ok((slot, source))
+}
+
+/// A collection that this server may change.
+pub(super) fn writable(app: &App, name: &str) -> Result<(Arc<Slot>, Source), ApiError> {
+    let (slot, source) = followed(app, name)?;
+    match &slot.remote {
+        None => Ok((slot, source)),
+        Some(_) => {
+            let text = format!(
+                "collection `{name}` is a copy of one in object storage, and is changed there"
+            );
+            Err(ApiError::new(ErrorCode::Locked, text))
+        }
+    }
 }
 
 pub(super) async fn blocking<T: Send + 'static>(

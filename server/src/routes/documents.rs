@@ -15,7 +15,7 @@ use retriever::{Deadline, Live};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use super::aliases::followed;
+use super::aliases::writable;
 use super::errors::{Body, Computing, Kept, Named, TooMany, Written};
 use super::headers::{Repeated, Waiting};
 use crate::body::{Json, Lines};
@@ -53,7 +53,7 @@ pub(super) async fn add(
     headers: HeaderMap,
     Lines { texts, digest }: Lines,
 ) -> Result<Response, ApiError> {
-    let (slot, source) = followed(&app, &name)?;
+    let (slot, source) = writable(&app, &name)?;
     let served = slot.current();
     let limits = app.limits();
     if texts.len() > limits.documents {
@@ -120,7 +120,7 @@ pub(super) async fn delete(
     headers: HeaderMap,
     Json(body): Json<DocumentsDelete>,
 ) -> Result<Response, ApiError> {
-    let (slot, _) = followed(&app, &name)?;
+    let (slot, _) = writable(&app, &name)?;
     let limit = app.limits().documents;
     if body.ids.len() > limit {
         let (given, code) = (Some(body.ids.len() as u64), ErrorCode::BatchTooLarge);
@@ -209,7 +209,7 @@ pub(super) async fn compact(
     State(app): State<App>,
     Path(name): Path<String>,
 ) -> Result<Response, ApiError> {
-    let (slot, source) = followed(&app, &name)?;
+    let (slot, source) = writable(&app, &name)?;
     match begin_compaction(&app, &name, &slot, source) {
         Some(task) => Ok((StatusCode::ACCEPTED, axum::Json(task)).into_response()),
         None => Err(ApiError::new(
@@ -275,7 +275,7 @@ async fn commit(
     let (app, name) = (App::clone(app), name.to_owned());
     // In a task of its own: a caller who goes away leaves nothing half done.
     let task = tokio::spawn(async move {
-        let (slot, source) = followed(&app, &name)?;
+        let (slot, source) = writable(&app, &name)?;
         let committed = slot.commit(&source, app.config.log, batch).await;
         committed.map_err(|error| of_live(&error))
     });

@@ -144,6 +144,8 @@ pub enum TaskState {
     Done,
     /// It did not, and changed nothing.
     Failed,
+    /// It was told to end before, and changed nothing.
+    Cancelled,
 }
 
 /// The tasks of a server.

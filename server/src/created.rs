@@ -16,6 +16,7 @@ use crate::state::{AttachError, Shared};
 use crate::swap::Source;
 
 const FILE: &str = "collection.json";
+/// Before the name of a folder that is not there as a whole yet, or not any more.
 const UNFINISHED: &str = ".new-";
 
 /// What a folder says of itself.
@@ -135,6 +136,26 @@ pub(crate) fn serve(app: &Shared, created: &Created, path: &Path) -> Result<(), 
     } = created;
     let models = (encoder.as_deref(), reranker.as_deref());
     Ok(app.add_collection(name, retriever, models, Some(source))?)
+}
+
+/// Whether a folder is that of a collection made over HTTP.
+pub(crate) fn is_created(data: &Path, path: &Path) -> bool {
+    path.parent() == Some(data) && path.join(FILE).is_file()
+}
+
+/// Removes the folder of a collection: all of it, or nothing, whenever that is interrupted.
+pub(crate) fn delete(data: &Path, path: &Path) -> Result<(), CreatedError> {
+    let failed = |source| CreatedError::Io {
+        path: path.to_path_buf(),
+        source,
+    };
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let gone = data.join(format!("{UNFINISHED}{name}"));
+    remove(&gone).map_err(failed)?;
+    fs::rename(path, &gone)
+        .and_then(|()| sync_folder(data))
+        .and_then(|()| remove(&gone))
+        .map_err(failed)
 }
 
 fn remove(path: &Path) -> io::Result<()> {

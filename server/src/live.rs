@@ -39,6 +39,15 @@ pub(crate) fn catch_up(
 }
 
 impl Slot {
+    /// Gives the log back, once what it was given is written; nothing where it is being folded.
+    pub(crate) async fn close_log(&self) -> bool {
+        if self.log.compacting.load(Ordering::Acquire) {
+            return false;
+        }
+        self.log.committer.lock().await.take();
+        true
+    }
+
     /// Writes a batch to the log; the answer comes when every search that begins sees it.
     pub(crate) async fn commit(
         &self,
@@ -150,15 +159,29 @@ fn show(
 /// Work behind requests, newest last.
 #[derive(Default)]
 pub(crate) struct Tasks {
-    tasks: Mutex<(u64, VecDeque<Task>)>,
+    tasks: Mutex<(u64, VecDeque<Known>)>,
+}
+
+struct Known {
+    task: Task,
+    cancelled: Arc<AtomicBool>,
 }
 
 impl Tasks {
     pub(crate) fn list(&self) -> Vec<Task> {
-        lock(&self.tasks).1.iter().cloned().collect()
+        let tasks = lock(&self.tasks);
+        tasks.1.iter().map(|known| known.task.clone()).collect()
     }
 
-    fn begin(&self, kind: &str, collection: &str) -> Task {
+    /// Tells a task to end, which it does at its next step; returns it as it is now.
+    pub(crate) fn cancel(&self, id: &str) -> Option<Task> {
+        let tasks = lock(&self.tasks);
+        let known = tasks.1.iter().find(|known| known.task.task == id)?;
+        known.cancelled.store(true, Ordering::Release);
+        Some(known.task.clone())
+    }
+
+    fn begin(&self, kind: &str, collection: &str) -> (Task, Arc<AtomicBool>) {
         let mut tasks = lock(&self.tasks);
         tasks.0 += 1;
         let task = Task {
@@ -172,15 +195,21 @@ impl Tasks {
         if tasks.1.len() == MAX_TASKS {
             tasks.1.pop_front();
         }
-        tasks.1.push_back(task.clone());
-        task
+        let cancelled = Arc::default();
+        tasks.1.push_back(Known {
+            task: task.clone(),
+            cancelled: Arc::clone(&cancelled),
+        });
+        (task, cancelled)
     }
 
     fn end(&self, task: &str, outcome: Result<String, String>) {
         let mut tasks = lock(&self.tasks);
-        if let Some(task) = tasks.1.iter_mut().find(|known| known.task == task) {
+        let known = tasks.1.iter_mut().find(|known| known.task.task == task);
+        if let Some(Known { task, cancelled }) = known {
             (task.state, task.generation, task.error) = match outcome {
                 Ok(generation) => (TaskState::Done, Some(generation), None),
+                Err(_) if cancelled.load(Ordering::Acquire) => (TaskState::Cancelled, None, None),
                 Err(error) => (TaskState::Failed, None, Some(error)),
             };
         }
@@ -192,11 +221,11 @@ pub(crate) fn begin_compaction(app: &App, name: &str, slot: &Slot, source: Sourc
     if slot.log.compacting.swap(true, Ordering::AcqRel) {
         return None;
     }
-    let task = app.tasks.begin("compact", name);
+    let (task, cancelled) = app.tasks.begin("compact", name);
     let (app, name, id) = (Arc::clone(app), name.to_owned(), task.task.clone());
     tokio::spawn(async move {
         let Ok(slot) = app.slot(&name) else { return };
-        let outcome = fold(&app, &slot, &source).await;
+        let outcome = fold(&app, &slot, &source, cancelled).await;
         slot.log.compacting.store(false, Ordering::Release);
         let outcome = outcome.inspect_err(
             |error| tracing::error!(collection = %name, error, "the write log was not folded"),
@@ -207,7 +236,12 @@ pub(crate) fn begin_compaction(app: &App, name: &str, slot: &Slot, source: Sourc
 }
 
 /// Folds, and answers from the new generation. Its error is for the caller: it names no path.
-async fn fold(app: &App, slot: &Slot, source: &Source) -> Result<String, String> {
+async fn fold(
+    app: &App,
+    slot: &Slot,
+    source: &Source,
+    cancelled: Arc<AtomicBool>,
+) -> Result<String, String> {
     let served = slot.current();
     let (collection, alias) = (source.collection.clone(), source.alias.clone());
     let folding = tokio::task::spawn_blocking(move || {
@@ -216,8 +250,7 @@ async fn fold(app: &App, slot: &Slot, source: &Source) -> Result<String, String>
             alias,
             publish: true,
         };
-        let never = AtomicBool::new(false);
-        indexer::compact(&collection, &config, encoder, &NoProgress, &never)
+        indexer::compact(&collection, &config, encoder, &NoProgress, &cancelled)
     });
     let folded = folding.await.map_err(|error| error.to_string())?;
     let report = folded.map_err(|error| {

@@ -323,6 +323,14 @@ impl Shared {
             .collect()
     }
 
+    /// Answers for a collection no longer; requests that have begun are answered.
+    pub(crate) fn remove_collection(&self, name: &str) {
+        let collections = self.collections.write();
+        collections
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(name);
+    }
+
     /// A collection while nobody else knows of it.
     fn slot_mut(&mut self, name: &str) -> Result<&mut Slot, AttachError> {
         let collections = self.collections.get_mut();

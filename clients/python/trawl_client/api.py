@@ -1348,7 +1348,7 @@ SearchMode = Literal['dense', 'lexical', 'hybrid']
 SortOrder = Literal['asc', 'desc']
 
 
-TaskState = Literal['running', 'done', 'failed']
+TaskState = Literal['running', 'done', 'failed', 'cancelled']
 
 
 class Client(Transport):
@@ -1385,6 +1385,14 @@ class Client(Transport):
         (`server.data`) and answers for it from here on, also when it is started again.
         """
         return self.call('PUT', f'/v1/collections/{quote(name)}', body)
+
+    def delete_collection(self, name: str, /) -> None:
+        """Delete a collection.
+
+        All its generations and documents are removed from the disk. Only collections that were made over HTTP
+        can be deleted so. Searches that have begun are answered.
+        """
+        self.text('DELETE', f'/v1/collections/{quote(name)}', None)
 
     def show_alias(self, name: str, alias: str, /) -> Alias:
         """Show what an alias names."""
@@ -1508,3 +1516,10 @@ class Client(Transport):
     def show_task(self, task: str, /) -> Task:
         """Show a task."""
         return self.call('GET', f'/v1/tasks/{quote(task)}', None)
+
+    def cancel_task(self, task: str, /) -> Task:
+        """End a task.
+
+        It ends at its next step, and changes nothing then; one that has ended stays as it is.
+        """
+        return self.call('POST', f'/v1/tasks/{quote(task)}/cancel', None)

@@ -355,7 +355,7 @@ fn of_name(error: NameError) -> ApiError {
     ApiError::new(ErrorCode::NotFound, error.to_string())
 }
 
-fn of_collection(error: CollectionError) -> ApiError {
+pub(super) fn of_collection(error: CollectionError) -> ApiError {
     match error {
         CollectionError::Name(error) => of_name(error),
         CollectionError::Unknown { name, .. } => ApiError::new(

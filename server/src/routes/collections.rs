@@ -12,8 +12,8 @@ use openapi::{
     CollectionShard, CollectionTemplates, ErrorCode,
 };
 
-use super::aliases::{blocking, named};
-use super::errors::{Body, NamedModel, New, Opened};
+use super::aliases::{blocking, followed, named, of_collection};
+use super::errors::{Body, NamedModel, New, Opened, Written};
 use super::identified;
 use crate::body::Json;
 use crate::created::{self, Created, CreatedError};
@@ -157,6 +157,47 @@ pub(super) async fn create(
     Ok((StatusCode::CREATED, axum::Json(shown)).into_response())
 }
 
+/// Delete a collection
+///
+/// All its generations and documents are removed from the disk. Only collections that were made over HTTP can be deleted so.
+/// Searches that have begun are answered.
+#[utoipa::path(
+    delete, path = "/v1/collections/{name}", tag = "documents", operation_id = "delete_collection",
+    params(("name" = String, Path, description = "Name of the collection", example = "notes")),
+    responses(
+        (status = 204, description = "It is gone"),
+        Written,
+    ),
+)]
+pub(super) async fn delete(
+    State(app): State<App>,
+    Path(name): Path<String>,
+) -> Result<StatusCode, ApiError> {
+    let (slot, source) = followed(&app, &name)?;
+    let root = source.collection.root().to_path_buf();
+    let data = app.config.data.clone();
+    let Some(data) = data.filter(|data| created::is_created(data, &root)) else {
+        let text = format!("collection `{name}` was not made over HTTP");
+        return Err(ApiError::new(ErrorCode::Forbidden, text));
+    };
+    // A caller who goes away leaves nothing half done.
+    let task = tokio::spawn(async move {
+        if !slot.close_log().await {
+            let text = "the write log is being folded";
+            return Err(ApiError::new(ErrorCode::Locked, text));
+        }
+        let deleting = blocking(move || {
+            let _one = app.creating();
+            let _writer = source.collection.writer("trawl serve: delete")?;
+            app.remove_collection(&name);
+            created::delete(&data, &root)
+        });
+        deleting.await?.map_err(of_creation)
+    });
+    task.await.map_err(ApiError::internal)??;
+    Ok(StatusCode::NO_CONTENT)
+}
+
 /// What a request says of a build, fields, and how vectors that are brought are compared.
 fn resolve(body: CollectionRequest) -> Result<(BuildConfig, Schema, Metric), ApiError> {
     fn read<T: DeserializeOwned>(field: &str, value: Value) -> Result<T, ApiError> {
@@ -213,6 +254,7 @@ fn of_name(error: AttachError) -> ApiError {
 fn of_creation(error: CreatedError) -> ApiError {
     match error {
         CreatedError::Attach(error) => of_name(error),
+        CreatedError::Collection(error) => of_collection(error),
         CreatedError::Build(
             error @ (BuildError::Template(_)
             | BuildError::Stride { .. }

@@ -245,10 +245,30 @@ pub(super) async fn task(
     Path(id): Path<String>,
 ) -> Result<axum::Json<Task>, ApiError> {
     let found = app.tasks.list().into_iter().find(|task| task.task == id);
-    let text = || format!("there is no task `{id}`");
-    found
-        .map(axum::Json)
-        .ok_or_else(|| ApiError::new(ErrorCode::NotFound, text()))
+    found.map(axum::Json).ok_or_else(|| no_task(&id))
+}
+
+/// End a task
+///
+/// It ends at its next step, and changes nothing then; one that has ended stays as it is.
+#[utoipa::path(
+    post, path = "/v1/tasks/{task}/cancel", tag = "documents", operation_id = "cancel_task",
+    params(("task" = String, Path, description = "Id of the task", example = "compact-1")),
+    responses(
+        (status = 200, description = "It is told to; how far it is", body = Task),
+        Named,
+    ),
+)]
+pub(super) async fn cancel(
+    State(app): State<App>,
+    Path(id): Path<String>,
+) -> Result<axum::Json<Task>, ApiError> {
+    let task = app.tasks.cancel(&id).ok_or_else(|| no_task(&id))?;
+    Ok(axum::Json(task))
+}
+
+fn no_task(id: &str) -> ApiError {
+    ApiError::new(ErrorCode::NotFound, format!("there is no task `{id}`"))
 }
 
 /// Writes changes, and says to which position; to a request that was answered before, what was answered then.

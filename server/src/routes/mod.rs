@@ -55,12 +55,14 @@ static SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
         collections::list,
         collections::show,
         collections::create,
+        collections::delete,
         documents::add,
         documents::delete,
         documents::show,
         documents::compact,
         documents::tasks,
         documents::task,
+        documents::cancel,
         aliases::generations,
         aliases::show,
         aliases::set,
@@ -139,7 +141,9 @@ pub(crate) fn router(app: App) -> Router {
         .route("/v1/collections", get(collections::list))
         .route(
             "/v1/collections/{name}",
-            get(collections::show).put(collections::create),
+            get(collections::show)
+                .put(collections::create)
+                .delete(collections::delete),
         )
         .route("/v1/collections/{name}/search", post(search::search))
         .route("/v1/collections/{name}/feedback", post(feedback::feedback))
@@ -155,6 +159,7 @@ pub(crate) fn router(app: App) -> Router {
         .route("/v1/collections/{name}/compact", post(documents::compact))
         .route("/v1/tasks", get(documents::tasks))
         .route("/v1/tasks/{task}", get(documents::task))
+        .route("/v1/tasks/{task}/cancel", post(documents::cancel))
         .route(
             "/v1/collections/{name}/search/batch",
             post(batch::search_batch),

@@ -259,6 +259,8 @@ fn request(operation: &str) -> (String, Value) {
         "list_collections" => ("/v1/collections", Value::Null),
         "show_collection" => ("/v1/collections/docs", Value::Null),
         "create_collection" => ("/v1/collections/notes", json!({"encoder": "tiny"})),
+        "delete_collection" => ("/v1/collections/passing", Value::Null),
+        "cancel_task" => ("/v1/tasks/compact-1/cancel", Value::Null),
         "search" => ("/search", json!({"query": "a"})),
         "search_batch" => ("/search/batch", json!({"searches": [{"query": "a"}]})),
         "feedback" => (
@@ -317,7 +319,8 @@ fn of_nothing(operation: &str) -> (String, Value) {
     let (path, mut body) = request(operation);
     match operation {
         "create_collection" => body["encoder"] = json!("nosuch"),
-        "show_task" | "show_model" | "tei_info" => {
+        "delete_collection" => {}
+        "show_task" | "cancel_task" | "show_model" | "tei_info" => {
             return (
                 path.replace("compact-1", "nosuch")
                     .replace("tiny", "nosuch"),
@@ -472,7 +475,10 @@ fn ask_with_keys(operations: &[Asked], seen: &mut Seen) {
                 &ask(&server, &asked.method, &path, &headers, &body),
             );
         }
-        if !["roll_back_alias", "show_task"].contains(&asked.id) {
+        if asked.id == "delete_collection" {
+            ask(&server, "PUT", &path, &bearer("all"), &json!({})).json();
+        }
+        if !["roll_back_alias", "show_task", "cancel_task"].contains(&asked.id) {
             seen.add(
                 &asked.route,
                 &ask(&server, &asked.method, &path, &bearer("all"), &body),
@@ -482,6 +488,9 @@ fn ask_with_keys(operations: &[Asked], seen: &mut Seen) {
             let task = "/v1/tasks/compact-1";
             let answer = ask(&server, "GET", task, &bearer("all"), &Value::Null);
             seen.add("GET /v1/tasks/{task}", &answer);
+            let cancel = format!("{task}/cancel");
+            let answer = ask(&server, "POST", &cancel, &bearer("all"), &Value::Null);
+            seen.add("POST /v1/tasks/{task}/cancel", &answer);
             fold_twice(&server, &asked.route, seen);
         }
     }
@@ -583,6 +592,10 @@ fn ask_while_it_is_written(operations: &[Asked], seen: &mut Seen) {
         .log_writer("another process", LogConfig::default())
         .unwrap();
     let _writer = collection.writer("another process").unwrap();
+    server.put("/v1/collections/passing", "", &json!({})).json();
+    let made = std::fs::read_dir(folder.path()).unwrap().next().unwrap();
+    let made = Collection::open(&made.unwrap().path()).unwrap();
+    let _made_writer = made.writer("another process").unwrap();
     for asked in operations
         .iter()
         .filter(|asked| asked.statuses.contains(&409))

@@ -378,6 +378,28 @@ fn a_collection_is_made_and_answers_after_a_restart() {
         (vec!["a"], &json!(-1.0))
     );
     assert!(!path.join(".new-left-by-a-crash").exists());
+
+    server
+        .delete("/v1/collections/docs")
+        .problem(403, "forbidden");
+    let n_folders = || std::fs::read_dir(&path).unwrap().count();
+    assert_eq!(n_folders(), 2);
+    assert_eq!(server.delete("/v1/collections/notes").status, 204);
+    assert_eq!(n_folders(), 1);
+    server.post(search, &empty).problem(404, "not_found");
+    server
+        .delete("/v1/collections/notes")
+        .problem(404, "not_found");
+    drop(server);
+    let server = start();
+    server.post(search, &empty).problem(404, "not_found");
+    // The name is free again.
+    assert_eq!(
+        server
+            .put("/v1/collections/notes", "", &json!({"width": 2}))
+            .status,
+        201
+    );
 }
 
 #[test]

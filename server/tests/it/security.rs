@@ -111,7 +111,9 @@ fn every_route_asks_for_its_scope() {
         ("GET", "/v1/tasks", json!(null), admin),
         ("GET", "/v1/tasks/compact-1", json!(null), admin),
         ("PUT", "/v1/collections/docs/aliases/live", json!({}), admin),
-        ("DELETE", "/v1/collections/docs", json!(null), admin),
+        ("DELETE", "/v1/collections/nosuch", json!(null), admin),
+        ("POST", "/v1/tasks/compact-1/cancel", json!(null), admin),
+        ("DELETE", "/v1/collections/docs/shadow", json!(null), admin),
         (
             "POST",
             "/v1/embeddings",

@@ -329,7 +329,7 @@ fn another_generation_is_searched_by_its_name() {
 const SHADOW: &str = "/v1/collections/docs/shadow";
 
 impl TestServer {
-    fn delete(&self, path: &str) -> Answer {
+    pub(crate) fn delete(&self, path: &str) -> Answer {
         self.raw(
             format!("DELETE {path} HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").as_bytes(),
         )

@@ -4,7 +4,7 @@ use utoipa::ToSchema;
 
 /// Adds `weight · f(x)` to the scores of passages, where x is the value that they have in a field. Of several values the one with
 /// the greatest f counts; a passage without a value gains nothing.
-#[derive(Clone, Debug, PartialEq, Deserialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(example = json!({
     "field": "published", "function": "exp_decay", "origin": "now", "scale": "30d", "weight": 0.2
@@ -22,16 +22,16 @@ pub struct Boost {
     #[serde(default)]
     pub stage: BoostStage,
     /// Of a decay: where it is 1. A number; for dates `2026-11-20`, RFC 3339, or `now`.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub origin: Option<Value>,
     /// Of a decay: the distance at which it is `decay`. A number above 0; for dates a duration such as `30d` (s, m, h, d, w).
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scale: Option<Value>,
     /// Of a decay: values so near to the origin have the full 1. As `scale`, 0 unless given.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub offset: Option<Value>,
     /// Of a decay: between 0 and 1, 0.5 unless given.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 0, maximum = 1)]
     pub decay: Option<f64>,
 }
@@ -65,7 +65,7 @@ pub enum BoostStage {
 }
 
 /// An order by the values of a field in place of that by score, ties in the order of the corpus, passages without a value last.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(example = json!({"field": "year", "order": "desc"}))]
 pub struct Sort {
@@ -89,7 +89,7 @@ pub enum SortOrder {
 }
 
 /// Gives a document a rank, wherever the ranking has it, if at all.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(example = json!({"id": "d42", "rank": 1}))]
 pub struct Pin {

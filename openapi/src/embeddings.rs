@@ -2,7 +2,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 /// Texts to turn into vectors, as OpenAI's clients ask for them. Unknown fields are ignored.
-#[derive(Clone, Debug, PartialEq, Deserialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, ToSchema)]
 #[schema(example = json!({"model": "all-MiniLM-L6-v2", "input": ["the tide comes in twice a day"]}))]
 pub struct EmbeddingRequest {
     /// Name of a loaded encoder, as `GET /v1/collections` shows it.
@@ -14,7 +14,7 @@ pub struct EmbeddingRequest {
     pub encoding_format: EncodingFormat,
     /// Values of a vector: the model's own width, or one of those that its setting `dimensions` names because it was
     /// trained for them (Matryoshka). Nothing says that another piece of its vectors would still be a good one.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dimensions: Option<usize>,
     /// What the texts are: the model's prompt and length for queries, or those for documents, apply.
     #[serde(default)]
@@ -23,7 +23,7 @@ pub struct EmbeddingRequest {
 
 /// One text, many texts, the token ids of one text, or of many. Token ids are used as they are: no prompt and no
 /// special tokens are added.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, ToSchema)]
 #[serde(
     untagged,
     expecting = "a string, strings, token ids, or lists of token ids"

@@ -4,7 +4,7 @@ use utoipa::ToSchema;
 use crate::object::objects;
 
 /// What callers thought of what was found.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(example = json!({"feedback": [
     {"request_id": "01K9ZP0Q6W3M4T7V8XKJ2C5D9E", "id": "d42", "rank": 3},
@@ -17,27 +17,27 @@ pub struct FeedbackRequest {
 }
 
 /// A click on a document, or with a `grade` a judgment of it, for the query of a search or for a text.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Feedback {
     /// The `request_id` of the search that found the document; this or `query` has to be there.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub request_id: Option<String>,
     /// Which search of a batch, from 0.
     #[serde(default)]
     #[schema(default = 0)]
     pub place: usize,
     /// The text that was searched for. Only where texts are kept (`query_log.text`). Limit: `limits.query_bytes`.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub query: Option<String>,
     /// The document, or one of its passages.
     pub id: String,
     /// How relevant it is: 0 is not at all, at most 10. Without a grade somebody clicked on it.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 0, maximum = 10)]
     pub grade: Option<usize>,
     /// Where it was shown, from 1; unless given, its rank in the answer.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 1)]
     pub rank: Option<usize>,
 }

@@ -1,7 +1,7 @@
 use std::cell::Cell;
 
 use serde::de::Error;
-use serde::{Deserialize, Deserializer};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
 
@@ -12,7 +12,7 @@ use crate::object::{object, object_or_null};
 /// A passage passes when every condition of `must` holds, at least one of `should` (where there is any), and none of
 /// `must_not`; a filter without conditions passes all. Where a field has an array, a condition holds when it holds for one of
 /// its values. Limits: `limits.filter_depth`, `limits.filter_conditions`, `limits.filter_values`.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize, ToSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(example = json!({
     "must": [{"key": "lang", "match": {"value": "en"}}, {"key": "year", "range": {"gte": 2020}}],
@@ -31,74 +31,102 @@ pub struct Filter {
 }
 
 /// One condition: `key` with `match` or `range`; or `is_empty`; or `exists`; or a filter with `must`, `should`, `must_not`.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize, ToSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Condition {
     /// A metadata field.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key: Option<String>,
     /// A value of the field is equal to these, or to others.
-    #[serde(default, deserialize_with = "object_or_null")]
+    #[serde(
+        default,
+        deserialize_with = "object_or_null",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub r#match: Option<Match>,
     /// A number or date of the field is within bounds.
-    #[serde(default, deserialize_with = "object_or_null")]
+    #[serde(
+        default,
+        deserialize_with = "object_or_null",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub range: Option<Range>,
     /// The field is missing, null, or an empty array.
-    #[serde(default, deserialize_with = "object_or_null")]
+    #[serde(
+        default,
+        deserialize_with = "object_or_null",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub is_empty: Option<FieldKey>,
     /// The field has a value.
-    #[serde(default, deserialize_with = "object_or_null")]
+    #[serde(
+        default,
+        deserialize_with = "object_or_null",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub exists: Option<FieldKey>,
     /// As in a filter.
-    #[serde(default, deserialize_with = "some_conditions")]
+    #[serde(
+        default,
+        deserialize_with = "some_conditions",
+        skip_serializing_if = "Option::is_none"
+    )]
     #[schema(no_recursion)]
     pub must: Option<Vec<Condition>>,
     /// As in a filter.
-    #[serde(default, deserialize_with = "some_conditions")]
+    #[serde(
+        default,
+        deserialize_with = "some_conditions",
+        skip_serializing_if = "Option::is_none"
+    )]
     #[schema(no_recursion)]
     pub should: Option<Vec<Condition>>,
     /// As in a filter.
-    #[serde(default, deserialize_with = "some_conditions")]
+    #[serde(
+        default,
+        deserialize_with = "some_conditions",
+        skip_serializing_if = "Option::is_none"
+    )]
     #[schema(no_recursion)]
     pub must_not: Option<Vec<Condition>>,
 }
 
 /// What a value of a field is equal to: exactly one of the three. Values are of the field's kind: a string, an integer, a number,
 /// a boolean, a date as `2026-11-20` or RFC 3339.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize, ToSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Match {
     /// A value is equal to this one.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub value: Option<Value>,
     /// A value is equal to one of these.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub any: Option<Vec<Value>>,
     /// A value is equal to none of these; a passage without the field does not pass.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub except: Option<Vec<Value>>,
 }
 
 /// Bounds of a number, or of a date (`2026-11-20` or RFC 3339, compared as moments); all that are given hold for one value.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize, ToSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Range {
     /// Greater than.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gt: Option<Value>,
     /// Greater than or equal to.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gte: Option<Value>,
     /// Less than.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lt: Option<Value>,
     /// Less than or equal to.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lte: Option<Value>,
 }
 
 /// Names a metadata field.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct FieldKey {
     /// The field.

@@ -4,7 +4,7 @@ use utoipa::ToSchema;
 use crate::SearchHit;
 
 /// How a group is scored.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, ToSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(example = json!({"method": "sum", "passages": 3}))]
 pub struct GroupScore {

@@ -2,21 +2,21 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 /// Documents to order by how well they answer a query, as Jina's and Cohere's clients ask. Unknown fields are ignored.
-#[derive(Clone, Debug, PartialEq, Deserialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, ToSchema)]
 #[schema(example = json!({
     "model": "ce-mini", "query": "why is the sky blue", "top_n": 1, "return_documents": true,
     "documents": ["Air scatters blue light more than red.", "Bread rises because yeast breathes."]
 }))]
 pub struct RerankRequest {
     /// Name of a loaded cross-encoder; may be left out when exactly one is loaded.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub model: Option<String>,
     /// The query.
     pub query: String,
     /// The documents. Limit: `limits.rerank_documents`.
     pub documents: Vec<RerankDocument>,
     /// Results returned; all when left out.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 1)]
     pub top_n: Option<usize>,
     /// Whether results carry their document.
@@ -25,7 +25,7 @@ pub struct RerankRequest {
 }
 
 /// A document: its text, or an object with the text under `text`.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, ToSchema)]
 #[serde(
     untagged,
     expecting = "a string or an object with a string under `text`"

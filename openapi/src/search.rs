@@ -10,15 +10,19 @@ use crate::{
 };
 
 /// A search by text or by vector: exactly one of `query` and `vector` is given.
-#[derive(Clone, Debug, PartialEq, Deserialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(example = json!({"query": "how do bees find their way home", "top_k": 3}))]
 pub struct SearchRequest {
     /// Query text; the collection's query template and the model's query prompt are applied to it.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub query: Option<String>,
     /// Query vector of the collection's width; finite, and not zero where vectors are compared by cosine.
-    #[serde(default, deserialize_with = "singles")]
+    #[serde(
+        default,
+        deserialize_with = "singles",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub vector: Option<Vec<f32>>,
     /// Hits returned, at least 1. Limit: `limits.top_k`.
     #[serde(default = "ten")]
@@ -32,7 +36,11 @@ pub struct SearchRequest {
     #[serde(default)]
     pub mode: SearchMode,
     /// Which passages may be found; every source of the ranking searches only among these.
-    #[serde(default, deserialize_with = "filter_or_null")]
+    #[serde(
+        default,
+        deserialize_with = "filter_or_null",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub filter: Option<Filter>,
     /// Metadata fields (keyword, integer, boolean) whose values are counted in the passages that pass the filter. Limit:
     /// `limits.facets`.
@@ -40,17 +48,21 @@ pub struct SearchRequest {
     pub facets: Vec<String>,
     /// Leaves out hits whose `score` is lower. After reranking that is the cross-encoder's score, and passages it did not read
     /// are left out; before, the fused one with `"mode": "hybrid"`, else that of vectors or words.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub score_threshold: Option<f32>,
     /// What is added to scores for the values of fields: recency, popularity. Limit: `limits.boosts`.
     #[serde(default, deserialize_with = "objects")]
     pub boosts: Vec<Boost>,
     /// An order by a field in place of that by score.
-    #[serde(default, deserialize_with = "object_or_null")]
+    #[serde(
+        default,
+        deserialize_with = "object_or_null",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub sort: Option<Sort>,
     /// Passages of the ranking that `boosts` and `sort` see, its first ones. With boosts the rest follow in their order; with `sort`
     /// they are left out. It does not depend on the page, so that pages fit together. 1000 unless given. Limit: `limits.window`.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 1)]
     pub rank_window: Option<usize>,
     /// Documents that have given ranks. Limit: `limits.pins`.
@@ -62,40 +74,86 @@ pub struct SearchRequest {
     pub explain: bool,
     /// Returns `groups` in place of `results`, and counts them by `top_k` and `offset`: `document` puts the passages together
     /// that a document was split into, the name of a keyword field those with a value in common.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub group_by: Option<String>,
     /// Passages shown of each group, 1 unless given. Limit: `limits.top_k`.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 1)]
     pub group_size: Option<usize>,
     /// How a group is scored; by its best passage unless given.
-    #[serde(default, deserialize_with = "object_or_null")]
+    #[serde(
+        default,
+        deserialize_with = "object_or_null",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub group_score: Option<GroupScore>,
     /// Options of `"mode": "hybrid"`.
-    #[serde(default, deserialize_with = "object_or_null")]
+    #[serde(
+        default,
+        deserialize_with = "object_or_null",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub hybrid: Option<HybridOptions>,
     /// Options of the vector search.
     #[serde(default, deserialize_with = "object")]
     pub search: SearchOptions,
     /// Reranks the first candidates with the collection's cross-encoder.
-    #[serde(default, deserialize_with = "object_or_null")]
+    #[serde(
+        default,
+        deserialize_with = "object_or_null",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub rerank: Option<RerankOptions>,
     /// What to return of each passage beside its id and scores.
     #[serde(default = "everything")]
     #[schema(default = json!(["text", "metadata"]))]
     pub include: Vec<IncludeField>,
     /// Returns a fragment of each passage with the words of the query marked.
-    #[serde(default, deserialize_with = "object_or_null")]
+    #[serde(
+        default,
+        deserialize_with = "object_or_null",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub highlight: Option<HighlightOptions>,
     /// When the answer is of no more use, counted from the arrival of the request; `x-timeout-ms` says the same.
     /// Default: `server.default_timeout`; limit: `server.max_timeout`.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 1)]
     pub timeout_ms: Option<u64>,
 }
 
+impl Default for SearchRequest {
+    /// The request in which no field is given; it lacks a query or a vector.
+    fn default() -> Self {
+        Self {
+            query: None,
+            vector: None,
+            top_k: ten(),
+            offset: 0,
+            mode: SearchMode::default(),
+            filter: None,
+            facets: Vec::new(),
+            score_threshold: None,
+            boosts: Vec::new(),
+            sort: None,
+            rank_window: None,
+            pins: Vec::new(),
+            explain: false,
+            group_by: None,
+            group_size: None,
+            group_score: None,
+            hybrid: None,
+            search: SearchOptions::default(),
+            rerank: None,
+            include: everything(),
+            highlight: None,
+            timeout_ms: None,
+        }
+    }
+}
+
 /// Many searches of one collection.
-#[derive(Clone, Debug, PartialEq, Deserialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(example = json!({"searches": [
     {"query": "how do bees find their way home", "top_k": 3}, {"query": "why is the sky blue", "top_k": 3}
@@ -139,19 +197,23 @@ pub enum SearchMode {
 }
 
 /// Options of hybrid search. What is not given is as the server has it for the collection (`collections.NAME.hybrid`).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Deserialize, ToSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Deserialize, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct HybridOptions {
     /// How the two rankings become one; `rrf` unless the server says otherwise.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fusion: Option<FusionMethod>,
     /// The constant of reciprocal rank fusion: a passage at rank r of a source gains w / (k + r). 60 unless the server says
     /// otherwise.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 1)]
     pub k: Option<u32>,
     /// How much each source counts.
-    #[serde(default, deserialize_with = "object_or_null")]
+    #[serde(
+        default,
+        deserialize_with = "object_or_null",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub weights: Option<HybridWeights>,
 }
 
@@ -167,21 +229,21 @@ pub enum FusionMethod {
 }
 
 /// How much each source of a hybrid search counts: numbers from 0 on, one of them above. 1 unless the server says otherwise.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Deserialize, ToSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Deserialize, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct HybridWeights {
     /// The ranking by vectors.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 0)]
     pub dense: Option<f32>,
     /// The ranking by words.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 0)]
     pub bm25: Option<f32>,
 }
 
 /// Options of the vector search.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ToSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SearchOptions {
     /// Search exhaustively even where a faster, approximate index exists.
@@ -190,13 +252,13 @@ pub struct SearchOptions {
     pub exact: bool,
     /// How many candidates a walk through a graph keeps: more find more and take longer. Collections without graphs have no use
     /// for it. Limit: `limits.ef`.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 1)]
     pub ef: Option<usize>,
 }
 
 /// Options of reranking.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, ToSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(example = json!({"candidates": 50, "timeout_ms": 150, "on_timeout": "skip"}))]
 pub struct RerankOptions {
@@ -205,12 +267,22 @@ pub struct RerankOptions {
     #[schema(default = 100, minimum = 1)]
     pub candidates: usize,
     /// The most time reranking may take, inside the request's own time.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 1)]
     pub timeout_ms: Option<u64>,
     /// What happens when it takes longer.
     #[serde(default)]
     pub on_timeout: OnTimeout,
+}
+
+impl Default for RerankOptions {
+    fn default() -> Self {
+        Self {
+            candidates: hundred(),
+            timeout_ms: None,
+            on_timeout: OnTimeout::default(),
+        }
+    }
 }
 
 /// What happens when reranking is not finished in time.
@@ -236,7 +308,7 @@ pub enum IncludeField {
 }
 
 /// Which fragments are returned. Words are those that lexical search would find, whatever the mode.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(example = json!({"fields": ["text"], "max_chars": 200}))]
 pub struct HighlightOptions {
@@ -248,6 +320,15 @@ pub struct HighlightOptions {
     #[serde(default = "two_hundred")]
     #[schema(default = 200, minimum = 1)]
     pub max_chars: usize,
+}
+
+impl Default for HighlightOptions {
+    fn default() -> Self {
+        Self {
+            fields: of_text(),
+            max_chars: two_hundred(),
+        }
+    }
 }
 
 /// A text of a passage.
@@ -515,6 +596,33 @@ mod tests {
             [IncludeField::Text, IncludeField::Metadata]
         );
         assert_eq!((request.rerank, request.timeout_ms), (None, None));
+        fn absent<T: serde::de::DeserializeOwned>() -> T {
+            serde_json::from_str("{}").unwrap()
+        }
+        assert_eq!(absent::<SearchRequest>(), SearchRequest::default());
+        assert_eq!(absent::<RerankOptions>(), RerankOptions::default());
+        assert_eq!(absent::<HighlightOptions>(), HighlightOptions::default());
+    }
+
+    #[test]
+    fn a_request_is_read_as_it_was_written() {
+        let body = serde_json::json!({
+            "vector": [0.5, -1.0], "top_k": 3, "offset": 2, "mode": "hybrid", "score_threshold": 0.25, "facets": ["lang"],
+            "filter": {"must": [
+                {"key": "lang", "match": {"any": ["en", "de"]}}, {"exists": {"key": "a"}},
+                {"should": [{"key": "year", "range": {"gte": 2020}}]}
+            ], "must_not": [{"is_empty": {"key": "author"}}]},
+            "boosts": [{"field": "day", "function": "exp_decay", "origin": "now", "scale": "30d", "weight": 0.2}],
+            "sort": {"field": "year", "order": "desc"}, "pins": [{"id": "d", "rank": 1}], "explain": true,
+            "group_by": "document", "group_score": {"method": "sum"}, "hybrid": {"fusion": "rrf", "weights": {"bm25": 2.0}},
+            "search": {"ef": 64}, "rerank": {"candidates": 5, "on_timeout": "fail"}, "include": ["text"],
+            "highlight": {"max_chars": 80}, "timeout_ms": 500
+        });
+        let request: SearchRequest = serde_json::from_value(body).unwrap();
+        let written = serde_json::to_string(&request).unwrap();
+        assert!(!written.contains("null"), "{written}");
+        let read: SearchRequest = serde_json::from_str(&written).unwrap();
+        assert_eq!(read, request);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
 
 mod batches;
+mod client;
 mod compat;
 mod contract;
 mod feedback;

@@ -141,6 +141,8 @@ fn typed(key: &str, text: String, schema: &Schema) -> Value {
 
 #[cfg(test)]
 mod tests {
+    use rand::rngs::StdRng;
+    use rand::{RngExt, SeedableRng};
     use serde_json::json;
 
     use super::*;
@@ -229,5 +231,33 @@ mod tests {
             assert!(error.contains(expected), "{text}: {error}");
         }
         assert_eq!(of_json(" {} "), Ok(Filter::default()));
+    }
+
+    #[test]
+    fn any_text_is_conditions_or_an_error() {
+        let pieces = [
+            "lang", "year", "w", "a b", "=", "!=", ">=", "<", ">", "!", "\"", " ", "é", "2020",
+            "-", "1e999", "{", "}", "\"must\"", "\"key\"", ":", "[", "]", ",", "null", "\u{3000}",
+        ];
+        let mut random = StdRng::seed_from_u64(11);
+        let mut n_read = 0;
+        for _ in 0..50_000 {
+            let n_pieces = random.random_range(0..9);
+            let piece = |_| pieces[random.random_range(0..pieces.len())];
+            let text: String = (0..n_pieces).map(piece).collect();
+            match of_terms(&text, &schema()) {
+                Ok(filter) => {
+                    let n_terms = filter.must.len() + filter.must_not.len();
+                    let n_operators = text.matches(['=', '<', '>']).count();
+                    assert!(n_terms > 0 && n_terms <= n_operators, "{text}");
+                    n_read += 1;
+                }
+                Err(error) => assert!(!error.is_empty(), "{text}"),
+            }
+            if let Err(error) = of_json(&format!("{{{text}")) {
+                assert!(!error.is_empty(), "{text}");
+            }
+        }
+        assert!(n_read > 500, "{n_read}");
     }
 }

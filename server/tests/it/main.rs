@@ -12,6 +12,7 @@ mod filters;
 mod groups;
 mod harness;
 mod highlights;
+mod hostile;
 mod live;
 mod ranking;
 mod security;

@@ -165,6 +165,73 @@ pub(crate) fn number_of_parts(done: &[PartNumber]) -> Result<usize, BuildError> 
     })
 }
 
+/// A part of a build, wherever the build is kept.
+pub(crate) struct Part<'a> {
+    pub(crate) first: FirstPass,
+    source: Source<'a>,
+    /// Its chunks.
+    pub(crate) chunks: Range<usize>,
+}
+
+impl<'a> Part<'a> {
+    /// Reads the corpus as every build does.
+    pub(crate) fn read(
+        config: &BuildConfig,
+        encoder: &'a BiEncoder,
+        number: PartNumber,
+        watch: Watch<'_>,
+    ) -> Result<Self, BuildError> {
+        let source = Source::Encoder(encoder);
+        let first = FirstPass::read(config, source, watch)?;
+        let chunks = number.chunks(first.outline.plan);
+        Ok(Self {
+            first,
+            source,
+            chunks,
+        })
+    }
+
+    fn passages(&self, chunk: usize) -> u64 {
+        u64::from(self.first.outline.plan.place(chunk).n_rows)
+    }
+
+    /// What is to be said of it while nothing is encoded.
+    pub(crate) fn report(&self, build: String) -> PartReport {
+        PartReport {
+            build,
+            generation: None,
+            passages: self.chunks.clone().map(|chunk| self.passages(chunk)).sum(),
+            chunks: self.chunks.len(),
+            encoded_chunks: 0,
+        }
+    }
+
+    /// Encodes the chunks that `work` lacks, if the disk of `folder` has room for them; returns how many.
+    pub(crate) fn encode(
+        &self,
+        work: &Path,
+        folder: &Path,
+        watch: Watch<'_>,
+    ) -> Result<usize, BuildError> {
+        let plan = self.first.outline.plan;
+        let is_missing = |chunk: &usize| !plan.is_finished(work, *chunk, None);
+        let to_do: Vec<usize> = self.chunks.clone().filter(is_missing).collect();
+        let n_missing = to_do.iter().map(|&chunk| self.passages(chunk)).sum();
+        let outline = &self.first.outline;
+        outline.check_room(folder, n_missing, true, false)?;
+        let encoding = Encoding {
+            config: &self.first.config,
+            source: self.source,
+            base: None,
+            plan,
+            stamp: &self.first.stamp,
+            work,
+        };
+        encode_chunks(encoding, &to_do, watch)?;
+        Ok(to_do.len())
+    }
+}
+
 /// Encodes one part of the build that `config` describes. Done again, it finds what is done.
 ///
 /// Vectors are not taken over from an earlier generation; `config.base`, `config.mode` and `config.publish` mean nothing here.
@@ -182,19 +249,9 @@ pub fn encode_part(
         progress,
         cancelled,
     };
-    let source = Source::Encoder(encoder);
-    let first = FirstPass::read(config, source, watch)?;
-    let plan = first.outline.plan;
-    let chunks = part.chunks(plan);
-    let passages = |number: usize| u64::from(plan.place(number).n_rows);
-    let mut report = PartReport {
-        build: String::new(),
-        generation: None,
-        passages: chunks.clone().map(passages).sum(),
-        chunks: chunks.len(),
-        encoded_chunks: 0,
-    };
-    let building = match Collection::create(&config.collection)?.begin_shared(&first.spec)? {
+    let opened = Part::read(config, encoder, part, watch)?;
+    let mut report = opened.report(String::new());
+    let building = match Collection::create(&config.collection)?.begin_shared(&opened.first.spec)? {
         Start::Build(building) => building,
         Start::Done(generation) => {
             report.build = generation.manifest.spec_digest;
@@ -204,27 +261,13 @@ pub fn encode_part(
     };
     building.spec_digest().clone_into(&mut report.build);
     let work = building.work();
-    share_outline(&work, &first.outline)?;
-    let is_missing = |number: &usize| !plan.is_finished(&work, *number, None);
-    let to_do: Vec<usize> = chunks.clone().filter(is_missing).collect();
-    let n_missing = to_do.iter().map(|&number| passages(number)).sum();
-    let root = &first.config.collection;
-    first.outline.check_room(root, n_missing, true, false)?;
-    let encoding = Encoding {
-        config: &first.config,
-        source,
-        base: None,
-        plan,
-        stamp: &first.stamp,
-        work: &work,
-    };
-    encode_chunks(encoding, &to_do, watch)?;
-    report.encoded_chunks = to_do.len();
+    share_outline(&work, &opened.first.outline)?;
+    report.encoded_chunks = opened.encode(&work, &opened.first.config.collection, watch)?;
     let checksum = |number| -> Result<String, BuildError> {
         let path = chunk::path(&work, number);
         Ok(sha256_hex(&read(&path)?))
     };
-    let record = Record::new(part, chunks.map(checksum).collect::<Result<_, _>>()?);
+    let record = Record::new(part, opened.chunks.map(checksum).collect::<Result<_, _>>()?);
     let path = part.record(&work);
     if read_record(&path).ok().as_ref() != Some(&record) {
         remove_if_there(&path)?;

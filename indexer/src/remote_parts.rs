@@ -27,11 +27,9 @@ use objects::{Objects, ObjectsError};
 use serde::Serialize;
 
 use crate::chunk;
-use crate::encode::{Encoding, encode_chunks};
-use crate::first_pass::{FirstPass, Outline};
-use crate::parts::{PartNumber, PartReport, Record, number_of_parts};
+use crate::first_pass::Outline;
+use crate::parts::{Part, PartNumber, PartReport, Record, number_of_parts};
 use crate::progress::Watch;
-use crate::source::Source;
 use crate::{BuildConfig, BuildError, BuildReport, NotReused, Phase, Progress, Reuse};
 
 const MAX_RECORD_BYTES: u64 = 64 << 20;
@@ -91,44 +89,22 @@ pub fn encode_part_remotely(
         progress,
         cancelled,
     };
-    let source = Source::Encoder(encoder);
-    let first = FirstPass::read(config, source, watch)?;
-    let plan = first.outline.plan;
-    let spec = canonical_json(&first.spec);
+    let opened = Part::read(config, encoder, part, watch)?;
+    let spec = canonical_json(&opened.first.spec);
     let build = Build::new(remote.objects, sha256_hex(spec.as_bytes()));
-    let chunks = part.chunks(plan);
-    let passages = |number: usize| u64::from(plan.place(number).n_rows);
-    let mut report = PartReport {
-        build: build.digest.clone(),
-        generation: None,
-        passages: chunks.clone().map(passages).sum(),
-        chunks: chunks.len(),
-        encoded_chunks: 0,
-    };
+    let mut report = opened.report(build.digest.clone());
     if let Some((manifest, _)) = build.decided()? {
         report.generation = Some(manifest.generation);
         return Ok(report);
     }
-    build.begin(&spec, &first.outline)?;
+    build.begin(&spec, &opened.first.outline)?;
     if build.is_done(part)? {
         return Ok(report);
     }
     let work = remote.work.join(&build.digest);
     make_folder(&work)?;
-    let is_missing = |number: &usize| !plan.is_finished(&work, *number, None);
-    let to_do: Vec<usize> = chunks.clone().filter(is_missing).collect();
-    let n_missing = to_do.iter().map(|&number| passages(number)).sum();
-    first.outline.check_room(&work, n_missing, true, false)?;
-    let encoding = Encoding {
-        config: &first.config,
-        source,
-        base: None,
-        plan,
-        stamp: &first.stamp,
-        work: &work,
-    };
-    encode_chunks(encoding, &to_do, watch)?;
-    report.encoded_chunks = to_do.len();
+    report.encoded_chunks = opened.encode(&work, &work, watch)?;
+    let chunks = opened.chunks;
     let n_bytes = |number: usize| fs::metadata(chunk::path(&work, number)).map_or(0, |of| of.len());
     let (mut checksums, mut n_sent) = (Vec::new(), 0);
     let n_total = chunks.clone().map(n_bytes).sum();

@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -80,28 +81,32 @@ impl Files {
     }
 }
 
-#[test]
-fn requests_that_wait_for_others_are_charged_for_it() {
-    let (files, server) = (Files::new(), Slow::start(Duration::from_millis(50), &[200]));
-    let (queries, plot) = (files.path("queries.jsonl"), files.path("load.png"));
-    let report = json_of([
+/// The report of searches of a collection.
+fn searched(server: &Slow, queries: &Path, load: &[&str]) -> Value {
+    let command = [
         "bench",
         "serve",
         "--url",
         &server.url,
         "--collection",
         "docs",
+    ];
+    let more = [
         "--queries",
-        text(&queries),
-        "--rate",
-        "40",
+        text(queries),
         "--seconds",
         "1",
-        "--plot",
-        text(&plot),
         "--json",
         "--quiet",
-    ]);
+    ];
+    json_of([&command[..], &more[..], load].concat())
+}
+
+#[test]
+fn requests_that_wait_for_others_are_charged_for_it() {
+    let (files, server) = (Files::new(), Slow::start(Duration::from_millis(50), &[200]));
+    let (queries, plot) = (files.path("queries.jsonl"), files.path("load.png"));
+    let report = searched(&server, &queries, &["--rate", "40", "--plot", text(&plot)]);
     let report = &report[0];
     assert_eq!(
         (&report["n_requests"], &report["n_answered"]),
@@ -130,22 +135,7 @@ fn requests_that_wait_for_others_are_charged_for_it() {
 fn a_client_asks_anew_once_it_has_its_answer() {
     let (files, server) = (Files::new(), Slow::start(Duration::from_millis(50), &[200]));
     let queries = files.path("queries.jsonl");
-    let report = json_of([
-        "bench",
-        "serve",
-        "--url",
-        &server.url,
-        "--collection",
-        "docs",
-        "--queries",
-        text(&queries),
-        "--clients",
-        "1",
-        "--seconds",
-        "1",
-        "--json",
-        "--quiet",
-    ]);
+    let report = searched(&server, &queries, &["--clients", "1"]);
     let report = &report[0];
     assert_eq!(
         (&report["clients"], &report["n_answered"]),

@@ -57,6 +57,11 @@ objects TRAWL="target/debug/trawl":
     cargo build --workspace --bin trawl
     tests/objects/run {{TRAWL}}
 
+# Rebuilds as clusters make them, on this machine: ray, slurm (needs root; about two minutes), kubernetes (containers need root)
+cluster NAME TRAWL="target/debug/trawl":
+    cargo build --workspace --bin trawl
+    tests/cluster/run {{NAME}} {{TRAWL}}
+
 # The steps of docker/Dockerfile.cpu in a bare Debian, up to an answered search; needs root and debootstrap
 docker-replay TRAWL="target/release/trawl":
     tests/docker/replay.py --trawl {{TRAWL}}

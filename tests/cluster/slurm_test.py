@@ -89,7 +89,7 @@ SlurmdTimeout=15
         words = self.slurm("scontrol", "--oneliner", "show", "job", name).split()
         return dict(word.split("=", 1) for word in words if "=" in word)
 
-    def ended(self, job, seconds=180):
+    def ended(self, job, seconds=400):
         """The state of a job that has ended."""
         def state():
             found = self.job(job)["JobState"]

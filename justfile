@@ -62,6 +62,10 @@ cluster NAME TRAWL="target/debug/trawl":
     cargo build --workspace --bin trawl
     tests/cluster/run {{NAME}} {{TRAWL}}
 
+# A Milvus cluster on this machine, every role a process, until Ctrl-C (an hour at most); prints its addresses
+milvus-cluster *ARGS:
+    tests/milvus/cluster {{ARGS}}
+
 # The steps of docker/Dockerfile.cpu in a bare Debian, up to an answered search; needs root and debootstrap
 docker-replay TRAWL="target/release/trawl":
     tests/docker/replay.py --trawl {{TRAWL}}

@@ -20,77 +20,30 @@ Prints one line a figure; exits 1 when one is not as it is to be. Standard libra
 import argparse
 import asyncio
 import json
-import re
-import subprocess
 import tempfile
 import threading
 import time
 import urllib.request
 from pathlib import Path
 
+from common import Check, Server, bench
+
 PATH = "/v1/embeddings"
 
 
-class Server:
-    def __init__(self, args, work):
-        self.url, self.port = f"http://127.0.0.1:{args.port}", args.port
-        config = Path(work) / "server.toml"
-        config.write_text(f"""
-[server]
-bind = "127.0.0.1:{args.port}"
-query_cache = 0
-[models.encoder]
-path = "{args.model.resolve()}"
-role = "encoder"
-""")
-        self.log = (Path(work) / "serve.log").open("w")
-        self.process = subprocess.Popen([args.trawl, "serve", "--config", config], stdout=self.log, stderr=self.log)
-        for _ in range(600):
-            try:
-                self.get("/readyz")
-                return
-            except OSError:
-                if self.process.poll() is not None:
-                    raise SystemExit(Path(self.log.name).read_text())
-                time.sleep(0.1)
-        raise SystemExit("the server is not ready after a minute")
-
-    def get(self, path):
-        with urllib.request.urlopen(self.url + path, timeout=10) as response:
-            return response.read().decode()
-
-    def figure(self, name):
-        """The sum over all labels."""
-        found = re.findall(rf"^{name}(?:{{[^}}]*}})? (\S+)$", self.get("/metrics"), re.MULTILINE)
-        return sum(map(float, found))
-
-    def resident_mib(self):
-        return int(re.search(r"VmRSS:\s+(\d+)", Path(f"/proc/{self.process.pid}/status").read_text())[1]) / 1024
+def encoder(args):
+    """The configuration of the server."""
+    return f'[models.encoder]\npath = "{args.model.resolve()}"\nrole = "encoder"\n'
 
 
-class Check:
-    def __init__(self):
-        self.failed = False
-
-    def __call__(self, name, found, is_good, expected):
-        self.failed |= not is_good
-        print(f"{'ok  ' if is_good else 'FAIL'} {name}: {found} (expected {expected})", flush=True)
-
-
-def bench(args, server, *more):
-    """The report of `trawl bench serve`."""
+def ask(args, server, *more):
     body = json.dumps({"model": "encoder", "input": "<query>"})
-    command = [args.trawl, "bench", "serve", "--url", server.url, "--path", PATH, "--body", body, "--queries", args.queries]
-    command += ["--header", "x-priority: interactive"]
-    done = subprocess.run([*command, *map(str, more), "--json", "--quiet"], capture_output=True, text=True)
-    if done.returncode:
-        raise SystemExit(done.stderr)
-    return json.loads(done.stdout)[0]
+    return bench(args.trawl, server, args.queries, "--path", PATH, "--body", body, "--header", "x-priority: interactive", *more)
 
 
 def overload(args, server, capacity, check):
     rate = capacity / 10
-    before = bench(args, server, "--rate", rate, "--seconds", 10)
+    before = ask(args, server, "--rate", rate, "--seconds", 10)
     memory, most, over = server.resident_mib(), [0.0], threading.Event()
 
     def watch():
@@ -99,9 +52,9 @@ def overload(args, server, capacity, check):
 
     watcher = threading.Thread(target=watch)
     watcher.start()
-    report = bench(args, server, "--rate", 3 * capacity, "--seconds", args.seconds, "--timeout-ms", 60_000, "--max-open", 4096)
+    report = ask(args, server, "--rate", 3 * capacity, "--seconds", args.seconds, "--timeout-ms", 60_000, "--max-open", 4096)
     time.sleep(2)
-    after = bench(args, server, "--rate", rate, "--seconds", 10)
+    after = ask(args, server, "--rate", rate, "--seconds", 10)
     over.set()
     watcher.join()
     n, answered, refused = (report[name] for name in ("n_requests", "n_answered", "n_refused"))
@@ -154,7 +107,7 @@ def depart(args, server, capacity, texts, check):
 
 def flood(args, server, capacity, texts, check):
     rate = max(1.0, capacity / 20)
-    alone = bench(args, server, "--rate", rate, "--seconds", 20)
+    alone = ask(args, server, "--rate", rate, "--seconds", 20)
     over = threading.Event()
     n_bulk = [0]
 
@@ -173,7 +126,7 @@ def flood(args, server, capacity, texts, check):
     for thread in threads:
         thread.start()
     time.sleep(2)
-    beside = bench(args, server, "--rate", rate, "--seconds", 20)
+    beside = ask(args, server, "--rate", rate, "--seconds", 20)
     over.set()
     for thread in threads:
         thread.join()
@@ -193,18 +146,13 @@ def main():
     args = parser.parse_args()
     texts = [json.loads(line)["text"] for line in args.queries.read_text().splitlines()]
     check = Check()
-    with tempfile.TemporaryDirectory(prefix="trawl-load-") as work:
-        server = Server(args, work)
-        try:
-            bench(args, server, "--clients", 32, "--seconds", 3)
-            capacity = bench(args, server, "--clients", 32, "--seconds", 10)["answered_per_s"]
-            print(f"capacity: {capacity:.1f} requests a second from 32 clients")
-            overload(args, server, capacity, check)
-            depart(args, server, capacity, texts, check)
-            flood(args, server, capacity, texts, check)
-        finally:
-            server.process.terminate()
-            server.process.wait(60)
+    with tempfile.TemporaryDirectory(prefix="trawl-load-") as work, Server(args.trawl, args.port, encoder(args), work) as server:
+        ask(args, server, "--clients", 32, "--seconds", 3)
+        capacity = ask(args, server, "--clients", 32, "--seconds", 10)["answered_per_s"]
+        print(f"capacity: {capacity:.1f} requests a second from 32 clients")
+        overload(args, server, capacity, check)
+        depart(args, server, capacity, texts, check)
+        flood(args, server, capacity, texts, check)
     raise SystemExit(1 if check.failed else 0)
 
 

@@ -142,6 +142,7 @@ impl Network {
         Self {
             simd,
             attention: match format {
+                Format::Int8 if simd.has_bf16() => Format::Bf16,
                 Format::Int8 => Format::Fixed16,
                 format => format,
             },

@@ -1,6 +1,6 @@
 //! Floats to the numbers of a faster product.
 
-use compute::simd_function;
+use compute::{Simd, simd_function};
 
 use super::function::{magnitude, sum_of_squares};
 use super::operand::PANEL;
@@ -12,9 +12,39 @@ const ROUND: f32 = 12_582_912.0; // 1.5 · 2²³
 /// vectors, nor any part of it, leaves 32 bits: (46,000 + √384 / 2 of rounding)² < 2³¹.
 const GREATEST_NORM: f32 = 46_000.0;
 
+/// Rounds to the nearest bf16, ties to even; with AVX-512 BF16, what is below 2⁻¹²⁶ becomes zero.
+pub(super) fn bf16(simd: Simd, values: &[f32], words: &mut [u32]) {
+    #[cfg(target_arch = "x86_64")]
+    if simd.has_bf16() {
+        // SAFETY: a `Simd` has BF16 only where the machine has these instructions.
+        return unsafe { bf16_by_instruction(values, words) };
+    }
+    bf16_by_bits(simd, values, words);
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+fn bf16_by_instruction(values: &[f32], words: &mut [u32]) {
+    use std::arch::x86_64::*;
+
+    const LANES: usize = 32;
+    let halves = halves(words);
+    assert!(values.len() <= halves.len());
+    for (values, halves) in values.chunks(LANES).zip(halves.chunks_mut(LANES)) {
+        let mask = u32::MAX >> (LANES - values.len());
+        // SAFETY: of both only the elements within `mask` are touched, which are those of `values`, and `halves` has as many.
+        unsafe {
+            let low = _mm512_maskz_loadu_ps(mask as u16, values.as_ptr());
+            let high = _mm512_maskz_loadu_ps((mask >> 16) as u16, values.as_ptr().wrapping_add(16));
+            let rounded = _mm512_cvtne2ps_pbh(high, low);
+            let rounded = std::mem::transmute::<__m512bh, __m512i>(rounded);
+            _mm512_mask_storeu_epi16(halves.as_mut_ptr().cast(), mask, rounded);
+        }
+    }
+}
+
 simd_function! {
-    /// Rounds to the nearest bf16, ties to even.
-    pub(super) fn bf16(values: &[f32], words: &mut [u32]) {
+    fn bf16_by_bits(values: &[f32], words: &mut [u32]) {
         for (half, x) in halves(words).iter_mut().zip(values) {
             *half = rounded_bf16(*x) as u16;
         }
@@ -150,4 +180,46 @@ fn halves(words: &mut [u32]) -> &mut [u16] {
 fn bytes_mut(words: &mut [u32]) -> &mut [u8] {
     // SAFETY: a u32 is four u8.
     unsafe { std::slice::from_raw_parts_mut(words.as_mut_ptr().cast(), words.len() * 4) }
+}
+
+#[cfg(test)]
+mod tests {
+    use testkit::simd_levels;
+
+    use super::*;
+
+    #[test]
+    fn bf16_is_rounded_alike_at_every_level() {
+        let bits = [
+            0u32,
+            0x3f80_8000,
+            0x3f81_8000,
+            0x3f80_8001,
+            0x7f7f_ffff,
+            0x7f80_0000,
+            0x0080_0000,
+        ];
+        let both = bits.iter().flat_map(|&bits| [bits, bits | 1 << 31]);
+        let special = both.map(f32::from_bits);
+        let values: Vec<f32> = special
+            .chain((0..120).map(|i| (i as f32 - 60.0) * 0.123))
+            .collect();
+        for n in [0, 1, 15, 16, 17, 31, 32, 33, 64, values.len()] {
+            let expected = |i: usize| {
+                values
+                    .get(i)
+                    .filter(|_| i < n)
+                    .map_or(7, |&x| rounded_bf16(x) as u16)
+            };
+            for simd in simd_levels() {
+                let mut words = vec![7 | 7 << 16; 70];
+                bf16(simd, &values[..n], &mut words);
+                for (i, &half) in halves(&mut words).iter().enumerate() {
+                    assert_eq!(half, expected(i), "{n} {simd} [{i}]");
+                }
+                bf16(simd, &[f32::NAN], &mut words);
+                assert!(f32::from_bits(words[0] << 16).is_nan(), "{simd}");
+            }
+        }
+    }
 }

@@ -5,6 +5,7 @@ mod queue;
 mod tests;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -17,6 +18,10 @@ use crate::metrics::Metrics;
 pub(crate) use queue::Work;
 
 use queue::{Batch, Part, Queue, Refusal};
+
+/// How long the thread of a model looks for more work before it sleeps: a core that sleeps takes tens of microseconds to wake, a
+/// tenth of what a query takes.
+const AWAKE: Duration = Duration::from_micros(500);
 
 /// Who waits for the answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,6 +96,8 @@ struct Shared {
     model: String,
     state: Mutex<State>,
     work: Condvar,
+    /// How often [`Self::work`] was notified.
+    n_notified: AtomicUsize,
     metrics: Arc<Metrics>,
 }
 
@@ -120,6 +127,7 @@ impl Scheduler {
             model: model.to_owned(),
             state: Mutex::new(state),
             work: Condvar::new(),
+            n_notified: AtomicUsize::new(0),
             metrics,
         });
         let owner = Arc::clone(&shared);
@@ -158,8 +166,9 @@ impl Scheduler {
 
 impl Drop for Scheduler {
     fn drop(&mut self) {
-        self.shared.lock().closed = true;
-        self.shared.work.notify_one();
+        let mut state = self.shared.lock();
+        state.closed = true;
+        self.shared.notify(state);
     }
 }
 
@@ -173,8 +182,7 @@ impl Shared {
             Ok(answered) => {
                 self.metrics
                     .queue_tokens(&self.model, state.queue.held_tokens());
-                drop(state);
-                self.work.notify_one();
+                self.notify(state);
                 return Ok(answered);
             }
             Err(refusal) => refusal,
@@ -220,11 +228,34 @@ impl Shared {
             if batch.is_some() {
                 return batch;
             }
-            state = self
-                .work
-                .wait(state)
-                .unwrap_or_else(PoisonError::into_inner);
+            state = self.wait(state);
         }
+    }
+
+    /// Waits until there may be more to do; other threads go first meanwhile.
+    fn wait<'a>(&'a self, state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
+        let n_notified = self.n_notified.load(Ordering::Acquire);
+        drop(state);
+        let start = Instant::now();
+        while start.elapsed() < AWAKE {
+            if self.n_notified.load(Ordering::Acquire) != n_notified {
+                return self.lock();
+            }
+            std::thread::yield_now();
+        }
+        let state = self.lock();
+        let is_idle = |_: &mut State| self.n_notified.load(Ordering::Acquire) == n_notified;
+        self.work
+            .wait_while(state, is_idle)
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Says that there is more to do. Counted before others see the state: else the thread could find it before the count, and
+    /// sleep.
+    fn notify(&self, state: MutexGuard<'_, State>) {
+        self.n_notified.fetch_add(1, Ordering::Release);
+        drop(state);
+        self.work.notify_one();
     }
 
     fn compute(&self, engine: &dyn Engine, batch: Batch) {

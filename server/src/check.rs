@@ -9,7 +9,7 @@ use retriever::{
     Deadline, Include, Mode, ModelError, QueryInput, SearchError, SearchOptions, SearchRequest,
 };
 
-use crate::model::{OnBehalf, ServedEncoder};
+use crate::model::{Input, OnBehalf, PairCut, ServedEncoder};
 use crate::scheduler::Class;
 use crate::state::{ServedCollection, Shared};
 
@@ -97,14 +97,12 @@ pub(crate) async fn known_answers(app: &Shared) -> Result<(), CheckError> {
         }
     }
     for reranker in app.rerankers.values() {
-        let passages = vec![TEXT.to_owned()];
+        let (inputs, cut) = (
+            Input::pairs(TEXT, vec![TEXT.to_owned()]),
+            PairCut::default(),
+        );
         let scored = reranker
-            .score(
-                TEXT.to_owned(),
-                passages,
-                Class::Interactive,
-                Deadline::NONE,
-            )
+            .score(inputs, cut, Class::Interactive, Deadline::NONE)
             .await;
         scored.map_err(|source| CheckError::Model {
             model: reranker.name.clone(),

@@ -16,6 +16,9 @@ use crate::cache::{Key, Known, QueryCache};
 use crate::metrics::Metrics;
 use crate::scheduler::{Class, Scheduler, Work};
 
+/// Bytes of texts that are turned into tokens where the request is handled: sooner done than handed to another thread.
+const FEW_BYTES: usize = 1024;
+
 /// Turns texts into tokens on blocking threads, a bounded number at a time, so that the compute threads only compute.
 pub(crate) struct Tokenizers(Semaphore);
 
@@ -24,10 +27,12 @@ impl Tokenizers {
         Self(Semaphore::new(n_threads.max(1)))
     }
 
-    /// `tokenize` is called once a text: given many, the models would spread them over their compute threads.
+    /// `tokenize` is called once a text: given many, the models would spread them over their compute threads. The texts have
+    /// about `n_bytes`.
     pub(crate) async fn run<T, U, F>(
         &self,
         texts: Vec<T>,
+        n_bytes: usize,
         deadline: Deadline,
         tokenize: F,
     ) -> Result<Vec<U>, ModelError>
@@ -36,6 +41,9 @@ impl Tokenizers {
         U: Send + 'static,
         F: Fn(&T) -> Result<U, EncodeError> + Send + 'static,
     {
+        if n_bytes <= FEW_BYTES {
+            return Ok(texts.iter().map(tokenize).collect::<Result<_, _>>()?);
+        }
         let permit = match deadline.moment() {
             Some(moment) => timeout_at(moment.into(), self.0.acquire())
                 .await
@@ -202,7 +210,10 @@ impl ServedEncoder {
             let prompt = prompt.as_deref().unwrap_or_else(|| model.prompt(*role));
             model.tokenize_cut(prompt, *role, text, *side)
         };
-        self.tokenizers.run(texts, deadline, tokenize).await
+        let n_bytes = texts.iter().map(String::len).sum();
+        self.tokenizers
+            .run(texts, n_bytes, deadline, tokenize)
+            .await
     }
 
     /// Encodes texts that are tokens already.
@@ -238,6 +249,13 @@ impl Input {
         match self {
             Self::One(text) => Text::Single(text),
             Self::Pair(first, second) => Text::Pair(first, second),
+        }
+    }
+
+    fn n_bytes(&self) -> usize {
+        match self {
+            Self::One(text) => text.len(),
+            Self::Pair(first, second) => first.len() + second.len(),
         }
     }
 
@@ -286,6 +304,15 @@ impl Scored {
         scores.copied().collect()
     }
 
+    /// What the time was spent on.
+    pub(crate) fn stages(&self) -> [(&'static str, Duration); 3] {
+        [
+            ("queue", self.queue),
+            ("tokenize", self.tokenize),
+            ("rerank", self.compute),
+        ]
+    }
+
     /// The same before the activation.
     pub(crate) fn first_logits(&self) -> Vec<f32> {
         let logits = self.logits.iter().step_by(self.n_labels.max(1));
@@ -325,25 +352,17 @@ impl ServedReranker {
         })
     }
 
-    /// Scores passages against a query.
     pub(crate) async fn score(
         &self,
-        query: String,
-        passages: Vec<String>,
+        inputs: Vec<Input>,
+        cut: PairCut,
         class: Class,
         deadline: Deadline,
-    ) -> Result<Reranked, ModelError> {
-        let inputs = Input::pairs(&query, passages);
+    ) -> Result<Scored, ModelError> {
         let start = Instant::now();
-        let tokens = self.tokenize(inputs, PairCut::default(), deadline).await?;
-        let scored = self
-            .score_tokens(tokens, class, deadline, start.elapsed())
-            .await?;
-        Ok(Reranked {
-            scores: scored.first_scores(),
-            n_tokens: scored.n_tokens,
-            n_truncated: scored.n_truncated,
-        })
+        let tokens = self.tokenize(inputs, cut, deadline).await?;
+        self.score_tokens(tokens, class, deadline, start.elapsed())
+            .await
     }
 
     pub(crate) async fn tokenize(
@@ -355,7 +374,10 @@ impl ServedReranker {
         let model = Arc::clone(&self.model);
         let PairCut { max_second, side } = cut;
         let tokenize = move |input: &Input| model.tokenize_cut(input.as_text(), max_second, side);
-        self.tokenizers.run(inputs, deadline, tokenize).await
+        let n_bytes = inputs.iter().map(Input::n_bytes).sum();
+        self.tokenizers
+            .run(inputs, n_bytes, deadline, tokenize)
+            .await
     }
 
     /// Scores inputs that are tokens already.
@@ -419,7 +441,15 @@ impl Reranker for OnBehalf<'_, ServedReranker> {
         passages: Vec<String>,
         deadline: Deadline,
     ) -> BoxFuture<'_, Result<Reranked, ModelError>> {
-        Box::pin(self.model.score(query, passages, self.class, deadline))
+        Box::pin(async move {
+            let (inputs, cut) = (Input::pairs(&query, passages), PairCut::default());
+            let scored = self.model.score(inputs, cut, self.class, deadline).await?;
+            Ok(Reranked {
+                scores: scored.first_scores(),
+                n_tokens: scored.n_tokens,
+                n_truncated: scored.n_truncated,
+            })
+        })
     }
 }
 

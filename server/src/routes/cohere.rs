@@ -1,7 +1,6 @@
-use std::time::Instant;
-
 use axum::Json as Answer;
 use axum::extract::{Extension, State};
+use axum::response::{IntoResponse, Response};
 use openapi::{
     CohereMeta, CohereRerankRequest, CohereRerankResponse, CohereTokens, CohereUnits,
     CohereVersion, RerankDocument, RerankResult,
@@ -9,6 +8,7 @@ use openapi::{
 
 use super::errors::{Body, Computing, NamedModel};
 use super::headers::Waiting;
+use super::measured;
 use super::rerank::{best_first, check_documents, check_query, probability};
 use crate::body::Json;
 use crate::exchange::Context;
@@ -28,7 +28,9 @@ use crate::state::App;
     ),
     request_body = CohereRerankRequest,
     responses(
-        (status = 200, description = "The documents, best first", body = CohereRerankResponse),
+        (status = 200, description = "The documents, best first", body = CohereRerankResponse, headers(
+            ("Server-Timing" = String, description = "Time of each stage"),
+        )),
         Body, NamedModel, Computing,
     ),
 )]
@@ -36,7 +38,7 @@ pub(super) async fn rerank(
     State(app): State<App>,
     Extension(context): Extension<Context>,
     Json(body): Json<CohereRerankRequest>,
-) -> Result<Answer<CohereRerankResponse>, ApiError> {
+) -> Result<Response, ApiError> {
     let model = app.reranker(Some(&body.model))?;
     let limits = &app.limits();
     let n_documents = body.documents.len();
@@ -58,11 +60,8 @@ pub(super) async fn rerank(
         max_second: body.max_tokens_per_doc,
         side: None,
     };
-    let start = Instant::now();
-    let tokens = model.tokenize(inputs, cut, deadline).await;
-    let tokens = tokens.map_err(ApiError::model)?;
-    let scored = model.score_tokens(tokens, class, deadline, start.elapsed());
-    let scored = scored.await.map_err(ApiError::model)?;
+    let scored = model.score(inputs, cut, class, deadline).await;
+    let scored = scored.map_err(ApiError::model)?;
 
     let logits = scored.first_logits();
     let mut order = best_first(&logits);
@@ -77,7 +76,7 @@ pub(super) async fn rerank(
         let n_cut = scored.n_truncated;
         warnings.push(format!("{n_cut} of {n_documents} documents were cut"));
     }
-    Ok(Answer(CohereRerankResponse {
+    let answer = CohereRerankResponse {
         id: context.request_id,
         results: order.into_iter().map(result).collect(),
         meta: CohereMeta {
@@ -90,5 +89,8 @@ pub(super) async fn rerank(
             },
             warnings,
         },
-    }))
+    };
+    let mut response = Answer(answer).into_response();
+    measured(&app, &mut response, &scored.stages());
+    Ok(response)
 }

@@ -13,7 +13,7 @@ use retriever::{Deadline, Encoded, ModelError};
 
 use super::errors::{Body, Computing, NamedModel};
 use super::headers::Waiting;
-use super::{identified, timed};
+use super::{identified, measured};
 use crate::body::Json;
 use crate::exchange::Context;
 use crate::model::{Reading, ServedEncoder};
@@ -90,11 +90,8 @@ pub(super) async fn embed(
         ("tokenize", encoded.tokenize),
         ("encode", encoded.compute),
     ];
-    for (stage, elapsed) in stages {
-        app.metrics.stage(stage, elapsed);
-    }
     let mut response = identified(response, None, &encoder.fingerprint);
-    timed(&mut response, &stages);
+    measured(&app, &mut response, &stages);
     Ok(response)
 }
 

@@ -1,5 +1,6 @@
 use axum::Json as Answer;
 use axum::extract::{Extension, State};
+use axum::response::{IntoResponse, Response};
 use openapi::{
     ErrorCode, RerankDocument, RerankDocumentText, RerankRequest, RerankResponse, RerankResult,
     RerankUsage,
@@ -7,9 +8,11 @@ use openapi::{
 
 use super::errors::{Body, Computing, NamedModel};
 use super::headers::Waiting;
+use super::measured;
 use crate::Limits;
 use crate::body::Json;
 use crate::exchange::Context;
+use crate::model::{Input, PairCut};
 use crate::problem::ApiError;
 use crate::scheduler::Class;
 use crate::state::App;
@@ -24,7 +27,9 @@ use crate::state::App;
     ),
     request_body = RerankRequest,
     responses(
-        (status = 200, description = "The documents, best first", body = RerankResponse),
+        (status = 200, description = "The documents, best first", body = RerankResponse, headers(
+            ("Server-Timing" = String, description = "Time of each stage"),
+        )),
         Body, NamedModel, Computing,
     ),
 )]
@@ -32,7 +37,7 @@ pub(super) async fn rerank(
     State(app): State<App>,
     Extension(context): Extension<Context>,
     Json(body): Json<RerankRequest>,
-) -> Result<Answer<RerankResponse>, ApiError> {
+) -> Result<Response, ApiError> {
     let model = app.reranker(body.model.as_deref())?;
     let limits = &app.limits();
     check_documents(limits, body.documents.len(), "/documents")?;
@@ -52,28 +57,31 @@ pub(super) async fn rerank(
     } else {
         Vec::new()
     };
-    let scored = model
-        .score(body.query, texts, class, deadline)
-        .await
-        .map_err(ApiError::model)?;
+    let (inputs, cut) = (Input::pairs(&body.query, texts), PairCut::default());
+    let scored = model.score(inputs, cut, class, deadline).await;
+    let scored = scored.map_err(ApiError::model)?;
 
-    let mut order = best_first(&scored.scores);
+    let scores = scored.first_scores();
+    let mut order = best_first(&scores);
     order.truncate(body.top_n.unwrap_or(usize::MAX));
     let result = |index: usize| RerankResult {
         index,
-        relevance_score: scored.scores[index],
+        relevance_score: scores[index],
         document: kept
             .get(index)
             .map(|text| RerankDocumentText { text: text.clone() }),
     };
-    Ok(Answer(RerankResponse {
+    let answer = RerankResponse {
         id: context.request_id,
         model: model.name.clone(),
         results: order.into_iter().map(result).collect(),
         usage: RerankUsage {
             total_tokens: scored.n_tokens,
         },
-    }))
+    };
+    let mut response = Answer(answer).into_response();
+    measured(&app, &mut response, &scored.stages());
+    Ok(response)
 }
 
 pub(super) fn check_documents(

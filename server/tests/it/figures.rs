@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use server::{AuthConfig, Scope};
+use server::{AuthConfig, QueryLogConfig, Scope};
 
 use crate::SEARCH;
 use crate::harness::TestServer;
@@ -22,9 +22,11 @@ fn names(text: &str) -> BTreeSet<String> {
 #[test]
 fn the_dashboard_asks_for_figures_that_are_there() {
     let auth = keys(vec![key("all", &[Scope::Admin])]);
+    let folder = tempfile::tempdir().unwrap();
+    let log = QueryLogConfig::new(folder.path().join("queries.jsonl"));
     let server = TestServer::start_set(
         |config| config.check_interval = Duration::from_millis(20),
-        |_| {},
+        |server| server.set_query_log(&log).unwrap(),
     );
     server.control.set_auth(auth).unwrap();
     let query = json!({"query": "a"});
@@ -88,13 +90,31 @@ fn a_query_asked_again_is_remembered() {
 }
 
 #[test]
-fn vectors_say_what_they_took() {
+fn vectors_and_scores_say_what_they_took() {
     let server = TestServer::start();
-    let answer = server.post("/v1/embeddings", &json!({"model": "tiny", "input": "a"}));
-    answer.ok();
-    for stage in ["queue;dur=", "tokenize;dur=", "encode;dur="] {
-        assert!(answer.header("server-timing").contains(stage), "{answer:?}");
+    let rerank = json!({"model": "tiny-cross", "query": "a", "documents": ["b"]});
+    for (path, body, last) in [
+        (
+            "/v1/embeddings",
+            json!({"model": "tiny", "input": "a"}),
+            "encode",
+        ),
+        ("/v1/rerank", rerank.clone(), "rerank"),
+        ("/v2/rerank", rerank, "rerank"),
+    ] {
+        let answer = server.post(path, &body);
+        answer.ok();
+        for stage in ["queue", "tokenize", last] {
+            let stage = format!("{stage};dur=");
+            assert!(
+                answer.header("server-timing").contains(&stage),
+                "{answer:?}"
+            );
+        }
     }
+    let figures = server.get("/metrics").text;
+    let counted = "trawl_stage_seconds_count{stage=\"rerank\"} 2";
+    assert!(figures.contains(counted), "{figures}");
 }
 
 #[test]

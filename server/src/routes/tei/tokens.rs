@@ -47,15 +47,18 @@ pub(in crate::routes) async fn tokenize(
     check_number(&app, texts.len(), "/inputs")?;
     let deadline = context.deadline(None, app.config.max_timeout, &app)?;
     let add_special = body.add_special_tokens;
-    let tokens = app.tokenizers.run(texts, deadline, move |text: &String| {
-        let text = format!("{prompt}{text}");
-        let pieces = model.tokenizer().pieces_of(&text, add_special);
-        let pieces = pieces.map_err(failed)?;
-        Ok(pieces
-            .into_iter()
-            .map(|piece| token(&text, piece))
-            .collect())
-    });
+    let n_bytes = texts.iter().map(String::len).sum();
+    let tokens = app
+        .tokenizers
+        .run(texts, n_bytes, deadline, move |text: &String| {
+            let text = format!("{prompt}{text}");
+            let pieces = model.tokenizer().pieces_of(&text, add_special);
+            let pieces = pieces.map_err(failed)?;
+            Ok(pieces
+                .into_iter()
+                .map(|piece| token(&text, piece))
+                .collect())
+        });
     tokens.await.map(Answer).map_err(ApiError::model)
 }
 
@@ -110,13 +113,16 @@ pub(in crate::routes) async fn decode(
     check_number(&app, lists.len(), "/ids")?;
     let deadline = context.deadline(None, app.config.max_timeout, &app)?;
     let skip_special = body.skip_special_tokens;
-    let texts = app.tokenizers.run(lists, deadline, move |ids: &Vec<u32>| {
-        let text = match skip_special {
-            true => model.tokenizer().text(ids),
-            false => model.tokenizer().text_with_special(ids),
-        };
-        text.map_err(failed)
-    });
+    let n_bytes = lists.iter().map(|ids| size_of_val(ids.as_slice())).sum();
+    let texts = app
+        .tokenizers
+        .run(lists, n_bytes, deadline, move |ids: &Vec<u32>| {
+            let text = match skip_special {
+                true => model.tokenizer().text(ids),
+                false => model.tokenizer().text_with_special(ids),
+            };
+            text.map_err(failed)
+        });
     texts.await.map(Answer).map_err(ApiError::model)
 }
 

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use collection::Durability;
+use encoder::Arithmetic;
 use retriever::{Fusion, Weights};
 use serde::de::{self, Deserialize, Deserializer, Visitor};
 use server::{Limits, QueryLogConfig, ServerConfig};
@@ -93,10 +94,25 @@ pub struct ModelSection {
     /// Directory, or a name in the model folder.
     pub path: PathBuf,
     pub role: ModelRole,
+    /// Numbers of its matrix products; `--precision` stands above it.
+    pub precision: Option<Arithmetic>,
     pub max_batch_tokens: Option<usize>,
     /// Of an encoder: widths to which its vectors may be cut.
     #[serde(default)]
     pub dimensions: Vec<usize>,
+}
+
+impl ModelSection {
+    /// A model of which nothing else is said.
+    pub fn new(path: &Path, role: ModelRole) -> Self {
+        Self {
+            path: path.to_owned(),
+            role,
+            precision: None,
+            max_batch_tokens: None,
+            dimensions: Vec::new(),
+        }
+    }
 }
 
 /// What a model is for.

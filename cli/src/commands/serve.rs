@@ -19,7 +19,7 @@ use crate::model::{self, ModelArgs};
 use crate::output::Output;
 use crate::progress::Progress;
 use crate::server_auth::TlsSection;
-use crate::server_file::{CollectionSection, ModelRole, ServerFile};
+use crate::server_file::{CollectionSection, ModelRole, ModelSection, ServerFile};
 use crate::storage;
 
 /// Arguments of `trawl serve`.
@@ -85,7 +85,7 @@ pub fn run(args: ServeArgs, output: &Output) -> anyhow::Result<()> {
         output.remark(format!("query log: {}", log.path.display()));
     }
     for (name, section) in &file.models {
-        setup.add_model(name, &section.path, section.role, section.max_batch_tokens)?;
+        setup.add_model(name, section)?;
         if !section.dimensions.is_empty() {
             let dimensions = section.dimensions.clone();
             setup.server.set_dimensions(name, dimensions)?;
@@ -238,24 +238,18 @@ impl Setup<'_> {
         }
     }
 
-    fn add_model(
-        &mut self,
-        name: &str,
-        path: &Path,
-        role: ModelRole,
-        max_batch_tokens: Option<usize>,
-    ) -> anyhow::Result<()> {
-        let queue = self.queue(max_batch_tokens);
-        match role {
+    fn add_model(&mut self, name: &str, section: &ModelSection) -> anyhow::Result<()> {
+        let queue = self.queue(section.max_batch_tokens);
+        let arithmetic = section.precision.unwrap_or(Arithmetic::Auto);
+        let config = self.args.model.encoder_config(arithmetic);
+        match section.role {
             ModelRole::Encoder => {
-                let config = self.args.model.encoder_config(Arithmetic::Auto);
-                let options = ModelOptions::default();
-                let encoder = model::load_encoder(&model::find(path)?, &options, &config)?;
+                let path = model::find(&section.path)?;
+                let encoder = model::load_encoder(&path, &ModelOptions::default(), &config)?;
                 self.add_encoder(name, encoder, queue)
             }
             ModelRole::Reranker => {
-                let reranker =
-                    model::load_reranker(path, &self.args.model.encoder_config(Arithmetic::Auto))?;
+                let reranker = model::load_reranker(&section.path, &config)?;
                 self.server.add_reranker(name, reranker, queue)?;
                 self.rerankers.push(name.to_owned());
                 Ok(())
@@ -354,7 +348,7 @@ impl Setup<'_> {
             .to_string_lossy()
             .into_owned();
         if !self.rerankers.contains(&reranker) {
-            self.add_model(&reranker, path, ModelRole::Reranker, None)?;
+            self.add_model(&reranker, &ModelSection::new(path, ModelRole::Reranker))?;
         }
         Ok(reranker)
     }

@@ -11,9 +11,10 @@ Rows (`--rows`), asked by `trawl bench serve --clients`: each client asks anew o
 
 Peers: infinity with torch (as it comes, and with weights in bfloat16: infinity-bf16), sentence-transformers behind FastAPI
 (serve_sentence_transformers.py), txtai's API with a cross-encoder of the same model and depth; a peer is asked what it has.
-Servers start once, warm up, and take turns of `--seconds`; medians over the rounds. trawl's cache of query vectors is off. What it
-answers is compared with the peers' answers before anything is timed. Ratios above 1 are in trawl's favour, beside the best peer
-of the cell. infinity needs older libraries than the others: `--infinity` names its program in an environment of its own. A peer that
+Servers start once, warm up, and take turns of `--seconds`; medians over the rounds. trawl's cache of query vectors is off. It runs as it
+comes and, since one peer has weights in bfloat16, with `precision` bf16 and int8 (trawl-bf16, trawl-int8). What every server
+answers is compared with trawl's answer in 32-bit floats before anything is timed. Ratios above 1 are in trawl's favour, beside the best
+peer of the cell. infinity needs older libraries than the others: `--infinity` names its program in an environment of its own. A peer that
 is missing or fails is named and left out.
 """
 
@@ -35,6 +36,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 N_RERANKED = 50
 N_DOCUMENTS = 16  # of a request to rerank
+PRECISIONS = {"trawl-f32": "f32", "trawl": "auto", "trawl-bf16": "bf16", "trawl-int8": "int8"}  # the first for comparison only
 ROWS = ["queries", "passages", "rerank", "search"]
 
 
@@ -109,12 +111,15 @@ def peers_of(args, work, documents):
     def openai(path, model):
         return {"path": path, "body": {"model": model, "input": ["<query>"]}, "read": openai_vector}
 
-    config = work / "server.toml"
-    config.write_text(f"""
+    def trawl(name, port, precision):
+        config = work / f"{name}.toml"
+        config.write_text(f"""
 [server]
-bind = "127.0.0.1:{args.port}"
+bind = "127.0.0.1:{port}"
 query_cache = 0
 default_timeout = "30s"
+[queue]
+max_wait = "30s"  # the peers let requests wait, too
 [models.encoder]
 path = "{args.model.resolve()}"
 role = "encoder"
@@ -126,22 +131,22 @@ path = "{work / 'squad'}"
 encoder = "encoder"
 reranker = "reranker"
 """)
-    trawl = Peer(
-        "trawl",
-        [args.trawl, "serve", "--config", config],
-        args.port,
-        "/readyz",
-        {
-            "queries": openai("/v1/embeddings", "encoder"),
-            "passages": openai("/v1/embeddings", "encoder"),
-            "rerank": {"path": "/v1/rerank", "body": {"model": "reranker", **rerank}, "read": scores_by_index},
-            "search": {
-                "path": "/v1/collections/squad/search",
-                "body": {"query": "<query>", "top_k": 10, "rerank": {"candidates": N_RERANKED}},
-                "read": lambda answer: [f"{hit['title']} {hit['text']}".strip() for hit in answer["results"]],
+        return Peer(
+            name,
+            [args.trawl, "serve", "--config", config, "--precision", precision],
+            port,
+            "/readyz",
+            {
+                "queries": openai("/v1/embeddings", "encoder"),
+                "passages": openai("/v1/embeddings", "encoder"),
+                "rerank": {"path": "/v1/rerank", "body": {"model": "reranker", **rerank}, "read": scores_by_index},
+                "search": {
+                    "path": "/v1/collections/squad/search",
+                    "body": {"query": "<query>", "top_k": 10, "rerank": {"candidates": N_RERANKED}},
+                    "read": lambda answer: [f"{hit['title']} {hit['text']}".strip() for hit in answer["results"]],
+                },
             },
-        },
-    )
+        )
 
     def infinity(name, port, dtype):
         command = [args.infinity, "v2", "--host", "127.0.0.1", "--port", str(port)]
@@ -171,7 +176,8 @@ reranker = "reranker"
             "rerank": {"path": "/rerank", "body": rerank, "read": lambda answer: answer},
         },
     )
-    return [trawl, infinity("infinity", args.port + 1, "float32"), infinity("infinity-bf16", args.port + 2, "bfloat16"), sentence_transformers, txtai(args, work)]
+    trawls = [trawl(name, args.port + 5 + i, precision) for i, (name, precision) in enumerate(PRECISIONS.items())]
+    return [*trawls, infinity("infinity", args.port + 1, "float32"), infinity("infinity-bf16", args.port + 2, "bfloat16"), sentence_transformers, txtai(args, work)]
 
 
 def txtai(args, work):
@@ -231,13 +237,13 @@ def agreement(row, ours, theirs):
 
 
 def compare(peers, rows, texts_of):
-    """Prints how far the answers of the peers agree with trawl's, over 20 requests a row."""
-    print("\n| row | peer | agreement, mean | least |\n|---|---|---|---|")
-    ours = peers[0]
+    """Prints how far all answers agree with those of trawl in 32-bit floats, over 20 requests a row."""
+    print("\n| row | server | agreement, mean | least |\n|---|---|---|---|")
+    exact = peers[0]
     for row in rows:
         sample = texts_of[row][:20]
         ask = lambda peer, text: peer.requests[row]["read"](post(peer.url + peer.requests[row]["path"], filled(peer.requests[row]["body"], text)))
-        expected = [ask(ours, text) for text in sample]
+        expected = [ask(exact, text) for text in sample]
         for peer in peers[1:]:
             if row in peer.requests:
                 found = [agreement(row, mine, ask(peer, text)) for mine, text in zip(expected, sample)]
@@ -303,7 +309,7 @@ def run(args, work):
         files[row].write_text("".join(json.dumps({"_id": str(i), "text": text}) + "\n" for i, text in enumerate(texts_of[row])))
     peers = [peer for peer in peers_of(args, work, texts[:N_DOCUMENTS]) if set(args.rows) & set(peer.requests)]
     if args.peers:
-        peers = [peer for peer in peers if peer.name in ("trawl", *args.peers)]
+        peers = [peer for peer in peers if peer.name in (*PRECISIONS, *args.peers)]
     if not (work / "squad").exists():
         build = [args.trawl, "index", "build", "--corpus", args.data / "squad/corpus.jsonl.gz", "--model", args.model]
         subprocess.run([*build, "--collection", work / "squad", "--publish", "--quiet"], check=True)
@@ -316,11 +322,12 @@ def run(args, work):
                 peer.start(work)
                 started.append(peer)
             except (PeerFailed, ImportError) as failure:
-                if peer.name == "trawl":
-                    raise SystemExit(f"trawl: {failure}")
+                if peer.name in PRECISIONS:
+                    raise SystemExit(f"{peer.name}: {failure}")
                 print(f"left out: {peer.name}: {failure}", file=sys.stderr)
         compare(started, args.rows, texts_of)
-        report(args, started, files)
+        started[0].stop()
+        report(args, started[1:], files)
     finally:
         for peer in started:
             peer.stop()
@@ -335,11 +342,11 @@ def report(args, peers, files):
         for n_clients in args.clients:
             reports = take_turns(args, peers, row, n_clients, files[row])
             results.append({"row": row, "clients": n_clients, "reports": reports})
-            others = [reports[name] for name in reports if name != "trawl"]
+            others = [reports[name] for name in reports if name not in PRECISIONS]
             for name, rounds in reports.items():
                 rate, p50, p99 = (median(rounds, field) for field in ("answered_per_s", "p50_ms", "p99_ms"))
                 ratios = ["", ""]
-                if name == "trawl" and others:
+                if name in PRECISIONS and others:
                     ratios[0] = f"{rate / max(median(other, 'answered_per_s') for other in others):.2f}x"
                     ratios[1] = f"{min(median(other, 'p50_ms') for other in others) / p50:.2f}x"
                 print(f"| {row} | {n_clients} | {name} | {rate:.1f} | {p50:.1f} | {p99:.1f} | {ratios[0]} | {ratios[1]} |", flush=True)
@@ -361,7 +368,7 @@ def main():
     parser.add_argument("--clients", type=lambda text: [int(n) for n in text.split(",")], default=[1, 8, 32])
     parser.add_argument("--seconds", type=int, default=4, help="of a turn")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--port", type=int, default=18080, help="the first of five")
+    parser.add_argument("--port", type=int, default=18080, help="the first of nine")
     parser.add_argument("--work-dir", type=Path, help="keeps indexes and logs here, and uses the indexes that it finds")
     parser.add_argument("--json-out", type=Path)
     args = parser.parse_args()

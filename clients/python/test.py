@@ -32,12 +32,14 @@ class AgainstServer(unittest.TestCase):
 
     def test_documents(self):
         # A collection, what is written to it, and the next generation.
-        made = self.client.create_collection("notes", encoder="all-MiniLM-L6-v2")
+        made = self.client.create_collection("notes", encoder="all-MiniLM-L6-v2", schema={"fields": {"lang": "keyword"}})
         self.assertEqual(made["passages"], 0)
-        written = self.client.add_documents("notes", [{"_id": "a/1", "text": "salt"}, {"_id": "b", "text": "sand"}])
-        self.assertEqual((written["documents"], written["errors"]), (2, []))
+        documents = [{"_id": "a/1", "text": "salt", "lang": "en"}, {"_id": "b", "text": "sand"}, {"_id": "c", "text": "Sand", "lang": "de"}]
+        written = self.client.add_documents("notes", documents)
+        self.assertEqual((written["documents"], written["errors"]), (3, []))
         self.assertEqual(self.client.show_document("notes", "a/1")["passages"][0]["text"], "salt")
         self.assertEqual(self.client.delete_documents("notes", ids=["b"])["documents"], 1)
+        self.assertEqual(self.client.delete_documents("notes", filter={"must": [{"key": "lang", "match": {"value": "de"}}]})["documents"], 1)
         task = self.client.compact("notes")
         while task["state"] == "running":
             time.sleep(0.05)

@@ -2,6 +2,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
+use crate::Filter;
+use crate::filter::filter_or_null;
+
 /// A document to add; fields beside these are metadata.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 #[schema(example = json!({"_id": "doc-17", "title": "Tides", "text": "The sea comes in and goes out twice a day.", "lang": "en"}))]
@@ -65,13 +68,22 @@ pub struct DocumentError {
     pub message: String,
 }
 
-/// Documents that are to go.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+/// Documents that are to go: exactly one of `ids` and `filter` is given.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(example = json!({ "ids": ["doc-17", "doc-18"] }))]
 pub struct DocumentsDelete {
-    /// Their ids; one that is not there is no error.
-    pub ids: Vec<String>,
+    /// Their ids; one that is not there is no error. Limit: `limits.documents`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ids: Option<Vec<String>>,
+    /// All that pass a filter, which has a condition at least: those that are there when their deletion is written. Limit on their
+    /// number: `limits.documents`; nothing is deleted where there are more.
+    #[serde(
+        default,
+        deserialize_with = "filter_or_null",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub filter: Option<Filter>,
 }
 
 /// What became of documents that were to go.
@@ -79,7 +91,7 @@ pub struct DocumentsDelete {
 pub struct DocumentsDeleted {
     /// The collection.
     pub collection: String,
-    /// Documents that were there when the request came.
+    /// Documents that were there and are deleted.
     pub documents: usize,
     /// Position of the write log after which they are gone.
     pub log_position: u64,

@@ -90,7 +90,7 @@ pub struct ApiKey {
     pub rate: Option<Rate>,
     /// The collections it may be used on; all where none is named.
     pub collections: Vec<String>,
-    /// What every search with it is narrowed to.
+    /// What every search and every deletion with it is narrowed to.
     pub filter: Option<Filter>,
 }
 
@@ -317,10 +317,11 @@ impl Key {
             let text = format!("key `{name}` may not be used on this collection");
             return Err(ApiError::new(ErrorCode::Forbidden, text));
         }
-        let narrowed =
-            below.is_empty() || (method == Method::POST && (is_search(path) || is_feedback(path)));
-        if self.filter().is_some() && !narrowed {
-            let text = format!("key `{name}` has a filter, which holds for searches only");
+        let is_narrowed = is_search(path) || is_feedback(path) || below == "documents/delete";
+        let is_narrowed = below.is_empty() || (method == Method::POST && is_narrowed);
+        if self.filter().is_some() && !is_narrowed {
+            let text =
+                format!("key `{name}` has a filter, which holds for searches and deletions only");
             return Err(ApiError::new(ErrorCode::Forbidden, text));
         }
         Ok(())
@@ -344,13 +345,13 @@ fn check(key: &ApiKey) -> Result<(), AuthError> {
     if key.scopes.is_empty() {
         return Err(AuthError::NoScopes { name });
     }
-    let wide = [Scope::Write, Scope::Admin];
-    match wide.into_iter().find(|scope| key.scopes.contains(scope)) {
-        Some(scope) if key.filter.is_some() => Err(AuthError::Filter {
+    let scope = Scope::Admin;
+    match key.filter.is_some() && key.scopes.contains(&scope) {
+        true => Err(AuthError::Filter {
             name,
             scope: scope.as_str(),
         }),
-        _ => Ok(()),
+        false => Ok(()),
     }
 }
 
@@ -440,7 +441,7 @@ mod tests {
         ));
         let tenant = ApiKey {
             filter: Some(Filter::default()),
-            ..key("a", "x", &[Scope::Search, Scope::Write])
+            ..key("a", "x", &[Scope::Search, Scope::Admin])
         };
         assert!(matches!(auth(vec![tenant]), Err(AuthError::Filter { .. })));
         let config = AuthConfig {

@@ -19,6 +19,8 @@ use crate::swap::{Slot, Source, SwapError, switch};
 /// Tasks that are remembered.
 const MAX_TASKS: usize = 100;
 
+type Reply = Box<dyn FnOnce(Result<Committed, Arc<LiveError>>) + Send>;
+
 /// Who writes a collection's log, and what was last seen of it.
 #[derive(Default)]
 pub(crate) struct Log {
@@ -55,14 +57,39 @@ impl Slot {
         config: LogConfig,
         batch: Batch,
     ) -> Result<Committed, Arc<LiveError>> {
+        let hand = move |committer: &Committer, reply: Reply| committer.commit(batch, reply);
+        self.hand(source, config, hand).await
+    }
+
+    /// As [`Self::commit`], of a batch that `find` makes of what searches see when everything before it is written.
+    pub(crate) async fn commit_found(
+        &self,
+        source: &Source,
+        config: LogConfig,
+        find: impl FnOnce(&Live) -> Result<Batch, LiveError> + Send + 'static,
+    ) -> Result<Committed, Arc<LiveError>> {
+        let answering = self.answering();
+        let find = move || {
+            let live = answering.lock().current().retriever.live();
+            find(&live)
+        };
+        let hand = move |committer: &Committer, reply: Reply| committer.commit_found(find, reply);
+        self.hand(source, config, hand).await
+    }
+
+    async fn hand(
+        &self,
+        source: &Source,
+        config: LogConfig,
+        hand: impl FnOnce(&Committer, Reply) + Send + 'static,
+    ) -> Result<Committed, Arc<LiveError>> {
         let committer = self.committer(source, config).await?;
         let (sender, receiver) = tokio::sync::oneshot::channel();
-        // Hands over in a thread that may wait: there may be many before it.
-        let handing = tokio::task::spawn_blocking(move || {
-            committer.commit(batch, move |committed| {
-                let _ = sender.send(committed); // Nobody waits any more.
-            });
+        let reply: Reply = Box::new(move |committed| {
+            let _ = sender.send(committed); // Nobody waits any more.
         });
+        // Hands over in a thread that may wait: there may be many before it.
+        let handing = tokio::task::spawn_blocking(move || hand(&committer, reply));
         let closed = || Arc::new(LiveError::Closed);
         handing.await.map_err(|_| closed())?;
         receiver.await.map_err(|_| closed())?

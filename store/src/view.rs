@@ -379,6 +379,26 @@ impl View {
         Ok(selected)
     }
 
+    /// Returns the ids that passages are upserted and deleted by: those of their documents, or their own where documents are not
+    /// split. In the order of the ordinals; a document is there once.
+    ///
+    /// # Errors
+    /// As [`Store::document_part`].
+    pub fn documents(&self, passages: &Bitmap) -> Result<Vec<String>, StoreError> {
+        let mut documents: Vec<String> = Vec::new();
+        for ordinal in passages {
+            let document = match self.document_part(ordinal)? {
+                Some(part) => part.document,
+                None => self.id(ordinal)?,
+            };
+            // Passages of a document are next to each other.
+            if documents.last().is_none_or(|last| last != document) {
+                documents.push(document.to_owned());
+            }
+        }
+        Ok(documents)
+    }
+
     /// Counts the values of fields in the passages given, or in all that are there; see [`Store::facets`].
     ///
     /// # Errors

@@ -8,10 +8,11 @@ use collection::{Collection, Durability, LIVE, LogConfig, LogWriter, NewRecord};
 use corpus::{CorpusConfig, CorpusReader, Passage};
 use encoder::BiEncoder;
 use indexer::{DocumentChange, LiveError, Recipe, Upsert};
-use retriever::{OpenConfig, Retriever};
+use retriever::{Filter, OpenConfig, Retriever};
 use serde_json::{Value, json};
 
 use crate::failure::{Exit, Failure};
+use crate::filter;
 use crate::model::{self, ModelArgs, named};
 use crate::output::Output;
 use crate::progress::Progress;
@@ -30,7 +31,7 @@ pub struct DocumentsArgs {
 enum DocumentsCommand {
     /// Add documents, each in the place of the one with its id.
     Add(Box<AddArgs>),
-    /// Delete documents by their ids.
+    /// Delete documents by their ids, or all that pass a filter.
     Delete(DeleteArgs),
     /// Print a document.
     Get(GetArgs),
@@ -64,18 +65,26 @@ struct AddArgs {
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   trawl documents delete data/docs doc-17 doc-18
-  trawl documents delete data/docs --ids gone.txt")]
+  trawl documents delete data/docs --ids gone.txt
+  trawl documents delete data/docs --filter 'lang=en year<2020'
+
+A filter deletes what passes it now, documents included that were written since the last build; what is deleted is printed.")]
 struct DeleteArgs {
     /// Folder of the collection.
     collection: PathBuf,
     /// Ids of the documents.
-    #[arg(required_unless_present = "ids")]
+    #[arg(required_unless_present_any = ["ids", "filter"])]
     documents: Vec<String>,
     /// Text file of ids, one a line.
     #[arg(long, value_name = "FILE")]
     ids: Option<PathBuf>,
+    /// All documents that pass: terms such as `lang=en year<2020`, or the JSON of the HTTP API; all of several hold.
+    #[arg(long, value_name = "EXPR", conflicts_with_all = ["documents", "ids"])]
+    filter: Vec<String>,
     #[command(flatten)]
     of: OfArgs,
+    #[command(flatten)]
+    model: ModelArgs,
 }
 
 /// Arguments of `trawl documents get`.
@@ -232,15 +241,26 @@ fn encode(
 }
 
 fn delete(args: &DeleteArgs, output: &Output) -> anyhow::Result<()> {
-    let (collection, _) = open(&args.collection, &args.of.generation)?;
+    let (collection, retriever) = open(&args.collection, &args.of.generation)?;
+    let filter = filter::resolve(&args.filter, &retriever)?;
     let mut ids = args.documents.clone();
     if let Some(path) = &args.ids {
         let text = std::fs::read_to_string(path)
             .with_context(|| format!("cannot read `{}`", path.display()))?;
         ids.extend(text.lines().filter(|id| !id.is_empty()).map(str::to_owned));
     }
-    let n_documents = ids.len();
     let mut log = writer(&collection, &args.of, "trawl documents delete")?;
+    if let Some(filter) = &filter {
+        if *filter == Filter::default() {
+            let text = "--filter: has no condition, so every document would pass it";
+            return Err(Failure::usage(text).into());
+        }
+        // Nobody else writes from here on.
+        replay(&collection, &retriever, &args.model)?;
+        let live = retriever.live();
+        ids = live.view().documents(&live.view().select(filter)?)?;
+    }
+    let n_documents = ids.len();
     let records = ids
         .into_iter()
         .map(|id| DocumentChange::Delete(id).to_record());
@@ -252,9 +272,11 @@ fn delete(args: &DeleteArgs, output: &Output) -> anyhow::Result<()> {
     output.result(
         &json!({ "documents": n_documents, "log_position": position }),
         |_| {
-            format!(
-                "{n_documents} documents are deleted where they were there, write log at {position}"
-            )
+            let there = match filter {
+                Some(_) => "",
+                None => " where they were there",
+            };
+            format!("{n_documents} documents are deleted{there}, write log at {position}")
         },
     )
 }

@@ -203,3 +203,37 @@ fn boosts_orders_and_pins_change_the_order_and_are_explained() {
         assert!(errors.contains(message), "{more:?}: {errors}");
     }
 }
+
+#[test]
+fn what_passes_is_deleted() {
+    let built = build();
+    let collection = text(&built.collection);
+    let n_found =
+        |filter: &str| search(&built, &["--lexical", "--filter", filter])["total"].clone();
+    let path = built.folder.path().join("new.jsonl");
+    let line = json!({"_id": "new", "text": "the moon and the sea", "subject": "kitchen"});
+    std::fs::write(&path, line.to_string()).unwrap();
+    let delete = ["--json", "documents", "delete", collection, "--filter"];
+    let all = search(&built, &["--lexical"])["total"]["value"]
+        .as_u64()
+        .unwrap();
+    succeed(["--quiet", "documents", "add", collection, text(&path)]);
+    let kitchen = n_found("subject=kitchen");
+    let deleted = json(delete.iter().copied().chain(["subject=kitchen"]));
+    assert!(deleted["documents"].as_u64().unwrap() >= kitchen["value"].as_u64().unwrap());
+    assert_eq!(
+        deleted["log_position"].as_u64(),
+        deleted["documents"].as_u64().map(|n| n + 1)
+    );
+    assert_eq!(n_found("subject=kitchen")["value"], 0);
+    assert_eq!(
+        search(&built, &["--lexical"])["total"]["value"],
+        all + 1 - kitchen["value"].as_u64().unwrap()
+    );
+    let nothing = json(delete.iter().copied().chain(["subject=kitchen"]));
+    assert_eq!(nothing["documents"], 0);
+    for (filter, said) in [("{}", "no condition"), ("subjectt=kitchen", "did you mean")] {
+        let refused = fail(2, delete.iter().copied().chain([filter]));
+        assert!(refused.contains(said), "{refused}");
+    }
+}

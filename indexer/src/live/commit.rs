@@ -46,8 +46,10 @@ pub struct Remembered {
 pub enum Committed {
     /// It is in the log up to this position, and every search that begins now sees it.
     Written {
-        /// Position of its last record.
+        /// Position of its last record, or of the one before it where it has none.
         position: u64,
+        /// Changes that it has.
+        n_changes: usize,
     },
     /// A batch with its key was written before.
     Before {
@@ -60,10 +62,13 @@ pub enum Committed {
 
 /// An error is that of the whole group.
 type Reply = Box<dyn FnOnce(Result<Committed, Arc<LiveError>>) + Send>;
+/// Makes a batch of what there is.
+type Find = Box<dyn FnOnce() -> Result<Batch, LiveError> + Send>;
 type Truncated = Box<dyn FnOnce(Result<u64, CollectionError>) + Send>;
 
 enum Job {
     Write(Batch, Reply),
+    Find(Find, Reply),
     Truncate(Writer, Truncated),
 }
 
@@ -123,6 +128,15 @@ impl Committer {
         self.send(Job::Write(batch, Box::new(reply)));
     }
 
+    /// As [`Self::commit`], of a batch that `find` makes when everything before it is written and shown, and nothing comes between.
+    pub fn commit_found(
+        &self,
+        find: impl FnOnce() -> Result<Batch, LiveError> + Send + 'static,
+        reply: impl FnOnce(Result<Committed, Arc<LiveError>>) + Send + 'static,
+    ) {
+        self.send(Job::Find(Box::new(find), Box::new(reply)));
+    }
+
     /// Removes what every generation contains; `reply` gets the number of bytes.
     pub fn truncate(
         &self,
@@ -135,7 +149,7 @@ impl Committer {
     fn send(&self, job: Job) {
         let sender = self.sender.as_ref().expect("there is one until the end");
         if let Err(error) = sender.send(job)
-            && let Job::Write(_, reply) = error.0
+            && let Job::Write(_, reply) | Job::Find(_, reply) = error.0
         {
             reply(Err(Arc::new(LiveError::Closed)));
         }
@@ -168,6 +182,14 @@ impl<F: FnMut(Vec<DocumentChange>, u64) -> Result<(), LiveError>> Writing<F> {
                     drop(writer);
                     reply(freed);
                 }
+                Job::Find(find, reply) => match find() {
+                    Ok(batch) => {
+                        let mut group = Group::default();
+                        self.take(&mut group, batch, reply);
+                        self.write(group);
+                    }
+                    Err(error) => reply(Err(Arc::new(error))),
+                },
                 Job::Write(batch, reply) => {
                     let mut group = Group::default();
                     self.take(&mut group, batch, reply);
@@ -206,6 +228,7 @@ impl<F: FnMut(Vec<DocumentChange>, u64) -> Result<(), LiveError>> Writing<F> {
             }
         }
         let first = group.records.len();
+        let n_changes = batch.changes.len();
         let changes = batch.changes.iter();
         group.records.extend(changes.map(DocumentChange::to_record));
         group.changes.extend(batch.changes);
@@ -221,7 +244,7 @@ impl<F: FnMut(Vec<DocumentChange>, u64) -> Result<(), LiveError>> Writing<F> {
             .iter()
             .map(|record| record.payload.len())
             .sum::<usize>();
-        group.replies.push((group.records.len(), reply));
+        group.replies.push((group.records.len(), n_changes, reply));
     }
 
     fn write(&mut self, group: Group) {
@@ -238,9 +261,12 @@ impl<F: FnMut(Vec<DocumentChange>, u64) -> Result<(), LiveError>> Writing<F> {
                 for (index, answer) in group.answers {
                     self.answers.add(start + index as u64, answer);
                 }
-                for (n_records, reply) in group.replies {
+                for (n_records, n_changes, reply) in group.replies {
                     let position = start + n_records as u64 - 1;
-                    reply(Ok(Committed::Written { position }));
+                    reply(Ok(Committed::Written {
+                        position,
+                        n_changes,
+                    }));
                 }
                 for (index, remembered, reply) in group.again {
                     let position = start + index as u64;
@@ -260,7 +286,7 @@ impl<F: FnMut(Vec<DocumentChange>, u64) -> Result<(), LiveError>> Writing<F> {
                 for reply in group
                     .replies
                     .into_iter()
-                    .map(|(_, reply)| reply)
+                    .map(|(_, _, reply)| reply)
                     .chain(again)
                 {
                     reply(Err(Arc::clone(&error)));
@@ -278,8 +304,8 @@ struct Group {
     n_bytes: usize,
     /// By the index of their record.
     answers: Vec<(usize, Remembered)>,
-    /// By the number of records up to the end of their batch.
-    replies: Vec<(usize, Reply)>,
+    /// With the number of records up to the end of their batch, and of its changes.
+    replies: Vec<(usize, usize, Reply)>,
     /// Those who asked what another one of the group asks.
     again: Vec<(usize, Remembered, Reply)>,
 }

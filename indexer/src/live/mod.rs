@@ -60,12 +60,24 @@ pub enum LiveError {
         found: String,
         expected: String,
     },
+    /// A filter does not fit the collection, or the passages cannot be looked through.
+    #[error("cannot look for the documents")]
+    Select(#[source] Box<retriever::SelectError>),
+    /// A filter finds more than may be deleted at once.
+    #[error("{n_found} documents pass the filter, limit is {limit}")]
+    TooMany { n_found: usize, limit: usize },
     /// The log holds what this version does not know.
     #[error("record {position} of the write log cannot be read: {reason}")]
     Record { position: u64, reason: String },
     /// The thread that writes is gone.
     #[error("the write log is closed")]
     Closed,
+}
+
+impl From<retriever::SelectError> for LiveError {
+    fn from(error: retriever::SelectError) -> Self {
+        Self::Select(Box::new(error))
+    }
 }
 
 impl LiveError {

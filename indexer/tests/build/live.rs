@@ -21,7 +21,7 @@ use indexer::{
 };
 use retriever::{
     Condition, Deadline, Encoded, Filter, Live, Mode, ModelError, OpenConfig, QueryEncoder,
-    QueryInput, Retriever, SearchOptions, SearchRequest, SearchResponse, Test,
+    QueryInput, Retriever, SearchOptions, SearchRequest, SearchResponse, SelectError, Test,
 };
 use serde_json::json;
 use vectors::VectorFile;
@@ -175,6 +175,13 @@ fn schema() -> Schema {
     serde_json::from_value(json!({ "fields": { "year": "integer" } })).unwrap()
 }
 
+fn of_years(years: &[i64]) -> Condition {
+    Condition::Field {
+        key: "year".to_owned(),
+        test: Test::Any(years.iter().map(|year| json!(year)).collect()),
+    }
+}
+
 fn open(collection: &Collection) -> Arc<Retriever> {
     let generation = collection.resolve(LIVE).unwrap();
     let retriever = Retriever::open(generation, OpenConfig::default()).unwrap();
@@ -279,15 +286,59 @@ impl Trial {
                 });
                 self.operations.push(operation);
             }
-            let (sender, expected) = (sender.clone(), self.operations.len() as u64);
+            let expected = (self.operations.len() as u64, batch.changes.len());
+            let sender = sender.clone();
             let committer = self.committer.as_ref().unwrap();
             committer.commit(batch, move |committed| {
                 sender.send((committed.unwrap(), expected)).unwrap();
             });
         }
-        for (committed, position) in receiver.iter().take(n_batches) {
-            assert_eq!(committed, Committed::Written { position });
+        let is_found = self.draws.below(3) == 0;
+        if is_found {
+            self.delete_found(sender);
         }
+        for (committed, (position, n_changes)) in
+            receiver.iter().take(n_batches + usize::from(is_found))
+        {
+            let expected = Committed::Written {
+                position,
+                n_changes,
+            };
+            assert_eq!(committed, expected);
+        }
+    }
+
+    /// Deletes what a filter finds behind batches that may still wait.
+    fn delete_found(&mut self, sender: mpsc::Sender<(Committed, (u64, usize))>) {
+        let year = self.draws.below(8) as i64;
+        let found = self.state().into_iter();
+        let found: Vec<String> = found
+            .filter(|document| document.year == year)
+            .map(|document| document.id)
+            .collect();
+        let deleted = found.iter().cloned().map(Operation::Delete);
+        self.operations.extend(deleted);
+        let expected = (self.operations.len() as u64, found.len());
+        let retriever = Arc::clone(&self.retriever);
+        let find = move || {
+            let live = retriever.lock().unwrap().live();
+            let view = live.view();
+            let filter = Filter {
+                must: vec![of_years(&[year])],
+                ..Filter::default()
+            };
+            let documents = view.documents(&view.select(&filter)?);
+            let documents = documents.map_err(SelectError::Store)?;
+            assert_eq!(documents, found);
+            Ok(Batch {
+                changes: documents.into_iter().map(DocumentChange::Delete).collect(),
+                answer: None,
+            })
+        };
+        let committer = self.committer.as_ref().unwrap();
+        committer.commit_found(find, move |committed| {
+            sender.send((committed.unwrap(), expected)).unwrap();
+        });
     }
 
     fn check(&mut self) {
@@ -297,10 +348,7 @@ impl Trial {
         let year = self.draws.below(8) as i64;
         let is_filtered = self.draws.below(2) == 0;
         let filter = is_filtered.then(|| Filter {
-            must: vec![Condition::Field {
-                key: "year".to_owned(),
-                test: Test::Any(vec![json!(year), json!(year + 1)]),
-            }],
+            must: vec![of_years(&[year, year + 1])],
             ..Filter::default()
         });
         let passes = |document: &Document| {
@@ -366,10 +414,7 @@ impl Trial {
             ))
         };
         let late = Filter {
-            must: vec![Condition::Field {
-                key: "year".to_owned(),
-                test: Test::Any(vec![json!(5), json!(6)]),
-            }],
+            must: vec![of_years(&[5, 6])],
             ..Filter::default()
         };
         vec![
@@ -612,6 +657,17 @@ fn encoded_documents_are_folded_as_a_build_would_encode_them() {
         assert!(live.view().passages_of("p10").unwrap().is_empty());
         let of_document = live.view().passages_of("p11").unwrap();
         assert_eq!(of_document.len() > 1, stride.is_some());
+        let all: Vec<String> = merged
+            .iter()
+            .map(|line| {
+                serde_json::from_str::<serde_json::Value>(line).unwrap()["_id"]
+                    .as_str()
+                    .unwrap()
+                    .to_owned()
+            })
+            .collect();
+        let passages = live.view().select(&Filter::default()).unwrap();
+        assert_eq!(live.view().documents(&passages).unwrap(), all);
         let config_of_log = CompactConfig {
             alias: AliasName::parse(LIVE).unwrap(),
             publish: true,
@@ -725,7 +781,11 @@ fn a_request_that_is_repeated_is_written_once() {
         });
         receiver.recv().unwrap()
     };
-    assert_eq!(commit(&trial, "a"), Committed::Written { position: 2 });
+    let written = Committed::Written {
+        position: 2,
+        n_changes: 1,
+    };
+    assert_eq!(commit(&trial, "a"), written);
     let before = Committed::Before {
         position: 2,
         remembered: answer("a"),

@@ -1,3 +1,4 @@
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use axum::extract::{Extension, Path, State};
@@ -11,17 +12,20 @@ use openapi::{
     Document, DocumentError, DocumentPassage, DocumentsDelete, DocumentsDeleted, DocumentsWritten,
     ErrorCode, NewDocuments, Task, TaskList,
 };
-use retriever::{Deadline, Live};
+use retriever::{Deadline, Filter, Live, SelectError};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use super::aliases::writable;
 use super::errors::{Body, Computing, Kept, Named, TooMany, Written};
 use super::headers::{Repeated, Waiting};
+use crate::Limits;
+use crate::auth::{narrow, narrowed_error};
 use crate::body::{Json, Lines};
 use crate::exchange::Context;
+use crate::filter::read_filter;
 use crate::live::begin_compaction;
-use crate::problem::ApiError;
+use crate::problem::{ApiError, filter_fault};
 use crate::scheduler::Class;
 use crate::state::{App, ServedCollection};
 
@@ -57,15 +61,7 @@ pub(super) async fn add(
     let served = slot.current();
     let limits = app.limits();
     if texts.len() > limits.documents {
-        let (given, limit) = (Some(texts.len() as u64), limits.documents);
-        let code = ErrorCode::BatchTooLarge;
-        return Err(ApiError::too_many(
-            code,
-            "documents:",
-            given,
-            limit,
-            "limits.documents",
-        ));
+        return Err(too_many("documents:", texts.len(), limits.documents));
     }
     let live = served.retriever.live();
     check_memory(&live, limits.live_bytes)?;
@@ -101,7 +97,10 @@ pub(super) async fn add(
     Ok(answer)
 }
 
-/// Delete documents by their ids
+/// Delete documents by their ids, or all that pass a filter
+///
+/// What a filter finds is deleted as a whole: the documents that are there when the deletion is written, and no others. A key that has a
+/// filter of its own deletes only what passes that, too. Every search that begins after the answer sees none of them.
 #[utoipa::path(
     post, path = "/v1/collections/{name}/documents/delete", tag = "documents", operation_id = "delete_documents",
     params(
@@ -116,39 +115,162 @@ pub(super) async fn add(
 )]
 pub(super) async fn delete(
     State(app): State<App>,
+    Extension(context): Extension<Context>,
     Path(name): Path<String>,
     headers: HeaderMap,
     Json(body): Json<DocumentsDelete>,
 ) -> Result<Response, ApiError> {
     let (slot, _) = writable(&app, &name)?;
-    let limit = app.limits().documents;
-    if body.ids.len() > limit {
-        let (given, code) = (Some(body.ids.len() as u64), ErrorCode::BatchTooLarge);
-        return Err(ApiError::too_many(
-            code,
-            "ids:",
-            given,
-            limit,
-            "limits.documents",
-        ));
+    let limits = app.limits();
+    let request = match &body.ids {
+        Some(ids) => hex(&[ids.join("\n").as_bytes()]),
+        None => hex(&[&serde_json::to_vec(&body).map_err(ApiError::internal)?]),
+    };
+    let (ids, filter) = deleted(body, &limits)?;
+    if let Some(ids) = &ids
+        && ids.len() > limits.documents
+    {
+        return Err(too_many("ids:", ids.len(), limits.documents));
     }
     let key = idempotency_key(&headers, &name)?;
     let live = slot.current().retriever.live();
-    let mut n_found = 0;
-    for id in &body.ids {
-        let found = live.view().passages_of(id).map_err(ApiError::internal)?;
-        n_found += usize::from(!found.is_empty());
-    }
-    let digest = hex(&[body.ids.join("\n").as_bytes()]);
-    let answer = DocumentsDeleted {
+    let mut answer = DocumentsDeleted {
         collection: name.clone(),
-        documents: n_found,
+        documents: 0,
         log_position: live.position(),
         durability: durability(&app),
     };
-    let answer = serde_json::to_value(&answer).map_err(ApiError::internal)?;
-    let changes = body.ids.into_iter().map(DocumentChange::Delete).collect();
-    commit(&app, &name, changes, key, digest, answer).await
+    let own = context.filter();
+    let (ids, filter) = match (ids, filter, own) {
+        // Those that are not there are written, too: a generation to come may have them.
+        (Some(ids), _, None) => {
+            for id in ids.iter().collect::<BTreeSet<_>>() {
+                let found = live.view().passages_of(id).map_err(ApiError::internal)?;
+                answer.documents += usize::from(!found.is_empty());
+            }
+            let answer = serde_json::to_value(&answer).map_err(ApiError::internal)?;
+            let changes = ids.into_iter().map(DocumentChange::Delete).collect();
+            return commit(&app, &name, changes, key, request, answer).await;
+        }
+        (ids, filter, own) => (ids, narrow(filter, own).unwrap_or_default()),
+    };
+    let asked = ids.is_none();
+    let find = Find {
+        ids,
+        filter,
+        limit: limits.documents,
+        key,
+        request: request.clone(),
+        answer: answer.clone(),
+    };
+    let (app, of) = (App::clone(&app), name.clone());
+    let writing = in_task(async move {
+        let (slot, source) = writable(&app, &of)?;
+        let find = |live: &Live| find.batch(live);
+        Ok(slot.commit_found(&source, app.config.log, find).await)
+    });
+    match writing.await? {
+        Ok(committed) => {
+            if let Committed::Written { n_changes, .. } = committed {
+                answer.documents = n_changes;
+            }
+            let answer = serde_json::to_value(&answer).map_err(ApiError::internal)?;
+            respond(committed, &request, answer)
+        }
+        Err(error) => Err(match &*error {
+            LiveError::TooMany { n_found, limit } => {
+                too_many("documents that pass the filter:", *n_found, *limit)
+            }
+            LiveError::Select(select) => match (&**select, own) {
+                (SelectError::Filter(error), Some(_)) => narrowed_error(error.clone(), asked),
+                (SelectError::Filter(error), None) => {
+                    ApiError::fields(vec![filter_fault("/filter", error.clone())])
+                }
+                (SelectError::Store(_), _) => of_live(&error),
+            },
+            error => of_live(error),
+        }),
+    }
+}
+
+/// What is to be deleted: ids, or what passes a filter.
+fn deleted(
+    body: DocumentsDelete,
+    limits: &Limits,
+) -> Result<(Option<Vec<String>>, Option<Filter>), ApiError> {
+    let filter = match (body.ids, body.filter) {
+        (Some(_), Some(_)) => {
+            let text = "is given beside `ids`; one of them is enough";
+            return Err(ApiError::field("/filter", "conflict", text));
+        }
+        (None, None) => {
+            let text = "is missing, and so is `filter`";
+            return Err(ApiError::field("/ids", "missing", text));
+        }
+        (Some(ids), None) => return Ok((Some(ids), None)),
+        (None, Some(filter)) => read_filter(filter, "/filter").map_err(ApiError::fields)?,
+    };
+    if filter == Filter::default() {
+        let text = "has no condition, so every document would pass it";
+        return Err(ApiError::field("/filter", "missing", text));
+    }
+    match filter.check(&limits.filter()) {
+        Ok(()) => Ok((None, Some(filter))),
+        Err(error) => Err(ApiError::fields(vec![filter_fault("/filter", error)])),
+    }
+}
+
+fn too_many(what: &str, given: usize, limit: usize) -> ApiError {
+    let (code, given) = (ErrorCode::BatchTooLarge, Some(given as u64));
+    ApiError::too_many(code, what, given, limit, "limits.documents")
+}
+
+/// Documents that are looked for when their deletion is written.
+struct Find {
+    /// Only these, where they are given.
+    ids: Option<Vec<String>>,
+    filter: Filter,
+    limit: usize,
+    key: Option<String>,
+    request: String,
+    answer: DocumentsDeleted,
+}
+
+impl Find {
+    fn batch(self, live: &Live) -> Result<Batch, LiveError> {
+        let view = live.view();
+        let passing = view.select(&self.filter)?;
+        let found = match self.ids {
+            None => view.documents(&passing).map_err(SelectError::Store)?,
+            Some(ids) => {
+                let mut found = Vec::new();
+                for id in ids.into_iter().collect::<BTreeSet<_>>() {
+                    let passages = view.passages_of(&id).map_err(SelectError::Store)?;
+                    if passages.iter().any(|passage| passing.contains(*passage)) {
+                        found.push(id);
+                    }
+                }
+                found
+            }
+        };
+        let (n_found, limit) = (found.len(), self.limit);
+        if n_found > limit {
+            return Err(LiveError::TooMany { n_found, limit });
+        }
+        let answer = DocumentsDeleted {
+            documents: n_found,
+            ..self.answer
+        };
+        let remembered = |key| Remembered {
+            key,
+            request: self.request,
+            answer: serde_json::to_value(answer).expect("an answer has string keys only"),
+        };
+        Ok(Batch {
+            changes: found.into_iter().map(DocumentChange::Delete).collect(),
+            answer: self.key.map(remembered),
+        })
+    }
 }
 
 /// Show a document
@@ -278,7 +400,7 @@ async fn commit(
     changes: Vec<DocumentChange>,
     key: Option<String>,
     request: String,
-    mut answer: Value,
+    answer: Value,
 ) -> Result<Response, ApiError> {
     if changes.is_empty() && key.is_none() {
         return Ok(axum::Json(answer).into_response());
@@ -293,14 +415,25 @@ async fn commit(
         answer: remembered,
     };
     let (app, name) = (App::clone(app), name.to_owned());
-    // In a task of its own: a caller who goes away leaves nothing half done.
-    let task = tokio::spawn(async move {
+    let writing = in_task(async move {
         let (slot, source) = writable(&app, &name)?;
         let committed = slot.commit(&source, app.config.log, batch).await;
         committed.map_err(|error| of_live(&error))
     });
-    match task.await.map_err(ApiError::internal)?? {
-        Committed::Written { position } => {
+    respond(writing.await?, &request, answer)
+}
+
+/// Writes in a task of its own: a caller who goes away leaves nothing half done.
+async fn in_task<T: Send + 'static>(
+    writing: impl Future<Output = Result<T, ApiError>> + Send + 'static,
+) -> Result<T, ApiError> {
+    tokio::spawn(writing).await.map_err(ApiError::internal)?
+}
+
+/// Tells a caller what was written, or what was told before.
+fn respond(committed: Committed, request: &str, mut answer: Value) -> Result<Response, ApiError> {
+    match committed {
+        Committed::Written { position, .. } => {
             answer["log_position"] = position.into();
             Ok(axum::Json(answer).into_response())
         }

@@ -162,11 +162,19 @@ fn the_client_writes_and_changes_generations() {
     let shown = client.show_document("docs", "a/1").unwrap();
     assert_eq!(shown.passages[0].text, "zirconium");
     assert_eq!(shown.metadata["lang"], "en");
-    let request = DocumentsDelete {
-        ids: vec!["b".to_owned()],
+    let of_ids = DocumentsDelete {
+        ids: Some(vec!["b".to_owned()]),
+        ..DocumentsDelete::default()
     };
-    let deleted = client.delete_documents("docs", &request, None).unwrap();
-    assert_eq!(deleted.documents, 1);
+    let filter = json!({"must": [{"key": "lang", "match": {"value": "fr"}}]});
+    let of_filter = DocumentsDelete {
+        filter: serde_json::from_value(filter).unwrap(),
+        ..DocumentsDelete::default()
+    };
+    for request in [of_ids, of_filter] {
+        let deleted = client.delete_documents("docs", &request, None).unwrap();
+        assert_eq!(deleted.documents, 1, "{request:?}");
+    }
 
     let before = client.show_alias("docs", "live").unwrap().generation;
     let mut task = client.compact("docs").unwrap();
@@ -182,7 +190,7 @@ fn the_client_writes_and_changes_generations() {
         client.list_generations("docs").unwrap().generations.len(),
         2
     );
-    assert_eq!(client.show_collection("docs").unwrap().counts.passages, 7);
+    assert_eq!(client.show_collection("docs").unwrap().counts.passages, 6);
     let listed = client.list_collections().unwrap().collections;
     assert_eq!(listed[0].generation, after);
 

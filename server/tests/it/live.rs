@@ -183,6 +183,87 @@ fn what_cannot_be_taken_is_refused_by_name() {
 }
 
 #[test]
+fn what_passes_a_filter_is_deleted() {
+    let server = TestServer::start_with(
+        |config| config.limits.documents = 3,
+        server::QueueConfig::default(),
+    );
+    let delete = |key: &str, body: &Value| {
+        let headers = match key {
+            "" => String::new(),
+            key => format!("idempotency-key: {key}\r\n"),
+        };
+        let body = body.to_string();
+        server.post_with(&format!("{DOCUMENTS}/delete"), &headers, body.as_bytes())
+    };
+    let of = |lang: &str| json!({"must": [{"key": "lang", "match": {"value": lang}}]});
+    let before = server.search(json!({"query": "a", "top_k": 50})).ok();
+    let n_before = before["total"]["value"].as_u64().unwrap();
+    for (body, pointer) in [
+        (json!({}), "/ids"),
+        (json!({"ids": ["a"], "filter": of("fr")}), "/filter"),
+        (json!({"filter": {}}), "/filter"),
+        (
+            json!({"filter": {"must": [{"key": "lang"}]}}),
+            "/filter/must/0",
+        ),
+        (
+            json!({"filter": {"must": [{"key": "langg", "match": {"value": "fr"}}]}}),
+            "/filter/must/0/key",
+        ),
+    ] {
+        let refused = delete("", &body).problem(422, "validation");
+        assert_eq!(refused["errors"][0]["pointer"], pointer, "{body}");
+    }
+    let refused = delete("", &json!({"filter": of("en")})).problem(413, "batch_too_large");
+    assert_eq!(
+        (
+            &refused["errors"][0]["setting"],
+            &refused["errors"][0]["given"]
+        ),
+        (&json!("limits.documents"), &json!(n_before - 1))
+    );
+    assert_eq!(server.search(json!({"query": "a"})).ok()["log_position"], 0);
+
+    let new = json!([{"_id": "n1", "text": "zinc", "lang": "fr"}, {"_id": "n2", "text": "zinc", "lang": "de"}]);
+    server.post(DOCUMENTS, &new).ok();
+    let deleted = delete("k", &json!({"filter": of("fr")}));
+    let deleted = deleted.ok();
+    // One is the generation's, one was written since.
+    assert_eq!(
+        (&deleted["documents"], &deleted["log_position"]),
+        (&json!(2), &json!(5))
+    );
+    assert_eq!(ids(&words(&server, "zinc")), ["n2"]);
+    let again = delete("k", &json!({"filter": of("fr")}));
+    assert_eq!(again.header("idempotent-replayed"), "true");
+    assert_eq!(again.ok(), deleted);
+    delete("k", &json!({"filter": of("de")})).problem(422, "validation");
+    let nothing = delete("", &json!({"filter": of("fr")})).ok();
+    assert_eq!(
+        (&nothing["documents"], &nothing["log_position"]),
+        (&json!(0), &json!(5))
+    );
+    // What passes the filter later was not deleted by it, whoever answers.
+    server
+        .post(
+            DOCUMENTS,
+            &json!({"_id": "n1", "text": "zinc", "lang": "fr"}),
+        )
+        .ok();
+    assert_eq!(ids(&words(&server, "zinc")), ["n2", "n1"]);
+    compact(&server);
+    assert_eq!(ids(&words(&server, "zinc")), ["n2", "n1"]);
+    server
+        .post("/v1/collections/docs/aliases/live/rollback", &Value::Null)
+        .ok();
+    let after = server.search(json!({"query": "a", "top_k": 50})).ok();
+    assert_eq!(after["generation"], before["generation"]);
+    assert_eq!(after["total"]["value"], n_before + 1);
+    assert_eq!(ids(&words(&server, "zinc")), ["n2", "n1"]);
+}
+
+#[test]
 fn a_request_with_a_key_is_written_once() {
     let server = TestServer::start();
     let ask = |key: &str, text: &str| -> Answer {

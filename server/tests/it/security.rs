@@ -167,6 +167,84 @@ fn every_route_asks_for_its_scope() {
 }
 
 #[test]
+fn a_tenant_deletes_its_own_documents_only() {
+    let own = |lang: &str| Filter {
+        must: vec![Condition::Field {
+            key: "lang".to_owned(),
+            test: Test::Any(vec![lang.into()]),
+        }],
+        ..Filter::default()
+    };
+    let unfit = Filter {
+        must: vec![Condition::Field {
+            key: "no such field".to_owned(),
+            test: Test::Exists,
+        }],
+        ..Filter::default()
+    };
+    let tenant = |name: &str, filter: Filter| ApiKey {
+        filter: Some(filter),
+        ..key(name, &[Scope::Search, Scope::Write])
+    };
+    let server = start(keys(vec![
+        tenant("english", own("en")),
+        tenant("french", own("fr")),
+        tenant("unfit", unfit),
+        key("all", &[Scope::Search]),
+    ]));
+    let post = |name: &str, path: &str, body: &Value| {
+        let path = format!("/v1/collections/docs/{path}");
+        ask(&server, "POST", &path, &bearer(name), body)
+    };
+    let all = || {
+        let found = post("all", "search", &json!({"query": "a", "top_k": 50})).ok();
+        let mut ids: Vec<String> = ids(&found).into_iter().map(str::to_owned).collect();
+        ids.sort();
+        ids
+    };
+    let before = all();
+    let delete = |name: &str, body: Value| post(name, "documents/delete", &body);
+    // `bread` is French, `tides` English, and nobody has `none`.
+    let n_deleted = delete("french", json!({"ids": ["tides", "none"]})).ok();
+    assert_eq!(
+        (&n_deleted["documents"], &n_deleted["log_position"]),
+        (&json!(0), &json!(0))
+    );
+    let wide = json!({"should": [{"exists": {"key": "lang"}}, {"is_empty": {"key": "lang"}}]});
+    for (body, n) in [
+        (
+            json!({"filter": {"must": [{"key": "lang", "match": {"value": "en"}}]}}),
+            0,
+        ),
+        (json!({"filter": wide}), 1),
+        (json!({"filter": wide}), 0),
+    ] {
+        assert_eq!(
+            delete("french", body.clone()).ok()["documents"],
+            n,
+            "{body}"
+        );
+    }
+    let mut expected = before.clone();
+    expected.retain(|id| id != "bread");
+    assert_eq!(all(), expected);
+    let body = json!({"ids": ["tides", "bread", "tides"]});
+    assert_eq!(delete("english", body).ok()["documents"], 1);
+    expected.retain(|id| id != "tides");
+    assert_eq!(all(), expected);
+
+    let body = json!({"filter": {"must": [{"key": "langg", "match": {"value": "en"}}]}});
+    let problem = delete("english", body).problem(422, "validation");
+    assert_eq!(problem["errors"][0]["pointer"], "/filter/must/0/key");
+    delete("unfit", json!({"ids": ["owls"]})).problem(403, "forbidden");
+    delete("unfit", json!({"filter": wide})).problem(403, "forbidden");
+    let document = json!({"_id": "owls", "text": "mine now", "lang": "en"});
+    post("english", "documents", &document).problem(403, "forbidden");
+    delete("all", json!({"ids": ["owls"]})).problem(403, "forbidden");
+    assert_eq!(all(), expected);
+}
+
+#[test]
 fn a_tenant_finds_its_own_passages_only() {
     let english = Filter {
         must: vec![Condition::Field {

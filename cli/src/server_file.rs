@@ -14,7 +14,7 @@ use collection::Durability;
 use encoder::Arithmetic;
 use retriever::{Fusion, Weights};
 use serde::de::{self, Deserialize, Deserializer, Visitor};
-use server::{Limits, QueryLogConfig, ServerConfig};
+use server::{Limits, QueryLogConfig, ServerConfig, nearest};
 use toml::{Table, Value};
 
 use crate::failure::Failure;
@@ -400,16 +400,6 @@ fn refused(place: &str, error: &toml::de::Error) -> Failure {
     }
 }
 
-/// Of the keys that serde's message expects, the one most like the one it does not know.
-pub fn nearest(message: &str) -> Option<&str> {
-    let rest = message.strip_prefix("unknown field `")?;
-    let (unknown, expected) = rest.split_once('`')?;
-    let known = expected.split('`').skip(1).step_by(2);
-    let like = |known: &str| strsim::jaro_winkler(unknown, known);
-    let nearest = known.max_by(|a, b| like(a).total_cmp(&like(b)))?;
-    (like(nearest) > 0.75).then_some(nearest)
-}
-
 /// A number of bytes: `1024`, `"64KiB"`, `"32MiB"`, `"1GiB"`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct Size(pub usize);
@@ -583,17 +573,5 @@ mod tests {
             let error = refused(text, &[]);
             assert!(error.contains(expected), "{error}");
         }
-    }
-
-    #[test]
-    fn the_nearest_key_is_suggested() {
-        let message =
-            "unknown field `max_boddy`, expected one of `bind`, `max_body`, `max_timeout`";
-        assert_eq!(nearest(message), Some("max_body"));
-        assert_eq!(
-            nearest("unknown field `xyz`, expected one of `bind`, `max_body`"),
-            None
-        );
-        assert_eq!(nearest("missing field `path`"), None);
     }
 }

@@ -102,6 +102,8 @@ def method(document, verb, path, operation):
     given = "None"
     if body:
         schema = body["content"]["application/json"]["schema"]
+        # One that may be left out is sent empty.
+        schema = next((part for part in schema.get("oneOf", []) if "$ref" in part), schema)
         name = annotation(schema)
         if resolve(document, schema).get("type") == "object":
             arguments.append(f"**body: Unpack[{name}]")

@@ -2,6 +2,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
 
+use crate::Gate;
+
 /// What an alias names.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 #[schema(example = json!({ "collection": "docs", "alias": "live", "generation": "20261120T195500Z-3f9a1c", "previous": null, "served": true }))]
@@ -24,14 +26,25 @@ pub struct Alias {
 pub struct AliasRequest {
     /// The generation.
     pub generation: String,
-    /// Whether it is compared with the one that the alias names, and refused when it is worse.
-    #[serde(default = "yes")]
+    /// Whether it is compared with the one that the alias names, and refused when it is worse; or what is asked then.
+    #[serde(default)]
     #[schema(default = true)]
-    pub gate: bool,
+    pub gate: Gate,
+    /// Leaves out of the generation what was written to the collection until now; without, it is applied to it. Another generation
+    /// still gets it.
+    #[serde(default)]
+    #[schema(default = false)]
+    pub drop_live: bool,
 }
 
-fn yes() -> bool {
-    true
+/// Makes an alias name what it named before.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RollbackRequest {
+    /// As of [`AliasRequest`].
+    #[serde(default)]
+    #[schema(default = false)]
+    pub drop_live: bool,
 }
 
 /// The generations of a collection.

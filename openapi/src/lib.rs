@@ -12,6 +12,7 @@ mod documents;
 mod embeddings;
 mod feedback;
 mod filter;
+mod gate;
 mod group;
 mod health;
 mod models;
@@ -23,7 +24,7 @@ mod search;
 mod shadow;
 mod tei;
 
-pub use aliases::{Alias, AliasRequest, Generation, GenerationList};
+pub use aliases::{Alias, AliasRequest, Generation, GenerationList, RollbackRequest};
 pub use boost::{Boost, BoostFunction, BoostStage, HitBoost, HitExplanation, Pin, Sort, SortOrder};
 pub use cohere::{
     CohereError, CohereMeta, CohereRerankRequest, CohereRerankResponse, CohereTokens, CohereUnits,
@@ -43,6 +44,7 @@ pub use embeddings::{
 };
 pub use feedback::{Feedback, FeedbackRequest, FeedbackResponse};
 pub use filter::{Condition, FieldKey, Filter, Match, Range};
+pub use gate::{Gate, GateChange, GateFingerprint, GateLimit, GateRequirements, GateSettings};
 pub use group::{GroupScore, GroupScoreMethod, HitDocument, SearchGroup};
 pub use health::{Health, HealthStatus};
 pub use models::{Model, ModelList, ModelRole};

@@ -12,6 +12,7 @@ use store::{Added, Bitmap, StoreError, View, WriteError};
 pub struct Live {
     view: View,
     rows: MemoryRows,
+    start: u64,
     position: u64,
 }
 
@@ -42,8 +43,8 @@ pub struct RowForm {
 }
 
 impl Live {
-    /// A generation as it was built; `position` is that of the log that it contains.
-    pub(crate) fn new(view: View, form: RowForm, position: u64) -> Self {
+    /// A generation as it was built; changes of the log up to `start` are in it, or left out of it.
+    pub(crate) fn new(view: View, form: RowForm, start: u64) -> Self {
         let first_ordinal = view.store().len();
         let RowForm {
             width,
@@ -53,7 +54,8 @@ impl Live {
         Self {
             view,
             rows: MemoryRows::new(width, metric, row_type, first_ordinal),
-            position,
+            start,
+            position: start,
         }
     }
 
@@ -61,6 +63,12 @@ impl Live {
     #[must_use]
     pub fn view(&self) -> &View {
         &self.view
+    }
+
+    /// The position of the write log after which its changes were applied.
+    #[must_use]
+    pub fn start(&self) -> u64 {
+        self.start
     }
 
     /// The last position of the write log that is in it.

@@ -156,9 +156,20 @@ impl Retriever {
         Arc::clone(&self.live.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Makes searches that begin from here on see other changes. One thread at a time decides which.
+    /// The generation as it was built, with the changes up to `start` left out.
+    #[must_use]
+    pub fn without_changes(&self, start: u64) -> Live {
+        let view = View::new(Arc::clone(&self.store), Arc::clone(&self.schema));
+        Live::new(view, self.row_form, start)
+    }
+
+    /// Makes searches that begin from here on see other changes, unless others, who were faster, have shown later ones: what
+    /// searches see never goes back.
     pub fn set_live(&self, live: Live) {
-        *self.live.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(live);
+        let mut shown = self.live.write().unwrap_or_else(PoisonError::into_inner);
+        if (live.start(), live.position()) >= (shown.start(), shown.position()) {
+            *shown = Arc::new(live);
+        }
     }
 
     /// The metadata fields, by which a filter may select.

@@ -34,6 +34,30 @@ impl<T: DeserializeOwned> FromRequest<App> for Json<T> {
     }
 }
 
+/// As [`Json`], of a body that may be left out.
+pub(crate) struct Optional<T>(pub(crate) T);
+
+impl<T: DeserializeOwned + Default> FromRequest<App> for Optional<T> {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, app: &App) -> Result<Self, ApiError> {
+        let (parts, body) = request.into_parts();
+        let checked = check_type(&parts.headers);
+        if content_type(&parts.headers).is_some()
+            && let Err(error) = checked
+        {
+            discard(body);
+            return Err(error);
+        }
+        let bytes = read(&parts.headers, body, app).await?;
+        if [&b""[..], b"null"].contains(&bytes.trim_ascii()) {
+            return Ok(Self(T::default()));
+        }
+        checked?;
+        parse(&bytes).map(Self)
+    }
+}
+
 /// The documents of a body, each as JSON text: one, an array of them, or one on each line.
 pub(crate) struct Lines {
     pub(crate) texts: Vec<String>,
@@ -217,7 +241,8 @@ fn field_error(mut pointer: String, error: &serde_json::Error) -> ApiError {
         "wrong_type"
     };
     let code = code.to_owned();
-    let message = format!("is wrong: {message}");
+    let meant = nearest(message).map(|known| format!("; did you mean `{known}`?"));
+    let message = format!("is wrong: {message}{}", meant.unwrap_or_default());
     ApiError::fields(vec![FieldError {
         pointer,
         code,
@@ -226,8 +251,19 @@ fn field_error(mut pointer: String, error: &serde_json::Error) -> ApiError {
     }])
 }
 
+/// Of the fields that serde's message expects, the one most like the one it does not know.
+#[must_use]
+pub fn nearest(message: &str) -> Option<&str> {
+    let rest = message.strip_prefix("unknown field `")?;
+    let (unknown, expected) = rest.split_once('`')?;
+    let known = expected.split('`').skip(1).step_by(2);
+    let like = |known: &str| strsim::jaro_winkler(unknown, known);
+    let nearest = known.max_by(|a, b| like(a).total_cmp(&like(b)))?;
+    (like(nearest) > 0.75).then_some(nearest)
+}
+
 /// RFC 6901.
-fn pointer(path: &Path) -> String {
+pub(crate) fn pointer(path: &Path) -> String {
     let mut pointer = String::new();
     for segment in path.iter() {
         match segment {
@@ -294,6 +330,11 @@ mod tests {
             "/a~1b~0c is wrong: unknown field",
         );
         check(
+            b"{\"rerank\": {\"canidates\": 1}}",
+            ErrorCode::Validation,
+            "did you mean `candidates`?",
+        );
+        check(
             b"{\"mode\": \"sparse\"}",
             ErrorCode::Validation,
             "/mode is wrong: unknown variant",
@@ -319,6 +360,18 @@ mod tests {
             ErrorCode::Validation,
             "body is wrong: invalid type: sequence, expected an object",
         );
+    }
+
+    #[test]
+    fn the_nearest_key_is_suggested() {
+        let message =
+            "unknown field `max_boddy`, expected one of `bind`, `max_body`, `max_timeout`";
+        assert_eq!(nearest(message), Some("max_body"));
+        assert_eq!(
+            nearest("unknown field `xyz`, expected one of `bind`, `max_body`"),
+            None
+        );
+        assert_eq!(nearest("missing field `path`"), None);
     }
 
     #[test]

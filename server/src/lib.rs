@@ -38,6 +38,7 @@ mod trace;
 mod unread;
 
 pub use auth::{ApiKey, AuthConfig, AuthError, Scope};
+pub use body::nearest;
 pub use boost::{read_boost, write_explanation};
 pub use check::CheckError;
 pub use config::{Limits, QueueConfig, ServerConfig};

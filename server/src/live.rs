@@ -125,13 +125,17 @@ impl Slot {
         Ok(committer)
     }
 
-    /// Applies what another process wrote to the log; nothing where this server writes it.
+    /// Applies what another process wrote to the log, where this server does not write it; and leaves out what is to be left out of
+    /// the generation that answers since it was published once more.
     pub(crate) async fn follow_log(&self, source: &Source) -> Result<(), LiveError> {
         let Ok(held) = self.log.committer.try_lock() else {
             return Ok(());
         };
         let stamp = source.collection.log_stamp();
-        if held.is_some() || *lock(&self.log.stamp) == stamp {
+        let is_written = held.is_none() && *lock(&self.log.stamp) != stamp;
+        let retriever = &self.current().retriever;
+        let start = source.collection.replayed_after(retriever.generation())?;
+        if !is_written && start <= retriever.live().start() {
             return Ok(());
         }
         let (answering, collection) = (self.answering(), source.collection.clone());

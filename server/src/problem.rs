@@ -16,6 +16,8 @@ use openapi::{
 };
 use retriever::{BackendError, FieldFault, FilterError, ModelError, SearchError};
 
+use serde_json::Value;
+
 use crate::form::Form;
 
 type Cause = Box<dyn Error + Send + Sync>;
@@ -27,6 +29,8 @@ pub(crate) struct ApiError {
     pub(crate) detail: String,
     retry_after: Option<Duration>,
     fields: Vec<FieldError>,
+    /// What the gate found.
+    gate: Option<Box<Value>>,
     /// For the log, never for the caller.
     cause: Option<Cause>,
 }
@@ -38,7 +42,16 @@ impl ApiError {
             detail: detail.into(),
             retry_after: None,
             fields: Vec::new(),
+            gate: None,
             cause: None,
+        }
+    }
+
+    /// A generation is worse than the one it is to replace.
+    pub(crate) fn gate(detail: impl Into<String>, report: Value) -> Self {
+        Self {
+            gate: Some(report.into()),
+            ..Self::new(ErrorCode::GateFailed, detail)
         }
     }
 
@@ -274,6 +287,7 @@ impl ApiError {
             retry_after_ms: self.retry_after.map(|time| time.as_millis() as u64),
             request_id: request_id.to_owned(),
             errors: self.fields,
+            gate: self.gate.map(|report| *report),
         }
     }
 

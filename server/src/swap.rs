@@ -163,7 +163,8 @@ impl Slot {
     }
 }
 
-/// Opens a generation beside the current one, lets it answer, runs `then`, and makes it current if that succeeds.
+/// Opens a generation beside the current one, lets it answer, runs `then`, and makes it current if that succeeds. The one that is
+/// current stays; what `then` leaves out of it is left out.
 ///
 /// One change at a time; `then` is what must not happen for a generation that cannot be served, nor fail after it is.
 pub(crate) async fn switch<E: From<SwapError>>(
@@ -174,13 +175,16 @@ pub(crate) async fn switch<E: From<SwapError>>(
 ) -> Result<(), E> {
     let _changing = slot.changing.lock().await;
     let current = slot.current();
-    if current.retriever.generation().id == generation.id {
-        return then.await;
-    }
+    let is_current = current.retriever.generation().id == generation.id;
     let start = Instant::now();
     let collection = slot.source.as_ref().map(|source| source.collection.clone());
-    let next = prepare(app, current, generation, collection.clone()).await;
-    let next = next.inspect_err(|_| app.metrics.swap("refused"))?;
+    let next = match is_current {
+        true => current,
+        false => {
+            let next = prepare(app, current, generation, collection.clone()).await;
+            next.inspect_err(|_| app.metrics.swap("refused"))?
+        }
+    };
     then.await?;
     let generation = next.retriever.generation().id.to_string();
     let answering = slot.answering();
@@ -189,10 +193,15 @@ pub(crate) async fn switch<E: From<SwapError>>(
         if let Some(collection) = collection {
             catch_up(&collection, &next)?; // What was written since it was prepared.
         }
-        answering.set(next);
+        if !is_current {
+            answering.set(next);
+        }
         Ok::<_, SwapError>(())
     });
     switching.await.map_err(|_| SwapError::Stopped)??;
+    if is_current {
+        return Ok(());
+    }
     // What was compared is no longer what answers.
     slot.set_shadow(None);
     app.metrics.swap("done");

@@ -29,8 +29,15 @@ class Alias(TypedDict):
 class AliasRequest(TypedDict):
     """Makes an alias name another generation."""
 
-    gate: NotRequired[bool]
-    """Whether it is compared with the one that the alias names, and refused when it is worse."""
+    drop_live: NotRequired[bool]
+    """Leaves out of the generation what was written to the collection until now; without, it is applied to it.
+    Another generation still gets it.
+    """
+
+    gate: NotRequired[Gate]
+    """Whether it is compared with the one that the alias names, and refused when it is worse; or what is asked
+    then.
+    """
 
     generation: str
     """The generation."""
@@ -337,10 +344,12 @@ class DocumentPassage(TypedDict):
 
 
 class DocumentsDelete(TypedDict):
-    """Documents that are to go."""
+    """Documents that are to go: exactly one of `ids` and `filter` is given."""
 
-    ids: list[str]
-    """Their ids; one that is not there is no error."""
+    filter: NotRequired[Union[Filter, None]]
+
+    ids: NotRequired[Union[list[str], None]]
+    """Their ids; one that is not there is no error. Limit: `limits.documents`."""
 
 
 class DocumentsDeleted(TypedDict):
@@ -350,7 +359,7 @@ class DocumentsDeleted(TypedDict):
     """The collection."""
 
     documents: int
-    """Documents that were there when the request came."""
+    """Documents that were there and are deleted."""
 
     durability: str
     """As of [`DocumentsWritten`]."""
@@ -532,6 +541,60 @@ class Filter(TypedDict):
 
     should: NotRequired[list[Condition]]
     """At least one of them holds."""
+
+
+class GateLimit(TypedDict):
+    """The limits of a measure."""
+
+    max: NotRequired[Union[float, None]]
+    """It must not be more."""
+
+    max_drop: NotRequired[Union[GateChange, None]]
+
+    max_rise: NotRequired[Union[GateChange, None]]
+
+    min: NotRequired[Union[float, None]]
+    """It must not be less."""
+
+
+class GateRequirements(TypedDict):
+    """What each measure has to be."""
+
+    bytes: NotRequired[Union[GateLimit, None]]
+
+    latency_p95_ms: NotRequired[Union[GateLimit, None]]
+
+    mrr: NotRequired[Union[GateLimit, None]]
+
+    ndcg: NotRequired[Union[GateLimit, None]]
+
+    overlap: NotRequired[Union[GateLimit, None]]
+
+    passages: NotRequired[Union[GateLimit, None]]
+
+    recall: NotRequired[Union[GateLimit, None]]
+
+    score_drift: NotRequired[Union[GateLimit, None]]
+
+
+class GateSettings(TypedDict):
+    """What a generation has to reach; the names are those of `gate.toml`. What is left out is as usual."""
+
+    fingerprint: NotRequired[Union[GateFingerprint, None]]
+
+    k: NotRequired[Union[int, None]]
+    """Hits of each that are looked at. 10 unless given. Limit: `limits.top_k`."""
+
+    n_queries: NotRequired[Union[int, None]]
+    """Questions at most: titles, or first words, of passages that both have. 200 unless given."""
+
+    require: NotRequired[Union[GateRequirements, None]]
+
+    sample_rows: NotRequired[Union[int, None]]
+    """Rows that are made anew and compared with the stored ones. 256 unless given."""
+
+    seed: NotRequired[Union[int, None]]
+    """Decides which are drawn. 1 unless given."""
 
 
 class Generation(TypedDict):
@@ -789,6 +852,9 @@ class Problem(TypedDict):
     errors: NotRequired[list[FieldError]]
     """The fields at fault."""
 
+    gate: NotRequired[Union[dict[str, Any], None]]
+    """With `gate_failed`: what the gate found, with the questions that lost most side by side."""
+
     instance: str
     """The path of the request."""
 
@@ -903,6 +969,13 @@ class RerankUsage(TypedDict):
 
     total_tokens: int
     """Tokens of all pairs."""
+
+
+class RollbackRequest(TypedDict):
+    """Makes an alias name what it named before."""
+
+    drop_live: NotRequired[bool]
+    """As of [`AliasRequest`]."""
 
 
 class SearchGroup(TypedDict):
@@ -1308,6 +1381,15 @@ EncodingFormat = Literal['float', 'base64']
 FusionMethod = Literal['rrf', 'weighted']
 
 
+GateChange = Union[float, str]
+
+
+GateFingerprint = Literal['same', 'any']
+
+
+Gate = Union[bool, GateSettings]
+
+
 GroupScoreMethod = Literal['max', 'sum', 'mean']
 
 
@@ -1403,16 +1485,17 @@ class Client(Transport):
 
         The generation is compared with the one it replaces, opened, and has answered a search before the
         alias changes. The answer comes when this server answers from it, if the alias is the one that it
-        serves. Other servers follow within a second.
+        serves. Other servers follow within a second. Where it is worse, `gate` of the answer is the report of
+        the comparison.
         """
         return self.call('PUT', f'/v1/collections/{quote(name)}/aliases/{quote(alias)}', body)
 
-    def roll_back_alias(self, name: str, alias: str, /) -> Alias:
+    def roll_back_alias(self, name: str, alias: str, /, **body: Unpack[RollbackRequest]) -> Alias:
         """Make an alias name what it named before.
 
         A second rollback takes the first one back. Nothing is compared: the generation has been served.
         """
-        return self.call('POST', f'/v1/collections/{quote(name)}/aliases/{quote(alias)}/rollback', None)
+        return self.call('POST', f'/v1/collections/{quote(name)}/aliases/{quote(alias)}/rollback', body)
 
     def compact(self, name: str, /) -> Task:
         """Fold the documents written since the last build into a new generation.
@@ -1433,7 +1516,12 @@ class Client(Transport):
         return self.call('POST', f'/v1/collections/{quote(name)}/documents', body)
 
     def delete_documents(self, name: str, /, **body: Unpack[DocumentsDelete]) -> DocumentsDeleted:
-        """Delete documents by their ids."""
+        """Delete documents by their ids, or all that pass a filter.
+
+        What a filter finds is deleted as a whole: the documents that are there when the deletion is written,
+        and no others. A key that has a filter of its own deletes only what passes that, too. Every search
+        that begins after the answer sees none of them.
+        """
         return self.call('POST', f'/v1/collections/{quote(name)}/documents/delete', body)
 
     def show_document(self, name: str, id: str, /) -> Document:

@@ -5,7 +5,7 @@ use openapi::{
     CollectionList, CollectionRequest, Document, DocumentsDelete, DocumentsDeleted,
     DocumentsWritten, EmbeddingRequest, EmbeddingResponse, FeedbackRequest, FeedbackResponse,
     GenerationList, Health, Model, ModelList, NewDocument, RerankRequest, RerankResponse,
-    SearchRequest, SearchResponse, Shadow, ShadowRequest, Task, TaskList,
+    RollbackRequest, SearchRequest, SearchResponse, Shadow, ShadowRequest, Task, TaskList,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -213,12 +213,13 @@ impl Client {
         &self,
         collection: &str,
         alias: &str,
+        request: &RollbackRequest,
         if_match: Option<&str>,
     ) -> Result<Alias, Error> {
         let parameters = [collection, alias];
         let tag = if_match.map(entity_tag);
         let headers = [("if-match", tag.as_deref())];
-        self.ask(operation::ROLL_BACK_ALIAS, &parameters, &headers, None)
+        self.send(operation::ROLL_BACK_ALIAS, &parameters, &headers, request)
     }
 
     /// Lets a candidate answer a share of the live searches, too.

@@ -52,6 +52,8 @@ pub struct Refusal {
     pub retry_after: Option<Duration>,
     /// The fields at fault.
     pub errors: Vec<FieldError>,
+    /// What the gate found, where it refused.
+    pub gate: Option<serde_json::Value>,
 }
 
 impl Refusal {
@@ -66,6 +68,7 @@ impl Refusal {
             request_id: header("x-request-id").map(str::to_owned),
             retry_after: seconds.map(Duration::from_secs),
             errors: Vec::new(),
+            gate: None,
         };
         if let Ok(problem) = serde_json::from_slice::<Problem>(body) {
             let exact = problem.retry_after_ms.map(Duration::from_millis);
@@ -75,6 +78,7 @@ impl Refusal {
                 request_id: Some(problem.request_id),
                 retry_after: exact.or(refusal.retry_after),
                 errors: problem.errors,
+                gate: problem.gate,
                 ..refusal
             };
         }

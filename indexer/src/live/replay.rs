@@ -9,7 +9,8 @@ use super::{DocumentChange, LiveError, Recipe};
 /// Applies what the log has after the position that an open generation has reached; `encoder` makes vectors anew where they
 /// are of another fingerprint. Searches see all of it or nothing. Returns the position reached.
 ///
-/// The first call for a generation begins behind what it contains and what was left out of it when it was published.
+/// Begins behind what the generation contains and what was left out of it when it was published. Where more was left out since, as by
+/// publishing it once more, what it had of that is gone. Any number may call this at once, for the same open generation, too.
 ///
 /// # Errors
 /// [`LiveError`] names record and document; searches then see what they saw.
@@ -21,7 +22,9 @@ pub fn replay(
     let recipe = Recipe::of(retriever.manifest(), retriever.row_form())?;
     let mut live = Live::clone(&retriever.live());
     let start = collection.replayed_after(retriever.generation())?;
-    live.advance(live.position().max(start));
+    if start > live.start() {
+        live = retriever.without_changes(start);
+    }
     let before = live.position();
     let mut failed = Ok(());
     let end = collection.read_log(before, &mut |record| {
@@ -33,11 +36,10 @@ pub fn replay(
         }
     })?;
     failed?;
-    if end.max(before) > retriever.live().position() {
-        live.advance(end.max(before));
-        retriever.set_live(live);
-    }
-    Ok(end.max(before))
+    let position = end.max(before);
+    live.advance(position);
+    retriever.set_live(live);
+    Ok(position)
 }
 
 /// Applies one change.

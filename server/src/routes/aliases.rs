@@ -5,12 +5,16 @@ use axum::http::header::{ETAG, IF_MATCH};
 use axum::http::{HeaderMap, HeaderValue};
 use axum::response::{IntoResponse, Response};
 use collection::{AliasName, CollectionError, GenerationId, NameError, Writer};
-use indexer::{Entry, GateConfig, GateError, GateReport, gate};
-use openapi::{Alias, AliasRequest, ErrorCode, GenerationList};
+use indexer::{Entry, FingerprintRule, GateConfig, GateError, GateReport, gate};
+use openapi::{
+    Alias, AliasRequest, ErrorCode, Gate, GateSettings, GenerationList, RollbackRequest,
+};
 
 use super::errors::{Body, Gated, Matched, Named, Opened, Written};
 use super::headers::Expected;
-use crate::body::Json;
+use crate::Limits;
+use crate::body::{Json, Optional, pointer};
+use crate::faults::Faults;
 use crate::problem::ApiError;
 use crate::shadow::Shadow;
 use crate::state::{App, ServedCollection};
@@ -81,7 +85,8 @@ pub(super) async fn show(
 /// Make an alias name another generation
 ///
 /// The generation is compared with the one it replaces, opened, and has answered a search before the alias changes. The answer
-/// comes when this server answers from it, if the alias is the one that it serves. Other servers follow within a second.
+/// comes when this server answers from it, if the alias is the one that it serves. Other servers follow within a second. Where it is worse,
+/// `gate` of the answer is the report of the comparison.
 #[utoipa::path(
     put, path = "/v1/collections/{name}/aliases/{alias}", tag = "generations", operation_id = "set_alias",
     params(
@@ -103,7 +108,16 @@ pub(super) async fn set(
 ) -> Result<Response, ApiError> {
     let id = GenerationId::parse(&body.generation)
         .map_err(|error| ApiError::field("/generation", "invalid", error.to_string()))?;
-    change(app, &name, &alias, &headers, Change::To(id, body.gate)).await
+    let gate = match body.gate {
+        Gate::Asked(false) => None,
+        Gate::Asked(true) => Some(Box::default()),
+        Gate::With(settings) => Some(Box::new(gate_config(&settings, &app.limits())?)),
+    };
+    let change = Change {
+        to: To::Generation(id, gate),
+        drop_live: body.drop_live,
+    };
+    apply_in_task(app, &name, &alias, &headers, change).await
 }
 
 /// Make an alias name what it named before
@@ -116,27 +130,63 @@ pub(super) async fn set(
         ("alias" = String, Path, description = "The alias", example = "live"),
         Expected,
     ),
+    request_body = Option<RollbackRequest>,
     responses(
         (status = 200, description = "It does", body = Alias, headers(("ETag" = String, description = "The generation in quotes"))),
-        Written, Opened, Matched,
+        Body, Written, Opened, Matched,
     ),
 )]
 pub(super) async fn roll_back(
     State(app): State<App>,
     Path((name, alias)): Path<(String, String)>,
     headers: HeaderMap,
+    Optional(body): Optional<RollbackRequest>,
 ) -> Result<Response, ApiError> {
-    change(app, &name, &alias, &headers, Change::Back).await
+    let change = Change {
+        to: To::Before,
+        drop_live: body.drop_live,
+    };
+    apply_in_task(app, &name, &alias, &headers, change).await
 }
 
-enum Change {
-    /// To a generation, through the gate or not.
-    To(GenerationId, bool),
-    Back,
+/// What the settings of a request stand for.
+fn gate_config(settings: &GateSettings, limits: &Limits) -> Result<GateConfig, ApiError> {
+    let mut faults = Faults::default();
+    for (pointer, given, most, setting) in [
+        ("/gate/n_queries", settings.n_queries, usize::MAX, ""),
+        ("/gate/k", settings.k, limits.top_k, "limits.top_k"),
+    ] {
+        faults.range(pointer, given.unwrap_or(1), 1, most, setting);
+    }
+    if !faults.0.is_empty() {
+        return Err(ApiError::fields(faults.0));
+    }
+    // Both have the fields of `gate.toml`.
+    let settings = serde_json::to_value(settings).map_err(ApiError::internal)?;
+    serde_path_to_error::deserialize(settings).map_err(|error| {
+        let pointer = format!("/gate{}", pointer(error.path()));
+        ApiError::field(
+            pointer,
+            "wrong_type",
+            format!("is wrong: {}", error.inner()),
+        )
+    })
 }
 
-/// Runs in a task of its own: a caller who goes away leaves nothing half done.
-async fn change(
+struct Change {
+    to: To,
+    drop_live: bool,
+}
+
+enum To {
+    /// Through the gate or not.
+    Generation(GenerationId, Option<Box<GateConfig>>),
+    /// What the alias named before.
+    Before,
+}
+
+/// In a task of its own: a caller who goes away leaves nothing half done.
+async fn apply_in_task(
     app: App,
     name: &str,
     alias: &str,
@@ -193,9 +243,9 @@ async fn apply(
         let text = format!("alias `{alias}` names {named}, expected {expected}");
         return Err(ApiError::new(ErrorCode::PreconditionFailed, text));
     }
-    let (id, is_gated) = match change {
-        Change::To(id, is_gated) => (id, is_gated),
-        Change::Back => {
+    let (id, gate) = match change.to {
+        To::Generation(id, gate) => (id, gate),
+        To::Before => {
             let before = source
                 .collection
                 .previous()
@@ -204,18 +254,20 @@ async fn apply(
             let text = || format!("alias `{alias}` has named no other generation before");
             (
                 before.ok_or_else(|| ApiError::new(ErrorCode::NotFound, text()))?,
-                false,
+                None,
             )
         }
     };
     let candidate = source.collection.generation(&id).map_err(of_collection)?;
-    let report = match now.filter(|now| is_gated && *now != id) {
-        Some(now) => Some(ask_gate(slot, source, candidate.clone(), &now).await?),
-        None => None,
+    let report = match (gate, now.filter(|now| *now != id)) {
+        (Some(config), Some(now)) => {
+            Some(ask_gate(app, slot, source, *config, candidate.clone(), &now).await?)
+        }
+        _ => None,
     };
     let target = (alias.clone(), id);
     let write = async move {
-        let written = blocking(move || write(&writer, &target, report.as_ref()));
+        let written = blocking(move || write(&writer, &target, report.as_ref(), change.drop_live));
         written.await?.map_err(of_collection)
     };
     match *alias == source.alias {
@@ -228,37 +280,43 @@ fn write(
     writer: &Writer,
     (alias, id): &(AliasName, GenerationId),
     report: Option<&GateReport>,
+    drop_live: bool,
 ) -> Result<(), CollectionError> {
     if let Some(report) = report {
         let report = serde_json::to_value(report).expect("a report has string keys only");
         writer.keep_gate_report(id, &report)?;
     }
-    writer.set_alias(alias, id)
+    match drop_live {
+        false => writer.set_alias(alias, id),
+        true => {
+            let end = writer.collection().log_positions()?.end;
+            writer.set_alias_without(alias, id, end - 1)
+        }
+    }
 }
 
 /// Compares a candidate with what the alias names, with the encoder that answers for the collection.
 async fn ask_gate(
+    app: &App,
     slot: &Slot,
     source: &Source,
+    config: GateConfig,
     candidate: collection::Generation,
     live: &GenerationId,
 ) -> Result<GateReport, ApiError> {
     let live = source.collection.generation(live).map_err(of_collection)?;
-    let encoder = slot
-        .current()
-        .encoder
-        .as_ref()
-        .map(|encoder| encoder.model.clone());
+    let encoder = slot.current().encoder.clone();
+    if config.fingerprint == FingerprintRule::Any {
+        let name = &slot.current().name;
+        let fits = app.fit(name, &candidate.manifest, encoder.as_deref());
+        fits.map_err(SwapError::Attach)?;
+    }
     let asked = blocking(move || {
         let entry = |generation| Entry {
             generation,
-            encoder: encoder.as_deref(),
+            encoder: encoder.as_ref().map(|encoder| &*encoder.model),
         };
-        gate(
-            &GateConfig::default(),
-            entry(&candidate),
-            Some(entry(&live)),
-        )
+        gate(&config, entry(&candidate), Some(entry(&live)))
     });
     let report = asked.await?.map_err(of_gate)?;
     if report.passed {
@@ -272,7 +330,8 @@ async fn ask_gate(
         ))
     });
     let text = wrong.collect::<Vec<_>>().join("; ");
-    Err(ApiError::new(ErrorCode::GateFailed, text))
+    let report = serde_json::to_value(&report).map_err(ApiError::internal)?;
+    Err(ApiError::gate(text, report))
 }
 
 async fn describe(

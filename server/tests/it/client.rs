@@ -8,8 +8,9 @@ use server::{QueryLogConfig, Scope};
 use trawl_client::openapi::{
     AliasRequest, BatchSearchRequest, BatchSearchResult, CollectionRequest, DocumentsDelete,
     EmbeddingInput, EmbeddingRequest, EmbeddingValues, EncodingFormat, ErrorCode, Feedback,
-    FeedbackRequest, InputType, NewDocument, RerankDocument, RerankOptions, RerankRequest,
-    SearchMode, SearchRequest, ShadowRequest, TaskState,
+    FeedbackRequest, Gate, GateLimit, GateRequirements, GateSettings, InputType, NewDocument,
+    RerankDocument, RerankOptions, RerankRequest, RollbackRequest, SearchMode, SearchRequest,
+    ShadowRequest, TaskState,
 };
 use trawl_client::{Client, ClientConfig, Error, Refusal};
 
@@ -207,12 +208,13 @@ fn the_client_writes_and_changes_generations() {
     refusal(client.show_shadow("docs"), ErrorCode::NotFound);
 
     let back = client
-        .roll_back_alias("docs", "live", Some(&after))
+        .roll_back_alias("docs", "live", &RollbackRequest::default(), Some(&after))
         .unwrap();
     assert_eq!(back.generation, before);
     let request = AliasRequest {
         generation: after.clone(),
-        gate: false,
+        gate: Gate::Asked(false),
+        drop_live: false,
     };
     let stale = client.set_alias("docs", "live", &request, Some(&after));
     refusal(stale, ErrorCode::PreconditionFailed);
@@ -220,6 +222,28 @@ fn the_client_writes_and_changes_generations() {
         .set_alias("docs", "live", &request, Some(&before))
         .unwrap();
     assert_eq!(set.generation, after);
+    let limit = GateLimit {
+        min: Some(100.0),
+        ..GateLimit::default()
+    };
+    let request = AliasRequest {
+        generation: before,
+        gate: Gate::With(Box::new(GateSettings {
+            require: Some(GateRequirements {
+                passages: Some(limit),
+                ..GateRequirements::default()
+            }),
+            ..GateSettings::default()
+        })),
+        drop_live: true,
+    };
+    match client.set_alias("docs", "live", &request, None) {
+        Err(Error::Refused(refusal)) => {
+            assert_eq!(refusal.code, Some(ErrorCode::GateFailed));
+            assert_eq!(refusal.gate.unwrap()["passed"], false);
+        }
+        other => panic!("{other:?}"),
+    }
 }
 
 #[test]

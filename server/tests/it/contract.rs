@@ -541,15 +541,14 @@ fn ask_wrongly(operations: &[Asked], seen: &mut Seen) {
             );
         }
         if asked.statuses.contains(&415) {
-            let empty = json!({"encoder": "tiny", "width": 3});
-            let empty = if asked.id == "create_collection" {
-                empty
-            } else {
-                json!({})
+            let wrong = match asked.id {
+                "create_collection" => json!({"encoder": "tiny", "width": 3}),
+                "roll_back_alias" => json!({"drop_live": "later"}),
+                _ => json!({}),
             };
             seen.add(
                 &asked.route,
-                &ask(&server, &asked.method, &path, "", &empty),
+                &ask(&server, &asked.method, &path, "", &wrong),
             );
             let head = format!(
                 "{} {path} HTTP/1.1\r\nhost: a\r\nconnection: close\r\n",

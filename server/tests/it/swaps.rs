@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use collection::{Collection, GenerationId};
+use collection::{AliasName, Collection, GenerationId};
 use corpus::{CorpusConfig, Template};
 use indexer::{BuildConfig, NoProgress};
 use serde_json::{Value, json};
@@ -249,6 +249,187 @@ fn what_is_worse_or_of_another_model_is_refused() {
     assert_eq!(listed["generations"][3]["gate"]["passed"], true);
     server.post(&format!("{ALIAS}/rollback"), &Value::Null).ok();
     assert_eq!(server.served(), first);
+}
+
+#[test]
+fn a_request_says_what_the_gate_requires() {
+    let server = TestServer::start();
+    let first = server.served();
+    let other = CORPUS.replace("The sea comes", "Now and then the sea comes");
+    let other = build(&server, &other, |_| ());
+    let put = |gate: Value| server.put(ALIAS, "", &json!({"generation": other, "gate": gate}));
+
+    let problem = put(json!({"k": 3, "require": {"passages": {"min": 100}}}));
+    let problem = problem.problem(409, "gate_failed");
+    let report = &problem["gate"];
+    assert_eq!(
+        (
+            &report["passed"],
+            &report["candidate"],
+            &report["live"],
+            &report["k"]
+        ),
+        (&json!(false), &json!(other), &json!(first), &json!(3))
+    );
+    let measures = report["measures"].as_array().unwrap();
+    let violated: Vec<_> = measures
+        .iter()
+        .filter(|measure| !measure["violation"].is_null())
+        .map(|measure| (&measure["name"], &measure["violation"]))
+        .collect();
+    assert_eq!(violated, [(&json!("passages"), &json!("less than 100"))]);
+    assert!(!report["worst"][0]["live"][0]["text"].is_null(), "{report}");
+
+    for (gate, pointer, said) in [
+        (
+            json!({"requires": {}}),
+            "/gate/requires",
+            "did you mean `require`?",
+        ),
+        (
+            json!({"require": {"ndgc": {}}}),
+            "/gate/require/ndgc",
+            "did you mean `ndcg`?",
+        ),
+        (
+            json!({"require": {"ndcg": {"minimum": 1}}}),
+            "/gate/require/ndcg/minimum",
+            "unknown field",
+        ),
+        (
+            json!({"require": {"ndcg": {"max_drop": "5"}}}),
+            "/gate/require/ndcg/max_drop",
+            "neither a number",
+        ),
+        (
+            json!({"require": {"ndcg": {"max_drop": -1}}}),
+            "/gate/require/ndcg/max_drop",
+            "neither a number",
+        ),
+        (
+            json!({"require": []}),
+            "/gate/require",
+            "expected an object",
+        ),
+        (
+            json!({"queries": "/etc/passwd"}),
+            "/gate/queries",
+            "unknown field",
+        ),
+        (
+            json!({"fingerprint": "other"}),
+            "/gate/fingerprint",
+            "unknown variant",
+        ),
+        (json!({"k": 0}), "/gate/k", "limit is 1"),
+        (json!({"k": 1_000_000}), "/gate/k", "limits.top_k"),
+        (json!({"n_queries": 0}), "/gate/n_queries", "limit is 1"),
+        (json!("yes"), "/gate", "a boolean or an object"),
+    ] {
+        let problem = put(gate.clone()).problem(422, "validation");
+        assert_eq!(problem["errors"][0]["pointer"], pointer, "{gate}");
+        let message = problem["errors"][0]["message"].as_str().unwrap();
+        assert!(message.contains(said), "{gate}: {message}");
+    }
+    assert_eq!(server.served(), first);
+
+    // Another model is none that this server has, whatever the gate allows.
+    let foreign = build_with(&server, "models/tiny-bert-last", CORPUS, |_| ());
+    let body = json!({"generation": foreign, "gate": {"fingerprint": "any"}});
+    let problem = server.put(ALIAS, "", &body);
+    problem.problem(409, "fingerprint_mismatch");
+
+    let half: String = CORPUS
+        .lines()
+        .take(3)
+        .map(|line| format!("{line}\n"))
+        .collect();
+    let half = build(&server, &half, |_| ());
+    let allowed =
+        json!({"require": {"passages": {"max_drop": "50%"}, "overlap": {}, "ndcg": {}, "mrr": {}}});
+    server
+        .put(ALIAS, "", &json!({"generation": half, "gate": allowed}))
+        .ok();
+    assert_eq!(server.served(), half);
+}
+
+#[test]
+fn what_was_written_is_left_out_where_that_is_asked_for() {
+    let server = TestServer::start();
+    let first = server.served();
+    let second = second(&server);
+    let write = |id: &str| {
+        let document = json!({"_id": id, "title": "Quokka", "text": "A quokka.", "lang": "en"});
+        server
+            .post("/v1/collections/docs/documents", &document)
+            .ok();
+    };
+    let found = || -> Vec<String> {
+        let body = json!({"query": "quokka", "mode": "lexical"});
+        let found = server.search(body).ok();
+        crate::ids(&found).into_iter().map(str::to_owned).collect()
+    };
+    let of_other = |generation: &str| {
+        let path = format!("/v1/collections/docs@{generation}/search");
+        let found = server
+            .post(&path, &json!({"query": "quokka", "mode": "lexical"}))
+            .ok();
+        crate::ids(&found).len()
+    };
+    let set = |generation: &str, drop_live: bool| {
+        let body = json!({"generation": generation, "gate": false, "drop_live": drop_live});
+        server.put(ALIAS, "", &body).ok();
+    };
+    write("a");
+    // Of the generation that answers.
+    set(&first, true);
+    assert_eq!((found().len(), of_other(&second)), (0, 1));
+    write("b");
+    assert_eq!(found(), ["b"]);
+    // Of another one, which then answers; the one before still has what it had.
+    set(&second, true);
+    assert_eq!((found().len(), of_other(&first)), (0, 1));
+    write("c");
+    assert_eq!(found(), ["c"]);
+    server.post(&format!("{ALIAS}/rollback"), &Value::Null).ok();
+    assert_eq!(
+        (server.served(), found()),
+        (first.clone(), vec!["b".to_owned(), "c".to_owned()])
+    );
+    server
+        .post(&format!("{ALIAS}/rollback"), &json!({"drop_live": true}))
+        .ok();
+    assert_eq!((server.served(), found().len()), (second.clone(), 0));
+    server.post_with(&format!("{ALIAS}/rollback"), "", b"").ok();
+    let bad = json!({"drop_lvie": true});
+    let bad = server
+        .post(&format!("{ALIAS}/rollback"), &bad)
+        .problem(422, "validation");
+    assert!(
+        bad["detail"]
+            .as_str()
+            .unwrap()
+            .contains("did you mean `drop_live`?"),
+        "{bad}"
+    );
+
+    // Another process leaves it out of the generation that answers: noticed, although the alias names what it named.
+    assert_eq!(found().len(), 2);
+    let collection = Collection::open(&server.root).unwrap();
+    let writer = collection.writer("test").unwrap();
+    let (alias, end) = (
+        AliasName::parse("live").unwrap(),
+        collection.log_positions().unwrap().end,
+    );
+    let id = GenerationId::parse(&first).unwrap();
+    writer.set_alias_without(&alias, &id, end - 1).unwrap();
+    let start = Instant::now();
+    while !found().is_empty() {
+        assert!(start.elapsed() < Duration::from_secs(30));
+        thread::sleep(Duration::from_millis(20));
+    }
+    write("d");
+    assert_eq!(found(), ["d"]);
 }
 
 #[test]

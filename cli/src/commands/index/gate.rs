@@ -7,6 +7,7 @@ use anyhow::Context;
 use collection::{Collection, Generation};
 use encoder::BiEncoder;
 use indexer::{Entry, FingerprintRule, GateConfig, GateReport, WorstQuestion, gate};
+use server::nearest;
 
 use crate::failure::{Exit, Failure};
 use crate::model::{ModelArgs, encoder_of};
@@ -40,8 +41,13 @@ impl GateArgs {
             Some(path) => {
                 let text = std::fs::read_to_string(path)
                     .with_context(|| format!("cannot read `{}`", path.display()))?;
-                let mut config: GateConfig = toml::from_str(&text)
-                    .map_err(|error| Failure::usage(format!("`{}`: {error}", path.display())))?;
+                let mut config: GateConfig = toml::from_str(&text).map_err(|error| {
+                    let failure = Failure::usage(format!("`{}`: {error}", path.display()));
+                    match nearest(error.message()) {
+                        Some(known) => failure.hint(format!("did you mean `{known}`?")),
+                        None => failure,
+                    }
+                })?;
                 // Files are named as seen from the gate's own folder.
                 let folder = path.parent().unwrap_or(std::path::Path::new(""));
                 for file in [&mut config.queries, &mut config.qrels]

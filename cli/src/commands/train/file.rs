@@ -8,6 +8,7 @@ use corpus::Template;
 use encoder::training::Precision;
 use evaluation::{Measure, MeasureKind};
 use serde::{Deserialize, Serialize};
+use server::nearest;
 use toml::de::{DeTable, DeValue};
 use toml::{Spanned, Table, Value};
 use trainer::data::{DataSource, LineFormat, SamplingRule};
@@ -16,7 +17,6 @@ use trainer::{Mixing, Shard};
 
 use super::objective::ObjectiveSection;
 use crate::failure::Failure;
-use crate::server_file::nearest;
 
 /// A whole configuration.
 #[derive(Clone, Debug)]

@@ -69,6 +69,9 @@ pub fn check_sample(
         generation: generation.id.to_string(),
         source,
     })?;
+    if manifest.counts.passages == 0 {
+        return Ok(SampleReport::default()); // It has no shards either.
+    }
     let paths: Vec<_> = manifest
         .shards
         .iter()

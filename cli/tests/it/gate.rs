@@ -331,4 +331,5 @@ fn a_worse_candidate_is_refused_with_the_queries_that_lost_most() {
         ],
     );
     assert!(error.contains("unknown field `ndgc`"), "{error}");
+    assert!(error.contains("did you mean `ndcg`?"), "{error}");
 }

@@ -16,8 +16,8 @@ use futures::future::BoxFuture;
 use index::{HnswConfig, Metric, RowType};
 use indexer::{
     Batch, BroughtVectors, BuildConfig, BuildError, Committed, Committer, CompactConfig,
-    CompactReport, DocumentChange, LogPosition, NoProgress, Recipe, Remembered, VectorSource,
-    apply, build_from_vectors, compact, create, replay,
+    CompactReport, DocumentChange, LogPosition, NoProgress, Recipe, Remembered, SampleReport,
+    VectorSource, apply, build_from_vectors, check_sample, compact, create, replay,
 };
 use retriever::{
     Condition, Deadline, Encoded, Filter, Live, Mode, ModelError, OpenConfig, QueryEncoder,
@@ -834,6 +834,17 @@ fn create_empty(root: &Path) {
     };
     let config = Trial::config(root, CorpusConfig::default(), false);
     patiently(|| create(&config, &schema(), source));
+}
+
+#[test]
+fn a_generation_without_passages_is_as_its_encoder_makes_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let encoder = encoder();
+    let config = Trial::config(folder.path(), CorpusConfig::default(), false);
+    let created = create(&config, &schema(), VectorSource::Encoder(&encoder)).unwrap();
+    assert_eq!(created.manifest.counts.passages, 0);
+    let report = check_sample(&created, &encoder, 256, 1).unwrap();
+    assert_eq!(report, SampleReport::default());
 }
 
 /// Upserts and folds without end, and notes what was acknowledged; as an ordinary test it does so a little.

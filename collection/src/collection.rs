@@ -204,7 +204,7 @@ impl Collection {
     /// # Errors
     /// [`CollectionError::Io`] when it cannot be read, [`CollectionError::Report`] when it is not what was written.
     pub fn gate_report(&self, id: &GenerationId) -> Result<Option<Value>, CollectionError> {
-        let path = self.report_file(id);
+        let path = self.gate_report_file(id);
         let bytes = match fs::read(&path) {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -238,8 +238,9 @@ impl Collection {
         self.root.join("generations")
     }
 
-    /// Beside the generations, because these never change.
-    pub(crate) fn report_file(&self, id: &GenerationId) -> PathBuf {
+    /// Where the report of the gate is that a generation passed: beside the generations, because these never change.
+    #[must_use]
+    pub fn gate_report_file(&self, id: &GenerationId) -> PathBuf {
         self.root.join("gate").join(format!("{id}.json"))
     }
 
@@ -326,7 +327,7 @@ impl Writer {
         id: &GenerationId,
         report: &Value,
     ) -> Result<(), CollectionError> {
-        let path = self.collection.report_file(id);
+        let path = self.collection.gate_report_file(id);
         let folder = path.parent().expect("reports have a folder");
         fs::create_dir_all(folder).map_err(|source| CollectionError::write(folder, source))?;
         let file = ReportFile {

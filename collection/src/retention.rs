@@ -129,7 +129,7 @@ impl Writer {
             let removed = fs::rename(&from, &to)
                 .and_then(|()| sync_folder(&folder))
                 .and_then(|()| remove(&to))
-                .and_then(|()| remove(&self.collection.report_file(id)));
+                .and_then(|()| remove(&self.collection.gate_report_file(id)));
             removed.map_err(|source| CollectionError::write(&from, source))?;
         }
         for path in garbage.unfinished.iter().chain(&garbage.leftovers) {

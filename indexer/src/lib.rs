@@ -51,6 +51,7 @@ mod forecast;
 mod gate;
 mod inputs;
 mod live;
+mod part_status;
 mod parts;
 mod passages;
 mod progress;
@@ -78,7 +79,8 @@ pub use live::{
     Batch, Committed, Committer, CompactConfig, CompactReport, DocumentChange, Draft, LiveError,
     Recipe, Remembered, Upsert, apply, compact, replay,
 };
+pub use part_status::{BuildStatus, build_status_here};
 pub use parts::{CommitConfig, PartNumber, PartReport, commit, encode_part};
 pub use progress::{NoProgress, Phase, Progress};
-pub use remote_parts::{BuildStatus, Remote, build_status, commit_remotely, encode_part_remotely};
+pub use remote_parts::{Remote, build_status, commit_remotely, encode_part_remotely};
 pub use sample::{DEFAULT_SAMPLE, SampleError, SampleReport, check_sample};

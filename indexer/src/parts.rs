@@ -322,7 +322,7 @@ pub fn commit(
             return finish(&writer, *generation, config.publish, Made::default());
         }
     };
-    let outline = read_outline(&building)?;
+    let outline = outline_of(&building.work())?;
     check_parts(&building, outline.plan)?;
     let contents = Manifest {
         log_position: log_position(&collection, None)?,
@@ -339,12 +339,8 @@ pub fn commit(
 
 /// The build that has parts.
 fn only_build(collection: &Collection) -> Result<String, BuildError> {
-    let has_parts = |path: &PathBuf| records(&path.join("work")).is_dir();
-    let builds: Vec<_> = collection
-        .unfinished()?
-        .into_iter()
-        .filter(has_parts)
-        .collect();
+    let builds = collection.unfinished()?.into_iter();
+    let builds: Vec<_> = builds.filter(|path| has_parts(path)).collect();
     let name = |path: &PathBuf| Some(path.file_name()?.to_str()?.to_owned());
     match builds.as_slice() {
         [path] => name(path),
@@ -415,12 +411,18 @@ fn share_outline(work: &Path, outline: &Outline) -> Result<(), BuildError> {
     Ok(())
 }
 
-fn read_outline(building: &Building) -> Result<Outline, BuildError> {
-    let path = building.work().join(OUTLINE);
+/// Whether a build is made in parts.
+pub(crate) fn has_parts(build: &Path) -> bool {
+    records(&build.join("work")).is_dir()
+}
+
+/// What the parts share.
+pub(crate) fn outline_of(work: &Path) -> Result<Outline, BuildError> {
+    let path = work.join(OUTLINE);
     Outline::from_slice(&read(&path)?).ok_or(BuildError::Record { path })
 }
 
-fn records(work: &Path) -> PathBuf {
+pub(crate) fn records(work: &Path) -> PathBuf {
     work.join("parts")
 }
 

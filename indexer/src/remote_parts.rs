@@ -19,15 +19,15 @@ use std::sync::atomic::AtomicBool;
 use std::time::{Duration, SystemTime};
 
 use collection::{
-    AliasName, BuildMode, Collection, GenerationId, LIVE, MAX_MANIFEST_BYTES, Manifest, Start,
-    canonical_json, sha256_hex, write_atomic,
+    AliasName, BuildMode, Collection, LIVE, MAX_MANIFEST_BYTES, Manifest, Start, canonical_json,
+    sha256_hex, write_atomic,
 };
 use encoder::BiEncoder;
 use objects::{Objects, ObjectsError};
-use serde::Serialize;
 
 use crate::chunk;
 use crate::first_pass::Outline;
+use crate::part_status::{BuildStatus, Seen};
 use crate::parts::{Part, PartNumber, PartReport, Record, number_of_parts};
 use crate::progress::Watch;
 use crate::{BuildConfig, BuildError, BuildReport, NotReused, Phase, Progress, Reuse};
@@ -41,34 +41,6 @@ pub struct Remote<'a> {
     pub objects: &'a Objects,
     /// A folder on this machine. What an earlier attempt left in it is not made again.
     pub work: &'a Path,
-}
-
-/// How far a build in object storage is.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct BuildStatus {
-    /// sha256 of all that decides the content.
-    pub build: String,
-    /// The generation, when the build is complete.
-    pub generation: Option<GenerationId>,
-    /// Into how many parts it is divided; none while no part is done.
-    pub parts: Option<usize>,
-    /// The parts that are not done.
-    pub missing: Vec<usize>,
-    /// Passages of the parts that are done.
-    pub passages: u64,
-    /// Passages of all parts.
-    pub total_passages: u64,
-    /// From the first sign of the build to the last one.
-    pub elapsed: Duration,
-}
-
-impl BuildStatus {
-    /// Passages a second; none before there is anything to count.
-    #[must_use]
-    pub fn rate(&self) -> Option<f64> {
-        let seconds = self.elapsed.as_secs_f64();
-        (self.passages > 0 && seconds > 0.0).then(|| self.passages as f64 / seconds)
-    }
 }
 
 /// Encodes one part of the build that `config` describes, and sends it. Done again, it finds what is done.
@@ -237,7 +209,7 @@ impl<'a> Build<'a> {
     }
 
     fn decision(&self) -> String {
-        self.key("generation.json")
+        self.key(objects::DECISION)
     }
 
     fn damaged(&self, key: &str) -> BuildError {
@@ -383,46 +355,15 @@ impl<'a> Build<'a> {
     }
 
     fn status(&self) -> Result<BuildStatus, BuildError> {
-        let plan = self.outline()?.plan;
-        let parts = self.parts()?;
         let decided = self.decided()?;
         let began = self.objects.list(&self.key("spec.json"))?;
-        let began = began.first().map(|entry| entry.modified);
-        let last = parts.iter().map(|(_, modified)| *modified).max();
-        let numbers: Vec<_> = parts.iter().map(|(part, _)| *part).collect();
-        let of = match number_of_parts(&numbers) {
-            Ok(of) => Some(of),
-            Err(BuildError::MissingParts { of, .. }) => Some(of),
-            Err(error) => return Err(error),
-        };
-        let of = of.filter(|_| !numbers.is_empty() && decided.is_none());
-        let is_done = |number: &usize| {
-            of.is_some_and(|of| {
-                numbers.contains(&PartNumber::new(*number, of).expect("it is less"))
-            })
-        };
-        let (done, missing): (Vec<_>, Vec<_>) = (0..of.unwrap_or(0)).partition(is_done);
-        let rows = |number: usize| u64::from(plan.place(number).n_rows);
-        let of_part = |number: usize| -> u64 {
-            let part = PartNumber::new(number, of.unwrap_or(1)).expect("it is less");
-            part.chunks(plan).map(rows).sum()
-        };
-        let total_passages = u64::from(plan.n_passages);
-        Ok(BuildStatus {
-            build: self.digest.clone(),
-            passages: match &decided {
-                Some(_) => total_passages,
-                None => done.into_iter().map(of_part).sum(),
-            },
+        let seen = Seen {
+            plan: self.outline()?.plan,
             generation: decided.map(|(manifest, _)| manifest.generation),
-            parts: of,
-            missing,
-            total_passages,
-            elapsed: match (began, last) {
-                (Some(began), Some(last)) => last.duration_since(began).unwrap_or_default(),
-                _ => Duration::ZERO,
-            },
-        })
+            parts: self.parts()?,
+            began: began.first().map(|entry| entry.modified),
+        };
+        seen.status(self.digest.clone())
     }
 
     fn no_build(&self) -> BuildError {

@@ -28,7 +28,9 @@ impl Objects {
         expected: Option<Option<&GenerationId>>,
     ) -> Result<(), ObjectsError> {
         self.manifest(id)?;
+        let mut before = None;
         self.change(|table| {
+            before = Some(table.clone());
             let found = table.now.get(alias);
             if let Some(expected) = expected
                 && found != expected
@@ -42,7 +44,24 @@ impl Objects {
             }
             table.set(alias, id);
             Ok(())
-        })
+        })?;
+        // Who removes generations looks at the aliases once more behind the manifest: one of the two sees the other.
+        let (Err(error), Some(before)) = (self.manifest(id), before) else {
+            return Ok(());
+        };
+        self.change(|table| {
+            if table.now.get(alias) == Some(id) {
+                table.now.remove(alias);
+                table.now.extend(
+                    before
+                        .now
+                        .get_key_value(alias)
+                        .map(|(alias, id)| (alias.clone(), id.clone())),
+                );
+            }
+            Ok(())
+        })?;
+        Err(error)
     }
 
     /// Makes an alias name what it named before its last change, and returns that.

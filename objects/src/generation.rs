@@ -7,7 +7,8 @@ use collection::{
     FileFault, Generation, GenerationId, MAX_MANIFEST_BYTES, Manifest, ManifestError, Writer,
 };
 
-use crate::folder::Count;
+use crate::folder::{Count, MAX_TRIES};
+use crate::retention::report_key;
 use crate::{Objects, ObjectsError, Watch};
 
 /// What a push did.
@@ -76,7 +77,16 @@ impl Objects {
     /// [`ObjectsError::Record`] when a file of the generation is damaged, [`ObjectsError::Differs`] when another generation of its name
     /// is there, [`ObjectsError::Interrupted`]; readers then see no change.
     pub fn push(&self, generation: &Generation, watch: Watch<'_>) -> Result<Pushed, ObjectsError> {
-        let pushed = self.push_files(generation, watch)?;
+        let mut pushed = self.push_files(generation, watch)?;
+        // What was found there may have been taken for abandoned, and be gone by now.
+        loop {
+            let again = self.push_files(generation, watch)?;
+            if again.n_files == 0 {
+                break;
+            }
+            pushed.n_files += again.n_files;
+            pushed.n_bytes += again.n_bytes;
+        }
         let path = generation.path.join("manifest.json");
         let manifest = fs::read(&path).map_err(|source| ObjectsError::Io { path, source })?;
         self.reveal(&generation.id, &manifest)?;
@@ -122,6 +132,23 @@ impl Objects {
                 url: self.url(&key),
             }),
         }
+    }
+
+    /// Keeps the report of the gate that a generation passed, as the file of a collection has it.
+    ///
+    /// # Errors
+    /// [`ObjectsError::Access`].
+    pub fn keep_gate_report(&self, id: &GenerationId, report: &[u8]) -> Result<(), ObjectsError> {
+        let key = report_key(id);
+        for _ in 0..MAX_TRIES {
+            let Some(found) = self.create(&key, report)? else {
+                return Ok(());
+            };
+            if self.replace(&key, report, &found.version)? {
+                return Ok(());
+            }
+        }
+        Err(self.contended(&key))
     }
 
     /// Copies a generation into a collection. Every file is compared with its checksum before readers of the collection see any of
@@ -235,7 +262,7 @@ impl Objects {
     }
 }
 
-fn manifest_key(id: &GenerationId) -> String {
+pub(crate) fn manifest_key(id: &GenerationId) -> String {
     file_key(id, "manifest.json")
 }
 

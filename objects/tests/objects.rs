@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use collection::{
     AliasName, BuildMode, Collection, CollectionError, FileFault, Generation, GenerationId,
-    Manifest, Shard, Start,
+    Manifest, Retention, Shard, Start,
 };
-use objects::{Location, Objects, ObjectsError, Settings, Turn, Watch};
+use objects::{Garbage, Location, Objects, ObjectsError, Settings, Turn, Watch};
 use serde_json::json;
 use tempfile::TempDir;
 
@@ -306,6 +306,91 @@ fn aliases_name_what_is_there_and_go_back() {
             }
         });
         assert_eq!(objects.aliases().unwrap().now.len(), 9);
+    }
+}
+
+#[test]
+fn what_nobody_needs_is_removed_and_nothing_else() {
+    for (objects, _kept) in storages() {
+        let folder = tempfile::tempdir().unwrap();
+        let (from, into) = (collection(&folder, "from"), collection(&folder, "into"));
+        let live = AliasName::parse("live").unwrap();
+        for number in 3..8 {
+            objects.push(&build(&from, number), watch()).unwrap();
+        }
+        let ids = objects.generations().unwrap();
+        objects.set_alias(&live, &ids[0], None).unwrap();
+        objects.set_alias(&live, &ids[1], None).unwrap();
+        objects.keep_gate_report(&ids[2], b"{}").unwrap();
+        objects.keep_gate_report(&ids[2], b"{ }").unwrap();
+        let put = |key: &str, bytes: &[u8]| assert!(objects.create(key, bytes).unwrap().is_none());
+        let manifest = |id: &str| {
+            let found = objects.read(&format!("generations/{id}/manifest.json"), u64::MAX);
+            found.unwrap().unwrap().bytes
+        };
+        // A push that was killed; a build that goes on, one that is complete, and one whose generation is not visible yet.
+        let (abandoned, awaited) = ("20200101T000000Z-000000", "20200101T000000Z-000001");
+        put(&format!("generations/{abandoned}/ids"), b"1");
+        put("building/a/spec.json", b"{}");
+        put("building/b/generation.json", &manifest(ids[1].as_str()));
+        put("building/b/blobs/0", b"12");
+        put("building/c/generation.json", &manifest(ids[2].as_str()));
+        let of_other = String::from_utf8(manifest(ids[0].as_str())).unwrap();
+        let unsigned = of_other.trim_end().replace(ids[0].as_str(), awaited);
+        let checksum = &objects.manifest(&ids[0]).unwrap().checksum;
+        let emptied = unsigned.replacen(checksum, "", 1);
+        let signed = unsigned.replacen(checksum, &collection::sha256_hex(emptied.as_bytes()), 1);
+        put("building/d/generation.json", signed.as_bytes());
+        put(&format!("generations/{awaited}/ids"), b"1");
+
+        let hour = Duration::from_secs(3600);
+        let now = std::time::SystemTime::now();
+        let retention = |keep, keep_unfinished| Retention {
+            keep,
+            keep_unfinished,
+        };
+        let garbage = |keep, keep_unfinished, since| {
+            objects
+                .garbage(&retention(keep, keep_unfinished), since)
+                .unwrap()
+        };
+        assert_eq!(garbage(0, false, now - hour), Garbage::default());
+        let of = |id: &str| format!("generations/{id}");
+        let kept = garbage(1, true, now + hour);
+        assert_eq!(kept.generations, ids[2..4]);
+        assert!(kept.unfinished.is_empty());
+        let left = [
+            "building/b/blobs".to_owned(),
+            "building/c".to_owned(),
+            of(abandoned),
+        ];
+        assert_eq!(kept.leftovers, left);
+        assert_eq!(garbage(5, false, now + hour).generations, []);
+
+        let all = garbage(1, false, now + hour);
+        assert_eq!(all.generations, ids[2..4]);
+        assert_eq!(all.unfinished, ["building/a", "building/d"]);
+        let mut left = left.to_vec();
+        left.push(of(awaited));
+        assert_eq!(all.leftovers, left);
+        assert_eq!(objects.gc(&retention(1, false), now + hour).unwrap(), all);
+        assert_eq!(garbage(1, false, now + hour), Garbage::default());
+        assert_eq!(
+            objects.generations().unwrap(),
+            [&ids[..2], &ids[4..]].concat()
+        );
+        for id in [&ids[0], &ids[1], &ids[4]] {
+            pull(&objects, id, &into, watch()).unwrap();
+        }
+        let keys: Vec<_> = objects
+            .list("building")
+            .unwrap()
+            .into_iter()
+            .map(|entry| entry.key)
+            .collect();
+        assert_eq!(keys, ["building/b/generation.json"]);
+        assert!(objects.list("gate").unwrap().is_empty());
+        assert_eq!(objects.rollback(&live).unwrap(), ids[0]);
     }
 }
 

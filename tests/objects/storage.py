@@ -138,8 +138,62 @@ class Storage(unittest.TestCase):
         self.assertTrue(second["named"])
         self.assertFalse(trawl("index", "pull", url, copy)["live"])
         self.assertEqual(trawl("index", "rollback", url)["generation"], self.built["generation"])
-        trawl("index", "publish", url, code=2)
         self.assertEqual(trawl("index", "publish", url, "--no-gate")["generation"], self.second["generation"])
+
+    def test_the_gate_is_asked_before_an_alias_is_changed(self):
+        url, prefix = self.place()
+        for built in (self.built, self.second):
+            trawl("index", "push", self.docs, url, "--generation", built["generation"])
+        first, second = self.built["generation"], self.second["generation"]
+        work = self.path("gate-work")
+        publish = ["index", "publish", url, "--model", MODEL, "--work", work]
+        # It has 200 of 336 passages.
+        self.assertIn("more than 20 % below live", trawl(*publish, code=3))
+        self.assertEqual(json.loads(self.read(f"{prefix}/aliases.json"))["aliases"], {"live": first})
+        self.assertFalse([key for key in self.keys(prefix) if "/gate/" in key])
+        limits = self.path("gate.toml")
+        limits.write_text('[require]\npassages = { max_drop = "50%" }\noverlap = {}\nndcg = {}\nmrr = {}\n')
+        published = trawl(*publish, "--gate", limits)
+        self.assertEqual((published["generation"], published["gate"]["passed"]), (second, True))
+        self.assertEqual(json.loads(self.read(f"{prefix}/gate/{second}.json"))["report"]["candidate"], second)
+        # What is damaged there is not published, and what is live stays so.
+        [key] = [key for key in self.keys(prefix) if f"{first}/ids" in key]
+        self.write(key, self.read(key)[:-1])
+        trawl("index", "publish", url, first, "--model", MODEL, code=5)
+        self.assertEqual(json.loads(self.read(f"{prefix}/aliases.json"))["aliases"], {"live": second})
+
+    def test_what_nobody_needs_is_removed(self):
+        url, prefix = self.place()
+        names = []
+        for i in range(4):
+            changed = self.path(f"gc-{i}.jsonl")
+            changed.write_text("\n".join(CORPUS.read_text().splitlines()[: 10 + i]))
+            built = trawl("index", "build", "--corpus", changed, "--model", MODEL, "--collection", self.path("gc"))
+            names.append(built["generation"])
+        for name in names[:3]:
+            trawl("index", "push", self.path("gc"), url, "--generation", name, "--publish")
+        self.assertFalse(self.gate.kill(4, "index", "push", self.path("gc"), url, "--generation", names[3]))
+        trawl(*self.encode(url, "0/2"))
+        gc = ["index", "gc", url, "--keep", "1"]
+        before = self.keys(prefix)
+        # All of it may be work that goes on.
+        self.assertEqual(trawl(*gc)["bytes"], 0)
+        found = trawl(*gc, "--grace", "0", "--dry-run")
+        self.assertEqual(self.keys(prefix), before)
+        self.assertEqual(trawl(*gc, "--grace", "0", "--keep-unfinished")["unfinished"], [])
+        self.assertEqual(trawl("index", "status", url)[0]["missing"], [1])
+        removed = trawl(*gc, "--grace", "0")
+        # `live` names the third, and named the second before.
+        self.assertEqual(found["generations"], names[:1])
+        self.assertEqual(removed["unfinished"], found["unfinished"])
+        self.assertEqual(len(found["unfinished"]), 1)
+        self.assertEqual(found["leftovers"], [f"{url}/generations/{names[3]}"])
+        self.assertEqual(self.generations(url), names[1:3])
+        self.assertFalse([key for key in self.keys(prefix) if "/building/" in key or names[0] in key or names[3] in key])
+        self.assertEqual(trawl("index", "rollback", url)["generation"], names[1])
+        trawl("index", "pull", url, self.path("gc-copy"))
+        # What was removed can be sent again.
+        self.assertTrue(trawl("index", "push", self.path("gc"), url, "--generation", names[3], "--publish")["named"])
 
     def test_long_files_go_in_pieces(self):
         url, prefix = self.place()

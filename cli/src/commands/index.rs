@@ -35,7 +35,7 @@ enum IndexCommand {
     Encode(Box<parts::EncodeArgs>),
     /// Put the encoded parts of a build together.
     Commit(parts::CommitArgs),
-    /// Tell how far the builds in object storage are, from anywhere.
+    /// Tell how far the builds in parts are, from anywhere.
     Status(parts::StatusArgs),
     /// Tell what a build would take, before anything is built: rows, tokens, disk, memory, time.
     Plan(Box<plan::PlanArgs>),

@@ -25,11 +25,29 @@ fn parts_are_encoded_anywhere_and_committed_once() {
     let first = encode(&["encode", "--nice", "5", "--threads", "1", "--part", "0/2"]);
     let error = fail(1, ["index", "commit", collection]);
     assert!(error.contains("1 of 2 parts are missing: 1"), "{error}");
+    let status = json(["--json", "index", "status", collection]);
+    assert_eq!(
+        (
+            &status[0]["build"],
+            &status[0]["parts"],
+            &status[0]["missing"]
+        ),
+        (
+            &first["report"]["build"],
+            &2.into(),
+            &serde_json::json!([1])
+        )
+    );
+    assert_eq!(status[0]["passages"], first["report"]["passages"]);
     let second = encode(&["encode", "--part", "1/2"]);
     assert_eq!(second["report"]["build"], first["report"]["build"]);
 
     let built = json(["--json", "index", "commit", collection]);
     assert_eq!(built["live"], true);
+    assert_eq!(
+        json(["--json", "index", "status", collection]),
+        serde_json::json!([])
+    );
     let whole = path("whole");
     let whole = json(into(text(&whole), &["build"]));
     assert_eq!(built["content_digest"], whole["content_digest"]);

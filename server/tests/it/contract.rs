@@ -277,7 +277,7 @@ fn request(operation: &str) -> (String, Value) {
             "/aliases/live",
             json!({"generation": "nosuch", "gate": false}),
         ),
-        "roll_back_alias" => ("/aliases/live/rollback", Value::Null),
+        "roll_back_alias" => ("/aliases/live/rollback", json!({"drop_live": false})),
         "show_shadow" | "end_shadow" => ("/shadow", Value::Null),
         "set_shadow" => ("/shadow", json!({"generation": "nosuch"})),
         "list_tasks" => ("/v1/tasks", Value::Null),

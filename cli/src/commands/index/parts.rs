@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use encoder::Arithmetic;
 use indexer::{
-    BuildConfig, BuildStatus, CommitConfig, PartNumber, Remote, build_status, commit_remotely,
-    encode_part_remotely,
+    BuildConfig, BuildStatus, CommitConfig, PartNumber, Remote, build_status, build_status_here,
+    commit_remotely, encode_part_remotely,
 };
 use indicatif::HumanDuration;
 use objects::Location;
@@ -59,24 +59,28 @@ pub struct WorkArgs {
 }
 
 /// A folder that is removed in the end if it is a temporary one.
-enum Work {
+pub enum Work {
     Given(PathBuf),
     Temporary(TempDir),
 }
 
 impl WorkArgs {
     fn make(&self) -> anyhow::Result<Work> {
-        match &self.work {
-            Some(path) => Ok(Work::Given(path.clone())),
-            None => Ok(Work::Temporary(
-                tempfile::tempdir().context("cannot make a temporary folder")?,
-            )),
-        }
+        Work::make(self.work.as_deref())
     }
 }
 
 impl Work {
-    fn path(&self) -> &Path {
+    pub fn make(given: Option<&Path>) -> anyhow::Result<Self> {
+        match given {
+            Some(path) => Ok(Self::Given(path.to_owned())),
+            None => Ok(Self::Temporary(
+                tempfile::tempdir().context("cannot make a temporary folder")?,
+            )),
+        }
+    }
+
+    pub fn path(&self) -> &Path {
         match self {
             Self::Given(path) => path,
             Self::Temporary(folder) => folder.path(),
@@ -110,12 +114,13 @@ pub struct CommitArgs {
 
 /// Arguments of `trawl index status`.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Example:
+#[command(after_help = "Examples:
+  trawl index status data/docs
   trawl index status s3://bucket/docs")]
 pub struct StatusArgs {
-    /// Where the collection is kept in object storage.
-    #[arg(value_name = "URL")]
-    url: Location,
+    /// Folder of the collection, or where it is kept in object storage.
+    #[arg(value_name = "COLLECTION|URL")]
+    collection: PathBuf,
 }
 
 pub fn encode(args: EncodeArgs, output: &Output) -> anyhow::Result<()> {
@@ -193,9 +198,14 @@ pub fn commit(args: CommitArgs, output: &Output) -> anyhow::Result<()> {
 }
 
 pub fn status(args: &StatusArgs, output: &Output) -> anyhow::Result<()> {
-    let builds = build_status(&storage::open(&args.url)?);
-    let builds =
-        builds.with_context(|| format!("cannot tell how far the builds in `{}` are", args.url))?;
+    let builds = match storage::location(&args.collection)? {
+        Some(location) => build_status(&storage::open(&location)?),
+        None => build_status_here(&super::open(&args.collection)?),
+    };
+    let builds = builds.with_context(|| {
+        let collection = args.collection.display();
+        format!("cannot tell how far the builds in `{collection}` are")
+    })?;
     let shown = |build: &BuildStatus| {
         json!({
             "build": build.build,

@@ -1,13 +1,15 @@
 use std::path::PathBuf;
 
 use anyhow::Context;
-use collection::{AliasName, Collection, CollectionError, GenerationId, LIVE, Writer};
+use collection::{AliasName, Collection, CollectionError, Generation, GenerationId, LIVE, Writer};
 use indexer::GateReport;
-use objects::Location;
+use objects::{Location, ObjectsError};
 use serde_json::json;
 
 use super::gate::{self, GateArgs};
 use super::open;
+use super::parts::Work;
+use super::transfer::watched;
 use crate::failure::{Exit, Failure};
 use crate::model::ModelArgs;
 use crate::output::Output;
@@ -20,10 +22,11 @@ use crate::storage;
   trawl index publish data/docs 20261120T195500Z-3f9a1c
   trawl index publish data/docs --gate gate.toml
   trawl index publish data/docs --new-model
+  trawl index publish s3://bucket/docs
   trawl index publish s3://bucket/docs 20261120T195500Z-3f9a1c --no-gate
 
-The generation is compared with the one it replaces, and refused (exit code 3) when it is worse. In object storage nothing is
-compared: `index pull`, `index publish` and `index push --publish` do that.")]
+The generation is compared with the one it replaces, and refused (exit code 3) when it is worse. Of a collection in object storage
+both are copied to this machine for that, and the alias is changed only if it still names the one that was compared.")]
 pub struct PublishArgs {
     /// Folder of the collection, or where it is kept in object storage.
     #[arg(value_name = "COLLECTION|URL")]
@@ -37,9 +40,20 @@ pub struct PublishArgs {
     #[arg(long)]
     drop_live: bool,
     #[command(flatten)]
+    work: CopyArgs,
+    #[command(flatten)]
     gate: GateArgs,
     #[command(flatten)]
     model: ModelArgs,
+}
+
+/// Where what is compared is copied to from object storage.
+#[derive(Debug, clap::Args)]
+struct CopyArgs {
+    /// Folder on this machine for the generations of object storage that are compared; what is in it is not copied again (default: a
+    /// temporary one).
+    #[arg(long = "work", value_name = "DIR")]
+    folder: Option<PathBuf>,
 }
 
 /// Arguments of `trawl index rollback`.
@@ -85,16 +99,18 @@ pub fn run(args: PublishArgs, output: &Output) -> anyhow::Result<()> {
     })
 }
 
-/// Makes an alias in object storage name a generation there.
+/// Makes an alias in object storage name a generation there that passes the gate.
+///
+/// What is compared is copied first. The alias is changed only if it still names what the generation was compared with.
 fn publish_there(location: &Location, args: &PublishArgs, output: &Output) -> anyhow::Result<()> {
-    if !args.gate.no_gate() || args.drop_live {
-        let text = "generations in object storage are published as they are: with `--no-gate`, without `--drop-live`";
-        let hint = "`index pull`, `index publish` and `index push --publish` ask the gate";
-        return Err(Failure::usage(text).hint(hint).into());
+    if args.drop_live {
+        let text = "a collection in object storage has no documents written since";
+        return Err(Failure::usage(text).into());
     }
     let objects = storage::open(location)?;
     let alias = AliasName::parse(&args.alias)?;
     let failed = || format!("cannot publish in `{location}`");
+    let named = objects.aliases().with_context(failed)?.now.remove(&alias);
     let newest = || objects.generations().map(|mut ids| ids.pop());
     let id = match &args.generation {
         Some(name) => Some(objects.resolve(name).with_context(failed)?),
@@ -102,9 +118,54 @@ fn publish_there(location: &Location, args: &PublishArgs, output: &Output) -> an
     };
     let id =
         id.ok_or_else(|| Failure::new(Exit::Failed, format!("`{location}` has no generation")))?;
-    objects.set_alias(&alias, &id, None).with_context(failed)?;
-    let shown = json!({ "generation": id, "alias": alias });
-    output.result(&shown, |_| format!("generation {id} is {alias}"))
+    let mut report = None;
+    if !args.gate.no_gate() && named.as_ref() != Some(&id) {
+        let work = Work::make(args.work.folder.as_deref())?;
+        let writer = Collection::create(work.path())?.writer("trawl index publish")?;
+        let copy = |id: &GenerationId| {
+            watched("download", output, |watch| objects.pull(id, &writer, watch))
+        };
+        let replaced = match named.as_ref().map(|named| (named, copy(named))) {
+            None => None,
+            Some((_, Ok(generation))) => Some(generation),
+            Some((named, Err(error))) => {
+                let is_damaged = error.downcast_ref().is_some_and(ObjectsError::is_corrupt);
+                if !is_damaged {
+                    return Err(error.context(failed()));
+                }
+                damaged(named, &id, &alias, output);
+                None
+            }
+        };
+        let candidate = copy(&id).with_context(failed)?;
+        report = judge(
+            &writer,
+            &candidate,
+            replaced,
+            &alias,
+            &args.gate,
+            &args.model,
+            output,
+        )?;
+        if report.is_some() {
+            let kept = writer.collection().gate_report_file(&id);
+            let bytes = std::fs::read(&kept)
+                .with_context(|| format!("cannot read `{}`", kept.display()))?;
+            objects.keep_gate_report(&id, &bytes).with_context(failed)?;
+        }
+    }
+    let expected = match args.gate.no_gate() {
+        true => None,
+        false => Some(named.as_ref()),
+    };
+    objects
+        .set_alias(&alias, &id, expected)
+        .with_context(failed)?;
+    let shown = json!({ "generation": id, "alias": alias, "gate": report });
+    output.result(&shown, |_| {
+        let text = report.as_ref().map(gate::show).unwrap_or_default();
+        format!("{text}generation {id} is {alias}")
+    })
 }
 
 /// Makes `alias` name a generation that passes the gate; the report is kept beside it.
@@ -123,9 +184,7 @@ pub fn publish(
         Some(named) => match collection.generation(&named) {
             Ok(generation) => Some(generation),
             Err(error) if error.is_corrupt() => {
-                output.remark(format!(
-                    "`{named}`, which is {alias}, is damaged: `{id}` is judged alone"
-                ));
+                damaged(&named, id, alias, output);
                 None
             }
             Err(error) => return Err(error.into()),
@@ -133,7 +192,29 @@ pub fn publish(
         None => None,
     };
     let candidate = collection.generation(id)?;
-    let report = gate::pass(collection, &candidate, replaced, gate, model, output)?;
+    let report = judge(writer, &candidate, replaced, alias, gate, model, output)?;
+    set(writer, alias, id, drop_live).with_context(|| format!("cannot publish `{id}`"))?;
+    Ok(report)
+}
+
+fn damaged(named: &GenerationId, id: &GenerationId, alias: &AliasName, output: &Output) {
+    output.remark(format!(
+        "`{named}`, which is {alias}, is damaged: `{id}` is judged alone"
+    ));
+}
+
+/// Asks the gate, and keeps the report of what passes. What does not is printed side by side, and an error.
+fn judge(
+    writer: &Writer,
+    candidate: &Generation,
+    replaced: Option<Generation>,
+    alias: &AliasName,
+    gate: &GateArgs,
+    model: &ModelArgs,
+    output: &Output,
+) -> anyhow::Result<Option<GateReport>> {
+    let (collection, id) = (writer.collection(), &candidate.id);
+    let report = gate::pass(collection, candidate, replaced, gate, model, output)?;
     if let Some(report) = &report {
         if !report.passed {
             output.result(
@@ -144,7 +225,6 @@ pub fn publish(
         }
         writer.keep_gate_report(id, &serde_json::to_value(report)?)?;
     }
-    set(writer, alias, id, drop_live).with_context(|| format!("cannot publish `{id}`"))?;
     Ok(report)
 }
 

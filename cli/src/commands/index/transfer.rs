@@ -139,7 +139,7 @@ pub fn pull(args: &PullArgs, output: &Output) -> anyhow::Result<()> {
 }
 
 /// Runs a transfer that shows how far it is and ends when it is interrupted.
-fn watched<T>(
+pub fn watched<T>(
     phase: &str,
     output: &Output,
     transfer: impl FnOnce(Watch<'_>) -> Result<T, ObjectsError>,

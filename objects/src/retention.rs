@@ -94,9 +94,10 @@ impl Objects {
         for (name, folder) in &builds {
             let place = format!("building/{name}");
             let made = self.decision(&format!("{place}/{DECISION}"))?;
-            match made.filter(|id| visible.contains(id)) {
+            let is_visible = made.as_ref().is_some_and(|id| visible.contains(id));
+            match made {
                 // It says which generation it is; `index commit` finds that by it.
-                Some(id) if kept.contains(&id) => {
+                Some(id) if is_visible && kept.contains(&id) => {
                     for below in ["parts", "blobs"] {
                         let place = format!("{place}/{below}");
                         let entries = folder.entries.iter();
@@ -111,15 +112,14 @@ impl Objects {
                         }
                     }
                 }
-                Some(_) => {
+                Some(_) if is_visible => {
                     garbage.bytes += folder.n_bytes();
                     garbage.leftovers.push(place);
                 }
-                None if retention.keep_unfinished || !folder.rests_since(since) => {
-                    // What it has sent becomes visible when it goes on.
-                    awaited.extend(self.decision(&format!("{place}/{DECISION}"))?);
+                made if retention.keep_unfinished || !folder.rests_since(since) => {
+                    awaited.extend(made); // What it has sent becomes visible when it goes on.
                 }
-                None => {
+                _ => {
                     garbage.bytes += folder.n_bytes();
                     garbage.unfinished.push(place);
                 }

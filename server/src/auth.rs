@@ -149,12 +149,10 @@ pub enum AuthError {
         name: String,
     },
     /// A key with a filter could get around it.
-    #[error("key `{name}` has a filter, which its scope `{scope}` would go around")]
+    #[error("key `{name}` has a filter, which its scope `{}` would go around", Scope::Admin.as_str())]
     Filter {
         /// The key.
         name: String,
-        /// The scope.
-        scope: &'static str,
     },
     /// A path that cannot be public.
     #[error("`{path}` cannot be public; what can: {}", PUBLIC.join(", "))]
@@ -345,14 +343,10 @@ fn check(key: &ApiKey) -> Result<(), AuthError> {
     if key.scopes.is_empty() {
         return Err(AuthError::NoScopes { name });
     }
-    let scope = Scope::Admin;
-    match key.filter.is_some() && key.scopes.contains(&scope) {
-        true => Err(AuthError::Filter {
-            name,
-            scope: scope.as_str(),
-        }),
-        false => Ok(()),
+    if key.filter.is_some() && key.scopes.contains(&Scope::Admin) {
+        return Err(AuthError::Filter { name });
     }
+    Ok(())
 }
 
 /// The key that a caller shows.

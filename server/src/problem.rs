@@ -15,7 +15,6 @@ use openapi::{
     TeiErrorType,
 };
 use retriever::{BackendError, FieldFault, FilterError, ModelError, SearchError};
-
 use serde_json::Value;
 
 use crate::form::Form;

@@ -2,6 +2,9 @@
 //!
 //! `TRAWL_LIVE_OPERATIONS` is the number of random operations, `TRAWL_LIVE_SEED` repeats a run.
 
+mod encoded;
+mod kills;
+
 use std::collections::BTreeMap;
 use std::env;
 use std::fs;
@@ -16,8 +19,8 @@ use futures::future::BoxFuture;
 use index::{HnswConfig, Metric, RowType};
 use indexer::{
     Batch, BroughtVectors, BuildConfig, BuildError, Committed, Committer, CompactConfig,
-    CompactReport, DocumentChange, LogPosition, NoProgress, Recipe, Remembered, SampleReport,
-    VectorSource, apply, build_from_vectors, check_sample, compact, create, replay,
+    CompactReport, DocumentChange, LogPosition, NoProgress, Recipe, Remembered, VectorSource,
+    apply, build_from_vectors, compact, create, replay,
 };
 use retriever::{
     Condition, Deadline, Encoded, Filter, Live, Mode, ModelError, OpenConfig, QueryEncoder,
@@ -26,7 +29,7 @@ use retriever::{
 use serde_json::json;
 use vectors::VectorFile;
 
-use crate::{encoder, write_corpus};
+use crate::write_corpus;
 
 const WIDTH: usize = 3;
 const WORDS: [&str; 6] = ["tide", "moon", "salt", "wind", "stone", "river"];
@@ -640,132 +643,6 @@ fn a_folded_log_has_the_digest_of_a_full_build() {
 }
 
 #[test]
-fn encoded_documents_are_folded_as_a_build_would_encode_them() {
-    let folder = tempfile::tempdir().unwrap();
-    let (encoder, cancelled) = (encoder(), AtomicBool::new(false));
-    let corpus = folder.path().join("corpus.jsonl");
-    write_corpus(&corpus, 1, 40);
-    for stride in [None, Some(8)] {
-        let root = folder.path().join(format!("docs-{stride:?}"));
-        let config = |root: &Path, corpus: &Path| BuildConfig {
-            stride,
-            ..crate::config(root, corpus)
-        };
-        crate::run(&config(&root, &corpus)).unwrap();
-        let collection = Collection::open(&root).unwrap();
-        let retriever = open(&collection);
-        let recipe = Recipe::of(retriever.manifest(), retriever.row_form()).unwrap();
-        let mut log = patiently(|| collection.log_writer("test", LogConfig::default()));
-        let text = fs::read_to_string(&corpus).unwrap();
-        let lines: Vec<&str> = text.lines().collect();
-        let long =
-            "The tide rose. The moon was low. Salt lay on the stones of the river. ".repeat(6);
-        let mut merged: Vec<String> = lines[..10].iter().map(|line| (*line).to_owned()).collect();
-        merged.extend(lines[20..].iter().map(|line| (*line).to_owned()));
-        for i in 0..10 {
-            let id = format!("p{}", i + 10);
-            let change = if i % 3 == 0 {
-                DocumentChange::Delete(id)
-            } else {
-                let line = json!({ "_id": id, "title": "new", "text": long, "year": 2000 + i });
-                merged.push(line.to_string());
-                let passage = corpus::parse_passage(&line.to_string(), retriever.schema()).unwrap();
-                let upsert = recipe
-                    .draft(&encoder, passage)
-                    .unwrap()
-                    .encode(&encoder)
-                    .unwrap();
-                recipe.check(retriever.live().view(), &upsert).unwrap();
-                DocumentChange::Upsert(upsert)
-            };
-            log.append(&[change.to_record()]).unwrap();
-        }
-        replay(&collection, &retriever, None).unwrap();
-        let live = retriever.live();
-        assert!(live.view().passages_of("p10").unwrap().is_empty());
-        let of_document = live.view().passages_of("p11").unwrap();
-        assert_eq!(of_document.len() > 1, stride.is_some());
-        let all: Vec<String> = merged
-            .iter()
-            .map(|line| {
-                serde_json::from_str::<serde_json::Value>(line).unwrap()["_id"]
-                    .as_str()
-                    .unwrap()
-                    .to_owned()
-            })
-            .collect();
-        let passages = live.view().select(&Filter::default()).unwrap();
-        assert_eq!(live.view().documents(&passages).unwrap(), all);
-        let config_of_log = CompactConfig {
-            alias: AliasName::parse(LIVE).unwrap(),
-            publish: true,
-        };
-        patiently(|| compact(&collection, &config_of_log, None, &NoProgress, &cancelled));
-        let folded = collection.resolve(LIVE).unwrap();
-        let path = folder.path().join("merged.jsonl");
-        fs::write(&path, merged.join("\n")).unwrap();
-        let other = folder.path().join(format!("full-{stride:?}"));
-        let full = crate::run(&config(&other, &path)).unwrap();
-        assert_eq!(folded.manifest.content_digest, full.content_digest);
-        assert_eq!(folded.manifest.counts, full.counts);
-        let inputs = |path: &Path| fs::read(path.join("inputs")).unwrap();
-        assert_eq!(inputs(&folded.path), inputs(&full.path));
-    }
-}
-
-#[test]
-fn another_fingerprint_needs_an_encoder_and_gets_other_vectors() {
-    let folder = tempfile::tempdir().unwrap();
-    let encoder = encoder();
-    let corpus = folder.path().join("corpus.jsonl");
-    write_corpus(&corpus, 1, 20);
-    let root = folder.path().join("docs");
-    crate::run(&crate::config(&root, &corpus)).unwrap();
-    let collection = Collection::open(&root).unwrap();
-    let retriever = open(&collection);
-    let recipe = Recipe::of(retriever.manifest(), retriever.row_form()).unwrap();
-    let passage = Passage {
-        id: "new".to_owned(),
-        title: "stone".to_owned(),
-        text: "iron bread".to_owned(),
-        ..Passage::default()
-    };
-    let upsert = recipe
-        .draft(&encoder, passage)
-        .unwrap()
-        .encode(&encoder)
-        .unwrap();
-    let mut log = patiently(|| collection.log_writer("test", LogConfig::default()));
-    log.append(&[DocumentChange::Upsert(upsert).to_record()])
-        .unwrap();
-
-    let other = BuildConfig {
-        passage_template: corpus::Template::parse("<text>").unwrap(),
-        publish: true,
-        ..crate::config(&root, &corpus)
-    };
-    let built = crate::run(&other).unwrap();
-    assert!(built.live);
-    let generation = collection.resolve(LIVE).unwrap();
-    assert_eq!(generation.manifest.log_position, 0);
-    let retriever = Retriever::open(generation, OpenConfig::default()).unwrap();
-    let error = replay(&collection, &retriever, None).unwrap_err();
-    assert!(error.to_string().contains("document `new`"), "{error}");
-    assert_eq!(replay(&collection, &retriever, Some(&encoder)).unwrap(), 1);
-    let texts = [encoder::Text::Single("iron bread")];
-    let query = encoder
-        .encode_texts(encoder::Role::Passage, &texts)
-        .unwrap();
-    let options = SearchOptions {
-        top_k: 1,
-        ..SearchOptions::default()
-    };
-    let answer = search(&retriever, QueryInput::Vector(query.values), options);
-    assert_eq!(answer.hits[0].id, "new");
-    assert!(answer.hits[0].score > 0.9999, "{}", answer.hits[0].score);
-}
-
-#[test]
 fn what_a_build_may_say_of_the_log_is_checked() {
     let folder = tempfile::tempdir().unwrap();
     let corpus = folder.path().join("corpus.jsonl");
@@ -823,133 +700,4 @@ fn a_request_that_is_repeated_is_written_once() {
     trial.restart();
     assert_eq!(commit(&trial, "a"), before);
     assert_eq!(trial.retriever().live().position(), 2);
-}
-
-const KILLED: &str = "TRAWL_LIVE_FOLDER";
-
-fn create_empty(root: &Path) {
-    let source = VectorSource::Brought {
-        width: WIDTH,
-        metric: Metric::InnerProduct,
-    };
-    let config = Trial::config(root, CorpusConfig::default(), false);
-    patiently(|| create(&config, &schema(), source));
-}
-
-#[test]
-fn a_generation_without_passages_is_as_its_encoder_makes_it() {
-    let folder = tempfile::tempdir().unwrap();
-    let encoder = encoder();
-    let config = Trial::config(folder.path(), CorpusConfig::default(), false);
-    let created = create(&config, &schema(), VectorSource::Encoder(&encoder)).unwrap();
-    assert_eq!(created.manifest.counts.passages, 0);
-    let report = check_sample(&created, &encoder, 256, 1).unwrap();
-    assert_eq!(report, SampleReport::default());
-}
-
-/// Upserts and folds without end, and notes what was acknowledged; as an ordinary test it does so a little.
-#[test]
-fn writes_and_folds_go_on() {
-    let own = tempfile::tempdir().unwrap();
-    let folder = env::var_os(KILLED).map_or(own.path().to_owned(), PathBuf::from);
-    let root = folder.join("docs");
-    if env::var_os(KILLED).is_none() {
-        create_empty(&root);
-    }
-    let collection = Collection::open(&root).unwrap();
-    let config = LogConfig {
-        segment_bytes: 4_000,
-        ..LogConfig::default()
-    };
-    let mut log = patiently(|| collection.log_writer("test", config));
-    let mut acknowledged = fs::OpenOptions::new()
-        .create(true)
-        .append(true)
-        .open(folder.join("acknowledged"))
-        .unwrap();
-    let retriever = open(&collection);
-    let recipe = Recipe::of(retriever.manifest(), retriever.row_form()).unwrap();
-    let is_killed = env::var_os(KILLED).is_some();
-    std::thread::scope(|scope| {
-        let collection = &collection;
-        scope.spawn(move || {
-            let config = CompactConfig {
-                alias: AliasName::parse(LIVE).unwrap(),
-                publish: true,
-            };
-            loop {
-                let cancelled = AtomicBool::new(false);
-                patiently(|| compact(collection, &config, None, &NoProgress, &cancelled));
-                let writer = patiently(|| collection.writer("test"));
-                writer.gc(&Retention::default()).unwrap();
-                if !is_killed {
-                    break;
-                }
-            }
-        });
-        let mut draws = Draws(log.position());
-        for n in 0.. {
-            if n == 50 && !is_killed {
-                break;
-            }
-            let document = Document {
-                id: format!("a{}", log.position()),
-                ..draws.document(1)
-            };
-            let vector = document.vector.to_vec();
-            let upsert = recipe.brought(document.passage(), vector).unwrap();
-            let change = DocumentChange::Upsert(upsert);
-            log.append(&[change.to_record()]).unwrap();
-            // One write of less than a page: it is there as a whole or not at all.
-            std::io::Write::write_all(&mut acknowledged, format!("{}\n", document.id).as_bytes())
-                .unwrap();
-            if n % 50 == 49
-                && let Ok(writer) = collection.writer("test")
-            {
-                log.truncate(&writer).unwrap();
-            }
-        }
-    });
-}
-
-/// `TRAWL_KILLS` is the number of moments.
-#[test]
-fn a_kill_loses_no_acknowledged_document() {
-    let n_kills = env::var("TRAWL_KILLS").map_or(5, |text| text.parse().unwrap());
-    let seed = RandomState::new().hash_one(0);
-    println!("seed {seed}");
-    let mut draws = Draws(seed);
-    let folder = tempfile::tempdir().unwrap();
-    create_empty(&folder.path().join("docs"));
-    for _ in 0..n_kills {
-        let mut child = std::process::Command::new(env::current_exe().unwrap())
-            .args(["--exact", "live::writes_and_folds_go_on"])
-            .env(KILLED, folder.path())
-            .stdout(std::process::Stdio::null())
-            .stderr(std::process::Stdio::null())
-            .spawn()
-            .unwrap();
-        std::thread::sleep(std::time::Duration::from_millis(
-            20 + draws.below(400) as u64,
-        ));
-        assert!(child.try_wait().unwrap().is_none(), "it ended by itself");
-        child.kill().unwrap();
-        child.wait().unwrap();
-        let Ok(text) = fs::read_to_string(folder.path().join("acknowledged")) else {
-            continue; // It was killed before it wrote.
-        };
-        let collection = Collection::open(&folder.path().join("docs")).unwrap();
-        let generation = collection.resolve(LIVE).unwrap();
-        assert!(generation.verify(|_| ()).is_empty());
-        let retriever = open(&collection);
-        let live = retriever.live();
-        for id in text.lines() {
-            assert_eq!(
-                live.view().passages_of(id).unwrap().len(),
-                1,
-                "{id} is lost"
-            );
-        }
-        patiently(|| collection.log_writer("test", LogConfig::default()));
-    }
 }

@@ -166,22 +166,19 @@ fn every_route_asks_for_its_scope() {
     ask(&server, "GET", "/v1/collections", alias, &json!(null)).ok();
 }
 
+/// What passes one test of a field.
+fn only(key: &str, test: Test) -> Filter {
+    let key = key.to_owned();
+    Filter {
+        must: vec![Condition::Field { key, test }],
+        ..Filter::default()
+    }
+}
+
 #[test]
 fn a_tenant_deletes_its_own_documents_only() {
-    let own = |lang: &str| Filter {
-        must: vec![Condition::Field {
-            key: "lang".to_owned(),
-            test: Test::Any(vec![lang.into()]),
-        }],
-        ..Filter::default()
-    };
-    let unfit = Filter {
-        must: vec![Condition::Field {
-            key: "no such field".to_owned(),
-            test: Test::Exists,
-        }],
-        ..Filter::default()
-    };
+    let own = |lang: &str| only("lang", Test::Any(vec![lang.into()]));
+    let unfit = only("no such field", Test::Exists);
     let tenant = |name: &str, filter: Filter| ApiKey {
         filter: Some(filter),
         ..key(name, &[Scope::Search, Scope::Write])
@@ -246,20 +243,8 @@ fn a_tenant_deletes_its_own_documents_only() {
 
 #[test]
 fn a_tenant_finds_its_own_passages_only() {
-    let english = Filter {
-        must: vec![Condition::Field {
-            key: "lang".to_owned(),
-            test: Test::Any(vec!["en".into()]),
-        }],
-        ..Filter::default()
-    };
-    let unfit = Filter {
-        must: vec![Condition::Field {
-            key: "no such field".to_owned(),
-            test: Test::Exists,
-        }],
-        ..Filter::default()
-    };
+    let english = only("lang", Test::Any(vec!["en".into()]));
+    let unfit = only("no such field", Test::Exists);
     let tenant = |name: &str, filter: &Filter| ApiKey {
         filter: Some(filter.clone()),
         collections: vec!["docs".to_owned()],

@@ -42,6 +42,13 @@ pub fn build_with(
     report.generation.to_string()
 }
 
+/// Half of the passages.
+fn half(server: &TestServer) -> String {
+    let lines = CORPUS.lines().take(3);
+    let corpus: String = lines.map(|line| format!("{line}\n")).collect();
+    build(server, &corpus, |_| ())
+}
+
 /// The same passages, every text of which says that it is the second.
 fn second(server: &TestServer) -> String {
     let corpus = CORPUS.replace(r#""text": ""#, r#""text": "Second. "#);
@@ -214,12 +221,7 @@ fn an_alias_is_changed_only_if_it_names_what_the_caller_thinks() {
 fn what_is_worse_or_of_another_model_is_refused() {
     let server = TestServer::start();
     let first = server.served();
-    let half: String = CORPUS
-        .lines()
-        .take(3)
-        .map(|line| format!("{line}\n"))
-        .collect();
-    let half = build(&server, &half, |_| ());
+    let half = half(&server);
     let problem = server
         .put(ALIAS, "", &json!({"generation": half}))
         .problem(409, "gate_failed");
@@ -339,12 +341,7 @@ fn a_request_says_what_the_gate_requires() {
     let problem = server.put(ALIAS, "", &body);
     problem.problem(409, "fingerprint_mismatch");
 
-    let half: String = CORPUS
-        .lines()
-        .take(3)
-        .map(|line| format!("{line}\n"))
-        .collect();
-    let half = build(&server, &half, |_| ());
+    let half = half(&server);
     let allowed =
         json!({"require": {"passages": {"max_drop": "50%"}, "overlap": {}, "ndcg": {}, "mrr": {}}});
     server

@@ -125,17 +125,16 @@ fn publish_there(location: &Location, args: &PublishArgs, output: &Output) -> an
         let copy = |id: &GenerationId| {
             watched("download", output, |watch| objects.pull(id, &writer, watch))
         };
-        let replaced = match named.as_ref().map(|named| (named, copy(named))) {
+        let replaced = match &named {
             None => None,
-            Some((_, Ok(generation))) => Some(generation),
-            Some((named, Err(error))) => {
-                let is_damaged = error.downcast_ref().is_some_and(ObjectsError::is_corrupt);
-                if !is_damaged {
-                    return Err(error.context(failed()));
+            Some(named) => match copy(named) {
+                Ok(generation) => Some(generation),
+                Err(error) if is_corrupt(&error) => {
+                    damaged(named, &id, &alias, output);
+                    None
                 }
-                damaged(named, &id, &alias, output);
-                None
-            }
+                Err(error) => return Err(error.context(failed())),
+            },
         };
         let candidate = copy(&id).with_context(failed)?;
         report = judge(
@@ -195,6 +194,10 @@ pub fn publish(
     let report = judge(writer, &candidate, replaced, alias, gate, model, output)?;
     set(writer, alias, id, drop_live).with_context(|| format!("cannot publish `{id}`"))?;
     Ok(report)
+}
+
+fn is_corrupt(error: &anyhow::Error) -> bool {
+    error.downcast_ref().is_some_and(ObjectsError::is_corrupt)
 }
 
 fn damaged(named: &GenerationId, id: &GenerationId, alias: &AliasName, output: &Output) {

@@ -194,6 +194,16 @@ impl Parameter {
         values
     }
 
+    /// A copy of what the optimizer has to do with a table whose rows have put off steps.
+    fn behind(self: &Arc<Self>) -> Option<(Arc<Self>, Vec<f32>, Moments)> {
+        let inner = self.inner.read().unwrap_or_else(PoisonError::into_inner);
+        let moments = inner
+            .moments
+            .as_ref()
+            .filter(|moments| moments.is_behind())?;
+        Some((self.clone(), inner.values.clone(), moments.clone()))
+    }
+
     /// Replaces the values; what the optimizer remembers stays.
     ///
     /// # Errors
@@ -391,6 +401,18 @@ impl Parameters {
         for parameter in self.iter() {
             drop(parameter.read());
         }
+    }
+
+    /// Does work that looks at the values. Steps that rows have put off stay put off, whatever is read: a run that
+    /// somebody looks at goes on as one that nobody does, bit for bit.
+    pub fn look<R>(&self, work: impl FnOnce() -> R) -> R {
+        let behind: Vec<_> = self.iter().filter_map(Parameter::behind).collect();
+        let result = work();
+        for (parameter, values, moments) in behind {
+            let inner = &mut *parameter.write();
+            (inner.values, inner.moments) = (values, Some(moments));
+        }
+        result
     }
 
     /// Forgets all gradients.

@@ -448,6 +448,7 @@ where
             return Ok(());
         }
         let (evaluators, objective) = (&mut self.job.evaluators, &mut *self.job.objective);
+        let parameters = objective.parameters().clone();
         let mut take = || -> Result<_, TrainError> {
             let mut figures = BTreeMap::new();
             for evaluator in evaluators.iter_mut() {
@@ -456,10 +457,10 @@ where
             }
             Ok(figures)
         };
-        let figures = match &self.ema {
+        let figures = parameters.look(|| match &self.ema {
             Some(ema) => ema.during(&self.changing, take)?,
             None => take(),
-        }?;
+        })?;
         let step = self.state.step;
         self.log.dev(step, &figures)?;
         (self.job.watch)(Event::Evaluated(step, &figures));

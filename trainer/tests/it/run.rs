@@ -387,6 +387,24 @@ fn so_it_does_with_adapters() {
     check_resumption(&config, 6);
 }
 
+#[test]
+fn dev_figures_leave_a_run_as_it_is() {
+    let exported = |evaluate_every: Every, ema: Option<f64>| {
+        let mut config = config();
+        config.optimizer.epsilon = 1.0; // much above √v, where steps that were put off depend on when they are taken
+        config.optimizer.learning_rate = 0.1;
+        config.optimizer.ema = ema;
+        config.run.evaluate_every = evaluate_every;
+        let run = new_run();
+        Setup::new(&config).run(&run).unwrap();
+        fs::read(run.export().join("model.safetensors")).unwrap()
+    };
+    for ema in [None, Some(0.9)] {
+        let expected = exported(Every::Never, ema);
+        assert!(exported(Every::Steps(1), ema) == expected, "{ema:?}");
+    }
+}
+
 /// A run directory that ends with the test.
 struct NewRun {
     run: RunDirectory,

@@ -57,7 +57,7 @@ objects TRAWL="target/debug/trawl":
     cargo build --workspace --bin trawl
     tests/objects/run {{TRAWL}}
 
-# Rebuilds as clusters make them, on this machine: ray, slurm (needs root; one to four minutes), kubernetes (containers need root)
+# Rebuilds as clusters make them, on this machine: ray, slurm (needs root; one to four minutes), kubernetes (containers need root); ranks: training by mpirun, and by torchrun where it is on the path
 cluster NAME TRAWL="target/debug/trawl":
     cargo build --workspace --bin trawl
     tests/cluster/run {{NAME}} {{TRAWL}}

@@ -13,6 +13,7 @@ use retriever::{FingerprintError, SearchError};
 use server::{AttachError, ServeError};
 use store::StoreError;
 use trainer::data::DataError;
+use trainer::ranks::CollectiveError;
 use trainer::run::{EvaluatorError, TrainError};
 use trainer::teacher::TeacherError;
 use vectors::VectorFileError;
@@ -265,9 +266,35 @@ fn of_training(cause: &(dyn std::error::Error + 'static)) -> Option<(Exit, Optio
             | TrainError::UnknownParameter { .. }
             | TrainError::UnknownMeasure { .. }
             | TrainError::OtherConfig { .. }
-            | TrainError::OtherData { .. },
+            | TrainError::OtherData { .. }
+            | TrainError::Unshareable { .. },
         ) => return Some((Exit::Usage, None)),
         _ => {}
+    }
+    let of_ranks = match cause.downcast_ref() {
+        Some(TrainError::Ranks(error)) => Some(error),
+        _ => cause.downcast_ref(),
+    };
+    match of_ranks {
+        Some(
+            CollectiveError::Different { .. }
+            | CollectiveError::Repeated { .. }
+            | CollectiveError::Address { .. },
+        ) => return Some((Exit::Usage, None)),
+        Some(CollectiveError::Absent { .. }) => {
+            let hint = "`--rank-timeout` is how long ranks are waited for";
+            return Some((Exit::Failed, Some(hint)));
+        }
+        Some(CollectiveError::Stuck { .. }) => {
+            let hint = "`--rank-patience` is how long a rank may work between two exchanges; \
+                all ranks started again with `--resume` go on from the last checkpoint";
+            return Some((Exit::Failed, Some(hint)));
+        }
+        Some(_) => {
+            let hint = "all ranks started again with `--resume` go on from the last checkpoint";
+            return Some((Exit::Failed, Some(hint)));
+        }
+        None => {}
     }
     match cause.downcast_ref() {
         Some(EvaluatorError::Corpus(error)) if error.is_bad_input() => {

@@ -18,6 +18,7 @@ mod output;
 mod progress;
 mod query_vectors;
 mod ranking;
+mod ranks;
 mod server_auth;
 mod server_file;
 mod storage;

@@ -54,6 +54,14 @@ impl Output {
             .init();
     }
 
+    /// For one of several processes of which another one speaks: errors only.
+    pub fn silent(self) -> Self {
+        Self {
+            quiet: true,
+            ..self
+        }
+    }
+
     /// A line for the person watching, on standard error; not printed with `--quiet`.
     pub fn remark(&self, text: impl std::fmt::Display) {
         if !self.quiet {

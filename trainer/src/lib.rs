@@ -3,7 +3,8 @@
 //! An [`Objective`] turns a batch into a loss and gradients; [`Batches`] give the batch of an epoch and an index, so that
 //! a run can be resumed anywhere; [`run::train`] is the loop. [`data`] reads what other toolkits write, and draws each
 //! query's group of passages; [`loss`] holds the equations, [`masking`] what pre-training hides, [`spans`] the pairs of spans that
-//! it reads, [`teacher`] what language models write about passages.
+//! it reads, [`teacher`] what language models write about passages. [`ranks`] is what several processes that train one model say
+//! to each other.
 
 mod batches;
 pub mod data;
@@ -14,6 +15,7 @@ pub mod masking;
 mod mining;
 pub mod objective;
 mod parallel;
+pub mod ranks;
 pub mod run;
 pub mod spans;
 pub mod teacher;

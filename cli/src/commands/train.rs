@@ -8,7 +8,7 @@ mod texts;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use encoder::training::{Engine, EngineConfig};
@@ -17,6 +17,7 @@ use evaluation::Measure;
 use serde_json::json;
 use trainer::data::Group;
 use trainer::objective::{BiEncoderObjective, CrossEncoderObjective};
+use trainer::ranks::Collective;
 use trainer::run::{
     Describe, DevConfig, DevSet, End, Evaluator, Event, Job, LossEvaluator, ModelCard, Plan,
     RerankEvaluator, RunDirectory, SearchEvaluator, Summary, train,
@@ -29,6 +30,7 @@ use self::sources::Examples;
 use crate::failure::{Exit, Failure};
 use crate::output::{self, Output};
 use crate::progress::Progress;
+use crate::ranks::{self, Limits, Place};
 use crate::{interrupt, model};
 
 const EXAMPLE: &str = include_str!("train/example.toml");
@@ -42,6 +44,11 @@ const EXAMPLE: &str = include_str!("train/example.toml");
   trawl train train.toml --out runs/first --set optimizer.learning_rate=1e-5
   trawl train train.toml --out runs/first --resume  after Ctrl-C or a crash
   trawl train plot runs/first runs/second           their losses as curves
+  torchrun --no-python --nproc-per-node 2 --max-restarts 3 \
+    trawl train train.toml --out runs/first --resume  two processes, started again when one dies
+
+Started by torchrun, srun, mpirun or Ray, each process is one rank and takes its share of every batch: the same run, to
+rounding. MASTER_ADDR and MASTER_PORT say where rank 0 listens; docs/training.md has more.
 
 The run directory holds the resolved configuration, metrics.jsonl, TensorBoard events, checkpoints, and the model
 under `export`.")]
@@ -57,9 +64,18 @@ pub struct TrainArgs {
     /// Folder of the run (default: `runs/` and the name of the configuration).
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
-    /// Go on where the run was stopped.
+    /// Go on where the run was stopped; of several processes: or begin it.
     #[arg(long)]
     resume: bool,
+    /// How long other processes of the run are waited for, and how long one may be silent.
+    #[arg(long, value_name = "SECONDS", default_value_t = 300, value_parser = clap::value_parser!(u64).range(1..))]
+    rank_timeout: u64,
+    /// How long rank 0 waits for a process that lives and hangs; the others wait for rank 0 and its dev figures twice as long.
+    #[arg(long, value_name = "SECONDS", default_value_t = 3600, value_parser = clap::value_parser!(u64).range(1..))]
+    rank_patience: u64,
+    /// Where rank 0 listens (default: MASTER_PORT; of torchrun, which listens there itself, the one after it).
+    #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
+    rank_port: Option<u16>,
     /// Read model and data, take one batch through the model, say what would be done.
     #[arg(long)]
     dry_run: bool,
@@ -87,17 +103,41 @@ pub fn run(args: TrainArgs, output: &Output) -> anyhow::Result<()> {
     let folder = model::find(&file.sections.model.path)?;
     let engine = &mut file.sections.engine;
     engine.precision = engine.precision.resolve();
+    let place = match args.dry_run {
+        true => None,
+        false => Place::of_environment(args.rank_port)?,
+    };
     compute::keep_freed_memory();
     let mut config = EngineConfig::default();
-    config.threads = compute::thread_budget(engine.threads);
+    let n_local = place.as_ref().map_or(1, |place| place.n_local);
+    config.threads = match engine.threads {
+        None => (compute::thread_budget(None) / n_local).max(1),
+        threads => compute::thread_budget(threads),
+    };
     config.precision = engine.precision.precision();
     let engine = Engine::new(&config)?;
+    // Ranks with other vector instructions would drift apart.
+    let common = format!(
+        "{} {:?} {:?} {}",
+        env!("CARGO_PKG_VERSION"),
+        config.simd,
+        config.precision,
+        file.resolved()?
+    );
+    let limits = Limits {
+        timeout: Duration::from_secs(args.rank_timeout),
+        patience: Duration::from_secs(args.rank_patience),
+    };
+    let ranks = ranks::connect(place.as_ref(), &common, limits)?;
+    let silent = output.silent();
+    let output = if ranks.is_first() { output } else { &silent };
     let session = |file| Session {
         args: &args,
         path,
         file,
         engine: Arc::clone(&engine),
         output,
+        ranks: &*ranks,
     };
     // The configuration that is kept says what the model decided.
     match file.objective.clone() {
@@ -131,6 +171,8 @@ struct Session<'a> {
     file: &'a TrainFile,
     engine: Arc<Engine>,
     output: &'a Output,
+    /// The processes that train together.
+    ranks: &'a dyn Collective,
 }
 
 /// What a session trains on, and what takes its dev figures.
@@ -240,12 +282,11 @@ impl Session<'_> {
         let folder = self.folder();
         let resolved = self.file.resolved()?;
         let progress = Progress::new(self.output);
-        let evaluators = (work.evaluators)(&folder, &progress)?;
-        let run = match self.args.resume {
-            true => RunDirectory::resume(&folder, &resolved),
-            false => RunDirectory::create(&folder, &resolved, config.run.seed),
+        let evaluators = match self.ranks.is_first() {
+            true => (work.evaluators)(&folder, &progress)?,
+            false => Vec::new(),
         };
-        let run = run.with_context(|| cannot_start(&folder))?;
+        let run = self.open(&folder, &resolved, config.run.seed)?;
         let stop = interrupt::flag()?;
         let start = Instant::now();
         let card = |summary: &Summary| self.card(&folder, &resolved, summary);
@@ -261,6 +302,7 @@ impl Session<'_> {
                 stop: &stop,
                 watch: &mut |event| watch(&event, &progress, &mut n_steps, n_tokens),
                 card: Some(&card),
+                ranks: self.ranks,
             },
         );
         progress.finish();
@@ -270,6 +312,9 @@ impl Session<'_> {
             return Err(Failure::new(Exit::Interrupted, text)
                 .hint("`--resume` goes on from there")
                 .into());
+        }
+        if !self.ranks.is_first() {
+            return Ok(());
         }
         let report = json!({
             "run": folder, "export": run.export(), "seconds": start.elapsed().as_secs_f64(), "summary": summary,
@@ -281,11 +326,28 @@ impl Session<'_> {
     /// Says whether the run can be started, before hours are spent on its texts.
     fn check_folder(&self) -> anyhow::Result<()> {
         let folder = self.folder();
-        let checked = match self.args.resume {
+        let checked = match self.resumes(&folder) {
             true => RunDirectory::resume(&folder, &self.file.resolved()?).map(drop),
             false => RunDirectory::check_free(&folder),
         };
         checked.with_context(|| cannot_start(&folder))
+    }
+
+    /// Whether a run goes on that is there. Of several processes a launcher repeats the command that began it.
+    fn resumes(&self, folder: &Path) -> bool {
+        self.args.resume && (self.ranks.is_alone() || folder.join("config.toml").exists())
+    }
+
+    /// Starts the run or goes on with it, rank 0 before the others.
+    fn open(&self, folder: &Path, resolved: &str, seed: u64) -> anyhow::Result<RunDirectory> {
+        let run = match (self.ranks.is_first(), self.resumes(folder)) {
+            (false, _) => Ok(RunDirectory::join(folder)),
+            (true, true) => RunDirectory::resume(folder, resolved),
+            (true, false) => RunDirectory::create(folder, resolved, seed),
+        };
+        let run = run.with_context(|| cannot_start(folder))?;
+        self.ranks.barrier()?;
+        Ok(run)
     }
 
     fn folder(&self) -> PathBuf {

@@ -18,6 +18,7 @@ mod plot;
 mod pretraining;
 mod pretraining_data;
 mod quality;
+mod ranks;
 mod recipes;
 mod serve;
 mod session;

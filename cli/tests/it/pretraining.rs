@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::{fail, json, sample, succeed, text, tiny_model};
 
 /// Six steps of 32 texts, two epochs of what is not held out.
-fn config(folder: &Path, corpus: &str, objective: &str) -> PathBuf {
+pub fn config(folder: &Path, corpus: &str, objective: &str) -> PathBuf {
     let config = format!(
         r#"
 [model]
@@ -47,7 +47,7 @@ texts = 240
     path
 }
 
-fn files(paths: &Path) -> String {
+pub fn files(paths: &Path) -> String {
     format!("files = [\"{}\"]", paths.display())
 }
 

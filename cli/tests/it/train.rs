@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::{fail, json, sample, succeed, text, tiny_model};
 
 /// A configuration of eight steps of eight queries.
-fn config(folder: &Path) -> String {
+pub fn config(folder: &Path) -> String {
     let sample = sample("corpus.jsonl");
     let data = sample.parent().expect("a folder").display();
     let config = format!(

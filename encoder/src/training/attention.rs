@@ -23,7 +23,7 @@ pub(super) struct Attention<'a> {
     pub(super) relative: &'a [f32],
     /// Dropout of the weights.
     pub(super) mask: Mask,
-    /// Number of the first query among all of the batch.
+    /// Number of the first query among all of the pass.
     pub(super) first_row: usize,
     pub(super) n_queries: usize,
     pub(super) n_keys: usize,
@@ -238,7 +238,8 @@ impl Attention<'_> {
     }
 
     fn drop_out(&self, head: usize, query: usize, row: &mut [f32]) {
-        let number = (self.first_row + query) * self.n_heads + head;
-        self.mask.apply(self.kernel.simd, number as u64, row);
+        let number = self.mask.first_row + (self.first_row + query) as u64;
+        let number = number * self.n_heads as u64 + head as u64;
+        self.mask.apply(self.kernel.simd, number, row);
     }
 }

@@ -17,6 +17,28 @@ pub struct Dropout {
     pub seed: u64,
     /// Number of the forward pass.
     pub step: u64,
+    /// Where the texts of this pass begin among those that share a number.
+    pub first: First,
+}
+
+/// The place of the first text of a pass, when texts that share a number go through the network in several passes, or
+/// on several machines: each then has the masks that it has in one pass over all of them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct First {
+    /// Texts before it.
+    pub text: u64,
+    /// Tokens of these.
+    pub row: u64,
+}
+
+impl First {
+    /// The place so many texts and tokens further on.
+    pub fn then(self, further: Self) -> Self {
+        Self {
+            text: self.text + further.text,
+            row: self.row + further.row,
+        }
+    }
 }
 
 impl Dropout {
@@ -26,7 +48,17 @@ impl Dropout {
         attention: 0.0,
         seed: 0,
         step: 0,
+        first: First { text: 0, row: 0 },
     };
+
+    /// The masks of operations on one row for each text rather than for each token.
+    pub fn by_text(&self) -> Self {
+        let First { text, .. } = self.first;
+        Self {
+            first: First { text, row: text },
+            ..*self
+        }
+    }
 
     pub(super) fn check(&self) -> candle_core::Result<()> {
         for p in [self.hidden, self.attention] {
@@ -43,6 +75,7 @@ impl Dropout {
         Mask {
             stream,
             probability,
+            first_row: self.first.row,
         }
     }
 }
@@ -52,6 +85,8 @@ impl Dropout {
 pub(super) struct Mask {
     stream: u64,
     probability: f32,
+    /// What the number of a pass's first row is.
+    pub(super) first_row: u64,
 }
 
 impl Mask {
@@ -76,13 +111,13 @@ impl Mask {
         function::drop_out(simd, values, key, threshold, 1.0 / (1.0 - self.probability));
     }
 
-    /// Drops elements of rows of `width` values, numbered from `first` on.
-    pub(super) fn apply_rows(self, simd: Simd, first: usize, rows: &mut [f32], width: usize) {
+    /// Drops elements of all rows of a pass, of `width` values each.
+    pub(super) fn apply_rows(self, simd: Simd, rows: &mut [f32], width: usize) {
         if self.is_none() {
             return;
         }
-        for (index, row) in rows.chunks_exact_mut(width).enumerate() {
-            self.apply(simd, (first + index) as u64, row);
+        for (number, row) in (self.first_row..).zip(rows.chunks_exact_mut(width)) {
+            self.apply(simd, number, row);
         }
     }
 }

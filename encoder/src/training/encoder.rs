@@ -404,7 +404,7 @@ impl CustomOp1 for EmbedOperation {
             &bias.values,
             e.epsilon,
         );
-        self.mask.apply_rows(simd, 0, &mut rows, width);
+        self.mask.apply_rows(simd, &mut rows, width);
         *lock(&self.kept) = (others, scales);
         Ok((CpuStorage::F32(rows), Shape::from((n_tokens, width))))
     }
@@ -418,7 +418,7 @@ impl CustomOp1 for EmbedOperation {
         let e = &*self.embeddings;
         let (simd, width) = (e.engine.kernel.simd, e.tokens.width());
         let mut gradient = values(gradient)?;
-        self.mask.apply_rows(simd, 0, &mut gradient, width);
+        self.mask.apply_rows(simd, &mut gradient, width);
         let norm = (&*e.norm.weight, &*e.norm.bias);
         norm_backward(simd, &mut gradient, &lock(&self.kept), norm)?;
         e.tokens.add_row_gradient(&self.ids, &gradient);

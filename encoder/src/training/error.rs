@@ -43,6 +43,9 @@ pub enum TrainingError {
         /// Which, and why.
         reason: &'static str,
     },
+    /// What other processes of the run were to give did not come.
+    #[error(transparent)]
+    Peers(Box<dyn std::error::Error + Send + Sync>),
     /// A file cannot be written.
     #[error("cannot write `{}`", path.display())]
     Write {

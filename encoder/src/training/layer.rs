@@ -476,14 +476,13 @@ impl CustomOp1 for DropoutOperation {
 
     fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let mut rows = floats(storage, layout)?.to_vec();
-        self.mask.apply_rows(self.simd, 0, &mut rows, self.width);
+        self.mask.apply_rows(self.simd, &mut rows, self.width);
         Ok((CpuStorage::F32(rows), layout.shape().clone()))
     }
 
     fn bwd(&self, x: &Tensor, _: &Tensor, gradient: &Tensor) -> Result<Option<Tensor>> {
         let mut gradient = values(gradient)?;
-        self.mask
-            .apply_rows(self.simd, 0, &mut gradient, self.width);
+        self.mask.apply_rows(self.simd, &mut gradient, self.width);
         Ok(Some(Tensor::from_vec(gradient, x.shape(), &Device::Cpu)?))
     }
 }

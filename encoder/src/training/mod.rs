@@ -39,7 +39,7 @@ mod workload;
 
 pub use adamw::{AdamW, AdamWConfig};
 pub use backbone::Backbone;
-pub use dropout::Dropout;
+pub use dropout::{Dropout, First};
 pub use encoder::{Encoder, normal};
 pub use engine::{Engine, EngineConfig};
 pub use error::TrainingError;
@@ -48,7 +48,7 @@ pub use layer::{
     sparse_cross_entropy,
 };
 pub use matrix::Precision;
-pub use parameter::{Kind, Parameter, Parameters};
+pub use parameter::{Extent, Kind, Parameter, Parameters};
 pub use stack::{Initial, Stack};
 pub use t5::T5;
 pub use workload::{StepTimes, TrainingBench, Workload};

@@ -824,7 +824,8 @@ impl Pass<'_> {
         }
         let rows = rows.chunks_exact_mut(self.architecture.width);
         for (&row, values) in self.kept.iter().zip(rows) {
-            mask.apply(self.kernel.simd, (self.group.start + row) as u64, values);
+            let number = mask.first_row + (self.group.start + row) as u64;
+            mask.apply(self.kernel.simd, number, values);
         }
     }
 

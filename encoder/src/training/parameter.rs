@@ -257,6 +257,64 @@ impl Parameter {
         Some(whole)
     }
 
+    /// Says what of the gradient is there.
+    pub fn gradient_extent(&self) -> Extent {
+        let inner = self.inner.read().unwrap_or_else(PoisonError::into_inner);
+        let gradient = &inner.gradient;
+        if gradient.is_empty() {
+            return Extent::Nothing;
+        }
+        if gradient.is_dense {
+            return Extent::Whole;
+        }
+        let mut rows = gradient.rows.clone();
+        rows.sort_unstable();
+        Extent::Rows(rows)
+    }
+
+    /// Adds the gradient to the end of `values`, with zeros where an extent that holds its own has more.
+    pub fn append_gradient(&self, extent: &Extent, values: &mut Vec<f32>) {
+        let (gradient, width) = (&mut self.write().gradient, self.width());
+        gradient.merge(width);
+        if gradient.is_dense {
+            values.extend_from_slice(&gradient.values);
+            return;
+        }
+        let start = values.len();
+        values.resize(start + extent.n_values(&self.shape), 0.0);
+        let own = gradient.row_values.chunks_exact(width);
+        for (row, own) in gradient.rows.iter().zip(own) {
+            let place = match extent {
+                Extent::Rows(rows) => rows.binary_search(row).expect("the extent holds the own"),
+                _ => *row as usize,
+            };
+            values[start + place * width..][..width].copy_from_slice(own);
+        }
+    }
+
+    /// Replaces the gradient.
+    ///
+    /// # Errors
+    /// When there are not as many values as the extent has.
+    pub fn set_gradient(&self, extent: &Extent, values: &[f32]) -> Result<()> {
+        if values.len() != extent.n_values(&self.shape) {
+            candle_core::bail!(
+                "gradient of `{}`, shape {:?}, has {} values",
+                self.name,
+                self.shape,
+                values.len()
+            );
+        }
+        let (gradient, width) = (&mut self.write().gradient, self.width());
+        gradient.clear();
+        match extent {
+            Extent::Nothing => {}
+            Extent::Whole => gradient.add(values),
+            Extent::Rows(rows) => gradient.add_rows(rows, values, width),
+        }
+        Ok(())
+    }
+
     /// Adds to the gradient.
     ///
     /// # Errors
@@ -324,6 +382,28 @@ impl CustomOp1 for Whole {
         self.0
             .add_gradient(&gradient.flatten_all()?.to_vec1::<f32>()?)?;
         Ok(None)
+    }
+}
+
+/// What of a gradient is there; the rest is zero.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Extent {
+    /// Nothing: no backward pass has reached the parameter.
+    Nothing,
+    /// Rows of a table, in ascending order.
+    Rows(Vec<u32>),
+    /// All of it.
+    Whole,
+}
+
+impl Extent {
+    /// Values of a gradient of this shape.
+    pub fn n_values(&self, shape: &[usize]) -> usize {
+        match self {
+            Self::Nothing => 0,
+            Self::Rows(rows) => rows.len() * shape.last().copied().unwrap_or(1),
+            Self::Whole => shape.iter().product(),
+        }
     }
 }
 

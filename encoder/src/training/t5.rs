@@ -167,6 +167,10 @@ impl T5 {
         let hidden = self.encode(texts, &pass)?;
         let ids = vec![DECODER_START; texts.len()];
         let read = Some((&hidden, &lengths(texts)[..]));
+        let pass = Pass {
+            dropout: &dropout.by_text(),
+            ..pass
+        };
         self.through(decoder, &ids, &vec![1; texts.len()], read, &pass)
     }
 

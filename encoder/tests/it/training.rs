@@ -226,6 +226,7 @@ fn results_do_not_depend_on_the_number_of_threads() {
                     attention: 0.1,
                     seed: 1,
                     step: 2,
+                    ..Dropout::NONE
                 },
             )
         });
@@ -287,6 +288,7 @@ fn gradients_with_dropout_equal_difference_quotients() {
             attention: 0.3,
             seed: 5,
             step: 6,
+            ..Dropout::NONE
         };
         // Key biases and rows that no text reads have slope 0 on both sides.
         check_differences(encoder.parameters(), 1e-3, 0.05, || {
@@ -305,6 +307,7 @@ fn dropout_repeats_its_masks_and_changes_with_the_step() {
             attention: 0.1,
             seed: 5,
             step,
+            ..Dropout::NONE
         };
         gradients(&encoder, &texts, &dropout)
     };
@@ -473,6 +476,7 @@ fn first_vectors_alone_equal_those_of_all() {
             attention: 0.1,
             seed: 5,
             step: 1,
+            ..Dropout::NONE
         };
         let run = |vectors: Tensor| {
             encoder.parameters().clear_gradients();

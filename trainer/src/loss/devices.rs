@@ -23,7 +23,8 @@ pub enum GradScale {
 /// batch times the factor of `scale`; devices train on the mean of their gradients. [`super::normalize`] and heads come
 /// before.
 ///
-/// trawl itself trains on one machine; this states what toolkits for several compute, so that their figures can be compared.
+/// trawl itself adds up the gradients of its ranks, which needs no factor; this states what other toolkits compute, so that
+/// their figures can be compared.
 ///
 /// # Errors
 /// Those of `loss`; [`LossError::Setting`] for a rank that there is not.

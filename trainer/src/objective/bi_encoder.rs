@@ -1,11 +1,12 @@
 mod config;
 
 use std::borrow::Cow;
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
-use candle_core::Tensor;
-use encoder::training::{Dropout, Engine, Parameters, TrainingError};
+use candle_core::{Device, Tensor};
+use encoder::training::{Dropout, Engine, First, Parameters, TrainingError};
 use encoder::{LoadError, Tokens};
 
 pub use self::config::{BiEncoderConfig, MaskConfig, Negatives};
@@ -22,6 +23,7 @@ use crate::loss::{
     self, Better, Mask, Width, block_similarities, cross_entropy, group_similarities,
     listwise_softmax, matryoshka, positives, similarities,
 };
+use crate::ranks::{Alone, Collective};
 use crate::text::{Side, Tokenization};
 
 /// Trains a model that turns queries and passages into vectors of one space.
@@ -254,11 +256,12 @@ impl BiEncoderObjective {
         }
     }
 
-    /// Cuts a batch into the parts that go through an encoder at once, queries first.
+    /// Cuts a share of a batch's groups into the parts that go through an encoder at once, queries first.
     fn parts<'a>(
         &self,
         tokens: &'a TokenizedBatch,
-        dropout: impl Fn(u64, usize) -> Dropout,
+        groups: &Range<usize>,
+        dropout: impl Fn(u64, First) -> Dropout,
     ) -> Vec<Part<'a>> {
         let whole = GradCacheConfig {
             queries: usize::MAX,
@@ -266,16 +269,22 @@ impl BiEncoderObjective {
             max_tokens: None,
         };
         let config = self.config.grad_cache.unwrap_or(whole);
+        let group_size = tokens.passages.len() / tokens.queries.len().max(1); // N
         let mut parts = Vec::new();
-        for (is_query, texts, n_texts) in [
-            (true, tokens.queries.as_slice(), config.queries),
-            (false, tokens.passages.as_slice(), config.passages),
+        for (is_query, all, size, n_texts) in [
+            (true, &tokens.queries, 1, config.queries),
+            (false, &tokens.passages, group_size, config.passages),
         ] {
+            let start = groups.start * size;
+            let texts = &all[start..groups.end * size];
             let ranges = passes::cut(texts, n_texts, config.max_tokens);
-            parts.extend(ranges.into_iter().enumerate().map(|(part, range)| Part {
+            parts.extend(ranges.into_iter().map(|range| Part {
                 is_query,
+                dropout: dropout(
+                    u64::from(!is_query),
+                    passes::behind(&all[..start + range.start]),
+                ),
                 texts: &texts[range],
-                dropout: dropout(u64::from(!is_query), part),
             }));
         }
         parts
@@ -287,18 +296,18 @@ impl BiEncoderObjective {
         batch: &[Group],
         tokens: &TokenizedBatch,
         step: &Step,
-        cached: bool,
+        (cached, ranks): (bool, &dyn Collective),
     ) -> Result<StepReport, TrainingError> {
         let target = self.target(batch, Some(step))?;
-        let dropout = |stream, part| self.rates.at(step, stream, part);
-        let parts = self.parts(tokens, dropout);
+        let dropout = |stream, first| self.rates.at(step, stream, first);
+        let parts = self.parts(tokens, &ranks.share(batch.len()), dropout);
         let mut measures = Measures::default();
         let loss = passes::backward(
             &parts,
             cached,
             step.weight * self.config.grad_scale,
             |part| self.embed(part),
-            |vectors| self.loss(&parts, vectors, &target, &mut measures),
+            |vectors| self.loss((&parts, ranks), vectors, &target, &mut measures),
         )?;
         Ok(report(loss, tokens, measures))
     }
@@ -307,22 +316,53 @@ impl BiEncoderObjective {
         self.tower(part.is_query).embed(part.texts, &part.dropout)
     }
 
-    /// The loss of a batch from the vectors of all its parts.
+    /// The vectors of one side of a batch, those of this rank's parts with their graph: (B, H) or (B·N, H).
+    ///
+    /// Every rank computes the loss of all, so what each of its own vectors does to it is known whole: the sum of the ranks'
+    /// gradients is that of the batch, and nothing is left to scale.
+    fn gather(
+        &self,
+        is_query: bool,
+        (parts, ranks): (&[Part<'_>], &dyn Collective),
+        vectors: &[Tensor],
+    ) -> Result<Tensor, TrainingError> {
+        let own = parts.iter().zip(vectors);
+        let own = own.filter(|(part, _)| part.is_query == is_query);
+        let own: Vec<&Tensor> = own.map(|(_, vectors)| vectors).collect();
+        let own = match own.is_empty() {
+            true => None,
+            false => Some(Tensor::cat(&own, 0)?),
+        };
+        if let (Some(own), true) = (&own, ranks.is_alone()) {
+            return Ok(own.clone());
+        }
+        let values = match &own {
+            Some(own) => own.flatten_all()?.to_vec1::<f32>()?,
+            None => Vec::new(),
+        };
+        let mut all = Vec::new();
+        for (rank, values) in ranks.all_gather(&values)?.into_iter().enumerate() {
+            match &own {
+                Some(own) if rank == ranks.rank() => all.push(own.clone()),
+                _ if values.is_empty() => {}
+                _ => {
+                    let shape = (values.len() / self.query.width(), self.query.width());
+                    all.push(Tensor::from_vec(values, shape, &Device::Cpu)?);
+                }
+            }
+        }
+        Ok(Tensor::cat(&all, 0)?)
+    }
+
+    /// The loss of a batch from the vectors of this rank's parts.
     fn loss(
         &self,
-        parts: &[Part<'_>],
+        (parts, ranks): (&[Part<'_>], &dyn Collective),
         vectors: &[Tensor],
         target: &Target<'_>,
         measures: &mut Measures,
     ) -> Result<Tensor, TrainingError> {
-        let side = |is_query| {
-            let of_side = parts
-                .iter()
-                .zip(vectors)
-                .filter(|(part, _)| part.is_query == is_query);
-            let tensors: Vec<&Tensor> = of_side.map(|(_, vectors)| vectors).collect();
-            Tensor::cat(&tensors, 0)
-        };
+        let side = |is_query| self.gather(is_query, (parts, ranks), vectors);
         let (queries, passages) = (side(true)?, side(false)?); // (B, H), (B·N, H)
         let scores = similarities(&queries, &passages)?.detach(); // (B, B·N)
         let config = &self.config;
@@ -393,6 +433,10 @@ impl Objective for BiEncoderObjective {
             .any(|tower| tower.is_drawn(name))
     }
 
+    fn unshareable(&self) -> Option<&'static str> {
+        None
+    }
+
     fn preparation(&self) -> Preparation<Vec<Group>, TokenizedBatch> {
         let sides = self.sides.clone();
         Box::new(move |batch| sides.tokenize(batch))
@@ -403,20 +447,22 @@ impl Objective for BiEncoderObjective {
         batch: &Vec<Group>,
         input: TokenizedBatch,
         step: &Step,
+        ranks: &dyn Collective,
     ) -> Result<StepReport, TrainingError> {
-        self.accumulate(batch, &input, step, self.config.grad_cache.is_some())
+        let cached = self.config.grad_cache.is_some();
+        self.accumulate(batch, &input, step, (cached, ranks))
     }
 
     fn evaluate(&mut self, batch: &Vec<Group>) -> Result<StepReport, TrainingError> {
         let target = self.target(batch, None)?;
         let tokens = self.sides.tokenize(batch)?;
-        let parts = self.parts(&tokens, |_, _| Dropout::NONE);
+        let parts = self.parts(&tokens, &(0..batch.len()), |_, _| Dropout::NONE);
         let vectors: Vec<Tensor> = parts
             .iter()
             .map(|part| Ok(self.embed(part)?.detach()))
             .collect::<Result<_, TrainingError>>()?;
         let mut measures = Measures::default();
-        let loss = self.loss(&parts, &vectors, &target, &mut measures)?;
+        let loss = self.loss((&parts, &Alone), &vectors, &target, &mut measures)?;
         Ok(report(passes::finite(&loss)?, &tokens, measures))
     }
 
@@ -486,7 +532,7 @@ mod tests {
         let runs = [false, true].map(|cached| {
             objective.parameters.clear_gradients();
             let tokens = objective.sides.tokenize(&batch).expect("tokens");
-            let report = objective.accumulate(&batch, &tokens, &step, cached);
+            let report = objective.accumulate(&batch, &tokens, &step, (cached, &Alone));
             let report = report.expect("a step");
             let gradients = objective
                 .parameters

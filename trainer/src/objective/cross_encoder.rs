@@ -19,6 +19,7 @@ use crate::loss::{
     self, LossError, binary_cross_entropy, kl_divergence, lambda_loss, listwise_softmax,
     margin_mse, margin_ranking, r_drop, rank_net, soft_cross_entropy, soft_margin_ranking,
 };
+use crate::ranks::Collective;
 use crate::text::Tokenization;
 
 /// What a cross-encoder is trained to do. Every entry has a default.
@@ -206,7 +207,7 @@ impl CrossEncoderObjective {
         let first = self.encoder.forward_first(part.pairs, &part.dropout)?; // (pairs, H)
         let masks = Dropout {
             hidden: part.classifier_dropout,
-            ..part.dropout
+            ..part.dropout.by_text()
         };
         self.head.forward(&first, &masks)
     }
@@ -308,9 +309,17 @@ impl CrossEncoderObjective {
         batch: &[Group],
         pairs: Vec<Tokens>,
         step: &Step,
-        cached: bool,
+        (cached, ranks): (bool, &dyn Collective),
     ) -> Result<StepReport, TrainingError> {
-        let (batch, pairs, n_scored) = self.select(batch, pairs)?;
+        let group_size = check_groups(batch)?;
+        let (share, n_groups) = (ranks.share(batch.len()), batch.len());
+        if share.is_empty() {
+            return Ok(StepReport::default().join(ranks)?);
+        }
+        let first = share.start * group_size;
+        let before = passes::behind(&pairs[..first]);
+        let pairs = pairs[first..share.end * group_size].to_vec();
+        let (batch, pairs, n_scored) = self.select(&batch[share], pairs)?;
         let n_passes = if self.config.r_drop.is_some() { 2 } else { 1 };
         let (n_pairs, max_tokens) = match self.config.grad_cache {
             Some(parts) => (parts.passages, parts.max_tokens),
@@ -319,9 +328,13 @@ impl CrossEncoderObjective {
         let ranges = passes::cut(&pairs, n_pairs, max_tokens);
         let mut parts = Vec::new();
         for pass in 0..n_passes {
-            parts.extend(ranges.iter().enumerate().map(|(part, range)| Part {
+            parts.extend(ranges.iter().map(|range| Part {
                 pairs: &pairs[range.clone()],
-                dropout: self.rates.at(step, pass, part),
+                dropout: self.rates.at(
+                    step,
+                    pass,
+                    before.then(passes::behind(&pairs[..range.start])),
+                ),
                 classifier_dropout: self.rates.classifier,
             }));
         }
@@ -329,7 +342,7 @@ impl CrossEncoderObjective {
         let loss = passes::backward(
             &parts,
             cached,
-            step.weight,
+            step.weight * (batch.len() as f64 / n_groups as f64),
             |part| self.forward(part),
             |logits| {
                 let passes: Vec<Tensor> = logits
@@ -340,12 +353,13 @@ impl CrossEncoderObjective {
             },
         )?;
         let n_tokens: usize = pairs.iter().map(Tokens::len).sum();
-        Ok(StepReport {
+        let own = StepReport {
             loss,
             n_tokens: n_scored + n_passes as usize * n_tokens,
             n_examples: batch.len(),
             measures: measures.finish(),
-        })
+        };
+        Ok(own.join(ranks)?)
     }
 }
 
@@ -385,6 +399,11 @@ impl Objective for CrossEncoderObjective {
         self.head.is_drawn(name)
     }
 
+    fn unshareable(&self) -> Option<&'static str> {
+        (self.config.rerank_forward_factor > 1)
+            .then_some("which groups `rerank_forward_factor` keeps, one process alone decides")
+    }
+
     fn preparation(&self) -> Preparation<Vec<Group>, Vec<Tokens>> {
         let pairs = self.pairs.clone();
         Box::new(move |batch| pairs.tokenize(pairs_of(batch)))
@@ -395,8 +414,10 @@ impl Objective for CrossEncoderObjective {
         batch: &Vec<Group>,
         input: Vec<Tokens>,
         step: &Step,
+        ranks: &dyn Collective,
     ) -> Result<StepReport, TrainingError> {
-        self.accumulate(batch, input, step, self.config.grad_cache.is_some())
+        let cached = self.config.grad_cache.is_some();
+        self.accumulate(batch, input, step, (cached, ranks))
     }
 
     /// The loss over whole groups, whatever the forward factor.

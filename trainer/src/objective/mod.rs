@@ -26,6 +26,8 @@ pub use guide::{GuideConfig, MarginKind};
 pub use passes::GradCacheConfig;
 pub use tower::HeadConfig;
 
+use crate::ranks::{Alone, Collective, CollectiveError, gather_numbers};
+
 /// Makes of a batch what can be worked out ahead of its step, on any thread.
 pub type Preparation<B, I> = Box<dyn Fn(&B) -> Result<I, TrainingError> + Send + Sync>;
 
@@ -50,26 +52,34 @@ pub trait Objective {
     /// Returns what makes the inputs of batches; the loop calls it on another thread while a step runs.
     fn preparation(&self) -> Preparation<Self::Batch, Self::Input>;
 
+    /// Why a batch cannot be shared out among several ranks; none where it can.
+    fn unshareable(&self) -> Option<&'static str> {
+        Some("the objective is for one process")
+    }
+
     /// Computes the loss of a batch and adds `step.weight` times its gradients to [`Self::parameters`].
     ///
-    /// `input` is what [`Self::preparation`] makes of the batch.
+    /// `input` is what [`Self::preparation`] makes of the batch. All ranks have the same batch, and each takes its share
+    /// through the model: the sum of their gradients is that of the batch, up to rounding, and the report is of all of it.
     ///
     /// # Errors
-    /// [`TrainingError`] when the loss is not finite or the batch does not fit the objective.
+    /// [`TrainingError`] when the loss is not finite or the batch does not fit the objective; [`TrainingError::Peers`] when
+    /// a rank is missing.
     fn step_prepared(
         &mut self,
         batch: &Self::Batch,
         input: Self::Input,
         step: &Step,
+        ranks: &dyn Collective,
     ) -> Result<StepReport, TrainingError>;
 
-    /// Prepares a batch and takes the step.
+    /// Prepares a batch and takes the step, alone.
     ///
     /// # Errors
     /// As [`Self::step_prepared`]; [`TrainingError`] when texts do not fit the model.
     fn step(&mut self, batch: &Self::Batch, step: &Step) -> Result<StepReport, TrainingError> {
         let input = self.preparation()(batch)?;
-        self.step_prepared(batch, input, step)
+        self.step_prepared(batch, input, step, &Alone)
     }
 
     /// Computes the loss of a batch without dropout and without gradients.
@@ -109,4 +119,32 @@ pub struct StepReport {
     pub n_examples: usize,
     /// Means over the batch by name, such as `accuracy` or `masked`.
     pub measures: BTreeMap<&'static str, f64>,
+}
+
+impl StepReport {
+    /// The report of a batch from those of the ranks' shares, whose figures are means over their examples.
+    fn join(self, ranks: &dyn Collective) -> Result<Self, CollectiveError> {
+        if ranks.is_alone() {
+            return Ok(self);
+        }
+        let mut numbers = vec![self.n_tokens as u64, self.n_examples as u64];
+        let figures = std::iter::once(&self.loss).chain(self.measures.values());
+        numbers.extend(figures.map(|figure| figure.to_bits()));
+        let all = gather_numbers(&numbers, ranks)?;
+        let sum = |place: usize| all.iter().map(|numbers| numbers[place] as usize).sum();
+        let (n_tokens, n_examples) = (sum(0), sum(1));
+        // A rank without a share has no measures.
+        let mean = |place: usize| {
+            let own = all.iter().filter(|numbers| numbers[1] > 0);
+            let own = own.map(|numbers| numbers[1] as f64 * f64::from_bits(numbers[place]));
+            own.sum::<f64>() / n_examples as f64
+        };
+        let names = self.measures.into_keys().zip(3..);
+        Ok(Self {
+            loss: mean(2),
+            n_tokens,
+            n_examples,
+            measures: names.map(|(name, place)| (name, mean(place))).collect(),
+        })
+    }
 }

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use candle_core::{Tensor, Var};
 use encoder::Tokens;
-use encoder::training::TrainingError;
+use encoder::training::{First, TrainingError};
 use serde::{Deserialize, Serialize};
 
 use super::Step;
@@ -60,11 +60,20 @@ pub(super) fn cut(
     parts
 }
 
-/// The number of a pass among all of a run, for its dropout: no two passes share one, and a repeated one has its own.
+/// The number of a pass among all of a run, for its dropout: no two passes share one, and a repeated one has its own. The
+/// parts of a batch share one, and are told apart by where they begin.
 ///
-/// `stream` tells towers, or R-Drop's two passes, apart; `part` the parts of a batch.
-pub(super) fn number(step: &Step, stream: u64, part: usize) -> u64 {
-    (step.index << 24) | (stream << 20) | part as u64
+/// `stream` tells towers, or R-Drop's two passes, apart.
+pub(super) fn number(step: &Step, stream: u64) -> u64 {
+    (step.index << 24) | (stream << 20)
+}
+
+/// The place behind these texts.
+pub(super) fn behind(texts: &[Tokens]) -> First {
+    First {
+        text: texts.len() as u64,
+        row: texts.iter().map(|text| text.len() as u64).sum(),
+    }
 }
 
 /// Computes the loss over what all parts give and adds `weight` times its gradients to the parameters.
@@ -148,10 +157,8 @@ mod tests {
                 optimizer_step: index,
                 weight: 1.0,
             };
-            for stream in 0..4 {
-                for part in [0, 1, 65_535] {
-                    assert!(numbers.insert(number(&step, stream, part)));
-                }
+            for stream in 0..16 {
+                assert!(numbers.insert(number(&step, stream)));
             }
         }
     }

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use encoder::LoadError;
-use encoder::training::Dropout;
+use encoder::training::{Dropout, First};
 use serde_json::{Map, Value};
 
 use super::{Step, passes};
@@ -59,13 +59,14 @@ impl Rates {
         })
     }
 
-    /// The masks of one pass through an encoder: see [`passes::number`].
-    pub(super) fn at(&self, step: &Step, stream: u64, part: usize) -> Dropout {
+    /// The masks of one pass through an encoder, for texts behind others of their batch: see [`passes::number`].
+    pub(super) fn at(&self, step: &Step, stream: u64, first: First) -> Dropout {
         Dropout {
             hidden: self.hidden,
             attention: self.attention,
             seed: step.seed,
-            step: passes::number(step, stream, part),
+            step: passes::number(step, stream),
+            first,
         }
     }
 }

@@ -100,6 +100,13 @@ impl RunDirectory {
         })
     }
 
+    /// The folder of a run that another rank starts or goes on with.
+    pub fn join(path: &Path) -> Self {
+        Self {
+            path: path.to_owned(),
+        }
+    }
+
     /// The folder.
     pub fn path(&self) -> &Path {
         &self.path

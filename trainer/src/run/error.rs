@@ -3,6 +3,7 @@ use std::path::{Path, PathBuf};
 use encoder::training::TrainingError;
 
 use crate::data::DataError;
+use crate::ranks::CollectiveError;
 
 /// Why a run cannot start or go on.
 #[derive(Debug, thiserror::Error)]
@@ -36,6 +37,17 @@ pub enum TrainError {
         /// The name.
         name: String,
     },
+    /// The objective cannot be trained by several ranks.
+    #[error("this run is for one process, not for {world_size}: {reason}")]
+    Unshareable {
+        /// How many there are.
+        world_size: usize,
+        /// Why not.
+        reason: &'static str,
+    },
+    /// Other ranks are missing, or do not go along.
+    #[error(transparent)]
+    Ranks(#[from] CollectiveError),
     /// A batch cannot be made.
     #[error("batch {index} of epoch {epoch} cannot be made")]
     Data {
@@ -148,6 +160,17 @@ pub enum TrainError {
 }
 
 impl TrainError {
+    /// What a failure of the model is: that of other ranks is none of its own.
+    pub(super) fn of_model(error: TrainingError) -> Self {
+        match error {
+            TrainingError::Peers(source) => match source.downcast() {
+                Ok(source) => Self::Ranks(*source),
+                Err(source) => Self::Model(TrainingError::Peers(source)),
+            },
+            error => Self::Model(error),
+        }
+    }
+
     pub(super) fn file(path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.into();
         move |source| Self::File { path, source }

@@ -21,6 +21,7 @@ use super::schedule::Schedule;
 use crate::batches::Batches;
 use crate::data::Group;
 use crate::objective::{Objective, Step};
+use crate::ranks::{Collective, agree, gather_numbers, reduce_gradients};
 
 /// Steps of a mean loss that tells a run that diverges.
 const DIVERGENCE_STEPS: usize = 100;
@@ -62,6 +63,8 @@ pub struct Job<'a, O: Objective, B> {
     pub watch: &'a mut dyn FnMut(Event<'_>),
     /// Makes the model card, `README.md` of the export.
     pub card: Option<&'a dyn Fn(&Summary) -> String>,
+    /// The processes that train together, [`crate::ranks::Alone`] for one. Rank 0 alone evaluates, watches and writes.
+    pub ranks: &'a dyn Collective,
 }
 
 /// What happens in a run.
@@ -166,18 +169,21 @@ struct Training<'a, 'j, O: Objective, B> {
     job: Job<'j, O, B>,
     /// Those of the model that change, by the optimizer or through adapters.
     changing: Parameters,
+    /// Those that the optimizer changes.
+    trained: Parameters,
     optimizer: AdamW,
     adapters: Option<Adapters>,
     ema: Option<Ema>,
     schedule: Schedule,
     n_steps: u64,
-    log: MetricsLog,
+    /// Of rank 0.
+    log: Option<MetricsLog>,
     state: State,
     /// Of the steps since the start or the resumption.
     n_tokens: u64,
     seconds: f64,
-    /// Keeps other processes out of the folder.
-    _lock: File,
+    /// Keeps other processes out of the folder; of rank 0.
+    _lock: Option<File>,
 }
 
 impl<'a, 'j, O, B> Training<'a, 'j, O, B>
@@ -192,9 +198,18 @@ where
         run: &'a RunDirectory,
         mut job: Job<'j, O, B>,
     ) -> Result<Self, TrainError> {
-        let lock = run.occupy()?;
+        let ranks = job.ranks;
+        if let (false, Some(reason)) = (ranks.is_alone(), job.objective.unshareable()) {
+            return Err(TrainError::Unshareable {
+                world_size: ranks.world_size(),
+                reason,
+            });
+        }
+        let lock = ranks.is_first().then(|| run.occupy()).transpose()?;
         let n_steps = config.n_steps(job.batches)?;
-        check_measure(config, &mut job)?;
+        if ranks.is_first() {
+            check_measure(config, &mut job)?;
+        }
         let model = job.objective.parameters();
         check_names(model, config)?;
         let starts_with = |names: &[String], name: &str| {
@@ -257,14 +272,19 @@ where
             n_trained,
             step: state.step,
         };
-        (job.watch)(Event::Started(&plan));
+        agree(state.step, state.data, model, ranks)?;
+        if ranks.is_first() {
+            (job.watch)(Event::Started(&plan));
+        }
+        let log = || MetricsLog::open(run, state.step, state.is_evaluated);
         Ok(Self {
             schedule: Schedule::new(&config.schedule, o.learning_rate, n_steps),
-            log: MetricsLog::open(run, state.step, state.is_evaluated)?,
+            log: ranks.is_first().then(log).transpose()?,
             config,
             run,
             job,
             changing,
+            trained,
             optimizer,
             adapters,
             ema,
@@ -296,7 +316,7 @@ where
             if is_last || rules.evaluate_every.is_due(step, ends_epoch) {
                 self.evaluate()?;
             }
-            let is_stopped = self.job.stop.load(Ordering::SeqCst);
+            let is_stopped = self.is_stopped()?;
             let is_due = rules.save_every.is_due(step, ends_epoch);
             if is_last || is_due || is_stopped || self.is_exhausted() {
                 self.save()?;
@@ -327,7 +347,9 @@ where
                 weight: 1.0 / n_batches as f64,
             };
             let objective = &mut self.job.objective;
-            let report = input.and_then(|input| objective.step_prepared(&batch, input, &place));
+            let ranks = self.job.ranks;
+            let report =
+                input.and_then(|input| objective.step_prepared(&batch, input, &place, ranks));
             seen.push(batch);
             let report = report.map_err(|source| self.failed(step, &seen, source))?;
             if !report.loss.is_finite() {
@@ -366,7 +388,9 @@ where
         self.n_tokens += n_tokens;
         self.seconds += seconds;
         self.state.n_tokens += n_tokens;
-        self.state.n_operations += self.job.engine.operations() - n_operations;
+        let n_operations = self.job.engine.operations() - n_operations;
+        let of_ranks = gather_numbers(&[n_operations], self.job.ranks)?;
+        self.state.n_operations += of_ranks.iter().map(|of_rank| of_rank[0]).sum::<u64>();
         let interval = &mut self.state.interval;
         interval.loss.add(loss);
         interval.gradient_norm.add(norm);
@@ -389,11 +413,20 @@ where
                 n_operations: self.state.n_operations,
                 measures: means.collect(),
             };
-            self.log.step(&log)?;
-            (self.job.watch)(Event::Step(&log));
+            if let Some(file) = &mut self.log {
+                file.step(&log)?;
+                (self.job.watch)(Event::Step(&log));
+            }
         }
         self.check_divergence(loss, &seen)?;
         Ok(ends_epoch)
+    }
+
+    /// Whether any rank was asked to stop.
+    fn is_stopped(&self) -> Result<bool, TrainError> {
+        let is_asked = self.job.stop.load(Ordering::SeqCst);
+        let all = gather_numbers(&[is_asked.into()], self.job.ranks)?;
+        Ok(all.iter().any(|is_asked| is_asked[0] > 0))
     }
 
     /// Lets the weights follow the gradients that have added up, and returns their norm.
@@ -402,6 +435,7 @@ where
         if let Some(adapters) = &self.adapters {
             adapters.take_gradients()?;
         }
+        reduce_gradients(&self.trained, self.job.ranks)?;
         let norm = self
             .optimizer
             .step(learning_rate, (max_norm > 0.0).then_some(max_norm))?;
@@ -444,10 +478,21 @@ where
     /// Takes dev figures, and saves a checkpoint where they are the best so far.
     fn evaluate(&mut self) -> Result<(), TrainError> {
         self.state.is_evaluated = true;
+        let ranks = self.job.ranks;
+        if ranks.is_first() {
+            self.take_figures()?;
+        }
+        self.state.n_worse = gather_numbers(&[self.state.n_worse], ranks)?[0][0];
+        Ok(())
+    }
+
+    /// Takes dev figures on rank 0.
+    fn take_figures(&mut self) -> Result<(), TrainError> {
         if self.job.evaluators.is_empty() {
             return Ok(());
         }
         let (evaluators, objective) = (&mut self.job.evaluators, &mut *self.job.objective);
+        // Those of rank 0 have to go on as those of the others do.
         let parameters = objective.parameters().clone();
         let mut take = || -> Result<_, TrainError> {
             let mut figures = BTreeMap::new();
@@ -462,7 +507,9 @@ where
             None => take(),
         })?;
         let step = self.state.step;
-        self.log.dev(step, &figures)?;
+        if let Some(log) = &mut self.log {
+            log.dev(step, &figures)?;
+        }
         (self.job.watch)(Event::Evaluated(step, &figures));
         self.state.dev.insert(step, figures.clone());
         if let Some(measure) = &self.config.run.measure {
@@ -483,7 +530,7 @@ where
             {
                 self.state.best = Some(Best { step, value });
                 self.state.n_worse = 0;
-                self.save()?;
+                self.write()?;
             } else {
                 self.state.n_worse += 1;
             }
@@ -507,7 +554,17 @@ where
         }
     }
 
+    /// Writes a checkpoint on rank 0, after all ranks have found that they stand at the same place with equal weights.
     fn save(&mut self) -> Result<(), TrainError> {
+        let (state, model) = (&self.state, self.job.objective.parameters());
+        agree(state.step, state.data, model, self.job.ranks)?;
+        match self.job.ranks.is_first() {
+            true => self.write(),
+            false => Ok(()),
+        }
+    }
+
+    fn write(&mut self) -> Result<(), TrainError> {
         self.weights()
             .save(self.run, &self.state, &self.optimizer, self.config.run.keep)?;
         (self.job.watch)(Event::Saved(self.state.step));
@@ -527,7 +584,7 @@ where
             best: self.state.best,
             dev: self.state.dev.clone(),
         };
-        if end == End::Interrupted {
+        if end == End::Interrupted || !self.job.ranks.is_first() {
             return Ok(summary);
         }
         if let Some(best) = self.state.best.filter(|best| best.step != self.state.step) {
@@ -552,7 +609,10 @@ where
     }
 
     fn failed(&self, step: u64, seen: &[B::Batch], source: TrainingError) -> TrainError {
-        let source = Box::new(source);
+        let source = match source {
+            source @ TrainingError::Peers(_) => return TrainError::of_model(source),
+            source => Box::new(source),
+        };
         match self.report(step, seen, &source.to_string()) {
             Ok(batch) => TrainError::Step {
                 step,

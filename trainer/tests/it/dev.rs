@@ -11,6 +11,7 @@ use encoder::{BiEncoder, CrossEncoder, EncoderConfig, ModelOptions, RankPrior, R
 use evaluation::{EvaluationConfig, Measure, evaluate};
 use serde_json::{Value, json};
 use trainer::data::{Content, Group, PassageText};
+use trainer::ranks::Collective;
 use trainer::run::{
     DevConfig, DevSet, Evaluator, EvaluatorError, RerankEvaluator, SearchEvaluator,
 };
@@ -63,6 +64,7 @@ impl Objective for Fixture {
         _: &Vec<Group>,
         (): (),
         _: &Step,
+        _: &dyn Collective,
     ) -> Result<StepReport, TrainingError> {
         Ok(StepReport::default())
     }

@@ -10,6 +10,7 @@ mod loss;
 mod mining;
 mod objective;
 mod pretraining;
+mod ranks;
 mod run;
 mod sampling;
 mod stream;

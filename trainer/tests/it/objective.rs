@@ -4,6 +4,7 @@ mod bi_encoders;
 mod cross_encoders;
 mod golden;
 mod pretraining;
+mod ranks;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

@@ -15,6 +15,7 @@ use encoder::training::{
 use serde_json::Value;
 use tempfile::TempDir;
 use trainer::data::DataError;
+use trainer::ranks::{Alone, Collective};
 use trainer::run::{
     Describe, End, Evaluator, EvaluatorError, Event, Every, Job, LoraConfig, RunDirectory, Summary,
     TrainConfig, TrainError, train,
@@ -90,12 +91,14 @@ impl Objective for Regression {
         batch: &Texts,
         (): (),
         step: &Step,
+        _: &dyn Collective,
     ) -> Result<StepReport, TrainingError> {
         let dropout = Dropout {
             hidden: 0.1,
             attention: 0.1,
             seed: step.seed,
             step: step.index,
+            ..Dropout::NONE
         };
         let mut loss = self.loss(batch, &dropout)?;
         if batch.is_bad {
@@ -273,6 +276,7 @@ impl<'a> Setup<'a> {
                 stop: &stop,
                 watch: &mut watch,
                 card: Some(&|summary| format!("{} steps\n", summary.steps)),
+                ranks: &Alone,
             },
         )
     }

@@ -27,7 +27,7 @@ impl Session<'_> {
     /// Pre-trains the model of a folder.
     pub fn pretrain(&self, section: &PretrainingSection, folder: &Path) -> anyhow::Result<()> {
         let corpus = corpus(&self.file.sections)?;
-        if !self.args.dry_run {
+        if !self.args.dry_run && self.ranks.is_first() {
             self.check_folder()?;
         }
         let tokenizer = TextTokenizer::load(folder, false)
@@ -120,7 +120,7 @@ impl Session<'_> {
         draw: D,
     ) -> anyhow::Result<()>
     where
-        M: Method<Batch = Vec<D::Example>>,
+        M: Method<Example = D::Example>,
         T: Source,
         D: Draw<T>,
         Vec<D::Example>: Describe,
@@ -139,7 +139,7 @@ impl Session<'_> {
         draw: D,
     ) -> anyhow::Result<()>
     where
-        M: Method<Batch = Vec<D::Example>>,
+        M: Method<Example = D::Example>,
         T: Source,
         D: Draw<T>,
         Vec<D::Example>: Describe,

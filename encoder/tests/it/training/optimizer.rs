@@ -103,6 +103,7 @@ fn a_run_goes_on_bit_for_bit_from_its_files() {
             attention: 0.1,
             seed: 1,
             step: seed as u64,
+            ..Dropout::NONE
         };
         loss(&encoder.forward(&texts, &dropout).expect("a forward"))
             .backward()

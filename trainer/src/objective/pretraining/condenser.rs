@@ -6,7 +6,7 @@ use encoder::Tokens;
 use encoder::training::{Engine, Parameters, Stack, TrainingError, cross_entropy, first};
 use serde::{Deserialize, Serialize};
 
-use super::model::{MaskedLm, texts, with_first};
+use super::model::{MaskedLm, Mean, texts, with_first};
 use super::{Masks, Method, StackStart, Terms};
 use crate::masking::Corrupted;
 
@@ -83,7 +83,7 @@ impl Condenser {
 }
 
 impl Method for Condenser {
-    type Batch = Vec<Corrupted>;
+    type Example = Corrupted;
     type Model = MaskedLm;
 
     fn model(&self) -> &MaskedLm {
@@ -94,7 +94,11 @@ impl Method for Condenser {
         self.head.parameters()
     }
 
-    fn terms(&self, batch: &Vec<Corrupted>, masks: &Masks<'_>) -> Result<Terms, TrainingError> {
+    fn row_count(&self) -> Option<fn(&Corrupted) -> usize> {
+        (!self.config.contrastive).then_some(|text| text.ids.len())
+    }
+
+    fn terms(&self, batch: &[Corrupted], masks: &Masks<'_>) -> Result<Terms, TrainingError> {
         let (model, encoder) = (&self.model, self.model.encoder());
         let texts = texts(batch);
         let lengths: Vec<usize> = texts.iter().map(Tokens::len).collect();
@@ -115,7 +119,8 @@ impl Method for Condenser {
             terms.add("encoder_loss", 1.0, model.loss(&late, labels())?);
         }
         if self.config.contrastive {
-            terms.add("contrastive_loss", 1.0, contrast(&vectors)?);
+            let (value, n) = (contrast(&vectors)?, texts.len());
+            terms.add("contrastive_loss", 1.0, Mean { value, n });
         }
         Ok(terms)
     }

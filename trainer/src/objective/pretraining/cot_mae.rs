@@ -77,7 +77,7 @@ impl CotMae {
 }
 
 impl Method for CotMae {
-    type Batch = Vec<SpanPair>;
+    type Example = SpanPair;
     type Model = MaskedLm;
 
     fn model(&self) -> &MaskedLm {
@@ -88,7 +88,7 @@ impl Method for CotMae {
         self.head.parameters()
     }
 
-    fn terms(&self, batch: &Vec<SpanPair>, masks: &Masks<'_>) -> Result<Terms, TrainingError> {
+    fn terms(&self, batch: &[SpanPair], masks: &Masks<'_>) -> Result<Terms, TrainingError> {
         let model = &self.model;
         let read = || batch.iter().flat_map(|pair| &pair.encoder);
         // Each vector meets the other span.

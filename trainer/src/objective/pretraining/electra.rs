@@ -1,16 +1,16 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{Device, Tensor};
 use encoder::training::{
     Dropout, Engine, Initial, Kind, LayerNorm, Linear, Parameter, Parameters, Stack, TrainingError,
-    cross_entropy, embedding, normal,
+    embedding, normal,
 };
 use encoder::{Activation, Architecture, Checkpoint, Family, Labels, LoadError, Tokens};
 use serde::Deserialize;
 
 use super::Pretrained;
-use super::model::{checkpoint, labelled};
+use super::model::{Mean, checkpoint, labelled};
 use crate::json::read_json;
 
 /// What `config.json` says of an ELECTRA.
@@ -243,14 +243,13 @@ impl Electra {
         texts: &[Tokens],
         labels: impl IntoIterator<Item = &'a Option<u32>>,
         dropout: &Dropout,
-    ) -> Result<Tensor, TrainingError> {
+    ) -> Result<Mean, TrainingError> {
         let (rows, targets) = labelled(labels);
-        if rows.is_empty() {
-            return Ok(Tensor::zeros((), DType::F32, &Device::Cpu)?);
-        }
-        let rows = Tensor::new(rows, &Device::Cpu)?;
-        let hidden = self.hidden(texts, dropout)?.index_select(&rows, 0)?;
-        Ok(cross_entropy(&self.head(&hidden)?, &targets)?)
+        Mean::of_labels(&targets, || {
+            let rows = Tensor::new(rows, &Device::Cpu)?;
+            let hidden = self.hidden(texts, dropout)?.index_select(&rows, 0)?;
+            self.head(&hidden)
+        })
     }
 
     /// The last layer's token vectors, (T, H).

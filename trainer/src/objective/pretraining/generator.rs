@@ -2,13 +2,13 @@ use std::path::Path;
 use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
-use encoder::training::{Dropout, Engine, Parameters, TrainingError, cross_entropy};
+use encoder::training::{Dropout, Engine, Parameters, TrainingError};
 use encoder::{LoadError, TextTokenizer, Tokens};
 use rand::{Rng, RngExt};
 
 use super::Pretrained;
 use super::electra::{Electra, ElectraConfig};
-use super::model::{MaskedLm, labelled};
+use super::model::{MaskedLm, Mean, labelled};
 use crate::json::read_json;
 use crate::masking::Corrupted;
 
@@ -107,15 +107,9 @@ impl Generator {
         texts: &[Tokens],
         hidden: &[&Corrupted],
         dropout: &Dropout,
-    ) -> Result<Tensor, TrainingError> {
+    ) -> Result<Mean, TrainingError> {
         let (rows, targets) = labelled(hidden.iter().flat_map(|text| &text.labels));
-        if rows.is_empty() {
-            return Ok(Tensor::zeros((), candle_core::DType::F32, &Device::Cpu)?);
-        }
-        Ok(cross_entropy(
-            &self.logits(texts, &rows, dropout)?,
-            &targets,
-        )?)
+        Mean::of_labels(&targets, || self.logits(texts, &rows, dropout))
     }
 
     /// Returns the ids of texts with a token drawn by the model's chances, at temperature 1 and without dropout, in each
@@ -254,7 +248,7 @@ mod tests {
         }
         let hidden: Vec<&Corrupted> = hidden.iter().collect();
         let loss = generator.loss(&texts, &hidden, &Dropout::NONE).unwrap();
-        let found = f64::from(loss.to_scalar::<f32>().unwrap());
+        let found = f64::from(loss.value.to_scalar::<f32>().unwrap());
         let expected = case["losses"]["generator"].as_f64().unwrap();
         assert!(
             (found - expected).abs() < 1e-5 * expected,
@@ -262,7 +256,7 @@ mod tests {
         );
 
         // The published total counts it a fifth.
-        (loss * 0.2).unwrap().backward().unwrap();
+        (loss.value * 0.2).unwrap().backward().unwrap();
         let mut n_compared = 0;
         for parameter in generator.parameters().iter() {
             let name = parameter.name();

@@ -130,7 +130,7 @@ impl Master {
 }
 
 impl Method for Master {
-    type Batch = Vec<MasterStreams>;
+    type Example = MasterStreams;
     type Model = MaskedLm;
 
     fn model(&self) -> &MaskedLm {
@@ -141,7 +141,7 @@ impl Method for Master {
         &self.parameters
     }
 
-    fn terms(&self, batch: &Vec<MasterStreams>, masks: &Masks<'_>) -> Result<Terms, TrainingError> {
+    fn terms(&self, batch: &[MasterStreams], masks: &Masks<'_>) -> Result<Terms, TrainingError> {
         let mut terms = Terms::of(batch.len(), 0);
         // What the encoder reads, and what is filled in behind its vectors.
         let passes: [(Stream, &'static str, &[Decoded]); 3] = [

@@ -44,7 +44,7 @@ impl Mlm {
 }
 
 impl Method for Mlm {
-    type Batch = Vec<Corrupted>;
+    type Example = Corrupted;
     type Model = MaskedLm;
 
     fn model(&self) -> &MaskedLm {
@@ -55,7 +55,11 @@ impl Method for Mlm {
         &self.none
     }
 
-    fn terms(&self, batch: &Vec<Corrupted>, masks: &Masks<'_>) -> Result<Terms, TrainingError> {
+    fn row_count(&self) -> Option<fn(&Corrupted) -> usize> {
+        Some(|text| text.ids.len())
+    }
+
+    fn terms(&self, batch: &[Corrupted], masks: &Masks<'_>) -> Result<Terms, TrainingError> {
         let read = self.model.read(&texts(batch), &masks.at(0))?;
         let mut terms = Terms::of(batch.len(), read.n_tokens());
         let labels = batch.iter().flat_map(|text| &text.labels);
@@ -88,7 +92,7 @@ impl ElectraMlm {
 }
 
 impl Method for ElectraMlm {
-    type Batch = Vec<Corrupted>;
+    type Example = Corrupted;
     type Model = Electra;
 
     fn model(&self) -> &Electra {
@@ -99,7 +103,11 @@ impl Method for ElectraMlm {
         &self.none
     }
 
-    fn terms(&self, batch: &Vec<Corrupted>, masks: &Masks<'_>) -> Result<Terms, TrainingError> {
+    fn row_count(&self) -> Option<fn(&Corrupted) -> usize> {
+        Some(|text| text.ids.len())
+    }
+
+    fn terms(&self, batch: &[Corrupted], masks: &Masks<'_>) -> Result<Terms, TrainingError> {
         let texts = texts(batch);
         let mut terms = Terms::of(batch.len(), texts.iter().map(Tokens::len).sum());
         let labels = batch.iter().flat_map(|text| &text.labels);

@@ -20,7 +20,7 @@ use std::path::Path;
 
 use candle_core::Tensor;
 use encoder::Architecture;
-use encoder::training::{Dropout, Parameters, TrainingError};
+use encoder::training::{Dropout, First, Parameters, TrainingError};
 use serde::{Deserialize, Serialize};
 
 pub use condenser::{Condenser, CondenserConfig};
@@ -36,10 +36,12 @@ pub use sim_lm::{SimLm, SimLmConfig, SimLmText};
 
 use rand_chacha::ChaCha8Rng;
 
+use self::model::Mean;
 use super::rates::Rates;
 use super::{Objective, Preparation, Step, StepReport};
 use crate::data::random::{Purpose, random};
 use crate::export::{MaskedLmExport, Tensors};
+use crate::ranks::{Collective, gather_numbers};
 
 /// With which weights the layers of a decoder begin.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -68,8 +70,8 @@ pub trait Pretrained {
 
 /// A method: what it learns from a batch.
 pub trait Method {
-    /// What one step trains on.
-    type Batch: Send;
+    /// One of the texts of a batch.
+    type Example: Send;
     /// What is pre-trained.
     type Model: Pretrained;
 
@@ -79,19 +81,31 @@ pub trait Method {
     /// The parameters of its decoders.
     fn decoders(&self) -> &Parameters;
 
+    /// What tells the tokens of an example, the same in all passes, where every term is a mean over what each example gives
+    /// by itself: then several ranks can share out a batch.
+    fn row_count(&self) -> Option<fn(&Self::Example) -> usize> {
+        None
+    }
+
     /// Returns the terms of the loss of a batch.
     ///
     /// # Errors
     /// [`TrainingError::Encode`] for a text that does not fit the model.
-    fn terms(&self, batch: &Self::Batch, masks: &Masks<'_>) -> Result<Terms, TrainingError>;
+    fn terms(&self, batch: &[Self::Example], masks: &Masks<'_>) -> Result<Terms, TrainingError>;
 }
 
 /// The terms of a loss.
 #[derive(Default)]
 pub struct Terms {
-    terms: Vec<(&'static str, f64, Tensor)>,
+    terms: Vec<Term>,
     n_tokens: usize,
     n_texts: usize,
+}
+
+struct Term {
+    name: &'static str,
+    weight: f64,
+    mean: Mean,
 }
 
 impl Terms {
@@ -104,8 +118,8 @@ impl Terms {
         }
     }
 
-    fn add(&mut self, name: &'static str, weight: f64, term: Tensor) {
-        self.terms.push((name, weight, term));
+    fn add(&mut self, name: &'static str, weight: f64, mean: Mean) {
+        self.terms.push(Term { name, weight, mean });
     }
 
     /// The weighted sum.
@@ -113,11 +127,59 @@ impl Terms {
     /// # Errors
     /// [`TrainingError::Tensor`].
     pub fn sum(&self) -> Result<Tensor, TrainingError> {
+        self.sum_of(|_| 1.0)
+    }
+
+    /// The weighted sum of shares of the terms.
+    fn sum_of(&self, share: impl Fn(usize) -> f64) -> Result<Tensor, TrainingError> {
         let mut sum = Tensor::zeros((), candle_core::DType::F32, &candle_core::Device::Cpu)?;
-        for (_, weight, term) in &self.terms {
-            sum = (sum + (term * *weight)?)?;
+        for (place, Term { weight, mean, .. }) in self.terms.iter().enumerate() {
+            sum = (sum + (&mean.value * (weight * share(place)))?)?;
         }
         Ok(sum)
+    }
+
+    /// Returns what this rank adds to the loss of a batch, and the report of the batch.
+    fn join(&self, ranks: &dyn Collective) -> Result<(Tensor, StepReport), TrainingError> {
+        if ranks.is_alone() {
+            let sum = self.sum()?;
+            let loss = super::passes::finite(&sum)?;
+            return Ok((sum, report(self, loss)?));
+        }
+        let values = self.values()?;
+        let mut numbers = vec![self.n_tokens as u64, self.n_texts as u64];
+        for Term { name, mean, .. } in &self.terms {
+            numbers.extend([mean.n as u64, values[name].to_bits()]);
+        }
+        let all = gather_numbers(&numbers, ranks)?;
+        // A rank without a share has no terms.
+        let n = |numbers: &[u64], place: usize| numbers.get(2 + 2 * place).copied().unwrap_or(0);
+        let n_all = |place| {
+            all.iter()
+                .map(|numbers| n(numbers, place))
+                .sum::<u64>()
+                .max(1) as f64
+        };
+        let value = |place: usize| {
+            let own = all.iter().filter(|numbers| n(numbers, place) > 0);
+            let own = own.map(|one| n(one, place) as f64 * f64::from_bits(one[3 + 2 * place]));
+            own.sum::<f64>() / n_all(place)
+        };
+        let terms = self.terms.iter().enumerate();
+        let loss = terms.map(|(place, term)| term.weight * value(place)).sum();
+        if !f64::is_finite(loss) {
+            return Err(TrainingError::Loss { value: loss });
+        }
+        let names = self.terms.iter().map(|term| term.name).enumerate();
+        let sum = |place: usize| all.iter().map(|numbers| numbers[place] as usize).sum();
+        let report = StepReport {
+            loss,
+            n_tokens: sum(0),
+            n_examples: sum(1),
+            measures: names.map(|(place, name)| (name, value(place))).collect(),
+        };
+        let own = self.sum_of(|place| self.terms[place].mean.n as f64 / n_all(place))?;
+        Ok((own, report))
     }
 
     /// Each term, without its weight.
@@ -125,9 +187,8 @@ impl Terms {
     /// # Errors
     /// [`TrainingError::Tensor`].
     pub fn values(&self) -> Result<BTreeMap<&'static str, f64>, TrainingError> {
-        let value = |(name, _, term): &(&'static str, f64, Tensor)| {
-            Ok((*name, f64::from(term.to_scalar::<f32>()?)))
-        };
+        let value =
+            |Term { name, mean, .. }: &Term| Ok((*name, f64::from(mean.value.to_scalar::<f32>()?)));
         self.terms.iter().map(value).collect()
     }
 }
@@ -136,6 +197,8 @@ impl Terms {
 pub struct Masks<'a> {
     rates: Rates,
     step: Option<&'a Step>,
+    /// Of the first text among those of the batch.
+    first: First,
 }
 
 impl Masks<'_> {
@@ -143,6 +206,7 @@ impl Masks<'_> {
     pub const NONE: Masks<'static> = Masks {
         rates: Rates::NONE,
         step: None,
+        first: Dropout::NONE.first,
     };
 
     /// Random numbers of the step; without one always the same.
@@ -153,7 +217,7 @@ impl Masks<'_> {
 
     fn at(&self, pass: u64) -> Dropout {
         match self.step {
-            Some(step) => self.rates.at(step, pass, 0),
+            Some(step) => self.rates.at(step, pass, self.first),
             None => Dropout::NONE,
         }
     }
@@ -197,35 +261,50 @@ impl<M: Method> Pretraining<M> {
 }
 
 impl<M: Method> Objective for Pretraining<M> {
-    type Batch = M::Batch;
+    type Batch = Vec<M::Example>;
     type Input = ();
 
     fn parameters(&self) -> &Parameters {
         &self.parameters
     }
 
-    fn preparation(&self) -> Preparation<M::Batch, ()> {
+    fn unshareable(&self) -> Option<&'static str> {
+        let refused = "its method looks at a batch as a whole, or at texts of several lengths";
+        self.method.row_count().is_none().then_some(refused)
+    }
+
+    fn preparation(&self) -> Preparation<Vec<M::Example>, ()> {
         Box::new(|_| Ok(()))
     }
 
     fn step_prepared(
         &mut self,
-        batch: &M::Batch,
+        batch: &Vec<M::Example>,
         (): (),
         step: &Step,
+        ranks: &dyn Collective,
     ) -> Result<StepReport, TrainingError> {
+        let share = ranks.share(batch.len());
+        let before = &batch[..share.start];
+        let n_rows = self.method.row_count();
         let masks = Masks {
             rates: self.rates,
             step: Some(step),
+            first: First {
+                text: before.len() as u64,
+                row: n_rows.map_or(0, |n| before.iter().map(n).sum::<usize>()) as u64,
+            },
         };
-        let terms = self.method.terms(batch, &masks)?;
-        let sum = terms.sum()?;
-        let loss = super::passes::finite(&sum)?;
+        let terms = match &batch[share] {
+            [] => Terms::of(0, 0),
+            own => self.method.terms(own, &masks)?,
+        };
+        let (sum, report) = terms.join(ranks)?;
         (sum * step.weight)?.backward()?;
-        report(&terms, loss)
+        Ok(report)
     }
 
-    fn evaluate(&mut self, batch: &M::Batch) -> Result<StepReport, TrainingError> {
+    fn evaluate(&mut self, batch: &Vec<M::Example>) -> Result<StepReport, TrainingError> {
         let terms = self.method.terms(batch, &Masks::NONE)?;
         let loss = super::passes::finite(&terms.sum()?)?;
         report(&terms, loss)

@@ -188,13 +188,12 @@ impl MaskedLm {
         &self,
         hidden: &Tensor,
         labels: impl IntoIterator<Item = &'a Option<u32>>,
-    ) -> Result<Tensor, TrainingError> {
+    ) -> Result<Mean, TrainingError> {
         let (rows, targets) = labelled(labels);
-        if rows.is_empty() {
-            return Ok(Tensor::zeros((), candle_core::DType::F32, &Device::Cpu)?);
-        }
-        let rows = hidden.index_select(&Tensor::new(rows, &Device::Cpu)?, 0)?;
-        Ok(cross_entropy(&self.logits(&rows)?, &targets)?)
+        Mean::of_labels(&targets, || {
+            let rows = hidden.index_select(&Tensor::new(rows, &Device::Cpu)?, 0)?;
+            self.logits(&rows)
+        })
     }
 }
 
@@ -221,6 +220,28 @@ pub(super) fn checkpoint(folder: &Path) -> Result<Option<Checkpoint>, LoadError>
     ];
     let has_weights = names.iter().any(|name| folder.join(name).exists());
     has_weights.then(|| Checkpoint::open(folder)).transpose()
+}
+
+/// A mean over labels, texts or whatever else a term counts.
+pub(super) struct Mean {
+    pub(super) value: Tensor,
+    /// Over how many.
+    pub(super) n: usize,
+}
+
+impl Mean {
+    /// The mean cross-entropy of targets; 0 of none.
+    pub(super) fn of_labels(
+        targets: &[i64],
+        logits: impl FnOnce() -> Result<Tensor, TrainingError>,
+    ) -> Result<Self, TrainingError> {
+        let value = match targets {
+            [] => Tensor::zeros((), candle_core::DType::F32, &Device::Cpu)?,
+            targets => cross_entropy(&logits()?, targets)?,
+        };
+        let n = targets.len();
+        Ok(Self { value, n })
+    }
 }
 
 /// What the encoder makes of texts.

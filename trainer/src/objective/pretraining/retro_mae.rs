@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
 use encoder::training::{
-    Dropout, Engine, LayerNorm, Linear, Parameters, TrainingError, dropout, normal,
+    Dropout, Engine, First, LayerNorm, Linear, Parameters, TrainingError, dropout, normal,
 };
 use encoder::{Architecture, Tokens};
 use serde::{Deserialize, Serialize};
 
-use super::model::{MaskedLm, softmax, texts, tokens};
+use super::model::{MaskedLm, Mean, softmax, texts, tokens};
 use super::{Masks, Method, Terms};
 use crate::masking::{Corrupted, Visibility};
 
@@ -159,7 +159,7 @@ impl RetroMae {
 }
 
 impl Method for RetroMae {
-    type Batch = Vec<RetroMaeText>;
+    type Example = RetroMaeText;
     type Model = MaskedLm;
 
     fn model(&self) -> &MaskedLm {
@@ -170,7 +170,11 @@ impl Method for RetroMae {
         &self.decoder.parameters
     }
 
-    fn terms(&self, batch: &Vec<RetroMaeText>, masks: &Masks<'_>) -> Result<Terms, TrainingError> {
+    fn row_count(&self) -> Option<fn(&RetroMaeText) -> usize> {
+        Some(|text| text.ids.len())
+    }
+
+    fn terms(&self, batch: &[RetroMaeText], masks: &Masks<'_>) -> Result<Terms, TrainingError> {
         let model = &self.model;
         if let Some(row) = batch
             .iter()
@@ -199,7 +203,8 @@ impl Method for RetroMae {
         terms.add("decoder_loss", 1.0, model.loss(&said, &labels)?);
 
         if let Some(weight) = self.config.bow_loss_weight {
-            terms.add("bow_loss", weight, self.bag_of_words(batch, &read.hidden)?);
+            let (value, n) = (self.bag_of_words(batch, &read.hidden)?, batch.len());
+            terms.add("bow_loss", weight, Mean { value, n });
         }
         Ok(terms)
     }
@@ -309,9 +314,11 @@ impl EnhancedDecoder {
     ) -> candle_core::Result<Tensor> {
         let of_weights = Dropout {
             hidden: masks.attention,
+            first: First::default(),
             ..*masks
         };
         let flat = weights.flatten_to(1)?;
-        dropout(&flat, &of_weights, 2 + text, &self.engine)?.reshape(weights.shape())
+        let place = 2 + masks.first.text as u32 + text;
+        dropout(&flat, &of_weights, place, &self.engine)?.reshape(weights.shape())
     }
 }

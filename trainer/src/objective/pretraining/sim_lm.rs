@@ -138,7 +138,7 @@ fn hidden_ids(hidden: &[&Corrupted]) -> Vec<Vec<u32>> {
 }
 
 impl Method for SimLm {
-    type Batch = Vec<SimLmText>;
+    type Example = SimLmText;
     type Model = MaskedLm;
 
     fn model(&self) -> &MaskedLm {
@@ -149,7 +149,7 @@ impl Method for SimLm {
         &self.parameters
     }
 
-    fn terms(&self, batch: &Vec<SimLmText>, masks: &Masks<'_>) -> Result<Terms, TrainingError> {
+    fn terms(&self, batch: &[SimLmText], masks: &Masks<'_>) -> Result<Terms, TrainingError> {
         let model = &self.model;
         let mut random = masks.random();
         let ids = self.read(batch, |text| &text.encoder, &mut random)?;

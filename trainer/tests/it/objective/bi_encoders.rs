@@ -1,6 +1,6 @@
 use super::*;
 
-fn everything() -> BiEncoderConfig {
+pub fn everything() -> BiEncoderConfig {
     BiEncoderConfig {
         temperature: Some(0.2),
         dropout: Some(0.1),
@@ -21,7 +21,7 @@ fn everything() -> BiEncoderConfig {
     }
 }
 
-fn tiny(config: &BiEncoderConfig) -> BiEncoderObjective {
+pub fn tiny(config: &BiEncoderConfig) -> BiEncoderObjective {
     bi_encoder("tiny-bert", config).expect("the model loads")
 }
 

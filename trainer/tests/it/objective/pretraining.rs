@@ -40,7 +40,7 @@ fn texts(n: usize, most: usize) -> Vec<Vec<u32>> {
 }
 
 /// Texts from `[CLS]` to `[SEP]` with a share of whole words hidden.
-fn corrupted(n: usize, ratio: f64, seed: u64) -> Vec<Corrupted> {
+pub fn corrupted(n: usize, ratio: f64, seed: u64) -> Vec<Corrupted> {
     let vocabulary = vocabulary();
     let hide = |(place, ids): (usize, Vec<u32>)| {
         let mut random = example_random(seed, 0, place as u64);
@@ -62,7 +62,7 @@ fn span_pairs(n: usize) -> Vec<SpanPair> {
     pairs.collect()
 }
 
-fn retro_mae_texts(n: usize, most: usize) -> Vec<RetroMaeText> {
+pub fn retro_mae_texts(n: usize, most: usize) -> Vec<RetroMaeText> {
     let vocabulary = vocabulary();
     let originals = texts(n, most).into_iter().enumerate();
     let text = |(place, ids): (usize, Vec<u32>)| {
@@ -109,16 +109,16 @@ fn master_streams(n: usize) -> Vec<MasterStreams> {
     texts(n, 24).into_iter().enumerate().map(line).collect()
 }
 
-fn objective<M: Method>(method: Result<M, TrainingError>, dropout: f32) -> Pretraining<M> {
+pub fn objective<M: Method>(method: Result<M, TrainingError>, dropout: f32) -> Pretraining<M> {
     let method = method.expect("the model loads");
     Pretraining::new(method, Some(dropout), false).expect("an objective")
 }
 
-fn mlm() -> Result<Mlm, TrainingError> {
+pub fn mlm() -> Result<Mlm, TrainingError> {
     Mlm::load(&model("tiny-bert"), &MlmConfig::default(), &engine())
 }
 
-fn condenser(contrastive: bool) -> Result<Condenser, TrainingError> {
+pub fn condenser(contrastive: bool) -> Result<Condenser, TrainingError> {
     let config = CondenserConfig {
         skip_from: 1,
         late_mlm: true,
@@ -128,11 +128,11 @@ fn condenser(contrastive: bool) -> Result<Condenser, TrainingError> {
     Condenser::load(&model("tiny-bert"), &config, &engine())
 }
 
-fn cot_mae() -> Result<CotMae, TrainingError> {
+pub fn cot_mae() -> Result<CotMae, TrainingError> {
     CotMae::load(&model("tiny-bert"), &CotMaeConfig::default(), &engine())
 }
 
-fn retro_mae(config: &RetroMaeConfig) -> Result<RetroMae, TrainingError> {
+pub fn retro_mae(config: &RetroMaeConfig) -> Result<RetroMae, TrainingError> {
     RetroMae::load(&model("tiny-bert"), config, &engine())
 }
 
@@ -183,14 +183,14 @@ fn gradients_of_every_method_equal_difference_quotients() {
 fn losses<M: Method>(
     method: Result<M, TrainingError>,
     name: &str,
-    batch: &M::Batch,
-    turned: &M::Batch,
+    batch: &Vec<M::Example>,
+    turned: &Vec<M::Example>,
 ) -> (f64, f64, f64)
 where
-    M::Batch: Clone,
+    M::Example: Clone,
 {
     let mut objective = objective(method, 0.0);
-    let loss = |objective: &mut Pretraining<M>, batch: &M::Batch| {
+    let loss = |objective: &mut Pretraining<M>, batch: &Vec<M::Example>| {
         objective.evaluate(batch).expect("a loss").measures[name]
     };
     let before = loss(&mut objective, batch);
@@ -409,7 +409,7 @@ impl Golden {
     }
 
     /// Gives the method the weights of the case and compares its losses and gradients.
-    fn check<M: Method>(&self, method: Result<M, TrainingError>, batch: &M::Batch) {
+    fn check<M: Method>(&self, method: Result<M, TrainingError>, batch: &Vec<M::Example>) {
         let name = self.case["method"].as_str().expect("a name");
         let mut objective = objective(method, 0.0);
         let values = |tensor: &Tensor| -> Vec<f32> {

@@ -66,6 +66,11 @@ cluster NAME TRAWL="target/debug/trawl":
 milvus-cluster *ARGS:
     tests/milvus/cluster {{ARGS}}
 
+# Serving on such a cluster: publishing, filters, aliases that change and query nodes that are killed under load (4 minutes; needs `TRAWL_DATA`)
+milvus TRAWL="target/debug/trawl":
+    cargo build --workspace --bin trawl
+    tests/milvus/run {{TRAWL}}
+
 # The steps of docker/Dockerfile.cpu in a bare Debian, up to an answered search; needs root and debootstrap
 docker-replay TRAWL="target/release/trawl":
     tests/docker/replay.py --trawl {{TRAWL}}

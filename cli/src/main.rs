@@ -12,6 +12,7 @@ mod filter;
 mod fusion;
 mod group;
 mod interrupt;
+mod milvus;
 mod model;
 mod npy;
 mod output;

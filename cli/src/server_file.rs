@@ -12,6 +12,7 @@ use std::time::Duration;
 use anyhow::Context;
 use collection::Durability;
 use encoder::Arithmetic;
+use milvus::Address;
 use retriever::{Fusion, Weights};
 use serde::de::{self, Deserialize, Deserializer, Visitor};
 use server::{Limits, QueryLogConfig, ServerConfig, nearest};
@@ -142,6 +143,12 @@ pub struct CollectionSection {
     pub one_at_a_time: bool,
     #[serde(default = "live")]
     pub alias: String,
+    /// Milvus cluster that searches the vectors: `milvus://host:port,host:port/name`.
+    #[serde(default, deserialize_with = "address")]
+    pub search: Option<Address>,
+    /// Time of a search at one of its proxies.
+    #[serde(default = "search_timeout")]
+    pub search_timeout: Time,
     pub encoder: Option<String>,
     pub reranker: Option<String>,
     #[serde(default)]
@@ -294,6 +301,15 @@ fn keep() -> usize {
     2
 }
 
+fn search_timeout() -> Time {
+    Time(milvus::Config::default().timeout)
+}
+
+fn address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Address>, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    text.parse().map(Some).map_err(de::Error::custom)
+}
+
 fn one_at_a_time() -> bool {
     true
 }
@@ -308,6 +324,8 @@ impl CollectionSection {
             keep: keep(),
             one_at_a_time: one_at_a_time(),
             alias: live(),
+            search: None,
+            search_timeout: search_timeout(),
             encoder: None,
             reranker: None,
             hybrid: HybridSection::default(),

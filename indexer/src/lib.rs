@@ -59,6 +59,7 @@ mod remote_parts;
 mod sample;
 mod source;
 mod splitter;
+mod to_milvus;
 
 pub use base::{NotReused, Reuse};
 pub use brought::{BroughtVectors, VectorsError};
@@ -84,3 +85,7 @@ pub use parts::{CommitConfig, PartNumber, PartReport, commit, encode_part};
 pub use progress::{NoProgress, Phase, Progress};
 pub use remote_parts::{Remote, build_status, commit_remotely, encode_part_remotely};
 pub use sample::{DEFAULT_SAMPLE, SampleError, SampleReport, check_sample};
+pub use to_milvus::{
+    MilvusConfig, MilvusPublishError, MilvusReport, MilvusWatch, publish_to_milvus,
+    switch_in_milvus,
+};

@@ -111,6 +111,8 @@ pub enum ErrorCode {
     NotReady,
     /// 503: the server is about to stop.
     Draining,
+    /// 503: the cluster that searches the vectors does not answer.
+    SearchUnavailable,
     /// 504: the request's time is over.
     DeadlineExceeded,
     /// 507: two generations do not fit into memory at once.
@@ -119,7 +121,7 @@ pub enum ErrorCode {
 
 impl ErrorCode {
     /// Every code.
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 25] = [
         Self::BadRequest,
         Self::Unauthorized,
         Self::Forbidden,
@@ -137,6 +139,7 @@ impl ErrorCode {
         Self::Internal,
         Self::NotReady,
         Self::Draining,
+        Self::SearchUnavailable,
         Self::DeadlineExceeded,
         Self::GateFailed,
         Self::FingerprintMismatch,
@@ -184,6 +187,7 @@ impl ErrorCode {
             Self::Internal => (500, "internal", "Server failed"),
             Self::NotReady => (503, "not_ready", "Server is not ready yet"),
             Self::Draining => (503, "draining", "Server is about to stop"),
+            Self::SearchUnavailable => (503, "search_unavailable", "Vectors cannot be searched"),
             Self::DeadlineExceeded => (504, "deadline_exceeded", "Time of the request is over"),
         }
     }

@@ -7,11 +7,12 @@ use index::{
     Bitmap, GraphIndex, Metric, Neighbor, NoRows, OpenError, Plan, SearchParams, ShardedIndex,
     VectorIndex, Verify,
 };
+use store::Filter;
 
 use crate::Deadline;
 
 /// Why a backend gave no neighbors for a query.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum BackendError {
     /// The index refused the query.
@@ -23,21 +24,37 @@ pub enum BackendError {
     /// The search ended without an answer.
     #[error("search stopped without an answer")]
     Stopped,
+    /// The cluster that holds the vectors gave no answer.
+    #[error(transparent)]
+    Milvus(#[from] Arc<milvus::MilvusError>),
+}
+
+/// What is asked of a backend.
+#[derive(Clone, Debug)]
+pub struct BackendRequest {
+    /// B rows of queries, row-major.
+    pub queries: Vec<f32>,
+    /// Passages to find for each.
+    pub k: usize,
+    /// Which passages may be found; all when there is none. It alone decides.
+    pub passages: Option<Arc<Bitmap>>,
+    /// The conditions that the passages fulfil, for engines that evaluate them sooner than they read a list of passages.
+    pub filter: Option<Filter>,
+    /// How to search.
+    pub params: SearchParams,
+    /// When the answer is of no use any more.
+    pub deadline: Deadline,
 }
 
 /// Where query vectors meet passages: in this process, or in an engine on other machines.
 pub trait SearchBackend: Send + Sync {
     /// Returns, for each of the B queries, its `k` nearest passages, best first, ties to the smaller ordinal.
     ///
-    /// `queries` holds B rows, row-major. The list has B entries, each with its own outcome: one bad query does not
-    /// cost the others their answer.
+    /// The list has B entries, each with its own outcome: one bad query does not cost the others their answer. It has `k`
+    /// passages wherever so many may be found, or is an error.
     fn search(
         &self,
-        queries: Vec<f32>,
-        k: usize,
-        filter: Option<Arc<Bitmap>>,
-        params: SearchParams,
-        deadline: Deadline,
+        request: BackendRequest,
     ) -> BoxFuture<'_, Vec<Result<Vec<Neighbor>, BackendError>>>;
 
     /// How [`Self::search`] answers these arguments.
@@ -45,6 +62,11 @@ pub trait SearchBackend: Send + Sync {
 
     /// Values of one row.
     fn width(&self) -> usize;
+
+    /// Whether the vectors are searched on other machines.
+    fn is_remote(&self) -> bool {
+        false
+    }
 }
 
 /// Opens the vectors of a generation, with their graphs where every shard has one.
@@ -62,21 +84,31 @@ pub fn open_index(
             metric: metric(&generation.manifest)?,
         }));
     }
-    let inside = |path: &String| generation.path.join(path);
-    let vectors: Vec<PathBuf> = shards.iter().map(|shard| inside(&shard.path)).collect();
     let graphs: Option<Vec<PathBuf>> = shards
         .iter()
-        .map(|shard| shard.graph.as_ref().map(inside))
+        .map(|shard| Some(generation.path.join(shard.graph.as_ref()?)))
         .collect();
-    let flat = ShardedIndex::open(&vectors, verify)?;
+    let flat = open_rows(generation, verify)?;
     Ok(match graphs {
         Some(graphs) => Arc::new(GraphIndex::open(flat, &graphs, verify)?),
         None => Arc::new(flat),
     })
 }
 
+/// Opens the vectors of a generation that has some, without their graphs.
+///
+/// # Errors
+/// As [`open_index`].
+pub fn open_rows(generation: &Generation, verify: Verify) -> Result<ShardedIndex, OpenError> {
+    let shards = generation.manifest.shards.iter();
+    let paths: Vec<PathBuf> = shards
+        .map(|shard| generation.path.join(&shard.path))
+        .collect();
+    ShardedIndex::open(&paths, verify)
+}
+
 /// How a generation compares its rows.
-pub(crate) fn metric(manifest: &Manifest) -> Result<Metric, OpenError> {
+fn metric(manifest: &Manifest) -> Result<Metric, OpenError> {
     serde_json::from_value(manifest.metric.as_str().into()).map_err(|_| OpenError::NoShards)
 }
 
@@ -96,12 +128,16 @@ impl InProcess {
 impl SearchBackend for InProcess {
     fn search(
         &self,
-        queries: Vec<f32>,
-        k: usize,
-        filter: Option<Arc<Bitmap>>,
-        params: SearchParams,
-        deadline: Deadline,
+        request: BackendRequest,
     ) -> BoxFuture<'_, Vec<Result<Vec<Neighbor>, BackendError>>> {
+        let BackendRequest {
+            queries,
+            k,
+            passages: filter,
+            params,
+            deadline,
+            ..
+        } = request;
         let index = Arc::clone(&self.index);
         let width = index.width();
         let n_queries = queries.len() / width;

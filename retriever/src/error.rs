@@ -17,6 +17,14 @@ pub enum OpenError {
         /// Why.
         source: index::OpenError,
     },
+    /// The cluster that is to search the vectors does not hold them.
+    #[error("cannot search generation `{generation}` in Milvus")]
+    Milvus {
+        /// The generation.
+        generation: String,
+        /// Why.
+        source: crate::PublishedError,
+    },
     /// The texts cannot be read.
     #[error("cannot open the texts of generation `{generation}`")]
     Store {

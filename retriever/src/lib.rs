@@ -3,7 +3,7 @@
 //! A [`Retriever`] is one generation of a collection, open for reading. It owns no model: whoever calls it brings a
 //! [`QueryEncoder`] and, if passages shall be reranked, a [`Reranker`]. On the command line these call the model at
 //! once ([`DirectEncoder`], [`DirectReranker`]); in the server they are the scheduler, which batches what many
-//! requests ask for. Where the vectors are searched is behind [`SearchBackend`].
+//! requests ask for. Where the vectors are searched is behind [`SearchBackend`]: in this process, or by a Milvus cluster.
 //!
 //! What was changed since the generation was built is a [`Live`] beside it: each search sees one of them, to its end.
 //!
@@ -14,31 +14,37 @@ mod boost;
 mod candidates;
 mod deadline;
 mod error;
+mod expression;
 mod fingerprint;
 mod fusion;
 mod group;
+mod in_milvus;
 mod live;
 mod memory;
 mod models;
 mod pin;
+mod published;
 mod request;
 mod retriever;
 mod selection;
 mod sort;
 
-pub use backend::{BackendError, InProcess, SearchBackend, open_index};
+pub use backend::{BackendError, BackendRequest, InProcess, SearchBackend, open_index, open_rows};
 pub use boost::{Boost, BoostFunction, BoostStage, Boosted, DecayShape};
 pub use deadline::Deadline;
 pub use error::{OpenError, SearchError};
+pub use expression::{has_milvus_metadata, milvus_metadata};
 pub use fingerprint::{ArithmeticMismatch, FingerprintError, check_arithmetic, check_encoder};
 pub use fusion::{Fused, Fusion, FusionMethod, Weights};
 pub use group::{Group, GroupBy, GroupScore, Grouping};
+pub use in_milvus::{InMilvus, Milvus, milvus_distance};
 pub use live::{ChangeError, Live, RowForm};
 pub use models::{
     DirectEncoder, DirectReranker, Encoded, ModelError, QueryEncoder, QueryLength, Reranked,
     Reranker,
 };
 pub use pin::Pin;
+pub use published::{Published, PublishedError};
 pub use request::{
     Explanation, Fragment, Highlight, Hit, HitDocument, Include, Mode, OnTimeout, QueryInput,
     Relation, RerankRequest, Scores, SearchOptions, SearchRequest, SearchResponse, TextField,

@@ -3,7 +3,7 @@ use std::time::Instant;
 
 use collection::{Generation, Manifest};
 use corpus::{Passage, Query, Schema, Template};
-use index::{Bitmap, Neighbor, Plan, RowType, SearchParams};
+use index::{Bitmap, Neighbor, Plan, RowType, SearchParams, VectorIndex};
 use serde::Deserialize;
 use serde_json::Value;
 use store::{LexicalHit, Store, View};
@@ -14,9 +14,10 @@ use crate::candidates::{Candidate, Candidates};
 use crate::pin::{Pinned, pin};
 use crate::selection::Selection;
 use crate::{
-    BackendError, Deadline, Encoded, Fragment, Hit, InProcess, Live, Mode, ModelError, OnTimeout,
-    OpenError, QueryEncoder, QueryInput, RerankRequest, Reranker, RowForm, SearchBackend,
-    SearchError, SearchOptions, SearchRequest, SearchResponse, TextField, Timing, Usage,
+    BackendError, BackendRequest, Deadline, Encoded, Fragment, Hit, InMilvus, InProcess, Live,
+    Milvus, Mode, ModelError, OnTimeout, OpenError, QueryEncoder, QueryInput, RerankRequest,
+    Reranker, RowForm, SearchBackend, SearchError, SearchOptions, SearchRequest, SearchResponse,
+    TextField, Timing, Usage,
 };
 
 /// How a generation is opened.
@@ -53,12 +54,55 @@ impl Retriever {
     /// # Errors
     /// [`OpenError`] when a part is missing or damaged, or when the parts do not belong together.
     pub fn open(generation: Generation, config: OpenConfig) -> Result<Self, OpenError> {
+        let of_index = match config.verify {
+            true => index::Verify::Checksums,
+            false => index::Verify::Header,
+        };
+        Self::open_with(generation, config, of_index, |_, index| {
+            Ok(Box::new(InProcess::new(index)))
+        })
+    }
+
+    /// Opens the texts of a generation whose vectors are searched by a Milvus cluster. The vectors here are mapped, not read: they
+    /// answer what a graph cannot, searches that are to be exact or may find few passages only.
+    ///
+    /// # Errors
+    /// [`OpenError`]; [`OpenError::Milvus`] when the cluster does not hold this generation.
+    pub fn open_in_milvus(
+        generation: Generation,
+        config: OpenConfig,
+        milvus: &Milvus,
+    ) -> Result<Self, OpenError> {
+        Self::open_with(
+            generation,
+            config,
+            index::Verify::Header,
+            |generation, index| {
+                let name = generation.id.to_string();
+                let backend = InMilvus::open(milvus, generation, index);
+                let backend = backend.map_err(|source| OpenError::Milvus {
+                    generation: name,
+                    source,
+                })?;
+                Ok(Box::new(backend))
+            },
+        )
+    }
+
+    fn open_with(
+        generation: Generation,
+        config: OpenConfig,
+        of_index: index::Verify,
+        backend: impl FnOnce(
+            &Generation,
+            Arc<dyn VectorIndex>,
+        ) -> Result<Box<dyn SearchBackend>, OpenError>,
+    ) -> Result<Self, OpenError> {
         let name = generation.id.to_string();
         let manifest = &generation.manifest;
-        let (of_index, of_store) = if config.verify {
-            (index::Verify::Checksums, store::Verify::Checksums)
-        } else {
-            (index::Verify::Header, store::Verify::Header)
+        let of_store = match config.verify {
+            true => store::Verify::Checksums,
+            false => store::Verify::Header,
         };
         let index = open_index(&generation, of_index).map_err(|source| OpenError::Index {
             generation: name.clone(),
@@ -113,7 +157,7 @@ impl Retriever {
         let (store, schema) = (Arc::new(store), Arc::new(schema));
         let view = View::new(Arc::clone(&store), Arc::clone(&schema));
         let live = Live::new(view, row_form, manifest.log_position);
-        let backend = Box::new(InProcess::new(index));
+        let backend = backend(&generation, index)?;
         Ok(Self {
             generation,
             backend,
@@ -182,6 +226,12 @@ impl Retriever {
     #[must_use]
     pub fn width(&self) -> usize {
         self.backend.width()
+    }
+
+    /// Whether the vectors are searched on other machines.
+    #[must_use]
+    pub fn searches_remotely(&self) -> bool {
+        self.backend.is_remote()
     }
 
     /// Answers one search.
@@ -311,16 +361,15 @@ impl Retriever {
                 let filter = live.of_generation(selection.passages.as_ref());
                 let plan = self.backend.plan(depth, filter.as_deref(), &params);
                 let passages = selection.passages.clone();
-                let lists = self
-                    .search_dense(
-                        live,
-                        encoded.values,
-                        depth,
-                        passages,
-                        params,
-                        options.deadline,
-                    )
-                    .await?;
+                let request = BackendRequest {
+                    queries: encoded.values,
+                    k: depth,
+                    passages,
+                    filter: options.filter.clone(),
+                    params,
+                    deadline: options.deadline,
+                };
+                let lists = self.search_dense(live, request).await?;
                 (lists, Some(plan))
             }
         };
@@ -506,18 +555,12 @@ impl Retriever {
     async fn search_dense(
         &self,
         live: &Arc<Live>,
-        queries: Vec<f32>,
-        depth: usize,
-        passages: Option<Arc<Bitmap>>,
-        params: SearchParams,
-        deadline: Deadline,
+        mut request: BackendRequest,
     ) -> Result<Vec<Vec<Neighbor>>, SearchError> {
-        let added = (!live.has_no_rows()).then(|| queries.clone());
-        let filter = live.of_generation(passages.as_ref());
-        let lists = self
-            .backend
-            .search(queries, depth, filter, params, deadline)
-            .await;
+        let added = (!live.has_no_rows()).then(|| request.queries.clone());
+        let (depth, passages) = (request.k, request.passages.take());
+        request.passages = live.of_generation(passages.as_ref());
+        let lists = self.backend.search(request).await;
         let lists: Result<Vec<Vec<Neighbor>>, BackendError> = lists.into_iter().collect();
         let mut lists = lists.map_err(SearchError::Backend)?;
         if let Some(queries) = added {

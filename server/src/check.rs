@@ -162,7 +162,8 @@ pub(crate) async fn check_collection(served: &Arc<ServedCollection>) -> Result<(
         options: SearchOptions {
             mode: Mode::Dense,
             top_k: 1,
-            exact: true,
+            // It reads the vectors, unless others do.
+            exact: !served.retriever.searches_remotely(),
             include: Include {
                 text: false,
                 metadata: false,

@@ -5,11 +5,13 @@
 //! clients of another API read.
 
 use std::error::Error;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::http::header::{CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
+use milvus::MilvusError;
 use openapi::{
     CohereError, ErrorCode, FieldError, OpenAiError, OpenAiErrorBody, Problem, TeiError,
     TeiErrorType,
@@ -209,7 +211,23 @@ impl ApiError {
             SearchError::Encode(error) | SearchError::Rerank(error) => Self::model(error),
             SearchError::DeadlineExceeded { .. }
             | SearchError::Backend(BackendError::DeadlineExceeded) => Self::deadline_exceeded(),
+            SearchError::Backend(BackendError::Milvus(error)) => Self::milvus(error),
             error => Self::internal(error),
+        }
+    }
+
+    fn milvus(error: Arc<MilvusError>) -> Self {
+        match *error {
+            MilvusError::DeadlineExceeded { .. } => Self::deadline_exceeded(),
+            _ => Self::search_unavailable(error),
+        }
+    }
+
+    pub(crate) fn search_unavailable(cause: impl Into<Cause>) -> Self {
+        let text = "the cluster that searches the vectors does not answer for this generation";
+        Self {
+            cause: Some(cause.into()),
+            ..Self::new(ErrorCode::SearchUnavailable, text)
         }
     }
 
@@ -342,15 +360,13 @@ impl IntoResponse for ApiError {
         // Extensions have to be `Clone`, which a cause is not.
         response
             .extensions_mut()
-            .insert(Carried(std::sync::Arc::new(std::sync::Mutex::new(Some(
-                self,
-            )))));
+            .insert(Carried(Arc::new(std::sync::Mutex::new(Some(self)))));
         response
     }
 }
 
 #[derive(Clone)]
-struct Carried(std::sync::Arc<std::sync::Mutex<Option<ApiError>>>);
+struct Carried(Arc<std::sync::Mutex<Option<ApiError>>>);
 
 /// Takes the error out of a response that carries one.
 pub(crate) fn take_error(response: &mut Response) -> Option<ApiError> {
@@ -384,4 +400,29 @@ pub(crate) fn filter_fault(root: &str, error: FilterError) -> FieldError {
         field.setting = Some(setting);
     }
     field
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cluster_without_an_answer_is_no_fault_of_this_server() {
+        let call = "Search";
+        let tried = vec!["proxy-1:19530: connection refused".to_owned()];
+        for (error, expected) in [
+            (
+                MilvusError::Unavailable { call, tried },
+                ErrorCode::SearchUnavailable,
+            ),
+            (
+                MilvusError::DeadlineExceeded { call },
+                ErrorCode::DeadlineExceeded,
+            ),
+        ] {
+            let error = ApiError::search(SearchError::Backend(Arc::new(error).into()), false);
+            assert_eq!(error.code, expected);
+            assert!(!error.detail.contains("proxy-1"), "{}", error.detail);
+        }
+    }
 }

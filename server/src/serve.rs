@@ -8,7 +8,7 @@ use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
-use retriever::{Fusion, Retriever};
+use retriever::{Fusion, Milvus, Retriever};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
@@ -124,6 +124,14 @@ impl Server {
     /// [`AttachError::NoCollection`], and [`AttachError::Setting`] for weights below zero or none above.
     pub fn set_fusion(&mut self, collection: &str, fusion: Fusion) -> Result<(), AttachError> {
         self.shared.set_fusion(collection, fusion)
+    }
+
+    /// Says where the vectors of a collection are searched from its next generation on; the one that was added is open already.
+    ///
+    /// # Errors
+    /// [`AttachError::NoCollection`].
+    pub fn set_milvus(&mut self, collection: &str, milvus: Milvus) -> Result<(), AttachError> {
+        self.shared.set_milvus(collection, milvus)
     }
 
     /// Says who may use the server; without, everybody who reaches it.

@@ -7,8 +7,9 @@ use collection::{AliasName, Collection, Manifest};
 use encoder::{BiEncoder, CrossEncoder};
 use openapi::ErrorCode;
 use retriever::{
-    ArithmeticMismatch, FingerprintError, Fusion, QueryEncoder, QueryInput, Reranker, Retriever,
-    SearchError, SearchOptions, SearchResponse, Weights, check_arithmetic, check_encoder,
+    ArithmeticMismatch, FingerprintError, Fusion, Milvus, QueryEncoder, QueryInput, Reranker,
+    Retriever, SearchError, SearchOptions, SearchResponse, Weights, check_arithmetic,
+    check_encoder,
 };
 use tokio::sync::Semaphore;
 
@@ -121,6 +122,8 @@ pub(crate) struct ServedCollection {
     pub(crate) reranker: Option<Arc<ServedReranker>>,
     /// How hybrid searches that do not say it otherwise are fused.
     pub(crate) fusion: Fusion,
+    /// Where the vectors are searched, if not here.
+    pub(crate) milvus: Option<Milvus>,
     /// What every answer has to say.
     pub(crate) warnings: Vec<String>,
 }
@@ -286,6 +289,7 @@ impl Shared {
             encoder,
             reranker,
             fusion: Fusion::default(),
+            milvus: None,
             warnings,
         };
         if let Some(source) = &source {
@@ -408,6 +412,15 @@ impl Shared {
             name: name.to_owned(),
         })?;
         served.fusion = fusion;
+        Ok(())
+    }
+
+    pub(crate) fn set_milvus(&mut self, name: &str, milvus: Milvus) -> Result<(), AttachError> {
+        let served = self.slot_mut(name)?.current_mut();
+        let served = served.ok_or_else(|| AttachError::NoCollection {
+            name: name.to_owned(),
+        })?;
+        served.milvus = Some(milvus);
         Ok(())
     }
 

@@ -245,10 +245,14 @@ async fn prepare(
     generation: Generation,
     collection: Option<Collection>,
 ) -> Result<Arc<ServedCollection>, SwapError> {
-    check_memory(app, &generation)?;
+    check_memory(app, &generation, current.milvus.is_some())?;
     let verify = app.config.verify;
     let opening = tokio::task::spawn_blocking(move || {
-        let retriever = Retriever::open(generation, OpenConfig { verify })?;
+        let config = OpenConfig { verify };
+        let retriever = match &current.milvus {
+            Some(milvus) => Retriever::open_in_milvus(generation, config, milvus)?,
+            None => Retriever::open(generation, config)?,
+        };
         Ok::<_, SwapError>((retriever, current))
     });
     let (retriever, current) = opening.await.map_err(|_| SwapError::Stopped)??;
@@ -260,6 +264,7 @@ async fn prepare(
         encoder,
         reranker: current.reranker.clone(),
         fusion: current.fusion,
+        milvus: current.milvus.clone(),
         warnings,
     });
     let next = match collection {
@@ -278,7 +283,7 @@ async fn prepare(
 }
 
 /// Both generations are read while the last requests of the one before are answered.
-fn check_memory(app: &Shared, generation: &Generation) -> Result<(), SwapError> {
+fn check_memory(app: &Shared, generation: &Generation, remote: bool) -> Result<(), SwapError> {
     let limit = app
         .config
         .max_memory_bytes
@@ -286,7 +291,10 @@ fn check_memory(app: &Shared, generation: &Generation) -> Result<(), SwapError> 
     let (Some(limit), Some(used)) = (limit, compute::rss_bytes()) else {
         return Ok(());
     };
-    let (needed, available) = (memory(&generation.manifest), limit.saturating_sub(used));
+    let (needed, available) = (
+        memory(&generation.manifest, remote),
+        limit.saturating_sub(used),
+    );
     match needed > available {
         true => Err(SwapError::Memory {
             generation: generation.id.to_string(),
@@ -297,9 +305,9 @@ fn check_memory(app: &Shared, generation: &Generation) -> Result<(), SwapError> 
     }
 }
 
-/// Bytes of the files that searches read again and again: vectors, graphs and ids.
-fn memory(manifest: &Manifest) -> u64 {
-    let is_read = |path: &str| path.starts_with("shards/") || path == "ids";
+/// Bytes of the files that searches read again and again: vectors and graphs, unless they are searched elsewhere, and ids.
+fn memory(manifest: &Manifest, remote: bool) -> u64 {
+    let is_read = |path: &str| path.starts_with("shards/") && !remote || path == "ids";
     let files = manifest.files.iter();
     files
         .filter(|file| is_read(&file.path))

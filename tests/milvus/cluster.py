@@ -82,6 +82,8 @@ class Cluster:
             "kafka": {"brokerList": f"127.0.0.1:{broker.port}"},
             # A process that has no CPU for so long is given up: machines of tests are busy.
             "common": {"storageType": "minio", "session": {"ttl": 60}},
+            # By default a proxy asks a query node that is gone ten times before it asks another.
+            "grpc": {"client": {"maxMaxAttempts": 2, "initialBackoff": 0.01, "maxBackoff": 0.05}},
             "log": {"level": "warn"},
         }
         self.role("coordinators", ["mixture", *(f"-{role}" for role in COORDINATORS)])

@@ -10,6 +10,7 @@ mod list;
 mod parts;
 mod plan;
 mod publish;
+mod to_milvus;
 mod transfer;
 mod verify;
 

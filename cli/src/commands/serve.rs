@@ -15,6 +15,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use super::config::variables;
 use crate::bundle::Bundle;
 use crate::failure::{self, Exit, Failure};
+use crate::milvus;
 use crate::model::{self, ModelArgs};
 use crate::output::Output;
 use crate::progress::Progress;
@@ -285,7 +286,16 @@ impl Setup<'_> {
         let generation = files.resolve(&section.alias).with_context(context)?;
         let by_alias = generation.id.as_str() != section.alias;
         let verify = self.file.server.verify && !self.args.no_verify;
-        let retriever = Retriever::open(generation, OpenConfig { verify }).with_context(context)?;
+        let config = OpenConfig { verify };
+        let milvus = match &section.search {
+            Some(address) => Some(milvus::open(address, section.search_timeout.0)?),
+            None => None,
+        };
+        let retriever = match &milvus {
+            Some(milvus) => Retriever::open_in_milvus(generation, config, milvus),
+            None => Retriever::open(generation, config),
+        };
+        let retriever = retriever.with_context(context)?;
         let encoder = match &section.encoder {
             Some(encoder) => Some(encoder.clone()),
             None => {
@@ -305,6 +315,9 @@ impl Setup<'_> {
         self.server
             .add_collection(name, retriever, encoder.as_deref(), reranker.as_deref())?;
         self.server.set_fusion(name, section.hybrid.fusion())?;
+        if let Some(milvus) = milvus {
+            self.server.set_milvus(name, milvus)?;
+        }
         if by_alias {
             self.server
                 .follow(name, files, AliasName::parse(&section.alias)?)?;

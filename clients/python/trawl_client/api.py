@@ -1354,7 +1354,7 @@ class TaskList(TypedDict):
 BoostStage = Literal['retrieval', 'rerank']
 
 
-ErrorCode = Literal['bad_request', 'unauthorized', 'forbidden', 'not_found', 'model_not_found', 'method_not_allowed', 'slow_client', 'gate_failed', 'fingerprint_mismatch', 'already_exists', 'locked', 'precondition_failed', 'body_too_large', 'batch_too_large', 'unsupported_media_type', 'validation', 'rate_limited', 'overloaded', 'headers_too_large', 'internal', 'not_ready', 'draining', 'deadline_exceeded', 'insufficient_storage']
+ErrorCode = Literal['bad_request', 'unauthorized', 'forbidden', 'not_found', 'model_not_found', 'method_not_allowed', 'slow_client', 'gate_failed', 'fingerprint_mismatch', 'already_exists', 'locked', 'precondition_failed', 'body_too_large', 'batch_too_large', 'unsupported_media_type', 'validation', 'rate_limited', 'overloaded', 'headers_too_large', 'internal', 'not_ready', 'draining', 'search_unavailable', 'deadline_exceeded', 'insufficient_storage']
 
 
 HighlightField = Literal['title', 'text']

@@ -4,6 +4,7 @@
 
 mod filters;
 mod groups;
+mod milvus;
 mod ranking;
 
 use std::collections::HashSet;

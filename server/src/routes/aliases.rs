@@ -9,6 +9,7 @@ use indexer::{Entry, FingerprintRule, GateConfig, GateError, GateReport, gate};
 use openapi::{
     Alias, AliasRequest, ErrorCode, Gate, GateSettings, GenerationList, RollbackRequest,
 };
+use retriever::OpenError;
 
 use super::errors::{Body, Gated, Matched, Named, Opened, Written};
 use super::headers::Expected;
@@ -447,6 +448,7 @@ impl From<SwapError> for ApiError {
             SwapError::Collection(error) => return of_collection(error),
             SwapError::Memory { .. } => ErrorCode::InsufficientStorage,
             SwapError::Attach(_) => ErrorCode::FingerprintMismatch,
+            SwapError::Open(OpenError::Milvus { .. }) => return Self::search_unavailable(error),
             error => return Self::internal(error),
         };
         let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}"));

@@ -58,7 +58,7 @@ groups! {
     /// The path names a thing.
     Named: NotFound;
     /// A collection, or a generation of it, is named, and opened if it is not open.
-    Opened: NotFound, FingerprintMismatch, InsufficientStorage;
+    Opened: NotFound, FingerprintMismatch, SearchUnavailable, InsufficientStorage;
     /// A name is given that may be taken.
     New: AlreadyExists;
     /// The collection is written to.

@@ -2,6 +2,8 @@
 //!
 //! The one library here that reads environment variables, and that asks the network for anything without being told.
 
+#[cfg(feature = "grpc")]
+mod grpc;
 mod tile_emulation;
 
 use std::env;
@@ -10,6 +12,8 @@ use std::sync::OnceLock;
 
 use hub::ModelCache;
 
+#[cfg(feature = "grpc")]
+pub use grpc::{GrpcReply, GrpcServer};
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 pub use tile_emulation::emulated_products;
 pub use tile_emulation::simd_levels;

@@ -3,12 +3,14 @@ use std::path::PathBuf;
 use anyhow::Context;
 use collection::{AliasName, Collection, CollectionError, Generation, GenerationId, LIVE, Writer};
 use indexer::GateReport;
+use milvus::Address;
 use objects::{Location, ObjectsError};
 use serde_json::json;
 
 use super::gate::{self, GateArgs};
 use super::open;
 use super::parts::Work;
+use super::to_milvus::{self, Filled, ToMilvusArgs};
 use super::transfer::watched;
 use crate::failure::{Exit, Failure};
 use crate::model::ModelArgs;
@@ -24,6 +26,7 @@ use crate::storage;
   trawl index publish data/docs --new-model
   trawl index publish s3://bucket/docs
   trawl index publish s3://bucket/docs 20261120T195500Z-3f9a1c --no-gate
+  trawl index publish data/docs --to 'milvus://proxy-1:19530,proxy-2:19530/docs?bucket=s3://milvus/imports' --replicas 2
 
 The generation is compared with the one it replaces, and refused (exit code 3) when it is worse. Of a collection in object storage
 both are copied to this machine for that, and the alias is changed only if it still names the one that was compared.")]
@@ -45,6 +48,8 @@ pub struct PublishArgs {
     gate: GateArgs,
     #[command(flatten)]
     model: ModelArgs,
+    #[command(flatten)]
+    milvus: ToMilvusArgs,
 }
 
 /// Where what is compared is copied to from object storage.
@@ -60,7 +65,8 @@ struct CopyArgs {
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   trawl index rollback data/docs
-  trawl index rollback s3://bucket/docs")]
+  trawl index rollback s3://bucket/docs
+  trawl index rollback data/docs --to milvus://proxy-1:19530,proxy-2:19530/docs")]
 pub struct RollbackArgs {
     /// Folder of the collection, or where it is kept in object storage.
     #[arg(value_name = "COLLECTION|URL")]
@@ -71,10 +77,16 @@ pub struct RollbackArgs {
     /// Leave the documents out that were written since the generation was built; without, they are applied to it.
     #[arg(long)]
     drop_live: bool,
+    /// The Milvus cluster that searches the vectors; its alias goes back, too.
+    #[arg(long, value_name = "milvus://HOST:PORT[,..]/NAME")]
+    to: Option<Address>,
 }
 
 pub fn run(args: PublishArgs, output: &Output) -> anyhow::Result<()> {
     if let Some(location) = storage::location(&args.collection)? {
+        if args.milvus.is_given() {
+            return Err(to_milvus::refuse_elsewhere(&args.collection));
+        }
         return publish_there(&location, &args, output);
     }
     let collection = open(&args.collection)?;
@@ -82,6 +94,7 @@ pub fn run(args: PublishArgs, output: &Output) -> anyhow::Result<()> {
     // Held from here on, so that what is compared is what is replaced.
     let writer = collection.writer("trawl index publish")?;
     let id = generation(&collection, args.generation)?;
+    let mut filled = args.milvus.fill(&collection.generation(&id)?, output)?;
     let report = publish(
         &writer,
         &id,
@@ -91,9 +104,16 @@ pub fn run(args: PublishArgs, output: &Output) -> anyhow::Result<()> {
         &args.model,
         output,
     )?;
-    let shown = json!({ "generation": id, "alias": alias, "gate": report });
+    if let Some(filled) = &mut filled {
+        filled.switch()?;
+    }
+    let mut shown = json!({ "generation": id, "alias": alias, "gate": report });
+    if let Some(filled) = &filled {
+        shown["milvus"] = filled.json();
+    }
     output.result(&shown, |_| {
         let mut text = report.as_ref().map(gate::show).unwrap_or_default();
+        text += &filled.as_ref().map(Filled::show).unwrap_or_default();
         text += &format!("generation {id} is {alias}");
         text
     })
@@ -268,6 +288,9 @@ pub fn roll_back(args: &RollbackArgs, output: &Output) -> anyhow::Result<()> {
             let text = "a collection in object storage has no documents written since";
             return Err(Failure::usage(text).into());
         }
+        Some(_) if args.to.is_some() => {
+            return Err(to_milvus::refuse_elsewhere(&args.collection));
+        }
         Some(location) => {
             let objects = storage::open(&location)?;
             let before = objects.aliases().with_context(failed)?.now.remove(&alias);
@@ -277,7 +300,17 @@ pub fn roll_back(args: &RollbackArgs, output: &Output) -> anyhow::Result<()> {
             let collection = open(&args.collection)?;
             let before = collection.aliases()?.remove(&alias);
             let writer = collection.writer("trawl index rollback")?;
+            let holder = match (&args.to, collection.previous()?.get(&alias)) {
+                (Some(address), Some(id)) => {
+                    let generation = collection.generation(id)?;
+                    Some((to_milvus::holder(address, &generation)?, generation))
+                }
+                _ => None,
+            };
             let id = writer.rollback(&alias).with_context(failed)?;
+            if let Some((milvus, generation)) = holder {
+                to_milvus::switch(&milvus, &generation)?;
+            }
             if args.drop_live {
                 set(&writer, &alias, &id, true)?;
             }

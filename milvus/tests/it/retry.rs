@@ -1,0 +1,93 @@
+use std::time::{Duration, Instant};
+
+use milvus::MilvusError;
+use testkit::{GrpcReply, GrpcServer};
+
+use crate::{cluster, golden, proxy, search};
+
+/// Long enough for a proxy on this machine, and waited for only where one is silent.
+const TIMEOUT: Duration = Duration::from_secs(2);
+
+fn asked(proxies: &[&GrpcServer]) -> Vec<usize> {
+    proxies.iter().map(|proxy| proxy.asked().len()).collect()
+}
+
+#[test]
+fn another_proxy_answers_for_one_that_does_not() {
+    for failing in [
+        GrpcReply::Status("14"),
+        GrpcReply::Silence,
+        GrpcReply::Message(vec![0xff]),
+    ] {
+        let (bad, good) = (proxy(failing), proxy(GrpcReply::Message(golden("found"))));
+        let found = search(&cluster(&[&bad, &good], TIMEOUT), None);
+        assert_eq!(found.unwrap().len(), 2);
+        assert_eq!(asked(&[&bad, &good]), [1, 1]);
+    }
+}
+
+#[test]
+fn a_call_is_made_twice_at_most() {
+    let proxies = [(); 3].map(|()| proxy(GrpcReply::Status("14")));
+    let [first, second, third] = &proxies;
+    let error = search(&cluster(&[first, second, third], TIMEOUT), None).unwrap_err();
+    let MilvusError::Unavailable { tried, .. } = &error else {
+        panic!("{error}");
+    };
+    assert!(tried[0].starts_with(&first.address.to_string()), "{error}");
+    assert!(tried[1].starts_with(&second.address.to_string()), "{error}");
+    assert_eq!(asked(&[first, second, third]), [1, 1, 0]);
+}
+
+#[test]
+fn a_proxy_that_is_alone_is_asked_again() {
+    let proxy = proxy(GrpcReply::Status("14"));
+    search(&cluster(&[&proxy], TIMEOUT), None).unwrap_err();
+    assert_eq!(asked(&[&proxy]), [2]);
+}
+
+#[test]
+fn what_the_cluster_refuses_is_not_asked_again() {
+    for reply in [
+        GrpcReply::Message(golden("refused")),
+        GrpcReply::Status("16"),
+    ] {
+        let proxies = [proxy(reply.clone()), proxy(reply)];
+        let cluster = cluster(&[&proxies[0], &proxies[1]], TIMEOUT);
+        let error = cluster.n_rows("docs_1").unwrap_err();
+        assert!(matches!(error, MilvusError::Refused { .. }), "{error}");
+        assert_eq!(asked(&[&proxies[0], &proxies[1]]), [1, 0]);
+    }
+}
+
+#[test]
+fn rows_are_imported_once() {
+    let proxy = proxy(GrpcReply::Status("14"));
+    let error = cluster(&[&proxy], TIMEOUT)
+        .import("docs_1", Vec::new())
+        .unwrap_err();
+    assert!(matches!(error, MilvusError::Unavailable { .. }), "{error}");
+    assert_eq!(asked(&[&proxy]), [1]);
+}
+
+#[test]
+fn a_search_ends_with_the_time_of_its_caller() {
+    let proxy = proxy(GrpcReply::Silence);
+    let deadline = Some(Instant::now() + Duration::from_millis(20));
+    let error = search(&cluster(&[&proxy], Duration::from_secs(3600)), deadline).unwrap_err();
+    assert!(
+        matches!(error, MilvusError::DeadlineExceeded { .. }),
+        "{error}"
+    );
+}
+
+#[test]
+fn proxies_that_failed_often_are_left_alone() {
+    let proxy = proxy(GrpcReply::Status("14"));
+    let cluster = cluster(&[&proxy], TIMEOUT);
+    for _ in 0..20 {
+        search(&cluster, None).unwrap_err();
+    }
+    let n_asked = proxy.asked().len();
+    assert!(n_asked < 40, "{n_asked} of 40 attempts were made");
+}

@@ -66,7 +66,7 @@ cluster NAME TRAWL="target/debug/trawl":
 milvus-cluster *ARGS:
     tests/milvus/cluster {{ARGS}}
 
-# Serving on such a cluster: publishing, filters, aliases that change and query nodes that are killed under load (4 minutes; needs `TRAWL_DATA`)
+# Serving on such a cluster: publishing, filters, aliases that change, proxies and query nodes that are killed under load (4 minutes; needs `TRAWL_DATA`)
 milvus TRAWL="target/debug/trawl":
     cargo build --workspace --bin trawl
     tests/milvus/run {{TRAWL}}

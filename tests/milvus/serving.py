@@ -263,6 +263,12 @@ class Serving(unittest.TestCase):
         before = {text: results(text) for text in texts}
         with Load(found, texts) as load:
             time.sleep(3)
+            self.cluster.kill("proxy-1")
+            time.sleep(10)
+        self.check_load("proxy killed", load, {second})
+
+        with Load(found, texts) as load:
+            time.sleep(3)
             self.cluster.kill("querynode-0")
             time.sleep(40)
         self.check_load("query node killed", load, {second})

@@ -1,8 +1,9 @@
-//! What the encoder and the index need of the machine: CPU features, threads, memory.
+//! What the encoder and the index need of the machine: CPU features, threads, memory, accelerators.
 //!
 //! [`Simd`] chooses the widest vector instructions once; [`simd_function!`] compiles one body for each of them.
 //! Invariant: nothing here reads flags or environment variables.
 
+pub mod accelerator;
 #[cfg(target_arch = "x86_64")]
 mod amx;
 mod bandwidth;

@@ -1,0 +1,311 @@
+//! A device: its memory, its one stream, its kernels.
+
+use std::collections::HashMap;
+use std::ffi::c_void;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use cudarc::cublaslt::result::CublasError;
+use cudarc::driver::sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+use cudarc::driver::sys::{CUdevice_attribute as Attribute, cuDriverGetVersion};
+use cudarc::driver::{
+    CudaContext, CudaFunction, CudaStream, DriverError, result, sys as driver_sys,
+};
+use cudarc::{cublaslt, nvrtc};
+
+use super::kernels::Compiler;
+use super::product::{ProductError, Products};
+use super::{CudaDevice, CudaInfo, KernelCache};
+use crate::accelerator::{
+    Accelerator, AcceleratorError, DeviceInfo, Launch, Module, Product, SharedAccelerator,
+};
+
+/// Shared memory that a launch may have without being asked for more.
+const ORDINARY_SHARED_BYTES: u32 = 48 * 1024;
+
+pub(super) fn info() -> Result<CudaInfo, AcceleratorError> {
+    let n_devices = n_devices()?;
+    let mut version = 0;
+    // SAFETY: the driver is there, and writes one number.
+    unsafe { cuDriverGetVersion(&mut version) }
+        .result()
+        .map_err(|error| not_available(describe(error)))?;
+    let devices = (0..n_devices).map(|number| {
+        let context = context(number)?;
+        let describe = |error| failed(&name(number), "asking for its properties", error);
+        let (major, minor) = context.compute_capability().map_err(describe)?;
+        let (free, _) = context.mem_get_info().map_err(describe)?;
+        Ok(CudaDevice {
+            info: device_info(number, &context).map_err(describe)?,
+            compute_capability: format!("{major}.{minor}"),
+            free_bytes: free as u64,
+        })
+    });
+    Ok(CudaInfo {
+        driver: format!("{}.{}", version / 1000, version % 1000 / 10),
+        devices: devices.collect::<Result<_, _>>()?,
+        missing: missing(),
+    })
+}
+
+pub(super) fn open(
+    number: usize,
+    cache: &KernelCache,
+) -> Result<SharedAccelerator, AcceleratorError> {
+    let n_devices = n_devices()?;
+    if number >= n_devices {
+        return Err(not_available(format!(
+            "there is no device {number} ({n_devices} found)"
+        )));
+    }
+    if let [library, ..] = missing()[..] {
+        return Err(not_available(format!("{library} is not found")));
+    }
+    let context = context(number)?;
+    let describe = |error| failed(&name(number), "opening it", error);
+    let info = device_info(number, &context).map_err(describe)?;
+    let (major, minor) = context.compute_capability().map_err(describe)?;
+    let stream = context.new_stream().map_err(describe)?;
+    Ok(Arc::new(Cuda {
+        compiler: Compiler::new(cache, (major, minor)),
+        products: Products::new(&stream).map_err(|error| product_failed(&info.name, error))?,
+        kernels: Mutex::default(),
+        info,
+        stream,
+        context,
+    }))
+}
+
+/// The libraries besides the driver that are not there.
+fn missing() -> Vec<&'static str> {
+    // SAFETY: looking for a library runs its constructors, which are NVIDIA's.
+    let (compiler, products) = unsafe {
+        (
+            nvrtc::sys::is_culib_present(),
+            cublaslt::sys::is_culib_present(),
+        )
+    };
+    let libraries = [
+        (compiler, "libnvrtc (the compiler of kernels)"),
+        (products, "libcublasLt (matrix products)"),
+    ];
+    let missing = libraries.into_iter().filter(|(is_there, _)| !is_there);
+    missing.map(|(_, name)| name).collect()
+}
+
+fn n_devices() -> Result<usize, AcceleratorError> {
+    // SAFETY: as in `missing`.
+    if !unsafe { driver_sys::is_culib_present() } {
+        return Err(not_available(
+            "NVIDIA's driver (libcuda) is not found".to_owned(),
+        ));
+    }
+    let n = result::init()
+        .and_then(|()| CudaContext::device_count())
+        .map_err(|error| not_available(describe(error)))?;
+    match usize::try_from(n) {
+        Ok(n) if n > 0 => Ok(n),
+        _ => Err(not_available("the driver finds no device".to_owned())),
+    }
+}
+
+fn context(number: usize) -> Result<Arc<CudaContext>, AcceleratorError> {
+    CudaContext::new(number).map_err(|error| failed(&name(number), "opening it", error))
+}
+
+fn name(number: usize) -> String {
+    format!("cuda:{number}")
+}
+
+fn device_info(number: usize, context: &CudaContext) -> Result<DeviceInfo, DriverError> {
+    let n_multiprocessors =
+        context.attribute(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?;
+    Ok(DeviceInfo {
+        name: name(number),
+        model: context.name()?,
+        total_bytes: context.total_mem()? as u64,
+        n_multiprocessors: n_multiprocessors.cast_unsigned(),
+    })
+}
+
+/// The driver's name of an error, and what it says about it.
+fn describe(error: DriverError) -> String {
+    let text = |text: Result<&std::ffi::CStr, DriverError>| {
+        text.map_or_else(
+            |_| String::new(),
+            |text| text.to_string_lossy().into_owned(),
+        )
+    };
+    format!(
+        "{}: {}",
+        text(error.error_name()),
+        text(error.error_string())
+    )
+}
+
+fn not_available(reason: String) -> AcceleratorError {
+    AcceleratorError::NotAvailable { reason }
+}
+
+fn failed(device: &str, what: &str, error: DriverError) -> AcceleratorError {
+    AcceleratorError::Failed {
+        device: device.to_owned(),
+        what: what.to_owned(),
+        reason: describe(error),
+    }
+}
+
+fn product_failed(device: &str, error: ProductError) -> AcceleratorError {
+    const WHAT: &str = "a matrix product";
+    match error {
+        ProductError::Driver(error) => failed(device, WHAT, error),
+        ProductError::Library(CublasError(status)) => AcceleratorError::Failed {
+            device: device.to_owned(),
+            what: WHAT.to_owned(),
+            reason: format!("{status:?}"),
+        },
+    }
+}
+
+struct Cuda {
+    info: DeviceInfo,
+    compiler: Compiler,
+    products: Products,
+    /// By name.
+    kernels: Mutex<HashMap<&'static str, CudaFunction>>,
+    /// All work is queued here, in order.
+    stream: Arc<CudaStream>,
+    context: Arc<CudaContext>,
+}
+
+impl Cuda {
+    /// Does something with the context made current, which it must be in every thread that talks to the driver.
+    fn with<T>(
+        &self,
+        what: &str,
+        work: impl FnOnce(driver_sys::CUstream) -> Result<T, DriverError>,
+    ) -> Result<T, AcceleratorError> {
+        let done = self.context.bind_to_thread();
+        done.and_then(|()| work(self.stream.cu_stream()))
+            .map_err(|error| failed(&self.info.name, what, error))
+    }
+}
+
+impl Accelerator for Cuda {
+    fn info(&self) -> &DeviceInfo {
+        &self.info
+    }
+
+    fn free_bytes(&self) -> Result<u64, AcceleratorError> {
+        self.with("asking for free memory", |_| {
+            // What was freed is only back after the work before it.
+            self.stream.synchronize()?;
+            result::mem_get_info().map(|(free, _)| free as u64)
+        })
+    }
+
+    fn load(&self, module: &'static Module) -> Result<(), AcceleratorError> {
+        let mut kernels = self.kernels.lock().unwrap_or_else(PoisonError::into_inner);
+        if module.kernels.iter().all(|name| kernels.contains_key(name)) {
+            return Ok(());
+        }
+        let ptx = self.compiler.compile(&self.info.name, module)?;
+        let failed = |error| failed(&self.info.name, "loading kernels", error);
+        let loaded = self.context.load_module(ptx).map_err(failed)?;
+        for name in module.kernels {
+            kernels.insert(name, loaded.load_function(name).map_err(failed)?);
+        }
+        Ok(())
+    }
+
+    fn allocate(&self, n_bytes: usize) -> Result<u64, AcceleratorError> {
+        // SAFETY: the memory is only reached through the methods here, which queue on the same stream.
+        let allocated = self.with("allocating memory", |stream| unsafe {
+            result::malloc_async(stream, n_bytes)
+        });
+        allocated.map_err(|error| match self.free_bytes() {
+            Ok(free) if free < n_bytes as u64 => AcceleratorError::OutOfMemory {
+                device: self.info.name.clone(),
+                needed: n_bytes as u64,
+                free,
+                total: self.info.total_bytes,
+            },
+            _ => error,
+        })
+    }
+
+    unsafe fn free(&self, address: u64) {
+        // An error here is one of work that was queued before, and the next call reports it.
+        // SAFETY: the caller's.
+        let _ = self.with("freeing memory", |stream| unsafe {
+            result::free_async(address, stream)
+        });
+    }
+
+    unsafe fn upload(&self, bytes: &[u8], to: u64) -> Result<(), AcceleratorError> {
+        // The driver has copied pageable memory when the call returns.
+        // SAFETY: the caller's.
+        self.with("copying to the device", |stream| unsafe {
+            result::memcpy_htod_async(to, bytes, stream)
+        })
+    }
+
+    unsafe fn download(&self, from: u64, bytes: &mut [u8]) -> Result<(), AcceleratorError> {
+        self.with("copying from the device", |stream| {
+            // SAFETY: the caller's; the bytes are borrowed until the copy is done.
+            unsafe { result::memcpy_dtoh_async(bytes, from, stream)? };
+            self.stream.synchronize()
+        })
+    }
+
+    unsafe fn clear(&self, at: u64, n_bytes: usize) -> Result<(), AcceleratorError> {
+        // SAFETY: the caller's.
+        self.with("clearing memory", |stream| unsafe {
+            result::memset_d8_async(at, 0, n_bytes, stream)
+        })
+    }
+
+    unsafe fn launch(&self, launch: &Launch<'_>) -> Result<(), AcceleratorError> {
+        let function = {
+            let kernels = self.kernels.lock().unwrap_or_else(PoisonError::into_inner);
+            let function = kernels.get(launch.kernel);
+            function.expect("the kernel's module was loaded").clone()
+        };
+        let mut arguments: Vec<*mut c_void> = launch
+            .arguments
+            .iter()
+            .map(|argument| argument.pointer())
+            .collect();
+        self.with(launch.kernel, |stream| {
+            if launch.shared_bytes > ORDINARY_SHARED_BYTES {
+                function.set_attribute(
+                    CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES,
+                    launch.shared_bytes.cast_signed(),
+                )?;
+            }
+            // SAFETY: the caller's; the arguments are copied by the call.
+            unsafe {
+                result::launch_kernel(
+                    function.cu_function(),
+                    (launch.grid.0, launch.grid.1, 1),
+                    (launch.threads, 1, 1),
+                    launch.shared_bytes,
+                    stream,
+                    &mut arguments,
+                )
+            }
+        })
+    }
+
+    unsafe fn multiply(
+        &self,
+        product: &Product,
+        a: u64,
+        b: u64,
+        c: u64,
+    ) -> Result<(), AcceleratorError> {
+        self.with("making a context current", |_| Ok(()))?;
+        // SAFETY: the caller's.
+        let queued = unsafe { self.products.multiply(product, a, b, c) };
+        queued.map_err(|error| product_failed(&self.info.name, error))
+    }
+}

@@ -1,0 +1,91 @@
+//! Compiles kernels at run time, once for a machine.
+
+use std::ffi::{CString, c_char};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use cudarc::nvrtc::{Ptx, result};
+use xxhash_rust::xxh3::xxh3_64;
+
+use super::KernelCache;
+use crate::accelerator::{AcceleratorError, Module, PRELUDE};
+
+pub(super) struct Compiler {
+    folder: Option<PathBuf>,
+    /// As in `compute_90`.
+    architecture: String,
+}
+
+impl Compiler {
+    pub fn new(cache: &KernelCache, (major, minor): (i32, i32)) -> Self {
+        Self {
+            folder: cache.folder.clone(),
+            architecture: format!("compute_{major}{minor}"),
+        }
+    }
+
+    /// The module for this device, from the cache if it was compiled before. A cache that cannot be written costs time and nothing else.
+    pub fn compile(&self, device: &str, module: &'static Module) -> Result<Ptx, AcceleratorError> {
+        let source = format!("{PRELUDE}\n{}", module.source);
+        let cached = self.folder.as_ref().map(|folder| {
+            let hash = xxh3_64(source.as_bytes());
+            folder.join(format!(
+                "{}-{hash:016x}-{}.ptx",
+                module.name, self.architecture
+            ))
+        });
+        if let Some(ptx) = cached
+            .as_ref()
+            .and_then(|path| fs::read_to_string(path).ok())
+        {
+            return Ok(Ptx::from_src(ptx));
+        }
+        let ptx = self.run(&source).map_err(|log| AcceleratorError::Compile {
+            device: device.to_owned(),
+            module: module.name,
+            log,
+        })?;
+        if let Some(path) = cached {
+            let _ = write(&path, &ptx);
+        }
+        Ok(Ptx::from_src(ptx))
+    }
+
+    /// Returns the code, or what the compiler said.
+    fn run(&self, source: &str) -> Result<String, String> {
+        let source = CString::new(source).map_err(|error| error.to_string())?;
+        let program = result::create_program(&source, None).map_err(|error| error.to_string())?;
+        let options = [
+            format!("--gpu-architecture={}", self.architecture),
+            "--std=c++17".to_owned(),
+        ];
+        // SAFETY: the program is there until it is destroyed at the end, and is used by this thread only.
+        unsafe {
+            let compiled = result::compile_program(program, &options)
+                .and_then(|()| result::get_ptx(program))
+                .map_err(|error| {
+                    let log = result::get_program_log(program).map(text);
+                    log.unwrap_or_else(|_| error.to_string())
+                });
+            let _ = result::destroy_program(program);
+            compiled.map(text)
+        }
+    }
+}
+
+/// The text before the zero that ends it.
+fn text(characters: Vec<c_char>) -> String {
+    let bytes = characters.into_iter().map(|character| character as u8);
+    let bytes: Vec<u8> = bytes.take_while(|&byte| byte != 0).collect();
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+/// Writes the file whole or not at all: other processes read it.
+fn write(path: &Path, ptx: &str) -> std::io::Result<()> {
+    if let Some(folder) = path.parent() {
+        fs::create_dir_all(folder)?;
+    }
+    let unfinished = path.with_extension(format!("{}.tmp", std::process::id()));
+    fs::write(&unfinished, ptx)?;
+    fs::rename(&unfinished, path)
+}

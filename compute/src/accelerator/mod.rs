@@ -1,0 +1,169 @@
+//! Devices that run kernels: what the kernels of `index` and `encoder` need of a GPU, and no more.
+//!
+//! The interface is as narrow as CUDA's driver: memory, copies, launches, one matrix product. That makes it possible to run
+//! kernels and their host code without a GPU: `tests/emulated-gpu` compiles the same sources as C++ for the host.
+//! [`cuda`] is the real thing.
+
+mod arguments;
+mod buffer;
+pub mod cuda;
+mod error;
+
+use std::sync::Arc;
+
+pub use arguments::{Argument, Launch};
+pub use buffer::Buffer;
+pub use error::AcceleratorError;
+
+/// What kernel sources begin with: names that they share, and how they are spelt for CUDA and for the host.
+pub const PRELUDE: &str = include_str!("prelude.cuh");
+
+/// The sources of some kernels.
+#[derive(Debug)]
+pub struct Module {
+    /// What messages call it.
+    pub name: &'static str,
+    /// CUDA C++ that needs [`PRELUDE`] before it and no other header.
+    pub source: &'static str,
+    /// The kernels that the host launches.
+    pub kernels: &'static [&'static str],
+}
+
+/// What a device is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeviceInfo {
+    /// As in `cuda:0`.
+    pub name: String,
+    /// As its maker calls it.
+    pub model: String,
+    /// Bytes of its memory.
+    pub total_bytes: u64,
+    /// Multiprocessors, each of which runs some blocks at once.
+    pub n_multiprocessors: u32,
+}
+
+/// The type of the values of a matrix.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum MatrixType {
+    /// `float`
+    F32,
+    /// `half`
+    F16,
+    /// `bfloat16`
+    Bf16,
+}
+
+impl MatrixType {
+    /// Bytes of a value.
+    #[must_use]
+    pub fn bytes(self) -> usize {
+        match self {
+            Self::F32 => 4,
+            Self::F16 | Self::Bf16 => 2,
+        }
+    }
+}
+
+/// `C = A·Bᵀ`, summed in `f32`: `A` is (m, k), `B` is (n, k), `C` is (m, n), all row-major and without gaps.
+///
+/// That is the product of activations with the weights of a linear layer, and of queries with rows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Product {
+    /// Rows of `A` and of `C`.
+    pub m: usize,
+    /// Rows of `B`, columns of `C`.
+    pub n: usize,
+    /// Columns of `A` and of `B`.
+    pub k: usize,
+    /// Type of `A` and `B`.
+    pub operands: MatrixType,
+    /// Type of `C`: that of the operands, or `f32`.
+    pub result: MatrixType,
+}
+
+/// A device. Work is queued and done in order; [`Accelerator::download`] waits for all of it.
+///
+/// Its memory is addressed by numbers, as in CUDA. [`Buffer`] owns some of it; the methods here are for its implementation.
+pub trait Accelerator: Send + Sync {
+    /// What it is.
+    fn info(&self) -> &DeviceInfo;
+
+    /// Bytes of memory that could be allocated now.
+    ///
+    /// # Errors
+    /// [`AcceleratorError::Failed`].
+    fn free_bytes(&self) -> Result<u64, AcceleratorError>;
+
+    /// Makes kernels known, compiling them where they are not yet.
+    ///
+    /// # Errors
+    /// [`AcceleratorError::Compile`] has the compiler's log.
+    fn load(&self, module: &'static Module) -> Result<(), AcceleratorError>;
+
+    /// Memory of undefined content.
+    ///
+    /// # Errors
+    /// [`AcceleratorError::OutOfMemory`].
+    fn allocate(&self, n_bytes: usize) -> Result<u64, AcceleratorError>;
+
+    /// Gives memory back once the work queued so far is done.
+    ///
+    /// # Safety
+    /// `address` is from [`Self::allocate`] and is not used after this.
+    unsafe fn free(&self, address: u64);
+
+    /// Copies to the device. The bytes may be changed when this returns.
+    ///
+    /// # Safety
+    /// So many bytes are allocated at `to`.
+    ///
+    /// # Errors
+    /// [`AcceleratorError::Failed`].
+    unsafe fn upload(&self, bytes: &[u8], to: u64) -> Result<(), AcceleratorError>;
+
+    /// Waits for all work and copies from the device.
+    ///
+    /// # Safety
+    /// So many bytes are allocated at `from`.
+    ///
+    /// # Errors
+    /// [`AcceleratorError::Failed`], also for work queued before.
+    unsafe fn download(&self, from: u64, bytes: &mut [u8]) -> Result<(), AcceleratorError>;
+
+    /// Sets bytes to zero.
+    ///
+    /// # Safety
+    /// So many bytes are allocated at `at`.
+    ///
+    /// # Errors
+    /// [`AcceleratorError::Failed`].
+    unsafe fn clear(&self, at: u64, n_bytes: usize) -> Result<(), AcceleratorError>;
+
+    /// Queues a kernel of a loaded module.
+    ///
+    /// # Safety
+    /// The arguments are those of the kernel, in number, type and order, and what they point to is allocated and as large as the
+    /// kernel expects.
+    ///
+    /// # Errors
+    /// [`AcceleratorError::Failed`]; what goes wrong in the kernel itself is reported by a later call.
+    unsafe fn launch(&self, launch: &Launch<'_>) -> Result<(), AcceleratorError>;
+
+    /// Queues a matrix product.
+    ///
+    /// # Safety
+    /// The matrices are allocated at these addresses, which are multiples of 16, and `c` overlaps neither of the others.
+    ///
+    /// # Errors
+    /// [`AcceleratorError::Failed`].
+    unsafe fn multiply(
+        &self,
+        product: &Product,
+        a: u64,
+        b: u64,
+        c: u64,
+    ) -> Result<(), AcceleratorError>;
+}
+
+/// Devices that may be shared by an index, an encoder and a reranker.
+pub type SharedAccelerator = Arc<dyn Accelerator>;

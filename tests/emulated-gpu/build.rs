@@ -1,0 +1,42 @@
+//! Compiles the kernels' sources as C++.
+
+use std::fmt::Write;
+use std::path::PathBuf;
+use std::{env, fs};
+
+/// Every source of kernels, and its namespace.
+const SOURCES: [(&str, &str); 1] = [("search", "index/src/accelerated/search.cu")];
+
+fn main() {
+    let root = PathBuf::from(env::var("CARGO_MANIFEST_DIR").expect("cargo sets it")).join("../..");
+    let mut all = String::from("#include \"emulated.cpp\"\n");
+    let prelude = root.join("compute/src/accelerator/prelude.cuh");
+    writeln!(all, "#include {:?}", prelude.display().to_string()).expect("a string grows");
+    println!("cargo::rerun-if-changed={}", prelude.display());
+    for (namespace, path) in SOURCES {
+        let path = root.join(path);
+        let shown = path.display();
+        writeln!(
+            all,
+            "namespace {namespace} {{\n#include {:?}\n}}",
+            shown.to_string()
+        )
+        .expect("a string grows");
+        println!("cargo::rerun-if-changed={shown}");
+    }
+    println!("cargo::rerun-if-changed=src/emulated.cpp");
+    println!("cargo::rerun-if-changed=src/host.h");
+    let source = PathBuf::from(env::var("OUT_DIR").expect("cargo sets it")).join("kernels.cpp");
+    fs::write(&source, all).expect("the build folder can be written");
+    cc::Build::new()
+        .cpp(true)
+        .std("c++17")
+        .opt_level(2)
+        // A device rounds each operation, unless the kernel says otherwise.
+        .flag("-ffp-contract=off")
+        .flag("-Wno-unknown-pragmas")
+        .flag_if_supported("-Wno-clobbered")
+        .include("src")
+        .file(source)
+        .compile("kernels");
+}

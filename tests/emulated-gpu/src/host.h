@@ -1,0 +1,141 @@
+// The host's spelling of what kernels use: blocks one after the other, the threads of a block as fibers that take turns at barriers.
+//
+// A block runs on one thread of the host. Its fibers run until they meet a barrier, of their warp or of the block; when all have
+// arrived, or ended, they go on. Kernels that would deadlock on a device end the process with a message.
+
+#pragma once
+#define TRAWL_HOST 1
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+
+struct Index3 {
+    unsigned x, y, z;
+};
+
+namespace emulated {
+extern thread_local Index3 thread_index, block_index, block_size, grid_size;
+extern thread_local unsigned char* shared_memory;
+void block_barrier();
+// Meets the other lanes of the warp, gives them 8 bytes, and returns theirs by lane.
+const uint64_t* warp_exchange(uint64_t value);
+struct Kernel {
+    Kernel(const char* name, void (*run)(void**));
+};
+template <auto Function>
+struct Call;
+template <class... A, void (*Function)(A...)>
+struct Call<Function> {
+    template <unsigned... I>
+    struct Numbers {};
+    template <unsigned N, unsigned... I>
+    struct Make : Make<N - 1, N - 1, I...> {};
+    template <unsigned... I>
+    struct Make<0, I...> {
+        typedef Numbers<I...> Type;
+    };
+    template <unsigned... I>
+    static void with(void** arguments, Numbers<I...>) {
+        Function(*(typename std::remove_const<A>::type*)arguments[I]...);
+    }
+    static void run(void** arguments) { with(arguments, typename Make<sizeof...(A)>::Type()); }
+};
+}  // namespace emulated
+
+#define threadIdx emulated::thread_index
+#define blockIdx emulated::block_index
+#define blockDim emulated::block_size
+#define gridDim emulated::grid_size
+
+#define KERNEL(name, ...)                                                          \
+    static void name(__VA_ARGS__);                                                 \
+    static emulated::Kernel kernel_##name(#name, &emulated::Call<&name>::run);     \
+    static void name(__VA_ARGS__)
+#define DEVICE static inline
+#define SHARED(type, name) type* const name = (type*)emulated::shared_memory
+#define __shared__ static thread_local
+
+inline void __syncthreads() { emulated::block_barrier(); }
+inline void __syncwarp() { emulated::warp_exchange(0); }
+
+template <class T>
+inline T __shfl_xor_sync(unsigned, T value, unsigned lanes) {
+    uint64_t bits = 0;
+    std::memcpy(&bits, &value, sizeof value);
+    const uint64_t other = emulated::warp_exchange(bits)[(threadIdx.x % 32) ^ lanes];
+    std::memcpy(&value, &other, sizeof value);
+    return value;
+}
+
+template <class T>
+inline T __shfl_sync(unsigned, T value, unsigned lane) {
+    uint64_t bits = 0;
+    std::memcpy(&bits, &value, sizeof value);
+    const uint64_t other = emulated::warp_exchange(bits)[lane % 32];
+    std::memcpy(&value, &other, sizeof value);
+    return value;
+}
+
+inline unsigned __ballot_sync(unsigned, int predicate) {
+    const uint64_t* lanes = emulated::warp_exchange(predicate != 0);
+    unsigned ballot = 0;
+    for (unsigned lane = 0; lane < 32; lane++) ballot |= (unsigned)lanes[lane] << lane;
+    return ballot;
+}
+
+inline int __popc(unsigned bits) { return __builtin_popcount(bits); }
+
+inline unsigned atomicAdd(unsigned* at, unsigned n) {
+    const unsigned before = *at;
+    *at += n;
+    return before;
+}
+
+inline float __uint_as_float(unsigned bits) {
+    float value;
+    std::memcpy(&value, &bits, 4);
+    return value;
+}
+inline unsigned __float_as_uint(float value) {
+    unsigned bits;
+    std::memcpy(&bits, &value, 4);
+    return bits;
+}
+
+inline double __dadd_rn(double a, double b) { return a + b; }
+inline double __dmul_rn(double a, double b) { return a * b; }
+inline float __fadd_rn(float a, float b) { return a + b; }
+inline float __fmul_rn(float a, float b) { return a * b; }
+inline float __double2float_rn(double value) { return (float)value; }
+inline float __double2float_rd(double value) {
+    const float rounded = (float)value;
+    return (double)rounded > value ? std::nextafterf(rounded, -INFINITY) : rounded;
+}
+inline float __expf(float x) { return std::exp(x); }
+inline float rsqrtf(float x) { return 1.0f / std::sqrt(x); }
+using std::fabs;
+
+static inline float half_to_float(uint16_t bits) {
+    const unsigned sign = (unsigned)(bits & 0x8000u) << 16, exponent = (bits >> 10) & 31u, fraction = bits & 0x3ffu;
+    if (exponent == 31) return __uint_as_float(sign | 0x7f800000u | fraction << 13);
+    if (exponent != 0) return __uint_as_float(sign | (exponent + 112u) << 23 | fraction << 13);
+    const float small = (float)fraction * 0x1p-24f;
+    return sign ? -small : small;
+}
+
+static inline uint16_t float_to_half(float value) {
+    const unsigned bits = __float_as_uint(value), sign = (bits >> 16) & 0x8000u;
+    const float size = std::fabs(value);
+    if (std::isnan(value)) return (uint16_t)(sign | 0x7fffu);
+    if (size >= 65520.0f) return (uint16_t)(sign | 0x7c00u);
+    if (size < 0x1p-14f) return (uint16_t)(sign | (unsigned)std::nearbyint(size * 0x1p24f));
+    const unsigned rounded = __float_as_uint(size) + 0xfffu + ((bits >> 13) & 1u);
+    return (uint16_t)(sign | ((rounded >> 13) - (112u << 10)));
+}
+
+static inline int dot_u8_s8(unsigned a, unsigned b, int start) {
+    unsigned sum = (unsigned)start;
+    for (int i = 0; i < 32; i += 8) sum += (unsigned)((int)(uint8_t)(a >> i) * (int)(int8_t)(b >> i));
+    return (int)sum;
+}

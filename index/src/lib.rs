@@ -10,8 +10,10 @@
 //! 5. `scan` finds the neighbours: a fast pass over sketches, or over rows in `f32`, then [`score`] for what it cannot rule out.
 //! 6. [`ShardedIndex`] makes many shards answer as one.
 //! 7. [`MemoryRows`] holds rows that are in no shard yet.
-//! 8. `graph` is for more rows than one wants to look at: [`build_graph`] beside a shard, [`GraphIndex`] over both.
+//! 8. `accelerated` does the same on devices that hold all rows.
+//! 9. `graph` is for more rows than one wants to look at: [`build_graph`] beside a shard, [`GraphIndex`] over both.
 
+mod accelerated;
 #[cfg(feature = "hnsw-rs")]
 mod baseline;
 mod components;
@@ -29,6 +31,7 @@ mod shard;
 mod sharded;
 mod sketch;
 
+pub use accelerated::{AcceleratedConfig, AcceleratedIndex, LoadError, MemoryPlan, SEARCH_KERNELS};
 #[cfg(feature = "hnsw-rs")]
 pub use baseline::HnswRsIndex;
 pub use error::{OpenError, RepairError, WriteError};

@@ -3,6 +3,7 @@
 use std::num::NonZeroUsize;
 
 use compute::Simd;
+use compute::accelerator::AcceleratorError;
 
 use crate::{Metric, Neighbor, Plan, metric};
 
@@ -72,6 +73,8 @@ pub struct Capabilities {
 pub enum Device {
     /// The host's processors.
     Cpu,
+    /// GPUs, through CUDA.
+    Cuda,
 }
 
 /// How to search.
@@ -122,6 +125,9 @@ pub enum SearchError {
     /// A query is zero, which has no direction and so no cosine.
     #[error("query {query} is zero, which has no cosine")]
     ZeroQuery { query: usize },
+    /// The device that holds the rows did not answer.
+    #[error(transparent)]
+    Device(#[from] AcceleratorError),
 }
 
 /// Returns the queries as the metric compares them, or the first that cannot be compared.

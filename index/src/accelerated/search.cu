@@ -57,6 +57,9 @@ struct RowsInt8 {
 
 DEVICE bool passes(const u32* filter, u32 row) { return filter == 0 || (filter[row / 32] >> (row % 32)) & 1u; }
 
+// Neither -inf nor what is no number proves anything: both come from overflow.
+DEVICE bool reaches(float value, float limit) { return !(value < limit) || value == -__uint_as_float(0x7f800000u); }
+
 DEVICE void append(u64* keys, u32* counts, u32 capacity, u32 query, u32 row) {
     const u32 slot = atomicAdd(counts + query, 1u);
     if (slot < capacity) keys[(u64)query * capacity + slot] = row;
@@ -124,8 +127,7 @@ DEVICE void scan_rows(const u8* rows, const float* steps, u32 row_bytes, u32 fir
 #pragma unroll
             for (u32 q = 0; q < Q; q++) {
                 const float score = sum_of_warp(sums[r][q]);
-                // One lane each; what is no number is kept.
-                if (lane == (r * Q + q) % WARP && r < n_here && q < n_queries && !(score < limits[q]) &&
+                if (lane == (r * Q + q) % WARP && r < n_here && q < n_queries && reaches(score, limits[q]) &&
                     passes(filter, row + r)) {
                     append(keys, counts, capacity, q, row + r);
                 }
@@ -193,10 +195,7 @@ DEVICE void scan_heads(const u8* heads, u32 block_bytes, u32 codes_at, u32 n_gro
             if (q >= n_queries) break;
             const float product = step * (float)sums[q] - square * queries[q].inverse;
             const float bound = product + rest * queries[q].rest;
-            // Neither -inf nor what is no number proves anything.
-            if (!(bound < limits[q]) || bound == -__uint_as_float(0x7f800000u)) {
-                append(keys, counts, capacity, q, row);
-            }
+            if (reaches(bound, limits[q])) append(keys, counts, capacity, q, row);
         }
     }
 }
@@ -221,7 +220,7 @@ KERNEL(filter_products, const float* products, u32 first, u32 end, const float* 
     for (u32 i = blockIdx.x * blockDim.x + threadIdx.x; i < n_rows; i += gridDim.x * blockDim.x) {
         float product = products[(u64)query * n_rows + i];
         if (half_squares != 0) product -= half_squares[first + i] * scales[query];
-        if (!(product < limit) && passes(filter, first + i)) append(keys, counts, capacity, query, first + i);
+        if (reaches(product, limit) && passes(filter, first + i)) append(keys, counts, capacity, query, first + i);
     }
 }
 
@@ -298,7 +297,8 @@ DEVICE void sort_shared(u64* keys, u32 n) {
 // Merges the candidates of each query into its `k` best, which are sorted and 0 where there are none yet; then there are no candidates,
 // and the limit is that of the k-th best. A block takes a query. `k` is at most SELECTED / 2.
 #define SELECTED 2048u
-KERNEL(keep_best, u64* keys, u32* counts, u32 capacity, u64* best, u32 k, const LimitRule* rules, float* limits) {
+KERNEL(keep_best, u64* keys, u32* counts, u32 capacity, u64* best, u32 k, const LimitRule* rules, float* limits,
+       u64* n_rescored) {
     SHARED(u64, kept);  // SELECTED
     __shared__ u32 n_kept;
     const u32 query = blockIdx.x;
@@ -330,6 +330,7 @@ KERNEL(keep_best, u64* keys, u32* counts, u32 capacity, u64* best, u32 k, const 
     __syncthreads();
     if (threadIdx.x == 0) {
         counts[query] = 0;
+        n_rescored[query] += n;
         const u64 worst = own_best[k - 1];
         float limit = -__uint_as_float(0x7f800000u);
         if (worst != 0) {

@@ -21,7 +21,7 @@ use std::sync::{Mutex, PoisonError};
 use compute::Simd;
 use rayon::prelude::*;
 
-pub(crate) use rows::upper_norm;
+pub(crate) use rows::{gamma, upper_norm};
 
 use crate::metric::score_with;
 use crate::neighbor::{Neighbor, TopK};

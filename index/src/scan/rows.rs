@@ -168,7 +168,7 @@ fn skip_limit(metric: Metric, width: usize, norms: f64, threshold: f32) -> f32 {
 }
 
 /// `γₘ`, the relative error bound of `m` roundings in `f32`.
-fn gamma(m: f64) -> f64 {
+pub(crate) fn gamma(m: f64) -> f64 {
     let u = f64::from(f32::EPSILON) / 2.0;
     m * u / (1.0 - m * u)
 }

@@ -5,6 +5,7 @@ use compute::{Simd, simd_function};
 use super::projection::{Projected, ROUNDING};
 use super::{Bounds, Sketches};
 use crate::Metric;
+use crate::accelerated::LimitRule;
 use crate::metric::norm;
 
 /// Where `g` is beyond this the bound rules nothing out, and the sum of integers could overflow.
@@ -142,6 +143,21 @@ impl QuerySketch {
         };
         let limit = product / self.scale;
         down(limit - 1e-44 - limit.abs() * ROUNDING).min(f32::MAX)
+    }
+
+    /// [`Self::limit`] for a device; what is not a score is for the device to treat likewise.
+    pub fn limit_rule(&self) -> LimitRule {
+        let (shift, factor) = match self.metric {
+            Metric::InnerProduct | Metric::Cosine => (0.0, 1.0),
+            Metric::L2 => (self.squared_norm, 0.5),
+        };
+        LimitRule {
+            relative: f64::from(f32::EPSILON),
+            absolute: 1e-44,
+            shift,
+            factor: factor / self.scale,
+            slack: 2.0 * ROUNDING, // the factor is rounded, too
+        }
     }
 
     /// The score that a bound stands for: no row with the bound has a higher one.

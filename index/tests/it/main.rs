@@ -1,6 +1,7 @@
 //! One integration binary: exact search against brute force, graphs against exact search, and files that are not what they should be.
 #![expect(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
+mod accelerated;
 mod files;
 mod graph;
 mod hostile;

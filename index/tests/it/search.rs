@@ -12,7 +12,7 @@ use crate::{METRICS, Random, write_shards};
 
 /// How the vectors of a test are made: each kind aims at one thing that can go wrong.
 #[derive(Clone, Copy, Debug)]
-enum Kind {
+pub enum Kind {
     /// Nothing in particular.
     Random,
     /// Four distinct vectors, so that nearly everything ties.
@@ -32,7 +32,13 @@ enum Kind {
 }
 
 impl Kind {
-    fn vectors(self, random: &mut Random, n: usize, width: usize, allow_zero: bool) -> Vec<f32> {
+    pub fn vectors(
+        self,
+        random: &mut Random,
+        n: usize,
+        width: usize,
+        allow_zero: bool,
+    ) -> Vec<f32> {
         let base: Vec<f32> = (0..4 * width).map(|_| random.uniform()).collect();
         let mut vectors = Vec::with_capacity(n * width);
         let plane: [[f32; 4]; 2] =
@@ -72,7 +78,7 @@ impl Kind {
     }
 }
 
-fn kinds() -> impl Strategy<Value = Kind> {
+pub fn kinds() -> impl Strategy<Value = Kind> {
     use Kind::{AllScales, Duplicates, Flat, Huge, NearDuplicates, Random, Sparse, Tiny};
     prop::sample::select(vec![
         Random,
@@ -87,7 +93,7 @@ fn kinds() -> impl Strategy<Value = Kind> {
 }
 
 /// A row as an index stores it.
-fn stored(metric: Metric, row_type: RowType, row: &[f32]) -> Vec<f32> {
+pub fn stored(metric: Metric, row_type: RowType, row: &[f32]) -> Vec<f32> {
     let mut row = row.to_vec();
     if metric == Metric::Cosine {
         normalize(&mut row);
@@ -106,7 +112,7 @@ fn stored(metric: Metric, row_type: RowType, row: &[f32]) -> Vec<f32> {
 }
 
 /// Every row scored by definition, sorted, cut.
-fn brute_force(
+pub fn brute_force(
     metric: Metric,
     rows: &[Vec<f32>],
     query: &[f32],
@@ -126,7 +132,7 @@ fn brute_force(
         .collect()
 }
 
-fn bits(neighbors: &[Neighbor]) -> Vec<(u32, u32)> {
+pub fn bits(neighbors: &[Neighbor]) -> Vec<(u32, u32)> {
     neighbors
         .iter()
         .map(|neighbor| (neighbor.ordinal, neighbor.score.to_bits()))

@@ -71,6 +71,23 @@ milvus TRAWL="target/debug/trawl":
     cargo build --workspace --bin trawl
     tests/milvus/run {{TRAWL}}
 
+# CUDA without a GPU: every kernel compiles, and a build with the feature says what is missing
+cuda:
+    tests/cuda/run
+
+# NVIDIA's compilers as Python packages, in `target/cuda`
+cuda-toolchain:
+    python3 -m venv target/cuda
+    target/cuda/bin/pip install --quiet -r tests/cuda/requirements.txt
+
+# A release build that searches on GPUs; needs neither a toolkit nor a GPU
+build-cuda:
+    cargo build --release --locked --features cuda
+
+# On a GPU: tests, search against PyTorch, bandwidth; leaves a log in `docs/gpu`
+gpu:
+    benches/gpu/run
+
 # The steps of docker/Dockerfile.cpu in a bare Debian, up to an answered search; needs root and debootstrap
 docker-replay TRAWL="target/release/trawl":
     tests/docker/replay.py --trawl {{TRAWL}}

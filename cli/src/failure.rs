@@ -4,6 +4,7 @@ use std::io::ErrorKind;
 use std::process::ExitCode;
 
 use collection::CollectionError;
+use compute::accelerator::AcceleratorError;
 use corpus::CorpusError;
 use encoder::LoadError;
 use encoder::training::TrainingError;
@@ -130,6 +131,17 @@ fn classify(error_chain: &anyhow::Error) -> (Exit, Option<String>) {
         ) = cause.downcast_ref()
         {
             return (Exit::BadInput, None);
+        }
+        match cause.downcast_ref() {
+            Some(AcceleratorError::NotAvailable { .. }) => {
+                let hint = "`trawl doctor` shows what is there; `--device cpu` does without";
+                return (Exit::Failed, Some(hint.to_owned()));
+            }
+            Some(AcceleratorError::OutOfMemory { .. }) => {
+                let hint = "name more devices, as in `--device cuda:0,cuda:1`, or `--device cpu`";
+                return (Exit::Failed, Some(hint.to_owned()));
+            }
+            _ => {}
         }
         if let Some(error) = cause.downcast_ref::<FingerprintError>() {
             let hint =

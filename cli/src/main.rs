@@ -7,6 +7,7 @@
 mod bundle;
 mod chart;
 mod commands;
+mod device;
 mod failure;
 mod filter;
 mod fusion;

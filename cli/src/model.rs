@@ -174,6 +174,11 @@ pub fn collections_cache() -> anyhow::Result<PathBuf> {
     Ok(user_cache()?.join("collections"))
 }
 
+/// The folder of compiled kernels, `trawl/kernels` in the user's cache folder; none where there is no such folder.
+pub fn kernel_cache() -> Option<PathBuf> {
+    Some(user_cache().ok()?.join("kernels"))
+}
+
 /// The value of a variable that is not empty.
 fn set(name: &str) -> Option<OsString> {
     std::env::var_os(name).filter(|value| !value.is_empty())

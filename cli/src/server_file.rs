@@ -18,6 +18,7 @@ use serde::de::{self, Deserialize, Deserializer, Visitor};
 use server::{Limits, QueryLogConfig, ServerConfig, nearest};
 use toml::{Table, Value};
 
+use crate::device::DeviceChoice;
 use crate::failure::Failure;
 use crate::fusion::FusionName;
 use crate::server_auth::{AuthSection, TlsSection};
@@ -57,6 +58,8 @@ pub struct ServerSection {
     pub query_cache: Size,
     pub strict_arithmetic: bool,
     pub verify: bool,
+    /// What holds and searches vectors: `auto`, `cpu`, `cuda:0`, `cuda:0,cuda:1` and so on.
+    pub device: DeviceChoice,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls: Option<TlsSection>,
     /// Folder of the collections that are made over HTTP; without, none are.
@@ -81,6 +84,7 @@ impl Default for ServerSection {
             query_cache: Size(config.query_cache_bytes),
             strict_arithmetic: config.strict_arithmetic,
             verify: config.verify,
+            device: DeviceChoice::default(),
             tls: None,
             data: None,
             max_memory: None,

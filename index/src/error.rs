@@ -3,7 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
-use crate::Metric;
+use crate::{LoadError, Metric};
 
 /// Why a vector file could not be opened.
 #[derive(Debug, thiserror::Error)]
@@ -100,6 +100,9 @@ pub enum OpenError {
     /// Each shard has one graph.
     #[error("{graphs} graphs for {shards} shards")]
     Graphs { shards: usize, graphs: usize },
+    /// The rows are not on the devices that should search them.
+    #[error(transparent)]
+    Load(#[from] LoadError),
     /// An index of no shards has no width and no metric.
     #[error("an index needs at least one shard")]
     NoShards,

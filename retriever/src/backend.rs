@@ -2,10 +2,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use collection::{Generation, Manifest};
+use compute::accelerator::SharedAccelerator;
 use futures::future::BoxFuture;
 use index::{
-    Bitmap, GraphIndex, Metric, Neighbor, NoRows, OpenError, Plan, SearchParams, ShardedIndex,
-    VectorIndex, Verify,
+    AcceleratedConfig, AcceleratedIndex, Bitmap, GraphIndex, Metric, Neighbor, NoRows, OpenError,
+    Plan, SearchParams, ShardedIndex, VectorIndex, Verify,
 };
 use store::Filter;
 
@@ -105,6 +106,23 @@ pub fn open_rows(generation: &Generation, verify: Verify) -> Result<ShardedIndex
         .map(|shard| generation.path.join(&shard.path))
         .collect();
     ShardedIndex::open(&paths, verify)
+}
+
+/// Copies the vectors of a generation to devices, which search them exactly: graphs are left where they are.
+///
+/// # Errors
+/// As [`open_index`]; [`OpenError::Load`] when the devices have no room.
+pub(crate) fn open_accelerated(
+    generation: &Generation,
+    verify: Verify,
+    devices: &[SharedAccelerator],
+) -> Result<Arc<dyn VectorIndex>, OpenError> {
+    if generation.manifest.shards.is_empty() {
+        return open_index(generation, verify);
+    }
+    let flat = open_rows(generation, verify)?;
+    let index = AcceleratedIndex::load(flat, devices, &AcceleratedConfig::default())?;
+    Ok(Arc::new(index))
 }
 
 /// How a generation compares its rows.

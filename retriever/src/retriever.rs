@@ -2,13 +2,14 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Instant;
 
 use collection::{Generation, Manifest};
+use compute::accelerator::SharedAccelerator;
 use corpus::{Passage, Query, Schema, Template};
 use index::{Bitmap, Neighbor, Plan, RowType, SearchParams, VectorIndex};
 use serde::Deserialize;
 use serde_json::Value;
 use store::{LexicalHit, Store, View};
 
-use crate::backend::open_index;
+use crate::backend::{open_accelerated, open_index};
 use crate::boost::{BoostStage, Scorer};
 use crate::candidates::{Candidate, Candidates};
 use crate::pin::{Pinned, pin};
@@ -21,16 +22,21 @@ use crate::{
 };
 
 /// How a generation is opened.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct OpenConfig {
     /// Reads every byte and compares checksums, as is the default; without it only headers and lengths are checked, and a changed
     /// byte can show as a wrong answer.
     pub verify: bool,
+    /// Devices that hold the vectors and search them, exactly; without any, the host does.
+    pub devices: Vec<SharedAccelerator>,
 }
 
 impl Default for OpenConfig {
     fn default() -> Self {
-        Self { verify: true }
+        Self {
+            verify: true,
+            devices: Vec::new(),
+        }
     }
 }
 
@@ -104,7 +110,12 @@ impl Retriever {
             true => store::Verify::Checksums,
             false => store::Verify::Header,
         };
-        let index = open_index(&generation, of_index).map_err(|source| OpenError::Index {
+        let opened = if config.devices.is_empty() {
+            open_index(&generation, of_index)
+        } else {
+            open_accelerated(&generation, of_index, &config.devices)
+        };
+        let index = opened.map_err(|source| OpenError::Index {
             generation: name.clone(),
             source,
         })?;

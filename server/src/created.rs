@@ -9,7 +9,7 @@ use std::{fs, io};
 use collection::{AliasName, Collection, LIVE, sha256_hex, sync_folder, write_atomic};
 use corpus::Schema;
 use indexer::{BuildConfig, BuildError, VectorSource};
-use retriever::{OpenConfig, Retriever};
+use retriever::Retriever;
 use serde::{Deserialize, Serialize};
 
 use crate::state::{AttachError, Shared};
@@ -124,7 +124,7 @@ pub(crate) fn list(data: &Path) -> Result<Vec<(Created, PathBuf)>, CreatedError>
 pub(crate) fn serve(app: &Shared, created: &Created, path: &Path) -> Result<(), CreatedError> {
     let collection = Collection::open(path)?;
     let generation = collection.resolve(LIVE)?;
-    let retriever = Retriever::open(generation, OpenConfig::default())?;
+    let retriever = Retriever::open(generation, app.open_config())?;
     let source = Source {
         collection,
         alias: AliasName::parse(LIVE).map_err(collection::CollectionError::from)?,

@@ -3,6 +3,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use compute::accelerator::SharedAccelerator;
 use encoder::{BiEncoder, CrossEncoder};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -140,6 +141,11 @@ impl Server {
     /// [`AuthError`] for keys that contradict one another or themselves.
     pub fn set_auth(&mut self, auth: AuthConfig) -> Result<(), AuthError> {
         self.shared.set_auth(auth)
+    }
+
+    /// Says which devices hold and search the vectors of generations that are opened from now on; without, the host does.
+    pub fn set_devices(&mut self, devices: Vec<SharedAccelerator>) {
+        self.shared.devices = devices;
     }
 
     /// Keeps what is searched and found in a log, and takes feedback into it.

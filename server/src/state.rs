@@ -4,11 +4,12 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Instant;
 
 use collection::{AliasName, Collection, Manifest};
+use compute::accelerator::SharedAccelerator;
 use encoder::{BiEncoder, CrossEncoder};
 use openapi::ErrorCode;
 use retriever::{
-    ArithmeticMismatch, FingerprintError, Fusion, Milvus, QueryEncoder, QueryInput, Reranker,
-    Retriever, SearchError, SearchOptions, SearchResponse, Weights, check_arithmetic,
+    ArithmeticMismatch, FingerprintError, Fusion, Milvus, OpenConfig, QueryEncoder, QueryInput,
+    Reranker, Retriever, SearchError, SearchOptions, SearchResponse, Weights, check_arithmetic,
     check_encoder,
 };
 use tokio::sync::Semaphore;
@@ -174,6 +175,8 @@ pub(crate) struct Shared {
     healthy: AtomicBool,
     phase: AtomicU8,
     pub(crate) traces: Option<Exporter>,
+    /// What holds and searches the vectors of collections; nothing but the host when empty.
+    pub(crate) devices: Vec<SharedAccelerator>,
     /// Held while a collection is made.
     creating: std::sync::Mutex<()>,
     // What may change while the server runs.
@@ -198,6 +201,7 @@ impl Shared {
             tokenizers: Arc::new(Tokenizers::new(config.tokenizer_threads)),
             tasks: Tasks::default(),
             query_log: None,
+            devices: Vec::new(),
             queries: Arc::new(QueryCache::new(config.query_cache_bytes)),
             healthy: AtomicBool::new(true),
             creating: std::sync::Mutex::default(),
@@ -206,6 +210,14 @@ impl Shared {
             limits: RwLock::new(config.limits),
             tls: RwLock::default(),
             config,
+        }
+    }
+
+    /// How a generation is opened to be served.
+    pub(crate) fn open_config(&self) -> OpenConfig {
+        OpenConfig {
+            verify: self.config.verify,
+            devices: self.devices.clone(),
         }
     }
 

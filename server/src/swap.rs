@@ -7,7 +7,9 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use collection::{AliasName, Collection, CollectionError, Generation, GenerationId, Manifest};
-use retriever::{OpenConfig, Retriever};
+use compute::accelerator::AcceleratorError;
+use index::LoadError;
+use retriever::{OpenError, Retriever};
 use tokio::sync::Mutex;
 use tokio::time::{Instant, MissedTickBehavior};
 
@@ -96,7 +98,7 @@ pub(crate) enum SwapError {
     Collection(#[from] CollectionError),
     /// It cannot be opened.
     #[error("cannot open the generation")]
-    Open(#[from] retriever::OpenError),
+    Open(#[from] OpenError),
     /// Its vectors are not those of the encoder.
     #[error("the generation does not fit its encoder")]
     Attach(#[from] AttachError),
@@ -115,9 +117,30 @@ pub(crate) enum SwapError {
         needed: u64,
         available: u64,
     },
+    /// The devices that search have no room for it beside the current one.
+    #[error("generation `{generation}` has no room beside the current one")]
+    DeviceMemory {
+        generation: String,
+        source: AcceleratorError,
+    },
     /// The task ended without an outcome.
     #[error("opening was broken off")]
     Stopped,
+}
+
+impl SwapError {
+    /// Of a generation that was not opened.
+    fn open(generation: String, error: OpenError) -> Self {
+        match error {
+            OpenError::Index {
+                source: index::OpenError::Load(LoadError::Device(source)),
+                ..
+            } if matches!(source, AcceleratorError::OutOfMemory { .. }) => {
+                Self::DeviceMemory { generation, source }
+            }
+            error => Self::Open(error),
+        }
+    }
 }
 
 impl Slot {
@@ -246,13 +269,14 @@ async fn prepare(
     collection: Option<Collection>,
 ) -> Result<Arc<ServedCollection>, SwapError> {
     check_memory(app, &generation, current.milvus.is_some())?;
-    let verify = app.config.verify;
+    let config = app.open_config();
+    let id = generation.id.to_string();
     let opening = tokio::task::spawn_blocking(move || {
-        let config = OpenConfig { verify };
-        let retriever = match &current.milvus {
-            Some(milvus) => Retriever::open_in_milvus(generation, config, milvus)?,
-            None => Retriever::open(generation, config)?,
+        let opened = match &current.milvus {
+            Some(milvus) => Retriever::open_in_milvus(generation, config, milvus),
+            None => Retriever::open(generation, config),
         };
+        let retriever = opened.map_err(|error| SwapError::open(id, error))?;
         Ok::<_, SwapError>((retriever, current))
     });
     let (retriever, current) = opening.await.map_err(|_| SwapError::Stopped)??;

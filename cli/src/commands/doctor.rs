@@ -1,3 +1,5 @@
+use compute::accelerator::AcceleratorError;
+use compute::accelerator::cuda::{self, CudaInfo};
 use encoder::TextSpec;
 use serde_json::{Value, json};
 
@@ -17,6 +19,7 @@ pub fn run(_: DoctorArgs, output: &Output) -> anyhow::Result<()> {
         .args(["-m", "pip", "--version"])
         .output();
     let pip = python.is_ok_and(|run| run.status.success());
+    let cuda = cuda::info();
     let (model, problem) = default_model(cache.contains(DEFAULT_MODEL));
     let shown = json!({
         "version": env!("CARGO_PKG_VERSION"),
@@ -26,6 +29,7 @@ pub fn run(_: DoctorArgs, output: &Output) -> anyhow::Result<()> {
         "model_folder": cache.root(),
         "default_model": model,
         "python_pip": pip,
+        "cuda": cuda_json(&cuda),
         "default_model_problem": problem,
     });
     output.result(&shown, |_| {
@@ -54,10 +58,50 @@ pub fn run(_: DoctorArgs, output: &Output) -> anyhow::Result<()> {
         ];
         let rows = rows
             .into_iter()
+            .chain(cuda_rows(&cuda))
             .map(|(name, value)| vec![name.to_owned(), value])
             .collect();
         output::table(&["what", "found"], &[], rows)
     })
+}
+
+type Cuda = Result<CudaInfo, AcceleratorError>;
+
+fn cuda_json(cuda: &Cuda) -> Value {
+    match cuda {
+        Err(error) => json!({"problem": error.to_string()}),
+        Ok(cuda) => json!({
+            "driver": cuda.driver,
+            "missing": cuda.missing,
+            "devices": cuda.devices.iter().map(|device| json!({
+                "name": device.info.name,
+                "model": device.info.model,
+                "compute_capability": device.compute_capability,
+                "total_bytes": device.info.total_bytes,
+                "free_bytes": device.free_bytes,
+            })).collect::<Vec<_>>(),
+        }),
+    }
+}
+
+fn cuda_rows(cuda: &Cuda) -> Vec<(&'static str, String)> {
+    let cuda = match cuda {
+        Ok(cuda) => cuda,
+        Err(error) => return vec![("GPU", error.to_string())],
+    };
+    let gib = |bytes: u64| bytes as f64 / (1_u64 << 30) as f64;
+    let mut rows = vec![("CUDA of the driver", cuda.driver.clone())];
+    rows.extend(cuda.devices.iter().map(|device| {
+        let (free, total) = (gib(device.free_bytes), gib(device.info.total_bytes));
+        let (name, model) = (&device.info.name, &device.info.model);
+        let capability = &device.compute_capability;
+        let text =
+            format!("{name}: {model}, capability {capability}, {free:.1} of {total:.1} GiB free");
+        ("GPU", text)
+    }));
+    let missing = cuda.missing.iter();
+    rows.extend(missing.map(|library| ("missing for GPUs", (*library).to_owned())));
+    rows
 }
 
 /// Loads the default model and encodes a word: the shortest proof that it works.

@@ -87,7 +87,7 @@ pub fn run(args: QuickstartArgs, output: &Output) -> anyhow::Result<()> {
     ));
 
     let how = HowArgs::reranked(3, DEFAULT_RERANKER);
-    let session = Session::open(&collection, &how, &model)?;
+    let session = Session::open(&collection, &how, &model, output)?;
     for query in QUERIES {
         let answer = session.search(query)?;
         let milliseconds = answer.timing.total.as_secs_f64() * 1e3;

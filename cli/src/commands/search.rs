@@ -15,6 +15,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::documents;
+use crate::device::DeviceChoice;
 use crate::failure::{Exit, Failure};
 use crate::filter;
 use crate::fusion::{FusionName, weights};
@@ -131,6 +132,9 @@ pub struct HowArgs {
     /// wrong answer.
     #[arg(long)]
     no_verify: bool,
+    /// What searches the vectors: cpu; cuda:0 or cuda:0,cuda:1, which hold all of them and search exactly; auto for whatever is there.
+    #[arg(long, default_value_t = DeviceChoice::Cpu, value_name = "NAME")]
+    device: DeviceChoice,
 }
 
 impl HowArgs {
@@ -154,6 +158,7 @@ impl HowArgs {
             ef: None,
             generation: collection::LIVE.to_owned(),
             no_verify: false,
+            device: DeviceChoice::Cpu,
         }
     }
 
@@ -198,8 +203,13 @@ pub struct Session {
 
 impl Session {
     /// Opens what `how` and `model` name. The encoder must be the one the generation was built with.
-    pub fn open(collection: &Path, how: &HowArgs, model: &ModelArgs) -> anyhow::Result<Self> {
-        Self::open_for(Asked::Texts, collection, how, model)
+    pub fn open(
+        collection: &Path,
+        how: &HowArgs,
+        model: &ModelArgs,
+        output: &Output,
+    ) -> anyhow::Result<Self> {
+        Self::open_for(Asked::Texts, collection, how, model, output)
     }
 
     fn open_for(
@@ -207,6 +217,7 @@ impl Session {
         collection: &Path,
         how: &HowArgs,
         model: &ModelArgs,
+        output: &Output,
     ) -> anyhow::Result<Self> {
         let context = || format!("cannot open collection `{}`", collection.display());
         let bundle = model::bundle(collection)?;
@@ -221,8 +232,11 @@ impl Session {
             .map_or(collection, |bundle| &bundle.collection);
         let files = Collection::open(root).with_context(context)?;
         let generation = files.resolve(&how.generation).with_context(context)?;
-        let verify = !how.no_verify;
-        let retriever = Retriever::open(generation, OpenConfig { verify }).with_context(context)?;
+        let config = OpenConfig {
+            verify: !how.no_verify,
+            devices: how.device.open(output)?,
+        };
+        let retriever = Retriever::open(generation, config).with_context(context)?;
         if !how.drop_live {
             documents::replay(&files, &retriever, model).with_context(context)?;
         }
@@ -393,7 +407,7 @@ pub fn run(args: SearchArgs, output: &Output) -> anyhow::Result<()> {
         true => Asked::Vectors,
         false => Asked::Texts,
     };
-    let mut session = Session::open_for(asked, &args.collection, &args.how, &args.model)?;
+    let mut session = Session::open_for(asked, &args.collection, &args.how, &args.model, output)?;
     session.options.facets.clone_from(&args.facets);
     match (&args.query, &args.run_out) {
         (Some(query), _) => {

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Context;
 use collection::{AliasName, Collection, LogConfig, sha256_hex};
+use compute::accelerator::SharedAccelerator;
 use encoder::{Arithmetic, BiEncoder, ModelOptions};
 use objects::{Location, Watch};
 use retriever::{OpenConfig, Retriever};
@@ -14,6 +15,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::config::variables;
 use crate::bundle::Bundle;
+use crate::device::DeviceChoice;
 use crate::failure::{self, Exit, Failure};
 use crate::milvus;
 use crate::model::{self, ModelArgs};
@@ -58,6 +60,9 @@ pub struct ServeArgs {
     /// warning in every answer.
     #[arg(long)]
     strict_arithmetic: bool,
+    /// What holds and searches vectors: auto, cpu, cuda:0, cuda:0,cuda:1 (default: `server.device`, else auto in builds for CUDA).
+    #[arg(long, value_name = "NAME")]
+    device: Option<DeviceChoice>,
     /// Open generations without reading every byte and comparing checksums; `server.verify = false` does the same.
     #[arg(long)]
     no_verify: bool,
@@ -70,6 +75,11 @@ pub fn run(args: ServeArgs, output: &Output) -> anyhow::Result<()> {
     let config = resolve(&args, &file)?;
     let mut setup = Setup {
         server: Server::new(config),
+        devices: args
+            .device
+            .as_ref()
+            .unwrap_or(&file.server.device)
+            .open(output)?,
         file: &file,
         args: &args,
         output,
@@ -77,6 +87,7 @@ pub fn run(args: ServeArgs, output: &Output) -> anyhow::Result<()> {
         rerankers: Vec::new(),
     };
     setup.server.set_auth(file.auth.resolve()?)?;
+    setup.server.set_devices(setup.devices.clone());
     if let Some(tls) = &file.server.tls {
         setup.server.set_tls(tls.load()?);
     }
@@ -221,6 +232,7 @@ fn copied(
 /// A server on its way, and the models it has so far.
 struct Setup<'a> {
     server: Server,
+    devices: Vec<SharedAccelerator>,
     file: &'a ServerFile,
     args: &'a ServeArgs,
     output: &'a Output,
@@ -285,8 +297,10 @@ impl Setup<'_> {
         let files = Collection::open(path).with_context(context)?;
         let generation = files.resolve(&section.alias).with_context(context)?;
         let by_alias = generation.id.as_str() != section.alias;
-        let verify = self.file.server.verify && !self.args.no_verify;
-        let config = OpenConfig { verify };
+        let config = OpenConfig {
+            verify: self.file.server.verify && !self.args.no_verify,
+            devices: self.devices.clone(),
+        };
         let milvus = match &section.search {
             Some(address) => Some(milvus::open(address, section.search_timeout.0)?),
             None => None,

@@ -297,6 +297,14 @@ fn bad_vectors_and_arguments_are_named() {
     );
     refused(2, &["--metric", "hamming"]);
     refused(2, &["--batch", "0"]);
+    refused(2, &["--device", "gpu"]);
+    if !cfg!(feature = "cuda") {
+        let errors = refused(1, &["--device", "cuda:0"]);
+        assert!(
+            errors.contains("built without the feature `cuda`") && errors.contains("--device cpu"),
+            "{errors}"
+        );
+    }
     assert_eq!(
         trawl(["bench", "search", "--base", text(&base)])
             .status

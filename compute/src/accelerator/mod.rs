@@ -9,6 +9,7 @@ mod buffer;
 pub mod cuda;
 mod error;
 
+use std::fmt;
 use std::sync::Arc;
 
 pub use arguments::{Argument, Launch};
@@ -84,7 +85,7 @@ pub struct Product {
 /// A device. Work is queued and done in order; [`Accelerator::download`] waits for all of it.
 ///
 /// Its memory is addressed by numbers, as in CUDA. [`Buffer`] owns some of it; the methods here are for its implementation.
-pub trait Accelerator: Send + Sync {
+pub trait Accelerator: fmt::Debug + Send + Sync {
     /// What it is.
     fn info(&self) -> &DeviceInfo;
 

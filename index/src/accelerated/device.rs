@@ -81,7 +81,7 @@ struct Workspace {
 fn workspace_bytes(config: &AcceleratedConfig, padded_width: usize, n_rows: usize) -> [usize; 11] {
     let n = config.max_queries;
     [
-        config.candidate_bytes,
+        config.candidate_bytes.min(8 * n * n_rows.max(1)),
         4 * n,
         8 * n,
         4 * n,
@@ -90,7 +90,7 @@ fn workspace_bytes(config: &AcceleratedConfig, padded_width: usize, n_rows: usiz
         4 * padded_width * n,
         (4 * padded_width + 16) * n,
         4 * n,
-        4 * config.tile_rows * n,
+        4 * config.tile_rows.min(n_rows) * n,
         n_rows.div_ceil(32) * 4 + 4,
     ]
 }
@@ -190,7 +190,7 @@ impl DeviceRows {
                 device: &self.device,
                 workspace: &workspace,
                 config: &self.config,
-                capacity: self.config.candidate_bytes / 8 / n,
+                capacity: workspace.keys.n_bytes() / 8 / n,
                 queries: &queries,
                 k,
             };

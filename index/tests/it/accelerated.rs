@@ -1,8 +1,9 @@
 //! Search by an emulated device against brute force, bit for bit.
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
+use compute::accelerator::cuda::{self, KernelCache};
 use compute::accelerator::{AcceleratorError, SharedAccelerator};
 use emulated_gpu::EmulatedGpu;
 use index::{
@@ -24,6 +25,22 @@ const SMALL: AcceleratedConfig = AcceleratedConfig {
 
 fn gpu(n_bytes: u64) -> Arc<EmulatedGpu> {
     EmulatedGpu::new("gpu:0", n_bytes)
+}
+
+fn shared(gpu: &Arc<EmulatedGpu>) -> [SharedAccelerator; 1] {
+    [gpu.clone()]
+}
+
+/// The first GPU of this machine, where there is one and the tests are built for it.
+fn real() -> Option<SharedAccelerator> {
+    static OPENED: LazyLock<Result<SharedAccelerator, AcceleratorError>> =
+        LazyLock::new(|| cuda::open(0, &KernelCache::default()));
+    if let Err(error) = &*OPENED
+        && cfg!(feature = "cuda")
+    {
+        eprintln!("not tried on a GPU: {error}");
+    }
+    OPENED.as_ref().ok().cloned()
 }
 
 fn open(
@@ -78,35 +95,26 @@ fn check(
             .chunks_exact(width)
             .map(|query| brute_force(metric, &stored, query, k, filter))
             .collect();
-        let flat = open(
-            folder.path(),
-            metric,
-            (sketches, row_type),
-            width,
-            rows,
-            n_shards,
-        );
         let gpu = gpu(1 << 30);
-        let device: SharedAccelerator = gpu.clone();
-        let index = AcceleratedIndex::load(flat, &vec![device; n_devices], &SMALL).unwrap();
-        let search = |queries: &[f32]| {
-            let found = index
-                .search(queries, k, filter, &SearchParams::default())
-                .unwrap();
-            found
-                .iter()
-                .map(|neighbors| bits(neighbors))
-                .collect::<Vec<_>>()
-        };
-        let case = format!(
-            "{metric:?}, {sketches:?}, {row_type:?}, {n_shards} shards, {n_devices} devices"
-        );
-        assert_eq!(search(queries), expected, "{case}");
-        for (query, expected) in queries.chunks_exact(width).zip(&expected).take(2) {
-            assert_eq!(&search(query)[0], expected, "{case}, one query alone");
+        for device in shared(&gpu).into_iter().chain(real()) {
+            let kind = (sketches, row_type);
+            let flat = open(folder.path(), metric, kind, width, rows, n_shards);
+            let name = device.info().model.clone();
+            let index = AcceleratedIndex::load(flat, &vec![device; n_devices], &SMALL).unwrap();
+            let search = |queries: &[f32]| {
+                let params = SearchParams::default();
+                let found = index.search(queries, k, filter, &params).unwrap();
+                found.iter().map(|found| bits(found)).collect::<Vec<_>>()
+            };
+            let case = format!(
+                "{metric:?}, {sketches:?}, {row_type:?}, {n_shards} shards, {n_devices} times {name}"
+            );
+            assert_eq!(search(queries), expected, "{case}");
+            for (query, expected) in queries.chunks_exact(width).zip(&expected).take(2) {
+                assert_eq!(&search(query)[0], expected, "{case}, one query alone");
+            }
         }
-        drop(index);
-        assert_eq!(gpu.allocated_bytes(), 0, "{case}");
+        assert_eq!(gpu.allocated_bytes(), 0, "what was allocated was freed");
     }
 }
 
@@ -248,7 +256,7 @@ fn few_candidates_of_many_rows_are_rescored() {
             1,
         );
         let gpu = gpu(1 << 30);
-        let index = AcceleratedIndex::load(flat, &[gpu.clone()], &config).unwrap();
+        let index = AcceleratedIndex::load(flat, &shared(&gpu), &config).unwrap();
         for n_queries in [1, 17] {
             let queries = &query[..16 * n_queries];
             let (found, candidates) = index.search_counted(queries, 10, None).unwrap();
@@ -279,7 +287,7 @@ fn what_has_no_room_is_refused_before_anything_is_copied() {
         needed,
         free,
         ..
-    })) = AcceleratedIndex::load(flat(), &[small.clone()], &SMALL)
+    })) = AcceleratedIndex::load(flat(), &shared(&small), &SMALL)
     else {
         panic!("there is no room");
     };
@@ -291,12 +299,12 @@ fn what_has_no_room_is_refused_before_anything_is_copied() {
 
     // The plan is what is allocated, so a second generation beside the first either fits or is refused.
     let enough = gpu(2 * plan.total());
-    let first = AcceleratedIndex::load(flat(), &[enough.clone()], &SMALL).unwrap();
+    let first = AcceleratedIndex::load(flat(), &shared(&enough), &SMALL).unwrap();
     assert_eq!(enough.allocated_bytes(), plan.total());
-    let second = AcceleratedIndex::load(flat(), &[enough.clone()], &SMALL).unwrap();
-    assert!(AcceleratedIndex::load(flat(), &[enough.clone()], &SMALL).is_err());
+    let second = AcceleratedIndex::load(flat(), &shared(&enough), &SMALL).unwrap();
+    assert!(AcceleratedIndex::load(flat(), &shared(&enough), &SMALL).is_err());
     drop(first);
-    assert!(AcceleratedIndex::load(flat(), &[enough.clone()], &SMALL).is_ok());
+    assert!(AcceleratedIndex::load(flat(), &shared(&enough), &SMALL).is_ok());
     drop(second);
     assert_eq!(enough.allocated_bytes(), 0);
 }
@@ -313,7 +321,7 @@ fn bad_queries_are_refused_as_on_the_host() {
         &rows,
         1,
     );
-    let index = AcceleratedIndex::load(flat, &[gpu(1 << 30)], &SMALL).unwrap();
+    let index = AcceleratedIndex::load(flat, &shared(&gpu(1 << 30)), &SMALL).unwrap();
     assert_eq!(index.capabilities().device, Device::Cuda);
     for (query, expected) in [
         (&[0.0; 4][..], SearchError::ZeroQuery { query: 0 }),

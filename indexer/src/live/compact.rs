@@ -87,7 +87,7 @@ pub fn compact(
             generation: base.id,
         });
     }
-    let open = OpenConfig { verify: true };
+    let open = OpenConfig::default();
     let retriever = Retriever::open(base.clone(), open)?;
     let recipe = Recipe::of(&base.manifest, retriever.row_form())?;
     let live = retriever.live();

@@ -41,7 +41,7 @@ static SPLIT: LazyLock<Split> = LazyLock::new(|| {
     };
     indexer::build(&config, &encoder, &NoProgress, &AtomicBool::new(false)).unwrap();
     let generation = Collection::open(&root).unwrap().resolve("live").unwrap();
-    let retriever = Retriever::open(generation, OpenConfig { verify: true }).unwrap();
+    let retriever = Retriever::open(generation, OpenConfig::default()).unwrap();
     Split {
         _folder: folder,
         retriever,

@@ -64,7 +64,7 @@ static WORLD: LazyLock<World> = LazyLock::new(|| {
     };
     indexer::build(&config, &encoder, &NoProgress, &AtomicBool::new(false)).unwrap();
     let generation = Collection::open(&root).unwrap().resolve("live").unwrap();
-    let retriever = Retriever::open(generation, OpenConfig { verify: true }).unwrap();
+    let retriever = Retriever::open(generation, OpenConfig::default()).unwrap();
     World {
         _folder: folder,
         retriever,

@@ -446,7 +446,9 @@ impl From<SwapError> for ApiError {
     fn from(error: SwapError) -> Self {
         let code = match error {
             SwapError::Collection(error) => return of_collection(error),
-            SwapError::Memory { .. } => ErrorCode::InsufficientStorage,
+            SwapError::Memory { .. } | SwapError::DeviceMemory { .. } => {
+                ErrorCode::InsufficientStorage
+            }
             SwapError::Attach(_) => ErrorCode::FingerprintMismatch,
             SwapError::Open(OpenError::Milvus { .. }) => return Self::search_unavailable(error),
             error => return Self::internal(error),

@@ -69,8 +69,12 @@ pub fn build(folder: &Path, encoder: &BiEncoder) -> PathBuf {
 }
 
 pub fn open(root: &Path) -> Retriever {
+    open_with(root, OpenConfig::default())
+}
+
+pub fn open_with(root: &Path, config: OpenConfig) -> Retriever {
     let generation = Collection::open(root).unwrap().resolve("live").unwrap();
-    Retriever::open(generation, OpenConfig { verify: true }).unwrap()
+    Retriever::open(generation, config).unwrap()
 }
 
 pub struct TestServer {

@@ -798,7 +798,14 @@ fn a_collection_that_does_not_know_its_own_passages_is_not_served() {
     server
         .add_encoder("tiny", model, QueueConfig::default())
         .unwrap();
-    let retriever = Retriever::open(generation, OpenConfig { verify: false }).unwrap();
+    let retriever = Retriever::open(
+        generation,
+        OpenConfig {
+            verify: false,
+            ..OpenConfig::default()
+        },
+    )
+    .unwrap();
     server
         .add_collection("docs", retriever, Some("tiny"), None)
         .unwrap();

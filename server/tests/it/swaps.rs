@@ -6,12 +6,15 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use collection::{AliasName, Collection, GenerationId};
+use compute::accelerator::SharedAccelerator;
 use corpus::{CorpusConfig, Template};
+use emulated_gpu::EmulatedGpu;
 use indexer::{BuildConfig, NoProgress};
+use retriever::OpenConfig;
 use serde_json::{Value, json};
 use server::QueueConfig;
 
-use crate::harness::{Answer, CORPUS, TestServer, encoder};
+use crate::harness::{self, Answer, CORPUS, TestServer, encoder};
 
 const ALIAS: &str = "/v1/collections/docs/aliases/live";
 
@@ -27,6 +30,11 @@ pub fn build_with(
     corpus: &str,
     tweak: impl FnOnce(&mut BuildConfig),
 ) -> String {
+    add(&server.root, fixture, corpus, tweak)
+}
+
+/// Adds a generation to the collection in a folder.
+fn add(root: &Path, fixture: &str, corpus: &str, tweak: impl FnOnce(&mut BuildConfig)) -> String {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("corpus.jsonl");
     std::fs::write(&path, corpus).unwrap();
@@ -34,7 +42,7 @@ pub fn build_with(
         paths: vec![path],
         ..CorpusConfig::default()
     };
-    let mut config = BuildConfig::new(server.root.clone(), corpus, None);
+    let mut config = BuildConfig::new(root.to_owned(), corpus, None);
     tweak(&mut config);
     let stop = AtomicBool::new(false);
     let encoder = encoder(fixture);
@@ -452,6 +460,69 @@ fn two_generations_that_do_not_fit_into_memory_are_refused_with_the_figure() {
         "the alias is as it was"
     );
     assert_eq!(server.served(), first);
+}
+
+#[test]
+fn a_device_without_room_for_two_generations_keeps_the_first() {
+    let gpu = EmulatedGpu::new("gpu:0", 1 << 30);
+    let devices: Vec<SharedAccelerator> = vec![gpu.clone()];
+    let folder = tempfile::tempdir().unwrap();
+    let root = harness::build(folder.path(), &encoder("models/tiny-bert"));
+    let server = TestServer::start_set(
+        |_| {},
+        |server| {
+            server.set_devices(devices.clone());
+            let on_device = OpenConfig {
+                devices,
+                ..OpenConfig::default()
+            };
+            let retriever = harness::open_with(&root, on_device);
+            server
+                .add_collection("fast", retriever, Some("tiny"), None)
+                .unwrap();
+            let live = AliasName::parse("live").unwrap();
+            server
+                .follow("fast", Collection::open(&root).unwrap(), live)
+                .unwrap();
+        },
+    );
+    let search = || {
+        let query = json!({"query": "the sea and the sky", "top_k": 6});
+        server.post("/v1/collections/fast/search", &query).ok()
+    };
+    let (first, on_host) = (
+        search(),
+        server
+            .search(json!({"query": "the sea and the sky", "top_k": 6}))
+            .ok(),
+    );
+    assert_eq!(
+        first["results"], on_host["results"],
+        "as the host finds them"
+    );
+    let n_launches = gpu.n_launches();
+    search();
+    assert!(gpu.n_launches() > n_launches, "the device searched");
+
+    let second = add(&root, "models/tiny-bert", CORPUS, |_| ());
+    let publish = json!({"generation": second, "gate": false});
+    let alias = "/v1/collections/fast/aliases/live";
+    let taken = gpu.allocated_bytes();
+    gpu.set_total_bytes(taken + taken / 2);
+    let problem = server
+        .put(alias, "", &publish)
+        .problem(507, "insufficient_storage");
+    let detail = problem["detail"].as_str().unwrap();
+    let free = format!("({} of ", taken / 2);
+    assert!(
+        detail.contains("has no room beside the current one") && detail.contains(&free),
+        "{detail}"
+    );
+    assert_eq!(search()["generation"], first["generation"]);
+
+    gpu.set_total_bytes(2 * taken);
+    server.put(alias, "", &publish).ok();
+    assert_eq!(search()["generation"], second.as_str());
 }
 
 #[test]

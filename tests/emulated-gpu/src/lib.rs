@@ -8,7 +8,7 @@
 use std::alloc::Layout;
 use std::collections::{HashMap, HashSet};
 use std::ffi::{CString, c_char, c_int, c_uint, c_void};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use compute::accelerator::{
@@ -34,8 +34,10 @@ const ALIGNMENT: usize = 256;
 const POISON: u8 = 0xa5;
 
 /// A device that is emulated.
+#[derive(Debug)]
 pub struct EmulatedGpu {
     info: DeviceInfo,
+    total_bytes: AtomicU64,
     /// Length by address.
     allocated: Mutex<HashMap<u64, usize>>,
     loaded: Mutex<HashSet<&'static str>>,
@@ -53,10 +55,16 @@ impl EmulatedGpu {
                 total_bytes,
                 n_multiprocessors: 2,
             },
+            total_bytes: AtomicU64::new(total_bytes),
             allocated: Mutex::default(),
             loaded: Mutex::default(),
             n_launches: AtomicUsize::new(0),
         })
+    }
+
+    /// Gives it another amount of memory, as if others had taken or left some.
+    pub fn set_total_bytes(&self, total_bytes: u64) {
+        self.total_bytes.store(total_bytes, Ordering::Relaxed);
     }
 
     /// Kernels and products that ran so far.
@@ -102,7 +110,8 @@ impl Accelerator for EmulatedGpu {
     }
 
     fn free_bytes(&self) -> Result<u64, AcceleratorError> {
-        Ok(self.info.total_bytes - self.allocated_bytes())
+        let total = self.total_bytes.load(Ordering::Relaxed);
+        Ok(total.saturating_sub(self.allocated_bytes()))
     }
 
     fn load(&self, module: &'static Module) -> Result<(), AcceleratorError> {
@@ -128,7 +137,7 @@ impl Accelerator for EmulatedGpu {
                 device: self.info.name.clone(),
                 needed: n_bytes as u64,
                 free,
-                total: self.info.total_bytes,
+                total: self.total_bytes.load(Ordering::Relaxed),
             });
         }
         assert!(n_bytes > 0, "`Buffer` allocates no empty memory");

@@ -14,6 +14,7 @@ use vectors::{VectorFile, ZeroRows};
 use self::built::{BuildConfig, Built, Kind};
 use self::truth::Truth;
 use super::clock::{Pass, median, pass, percentile_ms};
+use crate::device::DeviceChoice;
 use crate::failure::{Exit, Failure};
 use crate::model::{metric_named, named};
 use crate::npy::NpyFile;
@@ -72,6 +73,9 @@ pub struct SearchArgs {
     /// Threads that build and search (default: all processors).
     #[arg(long, value_name = "N")]
     threads: Option<NonZeroUsize>,
+    /// What holds the rows of an exact index and searches them: cpu, cuda:0, cuda:0,cuda:1, auto.
+    #[arg(long, default_value_t = DeviceChoice::Cpu, value_name = "NAME")]
+    device: DeviceChoice,
     /// Text file of the rows that may be found, one number a line, counted from 0.
     #[arg(long, value_name = "FILE")]
     filter: Option<PathBuf>,
@@ -112,6 +116,8 @@ impl How {
 #[derive(Debug, Serialize)]
 struct Report {
     kind: &'static str,
+    /// What searched.
+    device: String,
     /// How the index chose to search.
     plan: &'static str,
     metric: Metric,
@@ -171,6 +177,7 @@ pub fn run(args: SearchArgs, output: &Output) -> anyhow::Result<()> {
         m: args.m,
         ef_construction: args.ef_construction,
         threads: how.threads,
+        devices: args.device.open(output)?,
     };
     let built = on_threads(how.threads, || built::build(&base, &config))?;
     if args.requests {
@@ -206,6 +213,7 @@ pub fn run(args: SearchArgs, output: &Output) -> anyhow::Result<()> {
     let n_batches = n_queries.div_ceil(how.batch) as f64;
     let report = Report {
         kind: args.kind.as_str(),
+        device: args.device.to_string(),
         plan: built.index.plan(&how, &how.params()).as_str(),
         metric: args.metric,
         rows: args.rows,

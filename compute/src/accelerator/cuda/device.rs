@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::ffi::c_void;
+use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use cudarc::cublaslt::result::CublasError;
@@ -187,6 +188,12 @@ impl Cuda {
         let done = self.context.bind_to_thread();
         done.and_then(|()| work(self.stream.cu_stream()))
             .map_err(|error| failed(&self.info.name, what, error))
+    }
+}
+
+impl fmt::Debug for Cuda {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{}, {}", self.info.name, self.info.model)
     }
 }
 

@@ -4,9 +4,11 @@ use std::num::NonZeroUsize;
 use std::ops::ControlFlow;
 use std::path::Path;
 
+use compute::accelerator::SharedAccelerator;
 use index::{
-    FlatShard, GraphIndex, HnswConfig, Metric, Neighbor, Plan, RowType, SearchError, SearchParams,
-    ShardConfig, ShardWriter, ShardedIndex, SketchPolicy, VectorIndex, Verify, Work, build_graph,
+    AcceleratedConfig, AcceleratedIndex, FlatShard, GraphIndex, HnswConfig, Metric, Neighbor, Plan,
+    RowType, SearchError, SearchParams, ShardConfig, ShardWriter, ShardedIndex, SketchPolicy,
+    VectorIndex, Verify, Work, build_graph,
 };
 use vectors::VectorFile;
 
@@ -44,11 +46,14 @@ pub struct BuildConfig {
     pub m: usize,
     pub ef_construction: usize,
     pub threads: NonZeroUsize,
+    /// What holds the rows of an exact index and searches them; the host when empty.
+    pub devices: Vec<SharedAccelerator>,
 }
 
 /// An index of any kind.
 pub enum Index {
     Flat(ShardedIndex),
+    Accelerated(AcceleratedIndex),
     Graph(GraphIndex),
 }
 
@@ -60,6 +65,7 @@ impl Index {
     pub fn as_dyn(&self) -> &dyn VectorIndex {
         match self {
             Self::Flat(index) => index,
+            Self::Accelerated(index) => index,
             Self::Graph(index) => index,
         }
     }
@@ -67,8 +73,8 @@ impl Index {
     /// How a search is carried out.
     pub fn plan(&self, how: &How, params: &SearchParams) -> Plan {
         match self {
-            Self::Flat(_) if how.filter.is_some() => Plan::FilteredScan,
-            Self::Flat(_) => Plan::Scan,
+            Self::Flat(_) | Self::Accelerated(_) if how.filter.is_some() => Plan::FilteredScan,
+            Self::Flat(_) | Self::Accelerated(_) => Plan::Scan,
             Self::Graph(index) => index.plan(how.k, how.filter.as_ref(), params),
         }
     }
@@ -85,6 +91,7 @@ impl Index {
                 let (found, work) = index.search_counted(queries, how.k, filter, params)?;
                 Ok((found, Some(work)))
             }
+            Self::Accelerated(index) => Ok((index.search(queries, how.k, filter, params)?, None)),
             Self::Graph(index) => Ok((index.search(queries, how.k, filter, params)?, None)),
         }
     }
@@ -108,7 +115,16 @@ pub fn build(base: &VectorFile, config: &BuildConfig) -> anyhow::Result<Built> {
     let time = pass(&[()], 1, |_| {
         let shard = shard(base, config, &rows)?;
         made = Some(match config.kind {
-            Kind::Flat | Kind::FlatRows => Index::Flat(ShardedIndex::from_shards(vec![shard])?),
+            Kind::Flat | Kind::FlatRows => {
+                let flat = ShardedIndex::from_shards(vec![shard])?;
+                match &config.devices[..] {
+                    [] => Index::Flat(flat),
+                    devices => {
+                        let config = AcceleratedConfig::default();
+                        Index::Accelerated(AcceleratedIndex::load(flat, devices, &config)?)
+                    }
+                }
+            }
             Kind::Hnsw => {
                 let config = HnswConfig {
                     m: config.m,

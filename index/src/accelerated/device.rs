@@ -1,5 +1,6 @@
 //! The rows of one device, and how they are searched.
 
+use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
 use compute::Simd;
@@ -340,7 +341,7 @@ impl Search<'_> {
                     bytes
                 });
                 self.workspace.rounded.write(0, &codes)?;
-                let at = self.head_queries_at(codes.len());
+                let at = head_queries_at(codes.len());
                 self.workspace
                     .rounded
                     .write(at, &numbers.collect::<Vec<u8>>())?;
@@ -377,24 +378,13 @@ impl Search<'_> {
         Ok(pass)
     }
 
-    /// Where the numbers of the queries are in `rounded`, after their codes.
-    fn head_queries_at(&self, n_codes: usize) -> usize {
-        n_codes.next_multiple_of(16)
-    }
-
     /// Scans rows with a few queries at a time.
-    fn rows(
-        &self,
-        part: &Part,
-        rows: std::ops::Range<u32>,
-        filter: u64,
-    ) -> Result<(), AcceleratorError> {
+    fn rows(&self, part: &Part, rows: Range<u32>, filter: u64) -> Result<(), AcceleratorError> {
         let query_bytes = 4 * part.padded_width();
         let kernels = scan_kernels(part.row_type, self.queries.metric == Metric::L2);
         for group in self.groups(query_bytes) {
             let (kernel, at_once) = by_queries(kernels, group.len(), query_bytes);
-            let [limits, counts, keys] = self.of_queries(group.start);
-            self.launch(
+            self.scan(
                 kernel,
                 (self.blocks(rows.len() as u64 * 8), 1),
                 at_once * query_bytes,
@@ -406,12 +396,8 @@ impl Search<'_> {
                     rows.end.into(),
                     self.workspace.queries.at(group.start * query_bytes).into(),
                     (group.len() as u32).into(),
-                    limits.into(),
-                    filter.into(),
-                    keys.into(),
-                    counts.into(),
-                    (self.capacity as u32).into(),
                 ],
+                (group.start, filter),
             )?;
         }
         Ok(())
@@ -422,7 +408,7 @@ impl Search<'_> {
         &self,
         shard: &FlatShard,
         part: &Part,
-        rows: std::ops::Range<u32>,
+        rows: Range<u32>,
         filter: u64,
     ) -> Result<(), AcceleratorError> {
         let (Some(sketches), Some(heads)) = (shard.sketches(), &part.heads) else {
@@ -430,12 +416,11 @@ impl Search<'_> {
         };
         let layout = sketches.layout;
         let code_bytes = layout.n_groups() * 4;
-        let numbers_at = self.head_queries_at(code_bytes * self.queries.len());
+        let numbers_at = head_queries_at(code_bytes * self.queries.len());
         for group in self.groups(code_bytes) {
             let (kernel, at_once) = by_queries(HEAD_KERNELS, group.len(), code_bytes);
-            let [limits, counts, keys] = self.of_queries(group.start);
             let rounded = &self.workspace.rounded;
-            self.launch(
+            self.scan(
                 kernel,
                 (self.blocks(rows.len() as u64), 1),
                 at_once * code_bytes,
@@ -452,12 +437,8 @@ impl Search<'_> {
                         .at(numbers_at + group.start * HEAD_QUERY_BYTES)
                         .into(),
                     (group.len() as u32).into(),
-                    limits.into(),
-                    filter.into(),
-                    keys.into(),
-                    counts.into(),
-                    (self.capacity as u32).into(),
                 ],
+                (group.start, filter),
             )?;
         }
         Ok(())
@@ -468,11 +449,10 @@ impl Search<'_> {
         &self,
         part: &Part,
         product: &Product,
-        rows: std::ops::Range<u32>,
+        rows: Range<u32>,
         filter: u64,
     ) -> Result<(), AcceleratorError> {
         let workspace = self.workspace;
-        let [limits, counts, keys] = self.of_queries(0);
         let half_squares = part.half_squares.as_ref().map_or(0, Buffer::address);
         for first in rows.clone().step_by(self.config.tile_rows) {
             let end = rows.end.min(first + self.config.tile_rows as u32);
@@ -489,7 +469,7 @@ impl Search<'_> {
                     workspace.products.address(),
                 )?;
             }
-            self.launch(
+            self.scan(
                 "filter_products",
                 ((end - first).div_ceil(THREADS), product.m as u32),
                 0,
@@ -499,15 +479,32 @@ impl Search<'_> {
                     end.into(),
                     half_squares.into(),
                     workspace.scales.address().into(),
-                    limits.into(),
-                    filter.into(),
-                    keys.into(),
-                    counts.into(),
-                    (self.capacity as u32).into(),
                 ],
+                (0, filter),
             )?;
         }
         Ok(())
+    }
+
+    /// Queues a kernel that appends candidates of a query and those after it; such kernels end with the same parameters.
+    fn scan(
+        &self,
+        kernel: &'static str,
+        grid: (u32, u32),
+        shared_bytes: usize,
+        own: &[Argument],
+        (query, filter): (usize, u64),
+    ) -> Result<(), AcceleratorError> {
+        let [limits, counts, keys] = self.of_queries(query);
+        let capacity = self.capacity as u32;
+        let of_candidates: [Argument; 5] = [
+            limits.into(),
+            filter.into(),
+            keys.into(),
+            counts.into(),
+            capacity.into(),
+        ];
+        self.launch(kernel, grid, shared_bytes, &[own, &of_candidates].concat())
     }
 
     /// Gives candidates their defined scores.
@@ -569,7 +566,7 @@ impl Search<'_> {
     }
 
     /// The queries in groups that a scan takes at once, when each has so many bytes.
-    fn groups(&self, query_bytes: usize) -> impl Iterator<Item = std::ops::Range<usize>> {
+    fn groups(&self, query_bytes: usize) -> impl Iterator<Item = Range<usize>> {
         let n = self.queries.len();
         let at_once = *SIZES
             .iter()
@@ -661,6 +658,11 @@ fn rescore_kernel(row_type: RowType, is_l2: bool) -> &'static str {
 }
 
 const HEAD_QUERY_BYTES: usize = 16;
+
+/// Where the numbers of the queries are, after their codes.
+fn head_queries_at(n_codes: usize) -> usize {
+    n_codes.next_multiple_of(HEAD_QUERY_BYTES)
+}
 
 /// `HeadQuery` of `search.cu`.
 struct HeadQuery([u8; HEAD_QUERY_BYTES]);

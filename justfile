@@ -62,6 +62,11 @@ cluster NAME TRAWL="target/debug/trawl":
     cargo build --workspace --bin trawl
     tests/cluster/run {{NAME}} {{TRAWL}}
 
+# Training over MPI, on this machine; needs libopenmpi-dev, openmpi-bin and libclang-dev
+mpi:
+    cargo build -p trawl --features mpi
+    tests/cluster/run ranks
+
 # A Milvus cluster on this machine, every role a process, until Ctrl-C (an hour at most); prints its addresses
 milvus-cluster *ARGS:
     tests/milvus/cluster {{ARGS}}

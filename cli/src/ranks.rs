@@ -136,12 +136,11 @@ impl Place {
 
     /// Finds the other processes; `what` is what all of them have to have in common.
     fn connect(&self, what: &str, limits: Limits) -> anyhow::Result<Tcp> {
-        let digest = Sha256::digest(what);
         let config = TcpConfig {
             rank: self.rank,
             world_size: self.world_size,
             address: self.address.clone(),
-            fingerprint: digest[..16].try_into().expect("sha256 has 32 bytes"),
+            fingerprint: fingerprint(what),
             timeout: limits.timeout,
             patience: limits.patience,
         };
@@ -192,6 +191,26 @@ fn number(look: &Look<'_>, name: &str) -> Result<Option<usize>, Failure> {
     };
     let number = value.parse().map(Some);
     number.map_err(|_| Failure::new(Exit::Usage, format!("`{name}` is `{value}`, not a number")))
+}
+
+/// The processes of an MPI job.
+#[cfg(feature = "mpi")]
+pub fn join_mpi(what: &str) -> anyhow::Result<Box<dyn Collective>> {
+    Ok(Box::new(trainer::ranks::Mpi::join(fingerprint(what))?))
+}
+
+/// Says that there are none.
+#[cfg(not(feature = "mpi"))]
+pub fn join_mpi(_: &str) -> anyhow::Result<Box<dyn Collective>> {
+    let failure = Failure::usage("this trawl was built without MPI");
+    Err(failure
+        .hint("`cargo build --release --features mpi`")
+        .into())
+}
+
+fn fingerprint(what: &str) -> [u8; 16] {
+    let digest = Sha256::digest(what);
+    digest[..16].try_into().expect("sha256 has 32 bytes")
 }
 
 /// The processes that train together.

@@ -58,6 +58,14 @@ def mpirun(command):
     return ["mpirun", "-np", "2", "--oversubscribe", "--bind-to", "none", "-x", "MASTER_ADDR", "-x", "MASTER_PORT", *command]
 
 
+def mpi(command):
+    return mpirun([*command, "--mpi"])
+
+
+def has_mpi():
+    return "libmpi" in subprocess.run(["ldd", TRAWL], capture_output=True, text=True, check=True).stdout
+
+
 class Ranks(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
@@ -136,15 +144,22 @@ class Ranks(unittest.TestCase):
         self.assertIn("rank 1 is gone", self.log("torchrun"))
         self.check("torchrun", torchrun)
 
+    def check_mpirun(self, name, launcher):
+        process = self.start(launcher, name)
+        self.kill_rank_1(process, name)
+        self.assertNotEqual(process.wait(60), 0)
+        self.assertEqual(list(self.ranks(name)), [])
+        self.assertFalse((self.folder / name / "export").exists())
+        self.end_well(self.start(launcher, name), name)
+        self.check(name, launcher)
+
     @unittest.skipUnless(shutil.which("mpirun"), "there is no mpirun")
     def test_mpirun_ends_all_ranks_and_the_same_command_goes_on(self):
-        process = self.start(mpirun, "mpirun")
-        self.kill_rank_1(process, "mpirun")
-        self.assertNotEqual(process.wait(60), 0)
-        self.assertEqual(list(self.ranks("mpirun")), [])
-        self.assertFalse((self.folder / "mpirun/export").exists())
-        self.end_well(self.start(mpirun, "mpirun"), "mpirun")
-        self.check("mpirun", mpirun)
+        self.check_mpirun("mpirun", mpirun)
+
+    @unittest.skipUnless(has_mpi(), "trawl was built without MPI")
+    def test_so_it_does_over_mpi(self):
+        self.check_mpirun("mpi", mpi)
 
 
 if __name__ == "__main__":

@@ -76,6 +76,9 @@ pub struct TrainArgs {
     /// Where rank 0 listens (default: MASTER_PORT; of torchrun, which listens there itself, the one after it).
     #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
     rank_port: Option<u16>,
+    /// Exchange over MPI: for a trawl that was built with the feature `mpi`, and is started by its mpirun.
+    #[arg(long, conflicts_with_all = ["rank_timeout", "rank_patience", "rank_port"])]
+    mpi: bool,
     /// Read model and data, take one batch through the model, say what would be done.
     #[arg(long)]
     dry_run: bool,
@@ -103,7 +106,7 @@ pub fn run(args: TrainArgs, output: &Output) -> anyhow::Result<()> {
     let folder = model::find(&file.sections.model.path)?;
     let engine = &mut file.sections.engine;
     engine.precision = engine.precision.resolve();
-    let place = match args.dry_run {
+    let place = match args.dry_run || args.mpi {
         true => None,
         false => Place::of_environment(args.rank_port)?,
     };
@@ -128,7 +131,10 @@ pub fn run(args: TrainArgs, output: &Output) -> anyhow::Result<()> {
         timeout: Duration::from_secs(args.rank_timeout),
         patience: Duration::from_secs(args.rank_patience),
     };
-    let ranks = ranks::connect(place.as_ref(), &common, limits)?;
+    let ranks = match args.mpi && !args.dry_run {
+        true => ranks::join_mpi(&common)?,
+        false => ranks::connect(place.as_ref(), &common, limits)?,
+    };
     let silent = output.silent();
     let output = if ranks.is_first() { output } else { &silent };
     let session = |file| Session {
@@ -140,7 +146,7 @@ pub fn run(args: TrainArgs, output: &Output) -> anyhow::Result<()> {
         ranks: &*ranks,
     };
     // The configuration that is kept says what the model decided.
-    match file.objective.clone() {
+    let outcome = match file.objective.clone() {
         ObjectiveSection::BiEncoder(mut config) => {
             if let Some(guide) = &mut config.guide {
                 guide.model = model::find(&guide.model)?;
@@ -160,7 +166,11 @@ pub fn run(args: TrainArgs, output: &Output) -> anyhow::Result<()> {
             session(&file).fine_tune(objective, n_vocabulary)
         }
         ObjectiveSection::Pretraining(section) => session(&file).pretrain(&section, &folder),
+    };
+    if outcome.is_ok() {
+        ranks.finish();
     }
+    outcome
 }
 
 /// One call of the command.

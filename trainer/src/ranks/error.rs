@@ -72,6 +72,11 @@ pub enum CollectiveError {
         /// What the system says.
         source: std::io::Error,
     },
+    /// MPI cannot be used.
+    #[error(
+        "MPI cannot be used: it was started before, or has no calls from one thread of several"
+    )]
+    NoMpi,
     /// A connection failed.
     #[error("the connection with rank {rank} failed")]
     Connection {

@@ -7,12 +7,16 @@
 mod error;
 mod frame;
 mod gradients;
+#[cfg(feature = "mpi")]
+mod mpi;
 mod tcp;
 
 use std::ops::Range;
 
 pub use error::{CollectiveError, Difference};
 pub(crate) use gradients::{agree, gather_numbers, reduce_gradients};
+#[cfg(feature = "mpi")]
+pub use mpi::Mpi;
 pub use tcp::{Tcp, TcpConfig};
 
 /// What the ranks of a run do together. All of them make the same calls in the same order.
@@ -25,7 +29,7 @@ pub trait Collective: Send + Sync {
     /// How many there are.
     fn world_size(&self) -> usize;
 
-    /// Replaces values by their sums over all ranks, added in the order of the ranks.
+    /// Replaces values by their sums over all ranks. The order of additions depends on how many ranks and values there are alone.
     ///
     /// # Errors
     /// [`CollectiveError`], naming the rank that is missing.
@@ -50,6 +54,9 @@ pub trait Collective: Send + Sync {
     fn barrier(&self) -> Result<(), CollectiveError> {
         self.all_gather(&[]).map(drop)
     }
+
+    /// Says that this rank is through: nothing is exchanged any more. One that leaves without has failed.
+    fn finish(&self) {}
 
     /// Whether this rank writes checkpoints, logs and the model.
     fn is_first(&self) -> bool {

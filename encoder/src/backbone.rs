@@ -7,14 +7,16 @@ use compute::Simd;
 use rayon::ThreadPool;
 use serde_json::Value;
 
+use crate::accelerated;
 use crate::architecture::{Architecture, Entries, Labels};
 use crate::batch;
 use crate::checkpoint::{Checkpoint, first_line};
+use crate::cross_encoder::HeadWeights;
 use crate::directory::read_json;
 use crate::error::{EncodeError, LoadError};
 use crate::foreign::{Foreign, ForeignConfig};
 use crate::network::{Network, Wanted};
-use crate::options::{Arithmetic, EncoderConfig};
+use crate::options::{AcceleratorConfig, Arithmetic, EncoderConfig};
 use crate::tokenizer::Tokens;
 use crate::weights::Weights;
 
@@ -96,19 +98,53 @@ impl BackboneConfig {
         path: &Path,
         config: &EncoderConfig,
     ) -> Result<(Simd, EncoderConfig), LoadError> {
-        let mut config = config.clone();
-        if let Self::Foreign(_) = self {
-            config.arithmetic = match config.arithmetic {
-                Arithmetic::Auto | Arithmetic::F32 => Arithmetic::F32,
-                other => {
-                    return Err(LoadError::Arithmetic {
-                        path: path.to_path_buf(),
-                        requested: other.as_str(),
-                    });
+        let requested = config.arithmetic;
+        let (simd, mut config) = config.resolve();
+        let refuse = |supported, place| LoadError::Arithmetic {
+            path: path.to_path_buf(),
+            requested: config.arithmetic.as_str(),
+            supported,
+            place,
+        };
+        match (self, &config.accelerator) {
+            (_, Some(_)) if accelerated::matrix_type(config.arithmetic).is_none() => {
+                return Err(refuse("f32, f16 and bf16", "on an accelerator"));
+            }
+            (_, Some(accelerator)) => self.check_accelerated(path, accelerator)?,
+            (Self::Engine(_), None) if config.arithmetic == Arithmetic::F16 => {
+                return Err(refuse("f32, fixed16, bf16 and int8", "on the CPU"));
+            }
+            (Self::Engine(_), None) => {}
+            (Self::Foreign(_), None) => {
+                if ![Arithmetic::Auto, Arithmetic::F32].contains(&requested) {
+                    return Err(refuse("f32", "on the CPU"));
                 }
-            };
+                config.arithmetic = Arithmetic::F32;
+            }
         }
-        Ok(config.resolve())
+        Ok((simd, config))
+    }
+
+    fn check_accelerated(
+        &self,
+        path: &Path,
+        accelerator: &AcceleratorConfig,
+    ) -> Result<(), LoadError> {
+        let reason = match self {
+            Self::Engine(architecture) => accelerated::unsupported(architecture),
+            Self::Foreign(_) => Some(
+                "accelerators run the models that are of model_type bert, roberta, xlm-roberta, camembert, distilbert or mpnet"
+                    .to_owned(),
+            ),
+        };
+        match reason {
+            Some(reason) => Err(LoadError::NotAccelerated {
+                path: path.to_path_buf(),
+                device: accelerator.device.info().name.clone(),
+                reason,
+            }),
+            None => Ok(()),
+        }
     }
 
     /// Loads the weights, which `checkpoint` then names relative to the bare model.
@@ -128,6 +164,26 @@ impl BackboneConfig {
                 Backbone::Foreign(Box::new(Foreign::load(config, checkpoint)?))
             }
         })
+    }
+}
+
+impl BackboneConfig {
+    /// Loads the weights, and what `head` reads, to the accelerator of a config that [`Self::resolve`] returned.
+    pub(crate) fn load_accelerated(
+        &self,
+        checkpoint: &mut Checkpoint,
+        (accelerator, arithmetic): (&AcceleratorConfig, Arithmetic),
+        head: impl FnOnce(&Checkpoint) -> Result<Option<HeadWeights>, LoadError>,
+    ) -> Result<Box<accelerated::Network>, LoadError> {
+        let (Self::Engine(architecture), Some(of)) = (self, accelerated::matrix_type(arithmetic))
+        else {
+            unreachable!("other models and arithmetics are refused");
+        };
+        let weights = Weights::load(architecture, checkpoint)?;
+        let head = head(checkpoint)?;
+        let network =
+            accelerated::Network::new(architecture, weights, head.as_ref(), of, accelerator);
+        network.map(Box::new).map_err(LoadError::Accelerator)
     }
 }
 

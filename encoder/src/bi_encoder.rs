@@ -3,10 +3,12 @@ use std::path::Path;
 use std::sync::atomic::AtomicUsize;
 
 use compute::Simd;
+use compute::accelerator::DeviceInfo;
 use rayon::ThreadPool;
 use rayon::prelude::*;
 use serde_json::{Value, json};
 
+use crate::accelerated;
 use crate::backbone::{Backbone, BackboneConfig, Limits, load_beside};
 use crate::batch;
 use crate::checkpoint::Checkpoint;
@@ -69,7 +71,7 @@ pub struct BiEncoder {
     directory: Directory,
     backbone_config: BackboneConfig,
     tokenizer: TextTokenizer,
-    backbone: Backbone,
+    engine: Engine,
     dense: Vec<DenseLayer>,
     simd: Simd,
     width: usize,
@@ -80,6 +82,12 @@ pub struct BiEncoder {
     pool: Option<ThreadPool>,
     /// Calls that are being computed.
     n_running: AtomicUsize,
+}
+
+/// Who computes token vectors.
+enum Engine {
+    Host(Backbone),
+    Accelerated(Box<accelerated::Network>),
 }
 
 /// What differs between queries and passages.
@@ -118,8 +126,19 @@ impl BiEncoder {
             || TextTokenizer::load(&directory.transformer, directory.lower_case),
             || {
                 let mut checkpoint = Checkpoint::open(&directory.transformer)?;
-                let backbone = backbone_config.load(&mut checkpoint, simd, config.arithmetic)?;
-                Ok((backbone, checkpoint.digest()))
+                let engine = match &config.accelerator {
+                    Some(accelerator) => Engine::Accelerated(backbone_config.load_accelerated(
+                        &mut checkpoint,
+                        (accelerator, config.arithmetic),
+                        |_| Ok(None),
+                    )?),
+                    None => Engine::Host(backbone_config.load(
+                        &mut checkpoint,
+                        simd,
+                        config.arithmetic,
+                    )?),
+                };
+                Ok((engine, checkpoint.digest()))
             },
         );
         let tokenizer = tokenizer?;
@@ -144,7 +163,7 @@ impl BiEncoder {
             &directory.passage_prompt,
         )?;
 
-        let (backbone, weights) = loaded?;
+        let (engine, weights) = loaded?;
         let mut width = limits.width * directory.pooling.len();
         let mut dense = Vec::new();
         for step in &directory.steps {
@@ -155,7 +174,10 @@ impl BiEncoder {
         }
         Ok(Self {
             name: name_of(path),
-            pool: backbone.start_threads(config.threads)?,
+            pool: match &engine {
+                Engine::Host(backbone) => backbone.start_threads(config.threads)?,
+                Engine::Accelerated(_) => batch::start_threads(config.threads, 2)?, // they tokenise
+            },
             n_running: AtomicUsize::new(0),
             config,
             width: directory
@@ -165,7 +187,7 @@ impl BiEncoder {
             directory,
             backbone_config,
             tokenizer,
-            backbone,
+            engine,
             dense,
             simd,
             query,
@@ -210,10 +232,19 @@ impl BiEncoder {
 
     /// Whether a text's vector is bit-equal whatever texts are encoded beside it, and with how many threads.
     ///
-    /// It is: each value is computed in an order that its own text decides. In every arithmetic of the engine but
-    /// bf16, AVX2 and AVX-512 give the same bits too.
+    /// On the CPU it is: each value is computed in an order that its own text decides. In every arithmetic of the engine
+    /// but bf16, AVX2 and AVX-512 give the same bits too. On an accelerator the last bits depend on how many tokens are
+    /// computed together.
     pub fn batch_invariant(&self) -> bool {
-        true
+        self.device().is_none()
+    }
+
+    /// The accelerator that computes, if one does.
+    pub fn device(&self) -> Option<&DeviceInfo> {
+        match &self.engine {
+            Engine::Host(_) => None,
+            Engine::Accelerated(network) => Some(network.device()),
+        }
     }
 
     fn side(&self, role: Role) -> &OneSide {
@@ -347,7 +378,7 @@ impl BiEncoder {
     /// Encodes tokenised texts; rows are in the order of the input.
     ///
     /// Texts are sorted by length and packed without padding into groups of `batch_tokens`, one per thread at a time;
-    /// architectures that the engine does not compute take each text alone.
+    /// architectures that the engine does not compute take each text alone, and an accelerator takes larger groups.
     ///
     /// # Errors
     /// [`EncodeError`], naming the row: no or too many tokens, ids outside the tables, a vector that is not finite.
@@ -388,6 +419,20 @@ impl BiEncoder {
     pub fn encode_as(&self, texts: &[Tokens], output: Output) -> Result<Vec<f32>, EncodeError> {
         batch::check(self.backbone_config.limits(), texts)?;
         assert!(output != Output::TokenVectors || self.has_token_vectors());
+        let backbone = match &self.engine {
+            Engine::Host(backbone) => backbone,
+            Engine::Accelerated(network) => {
+                let values = match output {
+                    Output::TokenVectors => network.encode(texts, accelerated::Wanted::Tokens)?,
+                    _ => {
+                        let wanted = accelerated::Wanted::Pooled(&self.directory.pooling);
+                        self.finish(network.encode(texts, wanted)?, output)
+                    }
+                };
+                batch::check_finite(&values, self.width)?;
+                return Ok(values);
+            }
+        };
         let first_only = match self.directory.pooling[..] {
             _ if output == Output::TokenVectors => false,
             [Pooling::Cls] => texts.iter().all(|text| text.n_unpooled == 0),
@@ -398,7 +443,7 @@ impl BiEncoder {
             true => Wanted::FirstTokens,
             false => Wanted::AllTokens,
         };
-        let values = self.backbone.for_groups(
+        let values = backbone.for_groups(
             (self.pool.as_ref(), &self.n_running),
             texts,
             (self.config.batch_tokens, |text: &Tokens| {
@@ -431,7 +476,7 @@ impl BiEncoder {
         output: Output,
     ) -> Vec<f32> {
         let n_hidden = self.backbone_config.limits().width;
-        let mut width = n_hidden * self.directory.pooling.len();
+        let width = n_hidden * self.directory.pooling.len();
         let mut vectors = vec![0.0; group.len() * width];
         let mut start = 0;
         for (text, vector) in group.iter().zip(vectors.chunks_exact_mut(width)) {
@@ -447,6 +492,12 @@ impl BiEncoder {
             }
             start += n_rows;
         }
+        self.finish(vectors, output)
+    }
+
+    /// Applies the modules after the pooling to pooled rows.
+    fn finish(&self, mut vectors: Vec<f32>, output: Output) -> Vec<f32> {
+        let mut width = self.backbone_config.limits().width * self.directory.pooling.len();
         let mut dense = self.dense.iter();
         let steps = match (self.directory.steps.as_slice(), output) {
             ([steps @ .., Step::Normalize], Output::Unnormalized) => steps,
@@ -461,7 +512,7 @@ impl BiEncoder {
                     let layer = dense
                         .next()
                         .expect("one layer was loaded for each Dense step");
-                    let mut out = vec![0.0; group.len() * config.n_out];
+                    let mut out = vec![0.0; vectors.len() / width * config.n_out];
                     layer
                         .linear
                         .apply(self.simd, &vectors, (&mut Rows::default(), None), &mut out);

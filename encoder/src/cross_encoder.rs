@@ -2,10 +2,12 @@ use std::path::Path;
 use std::sync::atomic::AtomicUsize;
 
 use compute::Simd;
+use compute::accelerator::DeviceInfo;
 use rayon::ThreadPool;
 use rayon::prelude::*;
 use serde_json::{Value, json};
 
+use crate::accelerated;
 use crate::architecture::{Family, Labels};
 use crate::backbone::{Backbone, BackboneConfig, load_beside};
 use crate::batch;
@@ -42,8 +44,7 @@ pub struct CrossEncoder {
     config: EncoderConfig,
     backbone_config: BackboneConfig,
     tokenizer: TextTokenizer,
-    backbone: Backbone,
-    head: Head,
+    engine: Engine,
     activation: OutputActivation,
     rank_prior: RankPrior,
     max_tokens: usize,
@@ -54,12 +55,27 @@ pub struct CrossEncoder {
     n_running: AtomicUsize,
 }
 
+/// Who computes logits.
+enum Engine {
+    Host { backbone: Backbone, head: Box<Head> },
+    Accelerated(Box<accelerated::Network>),
+}
+
 /// From token vectors to the labels: the first one or their mean, a layer with an activation, and the classifier.
+pub(crate) struct HeadWeights {
+    pooling: Pooling,
+    pub(crate) hidden: Linear,
+    pub(crate) hidden_activation: OutputActivation,
+    /// Before the classifier, with the number added to the variance.
+    norm: Option<(Norm, f32)>,
+    pub(crate) classifier: Linear,
+}
+
+/// The same with packed weights.
 struct Head {
     pooling: Pooling,
     hidden: PackedLinear,
     hidden_activation: OutputActivation,
-    /// Before the classifier, with the number added to the variance.
     norm: Option<(Norm, f32)>,
     classifier: PackedLinear,
 }
@@ -104,10 +120,21 @@ impl CrossEncoder {
             || TextTokenizer::load(path, false),
             || {
                 let mut checkpoint = Checkpoint::open(path)?;
-                let backbone = backbone_config.load(&mut checkpoint, simd, config.arithmetic)?;
                 let shape = (limits.width, labels.n);
-                let head = Head::load(simd, shape, &head_config, &checkpoint)?;
-                Ok((backbone, head, checkpoint.digest()))
+                let head =
+                    |checkpoint: &Checkpoint| HeadWeights::load(shape, &head_config, checkpoint);
+                let engine = match &config.accelerator {
+                    Some(accelerator) => Engine::Accelerated(backbone_config.load_accelerated(
+                        &mut checkpoint,
+                        (accelerator, config.arithmetic),
+                        |checkpoint| head(checkpoint).map(Some),
+                    )?),
+                    None => Engine::Host {
+                        backbone: backbone_config.load(&mut checkpoint, simd, config.arithmetic)?,
+                        head: Box::new(Head::new(simd, head(&checkpoint)?)),
+                    },
+                };
+                Ok((engine, checkpoint.digest()))
             },
         );
         let tokenizer = tokenizer?;
@@ -121,17 +148,19 @@ impl CrossEncoder {
         let activation = read_activation(path, &config_path, labels)?;
         let is_raw = activation == OutputActivation::Identity;
         let rank_prior = RankPrior::read(&config_path, &read_json(&config_path)?, is_raw)?;
-        let (backbone, head, weights) = loaded?;
+        let (engine, weights) = loaded?;
         Ok(Self {
             name: name_of(path),
-            pool: backbone.start_threads(config.threads)?,
+            pool: match &engine {
+                Engine::Host { backbone, .. } => backbone.start_threads(config.threads)?,
+                Engine::Accelerated(_) => batch::start_threads(config.threads, 2)?, // they tokenise
+            },
             n_running: AtomicUsize::new(0),
             config,
             weights,
             backbone_config,
             tokenizer,
-            backbone,
-            head,
+            engine,
             activation,
             rank_prior,
             max_tokens,
@@ -162,6 +191,14 @@ impl CrossEncoder {
     /// How it is run.
     pub fn config(&self) -> &EncoderConfig {
         &self.config
+    }
+
+    /// The accelerator that computes, if one does.
+    pub fn device(&self) -> Option<&DeviceInfo> {
+        match &self.engine {
+            Engine::Host { .. } => None,
+            Engine::Accelerated(network) => Some(network.device()),
+        }
     }
 
     /// Names of the values of each pair, as `id2label` has them.
@@ -232,17 +269,19 @@ impl CrossEncoder {
     pub fn score(&self, pairs: &[Tokens]) -> Result<Scores, EncodeError> {
         batch::check(self.backbone_config.limits(), pairs)?;
         let n_labels = self.n_labels();
-        let wanted = match self.head.pooling {
-            Pooling::Cls => Wanted::FirstTokens,
-            _ => Wanted::AllTokens,
+        let logits = match &self.engine {
+            Engine::Host { backbone, head } => backbone.for_groups(
+                (self.pool.as_ref(), &self.n_running),
+                pairs,
+                (self.config.batch_tokens, |_| n_labels),
+                match head.pooling {
+                    Pooling::Cls => Wanted::FirstTokens,
+                    _ => Wanted::AllTokens,
+                },
+                |group, hidden| head.apply(self.simd, group, hidden),
+            )?,
+            Engine::Accelerated(network) => network.encode(pairs, accelerated::Wanted::Logits)?,
         };
-        let logits = self.backbone.for_groups(
-            (self.pool.as_ref(), &self.n_running),
-            pairs,
-            (self.config.batch_tokens, |_| n_labels),
-            wanted,
-            |group, hidden| self.head.apply(self.simd, group, hidden),
-        )?;
         batch::check_finite(&logits, n_labels)?;
         let mut values = logits.clone();
         self.activation.apply(self.simd, &mut values);
@@ -319,24 +358,22 @@ impl HeadConfig {
     }
 }
 
-impl Head {
+impl HeadWeights {
     fn load(
-        simd: Simd,
         (width, n_labels): (usize, usize),
         config: &HeadConfig,
         checkpoint: &Checkpoint,
     ) -> Result<Self, LoadError> {
         let layer = |name: &str, n_out: usize, has_bias: bool| -> Result<_, LoadError> {
             let bias = format!("{name}.bias");
-            let linear = Linear {
+            Ok(Linear {
                 weight: checkpoint.head_tensor(&format!("{name}.weight"), &[n_out, width])?,
                 bias: has_bias
                     .then(|| checkpoint.head_tensor(&bias, &[n_out]))
                     .transpose()?,
                 n_in: width,
                 n_out,
-            };
-            Ok(PackedLinear::new(simd, Format::F32, &linear))
+            })
         };
         let norm = |(name, epsilon): (&str, f64)| -> Result<_, LoadError> {
             let norm = Norm {
@@ -352,6 +389,19 @@ impl Head {
             norm: config.norm.map(norm).transpose()?,
             classifier: layer(config.classifier, n_labels, true)?,
         })
+    }
+}
+
+impl Head {
+    fn new(simd: Simd, weights: HeadWeights) -> Self {
+        let pack = |linear: &Linear| PackedLinear::new(simd, Format::F32, linear);
+        Self {
+            pooling: weights.pooling,
+            hidden: pack(&weights.hidden),
+            hidden_activation: weights.hidden_activation,
+            norm: weights.norm,
+            classifier: pack(&weights.classifier),
+        }
     }
 
     /// Computes the logits of a group of pairs from the vectors of their first tokens, or all tokens' where those are pooled.

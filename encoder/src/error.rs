@@ -1,6 +1,8 @@
 use std::io;
 use std::path::PathBuf;
 
+use compute::accelerator::AcceleratorError;
+
 /// Why a model directory could not be loaded.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -121,14 +123,31 @@ pub enum LoadError {
         /// Its place, row-major.
         position: usize,
     },
-    /// An arithmetic that only the engine has was asked of a model that candle-transformers computes.
-    #[error("`{}` is of an architecture that runs in f32 only, not in {requested}", path.display())]
+    /// An arithmetic was asked of a model that whoever computes it does not have.
+    #[error("`{}` runs in {supported} {place}, not in {requested}", path.display())]
     Arithmetic {
         /// The config.json.
         path: PathBuf,
         /// What was asked for.
         requested: &'static str,
+        /// What there is.
+        supported: &'static str,
+        /// Where it would be computed: `on the CPU` or `on an accelerator`.
+        place: &'static str,
     },
+    /// The model is none that accelerators compute.
+    #[error("`{}` does not run on {device}: {reason}", path.display())]
+    NotAccelerated {
+        /// The config.json.
+        path: PathBuf,
+        /// The device that was asked for.
+        device: String,
+        /// What is not supported, and what is.
+        reason: String,
+    },
+    /// The accelerator cannot take the model.
+    #[error(transparent)]
+    Accelerator(AcceleratorError),
     /// More tokens were asked for than the model has positions, or too few for any text.
     #[error("{requested} tokens for the {what}: the model takes {least} to {most}")]
     MaxTokens {
@@ -221,6 +240,9 @@ pub enum EncodeError {
         /// What the library says.
         reason: String,
     },
+    /// The accelerator fails.
+    #[error(transparent)]
+    Accelerator(AcceleratorError),
     /// The model gives NaN or infinity for a row.
     #[error("the model gives {value} for row {row}")]
     NotFinite {

@@ -5,6 +5,7 @@
 //!
 //! Invariant: this crate knows no corpus and no index; prompts and lengths come from the model, templates do not.
 
+mod accelerated;
 mod architecture;
 mod backbone;
 mod batch;
@@ -41,7 +42,9 @@ pub use fingerprint::{Difference, Fingerprint, TextSpec};
 pub use generation::{LanguageModel, Sampling, Writing};
 pub use golden::{Golden, GoldenError, GoldenReport};
 pub use kernel::{KernelPath, kernel_paths};
-pub use options::{Arithmetic, EncoderConfig, ModelOptions, Pooling, Preset, Role, Similarity};
+pub use options::{
+    AcceleratorConfig, Arithmetic, EncoderConfig, ModelOptions, Pooling, Preset, Role, Similarity,
+};
 pub use rank_prior::RankPrior;
 pub use t5::{ScaledT5, T5Architecture, scale_t5};
 pub use tokenizer::{Piece, Side, Text, TextTokenizer, Tokens, Truncation};

@@ -396,35 +396,13 @@ impl Network {
 impl Layer {
     fn new(simd: Simd, format: Format, weights: LayerWeights) -> Self {
         let pack = |linear: &Linear| PackedLinear::new(simd, format, linear);
-        let LayerWeights {
-            query,
-            key,
-            value,
-            output,
-            attention_norm,
-            up,
-            down,
-            output_norm,
-        } = weights;
-        let projections = Linear {
-            weight: [query.weight, key.weight, value.weight].concat(),
-            bias: Some(
-                [query.bias, key.bias, value.bias]
-                    .into_iter()
-                    .flatten()
-                    .flatten()
-                    .collect(),
-            ),
-            n_in: query.n_in,
-            n_out: 3 * query.n_out,
-        };
         Self {
-            projections: pack(&projections),
-            output: pack(&output),
-            attention_norm,
-            up: pack(&up),
-            down: pack(&down),
-            output_norm,
+            projections: pack(&weights.projections()),
+            output: pack(&weights.output),
+            up: pack(&weights.up),
+            down: pack(&weights.down),
+            attention_norm: weights.attention_norm,
+            output_norm: weights.output_norm,
         }
     }
 }
@@ -435,7 +413,7 @@ fn lock(buffers: &mut Mutex<Attention>) -> &mut Attention {
 }
 
 /// Lays out MPNet's bias table by head and offset of key to query, from 1 − P to P − 1.
-fn relative_bias(architecture: &Architecture, table: &[f32]) -> Vec<f32> {
+pub(crate) fn relative_bias(architecture: &Architecture, table: &[f32]) -> Vec<f32> {
     if table.is_empty() {
         return Vec::new();
     }

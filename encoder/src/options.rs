@@ -1,3 +1,7 @@
+use std::fmt;
+use std::sync::Arc;
+
+use compute::accelerator::SharedAccelerator;
 use compute::{Level, Simd};
 use serde::{Deserialize, Serialize};
 
@@ -193,8 +197,8 @@ impl ModelOptions {
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Arithmetic {
-    /// [`Self::Bf16`] on AMX, [`Self::Fixed16`] on AVX-512 VNNI, where it is 5 % slower than bf16 and far closer to f32,
-    /// else [`Self::F32`]. Each keeps a cosine of 0.9999 to f32.
+    /// [`Self::Bf16`] on accelerators and AMX, [`Self::Fixed16`] on AVX-512 VNNI, where it is 5 % slower than bf16 and far
+    /// closer to f32, else [`Self::F32`]. Each keeps a cosine of 0.9999 to f32.
     Auto,
     /// 32-bit floats throughout: the reference.
     #[default]
@@ -205,18 +209,20 @@ pub enum Arithmetic {
     Bf16,
     /// 8-bit integers: lossy.
     Int8,
+    /// Operands rounded to f16, sums in f32; on accelerators only.
+    F16,
 }
 
 impl Arithmetic {
     /// The names that flags take.
-    pub const NAMES: [&'static str; 5] = ["auto", "f32", "fixed16", "bf16", "int8"];
+    pub const NAMES: [&'static str; 6] = ["auto", "f32", "fixed16", "bf16", "int8", "f16"];
 
     /// The name in flags and manifests.
     pub fn as_str(self) -> &'static str {
         Self::NAMES[self as usize]
     }
 
-    /// What `auto` is on a machine; the others are what they are.
+    /// What `auto` is on the CPU of a machine; the others are what they are.
     pub fn resolve(self, simd: Simd) -> Self {
         match self {
             Self::Auto if simd.has_amx() => Self::Bf16,
@@ -232,7 +238,7 @@ impl Arithmetic {
             Self::Fixed16 => Format::Fixed16,
             Self::Bf16 => Format::Bf16,
             Self::Int8 => Format::Int8,
-            Self::F32 | Self::Auto => Format::F32,
+            Self::F32 | Self::Auto | Self::F16 => Format::F32,
         }
     }
 }
@@ -248,14 +254,54 @@ pub struct EncoderConfig {
     pub arithmetic: Arithmetic,
     /// The vector instructions to use at most; by default all that the machine has.
     pub simd: Option<Level>,
+    /// Where models of the BERT family are computed, if not by the CPU.
+    pub accelerator: Option<AcceleratorConfig>,
+}
+
+/// A device that computes a model.
+#[derive(Clone)]
+pub struct AcceleratorConfig {
+    /// The device.
+    pub device: SharedAccelerator,
+    /// Tokens that it computes in one go, where it has room for them.
+    pub batch_tokens: usize,
+}
+
+impl AcceleratorConfig {
+    /// Takes 32,768 tokens at a time: products of so many rows fill any device.
+    pub fn new(device: SharedAccelerator) -> Self {
+        Self {
+            device,
+            batch_tokens: 32_768,
+        }
+    }
+}
+
+impl PartialEq for AcceleratorConfig {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.device, &other.device) && self.batch_tokens == other.batch_tokens
+    }
+}
+
+impl fmt::Debug for AcceleratorConfig {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("AcceleratorConfig")
+            .field("device", &self.device.info().name)
+            .field("batch_tokens", &self.batch_tokens)
+            .finish()
+    }
 }
 
 impl EncoderConfig {
-    /// The instructions to use, and the config with [`Arithmetic::Auto`] made concrete for them.
+    /// The instructions to use, and the config with [`Arithmetic::Auto`] made concrete for them or the accelerator.
     pub(crate) fn resolve(&self) -> (Simd, Self) {
         let simd = Simd::detect();
         let simd = self.simd.map_or(simd, |level| simd.at_most(level));
-        let arithmetic = self.arithmetic.resolve(simd);
+        let arithmetic = match (&self.accelerator, self.arithmetic) {
+            (Some(_), Arithmetic::Auto) => Arithmetic::Bf16,
+            (_, arithmetic) => arithmetic.resolve(simd),
+        };
         (
             simd,
             Self {
@@ -273,6 +319,7 @@ impl Default for EncoderConfig {
             batch_tokens: 384,
             arithmetic: Arithmetic::F32,
             simd: None,
+            accelerator: None,
         }
     }
 }

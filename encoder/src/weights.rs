@@ -41,6 +41,20 @@ pub(crate) struct LayerWeights {
     pub(crate) output_norm: Norm,
 }
 
+impl LayerWeights {
+    /// Queries, keys and values of all heads side by side.
+    pub(crate) fn projections(&self) -> Linear {
+        let parts = [&self.query, &self.key, &self.value];
+        let biases = parts.iter().filter_map(|part| part.bias.as_deref());
+        Linear {
+            weight: parts.map(|part| part.weight.as_slice()).concat(),
+            bias: Some(biases.flatten().copied().collect()),
+            n_in: self.query.n_in,
+            n_out: 3 * self.query.n_out,
+        }
+    }
+}
+
 /// Names of the tensors of one layer, without `.weight` and `.bias`.
 pub(crate) struct LayerNames {
     pub(crate) query: String,

@@ -5,7 +5,10 @@ use std::path::PathBuf;
 use std::{env, fs};
 
 /// Every source of kernels, and its namespace.
-const SOURCES: [(&str, &str); 1] = [("search", "index/src/accelerated/search.cu")];
+const SOURCES: [(&str, &str); 2] = [
+    ("search", "index/src/accelerated/search.cu"),
+    ("encoder", "encoder/src/accelerated/encoder.cu"),
+];
 
 fn main() {
     let root = PathBuf::from(env::var("CARGO_MANIFEST_DIR").expect("cargo sets it")).join("../..");
@@ -34,6 +37,10 @@ fn main() {
         .opt_level(2)
         // A device rounds each operation, unless the kernel says otherwise.
         .flag("-ffp-contract=off")
+        // Memory has no type of its own on a device.
+        .flag("-fno-strict-aliasing")
+        // Jumps between fibers are none up a stack, which fortified ones insist on.
+        .flag("-U_FORTIFY_SOURCE")
         .flag("-Wno-unknown-pragmas")
         .flag_if_supported("-Wno-clobbered")
         .include("src")

@@ -54,7 +54,7 @@ fn check(name: &str, expected: &str, spoil: impl FnOnce(&Path)) {
 }
 
 /// Changes one file of JSON.
-fn edit(path: &Path, change: impl FnOnce(&mut Value)) {
+pub(crate) fn edit(path: &Path, change: impl FnOnce(&mut Value)) {
     let mut value = serde_json::from_slice(&fs::read(path).expect("a file")).expect("valid JSON");
     change(&mut value);
     fs::write(path, value.to_string()).expect("a file is written");
@@ -820,7 +820,9 @@ fn foreign_models_take_f32_and_auto_only() {
     };
     for arithmetic in [Arithmetic::Fixed16, Arithmetic::Bf16, Arithmetic::Int8] {
         match load(arithmetic).err().expect("the arithmetic is refused") {
-            LoadError::Arithmetic { path, requested } => {
+            LoadError::Arithmetic {
+                path, requested, ..
+            } => {
                 assert!(path.ends_with("tiny-t5/config.json"));
                 assert_eq!(requested, arithmetic.as_str());
             }

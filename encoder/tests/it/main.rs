@@ -1,5 +1,6 @@
 //! Integration tests of the encoder, in one binary.
 
+mod accelerated;
 mod directories;
 mod fingerprints;
 mod invariance;

@@ -1,5 +1,6 @@
 // Runs kernels: see host.h. The sources of the kernels come before this by the build script, in namespaces of their own.
 
+#include <setjmp.h>
 #include <ucontext.h>
 
 #include <cstdio>
@@ -19,8 +20,11 @@ const size_t STACK_BYTES = 64 * 1024;
 // What a fiber waits for.
 enum Wait { NOTHING, WARP_BARRIER, BLOCK_BARRIER, END };
 
+// A context starts a fiber; after that it is left and entered by jumps, which unlike changes of context are no calls of the system.
 struct Fiber {
     ucontext_t context;
+    jmp_buf left;
+    bool has_started;
     std::vector<unsigned char> stack = std::vector<unsigned char>(STACK_BYTES);
     Wait wait;
     uint64_t given;
@@ -33,7 +37,7 @@ struct Warp {
 };
 
 struct Block {
-    ucontext_t scheduler;
+    jmp_buf scheduler;
     std::vector<Fiber> fibers;
     std::vector<Warp> warps;
     unsigned current;
@@ -46,14 +50,21 @@ thread_local Block block;
 void enter() {
     block.run(block.arguments);
     block.fibers[block.current].wait = END;
-    swapcontext(&block.fibers[block.current].context, &block.scheduler);
+    _longjmp(block.scheduler, 1);
+}
+
+void resume(Fiber& fiber) {
+    if (_setjmp(block.scheduler) != 0) return;
+    if (fiber.has_started) _longjmp(fiber.left, 1);
+    fiber.has_started = true;
+    setcontext(&fiber.context);
 }
 
 void wait_for(Wait wait) {
     Fiber& fiber = block.fibers[block.current];
     fiber.wait = wait;
     const Index3 index = thread_index;
-    swapcontext(&fiber.context, &block.scheduler);
+    if (_setjmp(fiber.left) == 0) _longjmp(block.scheduler, 1);
     thread_index = index;
 }
 
@@ -97,7 +108,8 @@ void run_block() {
         getcontext(&fiber.context);
         fiber.context.uc_stack.ss_sp = fiber.stack.data();
         fiber.context.uc_stack.ss_size = fiber.stack.size();
-        fiber.context.uc_link = &block.scheduler;
+        fiber.context.uc_link = 0;
+        fiber.has_started = false;
         makecontext(&fiber.context, enter, 0);
     }
     for (;;) {
@@ -111,7 +123,7 @@ void run_block() {
                     ran = true;
                     block.current = i;
                     thread_index = {i, 0, 0};
-                    swapcontext(&block.scheduler, &block.fibers[i].context);
+                    resume(block.fibers[i]);
                 }
             } while (release(from, to, WARP_BARRIER));
         }

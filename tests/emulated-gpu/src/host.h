@@ -139,3 +139,45 @@ static inline int dot_u8_s8(unsigned a, unsigned b, int start) {
     for (int i = 0; i < 32; i += 8) sum += (unsigned)((int)(uint8_t)(a >> i) * (int)(int8_t)(b >> i));
     return (int)sum;
 }
+
+static inline unsigned pair_of_halves(float low, float high) {
+    return float_to_half(low) | (unsigned)float_to_half(high) << 16;
+}
+
+// The prelude's rounding is defined after this, and is the same.
+static inline unsigned pair_of_bf16(float low, float high) {
+    const auto rounded = [](float value) {
+        const unsigned bits = __float_as_uint(value);
+        return std::isnan(value) ? bits >> 16 | 0x40u : (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+    };
+    return rounded(low) | rounded(high) << 16;
+}
+
+// The product of a warp's fragments. A lane reads the operands where the others have them, so nobody goes on before all have read.
+// Products of two halves are exact in f64, and their sum is rounded once; a device may keep fewer bits of it.
+template <class Value>
+inline void multiply_add_fragments(float* c, const unsigned* a, const unsigned* b, Value value) {
+    const unsigned* mine[2] = {a, b};
+    const uint64_t* lanes = emulated::warp_exchange((uint64_t)mine);
+    const auto at = [&](unsigned lane, int operand, unsigned word, unsigned half) {
+        return (double)value((uint16_t)(((const unsigned**)lanes[lane])[operand][word] >> (16 * half)));
+    };
+    const unsigned group = threadIdx.x % 32 / 4, column = threadIdx.x % 4 * 2;
+    for (unsigned i = 0; i < 4; i++) {
+        double sum = c[i];
+        for (unsigned k = 0; k < 16; k++) {
+            const unsigned pair = k % 8 / 2, half = k % 2;
+            sum += at(group * 4 + pair, 0, i / 2 + k / 8 * 2, half) * at((column + i % 2) * 4 + pair, 1, k / 8, half);
+        }
+        c[i] = (float)sum;
+    }
+    emulated::warp_exchange(0);
+}
+
+static inline void multiply_add_halves(float* c, const unsigned* a, const unsigned* b) {
+    multiply_add_fragments(c, a, b, half_to_float);
+}
+
+static inline void multiply_add_bf16(float* c, const unsigned* a, const unsigned* b) {
+    multiply_add_fragments(c, a, b, [](uint16_t bits) { return __uint_as_float((unsigned)bits << 16); });
+}

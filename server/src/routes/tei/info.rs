@@ -76,6 +76,7 @@ fn dtype(arithmetic: Arithmetic) -> String {
     match arithmetic {
         Arithmetic::F32 => "float32".to_owned(),
         Arithmetic::Bf16 => "bfloat16".to_owned(),
+        Arithmetic::F16 => "float16".to_owned(),
         other => other.as_str().to_owned(),
     }
 }

@@ -1,0 +1,473 @@
+//! The inference forward on a device: packed texts of any length, no padding.
+
+use std::sync::{Mutex, PoisonError};
+
+use compute::accelerator::{AcceleratorError, Buffer, DeviceInfo, MatrixType, SharedAccelerator};
+
+use super::kernels::{AttentionAt, EmbeddingsAt, Heads, Kernels, MODULE, NormAt, ResidualAt, Tile};
+use super::weights::{self, DeviceHead, DeviceLayer, DeviceNorm, upload};
+use super::workspace::Workspace;
+use crate::architecture::Architecture;
+use crate::cross_encoder::HeadWeights;
+use crate::error::EncodeError;
+use crate::network::relative_bias;
+use crate::options::{AcceleratorConfig, Pooling};
+use crate::tokenizer::Tokens;
+use crate::weights::Weights;
+
+/// A transformer whose weights are on a device.
+///
+/// Operands of products are of one type, sums and residuals are f32. Texts do not see each other, but the library that multiplies
+/// chooses its way by the number of rows: results of other groupings may differ in the last bits.
+pub(crate) struct Network {
+    device: SharedAccelerator,
+    of: MatrixType,
+    architecture: Architecture,
+    tokens: Buffer,
+    positions: Buffer,
+    types: Buffer,
+    embedding_norm: DeviceNorm,
+    relative_bias: Buffer,
+    layers: Vec<DeviceLayer>,
+    head: Option<DeviceHead>,
+    batch_tokens: usize,
+    /// One group at a time: a device has one queue.
+    workspace: Mutex<Workspace>,
+}
+
+/// What a text becomes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Wanted<'a> {
+    /// The last layer's vectors of its tokens.
+    Tokens,
+    /// Those pooled, one after the other.
+    Pooled(&'a [Pooling]),
+    /// What the head makes of its first token's.
+    Logits,
+}
+
+/// What a group is for the kernels.
+struct Inputs {
+    words: Vec<u32>,
+    n_tokens: usize,
+    n_texts: usize,
+    /// Tiles for all queries.
+    n_tiles: usize,
+}
+
+/// Where the inputs are on the device.
+struct InputsAt {
+    ids: u64,
+    positions: u64,
+    types: u64,
+    /// The first row of each text, and the number of rows.
+    starts: u64,
+    /// Rows that are not pooled.
+    skips: u64,
+    tiles: u64,
+    /// Tiles for the first query of each text.
+    first_tiles: u64,
+}
+
+impl Network {
+    /// Uploads weights.
+    ///
+    /// # Errors
+    /// [`AcceleratorError`], such as that there is no room.
+    pub(crate) fn new(
+        architecture: &Architecture,
+        weights: Weights,
+        head: Option<&HeadWeights>,
+        of: MatrixType,
+        config: &AcceleratorConfig,
+    ) -> Result<Self, AcceleratorError> {
+        let device = &config.device;
+        device.load(&MODULE)?;
+        let f32s = |values: &[f32]| upload(device, values, MatrixType::F32);
+        let relative_bias = relative_bias(architecture, &weights.relative_bias);
+        Ok(Self {
+            tokens: f32s(&weights.tokens)?,
+            positions: f32s(&weights.positions)?,
+            types: f32s(&weights.types)?,
+            embedding_norm: DeviceNorm::new(device, &weights.embedding_norm)?,
+            relative_bias: f32s(&relative_bias)?,
+            layers: weights
+                .layers
+                .into_iter()
+                .map(|layer| DeviceLayer::new(device, layer, of))
+                .collect::<Result<_, _>>()?,
+            head: head.map(|head| DeviceHead::new(device, head)).transpose()?,
+            device: device.clone(),
+            of,
+            architecture: architecture.clone(),
+            batch_tokens: config.batch_tokens,
+            workspace: Mutex::new(Workspace::new(device)?),
+        })
+    }
+
+    /// The device.
+    pub(crate) fn device(&self) -> &DeviceInfo {
+        self.device.info()
+    }
+
+    /// Computes what is wanted of each text, in the order of the input, in groups of texts of about equal length.
+    ///
+    /// A group that the device has no room for is divided, and so are those after it.
+    ///
+    /// # Errors
+    /// [`AcceleratorError`]; [`AcceleratorError::OutOfMemory`] when there is no room for one text.
+    pub(crate) fn encode(
+        &self,
+        texts: &[Tokens],
+        wanted: Wanted<'_>,
+    ) -> Result<Vec<f32>, EncodeError> {
+        let mut ends = Vec::with_capacity(texts.len());
+        let mut n_values = 0;
+        for text in texts {
+            n_values += self.n_values(text, wanted);
+            ends.push(n_values);
+        }
+        let mut values = vec![0.0; n_values];
+        let mut order: Vec<usize> = (0..texts.len()).collect();
+        order.sort_by_key(|&index| std::cmp::Reverse(texts[index].len()));
+
+        let mut most_tokens = self.batch_tokens;
+        let mut left = order.as_slice();
+        while !left.is_empty() {
+            let (n_texts, n_tokens) = cut(texts, left, most_tokens);
+            let group: Vec<&Tokens> = left[..n_texts].iter().map(|&index| &texts[index]).collect();
+            let rows = match self.run(&group, wanted) {
+                Err(AcceleratorError::OutOfMemory { .. }) if n_texts > 1 => {
+                    most_tokens = n_tokens / 2;
+                    continue;
+                }
+                rows => rows.map_err(EncodeError::Accelerator)?,
+            };
+            let mut rows = rows.as_slice();
+            for &index in &left[..n_texts] {
+                let (row, rest) = rows.split_at(self.n_values(&texts[index], wanted));
+                values[ends[index] - row.len()..ends[index]].copy_from_slice(row);
+                rows = rest;
+            }
+            left = &left[n_texts..];
+        }
+        Ok(values)
+    }
+
+    /// Values that a text becomes.
+    fn n_values(&self, text: &Tokens, wanted: Wanted<'_>) -> usize {
+        let width = self.architecture.width;
+        match wanted {
+            Wanted::Tokens => text.len() * width,
+            Wanted::Pooled(poolings) => poolings.len() * width,
+            Wanted::Logits => self.head().n_labels,
+        }
+    }
+
+    fn head(&self) -> &DeviceHead {
+        let head = self.head.as_ref();
+        head.expect("logits are wanted of models that were loaded with a head")
+    }
+
+    fn run(&self, group: &[&Tokens], wanted: Wanted<'_>) -> Result<Vec<f32>, AcceleratorError> {
+        let inputs = self.inputs(group);
+        let n_values: usize = group.iter().map(|text| self.n_values(text, wanted)).sum();
+        let mut workspace = self
+            .workspace
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let n_results = match wanted {
+            Wanted::Tokens => 0, // they are where they were computed
+            _ => n_values,
+        };
+        workspace.reserve(
+            &self.device,
+            &self.architecture,
+            self.of,
+            (inputs.n_tokens, inputs.words.len(), n_results),
+        )?;
+        workspace.inputs.write(0, as_bytes(&inputs.words))?;
+        let mut bytes = vec![0; n_values * size_of::<f32>()];
+        // SAFETY: the workspace has room for the group, and the ids were checked against the tables.
+        let from = unsafe { self.queue(&inputs, group, wanted, &mut workspace)? };
+        from.read(0, &mut bytes)?;
+        let values = bytes.chunks_exact(size_of::<f32>());
+        Ok(values
+            .map(|value| f32::from_le_bytes(value.try_into().expect("four bytes")))
+            .collect())
+    }
+
+    /// Queues all work of a group, and returns the buffer that begins with its results.
+    ///
+    /// # Safety
+    /// The workspace has room for the group, and holds its inputs; ids are rows of their tables.
+    unsafe fn queue<'a>(
+        &self,
+        inputs: &Inputs,
+        group: &[&Tokens],
+        wanted: Wanted<'_>,
+        workspace: &'a mut Workspace,
+    ) -> Result<&'a Buffer, AcceleratorError> {
+        let at = inputs.at(&workspace.inputs);
+        let first_only = match wanted {
+            Wanted::Tokens => false,
+            Wanted::Pooled(poolings) => {
+                poolings == [Pooling::Cls] && group.iter().all(|text| text.n_unpooled == 0)
+            }
+            Wanted::Logits => true,
+        };
+        // SAFETY: the caller's.
+        unsafe { self.forward(inputs, &at, first_only, workspace)? };
+        let (n_texts, width) = (inputs.n_texts, self.architecture.width);
+        let results = workspace.results.address();
+        let kernels = Kernels {
+            device: &*self.device,
+            of: MatrixType::F32,
+        };
+        let Workspace { hidden, summed, .. } = workspace;
+        match wanted {
+            Wanted::Tokens => return Ok(&workspace.hidden),
+            Wanted::Pooled(_) if first_only => return Ok(&workspace.hidden),
+            Wanted::Pooled(poolings) => {
+                let stride = poolings.len() * width;
+                for (i, &pooling) in poolings.iter().enumerate() {
+                    let out = results + (i * width * size_of::<f32>()) as u64;
+                    let rows = (hidden.address(), at.starts, at.skips);
+                    // SAFETY: the results have a row of `stride` for every text.
+                    unsafe { kernels.pool(rows, (n_texts, width), pooling, (out, stride))? };
+                }
+            }
+            Wanted::Logits => {
+                let head = self.head();
+                let inner = (summed.address(), MatrixType::F32);
+                let operands = (hidden.address(), head.hidden.weight.address());
+                // SAFETY: there is a row of `hidden` for every text, and one of `summed` for every token.
+                unsafe {
+                    kernels.multiply(n_texts, (width, width), operands, inner)?;
+                    let bias = head.hidden.bias.address();
+                    kernels.activate(inner.0, bias, (n_texts, width), head.function)?;
+                    let classifier = (
+                        inner.0,
+                        head.classifier.weight.address(),
+                        head.classifier.bias.address(),
+                    );
+                    kernels.classify(classifier, (n_texts, width), head.n_labels, results)?;
+                }
+            }
+        }
+        Ok(&workspace.results)
+    }
+
+    /// Computes the last layer's token vectors to `hidden` of the workspace: (T, H), or (texts, H) of the first tokens only.
+    ///
+    /// # Safety
+    /// As [`Self::queue`].
+    unsafe fn forward(
+        &self,
+        inputs: &Inputs,
+        at: &InputsAt,
+        first_only: bool,
+        workspace: &mut Workspace,
+    ) -> Result<(), AcceleratorError> {
+        let a = &self.architecture;
+        let (width, n_intermediate, n_tokens) = (a.width, a.n_intermediate, inputs.n_tokens);
+        let kernels = Kernels {
+            device: &*self.device,
+            of: self.of,
+        };
+        let heads = self.heads();
+        let epsilon = a.epsilon as f32;
+        // Queries, keys, values and context share their place with what is between the feed-forward layers.
+        let projected = workspace.scratch.address();
+        let context = workspace.scratch.at(n_tokens * 3 * width * self.of.bytes());
+        let inner = projected;
+        let operand = workspace.operand.address();
+        let embeddings = EmbeddingsAt {
+            ids: at.ids,
+            positions: at.positions,
+            types: at.types,
+            token_table: self.tokens.address(),
+            position_table: self.positions.address(),
+            type_table: self.types.address(),
+        };
+        let norm = self.embedding_norm.at(epsilon);
+        let hidden = (workspace.hidden.address(), operand);
+        // SAFETY: the workspace has so many rows.
+        unsafe { kernels.embed(&embeddings, (n_tokens, width), norm, hidden)? };
+        for (index, layer) in self.layers.iter().enumerate() {
+            let first_only = first_only && index + 1 == self.layers.len();
+            let (n_rows, tiles, n_tiles, sources) = match first_only {
+                true => (inputs.n_texts, at.first_tiles, inputs.n_texts, at.starts),
+                false => (n_tokens, at.tiles, inputs.n_tiles, 0),
+            };
+            let attention = AttentionAt {
+                projected,
+                bias: layer.projections.bias.address(),
+                tiles,
+                relative: self.relative_bias.address(),
+                context,
+            };
+            let input = workspace.operand(self.of);
+            let weight = layer.projections.weight.address();
+            // SAFETY: as above; the scratch has room for queries, keys, values and context.
+            unsafe {
+                let shape = (3 * width, width);
+                kernels.multiply(n_tokens, shape, (input, weight), (projected, self.of))?; // (T, 3 H)
+                kernels.attend(heads, n_tiles, &attention, a.n_positions)?;
+            }
+            let output = (&layer.output, &layer.attention_norm);
+            // SAFETY: as above.
+            unsafe {
+                let shape = (n_rows, width);
+                self.add_linear(&kernels, context, shape, output, sources, workspace)?;
+            }
+            let input = workspace.operand(self.of);
+            let (weight, bias) = (layer.up.weight.address(), layer.up.bias.address());
+            // SAFETY: as above; the scratch has room for what is between the layers.
+            unsafe {
+                let shape = (n_intermediate, width);
+                kernels.multiply(n_rows, shape, (input, weight), (inner, self.of))?; // (rows, I)
+                let shape = (n_rows, n_intermediate);
+                kernels.activate(inner, bias, shape, a.activation.into())?;
+            }
+            let down = (&layer.down, &layer.output_norm);
+            // SAFETY: as above.
+            unsafe {
+                let shape = (n_rows, n_intermediate);
+                self.add_linear(&kernels, inner, shape, down, 0, workspace)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// `hidden = norm(input · Wᵀ + b + hidden)` for (rows, columns) of input.
+    ///
+    /// # Safety
+    /// As [`Self::queue`]; the input has so many rows.
+    unsafe fn add_linear(
+        &self,
+        kernels: &Kernels<'_>,
+        input: u64,
+        (n_rows, n_columns): (usize, usize),
+        (linear, norm): (&weights::DeviceLinear, &DeviceNorm),
+        sources: u64,
+        workspace: &mut Workspace,
+    ) -> Result<(), AcceleratorError> {
+        let width = self.architecture.width;
+        let product = workspace.summed.address();
+        let at = ResidualAt {
+            product,
+            bias: linear.bias.address(),
+            residual: workspace.hidden.address(),
+            sources,
+            operand: workspace.operand.address(),
+        };
+        let norm: NormAt = norm.at(self.architecture.epsilon as f32);
+        let operands = (input, linear.weight.address());
+        // SAFETY: the caller's; the product has a row for every token.
+        unsafe {
+            kernels.multiply(
+                n_rows,
+                (width, n_columns),
+                operands,
+                (product, MatrixType::F32),
+            )?; // (rows, H)
+            kernels.add_norm(&at, (n_rows, width), norm)?;
+        }
+        std::mem::swap(&mut workspace.hidden, &mut workspace.summed);
+        Ok(())
+    }
+
+    fn heads(&self) -> Heads {
+        let a = &self.architecture;
+        Heads {
+            n: a.n_heads,
+            d: a.width / a.n_heads,
+            of: self.of,
+        }
+    }
+
+    /// Lays out a group for the kernels, in the order of [`Inputs::at`].
+    fn inputs(&self, group: &[&Tokens]) -> Inputs {
+        let n_tokens: usize = group.iter().map(|text| text.len()).sum();
+        let mut starts = vec![0];
+        let mut tiles = Vec::new();
+        let most = self.heads().tile_queries();
+        for text in group {
+            let (start, length) = (starts[starts.len() - 1], text.len() as u32);
+            for first in (0..length).step_by(most) {
+                tiles.push(Tile {
+                    start,
+                    length,
+                    first,
+                    n_queries: (length - first).min(most as u32),
+                    target: start + first,
+                });
+            }
+            starts.push(start + length);
+        }
+        let first_tiles = group.iter().enumerate().map(|(index, text)| Tile {
+            start: starts[index],
+            length: text.len() as u32,
+            first: 0,
+            n_queries: 1,
+            target: index as u32,
+        });
+        let mut words =
+            Vec::with_capacity(3 * n_tokens + Tile::WORDS * (tiles.len() + group.len()));
+        words.extend(group.iter().flat_map(|text| &text.ids));
+        for text in group {
+            words.extend(self.architecture.positions(&text.ids));
+        }
+        words.extend(group.iter().flat_map(|text| &text.type_ids));
+        words.extend(&starts);
+        words.extend(group.iter().map(|text| text.n_unpooled as u32));
+        words.extend(tiles.iter().flat_map(|tile| tile.words()));
+        words.extend(first_tiles.flat_map(Tile::words));
+        Inputs {
+            words,
+            n_tokens,
+            n_texts: group.len(),
+            n_tiles: tiles.len(),
+        }
+    }
+}
+
+impl Inputs {
+    fn at(&self, buffer: &Buffer) -> InputsAt {
+        let mut word = 0;
+        let mut next = |n_words: usize| {
+            let at = buffer.at(word * size_of::<u32>());
+            word += n_words;
+            at
+        };
+        InputsAt {
+            ids: next(self.n_tokens),
+            positions: next(self.n_tokens),
+            types: next(self.n_tokens),
+            starts: next(self.n_texts + 1),
+            skips: next(self.n_texts),
+            tiles: next(self.n_tiles * Tile::WORDS),
+            first_tiles: next(self.n_texts * Tile::WORDS),
+        }
+    }
+}
+
+/// Texts at the front of `order` that have up to `most_tokens` tokens, at least one text; and their tokens.
+fn cut(texts: &[Tokens], order: &[usize], most_tokens: usize) -> (usize, usize) {
+    let (mut n_texts, mut n_tokens) = (0, 0);
+    for &index in order {
+        let length = texts[index].len();
+        if n_texts > 0 && n_tokens + length > most_tokens {
+            break;
+        }
+        n_texts += 1;
+        n_tokens += length;
+    }
+    (n_texts, n_tokens)
+}
+
+fn as_bytes(words: &[u32]) -> &[u8] {
+    // SAFETY: every four bytes of words are bytes, and the device is little-endian as every host is that has one.
+    unsafe { std::slice::from_raw_parts(words.as_ptr().cast(), size_of_val(words)) }
+}

@@ -1,0 +1,369 @@
+//! Models on an accelerator, which is emulated, are those of the CPU.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::thread;
+
+use compute::accelerator::AcceleratorError;
+use emulated_gpu::EmulatedGpu;
+use encoder::training::{Encoder, Engine, EngineConfig};
+use encoder::{
+    AcceleratorConfig, Architecture, Arithmetic, BiEncoder, CrossEncoder, EncodeError,
+    EncoderConfig, Golden, LoadError, ModelOptions, Output, Tokens,
+};
+use serde_json::json;
+
+use crate::directories::{copy, edit};
+
+const BI_ENCODERS: [&str; 9] = [
+    "tiny-bert",
+    "tiny-bert-cls-dense",
+    "tiny-bert-last",
+    "tiny-bert-weighted",
+    "tiny-bert-bin",
+    "tiny-roberta",
+    "tiny-xlm-roberta",
+    "tiny-distilbert",
+    "tiny-mpnet",
+];
+
+const CROSS_ENCODERS: [&str; 4] = [
+    "tiny-cross-bert",
+    "tiny-cross-bert-3",
+    "tiny-cross-roberta",
+    "tiny-cross-distilbert",
+];
+
+/// The least cosine to f32 on the CPU. The random weights of these models are wide, which makes the losses large.
+const ARITHMETIC: [(Arithmetic, f64); 3] = [
+    (Arithmetic::F32, 0.999_99),
+    (Arithmetic::F16, 0.9999),
+    (Arithmetic::Bf16, 0.999),
+];
+
+fn gpu(n_bytes: u64) -> Arc<EmulatedGpu> {
+    EmulatedGpu::new("gpu:0", n_bytes)
+}
+
+fn on(device: &Arc<EmulatedGpu>, arithmetic: Arithmetic, batch_tokens: usize) -> EncoderConfig {
+    EncoderConfig {
+        threads: 1,
+        arithmetic,
+        accelerator: Some(AcceleratorConfig {
+            batch_tokens,
+            ..AcceleratorConfig::new(device.clone())
+        }),
+        ..EncoderConfig::default()
+    }
+}
+
+fn on_cpu() -> EncoderConfig {
+    EncoderConfig {
+        threads: 1,
+        ..EncoderConfig::default()
+    }
+}
+
+fn bi(path: &Path, config: &EncoderConfig) -> BiEncoder {
+    BiEncoder::load(path, &ModelOptions::default(), config).expect("the model loads")
+}
+
+fn fixture(name: &str) -> std::path::PathBuf {
+    testkit::fixture("models").join(name)
+}
+
+/// Texts of ids all over the table; of some, tokens are left out of the pooling.
+fn texts(lengths: &[usize], n_vocabulary: usize) -> Vec<Tokens> {
+    let text = |(seed, &length): (usize, &usize)| Tokens {
+        ids: (0..length)
+            .map(|i| ((i * 131 + seed * 17 + 3) % n_vocabulary) as u32)
+            .collect(),
+        type_ids: vec![0; length],
+        n_unpooled: seed % 3,
+        ..Tokens::default()
+    };
+    lengths.iter().enumerate().map(text).collect()
+}
+
+fn n_vocabulary(path: &Path) -> usize {
+    Architecture::read(&path.join("config.json"))
+        .expect("config.json is valid")
+        .n_vocabulary
+}
+
+fn cosine(a: &[f32], b: &[f32]) -> f64 {
+    let dot = |a: &[f32], b: &[f32]| -> f64 {
+        let pairs = a.iter().zip(b);
+        pairs.map(|(&a, &b)| f64::from(a) * f64::from(b)).sum()
+    };
+    dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()
+}
+
+fn max_abs(a: &[f32], b: &[f32]) -> f32 {
+    let pairs = a.iter().zip(b);
+    pairs.map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
+}
+
+/// Compares what a bi-encoder makes of texts with what the CPU makes of them in f32.
+fn check_vectors(path: &Path, texts: &[Tokens], outputs: &[Output]) {
+    let plain = bi(path, &on_cpu());
+    for (arithmetic, least) in ARITHMETIC {
+        let device = gpu(1 << 28);
+        let encoder = bi(path, &on(&device, arithmetic, 300));
+        let name = format!("{} {arithmetic:?}", path.display());
+        for &output in outputs {
+            let found = encoder.encode_as(texts, output).expect("texts encode");
+            let expected = plain.encode_as(texts, output).expect("texts encode");
+            assert_eq!(found.len(), expected.len());
+            let (mut found, mut expected) = (found.as_slice(), expected.as_slice());
+            for (row, text) in texts.iter().enumerate() {
+                let n_values = plain.n_values(text, output);
+                let (values, rest) = found.split_at(n_values);
+                let (of_cpu, rest_of_cpu) = expected.split_at(n_values);
+                (found, expected) = (rest, rest_of_cpu);
+                let near = cosine(values, of_cpu);
+                assert!(
+                    near >= least,
+                    "{name} {output:?}, text {row}: cosine {near}"
+                );
+                if arithmetic == Arithmetic::F32 {
+                    let apart = max_abs(values, of_cpu);
+                    assert!(apart <= 1e-4, "{name} {output:?}, text {row}: {apart}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn vectors_are_those_of_the_cpu() {
+    for name in BI_ENCODERS {
+        let path = fixture(name);
+        check_vectors(
+            &path,
+            &texts(&[3, 33, 17, 4, 100, 64, 65], n_vocabulary(&path)),
+            &[Output::Vector, Output::Unnormalized, Output::TokenVectors],
+        );
+    }
+}
+
+#[test]
+fn vectors_are_those_of_the_reference() {
+    for name in BI_ENCODERS {
+        let encoder = bi(&fixture(name), &on(&gpu(1 << 28), Arithmetic::F32, 300));
+        let golden = match name {
+            "tiny-bert-bin" => "tiny-bert",
+            name => name,
+        };
+        let golden = testkit::golden("encoder").join(golden).join("golden.json");
+        let report = Golden::load(&golden)
+            .and_then(|golden| golden.check_bi(&encoder))
+            .expect("comparable");
+        assert!(report.passed, "{name}: {report:?}");
+    }
+}
+
+#[test]
+fn scores_are_those_of_the_reference_and_the_cpu() {
+    for name in CROSS_ENCODERS {
+        let path = fixture(name);
+        let load = |config: &EncoderConfig| {
+            CrossEncoder::load(&path, None, config).expect("the model loads")
+        };
+        let plain = load(&on_cpu());
+        let golden = testkit::golden("encoder").join(name).join("golden.json");
+        let golden = Golden::load(&golden).expect("golden file");
+        let pairs = texts(&[1, 2, 31, 33, 100, 128], n_vocabulary(&path));
+        let expected = plain.score(&pairs).expect("pairs are scored");
+        // bf16 keeps eight bits; the logits of these models are about 1.
+        for (arithmetic, most) in [
+            (Arithmetic::F32, 1e-4),
+            (Arithmetic::F16, 0.01),
+            (Arithmetic::Bf16, 0.05),
+        ] {
+            let encoder = load(&on(&gpu(1 << 28), arithmetic, 150));
+            let found = encoder.score(&pairs).expect("pairs are scored");
+            let apart = max_abs(&found.logits, &expected.logits);
+            assert!(apart <= most, "{name} {arithmetic:?}: {apart}");
+            assert!(max_abs(&found.values, &expected.values) <= most);
+            if arithmetic == Arithmetic::F32 {
+                let report = golden.check_cross(&encoder).expect("comparable");
+                assert!(report.passed, "{name}: {report:?}");
+            }
+        }
+    }
+}
+
+/// A model of random weights that takes 512 tokens.
+fn long_model(folder: &Path, width: usize, n_heads: usize) {
+    copy(&fixture("tiny-bert"), folder);
+    edit(&folder.join("config.json"), |config| {
+        config["hidden_size"] = json!(width);
+        config["num_attention_heads"] = json!(n_heads);
+        config["intermediate_size"] = json!(2 * width);
+        config["max_position_embeddings"] = json!(512);
+    });
+    let architecture =
+        Architecture::read(&folder.join("config.json")).expect("config.json is valid");
+    let engine = Engine::new(&EngineConfig::default()).expect("threads start");
+    let random = Encoder::random(architecture, 7, &engine).expect("a model");
+    random
+        .save(&folder.join("model.safetensors"))
+        .expect("the weights are written");
+}
+
+#[test]
+fn texts_of_every_length_are_those_of_the_cpu() {
+    for (width, n_heads) in [(64, 2), (64, 1)] {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        long_model(folder.path(), width, n_heads);
+        let lengths = [1, 2, 31, 33, 511, 512];
+        let texts = texts(&lengths, n_vocabulary(folder.path()));
+        check_vectors(folder.path(), &texts, &[Output::TokenVectors]);
+    }
+}
+
+#[test]
+fn a_batch_is_its_texts_one_by_one() {
+    let path = fixture("tiny-bert");
+    let texts = texts(&[5, 40, 1, 40, 77, 16, 128], n_vocabulary(&path));
+    for (arithmetic, _) in ARITHMETIC {
+        let alone = bi(&path, &on(&gpu(1 << 28), arithmetic, 1));
+        let together = bi(&path, &on(&gpu(1 << 28), arithmetic, 1 << 20));
+        let expected = alone.encode(&texts).expect("texts encode");
+        assert_eq!(together.encode(&texts).expect("texts encode"), expected);
+        let mut reversed = texts.clone();
+        reversed.reverse();
+        let found = together.encode(&reversed).expect("texts encode");
+        for row in 0..texts.len() {
+            assert_eq!(found.row(texts.len() - 1 - row), expected.row(row));
+        }
+        thread::scope(|scope| {
+            for _ in 0..2 {
+                scope
+                    .spawn(|| assert_eq!(together.encode(&texts).expect("texts encode"), expected));
+            }
+        });
+    }
+}
+
+#[test]
+fn a_batch_that_has_no_room_is_divided() {
+    let path = fixture("tiny-bert");
+    let texts = texts(
+        &[100, 90, 80, 70, 60, 50, 40, 30, 20, 10],
+        n_vocabulary(&path),
+    );
+    let large = gpu(1 << 28);
+    let encoder = bi(&path, &on(&large, Arithmetic::Bf16, 1 << 20));
+    let n_weights = large.allocated_bytes();
+    let expected = encoder.encode(&texts).expect("texts encode");
+    let n_workspace = large.allocated_bytes() - n_weights;
+
+    let small = gpu(n_weights + n_workspace / 3);
+    let encoder = bi(&path, &on(&small, Arithmetic::Bf16, 1 << 20));
+    assert_eq!(small.allocated_bytes(), n_weights);
+    assert_eq!(
+        encoder.encode(&texts).expect("groups are divided"),
+        expected
+    );
+    assert!(small.n_launches() > 2 * large.n_launches());
+
+    // Room for the short texts only: the error says so, and they still go through.
+    let tiny = gpu(n_weights + n_workspace / 20);
+    let encoder = bi(&path, &on(&tiny, Arithmetic::Bf16, 1 << 20));
+    let error = encoder.encode(&texts).expect_err("there is no room");
+    let EncodeError::Accelerator(AcceleratorError::OutOfMemory { device, total, .. }) = error
+    else {
+        panic!("{error}");
+    };
+    assert_eq!(
+        (device.as_str(), total),
+        ("gpu:0", n_weights + n_workspace / 20)
+    );
+    let short = encoder.encode(&texts[8..]).expect("short texts fit");
+    assert_eq!(short.row(1), expected.row(9));
+
+    let error = BiEncoder::load(
+        &path,
+        &ModelOptions::default(),
+        &on(&gpu(n_weights / 2), Arithmetic::Bf16, 1),
+    );
+    let Some(LoadError::Accelerator(AcceleratorError::OutOfMemory { .. })) = error.err() else {
+        panic!("the weights do not fit");
+    };
+}
+
+#[test]
+fn memory_is_given_back() {
+    let device = gpu(1 << 28);
+    let encoder = bi(&fixture("tiny-bert"), &on(&device, Arithmetic::F16, 64));
+    encoder.encode(&texts(&[9, 8], 50)).expect("texts encode");
+    drop(encoder);
+    assert_eq!(device.allocated_bytes(), 0);
+}
+
+#[test]
+fn a_model_says_where_and_how_it_is_computed() {
+    let device = gpu(1 << 28);
+    let path = fixture("tiny-bert");
+    let encoder = bi(&path, &on(&device, Arithmetic::Auto, 64));
+    assert_eq!(encoder.config().arithmetic, Arithmetic::Bf16);
+    assert_eq!(
+        encoder.device().map(|info| info.name.as_str()),
+        Some("gpu:0")
+    );
+    assert!(!encoder.batch_invariant());
+    let plain = bi(&path, &on_cpu());
+    assert_eq!(plain.device(), None);
+    assert!(plain.batch_invariant());
+}
+
+#[test]
+fn what_an_accelerator_does_not_compute_is_refused() {
+    let device = gpu(1 << 28);
+    let load = |path: &Path, config: &EncoderConfig| {
+        let loaded = BiEncoder::load(path, &ModelOptions::default(), config);
+        loaded.err().expect("it is refused").to_string()
+    };
+    let check = |path: &Path, config: &EncoderConfig, expected: &str| {
+        let found = load(path, config);
+        assert!(found.ends_with(expected), "{found}");
+    };
+    let tiny = fixture("tiny-bert");
+    for arithmetic in [Arithmetic::Int8, Arithmetic::Fixed16] {
+        let expected = format!(
+            "runs in f32, f16 and bf16 on an accelerator, not in {}",
+            arithmetic.as_str()
+        );
+        check(&tiny, &on(&device, arithmetic, 64), &expected);
+    }
+    let f16 = EncoderConfig {
+        arithmetic: Arithmetic::F16,
+        ..on_cpu()
+    };
+    check(
+        &tiny,
+        &f16,
+        "runs in f32, fixed16, bf16 and int8 on the CPU, not in f16",
+    );
+    check(
+        &fixture("tiny-t5"),
+        &on(&device, Arithmetic::F32, 64),
+        "does not run on gpu:0: accelerators run the models that are of model_type bert, roberta, xlm-roberta, camembert, \
+         distilbert or mpnet",
+    );
+    for (width, n_heads, expected) in [
+        (36, 2, "hidden_size is 36, which is no multiple of 8"),
+        (
+            136,
+            1,
+            "the width of a head is 136; supported are up to 128",
+        ),
+    ] {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        long_model(folder.path(), width, n_heads);
+        check(folder.path(), &on(&device, Arithmetic::F32, 64), expected);
+    }
+    assert_eq!(device.allocated_bytes(), 0);
+}

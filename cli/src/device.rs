@@ -1,14 +1,15 @@
-//! `--device`: where vectors are searched.
+//! `--device`: where models are computed and vectors searched.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
+use std::sync::{Mutex, Once, PoisonError};
 
 use compute::accelerator::cuda::{self, KernelCache};
 use compute::accelerator::{AcceleratorError, SharedAccelerator};
 use serde::{Deserialize, Serialize};
 
 use crate::model;
-use crate::output::Output;
 
 /// Where to compute.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
@@ -86,49 +87,44 @@ impl fmt::Display for DeviceChoice {
 }
 
 impl DeviceChoice {
-    /// Opens the devices, none for the processors, and says which they are.
+    /// Opens the devices, none for the processors. A device is opened once by a process.
     ///
     /// # Errors
     /// [`AcceleratorError`] of a device that was named. `auto` falls back to the processors where CUDA is not available, and says so.
-    pub fn open(&self, output: &Output) -> Result<Vec<SharedAccelerator>, AcceleratorError> {
-        let opened = match self {
-            Self::Cpu => return Ok(Vec::new()),
-            Self::Cuda(numbers) => open(numbers.iter().copied())?,
-            Self::Auto => match cuda::info().and_then(|cuda| open(0..cuda.devices.len())) {
-                Ok(opened) => opened,
+    pub fn open(&self) -> Result<Vec<SharedAccelerator>, AcceleratorError> {
+        match self {
+            Self::Cpu => Ok(Vec::new()),
+            Self::Cuda(numbers) => numbers.iter().map(|&number| open(number)).collect(),
+            Self::Auto => match all() {
                 Err(error @ AcceleratorError::NotAvailable { .. }) => {
-                    output.remark(format!("{error}; the CPU searches"));
-                    return Ok(Vec::new());
+                    static SAID: Once = Once::new();
+                    SAID.call_once(|| tracing::warn!("{error}; the CPU computes"));
+                    Ok(Vec::new())
                 }
-                Err(error) => return Err(error),
+                opened => opened,
             },
-        };
-        for device in &opened {
-            let info = device.info();
-            let gib = info.total_bytes as f64 / (1_u64 << 30) as f64;
-            output.remark(format!("{}: {}, {gib:.0} GiB", info.name, info.model));
         }
-        Ok(opened)
     }
 }
 
-/// Opens devices by number, a device that is named twice once.
-fn open(numbers: impl Iterator<Item = usize>) -> Result<Vec<SharedAccelerator>, AcceleratorError> {
+fn all() -> Result<Vec<SharedAccelerator>, AcceleratorError> {
+    (0..cuda::info()?.devices.len()).map(open).collect()
+}
+
+fn open(number: usize) -> Result<SharedAccelerator, AcceleratorError> {
+    static OPENED: Mutex<BTreeMap<usize, SharedAccelerator>> = Mutex::new(BTreeMap::new());
+    let mut opened = OPENED.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(device) = opened.get(&number) {
+        return Ok(device.clone());
+    }
     let cache = KernelCache {
         folder: model::kernel_cache(),
     };
-    let mut opened: Vec<(usize, SharedAccelerator)> = Vec::new();
-    let mut devices = Vec::new();
-    for number in numbers {
-        let known = opened.iter().find(|(known, _)| *known == number);
-        let device = match known {
-            Some((_, device)) => device.clone(),
-            None => cuda::open(number, &cache)?,
-        };
-        opened.push((number, device.clone()));
-        devices.push(device);
-    }
-    Ok(devices)
+    let device = cuda::open(number, &cache)?;
+    let info = device.info();
+    tracing::info!(device = info.name, model = info.model, "opened");
+    opened.insert(number, device.clone());
+    Ok(device)
 }
 
 #[cfg(test)]

@@ -86,6 +86,17 @@ pub fn texts(error: &anyhow::Error) -> Vec<String> {
     texts
 }
 
+/// What a device said, which errors of indexes and models pass on as their own.
+fn of_device<'a>(cause: &'a (dyn std::error::Error + 'static)) -> Option<&'a AcceleratorError> {
+    if let Some(LoadError::Accelerator(error)) = cause.downcast_ref() {
+        return Some(error);
+    }
+    if let Some(index::OpenError::Load(index::LoadError::Device(error))) = cause.downcast_ref() {
+        return Some(error);
+    }
+    cause.downcast_ref()
+}
+
 /// The one place that knows which library error means what to a user.
 fn classify(error_chain: &anyhow::Error) -> (Exit, Option<String>) {
     for cause in error_chain.chain() {
@@ -132,7 +143,7 @@ fn classify(error_chain: &anyhow::Error) -> (Exit, Option<String>) {
         {
             return (Exit::BadInput, None);
         }
-        match cause.downcast_ref() {
+        match of_device(cause) {
             Some(AcceleratorError::NotAvailable { .. }) => {
                 let hint = "`trawl doctor` shows what is there; `--device cpu` does without";
                 return (Exit::Failed, Some(hint.to_owned()));
@@ -180,6 +191,11 @@ fn classify(error_chain: &anyhow::Error) -> (Exit, Option<String>) {
                 | LoadError::Arithmetic { .. }
                 | LoadError::MaxTokens { .. }
                 | LoadError::Contradiction { .. } => return (Exit::Usage, None),
+                LoadError::NotAccelerated { .. } => {
+                    let hint =
+                        "`--device cpu` computes it, and `--device auto` where no device can";
+                    return (Exit::Usage, Some(hint.to_owned()));
+                }
                 _ => return (Exit::Failed, Some(MODEL.to_owned())),
             }
         }

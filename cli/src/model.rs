@@ -7,8 +7,10 @@ use std::sync::Arc;
 use anyhow::Context;
 use collection::Manifest;
 use compute::Level;
+use compute::accelerator::{AcceleratorError, DeviceInfo, SharedAccelerator};
 use encoder::{
-    Arithmetic, BiEncoder, CrossEncoder, EncoderConfig, ModelOptions, Pooling, Preset, Similarity,
+    AcceleratorConfig, Arithmetic, BiEncoder, CrossEncoder, EncoderConfig, ModelOptions, Pooling,
+    Preset, Similarity,
 };
 use hub::{DEFAULT_RERANKER, ModelCache};
 use index::Metric;
@@ -17,6 +19,7 @@ use serde::de::IntoDeserializer;
 use serde::de::value::{Error as NameError, StrDeserializer};
 
 use crate::bundle::Bundle;
+use crate::device::DeviceChoice;
 use crate::failure::Failure;
 
 /// The encoder used when none is named.
@@ -64,10 +67,14 @@ pub struct ModelArgs {
 /// How a model computes.
 #[derive(Clone, Debug, Default, clap::Args)]
 pub struct KernelArgs {
-    /// Numbers of the matrix products: auto, f32, fixed16, bf16, int8 (lossy). `auto` is bf16 on AMX, fixed16 on AVX-512
-    /// VNNI, else f32: each keeps a cosine of 0.9999 to f32.
+    /// Numbers of the matrix products: auto, f32, fixed16, bf16, int8 (lossy); on GPUs f32, bf16, f16. `auto` is bf16 on GPUs and AMX,
+    /// fixed16 on AVX-512 VNNI, else f32: each keeps a cosine of 0.9999 to f32.
     #[arg(long, value_name = "NAME", value_parser = named::<Arithmetic>)]
     pub precision: Option<Arithmetic>,
+    /// What computes models of the BERT family and searches vectors: cpu; cuda:0 or cuda:0,cuda:1 (the first one computes); auto for
+    /// whatever is there (default: cpu; `serve` built for CUDA: auto).
+    #[arg(long, value_name = "NAME")]
+    pub device: Option<DeviceChoice>,
     /// Vector instructions at most: portable, avx2, avx512, amx (default: all that the machine has).
     #[arg(long, value_name = "NAME", value_parser = level)]
     simd: Option<Level>,
@@ -75,13 +82,36 @@ pub struct KernelArgs {
 
 impl KernelArgs {
     /// The config of a model that runs on `threads`, all that this process may use when none are given.
-    pub fn config(&self, default: Arithmetic, threads: Option<usize>) -> EncoderConfig {
-        EncoderConfig {
+    ///
+    /// # Errors
+    /// When a device that was named is not available.
+    pub fn config(
+        &self,
+        default: Arithmetic,
+        threads: Option<usize>,
+    ) -> Result<EncoderConfig, AcceleratorError> {
+        let devices = self.devices()?;
+        let accelerator = devices.into_iter().next().map(|device| AcceleratorConfig {
+            optional: self.device == Some(DeviceChoice::Auto),
+            ..AcceleratorConfig::new(device)
+        });
+        Ok(EncoderConfig {
             threads: compute::thread_budget(threads),
             arithmetic: self.precision.unwrap_or(default),
             simd: self.simd,
+            accelerator,
             ..EncoderConfig::default()
-        }
+        })
+    }
+
+    /// The devices that `--device` names, none for the CPU.
+    ///
+    /// # Errors
+    /// When one of them is not available.
+    pub fn devices(&self) -> Result<Vec<SharedAccelerator>, AcceleratorError> {
+        self.device
+            .as_ref()
+            .map_or(Ok(Vec::new()), DeviceChoice::open)
     }
 }
 
@@ -114,7 +144,10 @@ impl ModelArgs {
     }
 
     /// How the model is run; `default` is the arithmetic of the command.
-    pub fn encoder_config(&self, default: Arithmetic) -> EncoderConfig {
+    ///
+    /// # Errors
+    /// As [`KernelArgs::config`].
+    pub fn encoder_config(&self, default: Arithmetic) -> Result<EncoderConfig, AcceleratorError> {
         self.kernel.config(default, self.threads)
     }
 
@@ -125,7 +158,15 @@ impl ModelArgs {
 
     /// Loads the encoder from `directory` with the options given.
     pub fn load(&self, directory: &Path, default: Arithmetic) -> anyhow::Result<Arc<BiEncoder>> {
-        load_encoder(directory, &self.options(), &self.encoder_config(default))
+        load_encoder(directory, &self.options(), &self.encoder_config(default)?)
+    }
+}
+
+/// Says that a device that was asked for leaves a model to the CPU.
+fn left_to_the_cpu(directory: &Path, config: &EncoderConfig, device: Option<&DeviceInfo>) {
+    if let (Some(accelerator), None) = (&config.accelerator, device) {
+        let (model, device) = (directory.display(), &accelerator.device.info().name);
+        tracing::warn!("{device} cannot compute `{model}`; the CPU does");
     }
 }
 
@@ -137,6 +178,7 @@ pub fn load_encoder(
 ) -> anyhow::Result<Arc<BiEncoder>> {
     let encoder = BiEncoder::load(directory, options, config)
         .with_context(|| format!("cannot load model `{}`", directory.display()))?;
+    left_to_the_cpu(directory, config, encoder.device());
     Ok(Arc::new(encoder))
 }
 
@@ -145,6 +187,7 @@ pub fn load_reranker(model: &Path, config: &EncoderConfig) -> anyhow::Result<Arc
     let directory = find(model)?;
     let reranker = CrossEncoder::load(&directory, None, config)
         .with_context(|| format!("cannot load reranker `{}`", directory.display()))?;
+    left_to_the_cpu(&directory, config, reranker.device());
     Ok(Arc::new(reranker))
 }
 
@@ -246,7 +289,11 @@ pub fn encoder_and_directory(
         }
         _ => args.directory()?,
     };
-    let encoder = load_encoder(&directory, &options, &args.encoder_config(Arithmetic::Auto))?;
+    let encoder = load_encoder(
+        &directory,
+        &options,
+        &args.encoder_config(Arithmetic::Auto)?,
+    )?;
     retriever::check_encoder(manifest, &encoder)?;
     if let Err(mismatch) = retriever::check_arithmetic(manifest, encoder.config().arithmetic) {
         tracing::warn!("{mismatch}");

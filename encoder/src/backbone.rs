@@ -98,6 +98,16 @@ impl BackboneConfig {
         path: &Path,
         config: &EncoderConfig,
     ) -> Result<(Simd, EncoderConfig), LoadError> {
+        if let Some(accelerator) = &config.accelerator
+            && accelerator.optional
+            && self.check_accelerated(path, accelerator).is_err()
+        {
+            let on_cpu = EncoderConfig {
+                accelerator: None,
+                ..config.clone()
+            };
+            return self.resolve(path, &on_cpu);
+        }
         let requested = config.arithmetic;
         let (simd, mut config) = config.resolve();
         let refuse = |supported, place| LoadError::Arithmetic {

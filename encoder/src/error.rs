@@ -242,7 +242,7 @@ pub enum EncodeError {
     },
     /// The accelerator fails.
     #[error(transparent)]
-    Accelerator(AcceleratorError),
+    Accelerator(Box<AcceleratorError>),
     /// The model gives NaN or infinity for a row.
     #[error("the model gives {value} for row {row}")]
     NotFinite {

@@ -265,6 +265,8 @@ pub struct AcceleratorConfig {
     pub device: SharedAccelerator,
     /// Tokens that it computes in one go, where it has room for them.
     pub batch_tokens: usize,
+    /// Leaves models that it cannot compute to the CPU; [`crate::BiEncoder::device`] says who does.
+    pub optional: bool,
 }
 
 impl AcceleratorConfig {
@@ -273,13 +275,15 @@ impl AcceleratorConfig {
         Self {
             device,
             batch_tokens: 32_768,
+            optional: false,
         }
     }
 }
 
 impl PartialEq for AcceleratorConfig {
     fn eq(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.device, &other.device) && self.batch_tokens == other.batch_tokens
+        Arc::ptr_eq(&self.device, &other.device)
+            && (self.batch_tokens, self.optional) == (other.batch_tokens, other.optional)
     }
 }
 
@@ -289,6 +293,7 @@ impl fmt::Debug for AcceleratorConfig {
             .debug_struct("AcceleratorConfig")
             .field("device", &self.device.info().name)
             .field("batch_tokens", &self.batch_tokens)
+            .field("optional", &self.optional)
             .finish()
     }
 }

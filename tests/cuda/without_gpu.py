@@ -44,7 +44,7 @@ with tempfile.TemporaryDirectory() as folder:
     for device in ("cpu", "auto"):
         answers[device] = folder / f"{device}.trec"
         done = run(*search, str(answers[device]), "--device", device)
-        assert (f"{PROBLEM}; the CPU searches" in done.stderr) == (device == "auto"), done.stderr
+        assert (f"{PROBLEM}; the CPU computes" in done.stderr) == (device == "auto"), done.stderr
     assert answers["cpu"].read_text() == answers["auto"].read_text() != ""
 
     done = run(*search, str(folder / "cuda.trec"), "--device", "cuda:0", expected=1)

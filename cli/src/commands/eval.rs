@@ -325,7 +325,7 @@ fn search(
     let queries = dataset.queries_of(split).map_err(input_error)?;
     let mut how = how.clone();
     how.top_k = how.top_k.max(depth(config));
-    Session::open(collection, &how, model, output)?
+    Session::open(collection, &how, model)?
         .by_document()
         .run(&queries, output)
 }

@@ -203,7 +203,8 @@ fn check(args: &ModelArgs, against: &Path, output: &Output) -> anyhow::Result<()
         .with_context(|| format!("cannot read golden file `{}`", against.display()))?;
     let directory = args.directory()?;
     let report = if golden.is_cross() {
-        let reranker = CrossEncoder::load(&directory, None, &args.encoder_config(Arithmetic::F32))?;
+        let reranker =
+            CrossEncoder::load(&directory, None, &args.encoder_config(Arithmetic::F32)?)?;
         golden.check_cross(&reranker)?
     } else {
         let encoder: &BiEncoder = &*args.load(&directory, Arithmetic::F32)?;

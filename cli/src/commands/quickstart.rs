@@ -87,7 +87,7 @@ pub fn run(args: QuickstartArgs, output: &Output) -> anyhow::Result<()> {
     ));
 
     let how = HowArgs::reranked(3, DEFAULT_RERANKER);
-    let session = Session::open(&collection, &how, &model, output)?;
+    let session = Session::open(&collection, &how, &model)?;
     for query in QUERIES {
         let answer = session.search(query)?;
         let milliseconds = answer.timing.total.as_secs_f64() * 1e3;
@@ -120,7 +120,7 @@ pub fn run(args: QuickstartArgs, output: &Output) -> anyhow::Result<()> {
     let mut server = Server::new(config);
     let queue = QueueConfig::for_threads(compute::thread_budget(None));
     server.add_encoder(DEFAULT_MODEL, encoder, queue)?;
-    let config = model.encoder_config(Arithmetic::Auto);
+    let config = model.encoder_config(Arithmetic::Auto)?;
     let reranker = model::load_reranker(Path::new(DEFAULT_RERANKER), &config)?;
     server.add_reranker(DEFAULT_RERANKER, reranker, queue)?;
     server.add_collection(

@@ -85,7 +85,7 @@ pub fn run(args: RerankArgs, output: &Output) -> anyhow::Result<()> {
     let texts = passages_of(&lists, &args, &template)?;
     let reranker = model::load_reranker(
         &args.model,
-        &args.kernel.config(Arithmetic::F32, args.threads),
+        &args.kernel.config(Arithmetic::F32, args.threads)?,
     )?;
 
     let prior = match args.raw || args.qrels.is_some() {

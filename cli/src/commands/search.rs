@@ -15,7 +15,6 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::documents;
-use crate::device::DeviceChoice;
 use crate::failure::{Exit, Failure};
 use crate::filter;
 use crate::fusion::{FusionName, weights};
@@ -132,9 +131,6 @@ pub struct HowArgs {
     /// wrong answer.
     #[arg(long)]
     no_verify: bool,
-    /// What searches the vectors: cpu; cuda:0 or cuda:0,cuda:1, which hold all of them and search exactly; auto for whatever is there.
-    #[arg(long, default_value_t = DeviceChoice::Cpu, value_name = "NAME")]
-    device: DeviceChoice,
 }
 
 impl HowArgs {
@@ -158,7 +154,6 @@ impl HowArgs {
             ef: None,
             generation: collection::LIVE.to_owned(),
             no_verify: false,
-            device: DeviceChoice::Cpu,
         }
     }
 
@@ -203,13 +198,8 @@ pub struct Session {
 
 impl Session {
     /// Opens what `how` and `model` name. The encoder must be the one the generation was built with.
-    pub fn open(
-        collection: &Path,
-        how: &HowArgs,
-        model: &ModelArgs,
-        output: &Output,
-    ) -> anyhow::Result<Self> {
-        Self::open_for(Asked::Texts, collection, how, model, output)
+    pub fn open(collection: &Path, how: &HowArgs, model: &ModelArgs) -> anyhow::Result<Self> {
+        Self::open_for(Asked::Texts, collection, how, model)
     }
 
     fn open_for(
@@ -217,7 +207,6 @@ impl Session {
         collection: &Path,
         how: &HowArgs,
         model: &ModelArgs,
-        output: &Output,
     ) -> anyhow::Result<Self> {
         let context = || format!("cannot open collection `{}`", collection.display());
         let bundle = model::bundle(collection)?;
@@ -234,7 +223,7 @@ impl Session {
         let generation = files.resolve(&how.generation).with_context(context)?;
         let config = OpenConfig {
             verify: !how.no_verify,
-            devices: how.device.open(output)?,
+            devices: model.kernel.devices()?,
         };
         let retriever = Retriever::open(generation, config).with_context(context)?;
         if !how.drop_live {
@@ -258,7 +247,7 @@ impl Session {
             Some(name) => {
                 let reranker = DirectReranker(model::load_reranker(
                     name,
-                    &model.encoder_config(Arithmetic::Auto),
+                    &model.encoder_config(Arithmetic::Auto)?,
                 )?);
                 Some(Box::new(reranker) as Box<dyn Reranker>)
             }
@@ -407,7 +396,7 @@ pub fn run(args: SearchArgs, output: &Output) -> anyhow::Result<()> {
         true => Asked::Vectors,
         false => Asked::Texts,
     };
-    let mut session = Session::open_for(asked, &args.collection, &args.how, &args.model, output)?;
+    let mut session = Session::open_for(asked, &args.collection, &args.how, &args.model)?;
     session.options.facets.clone_from(&args.facets);
     match (&args.query, &args.run_out) {
         (Some(query), _) => {

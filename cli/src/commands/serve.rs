@@ -15,7 +15,6 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::config::variables;
 use crate::bundle::Bundle;
-use crate::device::DeviceChoice;
 use crate::failure::{self, Exit, Failure};
 use crate::milvus;
 use crate::model::{self, ModelArgs};
@@ -60,9 +59,6 @@ pub struct ServeArgs {
     /// warning in every answer.
     #[arg(long)]
     strict_arithmetic: bool,
-    /// What holds and searches vectors: auto, cpu, cuda:0, cuda:0,cuda:1 (default: `server.device`, else auto in builds for CUDA).
-    #[arg(long, value_name = "NAME")]
-    device: Option<DeviceChoice>,
     /// Open generations without reading every byte and comparing checksums; `server.verify = false` does the same.
     #[arg(long)]
     no_verify: bool,
@@ -70,16 +66,14 @@ pub struct ServeArgs {
     model: ModelArgs,
 }
 
-pub fn run(args: ServeArgs, output: &Output) -> anyhow::Result<()> {
+pub fn run(mut args: ServeArgs, output: &Output) -> anyhow::Result<()> {
     let file = ServerFile::read(args.config.as_deref(), variables())?;
+    let device = &mut args.model.kernel.device;
+    device.get_or_insert_with(|| file.server.device.clone());
     let config = resolve(&args, &file)?;
     let mut setup = Setup {
         server: Server::new(config),
-        devices: args
-            .device
-            .as_ref()
-            .unwrap_or(&file.server.device)
-            .open(output)?,
+        devices: args.model.kernel.devices()?,
         file: &file,
         args: &args,
         output,
@@ -254,7 +248,7 @@ impl Setup<'_> {
     fn add_model(&mut self, name: &str, section: &ModelSection) -> anyhow::Result<()> {
         let queue = self.queue(section.max_batch_tokens);
         let arithmetic = section.precision.unwrap_or(Arithmetic::Auto);
-        let config = self.args.model.encoder_config(arithmetic);
+        let config = self.args.model.encoder_config(arithmetic)?;
         match section.role {
             ModelRole::Encoder => {
                 let path = model::find(&section.path)?;

@@ -36,7 +36,7 @@ pub enum AcceleratorError {
         /// As in `cuda:0`.
         device: String,
         /// The operation.
-        what: String,
+        what: &'static str,
         /// The driver's name of the error and its description.
         reason: String,
     },

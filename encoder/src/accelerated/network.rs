@@ -141,7 +141,7 @@ impl Network {
                     most_tokens = n_tokens / 2;
                     continue;
                 }
-                rows => rows.map_err(EncodeError::Accelerator)?,
+                rows => rows.map_err(|error| EncodeError::Accelerator(Box::new(error)))?,
             };
             let mut rows = rows.as_slice();
             for &index in &left[..n_texts] {

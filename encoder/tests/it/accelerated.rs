@@ -273,8 +273,10 @@ fn a_batch_that_has_no_room_is_divided() {
     let tiny = gpu(n_weights + n_workspace / 20);
     let encoder = bi(&path, &on(&tiny, Arithmetic::Bf16, 1 << 20));
     let error = encoder.encode(&texts).expect_err("there is no room");
-    let EncodeError::Accelerator(AcceleratorError::OutOfMemory { device, total, .. }) = error
-    else {
+    let EncodeError::Accelerator(error) = error else {
+        panic!("{error}");
+    };
+    let AcceleratorError::OutOfMemory { device, total, .. } = *error else {
         panic!("{error}");
     };
     assert_eq!(

@@ -77,10 +77,10 @@ impl EmulatedGpu {
         lock(&self.allocated).values().map(|&n| n as u64).sum()
     }
 
-    fn failed(&self, what: &str, reason: impl ToString) -> AcceleratorError {
+    fn failed(&self, what: &'static str, reason: impl ToString) -> AcceleratorError {
         AcceleratorError::Failed {
             device: self.info.name.clone(),
-            what: what.to_owned(),
+            what,
             reason: reason.to_string(),
         }
     }

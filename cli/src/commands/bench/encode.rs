@@ -167,7 +167,7 @@ pub fn run(args: EncodeArgs, output: &Output) -> anyhow::Result<()> {
         }
         return train::run(workload, &args.model, args.repeats.get(), &stopped, output);
     }
-    let model = Model::load(&args, args.model.encoder_config(Arithmetic::Auto))?;
+    let model = Model::load(&args, args.model.encoder_config(Arithmetic::Auto)?)?;
     let lines = read(&args, &model)?;
     let texts = args.workload.texts(&lines);
     let tokens = model.tokenize(&texts)?;

@@ -177,7 +177,7 @@ pub fn run(args: SearchArgs, output: &Output) -> anyhow::Result<()> {
         m: args.m,
         ef_construction: args.ef_construction,
         threads: how.threads,
-        devices: args.device.open(output)?,
+        devices: args.device.open()?,
     };
     let built = on_threads(how.threads, || built::build(&base, &config))?;
     if args.requests {

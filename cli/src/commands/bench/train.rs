@@ -44,7 +44,7 @@ pub fn run(
     if model.model.is_some() {
         output.remark("training steps are measured on random weights of all-MiniLM-L6-v2's shape");
     }
-    let asked = model.encoder_config(Arithmetic::Auto);
+    let asked = model.encoder_config(Arithmetic::Auto)?;
     let simd = asked
         .simd
         .map_or(Simd::detect(), |level| Simd::detect().at_most(level));

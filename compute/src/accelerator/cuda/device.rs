@@ -147,10 +147,10 @@ fn not_available(reason: String) -> AcceleratorError {
     AcceleratorError::NotAvailable { reason }
 }
 
-fn failed(device: &str, what: &str, error: DriverError) -> AcceleratorError {
+fn failed(device: &str, what: &'static str, error: DriverError) -> AcceleratorError {
     AcceleratorError::Failed {
         device: device.to_owned(),
-        what: what.to_owned(),
+        what,
         reason: describe(error),
     }
 }
@@ -161,7 +161,7 @@ fn product_failed(device: &str, error: ProductError) -> AcceleratorError {
         ProductError::Driver(error) => failed(device, WHAT, error),
         ProductError::Library(CublasError(status)) => AcceleratorError::Failed {
             device: device.to_owned(),
-            what: WHAT.to_owned(),
+            what: WHAT,
             reason: format!("{status:?}"),
         },
     }
@@ -182,7 +182,7 @@ impl Cuda {
     /// Does something with the context made current, which it must be in every thread that talks to the driver.
     fn with<T>(
         &self,
-        what: &str,
+        what: &'static str,
         work: impl FnOnce(driver_sys::CUstream) -> Result<T, DriverError>,
     ) -> Result<T, AcceleratorError> {
         let done = self.context.bind_to_thread();

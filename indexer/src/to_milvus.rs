@@ -32,7 +32,7 @@ pub struct MilvusConfig {
     pub n_queries: usize,
     /// The least part of the true neighbors, over all queries, that the cluster finds.
     pub min_recall: f64,
-    /// Bytes of vectors in one import at most.
+    /// Bytes of vectors and metadata in one import at most, unless one row has more.
     pub max_import_bytes: usize,
 }
 
@@ -244,7 +244,11 @@ struct Publishing<'a> {
 
 impl Publishing<'_> {
     fn tell(&self, step: &'static str, n_rows: u64) -> Result<(), MilvusPublishError> {
-        (self.watch.on_rows)(step, n_rows, self.generation.manifest.counts.passages);
+        self.tell_of(step, n_rows, self.generation.manifest.counts.passages)
+    }
+
+    fn tell_of(&self, step: &'static str, n_done: u64, n: u64) -> Result<(), MilvusPublishError> {
+        (self.watch.on_rows)(step, n_done, n);
         match self.watch.cancelled.load(Ordering::Relaxed) {
             true => Err(MilvusPublishError::Interrupted),
             false => Ok(()),
@@ -296,27 +300,45 @@ impl Publishing<'_> {
         let n_at_once = n_at_once.clamp(1, u32::MAX as usize) as u64;
         let mut first = 0;
         while first < n_rows {
-            self.tell("import", first)?;
             let last = (first + n_at_once).min(n_rows);
             let ordinals: Vec<u32> = (first as u32..last as u32).collect();
-            let metadata = match has_metadata {
-                true => Some(milvus_metadata(&view, &ordinals)?),
-                false => None,
+            let texts = match has_metadata {
+                true => texts(milvus_metadata(&view, &ordinals)?),
+                false => vec![Vec::new(); ordinals.len()],
             };
-            let folder = format!("{}/{first}", self.collection);
-            let mut files = vec![
-                (ORDINAL, npy_ordinals(&ordinals)),
-                (VECTOR, npy_rows(&self.rows, &ordinals)),
-            ];
-            files.extend(metadata.map(|rows| (METADATA, npy_texts(&rows))));
-            let imported = self.import(&folder, files, first);
-            // What is left there is of no use, whatever became of it.
-            let removed = self.bucket.remove_folder(&folder);
-            imported?;
-            removed?;
+            let lengths: Vec<usize> = texts.iter().map(Vec::len).collect();
+            let (mut ordinals, mut texts) = (&ordinals[..], &texts[..]);
+            for n in imports(&lengths, self.rows.width(), self.config.max_import_bytes) {
+                let (part, of_part);
+                (part, ordinals) = ordinals.split_at(n);
+                (of_part, texts) = texts.split_at(n);
+                self.import_rows(part, has_metadata.then_some(of_part))?;
+            }
             first = last;
         }
         self.tell("import", n_rows)
+    }
+
+    fn import_rows(
+        &self,
+        ordinals: &[u32],
+        texts: Option<&[Vec<char>]>,
+    ) -> Result<(), MilvusPublishError> {
+        let n_before = u64::from(ordinals[0]);
+        self.tell("import", n_before)?;
+        let folder = format!("{}/{n_before}", self.collection);
+        let mut files = vec![
+            (ORDINAL, npy_ordinals(ordinals)),
+            (VECTOR, npy_rows(&self.rows, ordinals)),
+        ];
+        files.extend(texts.map(|texts| (METADATA, npy_texts(texts))));
+        let imported = self.import(&folder, files, n_before);
+        // What is left there is of no use, whatever became of it.
+        if let Err(error) = self.bucket.remove_folder(&folder) {
+            let folder = self.bucket.url(&folder);
+            tracing::warn!(%folder, %error, "imported files are left");
+        }
+        imported
     }
 
     fn import(
@@ -396,12 +418,12 @@ impl Publishing<'_> {
             return Ok(None);
         }
         let index = open_index(self.generation, Verify::Header)?;
-        let backend = InMilvus::open(self.milvus, self.generation, index)?;
+        let backend = InMilvus::open(self.milvus, self.generation, index)?.for_any_number();
         let runtime = tokio::runtime::Builder::new_current_thread().build();
         let runtime = runtime.map_err(MilvusPublishError::Threads)?;
         let (mut n_true, mut n_found) = (0, 0);
         for i in 0..n_queries {
-            (self.watch.on_rows)("compare", i, n_queries);
+            self.tell_of("compare", i, n_queries)?;
             let ordinal = (i * n_rows / n_queries) as u32;
             let query = self.rows.row(ordinal).map(|row| row.into_owned());
             let search = |exact| {
@@ -431,7 +453,11 @@ impl Publishing<'_> {
             n_true += exact.len();
             n_found += found.iter().filter(|found| is_true(found.score)).count();
         }
-        let recall = n_found as f64 / (n_true as f64).max(1.0);
+        // One passage has no others.
+        if n_true == 0 {
+            return Ok(None);
+        }
+        let recall = n_found as f64 / n_true as f64;
         match recall < self.config.min_recall {
             true => Err(MilvusPublishError::Recall {
                 recall,
@@ -469,19 +495,36 @@ fn npy_rows(rows: &ShardedIndex, ordinals: &[u32]) -> Vec<u8> {
     file
 }
 
-/// Texts of one length, in UTF-32 and padded with zeros.
-fn npy_texts(rows: &[serde_json::Map<String, serde_json::Value>]) -> Vec<u8> {
-    let texts = rows.iter().map(|row| {
-        let text = serde_json::to_string(row).expect("metadata has string keys only");
-        text.chars().collect::<Vec<char>>()
+fn texts(rows: Vec<serde_json::Map<String, serde_json::Value>>) -> Vec<Vec<char>> {
+    let texts = rows.into_iter().map(|row| {
+        let text = serde_json::to_string(&row).expect("metadata has string keys only");
+        text.chars().collect()
     });
-    let texts: Vec<Vec<char>> = texts.collect();
+    texts.collect()
+}
+
+/// How many rows each import has, so that vectors and padded texts are within a number of bytes.
+fn imports(lengths: &[usize], width: usize, max_bytes: usize) -> Vec<usize> {
+    let (mut imports, mut n, mut longest) = (Vec::new(), 0, 0);
+    for &length in lengths {
+        if n > 0 && (n + 1) * (width + length.max(longest)) * 4 > max_bytes {
+            imports.push(n);
+            (n, longest) = (0, 0);
+        }
+        (n, longest) = (n + 1, length.max(longest));
+    }
+    imports.extend((n > 0).then_some(n));
+    imports
+}
+
+/// Texts of one length, in UTF-32 and padded with zeros.
+fn npy_texts(texts: &[Vec<char>]) -> Vec<u8> {
     let length = texts.iter().map(Vec::len).max().unwrap_or(0).max(1);
     let mut file = npy_header(&format!("<U{length}"), &format!("({},)", texts.len()));
     file.reserve(texts.len() * length * 4);
     for text in texts {
         let padding = std::iter::repeat_n('\0', length - text.len());
-        let letters = text.into_iter().chain(padding);
+        let letters = text.iter().copied().chain(padding);
         file.extend(letters.flat_map(|letter| u32::from(letter).to_le_bytes()));
     }
     file
@@ -510,6 +553,20 @@ mod tests {
     }
 
     #[test]
+    fn a_long_text_makes_imports_shorter() {
+        for (lengths, expected) in [
+            (&[][..], &[][..]),
+            (&[0, 0, 0, 0, 0], &[4, 1]),
+            (&[2, 2, 2, 2], &[2, 2]),
+            (&[0, 0, 6, 0, 0], &[2, 1, 2]),
+            (&[0, 2, 0, 0], &[2, 2]),
+            (&[100, 100, 0], &[1, 1, 1]),
+        ] {
+            assert_eq!(imports(lengths, 2, 4 * 8), expected, "{lengths:?}");
+        }
+    }
+
+    #[test]
     fn arrays_are_those_that_numpy_writes() {
         let file = npy_ordinals(&[3, 4]);
         assert_eq!(file.len(), 128 + 16);
@@ -517,7 +574,7 @@ mod tests {
         let text = String::from_utf8_lossy(&file[10..128]).into_owned();
         assert!(text.starts_with("{'descr': '<i8', 'fortran_order': False, 'shape': (2,), }"));
         let row = |text: &str| serde_json::from_str(text).unwrap();
-        let file = npy_texts(&[row("{}"), row(r#"{"é":1}"#)]);
+        let file = npy_texts(&texts(vec![row("{}"), row(r#"{"é":1}"#)]));
         assert!(String::from_utf8_lossy(&file[10..128]).contains("'<U7'"));
         assert_eq!(file.len(), 128 + 2 * 7 * 4);
         assert_eq!(file[128..136], [b'{', 0, 0, 0, b'}', 0, 0, 0]);

@@ -22,6 +22,10 @@ impl FromStr for Address {
             text: text.to_owned(),
             what,
         };
+        let shown = text.split("?bucket=").next().unwrap_or(text);
+        if shown.contains('@') {
+            return Err(MilvusError::Credentials);
+        }
         let rest = text
             .strip_prefix("milvus://")
             .ok_or_else(|| wrong("begins with `milvus://`"))?;
@@ -103,6 +107,19 @@ mod tests {
         ] {
             let refused = text.parse::<Address>().unwrap_err().to_string();
             assert!(refused.contains(text), "{refused}");
+        }
+    }
+
+    #[test]
+    fn a_password_in_an_address_is_refused_and_not_repeated() {
+        for text in [
+            "milvus://root:secret@a:1/docs",
+            "milvus://root:s/e?cret@a:1/docs?bucket=s3://b/c",
+            "http://root:secret@a:1",
+        ] {
+            let refused = text.parse::<Address>().unwrap_err().to_string();
+            assert!(!refused.contains("cret"), "{refused}");
+            assert!(refused.contains("TRAWL_MILVUS_TOKEN"), "{refused}");
         }
     }
 }

@@ -31,6 +31,11 @@ impl Breaker {
         }
     }
 
+    /// Whether no call may be made.
+    pub fn is_open(&self, now: Instant) -> bool {
+        self.state().open_until.is_some_and(|until| now < until)
+    }
+
     pub fn succeeded(&self) {
         *self.state() = State::default();
     }
@@ -60,9 +65,9 @@ mod tests {
             assert!(breaker.lets(start));
         }
         breaker.failed(start);
-        assert!(!breaker.lets(start));
+        assert!(breaker.is_open(start) && !breaker.lets(start));
         assert!(!breaker.lets(start + PAUSE / 2));
-        assert!(breaker.lets(start + PAUSE));
+        assert!(!breaker.is_open(start + PAUSE) && breaker.lets(start + PAUSE));
         assert!(!breaker.lets(start + PAUSE), "one call at a time");
         breaker.failed(start + PAUSE);
         assert!(!breaker.lets(start + PAUSE * 3 / 2));

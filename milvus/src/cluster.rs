@@ -1,3 +1,4 @@
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -23,7 +24,7 @@ const MAX_ANSWER: usize = 256 << 20;
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
 
 /// How a cluster is asked.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Config {
     /// Time of one attempt to search.
     pub timeout: Duration,
@@ -31,6 +32,19 @@ pub struct Config {
     pub admin_timeout: Duration,
     /// `user:password`, where the cluster asks for it. It is sent as it is: there is no TLS.
     pub token: Option<String>,
+}
+
+impl fmt::Debug for Config {
+    /// Does not show the token.
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let token = self.token.as_ref().map(|_| "…");
+        formatter
+            .debug_struct("Config")
+            .field("timeout", &self.timeout)
+            .field("admin_timeout", &self.admin_timeout)
+            .field("token", &token)
+            .finish()
+    }
 }
 
 impl Default for Config {
@@ -95,7 +109,7 @@ impl Cluster {
             .enable_all()
             .build()
             .map_err(MilvusError::Threads)?;
-        let _entered = runtime.enter();
+        let entered = runtime.enter();
         let proxies = address.proxies.iter().map(|proxy| {
             let endpoint = Endpoint::from_shared(format!("http://{proxy}"));
             let endpoint = endpoint.map_err(|_| MilvusError::Address {
@@ -124,7 +138,7 @@ impl Cluster {
             config,
             authorization,
         });
-        drop(_entered);
+        drop(entered);
         Ok(Self {
             inner,
             runtime: Some(runtime),
@@ -211,7 +225,10 @@ impl Inner {
             };
             let now = Instant::now();
             let left = deadline.map(|deadline| deadline.saturating_duration_since(now));
-            let within = left.map_or(timeout, |left| left.min(timeout));
+            let is_last = attempt + 1 == n_attempts || !self.has_another(proxy, now);
+            // A proxy that is silent must not take the time of the one that is asked next.
+            let share = left.map(|left| if is_last { left } else { left / 2 });
+            let within = share.map_or(timeout, |share| share.min(timeout));
             let answered = self.ask(proxy, call, request.clone(), within);
             let fault = match tokio::time::timeout(within, answered).await {
                 Ok(Ok(answer)) => {
@@ -252,6 +269,12 @@ impl Inner {
         around.find(|proxy| proxy.breaker.lets(now))
     }
 
+    /// Whether another proxy may be asked.
+    fn has_another(&self, proxy: &Proxy, now: Instant) -> bool {
+        let mut others = self.proxies.iter();
+        others.any(|other| !std::ptr::eq(other, proxy) && !other.breaker.is_open(now))
+    }
+
     async fn ask<R: Answer>(
         &self,
         proxy: &Proxy,
@@ -275,7 +298,11 @@ impl Inner {
         let codec = ProstCodec::<_, R>::default();
         let answer = client.unary(request, path, codec).await;
         let answer = answer.map_err(|status| match status.code() {
-            tonic::Code::Unauthenticated | tonic::Code::PermissionDenied => Fault::Call {
+            tonic::Code::Unauthenticated
+            | tonic::Code::PermissionDenied
+            | tonic::Code::InvalidArgument
+            | tonic::Code::Unimplemented
+            | tonic::Code::ResourceExhausted => Fault::Call {
                 reason: status.message().to_owned(),
                 code: status.code() as i32,
             },
@@ -316,4 +343,19 @@ fn causes(error: &dyn std::error::Error) -> String {
         next = cause.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_is_not_shown() {
+        let config = Config {
+            token: Some("root:secret".to_owned()),
+            ..Config::default()
+        };
+        let shown = format!("{config:?}");
+        assert!(!shown.contains("secret"), "{shown}");
+    }
 }

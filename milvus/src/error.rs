@@ -10,6 +10,9 @@ pub enum MilvusError {
         /// What it should be.
         what: &'static str,
     },
+    /// A URL has a user or a password, and is shown where it is wrong.
+    #[error("an address of Milvus has no user and no password: `TRAWL_MILVUS_TOKEN` has them")]
+    Credentials,
     /// No proxy that was asked could answer.
     #[error("no proxy of Milvus answered {call}: {}", tried.join("; "))]
     Unavailable {

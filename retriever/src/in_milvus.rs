@@ -41,6 +41,8 @@ pub struct Milvus {
 pub struct InMilvus {
     inner: Arc<Inner>,
     index: InProcess,
+    /// The cluster is asked where more passages than these may be found.
+    few: u64,
 }
 
 struct Inner {
@@ -74,13 +76,20 @@ impl InMilvus {
                 schema: schema.filter(has_milvus_metadata),
             }),
             index: InProcess::new(index),
+            few: FEW,
         })
+    }
+
+    /// Asks the cluster however few passages may be found, to learn what its graph finds.
+    #[must_use]
+    pub fn for_any_number(self) -> Self {
+        Self { few: 0, ..self }
     }
 
     /// Whether the graph of the cluster is asked.
     fn is_for_cluster(&self, k: usize, passages: Option<&Bitmap>, params: &SearchParams) -> bool {
         let n_passages = passages.map_or(self.inner.rows.len() as u64, Bitmap::len);
-        !params.exact && (1..=MAX_K).contains(&k) && n_passages > FEW
+        !params.exact && (1..=MAX_K).contains(&k) && n_passages > self.few
     }
 }
 

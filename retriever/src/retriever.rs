@@ -70,7 +70,7 @@ impl Retriever {
     }
 
     /// Opens the texts of a generation whose vectors are searched by a Milvus cluster. The vectors here are mapped, not read: they
-    /// answer what a graph cannot, searches that are to be exact or may find few passages only.
+    /// answer what a graph cannot, searches that are to be exact or may find few passages only. Devices get none of them.
     ///
     /// # Errors
     /// [`OpenError`]; [`OpenError::Milvus`] when the cluster does not hold this generation.
@@ -79,6 +79,10 @@ impl Retriever {
         config: OpenConfig,
         milvus: &Milvus,
     ) -> Result<Self, OpenError> {
+        let config = OpenConfig {
+            devices: Vec::new(),
+            ..config
+        };
         Self::open_with(
             generation,
             config,

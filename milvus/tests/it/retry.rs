@@ -50,6 +50,9 @@ fn a_proxy_that_is_alone_is_asked_again() {
 fn what_the_cluster_refuses_is_not_asked_again() {
     for reply in [
         GrpcReply::Message(golden("refused")),
+        GrpcReply::Status("3"),
+        GrpcReply::Status("8"),
+        GrpcReply::Status("12"),
         GrpcReply::Status("16"),
     ] {
         let proxies = [proxy(reply.clone()), proxy(reply)];
@@ -88,6 +91,27 @@ fn proxies_that_failed_often_are_left_alone() {
     for _ in 0..20 {
         search(&cluster, None).unwrap_err();
     }
+    // One more after each second that this takes.
     let n_asked = proxy.asked().len();
-    assert!(n_asked < 40, "{n_asked} of 40 attempts were made");
+    assert!((5..=7).contains(&n_asked), "{n_asked} attempts were made");
+}
+
+#[test]
+fn a_silent_proxy_leaves_time_for_another_and_is_left_alone() {
+    let (bad, good) = (
+        proxy(GrpcReply::Silence),
+        proxy(GrpcReply::Message(golden("found"))),
+    );
+    let patient = cluster(&[&bad, &good], Duration::from_secs(3600));
+    let found = search(&patient, Some(Instant::now() + TIMEOUT));
+    assert_eq!(found.unwrap().len(), 2);
+    assert_eq!(asked(&[&bad, &good]), [1, 1]);
+    // Every other search begins with the silent one.
+    for _ in 0..40 {
+        let deadline = Instant::now() + Duration::from_millis(100);
+        // One may fail where this process was stopped.
+        let _ = search(&patient, Some(deadline));
+    }
+    let n_asked = bad.asked().len();
+    assert!((5..15).contains(&n_asked), "{n_asked} attempts were made");
 }

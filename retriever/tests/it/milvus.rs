@@ -4,13 +4,16 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use collection::{Counts, Generation, GenerationId, Manifest, Shard};
+use compute::accelerator::SharedAccelerator;
+use emulated_gpu::EmulatedGpu;
 use index::{
-    Bitmap, Metric, Neighbor, RowType, SearchParams, ShardConfig, ShardWriter, SketchPolicy, Verify,
+    Bitmap, Metric, Neighbor, Plan, RowType, SearchParams, ShardConfig, ShardWriter, SketchPolicy,
+    Verify,
 };
 use milvus::{Cluster, Config};
 use retriever::{
-    BackendError, BackendRequest, Deadline, InMilvus, Milvus, Published, PublishedError,
-    SearchBackend, open_index,
+    BackendError, BackendRequest, Deadline, InMilvus, Milvus, OpenConfig, Published,
+    PublishedError, Retriever, SearchBackend, open_index,
 };
 use serde_json::json;
 use testkit::{GrpcReply, GrpcServer};
@@ -126,6 +129,16 @@ fn world(
     let folder = tempfile::tempdir().unwrap();
     let generation = generation(folder.path());
     let described = described(&published(Published::of(&generation.manifest)), width);
+    let (server, milvus) = cluster(described, n_rows, answers);
+    let index = open_index(&generation, Verify::Header).unwrap();
+    World {
+        _folder: folder,
+        server,
+        opened: InMilvus::open(&milvus, &generation, index),
+    }
+}
+
+fn cluster(described: Vec<u8>, n_rows: u32, answers: &[&[u32]]) -> (GrpcServer, Milvus) {
     let counted = field(2, pair("row_count", &n_rows.to_string()));
     let answers: Vec<Vec<u8>> = answers.iter().map(|ordinals| found(ordinals)).collect();
     let answers = Mutex::new(answers.into_iter());
@@ -145,12 +158,7 @@ fn world(
         cluster: Arc::new(Cluster::new(&address, Config::default()).unwrap()),
         name: "docs".to_owned(),
     };
-    let index = open_index(&generation, Verify::Header).unwrap();
-    World {
-        _folder: folder,
-        server,
-        opened: InMilvus::open(&milvus, &generation, index),
-    }
+    (server, milvus)
 }
 
 fn search(
@@ -226,6 +234,36 @@ fn few_passages_and_exact_searches_do_not_need_the_cluster() {
     check(&[], Some((0..1000).collect()), &[999, 998, 997]);
     let (list, n_searches) = search(&[], None, true);
     assert_eq!((list.unwrap()[0].ordinal, n_searches), (N_ROWS - 1, 0));
+}
+
+#[test]
+fn few_passages_are_asked_for_where_the_cluster_is_tried_out() {
+    let world = world(|published| published, "2", N_ROWS, &[]);
+    let backend = world.opened.unwrap();
+    let (few, params) = ((0..1000).collect(), SearchParams::default());
+    assert_ne!(backend.plan(K, Some(&few), &params), Plan::FilteredGraph);
+    let backend = backend.for_any_number();
+    assert_eq!(backend.plan(K, Some(&few), &params), Plan::FilteredGraph);
+}
+
+#[test]
+fn devices_are_left_alone_where_a_cluster_searches() {
+    let generation = crate::WORLD.retriever.generation();
+    let manifest = &generation.manifest;
+    let described = described(&Published::of(manifest), &manifest.width.to_string());
+    let n_rows = u32::try_from(manifest.counts.passages).unwrap();
+    let (_server, milvus) = cluster(described, n_rows, &[]);
+    let gpu = EmulatedGpu::new("gpu:0", 1 << 30);
+    let shared: SharedAccelerator = gpu.clone();
+    let config = OpenConfig {
+        devices: vec![shared],
+        ..OpenConfig::default()
+    };
+    let opened = Retriever::open_in_milvus(generation.clone(), config.clone(), &milvus).unwrap();
+    assert!(opened.searches_remotely());
+    assert_eq!(gpu.allocated_bytes(), 0);
+    let _opened = Retriever::open(generation.clone(), config).unwrap();
+    assert_ne!(gpu.allocated_bytes(), 0);
 }
 
 #[test]

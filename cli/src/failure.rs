@@ -306,6 +306,7 @@ fn of_training(cause: &(dyn std::error::Error + 'static)) -> Option<(Exit, Optio
     match of_ranks {
         Some(
             CollectiveError::Different { .. }
+            | CollectiveError::NoRank { .. }
             | CollectiveError::Repeated { .. }
             | CollectiveError::Address { .. },
         ) => return Some((Exit::Usage, None)),

@@ -175,7 +175,8 @@ fn ranks_that_do_not_belong_together_are_refused() {
         piped.stdout(Stdio::null()).spawn().unwrap()
     };
     let same = port().to_string();
-    let ranks = [("0", &[][..]), ("1", &["--set", "run.seed=7"])];
+    let brief = ["--rank-timeout", "10"];
+    let ranks = [("0", &brief[..]), ("1", &["--set", "run.seed=7"])];
     let ranks = ranks.map(|(number, more)| rank(number, &same, more));
     for output in wait(ranks.into()) {
         let errors = String::from_utf8_lossy(&output.stderr);

@@ -48,6 +48,14 @@ pub enum CollectiveError {
         /// In what it differs.
         what: Difference,
     },
+    /// There is no such rank.
+    #[error("rank {rank} is none of {world_size} ranks")]
+    NoRank {
+        /// What it says it is.
+        rank: usize,
+        /// How many there are.
+        world_size: usize,
+    },
     /// Two processes say that they are the same rank.
     #[error("rank {rank} is there twice")]
     Repeated {
@@ -77,6 +85,14 @@ pub enum CollectiveError {
         "MPI cannot be used: it was started before, or has no calls from one thread of several"
     )]
     NoMpi,
+    /// More values than MPI takes at once.
+    #[error("{n_values} values are too many for one message of MPI, which has {max} at most")]
+    TooLong {
+        /// How many.
+        n_values: usize,
+        /// How many there may be.
+        max: usize,
+    },
     /// A connection failed.
     #[error("the connection with rank {rank} failed")]
     Connection {

@@ -1,4 +1,3 @@
-use std::io::{Error, ErrorKind};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use mpi::collective::SystemOperation;
@@ -65,13 +64,13 @@ impl Mpi {
     fn universe(&self) -> MutexGuard<'_, Option<Universe>> {
         self.universe.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
 
-    fn count(&self, n: usize) -> Result<Count, CollectiveError> {
-        Count::try_from(n).map_err(|_| CollectiveError::Connection {
-            rank: self.rank,
-            source: Error::new(ErrorKind::InvalidInput, "a message has 2^31 values"),
-        })
-    }
+fn count(n_values: usize) -> Result<Count, CollectiveError> {
+    Count::try_from(n_values).map_err(|_| CollectiveError::TooLong {
+        n_values,
+        max: Count::MAX as usize,
+    })
 }
 
 impl Collective for Mpi {
@@ -84,18 +83,18 @@ impl Collective for Mpi {
     }
 
     fn all_reduce(&self, values: &mut [f32]) -> Result<(), CollectiveError> {
-        self.count(values.len())?;
+        count(values.len())?;
         let own = values.to_vec();
         self.with_world(|world| world.all_reduce_into(&own[..], values, SystemOperation::sum()));
         Ok(())
     }
 
     fn all_gather(&self, values: &[f32]) -> Result<Vec<Vec<f32>>, CollectiveError> {
-        let own = self.count(values.len())?;
+        let own = count(values.len())?;
         let mut counts: Vec<Count> = vec![0; self.world_size];
         self.with_world(|world| world.all_gather_into(&own, &mut counts[..]));
         let n: usize = counts.iter().map(|&count| count as usize).sum();
-        self.count(n)?;
+        count(n)?;
         let starts = counts.iter().scan(0, |next, &count| {
             *next += count;
             Some(*next - count)
@@ -111,7 +110,7 @@ impl Collective for Mpi {
     }
 
     fn broadcast(&self, values: &[f32]) -> Result<Vec<f32>, CollectiveError> {
-        let mut n = self.count(values.len())?;
+        let mut n = count(values.len())?;
         self.with_world(|world| world.process_at_rank(0).broadcast_into(&mut n));
         let mut all = values.to_vec();
         all.resize(n as usize, 0.0);

@@ -95,22 +95,33 @@ impl Tcp {
         let refuse = address(config);
         listener.set_nonblocking(true).map_err(&refuse)?;
         let mut joined: Vec<Option<TcpStream>> = (1..config.world_size).map(|_| None).collect();
+        let mut refused = None;
         let outcome = loop {
             if joined.iter().all(Option::is_some) {
                 break Ok(());
             }
             if Instant::now() >= deadline {
                 let ranks = (1..).zip(&joined).filter(|(_, joined)| joined.is_none());
-                break Err(CollectiveError::Absent {
+                let absent = CollectiveError::Absent {
                     ranks: ranks.map(|(rank, _)| rank).collect(),
                     timeout: config.timeout,
-                });
+                };
+                break Err(refused.unwrap_or(absent));
             }
             match listener.accept() {
-                Ok((stream, _)) => match greet(stream, config, &joined) {
-                    Ok(Some((rank, stream))) => joined[rank - 1] = Some(stream),
+                Ok((mut stream, from)) => match greet(&mut stream, config, &joined) {
+                    Ok(Some(rank)) => joined[rank - 1] = Some(stream),
                     Ok(None) => {}
-                    Err(error) => break Err(error),
+                    Err(error) => {
+                        // Who is gone needs no reason.
+                        let _ = Frame::write(&mut stream, Kind::End, error.to_string().as_bytes());
+                        if matches!(error, CollectiveError::Repeated { .. }) {
+                            break Err(error);
+                        }
+                        // It may be of another run: the rank that is waited for can still come.
+                        tracing::warn!(%from, "refused: {error}");
+                        refused = Some(error);
+                    }
                 },
                 Err(error) if error.kind() == ErrorKind::WouldBlock => sleep(RETRY),
                 Err(error) => break Err(refuse(error)),
@@ -462,16 +473,14 @@ fn listen(config: &TcpConfig, deadline: Instant) -> Result<TcpListener, Collecti
 
 /// Learns who has connected; none for somebody who speaks something else.
 fn greet(
-    mut stream: TcpStream,
+    stream: &mut TcpStream,
     config: &TcpConfig,
     joined: &[Option<TcpStream>],
-) -> Result<Option<(usize, TcpStream)>, CollectiveError> {
-    let mut greeting = [0; GREETING];
-    let read = stream
-        .set_nonblocking(false)
-        .and_then(|()| stream.set_read_timeout(Some(GREETING_TIMEOUT)))
-        .and_then(|()| stream.read_exact(&mut greeting));
-    if read.is_err() || greeting[..4] != MAGIC {
+) -> Result<Option<usize>, CollectiveError> {
+    let Ok(greeting) = read_greeting(stream, GREETING_TIMEOUT) else {
+        return Ok(None);
+    };
+    if greeting[..4] != MAGIC {
         return Ok(None);
     }
     let number = |place: usize| {
@@ -491,11 +500,58 @@ fn greet(
         ),
     ];
     let different = differences.iter().find(|(is_equal, _)| !is_equal);
-    let error = match (different, joined.get(rank.wrapping_sub(1))) {
-        (Some(&(_, what)), _) => CollectiveError::Different { rank, what },
-        (None, Some(None)) => return Ok(Some((rank, stream))),
-        (None, _) => CollectiveError::Repeated { rank },
-    };
-    let _ = Frame::write(&mut stream, Kind::End, error.to_string().as_bytes());
-    Err(error)
+    if let Some(&(_, what)) = different {
+        return Err(CollectiveError::Different { rank, what });
+    }
+    match joined.get(rank.wrapping_sub(1)) {
+        Some(None) => Ok(Some(rank)),
+        None if rank != 0 => Err(CollectiveError::NoRank {
+            rank,
+            world_size: config.world_size,
+        }),
+        _ => Err(CollectiveError::Repeated { rank }),
+    }
+}
+
+/// Reads a greeting, for which there is as much time however its bytes come.
+fn read_greeting(stream: &mut TcpStream, within: Duration) -> std::io::Result<[u8; GREETING]> {
+    let deadline = Instant::now() + within;
+    stream.set_nonblocking(false)?;
+    let (mut greeting, mut n_read) = ([0; GREETING], 0);
+    while n_read < GREETING {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(ErrorKind::TimedOut.into());
+        }
+        stream.set_read_timeout(Some(left))?;
+        match stream.read(&mut greeting[n_read..]) {
+            Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
+            Ok(n) => n_read += n,
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(greeting)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_greeting_that_comes_byte_by_byte_is_not_waited_for() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let address = listener.local_addr().expect("it is bound");
+        let dripping = spawn(move || {
+            let mut stream = TcpStream::connect(address).expect("it listens");
+            // Until nobody reads any more.
+            while stream.write_all(&[0]).is_ok() {
+                sleep(RETRY);
+            }
+        });
+        let (mut stream, _) = listener.accept().expect("somebody connects");
+        assert!(read_greeting(&mut stream, 4 * RETRY).is_err());
+        drop(stream);
+        dripping.join().expect("it ends");
+    }
 }

@@ -218,14 +218,21 @@ fn only_ranks_of_one_run_train_together() {
             "{error}"
         );
     }
-    for rank in [0, 2, u32::MAX] {
+    let error = refused([1, 2, 0], own);
+    assert!(matches!(error, CollectiveError::Repeated { .. }), "{error}");
+    for rank in [2, u32::MAX] {
         let error = refused([1, 2, rank], own);
-        assert!(matches!(error, CollectiveError::Repeated { .. }), "{error}");
+        let expected = format!("rank {rank} is none of 2 ranks");
+        assert_eq!(error.to_string(), expected);
     }
 
-    // Somebody who speaks something else is not a rank, and does not end the run.
+    // Who is of another run, or speaks something else, does not end the run.
     let listener = listener();
     let (host, guest) = (config(&listener, 0, 2), config(&listener, 1, 2));
+    let _others = [
+        greet(&listener, [1, 2, 1], b"one and another!"),
+        greet(&listener, [1, 2, 7], own),
+    ];
     let mut stranger = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
     stranger
         .write_all(b"GET /v1/health HTTP/1.1\r\nhost: trawl\r\n\r\n")

@@ -174,13 +174,20 @@ extern "C" int emulated_launch(const char* name, unsigned grid_x, unsigned grid_
     block.arguments = arguments;
     block_size = {n_threads, 1, 1};
     grid_size = {grid_x, grid_y, 1};
-    std::vector<uint64_t> shared((shared_bytes + 7) / 8);
+    const size_t guard = 32;
+    std::vector<uint64_t> shared((shared_bytes + 7) / 8 + guard);
     shared_memory = (unsigned char*)shared.data();
     for (unsigned y = 0; y < grid_y; y++) {
         for (unsigned x = 0; x < grid_x; x++) {
             std::memset(shared.data(), 0xa5, shared.size() * 8);
             block_index = {x, y, 0};
             run_block();
+            for (size_t i = shared.size() - guard; i < shared.size(); i++) {
+                if (shared[i] != 0xa5a5a5a5a5a5a5a5u) {
+                    std::fprintf(stderr, "`%s` wrote behind its shared memory of %u bytes\n", name, shared_bytes);
+                    std::abort();
+                }
+            }
         }
     }
     return 1;

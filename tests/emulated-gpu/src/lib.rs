@@ -32,6 +32,8 @@ unsafe extern "C" {
 const ALIGNMENT: usize = 256;
 /// Undefined content: a number far from any that kernels compute.
 const POISON: u8 = 0xa5;
+/// Bytes behind each allocation that nobody may write.
+const GUARD: usize = 256;
 
 /// A device that is emulated.
 #[derive(Debug)]
@@ -82,6 +84,18 @@ impl EmulatedGpu {
             device: self.info.name.clone(),
             what,
             reason: reason.to_string(),
+        }
+    }
+
+    /// Panics when something was written behind an allocation.
+    fn check_guards(&self, by: &str) {
+        for (&start, &n_bytes) in lock(&self.allocated).iter() {
+            // SAFETY: so much was allocated and written.
+            let guard = unsafe { std::slice::from_raw_parts(pointer(start).add(n_bytes), GUARD) };
+            assert!(
+                guard.iter().all(|&byte| byte == POISON),
+                "`{by}` wrote behind an allocation of {n_bytes} bytes"
+            );
         }
     }
 
@@ -143,9 +157,9 @@ impl Accelerator for EmulatedGpu {
         assert!(n_bytes > 0, "`Buffer` allocates no empty memory");
         // SAFETY: the layout has a size; the memory is written to its end.
         let address = unsafe {
-            let memory = std::alloc::alloc(layout(n_bytes));
+            let memory = std::alloc::alloc(layout(n_bytes + GUARD));
             assert!(!memory.is_null(), "the host has this much memory");
-            memory.write_bytes(POISON, n_bytes);
+            memory.write_bytes(POISON, n_bytes + GUARD);
             memory.expose_provenance() as u64
         };
         lock(&self.allocated).insert(address, n_bytes);
@@ -157,7 +171,7 @@ impl Accelerator for EmulatedGpu {
             .remove(&address)
             .expect("what is freed was allocated");
         // SAFETY: it was allocated with this layout.
-        unsafe { std::alloc::dealloc(pointer(address), layout(n_bytes)) }
+        unsafe { std::alloc::dealloc(pointer(address), layout(n_bytes + GUARD)) }
     }
 
     unsafe fn upload(&self, bytes: &[u8], to: u64) -> Result<(), AcceleratorError> {
@@ -212,6 +226,7 @@ impl Accelerator for EmulatedGpu {
                 pointers.as_mut_ptr(),
             );
         }
+        self.check_guards(launch.kernel);
         Ok(())
     }
 
@@ -232,6 +247,10 @@ impl Accelerator for EmulatedGpu {
         assert!(
             result == operands || result == MatrixType::F32,
             "the result is of the operands' type or f32"
+        );
+        assert!(
+            [a, b, c].iter().all(|address| address.is_multiple_of(16)),
+            "matrices begin at multiples of 16: {a:#x}, {b:#x}, {c:#x}"
         );
         self.check(a, m * k * operands.bytes());
         self.check(b, n * k * operands.bytes());

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use cudarc::cublaslt::result::CublasError;
 use cudarc::driver::sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
-use cudarc::driver::sys::{CUdevice_attribute as Attribute, cuDriverGetVersion};
+use cudarc::driver::sys::{CUdevice_attribute as Attribute, CUresult, cuDriverGetVersion};
 use cudarc::driver::{
     CudaContext, CudaFunction, CudaStream, DriverError, result, sys as driver_sys,
 };
@@ -20,6 +20,8 @@ use crate::accelerator::{
     Accelerator, AcceleratorError, DeviceInfo, Launch, Module, Product, SharedAccelerator,
 };
 
+/// Of the first devices that multiply matrices of bfloat16.
+const LEAST_CAPABILITY: (i32, i32) = (8, 0);
 /// Shared memory that a launch may have without being asked for more.
 const ORDINARY_SHARED_BYTES: u32 = 48 * 1024;
 
@@ -65,6 +67,13 @@ pub(super) fn open(
     let describe = |error| failed(&name(number), "opening it", error);
     let info = device_info(number, &context).map_err(describe)?;
     let (major, minor) = context.compute_capability().map_err(describe)?;
+    if (major, minor) < LEAST_CAPABILITY {
+        let (least_major, least_minor) = LEAST_CAPABILITY;
+        return Err(not_available(format!(
+            "{}, {}, has compute capability {major}.{minor}, and {least_major}.{least_minor} is the least",
+            info.name, info.model
+        )));
+    }
     let stream = context.new_stream().map_err(describe)?;
     Ok(Arc::new(Cuda {
         compiler: Compiler::new(cache, (major, minor)),
@@ -215,9 +224,17 @@ impl Accelerator for Cuda {
         if module.kernels.iter().all(|name| kernels.contains_key(name)) {
             return Ok(());
         }
-        let ptx = self.compiler.compile(&self.info.name, module)?;
         let failed = |error| failed(&self.info.name, "loading kernels", error);
-        let loaded = self.context.load_module(ptx).map_err(failed)?;
+        // What was kept may be damaged, or of a compiler that is newer than the driver.
+        let kept = self.compiler.kept(module);
+        let kept = kept.and_then(|ptx| self.context.load_module(ptx).ok());
+        let loaded = match kept {
+            Some(loaded) => loaded,
+            None => {
+                let ptx = self.compiler.compile(&self.info.name, module)?;
+                self.context.load_module(ptx).map_err(failed)?
+            }
+        };
         for name in module.kernels {
             kernels.insert(name, loaded.load_function(name).map_err(failed)?);
         }
@@ -227,17 +244,20 @@ impl Accelerator for Cuda {
     fn allocate(&self, n_bytes: usize) -> Result<u64, AcceleratorError> {
         // SAFETY: the memory is only reached through the methods here, which queue on the same stream.
         let allocated = self.with("allocating memory", |stream| unsafe {
-            result::malloc_async(stream, n_bytes)
+            match result::malloc_async(stream, n_bytes) {
+                Err(DriverError(CUresult::CUDA_ERROR_OUT_OF_MEMORY)) => Ok(None),
+                allocated => allocated.map(Some),
+            }
         });
-        allocated.map_err(|error| match self.free_bytes() {
-            Ok(free) if free < n_bytes as u64 => AcceleratorError::OutOfMemory {
+        match allocated? {
+            Some(address) => Ok(address),
+            None => Err(AcceleratorError::OutOfMemory {
                 device: self.info.name.clone(),
                 needed: n_bytes as u64,
-                free,
+                free: self.free_bytes()?,
                 total: self.info.total_bytes,
-            },
-            _ => error,
-        })
+            }),
+        }
     }
 
     unsafe fn free(&self, address: u64) {
@@ -249,10 +269,10 @@ impl Accelerator for Cuda {
     }
 
     unsafe fn upload(&self, bytes: &[u8], to: u64) -> Result<(), AcceleratorError> {
-        // The driver has copied pageable memory when the call returns.
-        // SAFETY: the caller's.
-        self.with("copying to the device", |stream| unsafe {
-            result::memcpy_htod_async(to, bytes, stream)
+        self.with("copying to the device", |stream| {
+            // SAFETY: the caller's; the bytes are borrowed until the copy is done.
+            unsafe { result::memcpy_htod_async(to, bytes, stream)? };
+            self.stream.synchronize()
         })
     }
 

@@ -24,28 +24,29 @@ impl Compiler {
         }
     }
 
-    /// The module for this device, from the cache if it was compiled before. A cache that cannot be written costs time and nothing else.
+    /// What was kept of the module when it was compiled before, for this device.
+    pub fn kept(&self, module: &'static Module) -> Option<Ptx> {
+        let ptx = fs::read_to_string(self.path(module)?).ok()?;
+        // It is handed on as a string that ends with a zero.
+        (!ptx.contains('\0')).then(|| Ptx::from_src(ptx))
+    }
+
+    fn path(&self, module: &'static Module) -> Option<PathBuf> {
+        let hash = xxh3_64(source(module).as_bytes());
+        let (name, architecture) = (module.name, &self.architecture);
+        let file = format!("{name}-{hash:016x}-{architecture}.ptx");
+        Some(self.folder.as_ref()?.join(file))
+    }
+
+    /// Compiles the module for this device, and keeps it. A folder that cannot be written costs time and nothing else.
     pub fn compile(&self, device: &str, module: &'static Module) -> Result<Ptx, AcceleratorError> {
-        let source = format!("{PRELUDE}\n{}", module.source);
-        let cached = self.folder.as_ref().map(|folder| {
-            let hash = xxh3_64(source.as_bytes());
-            folder.join(format!(
-                "{}-{hash:016x}-{}.ptx",
-                module.name, self.architecture
-            ))
-        });
-        if let Some(ptx) = cached
-            .as_ref()
-            .and_then(|path| fs::read_to_string(path).ok())
-        {
-            return Ok(Ptx::from_src(ptx));
-        }
-        let ptx = self.run(&source).map_err(|log| AcceleratorError::Compile {
+        let compiled = self.run(&source(module));
+        let ptx = compiled.map_err(|log| AcceleratorError::Compile {
             device: device.to_owned(),
             module: module.name,
             log,
         })?;
-        if let Some(path) = cached {
+        if let Some(path) = self.path(module) {
             let _ = write(&path, &ptx);
         }
         Ok(Ptx::from_src(ptx))
@@ -71,6 +72,10 @@ impl Compiler {
             compiled.map(text)
         }
     }
+}
+
+fn source(module: &Module) -> String {
+    format!("{PRELUDE}\n{}", module.source)
 }
 
 /// The text before the zero that ends it.

@@ -17,6 +17,8 @@ use crate::accelerator::{MatrixType, Product};
 
 /// What the library's documentation recommends for Hopper; other devices use less of it.
 const WORKSPACE_BYTES: usize = 32 << 20;
+/// Of matrices, in bytes, as [`crate::accelerator::Accelerator::multiply`] promises it.
+const ALIGNMENT: u32 = 16;
 /// `CUBLAS_OP_T`, which belongs to another library of the family.
 const TRANSPOSED: i32 = 1;
 /// Shapes whose algorithm is remembered: a server sees few, a build with texts of every length sees many.
@@ -149,6 +151,7 @@ impl Drop for Products {
             .get_mut()
             .unwrap_or_else(PoisonError::into_inner);
         // Errors are those of work before, and nobody is left to hear of them.
+        let _ = self.stream.context().bind_to_thread();
         // SAFETY: nobody has the handle or the workspace after this.
         unsafe {
             let _ = result::destroy_handle(library.handle);
@@ -217,16 +220,32 @@ struct Limits(sys::cublasLtMatmulPreference_t);
 impl Limits {
     fn new() -> Result<Self, CublasError> {
         let limits = Self(result::create_matmul_pref()?);
-        // SAFETY: the library copies a number of this size.
-        unsafe {
-            result::set_matmul_pref_attribute(
-                limits.0,
-                Preference::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
-                ptr::from_ref(&WORKSPACE_BYTES).cast(),
-                size_of::<usize>(),
-            )?;
+        limits.set(
+            Preference::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
+            WORKSPACE_BYTES,
+        )?;
+        // Without these, matrices are taken to begin at multiples of 256.
+        for matrix in [
+            Preference::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES,
+            Preference::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
+            Preference::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES,
+            Preference::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES,
+        ] {
+            limits.set(matrix, ALIGNMENT)?;
         }
         Ok(limits)
+    }
+
+    fn set<T>(&self, attribute: Preference, value: T) -> Result<(), CublasError> {
+        // SAFETY: the library copies a value of this size.
+        unsafe {
+            result::set_matmul_pref_attribute(
+                self.0,
+                attribute,
+                ptr::from_ref(&value).cast(),
+                size_of::<T>(),
+            )
+        }
     }
 }
 

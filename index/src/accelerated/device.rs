@@ -191,7 +191,7 @@ impl DeviceRows {
                 device: &self.device,
                 workspace: &workspace,
                 config: &self.config,
-                capacity: workspace.keys.n_bytes() / 8 / n,
+                capacity: (workspace.keys.n_bytes() / 8 / n).min(u32::MAX as usize),
                 queries: &queries,
                 k,
             };

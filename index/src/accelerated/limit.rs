@@ -52,21 +52,23 @@ impl LimitRule {
         let RoundedQuery { scale, norm, lost } = *query;
         let sums = gamma(4.0 * width as f64 + 8.0) * row_norm * (scale * norm + lost);
         let products = row_norm * lost + sums + width as f64 * f64::from(f32::MIN_POSITIVE);
-        let relative = 2.0 * f64::from(f32::EPSILON); // the score is rounded to f32
+        // The score is rounded to f32, where it is tiny by so much.
+        let relative = 2.0 * f64::from(f32::EPSILON);
+        let underflow = f64::from(f32::from_bits(1));
         match metric {
             Metric::InnerProduct | Metric::Cosine => Self {
                 relative,
-                absolute: products / scale,
+                absolute: products / scale + underflow,
                 shift: 0.0,
                 factor: scale,
                 slack: SLACK,
             },
             Metric::L2 => {
-                let squares =
-                    2.0 * f64::from(f32::EPSILON) * scale * (row_norm * row_norm + row_norm * norm);
+                let sizes = row_norm * row_norm + row_norm * norm;
+                let squares = scale * (2.0 * f64::from(f32::EPSILON) * sizes + underflow);
                 Self {
                     relative,
-                    absolute: 2.0 * (products + squares) / scale,
+                    absolute: 2.0 * (products + squares) / scale + underflow,
                     shift: norm * norm * LOWERED,
                     factor: 0.5 * scale,
                     slack: SLACK,

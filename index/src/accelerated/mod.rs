@@ -6,7 +6,7 @@
 //! 1. A *scan* computes something for every row that is as good as its score but for a known error, and appends those rows to a list of
 //!    candidates that are not surely below the `k`-th best score so far. For up to 16 queries it streams the heads of sketches where there
 //!    are any ([`sketch`](crate::sketch) has the bound), else the rows in `f32`; more queries are multiplied with tiles of rows by matrix
-//!    units, and the products, which never leave the cache, are filtered. No scores of all rows are kept, and none are sorted.
+//!    units, and the products, which never leave the cache, are filtered; of `int8` rows 16 queries after the other are streamed. No scores of all rows are kept, and none are sorted.
 //! 2. *Rescoring* gives candidates their defined score, in `f64`, in the order that [`score`](crate::score) defines.
 //! 3. The *best* `k` of them and of those before are kept, sorted by score and ordinal, and the `k`-th raises the limit of the next scan.
 //!
@@ -84,6 +84,8 @@ pub static SEARCH_KERNELS: Module = Module {
 
 /// Most neighbours that a device keeps for a query; longer lists are the host's work.
 pub(crate) const MAX_K: usize = 1024;
+/// Rows of a shard on one device: kernels count them in 32 bits, and a little beyond.
+const MAX_PART_ROWS: usize = (1 << 32) - (1 << 20);
 /// The widest row whose query fits the shared memory of a block.
 const MAX_ACCELERATED_WIDTH: usize = 12_288;
 
@@ -127,6 +129,14 @@ pub enum LoadError {
         /// The widest.
         max: usize,
     },
+    /// A shard has more rows than a device counts.
+    #[error("a device takes {max} rows of a shard at most, not {n_rows}")]
+    TooManyRows {
+        /// Rows of the shard on one device.
+        n_rows: usize,
+        /// The most.
+        max: usize,
+    },
     /// There is no device to load them to.
     #[error("no device was named")]
     NoDevices,
@@ -143,11 +153,22 @@ impl AcceleratedIndex {
     ///
     /// # Errors
     /// [`LoadError`]; [`AcceleratorError::OutOfMemory`] before anything is copied to the device that it names.
+    ///
+    /// # Panics
+    /// When `config` has a number that is 0, or no room for a candidate of each query.
     pub fn load(
         flat: ShardedIndex,
         devices: &[SharedAccelerator],
         config: &AcceleratedConfig,
     ) -> Result<Self, LoadError> {
+        assert!(
+            config.first_rows > 0 && config.tile_rows > 0 && config.max_queries > 0,
+            "nothing is searched by {config:?}"
+        );
+        assert!(
+            config.candidate_bytes >= 8 * config.max_queries,
+            "each query has a candidate: {config:?}"
+        );
         let width = flat.width();
         if width > MAX_ACCELERATED_WIDTH {
             return Err(LoadError::TooWide {
@@ -155,7 +176,15 @@ impl AcceleratedIndex {
                 max: MAX_ACCELERATED_WIDTH,
             });
         }
-        let devices = stretches(&flat, devices.len())?
+        let stretches = stretches(&flat, devices.len())?;
+        let n_rows = stretches.iter().flatten().map(|stretch| stretch.rows.len());
+        if let Some(n_rows) = n_rows.max().filter(|&n| n > MAX_PART_ROWS) {
+            return Err(LoadError::TooManyRows {
+                n_rows,
+                max: MAX_PART_ROWS,
+            });
+        }
+        let devices = stretches
             .iter()
             .zip(devices)
             .map(|(stretches, device)| DeviceRows::load(device, flat.shards(), stretches, config))

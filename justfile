@@ -80,11 +80,6 @@ milvus TRAWL="target/debug/trawl":
 cuda:
     tests/cuda/run
 
-# NVIDIA's compilers as Python packages, in `target/cuda`
-cuda-toolchain:
-    python3 -m venv target/cuda
-    target/cuda/bin/pip install --quiet -r tests/cuda/requirements.txt
-
 # A release build that searches on GPUs; needs neither a toolkit nor a GPU
 build-cuda:
     cargo build --release --locked --features cuda

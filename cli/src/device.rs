@@ -90,25 +90,39 @@ impl DeviceChoice {
     /// Opens the devices, none for the processors. A device is opened once by a process.
     ///
     /// # Errors
-    /// [`AcceleratorError`] of a device that was named. `auto` falls back to the processors where CUDA is not available, and says so.
+    /// [`AcceleratorError`] of a device that was named. `auto` takes those that can be opened, else the processors, and says so.
     pub fn open(&self) -> Result<Vec<SharedAccelerator>, AcceleratorError> {
         match self {
             Self::Cpu => Ok(Vec::new()),
             Self::Cuda(numbers) => numbers.iter().map(|&number| open(number)).collect(),
             Self::Auto => match all() {
-                Err(error @ AcceleratorError::NotAvailable { .. }) => {
+                Ok(opened) => Ok(opened),
+                Err(error) => {
                     static SAID: Once = Once::new();
                     SAID.call_once(|| tracing::warn!("{error}; the CPU computes"));
                     Ok(Vec::new())
                 }
-                opened => opened,
             },
         }
     }
 }
 
 fn all() -> Result<Vec<SharedAccelerator>, AcceleratorError> {
-    (0..cuda::info()?.devices.len()).map(open).collect()
+    let (mut opened, mut failed) = (Vec::new(), Vec::new());
+    for number in 0..cuda::info()?.devices.len() {
+        match open(number) {
+            Ok(device) => opened.push(device),
+            Err(error) => failed.push(error),
+        }
+    }
+    match failed.pop() {
+        Some(error) if opened.is_empty() => Err(error),
+        Some(error) => {
+            tracing::warn!("{error}; the other devices compute");
+            Ok(opened)
+        }
+        None => Ok(opened),
+    }
 }
 
 fn open(number: usize) -> Result<SharedAccelerator, AcceleratorError> {

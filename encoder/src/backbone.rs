@@ -100,7 +100,8 @@ impl BackboneConfig {
     ) -> Result<(Simd, EncoderConfig), LoadError> {
         if let Some(accelerator) = &config.accelerator
             && accelerator.optional
-            && self.check_accelerated(path, accelerator).is_err()
+            && (self.check_accelerated(path, accelerator).is_err()
+                || matches!(config.arithmetic, Arithmetic::Fixed16 | Arithmetic::Int8))
         {
             let on_cpu = EncoderConfig {
                 accelerator: None,

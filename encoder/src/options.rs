@@ -265,7 +265,7 @@ pub struct AcceleratorConfig {
     pub device: SharedAccelerator,
     /// Tokens that it computes in one go, where it has room for them.
     pub batch_tokens: usize,
-    /// Leaves models that it cannot compute to the CPU; [`crate::BiEncoder::device`] says who does.
+    /// Leaves models and arithmetics that it does not have to the CPU; [`crate::BiEncoder::device`] says who does.
     pub optional: bool,
 }
 

@@ -54,4 +54,16 @@ with tempfile.TemporaryDirectory() as folder:
     assert "`gpu` is none of" in done.stderr, done.stderr
     done = run("serve", str(collection), "--device", "cuda:0", expected=1)
     assert PROBLEM in done.stderr, done.stderr
+    # A server takes what is there unless it is told otherwise.
+    server = subprocess.Popen(
+        [TRAWL, "serve", str(collection), "--bind", "127.0.0.1:0", "--rerank", "none"], stderr=subprocess.PIPE, text=True
+    )
+    lines = []
+    for line in server.stderr:
+        lines.append(line)
+        if "127.0.0.1:" in line:
+            break
+    server.terminate()
+    assert server.wait(timeout=60) == 0, lines
+    assert any(f"{PROBLEM}; the CPU computes" in line for line in lines), lines
 print("without a GPU: ok")

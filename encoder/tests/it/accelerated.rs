@@ -369,3 +369,27 @@ fn what_an_accelerator_does_not_compute_is_refused() {
     }
     assert_eq!(device.allocated_bytes(), 0);
 }
+
+#[test]
+fn an_optional_device_leaves_what_it_does_not_have_to_the_cpu() {
+    for (model, arithmetic, on_device) in [
+        ("tiny-bert", Arithmetic::Auto, true),
+        ("tiny-bert", Arithmetic::F32, true),
+        ("tiny-bert", Arithmetic::Int8, false),
+        ("tiny-bert", Arithmetic::Fixed16, false),
+        ("tiny-modernbert", Arithmetic::Auto, false),
+    ] {
+        let mut config = on(&gpu(1 << 28), arithmetic, 1 << 10);
+        let accelerator = config.accelerator.as_mut().expect("`on` names one");
+        accelerator.optional = true;
+        let encoder = bi(&fixture(model), &config);
+        assert_eq!(
+            encoder.device().is_some(),
+            on_device,
+            "{model}, {arithmetic:?}"
+        );
+        if let (false, Arithmetic::Int8 | Arithmetic::Fixed16) = (on_device, arithmetic) {
+            assert_eq!(encoder.config().arithmetic, arithmetic);
+        }
+    }
+}

@@ -211,11 +211,15 @@ fn sums_that_overflow_downwards_prove_nothing() {
 fn squares_too_small_for_f32_rule_nothing_out() {
     // Half of the square of a row is a subnormal number, or less than the least.
     let mut random = Random(21);
-    let mut rows = Kind::Random.vectors(&mut random, 400, 8, false);
-    rows.iter_mut().for_each(|value| *value *= 1e-22);
-    let mut queries = Kind::Random.vectors(&mut random, 17, 8, false);
-    queries.iter_mut().for_each(|value| *value *= 1e-22);
-    check(Metric::L2, 8, &rows, &queries, 5, None, &LAYOUTS[..2]);
+    for (width, k) in [(1, 40), (3, 60), (8, 5)] {
+        let mut tiny = |n| {
+            let mut vectors = Kind::Random.vectors(&mut random, n, width, false);
+            vectors.iter_mut().for_each(|value| *value *= 1e-22);
+            vectors
+        };
+        let (rows, queries) = (tiny(600), tiny(20));
+        check(Metric::L2, width, &rows, &queries, k, None, &LAYOUTS[..1]);
+    }
 }
 
 #[test]

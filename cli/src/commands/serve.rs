@@ -386,13 +386,13 @@ pub fn run_until_stopped(
         .enable_all()
         .build()?;
     runtime.block_on(async {
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut terminate = signal(SignalKind::terminate())?;
         let server = server.bind().await?;
         let address = server.address();
         output.remark(format!(
             "serving on http://{address}, API at http://{address}/docs, Ctrl-C stops"
         ));
-        let mut interrupt = signal(SignalKind::interrupt())?;
-        let mut terminate = signal(SignalKind::terminate())?;
         let stop = async {
             either(&mut interrupt, &mut terminate).await;
             output.remark("finishing the requests in flight; once more to stop at once");

@@ -10,7 +10,7 @@
 set -euo pipefail
 : "${DATA:?folder of the data sets}" "${WORK:?folder to write to}"
 TRAWL=${TRAWL:-trawl} MODEL=${MODEL:-} SEEDS=${SEEDS:-42}
-METHODS=${METHODS:-none mlm condenser cot_mae sim_lm retro_mae dup_mae master}
+METHODS=${METHODS-none mlm condenser cot_mae sim_lm retro_mae dup_mae master}
 here=$(cd "$(dirname "$0")" && pwd)
 mkdir -p "$WORK"
 WORK=$(cd "$WORK" && pwd) DATA=$(cd "$DATA" && pwd)
@@ -34,6 +34,13 @@ start() { # name config
 start encoder "$here/../small-runs/config.json"
 start generator "$here/../simlm/generator.json"
 
+# Adds the processor seconds of a command to a file.
+measured() { # file command…
+    local TIMEFORMAT='%U %S' file=$1 status=0
+    { time "${@:2}" 2>&3 || status=$?; } 3>&2 2>>"$file"
+    return "$status"
+}
+
 # pre_train NAME SEED START OBJECTIVE.toml [option…]
 pre_train() {
     local run=$WORK/$1/pre-training resume=
@@ -52,7 +59,8 @@ pre_train() {
         } >"$WORK/$1/pre-training.toml"
     fi
     # shellcheck disable=SC2086
-    "$TRAWL" train "$WORK/$1/pre-training.toml" --out "$run" --set run.seed="$2" --set objective.seed="$2" $engine $resume "${@:5}"
+    measured "$WORK/$1/processor-seconds" \
+        "$TRAWL" train "$WORK/$1/pre-training.toml" --out "$run" --set run.seed="$2" --set objective.seed="$2" $engine $resume "${@:5}"
 }
 
 collection() { # folder set model [option…]

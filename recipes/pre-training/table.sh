@@ -7,20 +7,19 @@ TRAWL=${TRAWL:-trawl}
 sets="squad medquad squadshifts-amazon"
 split() { if [ "$1" = medquad ]; then echo test; else echo dev; fi; }
 
-# Tokens in millions, 10^15 operations, and minutes of trainings, from their logs.
-cost() { # metrics.jsonl…
+# Tokens in millions, 10^15 operations, and minutes of one processor, of trainings.
+cost() { # folder…
+    local logs=("${@/%//pre-training/metrics.jsonl}") clocks=("${@/%//processor-seconds}")
     awk -F '[,:]' '
-        FNR == 1 { all_tokens += tokens; all_operations += operations; tokens = operations = before = 0 }
+        FNR == 1 { all_tokens += tokens; all_operations += operations; tokens = operations = 0 }
         /"kind":"train"/ {
             for (i = 1; i < NF; i++) {
                 if ($i ~ /"n_tokens"/) tokens = $(i + 1) + 0
                 if ($i ~ /"n_operations"/) operations = $(i + 1) + 0
-                if ($i ~ /"tokens_per_s"/) speed = $(i + 1) + 0
             }
-            if (speed > 0) seconds += (tokens - before) / speed
-            before = tokens
         }
-        END { printf "%.1f | %.2f | %.0f", (all_tokens + tokens) / 1e6, (all_operations + operations) / 1e15, seconds / 60 }' "$@"
+        END { printf "%.1f | %.2f | ", (all_tokens + tokens) / 1e6, (all_operations + operations) / 1e15 }' "${logs[@]}"
+    awk '{ seconds += $1 + $2 } END { printf "%.0f", seconds / 60 }' "${clocks[@]}"
 }
 
 # Both figures of a run, and nDCG's difference to another run with its 95 % interval.
@@ -38,15 +37,15 @@ figures() { # run other qrels
               printf "%.4f | %.4f | %+.4f [%+.4f, %+.4f]", n, r, d, l, h }'
 }
 
-echo "| run | tokens, M | PFLOP | minutes | pooling | set | nDCG@10 | recall@100 | nDCG@10 against none |"
+echo "| run | tokens, M | PFLOP | processor minutes | pooling | set | nDCG@10 | recall@100 | nDCG@10 against none |"
 echo "|---|--:|--:|--:|---|---|--:|--:|---|"
 for run in "$WORK"/*-[0-9]*/; do
-    name=$(basename "$run") logs=("$run/pre-training/metrics.jsonl")
-    case $name in sim_lm*) logs+=("$WORK/generator/pre-training/metrics.jsonl") ;; esac
+    name=$(basename "$run") folders=("$WORK/$(basename "$run")")
+    case $name in sim_lm*) folders+=("$WORK/generator") ;; esac
     for pooling in cls mean; do
         for set in $sets; do
             [ -e "$run/$pooling/$set.trec" ] || continue
-            echo "| $name | $(cost "${logs[@]}") | $pooling | $set | $(figures "$run/$pooling/$set.trec" \
+            echo "| $name | $(cost "${folders[@]}") | $pooling | $set | $(figures "$run/$pooling/$set.trec" \
                 "$WORK/none-${name##*-}/$pooling/$set.trec" "$DATA/$set/qrels/$(split "$set").tsv") |"
         done
     done

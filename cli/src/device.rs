@@ -5,7 +5,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::{Mutex, Once, PoisonError};
 
-use compute::accelerator::cuda::{self, KernelCache};
+use compute::accelerator::cuda;
 use compute::accelerator::{AcceleratorError, SharedAccelerator};
 use serde::{Deserialize, Serialize};
 
@@ -76,11 +76,8 @@ impl fmt::Display for DeviceChoice {
             Self::Auto => formatter.write_str("auto"),
             Self::Cpu => formatter.write_str("cpu"),
             Self::Cuda(numbers) => {
-                for (i, number) in numbers.iter().enumerate() {
-                    let comma = if i == 0 { "" } else { "," };
-                    write!(formatter, "{comma}cuda:{number}")?;
-                }
-                Ok(())
+                let names: Vec<_> = numbers.iter().map(|n| format!("cuda:{n}")).collect();
+                formatter.write_str(&names.join(","))
             }
         }
     }
@@ -131,10 +128,7 @@ fn open(number: usize) -> Result<SharedAccelerator, AcceleratorError> {
     if let Some(device) = opened.get(&number) {
         return Ok(device.clone());
     }
-    let cache = KernelCache {
-        folder: model::kernel_cache(),
-    };
-    let device = cuda::open(number, &cache)?;
+    let device = cuda::open(number, model::kernel_cache().as_deref())?;
     let info = device.info();
     tracing::info!(device = info.name, model = info.model, "opened");
     opened.insert(number, device.clone());

@@ -270,7 +270,7 @@ pub struct AcceleratorConfig {
 }
 
 impl AcceleratorConfig {
-    /// Takes 32,768 tokens at a time: products of so many rows fill any device.
+    /// Takes 32,768 tokens at a time.
     pub fn new(device: SharedAccelerator) -> Self {
         Self {
             device,

@@ -31,7 +31,7 @@ mod shard;
 mod sharded;
 mod sketch;
 
-pub use accelerated::{AcceleratedConfig, AcceleratedIndex, LoadError, MemoryPlan, SEARCH_KERNELS};
+pub use accelerated::{AcceleratedConfig, AcceleratedIndex, LoadError, MemoryPlan};
 #[cfg(feature = "hnsw-rs")]
 pub use baseline::HnswRsIndex;
 pub use error::{OpenError, RepairError, WriteError};
@@ -40,7 +40,9 @@ pub use memory::{MemoryRows, NoRows};
 pub use metric::{Metric, normalize, score};
 pub use neighbor::Neighbor;
 pub use rows::RowType;
-pub use search::{Bitmap, Capabilities, Device, SearchError, SearchParams, VectorIndex, Work};
+pub use search::{
+    Bitmap, Capabilities, Device, SearchError, SearchParams, VectorIndex, Work, prepare_queries,
+};
 pub use section::{KnownSection, Need, SectionFile, SectionWriter, Verify};
 pub use shard::{FlatShard, MAX_WIDTH, ShardConfig, ShardSummary, ShardWriter, SketchPolicy};
 pub use sharded::ShardedIndex;

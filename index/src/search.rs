@@ -130,8 +130,11 @@ pub enum SearchError {
     Device(#[from] AcceleratorError),
 }
 
-/// Returns the queries as the metric compares them, or the first that cannot be compared.
-pub(crate) fn prepare_queries(
+/// Returns the queries, row-major, as the metric compares them.
+///
+/// # Errors
+/// [`SearchError`] names the first that cannot be compared.
+pub fn prepare_queries(
     queries: &[f32],
     width: usize,
     metric: Metric,

@@ -4,8 +4,8 @@ use collection::Generation;
 use corpus::Schema;
 use futures::future::BoxFuture;
 use index::{
-    Bitmap, Metric, Neighbor, Plan, SearchError, SearchParams, ShardedIndex, VectorIndex, Verify,
-    normalize, score,
+    Bitmap, Metric, Neighbor, Plan, SearchParams, ShardedIndex, VectorIndex, Verify,
+    prepare_queries, score,
 };
 use milvus::{Cluster, Distance, MilvusError, Search};
 use serde::Deserialize;
@@ -102,26 +102,24 @@ impl SearchBackend for InMilvus {
             return self.index.search(request);
         }
         Box::pin(async move {
-            let mut queries = request.queries.clone();
             let (width, metric) = (self.inner.rows.width(), self.inner.rows.metric());
-            let rows = queries.chunks_exact_mut(width).enumerate();
-            let checked: Vec<_> = rows.map(|(i, query)| prepare(i, query, metric)).collect();
-            let rows = queries.chunks_exact(width).zip(&checked);
-            let sound = rows.filter(|(_, checked)| checked.is_ok());
-            let sound: Vec<f32> = sound.flat_map(|(row, _)| row).copied().collect();
-            let sound = Arc::new(sound);
+            let queries = request.queries.chunks_exact(width);
+            let prepared = queries.map(|query| prepare_queries(query, width, metric));
+            let prepared: Vec<_> = prepared.collect();
+            let sound = prepared.iter().flatten().flatten().copied();
+            let sound = Arc::new(sound.collect::<Vec<f32>>());
             let mut found = match search(&self.inner, &sound, &request).await {
                 Ok(Some(lists)) => lists.into_iter().map(Ok).collect::<Vec<_>>(),
                 // Fewer pass than the graph can be asked for.
                 Ok(None) => return self.index.search(request).await,
                 Err(error) => {
-                    let failed = checked.iter().filter(|checked| checked.is_ok());
+                    let failed = prepared.iter().filter(|query| query.is_ok());
                     failed.map(|_| Err(error.clone())).collect()
                 }
             }
             .into_iter();
-            let answers = checked.into_iter().map(|checked| match checked {
-                Ok(()) => found.next().unwrap_or(Err(BackendError::Stopped)),
+            let answers = prepared.into_iter().map(|query| match query {
+                Ok(_) => found.next().unwrap_or(Err(BackendError::Stopped)),
                 Err(error) => Err(error.into()),
             });
             answers.collect()
@@ -143,20 +141,6 @@ impl SearchBackend for InMilvus {
     fn is_remote(&self) -> bool {
         true
     }
-}
-
-/// Makes a query comparable, as an index in this process does.
-fn prepare(i: usize, query: &mut [f32], metric: Metric) -> Result<(), SearchError> {
-    if let Some(dimension) = query.iter().position(|value| !value.is_finite()) {
-        return Err(SearchError::NotFinite {
-            query: i,
-            dimension,
-        });
-    }
-    if metric == Metric::Cosine && normalize(query) == 0.0 {
-        return Err(SearchError::ZeroQuery { query: i });
-    }
-    Ok(())
 }
 
 /// How Milvus compares the rows of a metric. Under cosine they are stored, and queries sent, with length 1.

@@ -5,8 +5,6 @@ use std::ffi::c_void;
 pub enum Argument {
     /// `unsigned`
     U32(u32),
-    /// `int`
-    I32(i32),
     /// `float`
     F32(f32),
     /// `unsigned long long`, or any pointer; null is 0.
@@ -19,7 +17,6 @@ impl Argument {
     pub fn pointer(&self) -> *mut c_void {
         match self {
             Self::U32(value) => std::ptr::from_ref(value).cast_mut().cast(),
-            Self::I32(value) => std::ptr::from_ref(value).cast_mut().cast(),
             Self::F32(value) => std::ptr::from_ref(value).cast_mut().cast(),
             Self::U64(value) => std::ptr::from_ref(value).cast_mut().cast(),
         }
@@ -29,12 +26,6 @@ impl Argument {
 impl From<u32> for Argument {
     fn from(value: u32) -> Self {
         Self::U32(value)
-    }
-}
-
-impl From<i32> for Argument {
-    fn from(value: i32) -> Self {
-        Self::I32(value)
     }
 }
 

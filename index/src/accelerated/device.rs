@@ -198,9 +198,14 @@ impl DeviceRows {
             workspace.best.clear(0, 8 * k * n)?;
             workspace.counts.clear(0, 4 * n)?;
             workspace.n_rescored.clear(0, 8 * n)?;
-            let mut seen = 0;
+            let (mut seen, mut padded) = (0, Vec::new());
             for (part, filter) in self.parts.iter().zip(&filters) {
-                search.part(&shards[part.shard], part, *filter, seen)?;
+                // Parts of one type of rows have the queries in common.
+                if padded.len() != n * part.padded_width() {
+                    padded = search.padded_queries(part);
+                    workspace.queries.write(0, &bytes_of(&padded))?;
+                }
+                search.part((&shards[part.shard], part), &padded, *filter, seen)?;
                 seen += part.n_rows;
             }
             let mut best = vec![0; 8 * k * n];
@@ -252,17 +257,15 @@ struct Search<'a> {
 }
 
 impl Search<'_> {
-    /// Offers the rows of a part, after so many of others.
+    /// Offers the rows of a part, after so many of others, to the queries as they are padded for it and on the device.
     fn part(
         &self,
-        shard: &FlatShard,
-        part: &Part,
+        (shard, part): (&FlatShard, &Part),
+        padded: &[f32],
         filter: u64,
         seen: usize,
     ) -> Result<(), AcceleratorError> {
-        let padded = self.padded_queries(part);
-        self.workspace.queries.write(0, &bytes_of(&padded))?;
-        let scan = self.prepare(shard, part, &padded)?;
+        let scan = self.prepare(shard, part, padded)?;
         // The limits of this part's rules, from the best rows of the parts before.
         self.keep_best()?;
         for rows in steps(seen, part.n_rows, self.config.first_rows, self.capacity) {

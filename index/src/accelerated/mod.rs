@@ -38,7 +38,7 @@ use crate::{
 use device::{DeviceRows, Queries};
 
 /// The kernels of search.
-pub static SEARCH_KERNELS: Module = Module {
+static SEARCH_KERNELS: Module = Module {
     name: "search",
     source: include_str!("search.cu"),
     kernels: &[

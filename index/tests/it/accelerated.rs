@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::{Arc, LazyLock};
 
-use compute::accelerator::cuda::{self, KernelCache};
+use compute::accelerator::cuda;
 use compute::accelerator::{AcceleratorError, SharedAccelerator};
 use emulated_gpu::EmulatedGpu;
 use index::{
@@ -12,7 +12,7 @@ use index::{
 };
 use proptest::prelude::*;
 
-use crate::search::{Kind, bits, brute_force, kinds, stored};
+use crate::search::{Kind, bits, expected, kinds};
 use crate::{METRICS, Random, write_shards};
 
 /// So little that every limit of it is met: searches in turns, many steps, many tiles.
@@ -34,7 +34,7 @@ fn shared(gpu: &Arc<EmulatedGpu>) -> [SharedAccelerator; 1] {
 /// The first GPU of this machine, where there is one and the tests are built for it.
 fn real() -> Option<SharedAccelerator> {
     static OPENED: LazyLock<Result<SharedAccelerator, AcceleratorError>> =
-        LazyLock::new(|| cuda::open(0, &KernelCache::default()));
+        LazyLock::new(|| cuda::open(0, None));
     if let Err(error) = &*OPENED
         && cfg!(feature = "cuda")
     {
@@ -84,17 +84,9 @@ fn check(
 ) {
     let folder = tempfile::tempdir().unwrap();
     for &(n_shards, n_devices, sketches, row_type) in layouts {
-        let stored: Vec<Vec<f32>> = rows
-            .chunks_exact(width)
-            .map(|row| stored(metric, row_type, row))
-            .collect();
-        if !stored.iter().flatten().all(|value| value.is_finite()) {
-            continue; // the writer refuses them
-        }
-        let expected: Vec<_> = queries
-            .chunks_exact(width)
-            .map(|query| brute_force(metric, &stored, query, k, filter))
-            .collect();
+        let Some(expected) = expected((metric, row_type), width, rows, queries, k, filter) else {
+            continue;
+        };
         let gpu = gpu(1 << 30);
         for device in shared(&gpu).into_iter().chain(real()) {
             let kind = (sketches, row_type);

@@ -93,7 +93,7 @@ pub fn kinds() -> impl Strategy<Value = Kind> {
 }
 
 /// A row as an index stores it.
-pub fn stored(metric: Metric, row_type: RowType, row: &[f32]) -> Vec<f32> {
+fn stored(metric: Metric, row_type: RowType, row: &[f32]) -> Vec<f32> {
     let mut row = row.to_vec();
     if metric == Metric::Cosine {
         normalize(&mut row);
@@ -112,7 +112,7 @@ pub fn stored(metric: Metric, row_type: RowType, row: &[f32]) -> Vec<f32> {
 }
 
 /// Every row scored by definition, sorted, cut.
-pub fn brute_force(
+fn brute_force(
     metric: Metric,
     rows: &[Vec<f32>],
     query: &[f32],
@@ -130,6 +130,25 @@ pub fn brute_force(
     all.into_iter()
         .map(|(score, ordinal)| (ordinal, score.to_bits()))
         .collect()
+}
+
+/// What each query should find; none where the writer refuses a row.
+pub fn expected(
+    (metric, row_type): (Metric, RowType),
+    width: usize,
+    rows: &[f32],
+    queries: &[f32],
+    k: usize,
+    filter: Option<&Bitmap>,
+) -> Option<Vec<Vec<(u32, u32)>>> {
+    let rows = rows.chunks_exact(width);
+    let stored: Vec<_> = rows.map(|row| stored(metric, row_type, row)).collect();
+    if !stored.iter().flatten().all(|value| value.is_finite()) {
+        return None;
+    }
+    let queries = queries.chunks_exact(width);
+    let found = queries.map(|query| brute_force(metric, &stored, query, k, filter));
+    Some(found.collect())
 }
 
 pub fn bits(neighbors: &[Neighbor]) -> Vec<(u32, u32)> {
@@ -169,17 +188,9 @@ fn check_search(
         (1, Always, Bf16),
         (1, Always, Int8),
     ] {
-        let stored: Vec<Vec<f32>> = rows
-            .chunks_exact(width)
-            .map(|row| stored(metric, row_type, row))
-            .collect();
-        if !stored.iter().flatten().all(|value| value.is_finite()) {
-            continue; // the writer refuses them
-        }
-        let expected: Vec<_> = queries
-            .chunks_exact(width)
-            .map(|query| brute_force(metric, &stored, query, k, filter))
-            .collect();
+        let Some(expected) = expected((metric, row_type), width, rows, queries, k, filter) else {
+            continue;
+        };
         let paths = write_shards(
             folder.path(),
             metric,

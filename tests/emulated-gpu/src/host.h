@@ -68,24 +68,6 @@ inline T __shfl_xor_sync(unsigned, T value, unsigned lanes) {
     return value;
 }
 
-template <class T>
-inline T __shfl_sync(unsigned, T value, unsigned lane) {
-    uint64_t bits = 0;
-    std::memcpy(&bits, &value, sizeof value);
-    const uint64_t other = emulated::warp_exchange(bits)[lane % 32];
-    std::memcpy(&value, &other, sizeof value);
-    return value;
-}
-
-inline unsigned __ballot_sync(unsigned, int predicate) {
-    const uint64_t* lanes = emulated::warp_exchange(predicate != 0);
-    unsigned ballot = 0;
-    for (unsigned lane = 0; lane < 32; lane++) ballot |= (unsigned)lanes[lane] << lane;
-    return ballot;
-}
-
-inline int __popc(unsigned bits) { return __builtin_popcount(bits); }
-
 inline unsigned atomicAdd(unsigned* at, unsigned n) {
     const unsigned before = *at;
     *at += n;
@@ -106,13 +88,11 @@ inline unsigned __float_as_uint(float value) {
 inline double __dadd_rn(double a, double b) { return a + b; }
 inline double __dmul_rn(double a, double b) { return a * b; }
 inline float __fadd_rn(float a, float b) { return a + b; }
-inline float __fmul_rn(float a, float b) { return a * b; }
 inline float __double2float_rn(double value) { return (float)value; }
 inline float __double2float_rd(double value) {
     const float rounded = (float)value;
     return (double)rounded > value ? std::nextafterf(rounded, -INFINITY) : rounded;
 }
-inline float __expf(float x) { return std::exp(x); }
 inline float rsqrtf(float x) { return 1.0f / std::sqrt(x); }
 using std::fabs;
 

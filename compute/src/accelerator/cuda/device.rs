@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::ffi::c_void;
 use std::fmt;
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use cudarc::cublaslt::result::CublasError;
@@ -15,7 +16,7 @@ use cudarc::{cublaslt, nvrtc};
 
 use super::kernels::Compiler;
 use super::product::{ProductError, Products};
-use super::{CudaDevice, CudaInfo, KernelCache};
+use super::{CudaDevice, CudaInfo};
 use crate::accelerator::{
     Accelerator, AcceleratorError, DeviceInfo, Launch, Module, Product, SharedAccelerator,
 };
@@ -52,7 +53,7 @@ pub(super) fn info() -> Result<CudaInfo, AcceleratorError> {
 
 pub(super) fn open(
     number: usize,
-    cache: &KernelCache,
+    kernels: Option<&Path>,
 ) -> Result<SharedAccelerator, AcceleratorError> {
     let n_devices = n_devices()?;
     if number >= n_devices {
@@ -76,7 +77,7 @@ pub(super) fn open(
     }
     let stream = context.new_stream().map_err(describe)?;
     Ok(Arc::new(Cuda {
-        compiler: Compiler::new(cache, (major, minor)),
+        compiler: Compiler::new(kernels, (major, minor)),
         products: Products::new(&stream).map_err(|error| product_failed(&info.name, error))?,
         kernels: Mutex::default(),
         info,

@@ -7,7 +7,6 @@ use std::path::{Path, PathBuf};
 use cudarc::nvrtc::{Ptx, result};
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::KernelCache;
 use crate::accelerator::{AcceleratorError, Module, PRELUDE};
 
 pub(super) struct Compiler {
@@ -17,9 +16,9 @@ pub(super) struct Compiler {
 }
 
 impl Compiler {
-    pub fn new(cache: &KernelCache, (major, minor): (i32, i32)) -> Self {
+    pub fn new(folder: Option<&Path>, (major, minor): (i32, i32)) -> Self {
         Self {
-            folder: cache.folder.clone(),
+            folder: folder.map(Path::to_owned),
             architecture: format!("compute_{major}{minor}"),
         }
     }

@@ -7,7 +7,7 @@ mod kernels;
 #[cfg(feature = "cuda")]
 mod product;
 
-use std::path::PathBuf;
+use std::path::Path;
 
 use super::{AcceleratorError, DeviceInfo, SharedAccelerator};
 
@@ -33,13 +33,6 @@ pub struct CudaDevice {
     pub free_bytes: u64,
 }
 
-/// Where compiled kernels are kept between runs.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct KernelCache {
-    /// A folder, made when it is needed; `None`: kernels are compiled by every process.
-    pub folder: Option<PathBuf>,
-}
-
 /// Looks for CUDA.
 ///
 /// # Errors
@@ -51,16 +44,17 @@ pub fn info() -> Result<CudaInfo, AcceleratorError> {
     Err(not_built())
 }
 
-/// Opens the device of a number.
+/// Opens the device of a number. Compiled kernels are kept in the folder `kernels`, which is made when it is needed; without, every
+/// process compiles them.
 ///
 /// # Errors
 /// [`AcceleratorError::NotAvailable`], also when there is no device of this number.
-pub fn open(number: usize, cache: &KernelCache) -> Result<SharedAccelerator, AcceleratorError> {
+pub fn open(number: usize, kernels: Option<&Path>) -> Result<SharedAccelerator, AcceleratorError> {
     #[cfg(feature = "cuda")]
-    return device::open(number, cache);
+    return device::open(number, kernels);
     #[cfg(not(feature = "cuda"))]
     {
-        let _ = (number, cache);
+        let _ = (number, kernels);
         Err(not_built())
     }
 }

@@ -3,16 +3,11 @@
 //! A single query is a chain of products of 20 to 100 microseconds, too short to wake a thread for. So the threads that
 //! have nothing else to do are called once, and spin from product to product until the call is finished.
 
-use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
 
-use rayon::{ThreadPool, Yield};
-
-/// How long a thread that stood by looks for more to do before it sleeps: a core that sleeps takes tens of microseconds to wake.
-const AWAKE: Duration = Duration::from_micros(500);
+use rayon::ThreadPool;
 
 /// What is handed out: called once for each part.
 type Work<'a> = &'a (dyn Fn(usize) + Sync + 'a);
@@ -52,10 +47,7 @@ impl Crew {
         });
         for _ in 1..crew.n_threads {
             let crew = Arc::clone(&crew);
-            pool.spawn(move || {
-                crew.stand_by();
-                stay_awake();
-            });
+            pool.spawn(move || crew.stand_by());
         }
         let dismissal = Dismissal(&crew);
         let result = lead(&crew);
@@ -129,25 +121,6 @@ impl Crew {
         self.n_done.fetch_add(1, Ordering::Release);
         true
     }
-}
-
-/// Keeps a thread of a pool from sleeping for a while; what comes meanwhile is done here, and other threads go first.
-fn stay_awake() {
-    thread_local! {
-        static STAYS: Cell<bool> = const { Cell::new(false) };
-    }
-    // Called by work that is done while the thread stays awake: its first call goes on.
-    if STAYS.replace(true) {
-        return;
-    }
-    let mut start = Instant::now();
-    while start.elapsed() < AWAKE {
-        match rayon::yield_now() {
-            Some(Yield::Executed) => start = Instant::now(),
-            _ => std::thread::yield_now(),
-        }
-    }
-    STAYS.set(false);
 }
 
 #[cfg(test)]

@@ -65,6 +65,17 @@ impl MatrixType {
     }
 }
 
+/// What a product does to each value before it is stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Epilogue {
+    /// Nothing.
+    None,
+    /// Adds the bias of the value's column; `max(x, 0)`.
+    BiasRelu,
+    /// Adds the bias of the value's column; GELU by its approximation with tanh (Hendrycks & Gimpel 2016, arXiv 1606.08415, §2).
+    BiasGelu,
+}
+
 /// `C = A·Bᵀ`, summed in `f32`: `A` is (m, k), `B` is (n, k), `C` is (m, n), all row-major and without gaps.
 ///
 /// That is the product of activations with the weights of a linear layer, and of queries with rows.
@@ -80,6 +91,8 @@ pub struct Product {
     pub operands: MatrixType,
     /// Type of `C`: that of the operands, or `f32`.
     pub result: MatrixType,
+    /// What the sums become.
+    pub epilogue: Epilogue,
 }
 
 /// A device. Work is queued and done in order; [`Accelerator::download`] waits for all of it.
@@ -150,10 +163,10 @@ pub trait Accelerator: fmt::Debug + Send + Sync {
     /// [`AcceleratorError::Failed`]; what goes wrong in the kernel itself is reported by a later call.
     unsafe fn launch(&self, launch: &Launch<'_>) -> Result<(), AcceleratorError>;
 
-    /// Queues a matrix product.
+    /// Queues a matrix product. The bias has `n` values of the type of `C`, and is 0 where the epilogue adds none.
     ///
     /// # Safety
-    /// The matrices are allocated at these addresses, which are multiples of 16, and `c` overlaps neither of the others.
+    /// The matrices and the bias are allocated at these addresses, which are multiples of 16, and `c` overlaps none of the others.
     ///
     /// # Errors
     /// [`AcceleratorError::Failed`].
@@ -162,6 +175,7 @@ pub trait Accelerator: fmt::Debug + Send + Sync {
         product: &Product,
         a: u64,
         b: u64,
+        bias: u64,
         c: u64,
     ) -> Result<(), AcceleratorError>;
 }

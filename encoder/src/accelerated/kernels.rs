@@ -1,7 +1,7 @@
 //! The kernels of `encoder.cu`, with their arguments.
 
 use compute::accelerator::{
-    Accelerator, AcceleratorError, Argument, Launch, MatrixType, Module, Product,
+    Accelerator, AcceleratorError, Argument, Epilogue, Launch, MatrixType, Module, Product,
 };
 
 use crate::architecture::Activation;
@@ -398,9 +398,41 @@ impl Kernels<'_> {
             k,
             operands: self.of,
             result,
+            epilogue: Epilogue::None,
         };
         // SAFETY: the caller's.
-        unsafe { self.device.multiply(&product, rows, weight, out) }
+        unsafe { self.device.multiply(&product, rows, weight, 0, out) }
+    }
+
+    /// `out = function(rows · Wᵀ + b)` of (rows, `k`) and (`n`, `k`), all of them but the bias of the type of operands. The product
+    /// ends in the function where it can, else another kernel follows it; the bias is of [`Function::bias_type`].
+    ///
+    /// # Safety
+    /// See [`Kernels`].
+    pub unsafe fn multiply_activated(
+        &self,
+        n_rows: usize,
+        (n, k): (usize, usize),
+        (rows, weight, bias): (u64, u64, u64),
+        (out, function): (u64, Function),
+    ) -> Result<(), AcceleratorError> {
+        let Some(epilogue) = function.epilogue() else {
+            // SAFETY: the caller's.
+            return unsafe {
+                self.multiply(n_rows, (n, k), (rows, weight), (out, self.of))?;
+                self.activate(out, bias, (n_rows, n), function)
+            };
+        };
+        let product = Product {
+            m: n_rows,
+            n,
+            k,
+            operands: self.of,
+            result: self.of,
+            epilogue,
+        };
+        // SAFETY: the caller's.
+        unsafe { self.device.multiply(&product, rows, weight, bias, out) }
     }
 
     fn by_type(&self, f32: &'static str, f16: &'static str, bf16: &'static str) -> &'static str {
@@ -438,6 +470,23 @@ impl From<Activation> for Function {
 }
 
 impl Function {
+    /// What a product ends in to have applied it, where there is such a thing: no library has the exact GELU.
+    fn epilogue(self) -> Option<Epilogue> {
+        match self {
+            Self::GeluTanh => Some(Epilogue::BiasGelu),
+            Self::Relu => Some(Epilogue::BiasRelu),
+            Self::Gelu | Self::Silu | Self::Tanh => None,
+        }
+    }
+
+    /// The type of the bias before it, in a layer whose operands are of a type.
+    pub fn bias_type(self, of: MatrixType) -> MatrixType {
+        match self.epilogue() {
+            Some(_) => of,
+            None => MatrixType::F32,
+        }
+    }
+
     /// The activation of a head's layer, where kernels have it.
     pub fn of_head(activation: OutputActivation) -> Option<Self> {
         match activation {

@@ -94,7 +94,7 @@ impl Network {
             layers: weights
                 .layers
                 .into_iter()
-                .map(|layer| DeviceLayer::new(device, layer, of))
+                .map(|layer| DeviceLayer::new(device, layer, of, architecture.activation.into()))
                 .collect::<Result<_, _>>()?,
             head: head.map(|head| DeviceHead::new(device, head)).transpose()?,
             device: device.clone(),
@@ -239,15 +239,18 @@ impl Network {
             }
             Wanted::Logits => {
                 let head = self.head();
-                let inner = (summed.address(), MatrixType::F32);
-                let operands = (hidden.address(), head.hidden.weight.address());
+                let inner = summed.address();
+                let operands = (
+                    hidden.address(),
+                    head.hidden.weight.address(),
+                    head.hidden.bias.address(),
+                );
                 // SAFETY: there is a row of `hidden` for every text, and one of `summed` for every token.
                 unsafe {
-                    kernels.multiply(n_texts, (width, width), operands, inner)?;
-                    let bias = head.hidden.bias.address();
-                    kernels.activate(inner.0, bias, (n_texts, width), head.function)?;
+                    let result = (inner, head.function);
+                    kernels.multiply_activated(n_texts, (width, width), operands, result)?;
                     let classifier = (
-                        inner.0,
+                        inner,
                         head.classifier.weight.address(),
                         head.classifier.bias.address(),
                     );
@@ -325,10 +328,9 @@ impl Network {
             let (weight, bias) = (layer.up.weight.address(), layer.up.bias.address());
             // SAFETY: as above; the scratch has room for what is between the layers.
             unsafe {
-                let shape = (n_intermediate, width);
-                kernels.multiply(n_rows, shape, (input, weight), (inner, self.of))?; // (rows, I)
-                let shape = (n_rows, n_intermediate);
-                kernels.activate(inner, bias, shape, a.activation.into())?;
+                let (shape, operands) = ((n_intermediate, width), (input, weight, bias));
+                let result = (inner, a.activation.into());
+                kernels.multiply_activated(n_rows, shape, operands, result)?; // (rows, I)
             }
             let down = (&layer.down, &layer.output_norm);
             // SAFETY: as above.

@@ -249,10 +249,16 @@ fn phi(x: f64) -> f64 {
     0.5 + width * (inner + 0.5 * (density(0.0) + density(x)))
 }
 
-#[test]
-fn activations_follow_their_definitions() {
-    let device = device();
-    let definition = |function: Function, x: f64| match function {
+const FUNCTIONS: [Function; 5] = [
+    Function::Gelu,
+    Function::GeluTanh,
+    Function::Relu,
+    Function::Silu,
+    Function::Tanh,
+];
+
+fn definition(function: Function, x: f64) -> f64 {
+    match function {
         Function::Gelu => x * phi(x),
         Function::GeluTanh => {
             let inner = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044_715 * x.powi(3));
@@ -261,15 +267,14 @@ fn activations_follow_their_definitions() {
         Function::Relu => x.max(0.0),
         Function::Silu => x / (1.0 + (-x).exp()),
         Function::Tanh => x.tanh(),
-    };
+    }
+}
+
+#[test]
+fn activations_follow_their_definitions() {
+    let device = device();
     for of in TYPES {
-        for function in [
-            Function::Gelu,
-            Function::GeluTanh,
-            Function::Relu,
-            Function::Silu,
-            Function::Tanh,
-        ] {
+        for function in FUNCTIONS {
             for (n_rows, width) in [(1, 8), (33, 24), (5, 1000)] {
                 let name = format!("{of:?} {function:?} {n_rows} {width}");
                 let n_values = n_rows * width;
@@ -298,6 +303,45 @@ fn activations_follow_their_definitions() {
                     .collect();
                 let tolerance = rounding(of) + 2e-6;
                 assert_near(&name, &written(&rows, n_values, of), &expected, tolerance);
+            }
+        }
+    }
+}
+
+#[test]
+fn products_end_in_bias_and_activation() {
+    let emulated = EmulatedGpu::new("gpu:0", 1 << 28);
+    let device: SharedAccelerator = emulated.clone();
+    device.load(&MODULE).expect("all kernels are there");
+    for of in TYPES {
+        for function in FUNCTIONS {
+            for (n_rows, n, k) in [(1, 8, 16), (33, 24, 8), (5, 136, 40)] {
+                let name = format!("{of:?} {function:?} {n_rows} {n} {k}");
+                let (rows, x) = random(&device, 1, n_rows * k, of);
+                let (weight, w) = random(&device, 2, n * k, of);
+                let (bias, b) = random(&device, 3, n, function.bias_type(of));
+                let out = room(&device, n_rows * n, of);
+                let operands = (rows.address(), weight.address(), bias.address());
+                let before = emulated.n_launches();
+                // SAFETY: the buffers are as large as the shape says.
+                unsafe {
+                    let result = (out.address(), function);
+                    kernels(&device, of).multiply_activated(n_rows, (n, k), operands, result)
+                }
+                .expect("it runs");
+                let in_product = matches!(function, Function::GeluTanh | Function::Relu);
+                let n_launches = emulated.n_launches() - before;
+                assert_eq!(n_launches, if in_product { 1 } else { 2 }, "{name}");
+                let expected: Vec<f64> = (0..n_rows * n)
+                    .map(|i| {
+                        let pairs = x[i / n * k..][..k].iter().zip(&w[i % n * k..][..k]);
+                        let sum: f64 = pairs.map(|(x, w)| x * w).sum();
+                        definition(function, sum + b[i % n])
+                    })
+                    .collect();
+                // Where a kernel follows, it reads sums that were rounded, up to about 8.
+                let tolerance = if in_product { 1.0 } else { 8.0 } * rounding(of) + 1e-5;
+                assert_near(&name, &written(&out, n_rows * n, of), &expected, tolerance);
             }
         }
     }

@@ -27,7 +27,7 @@ pub(super) fn upload(
     Buffer::of(device, &bytes)
 }
 
-/// A linear layer: weights of the type of operands, (out, in), and an f32 bias, zeros where the model has none.
+/// A linear layer: weights of the type of operands, (out, in), and a bias, zeros where the model has none.
 pub(super) struct DeviceLinear {
     pub weight: Buffer,
     pub bias: Buffer,
@@ -38,12 +38,13 @@ impl DeviceLinear {
         device: &SharedAccelerator,
         linear: &Linear,
         of: MatrixType,
+        of_bias: MatrixType,
     ) -> Result<Self, AcceleratorError> {
         let zeros = || vec![0.0; linear.n_out];
         let bias = linear.bias.clone().unwrap_or_else(zeros);
         Ok(Self {
             weight: upload(device, &linear.weight, of)?,
-            bias: upload(device, &bias, MatrixType::F32)?,
+            bias: upload(device, &bias, of_bias)?,
         })
     }
 }
@@ -86,13 +87,14 @@ impl DeviceLayer {
         device: &SharedAccelerator,
         weights: LayerWeights,
         of: MatrixType,
+        activation: Function,
     ) -> Result<Self, AcceleratorError> {
-        let linear = |linear: &Linear| DeviceLinear::new(device, linear, of);
+        let linear = |linear: &Linear| DeviceLinear::new(device, linear, of, MatrixType::F32);
         let norm = |norm: &Norm| DeviceNorm::new(device, norm);
         Ok(Self {
             output: linear(&weights.output)?,
             attention_norm: norm(&weights.attention_norm)?,
-            up: linear(&weights.up)?,
+            up: DeviceLinear::new(device, &weights.up, of, activation.bias_type(of))?,
             down: linear(&weights.down)?,
             output_norm: norm(&weights.output_norm)?,
             projections: linear(&weights.projections())?,
@@ -110,7 +112,8 @@ pub(super) struct DeviceHead {
 
 impl DeviceHead {
     pub fn new(device: &SharedAccelerator, head: &HeadWeights) -> Result<Self, AcceleratorError> {
-        let linear = |linear: &Linear| DeviceLinear::new(device, linear, MatrixType::F32);
+        let of = MatrixType::F32;
+        let linear = |linear: &Linear| DeviceLinear::new(device, linear, of, of);
         Ok(Self {
             hidden: linear(&head.hidden)?,
             function: Function::of_head(head.hidden_activation)

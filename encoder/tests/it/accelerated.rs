@@ -224,6 +224,30 @@ fn texts_of_every_length_are_those_of_the_cpu() {
 }
 
 #[test]
+fn every_activation_is_that_of_the_cpu() {
+    let mut n_launches = Vec::new();
+    for name in ["gelu", "gelu_new", "relu", "silu"] {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path();
+        copy(&fixture("tiny-bert"), path);
+        edit(&path.join("config.json"), |config| {
+            config["hidden_act"] = json!(name);
+        });
+        let texts = texts(&[3, 33, 17], n_vocabulary(path));
+        check_vectors(path, &texts, &[Output::Unnormalized]);
+        let device = gpu(1 << 28);
+        let encoder = bi(path, &on(&device, Arithmetic::Bf16, 300));
+        encoder.encode(&texts).expect("texts encode");
+        n_launches.push(device.n_launches());
+    }
+    // Two layers, whose products end in the approximation of GELU and in ReLU, and not in the others.
+    let [gelu, gelu_new, relu, silu] = n_launches[..] else {
+        panic!("four activations");
+    };
+    assert_eq!((gelu_new + 2, relu + 2, silu), (gelu, gelu, gelu));
+}
+
+#[test]
 fn a_batch_is_its_texts_one_by_one() {
     let path = fixture("tiny-bert");
     let texts = texts(&[5, 40, 1, 40, 77, 16, 128], n_vocabulary(&path));

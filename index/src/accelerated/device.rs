@@ -5,7 +5,7 @@ use std::sync::{Mutex, PoisonError};
 
 use compute::Simd;
 use compute::accelerator::{
-    AcceleratorError, Argument, Buffer, Launch, MatrixType, Product, SharedAccelerator,
+    AcceleratorError, Argument, Buffer, Epilogue, Launch, MatrixType, Product, SharedAccelerator,
 };
 use half::{bf16, f16};
 
@@ -321,6 +321,7 @@ impl Search<'_> {
                     k: part.padded_width(),
                     operands,
                     result: MatrixType::F32,
+                    epilogue: Epilogue::None,
                 };
                 (
                     FirstPass::Products(product),
@@ -469,6 +470,7 @@ impl Search<'_> {
                     &product,
                     workspace.rounded.address(),
                     part.rows.at(first as usize * part.row_bytes),
+                    0,
                     workspace.products.address(),
                 )?;
             }

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use compute::accelerator::{
-    Accelerator, AcceleratorError, DeviceInfo, Launch, MatrixType, Module, Product,
+    Accelerator, AcceleratorError, DeviceInfo, Epilogue, Launch, MatrixType, Module, Product,
 };
 use half::{bf16, f16};
 
@@ -235,6 +235,7 @@ impl Accelerator for EmulatedGpu {
         product: &Product,
         a: u64,
         b: u64,
+        bias: u64,
         c: u64,
     ) -> Result<(), AcceleratorError> {
         let Product {
@@ -243,18 +244,24 @@ impl Accelerator for EmulatedGpu {
             k,
             operands,
             result,
+            epilogue,
         } = *product;
         assert!(
             result == operands || result == MatrixType::F32,
             "the result is of the operands' type or f32"
         );
         assert!(
-            [a, b, c].iter().all(|address| address.is_multiple_of(16)),
-            "matrices begin at multiples of 16: {a:#x}, {b:#x}, {c:#x}"
+            [a, b, bias, c]
+                .iter()
+                .all(|address| address.is_multiple_of(16)),
+            "matrices begin at multiples of 16: {a:#x}, {b:#x}, {bias:#x}, {c:#x}"
         );
         self.check(a, m * k * operands.bytes());
         self.check(b, n * k * operands.bytes());
         self.check(c, m * n * result.bytes());
+        if epilogue != Epilogue::None {
+            self.check(bias, n * result.bytes());
+        }
         self.n_launches.fetch_add(1, Ordering::Relaxed);
         // SAFETY: the ranges were checked.
         unsafe {
@@ -264,12 +271,23 @@ impl Accelerator for EmulatedGpu {
                 for j in 0..n {
                     let pairs = a[i * k..][..k].iter().zip(&b[j * k..][..k]);
                     let sum: f32 = pairs.map(|(x, y)| x * y).sum();
-                    set_value(result, c, i * n + j, sum);
+                    let kept = match epilogue {
+                        Epilogue::None => sum,
+                        Epilogue::BiasRelu => (sum + value(result, bias, j)).max(0.0),
+                        Epilogue::BiasGelu => gelu(sum + value(result, bias, j)),
+                    };
+                    set_value(result, c, i * n + j, kept);
                 }
             }
         }
         Ok(())
     }
+}
+
+/// The approximation with tanh, as the library of products has it.
+fn gelu(x: f32) -> f32 {
+    let inner = std::f32::consts::FRAC_2_PI.sqrt() * (x + 0.044_715 * x.powi(3));
+    0.5 * x * (1.0 + inner.tanh())
 }
 
 fn pointer(address: u64) -> *mut u8 {

@@ -329,11 +329,12 @@ impl Accelerator for Cuda {
         product: &Product,
         a: u64,
         b: u64,
+        bias: u64,
         c: u64,
     ) -> Result<(), AcceleratorError> {
         self.with("making a context current", |_| Ok(()))?;
         // SAFETY: the caller's.
-        let queued = unsafe { self.products.multiply(product, a, b, c) };
+        let queued = unsafe { self.products.multiply(product, a, b, bias, c) };
         queued.map_err(|error| product_failed(&self.info.name, error))
     }
 }

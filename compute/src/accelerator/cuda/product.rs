@@ -13,7 +13,7 @@ use cudarc::cublaslt::sys::{
 use cudarc::driver::result::{free_async, malloc_async};
 use cudarc::driver::{CudaStream, DriverError};
 
-use crate::accelerator::{MatrixType, Product};
+use crate::accelerator::{Epilogue, MatrixType, Product};
 
 /// What the library's documentation recommends for Hopper; other devices use less of it.
 const WORKSPACE_BYTES: usize = 32 << 20;
@@ -70,7 +70,8 @@ impl Products {
 
     /// Queues `C = A·Bᵀ`. The context is current.
     ///
-    /// The library thinks in columns: what is (m, k) by rows is (k, m) by columns. So `Cᵀ = B·Aᵀ` is asked for, of the same bytes.
+    /// The library thinks in columns: what is (m, k) by rows is (k, m) by columns. So `Cᵀ = B·Aᵀ` is asked for, of the same bytes. Its
+    /// bias is by rows, which are the columns of `C`, and of the type of the result. Its GELU is the approximation with tanh.
     ///
     /// # Safety
     /// As [`crate::accelerator::Accelerator::multiply`].
@@ -79,6 +80,7 @@ impl Products {
         product: &Product,
         a: u64,
         b: u64,
+        bias: u64,
         c: u64,
     ) -> Result<(), ProductError> {
         let Product {
@@ -87,11 +89,21 @@ impl Products {
             k,
             operands,
             result: of_c,
+            epilogue,
         } = *product;
         let mut library = self.library.lock().unwrap_or_else(PoisonError::into_inner);
         let handle = library.handle;
         let operation = Description::new()?;
         operation.set(Attribute::CUBLASLT_MATMUL_DESC_TRANSA, TRANSPOSED)?;
+        let epilogue = match epilogue {
+            Epilogue::None => None,
+            Epilogue::BiasRelu => Some(sys::cublasLtEpilogue_t::CUBLASLT_EPILOGUE_RELU_BIAS),
+            Epilogue::BiasGelu => Some(sys::cublasLtEpilogue_t::CUBLASLT_EPILOGUE_GELU_BIAS),
+        };
+        if let Some(epilogue) = epilogue {
+            operation.set(Attribute::CUBLASLT_MATMUL_DESC_EPILOGUE, epilogue)?;
+            operation.set(Attribute::CUBLASLT_MATMUL_DESC_BIAS_POINTER, address(bias))?;
+        }
         let left = Layout::new(operands, k, n)?;
         let right = Layout::new(operands, k, m)?;
         let into = Layout::new(of_c, n, m)?;

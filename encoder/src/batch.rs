@@ -83,6 +83,19 @@ pub(crate) fn for_groups(
                 .collect()
         }
     };
+    let computed = groups
+        .iter()
+        .zip(&computed)
+        .map(|(group, rows)| (&order[group.clone()], rows.as_slice()));
+    in_order_of_input(texts, width, computed)
+}
+
+/// The rows of groups at the places of their texts: `width(text)` values for each of the texts whose numbers come with the rows.
+pub(crate) fn in_order_of_input<'a>(
+    texts: &[Tokens],
+    width: impl Fn(&Tokens) -> usize,
+    groups: impl Iterator<Item = (&'a [usize], &'a [f32])>,
+) -> Vec<f32> {
     let mut ends = Vec::with_capacity(texts.len());
     let mut n_values = 0;
     for text in texts {
@@ -90,9 +103,8 @@ pub(crate) fn for_groups(
         ends.push(n_values);
     }
     let mut values = vec![0.0; n_values];
-    for (group, rows) in groups.iter().zip(&computed) {
-        let mut rows = rows.as_slice();
-        for &index in &order[group.clone()] {
+    for (numbers, mut rows) in groups {
+        for &index in numbers {
             let (row, rest) = rows.split_at(width(&texts[index]));
             values[ends[index] - row.len()..ends[index]].copy_from_slice(row);
             rows = rest;

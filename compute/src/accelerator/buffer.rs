@@ -1,6 +1,6 @@
 use std::fmt;
 
-use super::{AcceleratorError, SharedAccelerator};
+use super::{AcceleratorError, SharedAccelerator, Ticket};
 
 /// Memory of a device, given back when it is dropped.
 pub struct Buffer {
@@ -87,8 +87,36 @@ impl Buffer {
         if bytes.is_empty() {
             return Ok(());
         }
-        // SAFETY: as in `write`.
-        unsafe { self.device.download(self.address + at as u64, bytes) }
+        // SAFETY: as in `write`; it is finished here.
+        let ticket = unsafe {
+            self.device
+                .start_download(self.address + at as u64, bytes.len())?
+        };
+        self.device.finish_download(ticket, bytes)
+    }
+
+    /// Starts to read the first bytes, as the work queued so far leaves them. The buffer comes back when they are waited for, so that
+    /// nothing writes to it before.
+    ///
+    /// # Errors
+    /// [`AcceleratorError::Failed`].
+    ///
+    /// # Panics
+    /// When there are not so many.
+    pub fn start_read(self, n_bytes: usize) -> Result<Download, AcceleratorError> {
+        self.check(0, n_bytes);
+        let ticket = (n_bytes > 0)
+            // SAFETY: the range was checked; the buffer is kept until the copy is finished.
+            .then(|| unsafe { self.device.start_download(self.address, n_bytes) })
+            .transpose()?;
+        Ok(Download {
+            started: Started {
+                device: self.device.clone(),
+                ticket,
+            },
+            n_bytes,
+            buffer: self,
+        })
     }
 
     /// Sets bytes to zero.
@@ -123,6 +151,59 @@ impl Drop for Buffer {
             // SAFETY: the address is from `allocate`, and nobody has it after this.
             unsafe { self.device.free(self.address) }
         }
+    }
+}
+
+/// The first bytes of a buffer on their way to the host.
+#[derive(Debug)]
+pub struct Download {
+    // Dropped before the buffer.
+    started: Started,
+    n_bytes: usize,
+    buffer: Buffer,
+}
+
+impl Download {
+    /// How many.
+    #[must_use]
+    pub fn n_bytes(&self) -> usize {
+        self.n_bytes
+    }
+
+    /// Waits for the bytes, and returns the buffer that they are from.
+    ///
+    /// # Errors
+    /// [`AcceleratorError::Failed`], also for work that was queued before.
+    ///
+    /// # Panics
+    /// When there are more or fewer bytes.
+    pub fn wait(mut self, bytes: &mut [u8]) -> Result<Buffer, AcceleratorError> {
+        assert_eq!(bytes.len(), self.n_bytes);
+        self.started.finish(bytes)?;
+        Ok(self.buffer)
+    }
+}
+
+/// A copy that is finished when this is dropped.
+#[derive(Debug)]
+struct Started {
+    device: SharedAccelerator,
+    ticket: Option<Ticket>,
+}
+
+impl Started {
+    fn finish(&mut self, bytes: &mut [u8]) -> Result<(), AcceleratorError> {
+        match self.ticket.take() {
+            Some(ticket) => self.device.finish_download(ticket, bytes),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Drop for Started {
+    fn drop(&mut self) {
+        // Nobody wants the bytes any more, and what went wrong is reported by the next call.
+        let _ = self.finish(&mut []);
     }
 }
 

@@ -8,12 +8,14 @@ mod arguments;
 mod buffer;
 pub mod cuda;
 mod error;
+#[cfg(any(feature = "cuda", test))]
+mod ring;
 
 use std::fmt;
 use std::sync::Arc;
 
 pub use arguments::{Argument, Launch};
-pub use buffer::Buffer;
+pub use buffer::{Buffer, Download};
 pub use error::AcceleratorError;
 
 /// What kernel sources begin with: names that they share, and how they are spelt for CUDA and for the host.
@@ -95,7 +97,11 @@ pub struct Product {
     pub epilogue: Epilogue,
 }
 
-/// A device. Work is queued and done in order; [`Accelerator::download`] waits for all of it.
+/// A copy to the host that was started.
+#[derive(Debug, PartialEq, Eq, Hash)]
+pub struct Ticket(pub u64);
+
+/// A device. Work is queued and done in order, and nobody waits for it but in [`Accelerator::finish_download`].
 ///
 /// Its memory is addressed by numbers, as in CUDA. [`Buffer`] owns some of it; the methods here are for its implementation.
 pub trait Accelerator: fmt::Debug + Send + Sync {
@@ -126,7 +132,7 @@ pub trait Accelerator: fmt::Debug + Send + Sync {
     /// `address` is from [`Self::allocate`] and is not used after this.
     unsafe fn free(&self, address: u64);
 
-    /// Copies to the device. The bytes may be changed when this returns.
+    /// Queues a copy to the device. The bytes may be changed when this returns.
     ///
     /// # Safety
     /// So many bytes are allocated at `to`.
@@ -135,14 +141,24 @@ pub trait Accelerator: fmt::Debug + Send + Sync {
     /// [`AcceleratorError::Failed`].
     unsafe fn upload(&self, bytes: &[u8], to: u64) -> Result<(), AcceleratorError>;
 
-    /// Waits for all work and copies from the device.
+    /// Starts to copy from the device what the work queued so far leaves there. Work that is queued after this does not wait for it.
     ///
     /// # Safety
-    /// So many bytes are allocated at `from`.
+    /// So many bytes, at least one, are allocated at `from`, and are neither written nor freed until the copy is finished, which it is
+    /// once.
     ///
     /// # Errors
-    /// [`AcceleratorError::Failed`], also for work queued before.
-    unsafe fn download(&self, from: u64, bytes: &mut [u8]) -> Result<(), AcceleratorError>;
+    /// [`AcceleratorError::Failed`].
+    unsafe fn start_download(&self, from: u64, n_bytes: usize) -> Result<Ticket, AcceleratorError>;
+
+    /// Waits for a copy, and so for the work that was queued before it, and hands over its first bytes.
+    ///
+    /// # Errors
+    /// [`AcceleratorError::Failed`], also for the work before.
+    ///
+    /// # Panics
+    /// When there are not so many bytes, or the ticket is of another device.
+    fn finish_download(&self, ticket: Ticket, bytes: &mut [u8]) -> Result<(), AcceleratorError>;
 
     /// Sets bytes to zero.
     ///

@@ -1,13 +1,17 @@
 //! The inference forward on a device: packed texts of any length, no padding.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use compute::accelerator::{AcceleratorError, Buffer, DeviceInfo, MatrixType, SharedAccelerator};
+use compute::accelerator::{
+    AcceleratorError, Buffer, DeviceInfo, Download, MatrixType, SharedAccelerator,
+};
 
+use super::groups::{Group, Groups};
 use super::kernels::{AttentionAt, EmbeddingsAt, Heads, Kernels, MODULE, NormAt, ResidualAt, Tile};
 use super::weights::{self, DeviceHead, DeviceLayer, DeviceNorm, upload};
 use super::workspace::Workspace;
 use crate::architecture::Architecture;
+use crate::batch;
 use crate::cross_encoder::HeadWeights;
 use crate::error::EncodeError;
 use crate::network::relative_bias;
@@ -31,7 +35,7 @@ pub(crate) struct Network {
     layers: Vec<DeviceLayer>,
     head: Option<DeviceHead>,
     batch_tokens: usize,
-    /// One group at a time: a device has one queue.
+    /// One group is queued at a time: a device has one queue.
     workspace: Mutex<Workspace>,
 }
 
@@ -121,37 +125,54 @@ impl Network {
         texts: &[Tokens],
         wanted: Wanted<'_>,
     ) -> Result<Vec<f32>, EncodeError> {
-        let mut ends = Vec::with_capacity(texts.len());
-        let mut n_values = 0;
-        for text in texts {
-            n_values += self.n_values(text, wanted);
-            ends.push(n_values);
-        }
-        let mut values = vec![0.0; n_values];
-        let mut order: Vec<usize> = (0..texts.len()).collect();
-        order.sort_by_key(|&index| std::cmp::Reverse(texts[index].len()));
+        let groups = Groups::new(texts);
+        let mut computed = Vec::new();
+        self.compute(&groups, wanted, &mut computed)
+            .map_err(|error| EncodeError::Accelerator(Box::new(error)))?;
+        let computed = computed
+            .iter()
+            .map(|(group, rows)| (groups.numbers(group), rows.as_slice()));
+        let n_values = |text: &Tokens| self.n_values(text, wanted);
+        Ok(batch::in_order_of_input(texts, n_values, computed))
+    }
 
+    /// Computes groups until none is left. While the device computes one, the next is laid out and queued.
+    fn compute(
+        &self,
+        groups: &Groups<'_>,
+        wanted: Wanted<'_>,
+        computed: &mut Vec<(Group, Vec<f32>)>,
+    ) -> Result<(), AcceleratorError> {
         let mut most_tokens = self.batch_tokens;
-        let mut left = order.as_slice();
-        while !left.is_empty() {
-            let (n_texts, n_tokens) = cut(texts, left, most_tokens);
-            let group: Vec<&Tokens> = left[..n_texts].iter().map(|&index| &texts[index]).collect();
-            let rows = match self.run(&group, wanted) {
-                Err(AcceleratorError::OutOfMemory { .. }) if n_texts > 1 => {
-                    most_tokens = n_tokens / 2;
-                    continue;
+        let mut running: Option<(Group, Download)> = None;
+        while let Some(group) = groups.take(most_tokens) {
+            let texts = groups.texts(&group);
+            let before = match self.start(&texts, wanted) {
+                Ok(download) => running.replace((group, download)),
+                Err(AcceleratorError::OutOfMemory { .. })
+                    if group.n_texts() > 1 || running.is_some() =>
+                {
+                    // So that the group, or half of it, has all of the memory.
+                    *self.workspace() = Workspace::new(&self.device)?;
+                    if group.n_texts() > 1 {
+                        most_tokens = group.n_tokens / 2;
+                    }
+                    groups.put_back(group);
+                    running.take()
                 }
-                rows => rows.map_err(|error| EncodeError::Accelerator(Box::new(error)))?,
+                Err(error) => {
+                    groups.put_back(group);
+                    return Err(error);
+                }
             };
-            let mut rows = rows.as_slice();
-            for &index in &left[..n_texts] {
-                let (row, rest) = rows.split_at(self.n_values(&texts[index], wanted));
-                values[ends[index] - row.len()..ends[index]].copy_from_slice(row);
-                rows = rest;
+            if let Some(before) = before {
+                computed.push(self.finish(before)?);
             }
-            left = &left[n_texts..];
         }
-        Ok(values)
+        if let Some(last) = running {
+            computed.push(self.finish(last)?);
+        }
+        Ok(())
     }
 
     /// Values that a text becomes.
@@ -169,46 +190,24 @@ impl Network {
         head.expect("logits are wanted of models that were loaded with a head")
     }
 
-    fn run(&self, group: &[&Tokens], wanted: Wanted<'_>) -> Result<Vec<f32>, AcceleratorError> {
+    fn workspace(&self) -> MutexGuard<'_, Workspace> {
+        self.workspace
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Queues all work of a group, and the copy of its results.
+    fn start(&self, group: &[&Tokens], wanted: Wanted<'_>) -> Result<Download, AcceleratorError> {
         let inputs = self.inputs(group);
         let n_values: usize = group.iter().map(|text| self.n_values(text, wanted)).sum();
-        let mut workspace = self
-            .workspace
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        let n_results = match wanted {
-            Wanted::Tokens => 0, // they are where they were computed
-            _ => n_values,
-        };
-        workspace.reserve(
+        let mut workspace = self.workspace();
+        let results = workspace.reserve(
             &self.device,
             &self.architecture,
             self.of,
-            (inputs.n_tokens, inputs.words.len(), n_results),
+            (inputs.n_tokens, inputs.words.len(), n_values),
         )?;
         workspace.inputs.write(0, as_bytes(&inputs.words))?;
-        let mut bytes = vec![0; n_values * size_of::<f32>()];
-        // SAFETY: the workspace has room for the group, and the ids were checked against the tables.
-        let from = unsafe { self.queue(&inputs, group, wanted, &mut workspace)? };
-        from.read(0, &mut bytes)?;
-        let values = bytes.chunks_exact(size_of::<f32>());
-        Ok(values
-            .map(|value| f32::from_le_bytes(value.try_into().expect("four bytes")))
-            .collect())
-    }
-
-    /// Queues all work of a group, and returns the buffer that begins with its results.
-    ///
-    /// # Safety
-    /// The workspace has room for the group, and holds its inputs; ids are rows of their tables.
-    unsafe fn queue<'a>(
-        &self,
-        inputs: &Inputs,
-        group: &[&Tokens],
-        wanted: Wanted<'_>,
-        workspace: &'a mut Workspace,
-    ) -> Result<&'a Buffer, AcceleratorError> {
-        let at = inputs.at(&workspace.inputs);
         let first_only = match wanted {
             Wanted::Tokens => false,
             Wanted::Pooled(poolings) => {
@@ -216,32 +215,67 @@ impl Network {
             }
             Wanted::Logits => true,
         };
-        // SAFETY: the caller's.
-        unsafe { self.forward(inputs, &at, first_only, workspace)? };
+        let shape = (wanted, first_only);
+        // SAFETY: the workspace and the results have room for the group, and the ids were checked against the tables.
+        unsafe { self.queue(&inputs, shape, &mut workspace, results.address())? };
+        results.start_read(n_values * size_of::<f32>())
+    }
+
+    /// Waits for the results of a group, one value after the other.
+    fn finish(
+        &self,
+        (group, download): (Group, Download),
+    ) -> Result<(Group, Vec<f32>), AcceleratorError> {
+        let mut bytes = vec![0; download.n_bytes()];
+        let results = download.wait(&mut bytes)?;
+        self.workspace().give_back(results);
+        let values = bytes.chunks_exact(size_of::<f32>());
+        let values = values.map(|value| f32::from_le_bytes(value.try_into().expect("four bytes")));
+        Ok((group, values.collect()))
+    }
+
+    /// Queues all work of a group, which ends in the results.
+    ///
+    /// # Safety
+    /// The workspace and the results have room for the group, and the workspace holds its inputs; ids are rows of their tables.
+    unsafe fn queue(
+        &self,
+        inputs: &Inputs,
+        (wanted, first_only): (Wanted<'_>, bool),
+        workspace: &mut Workspace,
+        results: u64,
+    ) -> Result<(), AcceleratorError> {
+        let at = inputs.at(&workspace.inputs);
         let (n_texts, width) = (inputs.n_texts, self.architecture.width);
-        let results = workspace.results.address();
         let kernels = Kernels {
             device: &*self.device,
             of: MatrixType::F32,
         };
-        let Workspace { hidden, summed, .. } = workspace;
+        let is_last_layer = match wanted {
+            Wanted::Tokens => true,
+            Wanted::Pooled(_) => first_only,
+            Wanted::Logits => false,
+        };
+        let target = is_last_layer.then_some(results);
+        // SAFETY: the caller's.
+        unsafe { self.forward(inputs, &at, first_only, target, workspace)? };
         match wanted {
-            Wanted::Tokens => return Ok(&workspace.hidden),
-            Wanted::Pooled(_) if first_only => return Ok(&workspace.hidden),
+            Wanted::Tokens => {}
+            Wanted::Pooled(_) if is_last_layer => {}
             Wanted::Pooled(poolings) => {
                 let stride = poolings.len() * width;
                 for (i, &pooling) in poolings.iter().enumerate() {
                     let out = results + (i * width * size_of::<f32>()) as u64;
-                    let rows = (hidden.address(), at.starts, at.skips);
+                    let rows = (workspace.hidden.address(), at.starts, at.skips);
                     // SAFETY: the results have a row of `stride` for every text.
                     unsafe { kernels.pool(rows, (n_texts, width), pooling, (out, stride))? };
                 }
             }
             Wanted::Logits => {
                 let head = self.head();
-                let inner = summed.address();
+                let inner = workspace.summed.address();
                 let operands = (
-                    hidden.address(),
+                    workspace.hidden.address(),
                     head.hidden.weight.address(),
                     head.hidden.bias.address(),
                 );
@@ -258,18 +292,20 @@ impl Network {
                 }
             }
         }
-        Ok(&workspace.results)
+        Ok(())
     }
 
-    /// Computes the last layer's token vectors to `hidden` of the workspace: (T, H), or (texts, H) of the first tokens only.
+    /// Computes the last layer's token vectors, (T, H), or (texts, H) of the first tokens only: to `target`, else to `hidden` of the
+    /// workspace.
     ///
     /// # Safety
-    /// As [`Self::queue`].
+    /// As [`Self::queue`]; the target has room for them.
     unsafe fn forward(
         &self,
         inputs: &Inputs,
         at: &InputsAt,
         first_only: bool,
+        target: Option<u64>,
         workspace: &mut Workspace,
     ) -> Result<(), AcceleratorError> {
         let a = &self.architecture;
@@ -298,7 +334,8 @@ impl Network {
         // SAFETY: the workspace has so many rows.
         unsafe { kernels.embed(&embeddings, (n_tokens, width), norm, hidden)? };
         for (index, layer) in self.layers.iter().enumerate() {
-            let first_only = first_only && index + 1 == self.layers.len();
+            let is_last = index + 1 == self.layers.len();
+            let first_only = first_only && is_last;
             let (n_rows, tiles, n_tiles, sources) = match first_only {
                 true => (inputs.n_texts, at.first_tiles, inputs.n_texts, at.starts),
                 false => (n_tokens, at.tiles, inputs.n_tiles, 0),
@@ -322,7 +359,7 @@ impl Network {
             // SAFETY: as above.
             unsafe {
                 let shape = (n_rows, width);
-                self.add_linear(&kernels, context, shape, output, sources, workspace)?;
+                self.add_linear(&kernels, (context, sources), shape, output, None, workspace)?;
             }
             let input = workspace.operand(self.of);
             let (weight, bias) = (layer.up.weight.address(), layer.up.bias.address());
@@ -333,30 +370,32 @@ impl Network {
                 kernels.multiply_activated(n_rows, shape, operands, result)?; // (rows, I)
             }
             let down = (&layer.down, &layer.output_norm);
+            let target = target.filter(|_| is_last);
             // SAFETY: as above.
             unsafe {
                 let shape = (n_rows, n_intermediate);
-                self.add_linear(&kernels, inner, shape, down, 0, workspace)?;
+                self.add_linear(&kernels, (inner, 0), shape, down, target, workspace)?;
             }
         }
         Ok(())
     }
 
-    /// `hidden = norm(input · Wᵀ + b + hidden)` for (rows, columns) of input.
+    /// `hidden = norm(input · Wᵀ + b + hidden)` for (rows, columns) of input, where row r of `hidden` is added, or the one that sources say;
+    /// in `target` where there is one, and `hidden` stays as it is.
     ///
     /// # Safety
-    /// As [`Self::queue`]; the input has so many rows.
+    /// As [`Self::queue`]; the input has so many rows, and the target has room for them.
     unsafe fn add_linear(
         &self,
         kernels: &Kernels<'_>,
-        input: u64,
+        (input, sources): (u64, u64),
         (n_rows, n_columns): (usize, usize),
         (linear, norm): (&weights::DeviceLinear, &DeviceNorm),
-        sources: u64,
+        target: Option<u64>,
         workspace: &mut Workspace,
     ) -> Result<(), AcceleratorError> {
         let width = self.architecture.width;
-        let product = workspace.summed.address();
+        let product = target.unwrap_or(workspace.summed.address());
         let at = ResidualAt {
             product,
             bias: linear.bias.address(),
@@ -376,7 +415,9 @@ impl Network {
             )?; // (rows, H)
             kernels.add_norm(&at, (n_rows, width), norm)?;
         }
-        std::mem::swap(&mut workspace.hidden, &mut workspace.summed);
+        if target.is_none() {
+            std::mem::swap(&mut workspace.hidden, &mut workspace.summed);
+        }
         Ok(())
     }
 
@@ -453,20 +494,6 @@ impl Inputs {
             first_tiles: next(self.n_texts * Tile::WORDS),
         }
     }
-}
-
-/// Texts at the front of `order` that have up to `most_tokens` tokens, at least one text; and their tokens.
-fn cut(texts: &[Tokens], order: &[usize], most_tokens: usize) -> (usize, usize) {
-    let (mut n_texts, mut n_tokens) = (0, 0);
-    for &index in order {
-        let length = texts[index].len();
-        if n_texts > 0 && n_tokens + length > most_tokens {
-            break;
-        }
-        n_texts += 1;
-        n_tokens += length;
-    }
-    (n_texts, n_tokens)
 }
 
 fn as_bytes(words: &[u32]) -> &[u8] {

@@ -16,9 +16,12 @@ pub(super) struct Workspace {
     pub operand: Buffer,
     /// Queries, keys, values and context, (T, 4 H), or what is between the feed-forward layers, (T, I), as operands.
     pub scratch: Buffer,
-    /// Rows of the texts, in f32.
-    pub results: Buffer,
+    /// For rows of texts, in f32, which groups take with them until they were copied.
+    results: Vec<Buffer>,
 }
+
+/// Groups whose results are on their way to the host while the next is queued.
+const MOST_RESULTS: usize = 2;
 
 impl Workspace {
     pub fn new(device: &SharedAccelerator) -> Result<Self, AcceleratorError> {
@@ -29,21 +32,21 @@ impl Workspace {
             summed: none()?,
             operand: none()?,
             scratch: none()?,
-            results: none()?,
+            results: Vec::new(),
         })
     }
 
-    /// Makes room for so many tokens, words of input and results. What it held is lost.
+    /// Makes room for so many tokens and words of input, and returns some for so many results. What it held is lost.
     ///
     /// # Errors
-    /// [`AcceleratorError::OutOfMemory`]; then the workspace is empty, so that a smaller group has all of the memory.
+    /// [`AcceleratorError::OutOfMemory`].
     pub fn reserve(
         &mut self,
         device: &SharedAccelerator,
         architecture: &Architecture,
         of: MatrixType,
         (n_tokens, n_words, n_results): (usize, usize, usize),
-    ) -> Result<(), AcceleratorError> {
+    ) -> Result<Buffer, AcceleratorError> {
         let Sizes {
             residual,
             operand,
@@ -55,19 +58,28 @@ impl Workspace {
             (&mut self.summed, n_tokens * residual),
             (&mut self.operand, n_tokens * operand),
             (&mut self.scratch, n_tokens * scratch),
-            (&mut self.results, n_results * size_of::<f32>()),
-        ]
-        .into_iter()
-        .filter(|(buffer, n_bytes)| buffer.n_bytes() < *n_bytes)
-        .try_for_each(|(buffer, n_bytes)| {
-            *buffer = Buffer::new(device, 0)?;
-            *buffer = Buffer::new(device, n_bytes)?;
-            Ok(())
-        });
-        if grown.is_err() {
-            *self = Self::new(device)?;
+        ];
+        for (buffer, n_bytes) in grown {
+            if buffer.n_bytes() < n_bytes {
+                *buffer = Buffer::new(device, 0)?;
+                *buffer = Buffer::new(device, n_bytes)?;
+            }
         }
-        grown
+        let n_bytes = n_results * size_of::<f32>();
+        match self.results.pop() {
+            Some(results) if results.n_bytes() >= n_bytes => Ok(results),
+            smaller => {
+                drop(smaller);
+                Buffer::new(device, n_bytes)
+            }
+        }
+    }
+
+    /// Takes back room for results.
+    pub fn give_back(&mut self, results: Buffer) {
+        if self.results.len() < MOST_RESULTS {
+            self.results.push(results);
+        }
     }
 
     /// Where the residual is as an operand.

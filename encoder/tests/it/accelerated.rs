@@ -272,6 +272,32 @@ fn a_batch_is_its_texts_one_by_one() {
 }
 
 #[test]
+fn a_group_is_queued_while_the_one_before_it_is_computed() {
+    for (model, output) in [
+        ("tiny-bert", Output::Vector),
+        ("tiny-bert", Output::TokenVectors),
+        ("tiny-bert-cls-dense", Output::Vector),
+    ] {
+        let path = fixture(model);
+        let texts = texts(&[20; 9], n_vocabulary(&path));
+        let device = gpu(1 << 28);
+        let encoder = bi(&path, &on(&device, Arithmetic::F32, 40));
+        let encode = |texts: &[Tokens]| encoder.encode_as(texts, output).expect("texts encode");
+        let found = encode(&texts);
+        assert_eq!(device.n_waits(), 5, "{model} {output:?}: one for a group");
+        assert_eq!(device.most_downloads(), 2, "{model} {output:?}");
+        // Its memory is that of two groups, however many there are.
+        let n_bytes = device.allocated_bytes();
+        encode(&[&texts[..], &texts[..]].concat());
+        assert_eq!(device.allocated_bytes(), n_bytes, "{model} {output:?}");
+        let n_values = encoder.n_values(&texts[0], output);
+        for (text, found) in texts.chunks(1).zip(found.chunks(n_values)) {
+            assert_eq!(encode(text), found, "{model} {output:?}");
+        }
+    }
+}
+
+#[test]
 fn a_batch_that_has_no_room_is_divided() {
     let path = fixture("tiny-bert");
     let texts = texts(

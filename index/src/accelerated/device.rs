@@ -64,11 +64,10 @@ struct Workspace {
     /// Candidates, a key each.
     keys: Buffer,
     counts: Buffer,
-    /// Of each query, so far.
-    n_rescored: Buffer,
     limits: Buffer,
     rules: Buffer,
-    best: Buffer,
+    /// The best keys of each query, then how many of its rows were rescored, so that one copy brings both to the host.
+    found: Buffer,
     queries: Buffer,
     /// The queries as matrix units or sketches take them, and what they were multiplied by.
     rounded: Buffer,
@@ -79,15 +78,14 @@ struct Workspace {
 }
 
 /// Bytes of the buffers of a workspace, in their order.
-fn workspace_bytes(config: &AcceleratedConfig, padded_width: usize, n_rows: usize) -> [usize; 11] {
+fn workspace_bytes(config: &AcceleratedConfig, padded_width: usize, n_rows: usize) -> [usize; 10] {
     let n = config.max_queries;
     [
         config.candidate_bytes.min(8 * n * n_rows.max(1)),
         4 * n,
-        8 * n,
         4 * n,
         size_of::<LimitRule>() * n,
-        8 * MAX_K * n,
+        8 * (MAX_K + 1) * n,
         4 * padded_width * n,
         (4 * padded_width + 16) * n,
         4 * n,
@@ -97,20 +95,19 @@ fn workspace_bytes(config: &AcceleratedConfig, padded_width: usize, n_rows: usiz
 }
 
 impl Workspace {
-    fn new(device: &SharedAccelerator, bytes: [usize; 11]) -> Result<Self, AcceleratorError> {
+    fn new(device: &SharedAccelerator, bytes: [usize; 10]) -> Result<Self, AcceleratorError> {
         let buffer = |i: usize| Buffer::new(device, bytes[i]);
         Ok(Self {
             keys: buffer(0)?,
             counts: buffer(1)?,
-            n_rescored: buffer(2)?,
-            limits: buffer(3)?,
-            rules: buffer(4)?,
-            best: buffer(5)?,
-            queries: buffer(6)?,
-            rounded: buffer(7)?,
-            scales: buffer(8)?,
-            products: buffer(9)?,
-            filter: buffer(10)?,
+            limits: buffer(2)?,
+            rules: buffer(3)?,
+            found: buffer(4)?,
+            queries: buffer(5)?,
+            rounded: buffer(6)?,
+            scales: buffer(7)?,
+            products: buffer(8)?,
+            filter: buffer(9)?,
         })
     }
 }
@@ -195,9 +192,8 @@ impl DeviceRows {
                 queries: &queries,
                 k,
             };
-            workspace.best.clear(0, 8 * k * n)?;
+            workspace.found.clear(0, 8 * (k + 1) * n)?;
             workspace.counts.clear(0, 4 * n)?;
-            workspace.n_rescored.clear(0, 8 * n)?;
             let (mut seen, mut padded) = (0, Vec::new());
             for (part, filter) in self.parts.iter().zip(&filters) {
                 // Parts of one type of rows have the queries in common.
@@ -208,11 +204,10 @@ impl DeviceRows {
                 search.part((&shards[part.shard], part), &padded, *filter, seen)?;
                 seen += part.n_rows;
             }
-            let mut best = vec![0; 8 * k * n];
-            workspace.best.read(0, &mut best)?;
+            let mut found = vec![0; 8 * (k + 1) * n];
+            workspace.found.read(0, &mut found)?;
+            let (best, counts) = found.split_at(8 * k * n);
             lists.extend(best.chunks_exact(8 * k).map(ranking));
-            let mut counts = vec![0; 8 * n];
-            workspace.n_rescored.read(0, &mut counts)?;
             let (counts, _) = counts.as_chunks::<8>();
             n_rescored += counts.iter().map(|n| u64::from_le_bytes(*n)).sum::<u64>();
         }
@@ -546,11 +541,14 @@ impl Search<'_> {
                 keys.into(),
                 counts.into(),
                 (self.capacity as u32).into(),
-                self.workspace.best.address().into(),
+                self.workspace.found.address().into(),
                 (self.k as u32).into(),
                 self.workspace.rules.address().into(),
                 limits.into(),
-                self.workspace.n_rescored.address().into(),
+                self.workspace
+                    .found
+                    .at(8 * self.k * self.queries.len())
+                    .into(),
             ],
         )
     }

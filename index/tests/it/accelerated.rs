@@ -359,3 +359,28 @@ fn bad_queries_are_refused_as_on_the_host() {
         .unwrap();
     assert_eq!(all[0].len(), 10);
 }
+
+#[test]
+fn a_search_waits_once_for_its_queries() {
+    let (width, n_rows) = (24, 600);
+    let mut random = Random(5);
+    let mut vectors = |n: usize| -> Vec<f32> { (0..n * width).map(|_| random.uniform()).collect() };
+    let (rows, queries) = (vectors(n_rows), vectors(45));
+    let filter: Bitmap = (0..n_rows as u32).step_by(2).collect();
+    for &(n_shards, n_devices, sketches, row_type) in &LAYOUTS {
+        let folder = tempfile::tempdir().unwrap();
+        let kind = (sketches, row_type);
+        let flat = open(folder.path(), Metric::L2, kind, width, &rows, n_shards);
+        let gpu = gpu(1 << 30);
+        let devices = vec![gpu.clone() as SharedAccelerator; n_devices];
+        let index = AcceleratedIndex::load(flat, &devices, &SMALL).unwrap();
+        assert_eq!(gpu.n_waits(), 0, "loading waits for nothing");
+        for (queries, n_batches) in [(&queries[..width], 1), (&queries[..], 3)] {
+            let before = gpu.n_waits();
+            index
+                .search(queries, 10, Some(&filter), &SearchParams::default())
+                .unwrap();
+            assert_eq!(gpu.n_waits() - before, n_batches * n_devices);
+        }
+    }
+}

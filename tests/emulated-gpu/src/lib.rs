@@ -2,17 +2,19 @@
 //!
 //! [`EmulatedGpu`] is an [`Accelerator`] whose memory is the host's. Kernels run one block after the other and the threads of a block by
 //! turns, so their results are those of one possible order of events; a barrier that not all threads reach ends the process.
+//! Work is done as late as it may be, when somebody waits for it, and a test fails that frees or writes what is on its way to the host.
 //! Memory is of undefined content, as on a device: it is filled with a pattern that is neither zero nor a plausible number.
 //! Its size is the test's choice, so running out of it can be tried.
 
 use std::alloc::Layout;
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::ffi::{CString, c_char, c_int, c_uint, c_void};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use compute::accelerator::{
-    Accelerator, AcceleratorError, DeviceInfo, Epilogue, Launch, MatrixType, Module, Product,
+    Accelerator, AcceleratorError, Argument, DeviceInfo, Epilogue, Launch, MatrixType, Module,
+    Product, Ticket,
 };
 use half::{bf16, f16};
 
@@ -40,10 +42,58 @@ const GUARD: usize = 256;
 pub struct EmulatedGpu {
     info: DeviceInfo,
     total_bytes: AtomicU64,
-    /// Length by address.
-    allocated: Mutex<HashMap<u64, usize>>,
+    state: Mutex<State>,
     loaded: Mutex<HashSet<&'static str>>,
     n_launches: AtomicUsize,
+    n_waits: AtomicUsize,
+    most_downloads: AtomicUsize,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// Length by address.
+    allocated: HashMap<u64, usize>,
+    /// What is still to be done.
+    queue: VecDeque<Work>,
+    downloads: HashMap<Ticket, Copy>,
+    n_downloads: u64,
+}
+
+#[derive(Debug)]
+enum Work {
+    Upload {
+        bytes: Vec<u8>,
+        to: u64,
+    },
+    Clear {
+        at: u64,
+        n_bytes: usize,
+    },
+    Launch {
+        kernel: &'static str,
+        grid: (u32, u32),
+        threads: u32,
+        shared_bytes: u32,
+        arguments: Vec<Argument>,
+    },
+    Multiply {
+        product: Product,
+        /// Of the operands, the bias and the result.
+        at: [u64; 4],
+    },
+    Download(Ticket),
+    Free {
+        address: u64,
+        n_bytes: usize,
+    },
+}
+
+/// Bytes on their way to the host.
+#[derive(Debug)]
+struct Copy {
+    from: u64,
+    /// As they were when it was their turn.
+    bytes: Vec<u8>,
 }
 
 impl EmulatedGpu {
@@ -58,9 +108,11 @@ impl EmulatedGpu {
                 n_multiprocessors: 2,
             },
             total_bytes: AtomicU64::new(total_bytes),
-            allocated: Mutex::default(),
+            state: Mutex::default(),
             loaded: Mutex::default(),
             n_launches: AtomicUsize::new(0),
+            n_waits: AtomicUsize::new(0),
+            most_downloads: AtomicUsize::new(0),
         })
     }
 
@@ -69,14 +121,25 @@ impl EmulatedGpu {
         self.total_bytes.store(total_bytes, Ordering::Relaxed);
     }
 
-    /// Kernels and products that ran so far.
+    /// Kernels and products that were queued so far.
     pub fn n_launches(&self) -> usize {
         self.n_launches.load(Ordering::Relaxed)
     }
 
+    /// How often somebody waited for it.
+    pub fn n_waits(&self) -> usize {
+        self.n_waits.load(Ordering::Relaxed)
+    }
+
+    /// Copies to the host that were under way at once, at most.
+    pub fn most_downloads(&self) -> usize {
+        self.most_downloads.load(Ordering::Relaxed)
+    }
+
     /// Bytes that are allocated.
     pub fn allocated_bytes(&self) -> u64 {
-        lock(&self.allocated).values().map(|&n| n as u64).sum()
+        let state = lock(&self.state);
+        state.allocated.values().map(|&n| n as u64).sum()
     }
 
     fn failed(&self, what: &'static str, reason: impl ToString) -> AcceleratorError {
@@ -87,9 +150,79 @@ impl EmulatedGpu {
         }
     }
 
+    /// Queues work on memory that is allocated.
+    fn queue(&self, memory: &[(u64, usize)], work: Work) {
+        let mut state = lock(&self.state);
+        for &(at, n_bytes) in memory {
+            state.check(at, n_bytes);
+        }
+        if let Work::Launch { .. } | Work::Multiply { .. } = work {
+            self.n_launches.fetch_add(1, Ordering::Relaxed);
+        }
+        state.queue.push_back(work);
+    }
+}
+
+impl State {
+    /// Does all that was queued.
+    fn run(&mut self) {
+        while let Some(work) = self.queue.pop_front() {
+            // SAFETY: memory was checked when the work was queued, and is given back behind it; callers answered for the arguments.
+            unsafe { self.execute(work) }
+        }
+    }
+
+    /// # Safety
+    /// The memory is allocated, and arguments are those of the kernel.
+    unsafe fn execute(&mut self, work: Work) {
+        match work {
+            // SAFETY: the caller's.
+            Work::Upload { bytes, to } => unsafe {
+                pointer(to).copy_from(bytes.as_ptr(), bytes.len());
+            },
+            // SAFETY: as above.
+            Work::Clear { at, n_bytes } => unsafe { pointer(at).write_bytes(0, n_bytes) },
+            Work::Launch {
+                kernel,
+                grid,
+                threads,
+                shared_bytes,
+                arguments,
+            } => {
+                let name = CString::new(kernel).expect("names have no zero byte");
+                let pointers = arguments.iter().map(Argument::pointer);
+                let mut pointers: Vec<*mut c_void> = pointers.collect();
+                // SAFETY: as above; the name ends with a zero.
+                unsafe {
+                    emulated_launch(
+                        name.as_ptr(),
+                        grid.0,
+                        grid.1,
+                        threads,
+                        shared_bytes,
+                        pointers.as_mut_ptr(),
+                    );
+                }
+                self.check_guards(kernel);
+            }
+            // SAFETY: as above.
+            Work::Multiply { product, at } => unsafe { multiply(&product, at) },
+            Work::Download(ticket) => {
+                if let Some(Copy { from, bytes }) = self.downloads.get_mut(&ticket) {
+                    // SAFETY: as above.
+                    unsafe { pointer(*from).copy_to(bytes.as_mut_ptr(), bytes.len()) }
+                }
+            }
+            // SAFETY: it was allocated with this layout.
+            Work::Free { address, n_bytes } => unsafe {
+                std::alloc::dealloc(pointer(address), layout(n_bytes + GUARD));
+            },
+        }
+    }
+
     /// Panics when something was written behind an allocation.
     fn check_guards(&self, by: &str) {
-        for (&start, &n_bytes) in lock(&self.allocated).iter() {
+        for (&start, &n_bytes) in &self.allocated {
             // SAFETY: so much was allocated and written.
             let guard = unsafe { std::slice::from_raw_parts(pointer(start).add(n_bytes), GUARD) };
             assert!(
@@ -104,9 +237,20 @@ impl EmulatedGpu {
         let is_inside =
             |(&start, &n): (&u64, &usize)| start <= at && at + n_bytes as u64 <= start + n as u64;
         assert!(
-            lock(&self.allocated).iter().any(is_inside),
+            self.allocated.iter().any(is_inside),
             "{n_bytes} bytes at {at:#x} are not allocated"
         );
+    }
+}
+
+impl Drop for State {
+    fn drop(&mut self) {
+        for work in self.queue.drain(..) {
+            if let Work::Free { address, n_bytes } = work {
+                // SAFETY: it was allocated with this layout, and nothing comes after this.
+                unsafe { std::alloc::dealloc(pointer(address), layout(n_bytes + GUARD)) }
+            }
+        }
     }
 }
 
@@ -162,36 +306,63 @@ impl Accelerator for EmulatedGpu {
             memory.write_bytes(POISON, n_bytes + GUARD);
             memory.expose_provenance() as u64
         };
-        lock(&self.allocated).insert(address, n_bytes);
+        lock(&self.state).allocated.insert(address, n_bytes);
         Ok(address)
     }
 
     unsafe fn free(&self, address: u64) {
-        let n_bytes = lock(&self.allocated)
-            .remove(&address)
-            .expect("what is freed was allocated");
-        // SAFETY: it was allocated with this layout.
-        unsafe { std::alloc::dealloc(pointer(address), layout(n_bytes + GUARD)) }
+        let mut state = lock(&self.state);
+        let n_bytes = state.allocated.remove(&address);
+        let n_bytes = n_bytes.expect("what is freed was allocated");
+        let is_inside = |copy: &Copy| (address..address + n_bytes as u64).contains(&copy.from);
+        assert!(
+            !state.downloads.values().any(is_inside),
+            "{n_bytes} bytes were freed on their way to the host"
+        );
+        state.queue.push_back(Work::Free { address, n_bytes });
     }
 
     unsafe fn upload(&self, bytes: &[u8], to: u64) -> Result<(), AcceleratorError> {
-        self.check(to, bytes.len());
-        // SAFETY: the range is allocated, and nobody else's.
-        unsafe { pointer(to).copy_from(bytes.as_ptr(), bytes.len()) }
+        let memory = [(to, bytes.len())];
+        let bytes = bytes.to_vec();
+        self.queue(&memory, Work::Upload { bytes, to });
         Ok(())
     }
 
-    unsafe fn download(&self, from: u64, bytes: &mut [u8]) -> Result<(), AcceleratorError> {
-        self.check(from, bytes.len());
-        // SAFETY: as in `upload`.
-        unsafe { pointer(from).copy_to(bytes.as_mut_ptr(), bytes.len()) }
+    unsafe fn start_download(&self, from: u64, n_bytes: usize) -> Result<Ticket, AcceleratorError> {
+        assert!(n_bytes > 0, "`Buffer` copies nothing that is empty");
+        let mut state = lock(&self.state);
+        state.check(from, n_bytes);
+        state.n_downloads += 1;
+        let number = state.n_downloads;
+        let bytes = vec![POISON; n_bytes];
+        state.downloads.insert(Ticket(number), Copy { from, bytes });
+        state.queue.push_back(Work::Download(Ticket(number)));
+        self.most_downloads
+            .fetch_max(state.downloads.len(), Ordering::Relaxed);
+        Ok(Ticket(number))
+    }
+
+    fn finish_download(&self, ticket: Ticket, bytes: &mut [u8]) -> Result<(), AcceleratorError> {
+        self.n_waits.fetch_add(1, Ordering::Relaxed);
+        let mut state = lock(&self.state);
+        // What was queued after it may be done by now.
+        state.run();
+        let copy = state.downloads.remove(&ticket);
+        let copy = copy.expect("a copy is finished once, by the device that started it");
+        // SAFETY: it is allocated: freeing it would have been found.
+        let now = unsafe { std::slice::from_raw_parts(pointer(copy.from), copy.bytes.len()) };
+        assert!(
+            now == copy.bytes,
+            "{} bytes were written on their way to the host",
+            now.len()
+        );
+        bytes.copy_from_slice(&copy.bytes[..bytes.len()]);
         Ok(())
     }
 
     unsafe fn clear(&self, at: u64, n_bytes: usize) -> Result<(), AcceleratorError> {
-        self.check(at, n_bytes);
-        // SAFETY: as in `upload`.
-        unsafe { pointer(at).write_bytes(0, n_bytes) }
+        self.queue(&[(at, n_bytes)], Work::Clear { at, n_bytes });
         Ok(())
     }
 
@@ -201,32 +372,27 @@ impl Accelerator for EmulatedGpu {
             "the kernel `{}` is in no loaded module",
             launch.kernel
         );
-        let Launch { grid, threads, .. } = *launch;
+        let Launch {
+            kernel,
+            grid,
+            threads,
+            shared_bytes,
+            arguments,
+        } = *launch;
         if grid.0 == 0 || grid.1 == 0 || grid.1 > 65_535 || !(1..=1024).contains(&threads) {
-            return Err(self.failed(
-                launch.kernel,
-                format!("invalid shape {grid:?} of {threads}"),
-            ));
+            return Err(self.failed(kernel, format!("invalid shape {grid:?} of {threads}")));
         }
-        let name = CString::new(launch.kernel).expect("names have no zero byte");
-        let mut pointers: Vec<*mut c_void> = launch
-            .arguments
-            .iter()
-            .map(|argument| argument.pointer())
-            .collect();
-        self.n_launches.fetch_add(1, Ordering::Relaxed);
-        // SAFETY: the caller answers for the arguments.
-        unsafe {
-            emulated_launch(
-                name.as_ptr(),
-                grid.0,
-                grid.1,
+        let arguments = arguments.to_vec();
+        self.queue(
+            &[],
+            Work::Launch {
+                kernel,
+                grid,
                 threads,
-                launch.shared_bytes,
-                pointers.as_mut_ptr(),
-            );
-        }
-        self.check_guards(launch.kernel);
+                shared_bytes,
+                arguments,
+            },
+        );
         Ok(())
     }
 
@@ -256,31 +422,52 @@ impl Accelerator for EmulatedGpu {
                 .all(|address| address.is_multiple_of(16)),
             "matrices begin at multiples of 16: {a:#x}, {b:#x}, {bias:#x}, {c:#x}"
         );
-        self.check(a, m * k * operands.bytes());
-        self.check(b, n * k * operands.bytes());
-        self.check(c, m * n * result.bytes());
+        let mut memory = vec![
+            (a, m * k * operands.bytes()),
+            (b, n * k * operands.bytes()),
+            (c, m * n * result.bytes()),
+        ];
         if epilogue != Epilogue::None {
-            self.check(bias, n * result.bytes());
+            memory.push((bias, n * result.bytes()));
         }
-        self.n_launches.fetch_add(1, Ordering::Relaxed);
-        // SAFETY: the ranges were checked.
-        unsafe {
-            let a: Vec<f32> = (0..m * k).map(|i| value(operands, a, i)).collect();
-            let b: Vec<f32> = (0..n * k).map(|i| value(operands, b, i)).collect();
-            for i in 0..m {
-                for j in 0..n {
-                    let pairs = a[i * k..][..k].iter().zip(&b[j * k..][..k]);
-                    let sum: f32 = pairs.map(|(x, y)| x * y).sum();
-                    let kept = match epilogue {
-                        Epilogue::None => sum,
-                        Epilogue::BiasRelu => (sum + value(result, bias, j)).max(0.0),
-                        Epilogue::BiasGelu => gelu(sum + value(result, bias, j)),
-                    };
-                    set_value(result, c, i * n + j, kept);
-                }
+        self.queue(
+            &memory,
+            Work::Multiply {
+                product: *product,
+                at: [a, b, bias, c],
+            },
+        );
+        Ok(())
+    }
+}
+
+/// # Safety
+/// The matrices and the bias are there.
+unsafe fn multiply(product: &Product, [a, b, bias, c]: [u64; 4]) {
+    let Product {
+        m,
+        n,
+        k,
+        operands,
+        result,
+        epilogue,
+    } = *product;
+    // SAFETY: the caller's.
+    unsafe {
+        let a: Vec<f32> = (0..m * k).map(|i| value(operands, a, i)).collect();
+        let b: Vec<f32> = (0..n * k).map(|i| value(operands, b, i)).collect();
+        for i in 0..m {
+            for j in 0..n {
+                let pairs = a[i * k..][..k].iter().zip(&b[j * k..][..k]);
+                let sum: f32 = pairs.map(|(x, y)| x * y).sum();
+                let kept = match epilogue {
+                    Epilogue::None => sum,
+                    Epilogue::BiasRelu => (sum + value(result, bias, j)).max(0.0),
+                    Epilogue::BiasGelu => gelu(sum + value(result, bias, j)),
+                };
+                set_value(result, c, i * n + j, kept);
             }
         }
-        Ok(())
     }
 }
 
@@ -319,5 +506,47 @@ unsafe fn set_value(of: MatrixType, matrix: u64, i: usize, value: f32) {
             MatrixType::F16 => at.cast::<f16>().write(f16::from_f32(value)),
             MatrixType::Bf16 => at.cast::<bf16>().write(bf16::from_f32(value)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Starts to copy 8 of 16 bytes that were uploaded, and does something before the copy is finished.
+    fn check(before: impl FnOnce(&EmulatedGpu, u64)) {
+        let gpu = EmulatedGpu::new("gpu:0", 1 << 10);
+        let address = gpu.allocate(16).expect("there is room");
+        let mut bytes = [0; 8];
+        // SAFETY: it is allocated; what the tests do wrong is found before it is done.
+        unsafe {
+            gpu.upload(&[7; 16], address).expect("it is queued");
+            let ticket = gpu.start_download(address, 8).expect("it is queued");
+            before(&gpu, address);
+            gpu.finish_download(ticket, &mut bytes).expect("it is done");
+            gpu.free(address);
+        }
+        assert_eq!((bytes, gpu.n_waits()), ([7; 8], 1));
+        assert_eq!(gpu.allocated_bytes(), 0);
+    }
+
+    #[test]
+    fn what_is_not_on_its_way_may_be_written() {
+        // SAFETY: it is allocated.
+        check(|gpu, address| unsafe { gpu.clear(address + 8, 8).expect("it is queued") });
+    }
+
+    #[test]
+    #[should_panic(expected = "8 bytes were written on their way to the host")]
+    fn what_is_on_its_way_is_not_written() {
+        // SAFETY: it is allocated.
+        check(|gpu, address| unsafe { gpu.clear(address + 7, 1).expect("it is queued") });
+    }
+
+    #[test]
+    #[should_panic(expected = "16 bytes were freed on their way to the host")]
+    fn what_is_on_its_way_is_not_freed() {
+        // SAFETY: it is allocated, and the device refuses.
+        check(|gpu, address| unsafe { gpu.free(address) });
     }
 }

@@ -16,9 +16,10 @@ use cudarc::{cublaslt, nvrtc};
 
 use super::kernels::Compiler;
 use super::product::{ProductError, Products};
+use super::staging::Copies;
 use super::{CudaDevice, CudaInfo};
 use crate::accelerator::{
-    Accelerator, AcceleratorError, DeviceInfo, Launch, Module, Product, SharedAccelerator,
+    Accelerator, AcceleratorError, DeviceInfo, Launch, Module, Product, SharedAccelerator, Ticket,
 };
 
 /// Of the first devices that multiply matrices of bfloat16.
@@ -79,6 +80,7 @@ pub(super) fn open(
     Ok(Arc::new(Cuda {
         compiler: Compiler::new(kernels, (major, minor)),
         products: Products::new(&stream).map_err(|error| product_failed(&info.name, error))?,
+        copies: Copies::new(&stream).map_err(describe)?,
         kernels: Mutex::default(),
         info,
         stream,
@@ -183,7 +185,8 @@ struct Cuda {
     products: Products,
     /// By name.
     kernels: Mutex<HashMap<&'static str, CudaFunction>>,
-    /// All work is queued here, in order.
+    copies: Copies,
+    /// All work but copies to the host is queued here, in order.
     stream: Arc<CudaStream>,
     context: Arc<CudaContext>,
 }
@@ -270,18 +273,22 @@ impl Accelerator for Cuda {
     }
 
     unsafe fn upload(&self, bytes: &[u8], to: u64) -> Result<(), AcceleratorError> {
-        self.with("copying to the device", |stream| {
-            // SAFETY: the caller's; the bytes are borrowed until the copy is done.
-            unsafe { result::memcpy_htod_async(to, bytes, stream)? };
-            self.stream.synchronize()
+        // SAFETY: the caller's.
+        self.with("copying to the device", |_| unsafe {
+            self.copies.upload(bytes, to)
         })
     }
 
-    unsafe fn download(&self, from: u64, bytes: &mut [u8]) -> Result<(), AcceleratorError> {
-        self.with("copying from the device", |stream| {
-            // SAFETY: the caller's; the bytes are borrowed until the copy is done.
-            unsafe { result::memcpy_dtoh_async(bytes, from, stream)? };
-            self.stream.synchronize()
+    unsafe fn start_download(&self, from: u64, n_bytes: usize) -> Result<Ticket, AcceleratorError> {
+        // SAFETY: the caller's.
+        self.with("copying from the device", |_| unsafe {
+            self.copies.start_download(from, n_bytes)
+        })
+    }
+
+    fn finish_download(&self, ticket: Ticket, bytes: &mut [u8]) -> Result<(), AcceleratorError> {
+        self.with("copying from the device", |_| {
+            self.copies.finish_download(&ticket, bytes)
         })
     }
 

@@ -6,6 +6,8 @@ mod device;
 mod kernels;
 #[cfg(feature = "cuda")]
 mod product;
+#[cfg(feature = "cuda")]
+mod staging;
 
 use std::path::Path;
 

@@ -71,8 +71,8 @@ pub struct KernelArgs {
     /// fixed16 on AVX-512 VNNI, else f32: each keeps a cosine of 0.9999 to f32.
     #[arg(long, value_name = "NAME", value_parser = named::<Arithmetic>)]
     pub precision: Option<Arithmetic>,
-    /// What computes models of the BERT family and searches vectors: cpu; cuda:0 or cuda:0,cuda:1 (the first one computes); auto for
-    /// whatever is there (default: cpu; `serve` built for CUDA: auto).
+    /// What computes models of the BERT family and searches vectors: cpu; cuda:0; cuda:0,cuda:1 and so on, which divide texts
+    /// and vectors between them; auto for whatever is there (default: cpu; `serve` built for CUDA: auto).
     #[arg(long, value_name = "NAME")]
     pub device: Option<DeviceChoice>,
     /// Vector instructions at most: portable, avx2, avx512, amx (default: all that the machine has).
@@ -91,9 +91,9 @@ impl KernelArgs {
         threads: Option<usize>,
     ) -> Result<EncoderConfig, AcceleratorError> {
         let devices = self.devices()?;
-        let accelerator = devices.into_iter().next().map(|device| AcceleratorConfig {
+        let accelerator = (!devices.is_empty()).then(|| AcceleratorConfig {
             optional: self.device == Some(DeviceChoice::Auto),
-            ..AcceleratorConfig::new(device)
+            ..AcceleratorConfig::new(devices)
         });
         Ok(EncoderConfig {
             threads: compute::thread_budget(threads),
@@ -163,10 +163,10 @@ impl ModelArgs {
 }
 
 /// Says that a device that was asked for leaves a model to the CPU.
-fn left_to_the_cpu(directory: &Path, config: &EncoderConfig, device: Option<&DeviceInfo>) {
-    if let (Some(accelerator), None) = (&config.accelerator, device) {
-        let (model, device) = (directory.display(), &accelerator.device.info().name);
-        tracing::warn!("{device} cannot compute `{model}`; the CPU does");
+fn left_to_the_cpu(directory: &Path, config: &EncoderConfig, devices: &[&DeviceInfo]) {
+    if let (Some(accelerator), []) = (&config.accelerator, devices) {
+        let (model, devices) = (directory.display(), accelerator.names());
+        tracing::warn!("{devices} cannot compute `{model}`; the CPU does");
     }
 }
 
@@ -178,7 +178,7 @@ pub fn load_encoder(
 ) -> anyhow::Result<Arc<BiEncoder>> {
     let encoder = BiEncoder::load(directory, options, config)
         .with_context(|| format!("cannot load model `{}`", directory.display()))?;
-    left_to_the_cpu(directory, config, encoder.device());
+    left_to_the_cpu(directory, config, &encoder.devices());
     Ok(Arc::new(encoder))
 }
 
@@ -187,7 +187,7 @@ pub fn load_reranker(model: &Path, config: &EncoderConfig) -> anyhow::Result<Arc
     let directory = find(model)?;
     let reranker = CrossEncoder::load(&directory, None, config)
         .with_context(|| format!("cannot load reranker `{}`", directory.display()))?;
-    left_to_the_cpu(&directory, config, reranker.device());
+    left_to_the_cpu(&directory, config, &reranker.devices());
     Ok(Arc::new(reranker))
 }
 

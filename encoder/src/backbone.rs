@@ -151,7 +151,7 @@ impl BackboneConfig {
         match reason {
             Some(reason) => Err(LoadError::NotAccelerated {
                 path: path.to_path_buf(),
-                device: accelerator.device.info().name.clone(),
+                device: accelerator.names(),
                 reason,
             }),
             None => Ok(()),
@@ -185,16 +185,16 @@ impl BackboneConfig {
         checkpoint: &mut Checkpoint,
         (accelerator, arithmetic): (&AcceleratorConfig, Arithmetic),
         head: impl FnOnce(&Checkpoint) -> Result<Option<HeadWeights>, LoadError>,
-    ) -> Result<Box<accelerated::Network>, LoadError> {
+    ) -> Result<Box<accelerated::Networks>, LoadError> {
         let (Self::Engine(architecture), Some(of)) = (self, accelerated::matrix_type(arithmetic))
         else {
             unreachable!("other models and arithmetics are refused");
         };
         let weights = Weights::load(architecture, checkpoint)?;
         let head = head(checkpoint)?;
-        let network =
-            accelerated::Network::new(architecture, weights, head.as_ref(), of, accelerator);
-        network.map(Box::new).map_err(LoadError::Accelerator)
+        let networks =
+            accelerated::Networks::new(architecture, &weights, head.as_ref(), of, accelerator);
+        networks.map(Box::new).map_err(LoadError::Accelerator)
     }
 }
 

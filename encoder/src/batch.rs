@@ -55,8 +55,7 @@ pub(crate) fn for_groups(
             .collect();
         compute(&group, workspace)
     };
-    let n_before = n_running.fetch_add(1, Ordering::Relaxed);
-    let _end = AtEnd(n_running);
+    let (n_before, _end) = count_in(n_running);
     let computed: Vec<Vec<f32>> = match pool {
         // One group at a time to each thread, in order: the long ones start first.
         Some(pool) if groups.len() > 1 => pool.install(|| {
@@ -130,8 +129,14 @@ pub(crate) fn for_texts<E: Send>(
     }
 }
 
+/// Counts a call in, until what is returned is dropped, and says how many were before.
+pub(crate) fn count_in(n_running: &AtomicUsize) -> (usize, AtEnd<'_>) {
+    let n_before = n_running.fetch_add(1, Ordering::Relaxed);
+    (n_before, AtEnd(n_running))
+}
+
 /// Counts a call out again, even when it panics.
-struct AtEnd<'a>(&'a AtomicUsize);
+pub(crate) struct AtEnd<'a>(&'a AtomicUsize);
 
 impl Drop for AtEnd<'_> {
     fn drop(&mut self) {

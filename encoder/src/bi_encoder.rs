@@ -87,7 +87,7 @@ pub struct BiEncoder {
 /// Who computes token vectors.
 enum Engine {
     Host(Backbone),
-    Accelerated(Box<accelerated::Network>),
+    Accelerated(Box<accelerated::Networks>),
 }
 
 /// What differs between queries and passages.
@@ -236,14 +236,14 @@ impl BiEncoder {
     /// but bf16, AVX2 and AVX-512 give the same bits too. On an accelerator the last bits depend on how many tokens are
     /// computed together.
     pub fn batch_invariant(&self) -> bool {
-        self.device().is_none()
+        self.devices().is_empty()
     }
 
-    /// The accelerator that computes, if one does.
-    pub fn device(&self) -> Option<&DeviceInfo> {
+    /// The accelerators that compute, none where the CPU does.
+    pub fn devices(&self) -> Vec<&DeviceInfo> {
         match &self.engine {
-            Engine::Host(_) => None,
-            Engine::Accelerated(network) => Some(network.device()),
+            Engine::Host(_) => Vec::new(),
+            Engine::Accelerated(networks) => networks.devices().collect(),
         }
     }
 
@@ -421,12 +421,12 @@ impl BiEncoder {
         assert!(output != Output::TokenVectors || self.has_token_vectors());
         let backbone = match &self.engine {
             Engine::Host(backbone) => backbone,
-            Engine::Accelerated(network) => {
+            Engine::Accelerated(networks) => {
                 let values = match output {
-                    Output::TokenVectors => network.encode(texts, accelerated::Wanted::Tokens)?,
+                    Output::TokenVectors => networks.encode(texts, accelerated::Wanted::Tokens)?,
                     _ => {
                         let wanted = accelerated::Wanted::Pooled(&self.directory.pooling);
-                        self.finish(network.encode(texts, wanted)?, output)
+                        self.finish(networks.encode(texts, wanted)?, output)
                     }
                 };
                 batch::check_finite(&values, self.width)?;

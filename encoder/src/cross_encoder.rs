@@ -58,7 +58,7 @@ pub struct CrossEncoder {
 /// Who computes logits.
 enum Engine {
     Host { backbone: Backbone, head: Box<Head> },
-    Accelerated(Box<accelerated::Network>),
+    Accelerated(Box<accelerated::Networks>),
 }
 
 /// From token vectors to the labels: the first one or their mean, a layer with an activation, and the classifier.
@@ -193,11 +193,11 @@ impl CrossEncoder {
         &self.config
     }
 
-    /// The accelerator that computes, if one does.
-    pub fn device(&self) -> Option<&DeviceInfo> {
+    /// The accelerators that compute, none where the CPU does.
+    pub fn devices(&self) -> Vec<&DeviceInfo> {
         match &self.engine {
-            Engine::Host { .. } => None,
-            Engine::Accelerated(network) => Some(network.device()),
+            Engine::Host { .. } => Vec::new(),
+            Engine::Accelerated(networks) => networks.devices().collect(),
         }
     }
 
@@ -280,7 +280,7 @@ impl CrossEncoder {
                 },
                 |group, hidden| head.apply(self.simd, group, hidden),
             )?,
-            Engine::Accelerated(network) => network.encode(pairs, accelerated::Wanted::Logits)?,
+            Engine::Accelerated(networks) => networks.encode(pairs, accelerated::Wanted::Logits)?,
         };
         batch::check_finite(&logits, n_labels)?;
         let mut values = logits.clone();

@@ -258,31 +258,46 @@ pub struct EncoderConfig {
     pub accelerator: Option<AcceleratorConfig>,
 }
 
-/// A device that computes a model.
+/// Devices that compute a model.
 #[derive(Clone)]
 pub struct AcceleratorConfig {
-    /// The device.
-    pub device: SharedAccelerator,
-    /// Tokens that it computes in one go, where it has room for them.
+    /// Each has all of its weights, and takes some of the texts. At least one.
+    pub devices: Vec<SharedAccelerator>,
+    /// Tokens that a device computes in one go, where it has room for them.
     pub batch_tokens: usize,
-    /// Leaves models and arithmetics that it does not have to the CPU; [`crate::BiEncoder::device`] says who does.
+    /// Leaves models and arithmetics that they do not have to the CPU; [`crate::BiEncoder::devices`] says who does.
     pub optional: bool,
 }
 
 impl AcceleratorConfig {
     /// Takes 32,768 tokens at a time.
-    pub fn new(device: SharedAccelerator) -> Self {
+    ///
+    /// # Panics
+    /// Without a device.
+    pub fn new(devices: Vec<SharedAccelerator>) -> Self {
+        assert!(!devices.is_empty(), "a device computes");
         Self {
-            device,
+            devices,
             batch_tokens: 32_768,
             optional: false,
         }
+    }
+
+    /// The devices, as in `cuda:0,cuda:1`.
+    pub fn names(&self) -> String {
+        let names = self
+            .devices
+            .iter()
+            .map(|device| device.info().name.as_str());
+        names.collect::<Vec<_>>().join(",")
     }
 }
 
 impl PartialEq for AcceleratorConfig {
     fn eq(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.device, &other.device)
+        let mut pairs = self.devices.iter().zip(&other.devices);
+        self.devices.len() == other.devices.len()
+            && pairs.all(|(device, other)| Arc::ptr_eq(device, other))
             && (self.batch_tokens, self.optional) == (other.batch_tokens, other.optional)
     }
 }
@@ -291,7 +306,7 @@ impl fmt::Debug for AcceleratorConfig {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter
             .debug_struct("AcceleratorConfig")
-            .field("device", &self.device.info().name)
+            .field("devices", &self.names())
             .field("batch_tokens", &self.batch_tokens)
             .field("optional", &self.optional)
             .finish()

@@ -39,6 +39,16 @@ impl<'a> Groups<'a> {
         }
     }
 
+    /// Tokens of all texts.
+    pub fn n_tokens(&self) -> usize {
+        self.texts.iter().map(Tokens::len).sum()
+    }
+
+    /// Whether all are taken.
+    pub fn is_empty(&self) -> bool {
+        self.left().is_empty()
+    }
+
     /// Takes the next texts that have up to `most_tokens` together, at least one text.
     pub fn take(&self, most_tokens: usize) -> Option<Group> {
         let mut left = self.left();

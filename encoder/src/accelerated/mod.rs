@@ -7,6 +7,7 @@
 mod groups;
 mod kernels;
 mod network;
+mod networks;
 #[cfg(test)]
 mod tests;
 mod weights;
@@ -14,7 +15,8 @@ mod workspace;
 
 use compute::accelerator::MatrixType;
 
-pub(crate) use network::{Network, Wanted};
+pub(crate) use network::Wanted;
+pub(crate) use networks::Networks;
 
 use crate::architecture::Architecture;
 use crate::options::Arithmetic;

@@ -1,5 +1,6 @@
 //! The inference forward on a device: packed texts of any length, no padding.
 
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use compute::accelerator::{
@@ -13,9 +14,8 @@ use super::workspace::Workspace;
 use crate::architecture::Architecture;
 use crate::batch;
 use crate::cross_encoder::HeadWeights;
-use crate::error::EncodeError;
 use crate::network::relative_bias;
-use crate::options::{AcceleratorConfig, Pooling};
+use crate::options::Pooling;
 use crate::tokenizer::Tokens;
 use crate::weights::Weights;
 
@@ -23,7 +23,7 @@ use crate::weights::Weights;
 ///
 /// Operands of products are of one type, sums and residuals are f32. Texts do not see each other, but the library that multiplies
 /// chooses its way by the number of rows: results of other groupings may differ in the last bits.
-pub(crate) struct Network {
+pub(super) struct Network {
     device: SharedAccelerator,
     of: MatrixType,
     architecture: Architecture,
@@ -34,7 +34,8 @@ pub(crate) struct Network {
     relative_bias: Buffer,
     layers: Vec<DeviceLayer>,
     head: Option<DeviceHead>,
-    batch_tokens: usize,
+    /// Calls that are at work on it.
+    pub n_running: AtomicUsize,
     /// One group is queued at a time: a device has one queue.
     workspace: Mutex<Workspace>,
 }
@@ -78,14 +79,13 @@ impl Network {
     ///
     /// # Errors
     /// [`AcceleratorError`], such as that there is no room.
-    pub(crate) fn new(
+    pub fn new(
         architecture: &Architecture,
-        weights: Weights,
+        weights: &Weights,
         head: Option<&HeadWeights>,
         of: MatrixType,
-        config: &AcceleratorConfig,
+        device: &SharedAccelerator,
     ) -> Result<Self, AcceleratorError> {
-        let device = &config.device;
         device.load(&MODULE)?;
         let f32s = |values: &[f32]| upload(device, values, MatrixType::F32);
         let relative_bias = relative_bias(architecture, &weights.relative_bias);
@@ -97,55 +97,41 @@ impl Network {
             relative_bias: f32s(&relative_bias)?,
             layers: weights
                 .layers
-                .into_iter()
+                .iter()
                 .map(|layer| DeviceLayer::new(device, layer, of, architecture.activation.into()))
                 .collect::<Result<_, _>>()?,
             head: head.map(|head| DeviceHead::new(device, head)).transpose()?,
             device: device.clone(),
             of,
             architecture: architecture.clone(),
-            batch_tokens: config.batch_tokens,
+            n_running: AtomicUsize::new(0),
             workspace: Mutex::new(Workspace::new(device)?),
         })
     }
 
     /// The device.
-    pub(crate) fn device(&self) -> &DeviceInfo {
+    pub fn device(&self) -> &DeviceInfo {
         self.device.info()
     }
 
-    /// Computes what is wanted of each text, in the order of the input, in groups of texts of about equal length.
+    /// Computes a first group, and then others of up to so many tokens until none is left. While the device computes one, the next is
+    /// laid out and queued.
     ///
-    /// A group that the device has no room for is divided, and so are those after it.
+    /// A group that the device has no room for is divided, and so are those after it. What is not computed is put back.
     ///
     /// # Errors
     /// [`AcceleratorError`]; [`AcceleratorError::OutOfMemory`] when there is no room for one text.
-    pub(crate) fn encode(
-        &self,
-        texts: &[Tokens],
-        wanted: Wanted<'_>,
-    ) -> Result<Vec<f32>, EncodeError> {
-        let groups = Groups::new(texts);
-        let mut computed = Vec::new();
-        self.compute(&groups, wanted, &mut computed)
-            .map_err(|error| EncodeError::Accelerator(Box::new(error)))?;
-        let computed = computed
-            .iter()
-            .map(|(group, rows)| (groups.numbers(group), rows.as_slice()));
-        let n_values = |text: &Tokens| self.n_values(text, wanted);
-        Ok(batch::in_order_of_input(texts, n_values, computed))
-    }
-
-    /// Computes groups until none is left. While the device computes one, the next is laid out and queued.
-    fn compute(
+    pub fn compute(
         &self,
         groups: &Groups<'_>,
+        (first, mut most_tokens): (Group, usize),
         wanted: Wanted<'_>,
         computed: &mut Vec<(Group, Vec<f32>)>,
     ) -> Result<(), AcceleratorError> {
-        let mut most_tokens = self.batch_tokens;
+        let (_, _end) = batch::count_in(&self.n_running);
         let mut running: Option<(Group, Download)> = None;
-        while let Some(group) = groups.take(most_tokens) {
+        let mut next = Some(first);
+        while let Some(group) = next {
             let texts = groups.texts(&group);
             let before = match self.start(&texts, wanted) {
                 Ok(download) => running.replace((group, download)),
@@ -168,6 +154,7 @@ impl Network {
             if let Some(before) = before {
                 computed.push(self.finish(before)?);
             }
+            next = groups.take(most_tokens);
         }
         if let Some(last) = running {
             computed.push(self.finish(last)?);
@@ -176,7 +163,7 @@ impl Network {
     }
 
     /// Values that a text becomes.
-    fn n_values(&self, text: &Tokens, wanted: Wanted<'_>) -> usize {
+    pub fn n_values(&self, text: &Tokens, wanted: Wanted<'_>) -> usize {
         let width = self.architecture.width;
         match wanted {
             Wanted::Tokens => text.len() * width,

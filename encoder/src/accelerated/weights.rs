@@ -85,7 +85,7 @@ pub(super) struct DeviceLayer {
 impl DeviceLayer {
     pub fn new(
         device: &SharedAccelerator,
-        weights: LayerWeights,
+        weights: &LayerWeights,
         of: MatrixType,
         activation: Function,
     ) -> Result<Self, AcceleratorError> {

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::thread;
 
-use compute::accelerator::AcceleratorError;
+use compute::accelerator::{AcceleratorError, SharedAccelerator};
 use emulated_gpu::EmulatedGpu;
 use encoder::training::{Encoder, Engine, EngineConfig};
 use encoder::{
@@ -46,12 +46,23 @@ fn gpu(n_bytes: u64) -> Arc<EmulatedGpu> {
 }
 
 fn on(device: &Arc<EmulatedGpu>, arithmetic: Arithmetic, batch_tokens: usize) -> EncoderConfig {
+    on_all(std::slice::from_ref(device), arithmetic, batch_tokens)
+}
+
+fn on_all(
+    devices: &[Arc<EmulatedGpu>],
+    arithmetic: Arithmetic,
+    batch_tokens: usize,
+) -> EncoderConfig {
+    let devices = devices
+        .iter()
+        .map(|device| device.clone() as SharedAccelerator);
     EncoderConfig {
         threads: 1,
         arithmetic,
         accelerator: Some(AcceleratorConfig {
             batch_tokens,
-            ..AcceleratorConfig::new(device.clone())
+            ..AcceleratorConfig::new(devices.collect())
         }),
         ..EncoderConfig::default()
     }
@@ -347,6 +358,81 @@ fn a_batch_that_has_no_room_is_divided() {
 }
 
 #[test]
+fn several_devices_divide_the_texts() {
+    let path = fixture("tiny-bert");
+    let texts = texts(&[100, 9, 80, 7, 60, 50, 4, 30, 20, 10], n_vocabulary(&path));
+    let one = bi(&path, &on(&gpu(1 << 28), Arithmetic::Bf16, 60));
+    let devices = [0, 1, 2].map(|number| EmulatedGpu::new(&format!("gpu:{number}"), 1 << 28));
+    let encoder = bi(&path, &on_all(&devices, Arithmetic::Bf16, 60));
+    let n_weights = devices.each_ref().map(|device| device.allocated_bytes());
+    assert!(n_weights[0] > 0 && n_weights == [n_weights[0]; 3]);
+    for output in [Output::Vector, Output::TokenVectors] {
+        let before = devices.each_ref().map(|device| device.n_launches());
+        assert_eq!(
+            encoder.encode_as(&texts, output).expect("texts encode"),
+            one.encode_as(&texts, output).expect("texts encode")
+        );
+        for (device, before) in devices.iter().zip(before) {
+            assert!(device.n_launches() > before, "all of them compute");
+        }
+    }
+    // What is one group is computed by one of them.
+    let idle = devices.each_ref().map(|device| device.n_launches());
+    encoder.encode(&texts[8..]).expect("texts encode");
+    let busy = devices.iter().zip(idle);
+    assert_eq!(
+        busy.filter(|(device, n)| device.n_launches() > *n).count(),
+        1
+    );
+    assert!(encoder.encode(&[]).expect("no texts").values.is_empty());
+    drop(encoder);
+    assert!(devices.iter().all(|device| device.allocated_bytes() == 0));
+}
+
+#[test]
+fn what_a_device_has_no_room_for_is_left_to_the_others() {
+    let path = fixture("tiny-bert");
+    let texts = texts(&[100, 95, 90, 85, 20, 10, 5], n_vocabulary(&path));
+    let large = EmulatedGpu::new("gpu:0", 1 << 28);
+    let encoder = bi(&path, &on(&large, Arithmetic::Bf16, 100));
+    let n_weights = large.allocated_bytes();
+    let expected = encoder.encode(&texts).expect("texts encode");
+    let n_workspace = large.allocated_bytes() - n_weights;
+
+    for n_large in [1, 2] {
+        let small = EmulatedGpu::new("gpu:1", n_weights + n_workspace / 3);
+        let mut devices = vec![small.clone(), large.clone(), large.clone()];
+        devices.truncate(1 + n_large);
+        let encoder = bi(&path, &on_all(&devices, Arithmetic::Bf16, 100));
+        for _ in 0..3 {
+            let found = encoder.encode(&texts).expect("the others have room");
+            assert_eq!(found, expected);
+        }
+        // When it had no room for the longest text, the others took it. Short ones it computes itself.
+        assert_eq!(
+            encoder.encode(&texts[5..]).expect("they fit").row(1),
+            expected.row(6)
+        );
+    }
+
+    let names = ["gpu:1", "gpu:2"];
+    let small = names.map(|name| EmulatedGpu::new(name, n_weights + n_workspace / 6));
+    let encoder = bi(&path, &on_all(&small, Arithmetic::Bf16, 100));
+    for _ in 0..2 {
+        let error = encoder.encode(&texts).expect_err("nowhere is room");
+        let EncodeError::Accelerator(error) = error else {
+            panic!("{error}");
+        };
+        let AcceleratorError::OutOfMemory { device, .. } = *error else {
+            panic!("{error}");
+        };
+        assert!(names.contains(&device.as_str()), "{device}");
+        let short = encoder.encode(&texts[5..]).expect("short texts fit");
+        assert_eq!(short.row(1), expected.row(6));
+    }
+}
+
+#[test]
 fn memory_is_given_back() {
     let device = gpu(1 << 28);
     let encoder = bi(&fixture("tiny-bert"), &on(&device, Arithmetic::F16, 64));
@@ -361,13 +447,11 @@ fn a_model_says_where_and_how_it_is_computed() {
     let path = fixture("tiny-bert");
     let encoder = bi(&path, &on(&device, Arithmetic::Auto, 64));
     assert_eq!(encoder.config().arithmetic, Arithmetic::Bf16);
-    assert_eq!(
-        encoder.device().map(|info| info.name.as_str()),
-        Some("gpu:0")
-    );
+    let names: Vec<_> = encoder.devices().iter().map(|info| &info.name).collect();
+    assert_eq!(names, ["gpu:0"]);
     assert!(!encoder.batch_invariant());
     let plain = bi(&path, &on_cpu());
-    assert_eq!(plain.device(), None);
+    assert!(plain.devices().is_empty());
     assert!(plain.batch_invariant());
 }
 
@@ -434,7 +518,7 @@ fn an_optional_device_leaves_what_it_does_not_have_to_the_cpu() {
         accelerator.optional = true;
         let encoder = bi(&fixture(model), &config);
         assert_eq!(
-            encoder.device().is_some(),
+            !encoder.devices().is_empty(),
             on_device,
             "{model}, {arithmetic:?}"
         );

@@ -179,6 +179,16 @@ pub trait Accelerator: fmt::Debug + Send + Sync {
     /// [`AcceleratorError::Failed`]; what goes wrong in the kernel itself is reported by a later call.
     unsafe fn launch(&self, launch: &Launch<'_>) -> Result<(), AcceleratorError>;
 
+    /// Records the kernels and products that `work` queues from this thread, and does not queue them. Each of them was queued by itself
+    /// before.
+    ///
+    /// # Errors
+    /// Those of the work; [`AcceleratorError::Failed`].
+    fn record(
+        &self,
+        work: &mut dyn FnMut() -> Result<(), AcceleratorError>,
+    ) -> Result<Box<dyn Recording>, AcceleratorError>;
+
     /// Queues a matrix product. The bias has `n` values of the type of `C`, and is 0 where the epilogue adds none.
     ///
     /// # Safety
@@ -194,6 +204,18 @@ pub trait Accelerator: fmt::Debug + Send + Sync {
         bias: u64,
         c: u64,
     ) -> Result<(), AcceleratorError>;
+}
+
+/// Kernels and products that were recorded. It is dropped before the memory that they name is freed.
+pub trait Recording: fmt::Debug + Send {
+    /// Queues all of them, with what is in their memory then.
+    ///
+    /// # Safety
+    /// As for each of them.
+    ///
+    /// # Errors
+    /// [`AcceleratorError::Failed`].
+    unsafe fn replay(&self) -> Result<(), AcceleratorError>;
 }
 
 /// Devices that may be shared by an index, an encoder and a reranker.

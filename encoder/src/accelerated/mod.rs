@@ -2,12 +2,14 @@
 //!
 //! A token needs, beside the weights, 8 H + 2 H + 2 · max(4 H, I) bytes while its group is computed in f16 or bf16 (6.9 KB for
 //! all-MiniLM-L6-v2, 13.8 KB for BERT base), and 8 H + 4 · max(4 H, I) in f32; embedding tables, biases and normalizations are f32 in all
-//! of them. Results are those of two groups; where they are the vectors of tokens, that is 8 H more for a token.
+//! of them. Results are those of two groups; where they are the vectors of tokens, that is 8 H more for a token. Groups of few
+//! tokens have memory of their own, for 512 tokens and as many rows of results.
 
 mod groups;
 mod kernels;
 mod network;
 mod networks;
+mod small;
 #[cfg(test)]
 mod tests;
 mod weights;

@@ -9,6 +9,7 @@ use compute::accelerator::{
 
 use super::groups::{Group, Groups};
 use super::kernels::{AttentionAt, EmbeddingsAt, Heads, Kernels, MODULE, NormAt, ResidualAt, Tile};
+use super::small::{GroupSizes, Shape, Small};
 use super::weights::{self, DeviceHead, DeviceLayer, DeviceNorm, upload};
 use super::workspace::Workspace;
 use crate::architecture::Architecture;
@@ -24,6 +25,8 @@ use crate::weights::Weights;
 /// Operands of products are of one type, sums and residuals are f32. Texts do not see each other, but the library that multiplies
 /// chooses its way by the number of rows: results of other groupings may differ in the last bits.
 pub(super) struct Network {
+    /// One group is queued at a time: a device has one queue. Recordings in it name weights, which are dropped after it.
+    memory: Mutex<Memory>,
     device: SharedAccelerator,
     of: MatrixType,
     architecture: Architecture,
@@ -36,8 +39,6 @@ pub(super) struct Network {
     head: Option<DeviceHead>,
     /// Calls that are at work on it.
     pub n_running: AtomicUsize,
-    /// One group is queued at a time: a device has one queue.
-    workspace: Mutex<Workspace>,
 }
 
 /// What a text becomes.
@@ -54,10 +55,13 @@ pub(crate) enum Wanted<'a> {
 /// What a group is for the kernels.
 struct Inputs {
     words: Vec<u32>,
-    n_tokens: usize,
-    n_texts: usize,
-    /// Tiles for all queries.
-    n_tiles: usize,
+    sizes: GroupSizes,
+}
+
+/// Where groups are computed.
+struct Memory {
+    small: Option<Small>,
+    workspace: Workspace,
 }
 
 /// Where the inputs are on the device.
@@ -105,7 +109,10 @@ impl Network {
             of,
             architecture: architecture.clone(),
             n_running: AtomicUsize::new(0),
-            workspace: Mutex::new(Workspace::new(device)?),
+            memory: Mutex::new(Memory {
+                small: None,
+                workspace: Workspace::new(device)?,
+            }),
         })
     }
 
@@ -139,7 +146,10 @@ impl Network {
                     if group.n_texts() > 1 || running.is_some() =>
                 {
                     // So that the group, or half of it, has all of the memory.
-                    *self.workspace() = Workspace::new(&self.device)?;
+                    let mut memory = self.memory();
+                    memory.small = None;
+                    memory.workspace = Workspace::new(&self.device)?;
+                    drop(memory);
                     if group.n_texts() > 1 {
                         most_tokens = group.n_tokens / 2;
                     }
@@ -177,24 +187,13 @@ impl Network {
         head.expect("logits are wanted of models that were loaded with a head")
     }
 
-    fn workspace(&self) -> MutexGuard<'_, Workspace> {
-        self.workspace
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+    fn memory(&self) -> MutexGuard<'_, Memory> {
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Queues all work of a group, and the copy of its results.
     fn start(&self, group: &[&Tokens], wanted: Wanted<'_>) -> Result<Download, AcceleratorError> {
-        let inputs = self.inputs(group);
         let n_values: usize = group.iter().map(|text| self.n_values(text, wanted)).sum();
-        let mut workspace = self.workspace();
-        let results = workspace.reserve(
-            &self.device,
-            &self.architecture,
-            self.of,
-            (inputs.n_tokens, inputs.words.len(), n_values),
-        )?;
-        workspace.inputs.write(0, as_bytes(&inputs.words))?;
         let first_only = match wanted {
             Wanted::Tokens => false,
             Wanted::Pooled(poolings) => {
@@ -202,10 +201,72 @@ impl Network {
             }
             Wanted::Logits => true,
         };
-        let shape = (wanted, first_only);
+        let sizes = self.sizes(group);
+        if let Some(sizes) = sizes.rounded_up()
+            && let Some(results) = self.run_small(group, sizes, (wanted, first_only))?
+        {
+            return results.start_read(n_values * size_of::<f32>());
+        }
+        let inputs = self.inputs(group, sizes);
+        let mut memory = self.memory();
+        let workspace = &mut memory.workspace;
+        let results = workspace.reserve(
+            &self.device,
+            &self.architecture,
+            self.of,
+            (sizes.n_tokens, inputs.words.len(), n_values),
+        )?;
+        workspace.inputs.write(0, as_bytes(&inputs.words))?;
         // SAFETY: the workspace and the results have room for the group, and the ids were checked against the tables.
-        unsafe { self.queue(&inputs, shape, &mut workspace, results.address())? };
+        unsafe { self.queue(&inputs, (wanted, first_only), workspace, results.address())? };
         results.start_read(n_values * size_of::<f32>())
+    }
+
+    /// Queues all work of a group of few tokens as it was recorded for its shape, and returns the buffer that begins with its results.
+    /// None where there is no room, or another group has it.
+    fn run_small(
+        &self,
+        group: &[&Tokens],
+        sizes: GroupSizes,
+        (wanted, first_only): (Wanted<'_>, bool),
+    ) -> Result<Option<Buffer>, AcceleratorError> {
+        let width = self.architecture.width;
+        let (poolings, n_results) = match wanted {
+            Wanted::Tokens => (&[][..], sizes.n_tokens * width),
+            Wanted::Pooled(poolings) => (poolings, sizes.n_texts * poolings.len() * width),
+            Wanted::Logits => (&[][..], sizes.n_texts * self.head().n_labels),
+        };
+        let shape = Shape {
+            sizes,
+            poolings: poolings.to_vec(),
+            wants_logits: wanted == Wanted::Logits,
+            first_only,
+        };
+        let inputs = self.inputs(group, sizes);
+        let mut memory = self.memory();
+        if memory.small.is_none() {
+            let small = Small::new(&self.device, &self.architecture, self.of, Inputs::n_words);
+            match small {
+                Ok(small) => memory.small = Some(small),
+                Err(AcceleratorError::OutOfMemory { .. }) => return Ok(None),
+                Err(error) => return Err(error),
+            }
+        }
+        let Some(small) = &mut memory.small else {
+            return Ok(None);
+        };
+        let Some(results) = small.take_results(n_results * size_of::<f32>()) else {
+            return Ok(None);
+        };
+        small.workspace.inputs.write(0, as_bytes(&inputs.words))?;
+        // SAFETY: the workspace and the results have room for the group and stay where they are, and the ids were checked against the
+        // tables. Where each input is depends on the sizes only.
+        unsafe {
+            small.run(&self.device, shape, |workspace| {
+                self.queue(&inputs, (wanted, first_only), workspace, results.address())
+            })?;
+        }
+        Ok(Some(results))
     }
 
     /// Waits for the results of a group, one value after the other.
@@ -215,7 +276,16 @@ impl Network {
     ) -> Result<(Group, Vec<f32>), AcceleratorError> {
         let mut bytes = vec![0; download.n_bytes()];
         let results = download.wait(&mut bytes)?;
-        self.workspace().give_back(results);
+        let mut memory = self.memory();
+        let Memory { small, workspace } = &mut *memory;
+        let results = match small {
+            Some(small) => small.give_back(results),
+            None => Some(results),
+        };
+        if let Some(results) = results {
+            workspace.give_back(results);
+        }
+        drop(memory);
         let values = bytes.chunks_exact(size_of::<f32>());
         let values = values.map(|value| f32::from_le_bytes(value.try_into().expect("four bytes")));
         Ok((group, values.collect()))
@@ -233,7 +303,7 @@ impl Network {
         results: u64,
     ) -> Result<(), AcceleratorError> {
         let at = inputs.at(&workspace.inputs);
-        let (n_texts, width) = (inputs.n_texts, self.architecture.width);
+        let (n_texts, width) = (inputs.sizes.n_texts, self.architecture.width);
         let kernels = Kernels {
             device: &*self.device,
             of: MatrixType::F32,
@@ -296,7 +366,12 @@ impl Network {
         workspace: &mut Workspace,
     ) -> Result<(), AcceleratorError> {
         let a = &self.architecture;
-        let (width, n_intermediate, n_tokens) = (a.width, a.n_intermediate, inputs.n_tokens);
+        let (width, n_intermediate) = (a.width, a.n_intermediate);
+        let GroupSizes {
+            n_tokens,
+            n_texts,
+            n_tiles,
+        } = inputs.sizes;
         let kernels = Kernels {
             device: &*self.device,
             of: self.of,
@@ -324,8 +399,8 @@ impl Network {
             let is_last = index + 1 == self.layers.len();
             let first_only = first_only && is_last;
             let (n_rows, tiles, n_tiles, sources) = match first_only {
-                true => (inputs.n_texts, at.first_tiles, inputs.n_texts, at.starts),
-                false => (n_tokens, at.tiles, inputs.n_tiles, 0),
+                true => (n_texts, at.first_tiles, n_texts, at.starts),
+                false => (n_tokens, at.tiles, n_tiles, 0),
             };
             let attention = AttentionAt {
                 projected,
@@ -417,9 +492,18 @@ impl Network {
         }
     }
 
-    /// Lays out a group for the kernels, in the order of [`Inputs::at`].
-    fn inputs(&self, group: &[&Tokens]) -> Inputs {
-        let n_tokens: usize = group.iter().map(|text| text.len()).sum();
+    fn sizes(&self, group: &[&Tokens]) -> GroupSizes {
+        let most = self.heads().tile_queries();
+        GroupSizes {
+            n_tokens: group.iter().map(|text| text.len()).sum(),
+            n_texts: group.len(),
+            n_tiles: group.iter().map(|text| text.len().div_ceil(most)).sum(),
+        }
+    }
+
+    /// Lays out a group for the kernels, in the order of [`Inputs::at`]. What the sizes have beyond it is computed for nobody: tokens
+    /// that are the first row of each table, texts of one such token each, and tiles of no queries.
+    fn inputs(&self, group: &[&Tokens], sizes: GroupSizes) -> Inputs {
         let mut starts = vec![0];
         let mut tiles = Vec::new();
         let most = self.heads().tile_queries();
@@ -443,28 +527,61 @@ impl Network {
             n_queries: 1,
             target: index as u32,
         });
-        let mut words =
-            Vec::with_capacity(3 * n_tokens + Tile::WORDS * (tiles.len() + group.len()));
-        words.extend(group.iter().flat_map(|text| &text.ids));
-        for text in group {
-            words.extend(self.architecture.positions(&text.ids));
-        }
-        words.extend(group.iter().flat_map(|text| &text.type_ids));
-        words.extend(&starts);
-        words.extend(group.iter().map(|text| text.n_unpooled as u32));
-        words.extend(tiles.iter().flat_map(|tile| tile.words()));
-        words.extend(first_tiles.flat_map(Tile::words));
-        Inputs {
-            words,
+        let first_tiles: Vec<Tile> = first_tiles.collect();
+        let n_tokens = starts[starts.len() - 1];
+        starts.extend((1..=sizes.n_texts - group.len()).map(|added| n_tokens + added as u32));
+
+        let mut words = Vec::with_capacity(Inputs::n_words(sizes));
+        let mut add = |some: &mut dyn Iterator<Item = u32>, n_words: usize| {
+            let end = words.len() + n_words;
+            words.extend(some);
+            debug_assert!(words.len() <= end, "sizes are at least those of the group");
+            words.resize(end, 0);
+        };
+        let positions = |text: &&Tokens| self.architecture.positions(&text.ids);
+        let GroupSizes {
             n_tokens,
-            n_texts: group.len(),
-            n_tiles: tiles.len(),
-        }
+            n_texts,
+            n_tiles,
+        } = sizes;
+        add(
+            &mut group.iter().flat_map(|text| text.ids.iter().copied()),
+            n_tokens,
+        );
+        add(&mut group.iter().flat_map(positions), n_tokens);
+        add(
+            &mut group.iter().flat_map(|text| text.type_ids.iter().copied()),
+            n_tokens,
+        );
+        add(&mut starts.into_iter(), n_texts + 1);
+        add(
+            &mut group.iter().map(|text| text.n_unpooled as u32),
+            n_texts,
+        );
+        add(
+            &mut tiles.into_iter().flat_map(Tile::words),
+            n_tiles * Tile::WORDS,
+        );
+        add(
+            &mut first_tiles.into_iter().flat_map(Tile::words),
+            n_texts * Tile::WORDS,
+        );
+        Inputs { words, sizes }
     }
 }
 
 impl Inputs {
+    fn n_words(sizes: GroupSizes) -> usize {
+        let of_texts = 2 * sizes.n_texts + 1;
+        3 * sizes.n_tokens + of_texts + (sizes.n_tiles + sizes.n_texts) * Tile::WORDS
+    }
+
     fn at(&self, buffer: &Buffer) -> InputsAt {
+        let GroupSizes {
+            n_tokens,
+            n_texts,
+            n_tiles,
+        } = self.sizes;
         let mut word = 0;
         let mut next = |n_words: usize| {
             let at = buffer.at(word * size_of::<u32>());
@@ -472,13 +589,13 @@ impl Inputs {
             at
         };
         InputsAt {
-            ids: next(self.n_tokens),
-            positions: next(self.n_tokens),
-            types: next(self.n_tokens),
-            starts: next(self.n_texts + 1),
-            skips: next(self.n_texts),
-            tiles: next(self.n_tiles * Tile::WORDS),
-            first_tiles: next(self.n_texts * Tile::WORDS),
+            ids: next(n_tokens),
+            positions: next(n_tokens),
+            types: next(n_tokens),
+            starts: next(n_texts + 1),
+            skips: next(n_texts),
+            tiles: next(n_tiles * Tile::WORDS),
+            first_tiles: next(n_texts * Tile::WORDS),
         }
     }
 }

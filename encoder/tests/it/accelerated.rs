@@ -397,10 +397,11 @@ fn what_a_device_has_no_room_for_is_left_to_the_others() {
     let encoder = bi(&path, &on(&large, Arithmetic::Bf16, 100));
     let n_weights = large.allocated_bytes();
     let expected = encoder.encode(&texts).expect("texts encode");
+    // Of 512 tokens.
     let n_workspace = large.allocated_bytes() - n_weights;
 
     for n_large in [1, 2] {
-        let small = EmulatedGpu::new("gpu:1", n_weights + n_workspace / 3);
+        let small = EmulatedGpu::new("gpu:1", n_weights + n_workspace / 8);
         let mut devices = vec![small.clone(), large.clone(), large.clone()];
         devices.truncate(1 + n_large);
         let encoder = bi(&path, &on_all(&devices, Arithmetic::Bf16, 100));
@@ -416,7 +417,7 @@ fn what_a_device_has_no_room_for_is_left_to_the_others() {
     }
 
     let names = ["gpu:1", "gpu:2"];
-    let small = names.map(|name| EmulatedGpu::new(name, n_weights + n_workspace / 6));
+    let small = names.map(|name| EmulatedGpu::new(name, n_weights + n_workspace / 32));
     let encoder = bi(&path, &on_all(&small, Arithmetic::Bf16, 100));
     for _ in 0..2 {
         let error = encoder.encode(&texts).expect_err("nowhere is room");
@@ -430,6 +431,105 @@ fn what_a_device_has_no_room_for_is_left_to_the_others() {
         let short = encoder.encode(&texts[5..]).expect("short texts fit");
         assert_eq!(short.row(1), expected.row(6));
     }
+}
+
+#[test]
+fn few_tokens_are_computed_as_they_were_recorded() {
+    for name in [
+        "tiny-bert",
+        "tiny-bert-cls-dense",
+        "tiny-roberta",
+        "tiny-mpnet",
+    ] {
+        let path = fixture(name);
+        for (arithmetic, output) in [
+            (Arithmetic::F32, Output::Unnormalized),
+            (Arithmetic::Bf16, Output::Unnormalized),
+            (Arithmetic::F16, Output::TokenVectors),
+        ] {
+            let device = gpu(1 << 28);
+            let encoder = bi(&path, &on(&device, arithmetic, 1 << 20));
+            // Of one shape: 48 tokens of four texts.
+            let calls = [[20, 3, 9, 14], [1, 40, 1, 1], [17, 8, 9, 10], [46, 1, 0, 0]];
+            let mut n_launches = Vec::new();
+            for (seed, lengths) in calls.into_iter().enumerate() {
+                let lengths: Vec<usize> = lengths.into_iter().filter(|&n| n > 0).collect();
+                let mut texts = texts(&lengths, n_vocabulary(&path));
+                for id in texts.iter_mut().flat_map(|text| &mut text.ids) {
+                    *id = (*id + 5 * seed as u32) % 40;
+                }
+                let before = (device.n_launches(), device.n_waits());
+                let found = encoder.encode_as(&texts, output).expect("texts encode");
+                n_launches.push(device.n_launches() - before.0);
+                assert_eq!(device.n_waits() - before.1, 1);
+                // Each text alone, for the first time on another device.
+                let other = bi(&path, &on(&gpu(1 << 28), arithmetic, 1));
+                let expected = other.encode_as(&texts, output).expect("texts encode");
+                assert_eq!(found, expected, "{name} {arithmetic:?} {lengths:?}");
+            }
+            // Two texts are another shape.
+            assert!(n_launches[0] > 10);
+            assert_eq!(n_launches, [n_launches[0], 1, 1, n_launches[0]], "{name}");
+            assert_eq!(device.n_recordings(), 1);
+        }
+    }
+}
+
+#[test]
+fn pairs_are_scored_as_they_were_recorded() {
+    let path = fixture("tiny-cross-bert");
+    let load =
+        |config: &EncoderConfig| CrossEncoder::load(&path, None, config).expect("the model loads");
+    let (plain, device) = (load(&on_cpu()), gpu(1 << 28));
+    let encoder = load(&on(&device, Arithmetic::F32, 1 << 20));
+    for lengths in [[30, 9, 20], [20, 20, 20], [25, 19, 17]] {
+        let pairs = texts(&lengths, n_vocabulary(&path));
+        let found = encoder.score(&pairs).expect("pairs are scored");
+        let expected = plain.score(&pairs).expect("pairs are scored");
+        let apart = max_abs(&found.logits, &expected.logits);
+        assert!(apart <= 1e-4, "{lengths:?}: {apart}");
+    }
+    assert_eq!(device.n_recordings(), 1);
+}
+
+#[test]
+fn recordings_are_few_and_end_before_their_memory() {
+    let path = fixture("tiny-bert");
+    let device = gpu(1 << 28);
+    let encoder = bi(&path, &on(&device, Arithmetic::Bf16, 1 << 20));
+    let n_weights = device.allocated_bytes();
+    let encode = |lengths: &[usize]| {
+        let texts = texts(lengths, n_vocabulary(&path));
+        encoder.encode(&texts).expect("texts encode")
+    };
+    encode(&[3]);
+    let n_bytes = device.allocated_bytes();
+    let mut most = 0;
+    for n_texts in [1, 2, 4, 8, 16] {
+        for n_tokens in (16..=256.min(128 * n_texts)).step_by(16) {
+            let lengths = vec![n_tokens / n_texts; n_texts];
+            let first = encode(&lengths);
+            assert_eq!(encode(&lengths), first, "{n_texts} of {n_tokens}");
+            most = most.max(device.n_recordings());
+        }
+    }
+    assert_eq!(most, 64);
+    assert_eq!(device.allocated_bytes(), n_bytes, "its memory stays");
+
+    // A group that has no room takes the memory of recordings, too; then they begin again.
+    let found = encode(&[100, 90]);
+    device.set_total_bytes(n_bytes + (n_bytes - n_weights) / 2);
+    let long = encode(&[128; 5]);
+    assert_eq!(device.n_recordings(), 0);
+    assert_eq!(encode(&[100, 90]), found);
+    device.set_total_bytes(1 << 28);
+    assert_eq!(encode(&[128; 5]), long);
+    for _ in 0..2 {
+        assert_eq!(encode(&[100, 90]), found);
+    }
+    assert_eq!(device.n_recordings(), 1);
+    drop(encoder);
+    assert_eq!((device.n_recordings(), device.allocated_bytes()), (0, 0));
 }
 
 #[test]

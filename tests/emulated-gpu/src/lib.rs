@@ -2,19 +2,22 @@
 //!
 //! [`EmulatedGpu`] is an [`Accelerator`] whose memory is the host's. Kernels run one block after the other and the threads of a block by
 //! turns, so their results are those of one possible order of events; a barrier that not all threads reach ends the process.
-//! Work is done as late as it may be, when somebody waits for it, and a test fails that frees or writes what is on its way to the host.
+//! Work is done as late as it may be, when somebody waits for it, and a test fails that frees or writes what is on its way to the host, or
+//! frees what a recording names.
 //! Memory is of undefined content, as on a device: it is filled with a pattern that is neither zero nor a plausible number.
 //! Its size is the test's choice, so running out of it can be tried.
 
 use std::alloc::Layout;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::ffi::{CString, c_char, c_int, c_uint, c_void};
+use std::ops::Range;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::thread::{self, ThreadId};
 
 use compute::accelerator::{
     Accelerator, AcceleratorError, Argument, DeviceInfo, Epilogue, Launch, MatrixType, Module,
-    Product, Ticket,
+    Product, Recording, Ticket,
 };
 use half::{bf16, f16};
 
@@ -40,6 +43,7 @@ const GUARD: usize = 256;
 /// A device that is emulated.
 #[derive(Debug)]
 pub struct EmulatedGpu {
+    this: Weak<Self>,
     info: DeviceInfo,
     total_bytes: AtomicU64,
     state: Mutex<State>,
@@ -55,11 +59,16 @@ struct State {
     allocated: HashMap<u64, usize>,
     /// What is still to be done.
     queue: VecDeque<Work>,
-    downloads: HashMap<Ticket, Copy>,
+    /// By the number of their ticket.
+    downloads: HashMap<u64, Copy>,
     n_downloads: u64,
+    /// What threads record now.
+    recording: HashMap<ThreadId, Vec<Work>>,
+    recorded: HashMap<u64, Vec<Work>>,
+    n_recorded: u64,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 enum Work {
     Upload {
         bytes: Vec<u8>,
@@ -81,7 +90,8 @@ enum Work {
         /// Of the operands, the bias and the result.
         at: [u64; 4],
     },
-    Download(Ticket),
+    /// The ticket's number.
+    Download(u64),
     Free {
         address: u64,
         n_bytes: usize,
@@ -100,7 +110,8 @@ impl EmulatedGpu {
     /// A device with so much memory.
     #[must_use]
     pub fn new(name: &str, total_bytes: u64) -> Arc<Self> {
-        Arc::new(Self {
+        Arc::new_cyclic(|this| Self {
+            this: this.clone(),
             info: DeviceInfo {
                 name: name.to_owned(),
                 model: "emulated".to_owned(),
@@ -121,7 +132,7 @@ impl EmulatedGpu {
         self.total_bytes.store(total_bytes, Ordering::Relaxed);
     }
 
-    /// Kernels and products that were queued so far.
+    /// Kernels and products that were queued so far, and recordings of them.
     pub fn n_launches(&self) -> usize {
         self.n_launches.load(Ordering::Relaxed)
     }
@@ -134,6 +145,11 @@ impl EmulatedGpu {
     /// Copies to the host that were under way at once, at most.
     pub fn most_downloads(&self) -> usize {
         self.most_downloads.load(Ordering::Relaxed)
+    }
+
+    /// Recordings that are there.
+    pub fn n_recordings(&self) -> usize {
+        lock(&self.state).recorded.len()
     }
 
     /// Bytes that are allocated.
@@ -156,7 +172,13 @@ impl EmulatedGpu {
         for &(at, n_bytes) in memory {
             state.check(at, n_bytes);
         }
-        if let Work::Launch { .. } | Work::Multiply { .. } = work {
+        let is_launch = matches!(work, Work::Launch { .. } | Work::Multiply { .. });
+        if let Some(recording) = state.recording.get_mut(&thread::current().id()) {
+            assert!(is_launch, "kernels and products are recorded: {work:?}");
+            recording.push(work);
+            return;
+        }
+        if is_launch {
             self.n_launches.fetch_add(1, Ordering::Relaxed);
         }
         state.queue.push_back(work);
@@ -207,8 +229,8 @@ impl State {
             }
             // SAFETY: as above.
             Work::Multiply { product, at } => unsafe { multiply(&product, at) },
-            Work::Download(ticket) => {
-                if let Some(Copy { from, bytes }) = self.downloads.get_mut(&ticket) {
+            Work::Download(number) => {
+                if let Some(Copy { from, bytes }) = self.downloads.get_mut(&number) {
                     // SAFETY: as above.
                     unsafe { pointer(*from).copy_to(bytes.as_mut_ptr(), bytes.len()) }
                 }
@@ -218,6 +240,18 @@ impl State {
                 std::alloc::dealloc(pointer(address), layout(n_bytes + GUARD));
             },
         }
+    }
+
+    /// Whether recorded work names some of these bytes.
+    fn is_recorded(&self, bytes: &Range<u64>) -> bool {
+        let mut work = self.recorded.values().flatten();
+        work.any(|work| match work {
+            Work::Launch { arguments, .. } => arguments
+                .iter()
+                .any(|argument| matches!(argument, Argument::U64(at) if bytes.contains(at))),
+            Work::Multiply { at, .. } => at.iter().any(|at| bytes.contains(at)),
+            _ => false,
+        })
     }
 
     /// Panics when something was written behind an allocation.
@@ -314,10 +348,15 @@ impl Accelerator for EmulatedGpu {
         let mut state = lock(&self.state);
         let n_bytes = state.allocated.remove(&address);
         let n_bytes = n_bytes.expect("what is freed was allocated");
-        let is_inside = |copy: &Copy| (address..address + n_bytes as u64).contains(&copy.from);
+        let bytes = address..address + n_bytes as u64;
+        let mut downloads = state.downloads.values();
         assert!(
-            !state.downloads.values().any(is_inside),
+            !downloads.any(|copy| bytes.contains(&copy.from)),
             "{n_bytes} bytes were freed on their way to the host"
+        );
+        assert!(
+            !state.is_recorded(&bytes),
+            "{n_bytes} bytes were freed that a recording names"
         );
         state.queue.push_back(Work::Free { address, n_bytes });
     }
@@ -336,8 +375,8 @@ impl Accelerator for EmulatedGpu {
         state.n_downloads += 1;
         let number = state.n_downloads;
         let bytes = vec![POISON; n_bytes];
-        state.downloads.insert(Ticket(number), Copy { from, bytes });
-        state.queue.push_back(Work::Download(Ticket(number)));
+        state.downloads.insert(number, Copy { from, bytes });
+        state.queue.push_back(Work::Download(number));
         self.most_downloads
             .fetch_max(state.downloads.len(), Ordering::Relaxed);
         Ok(Ticket(number))
@@ -348,7 +387,7 @@ impl Accelerator for EmulatedGpu {
         let mut state = lock(&self.state);
         // What was queued after it may be done by now.
         state.run();
-        let copy = state.downloads.remove(&ticket);
+        let copy = state.downloads.remove(&ticket.0);
         let copy = copy.expect("a copy is finished once, by the device that started it");
         // SAFETY: it is allocated: freeing it would have been found.
         let now = unsafe { std::slice::from_raw_parts(pointer(copy.from), copy.bytes.len()) };
@@ -396,6 +435,25 @@ impl Accelerator for EmulatedGpu {
         Ok(())
     }
 
+    fn record(
+        &self,
+        work: &mut dyn FnMut() -> Result<(), AcceleratorError>,
+    ) -> Result<Box<dyn Recording>, AcceleratorError> {
+        let thread = thread::current().id();
+        let before = lock(&self.state).recording.insert(thread, Vec::new());
+        assert!(before.is_none(), "no recording is part of another");
+        let worked = work();
+        let mut state = lock(&self.state);
+        let recording = state.recording.remove(&thread);
+        worked?;
+        let work = recording.expect("it was started");
+        state.n_recorded += 1;
+        let number = state.n_recorded;
+        state.recorded.insert(number, work);
+        let gpu = self.this.upgrade().expect("it was made as an `Arc`");
+        Ok(Box::new(Recorded { gpu, number }))
+    }
+
     unsafe fn multiply(
         &self,
         product: &Product,
@@ -438,6 +496,29 @@ impl Accelerator for EmulatedGpu {
             },
         );
         Ok(())
+    }
+}
+
+/// Work that was recorded.
+#[derive(Debug)]
+struct Recorded {
+    gpu: Arc<EmulatedGpu>,
+    number: u64,
+}
+
+impl Recording for Recorded {
+    unsafe fn replay(&self) -> Result<(), AcceleratorError> {
+        let mut state = lock(&self.gpu.state);
+        let work = state.recorded[&self.number].clone();
+        state.queue.extend(work);
+        self.gpu.n_launches.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
+}
+
+impl Drop for Recorded {
+    fn drop(&mut self) {
+        lock(&self.gpu.state).recorded.remove(&self.number);
     }
 }
 
@@ -541,6 +622,69 @@ mod tests {
     fn what_is_on_its_way_is_not_written() {
         // SAFETY: it is allocated.
         check(|gpu, address| unsafe { gpu.clear(address + 7, 1).expect("it is queued") });
+    }
+
+    #[test]
+    fn what_is_recorded_is_done_when_it_is_replayed() {
+        let gpu = EmulatedGpu::new("gpu:0", 1 << 10);
+        let product = Product {
+            m: 1,
+            n: 1,
+            k: 1,
+            operands: MatrixType::F32,
+            result: MatrixType::F32,
+            epilogue: Epilogue::None,
+        };
+        let [a, b, c] = [0; 3].map(|_| gpu.allocate(4).expect("there is room"));
+        let read = |expected: f32| {
+            let mut bytes = [0; 4];
+            // SAFETY: it is allocated, and nobody writes to it meanwhile.
+            let ticket = unsafe { gpu.start_download(c, 4).expect("it is queued") };
+            gpu.finish_download(ticket, &mut bytes).expect("it is done");
+            assert_eq!(f32::from_le_bytes(bytes), expected);
+        };
+        // SAFETY: the matrices have a value each.
+        unsafe {
+            let upload = |value: f32, to| gpu.upload(&value.to_le_bytes(), to);
+            upload(3.0, b).expect("it is queued");
+            upload(0.0, c).expect("it is queued");
+            let recording = gpu.record(&mut || gpu.multiply(&product, a, b, 0, c));
+            let recording = recording.expect("it is recorded");
+            read(0.0);
+            for value in [2.0, 5.0] {
+                upload(value, a).expect("it is queued");
+                recording.replay().expect("it is queued");
+                read(3.0 * value);
+            }
+            assert_eq!((gpu.n_launches(), gpu.n_recordings()), (2, 1));
+            drop(recording);
+            assert_eq!(gpu.n_recordings(), 0);
+            for address in [a, b, c] {
+                gpu.free(address);
+            }
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "4 bytes were freed that a recording names")]
+    fn what_a_recording_names_is_not_freed() {
+        let gpu = EmulatedGpu::new("gpu:0", 1 << 10);
+        let arguments = [Argument::U64(gpu.allocate(4).expect("there is room"))];
+        lock(&gpu.loaded).insert("kernel");
+        let launch = Launch {
+            kernel: "kernel",
+            grid: (1, 1),
+            threads: 32,
+            shared_bytes: 0,
+            arguments: &arguments,
+        };
+        // SAFETY: it is never run.
+        let _recording = gpu.record(&mut || unsafe { gpu.launch(&launch) });
+        let [Argument::U64(address)] = arguments else {
+            unreachable!("an address");
+        };
+        // SAFETY: the device refuses.
+        unsafe { gpu.free(address) }
     }
 
     #[test]

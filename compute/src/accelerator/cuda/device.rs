@@ -5,12 +5,16 @@ use std::ffi::c_void;
 use std::fmt;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, ThreadId};
 
 use cudarc::cublaslt::result::CublasError;
 use cudarc::driver::sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
-use cudarc::driver::sys::{CUdevice_attribute as Attribute, CUresult, cuDriverGetVersion};
+use cudarc::driver::sys::{
+    CUdevice_attribute as Attribute, CUgraphInstantiate_flags, CUresult,
+    CUstreamCaptureMode_enum::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL, cuDriverGetVersion,
+};
 use cudarc::driver::{
-    CudaContext, CudaFunction, CudaStream, DriverError, result, sys as driver_sys,
+    CudaContext, CudaFunction, CudaGraph, CudaStream, DriverError, result, sys as driver_sys,
 };
 use cudarc::{cublaslt, nvrtc};
 
@@ -19,7 +23,8 @@ use super::product::{ProductError, Products};
 use super::staging::Copies;
 use super::{CudaDevice, CudaInfo};
 use crate::accelerator::{
-    Accelerator, AcceleratorError, DeviceInfo, Launch, Module, Product, SharedAccelerator, Ticket,
+    Accelerator, AcceleratorError, DeviceInfo, Launch, Module, Product, Recording,
+    SharedAccelerator, Ticket,
 };
 
 /// Of the first devices that multiply matrices of bfloat16.
@@ -81,6 +86,11 @@ pub(super) fn open(
         compiler: Compiler::new(kernels, (major, minor)),
         products: Products::new(&stream).map_err(|error| product_failed(&info.name, error))?,
         copies: Copies::new(&stream).map_err(describe)?,
+        recorder: Recorder {
+            stream: context.new_stream().map_err(describe)?,
+            turn: Mutex::default(),
+            thread: Mutex::default(),
+        },
         kernels: Mutex::default(),
         info,
         stream,
@@ -186,12 +196,75 @@ struct Cuda {
     /// By name.
     kernels: Mutex<HashMap<&'static str, CudaFunction>>,
     copies: Copies,
+    recorder: Recorder,
     /// All work but copies to the host is queued here, in order.
     stream: Arc<CudaStream>,
     context: Arc<CudaContext>,
 }
 
+/// Where work is recorded.
+struct Recorder {
+    /// Nothing runs here: all of it is recorded.
+    stream: Arc<CudaStream>,
+    /// Whose turn it is: one at a time.
+    turn: Mutex<()>,
+    /// Whose work is recorded now.
+    thread: Mutex<Option<ThreadId>>,
+}
+
+impl Recorder {
+    fn thread(&self) -> Option<ThreadId> {
+        *self.thread.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn set_thread(&self, thread: Option<ThreadId>) {
+        *self.thread.lock().unwrap_or_else(PoisonError::into_inner) = thread;
+    }
+}
+
+/// A graph of work, which runs on the stream of its device.
+struct Recorded {
+    device: String,
+    graph: CudaGraph,
+    stream: Arc<CudaStream>,
+}
+
+// SAFETY: the driver wants graphs used by one thread at a time, not by one: whoever has it uses it.
+unsafe impl Send for Recorded {}
+
+impl Recording for Recorded {
+    unsafe fn replay(&self) -> Result<(), AcceleratorError> {
+        let bound = self.stream.context().bind_to_thread();
+        // SAFETY: the graph is there, and the caller answers for what it does.
+        let queued = bound.and_then(|()| unsafe {
+            result::graph::launch(self.graph.cu_graph_exec(), self.stream.cu_stream())
+        });
+        queued.map_err(|error| failed(&self.device, "queueing recorded work", error))
+    }
+}
+
+impl Drop for Recorded {
+    fn drop(&mut self) {
+        // The graph's own drop asks the driver, and errors are those of work before.
+        let _ = self.stream.context().bind_to_thread();
+    }
+}
+
+impl fmt::Debug for Recorded {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "work for {}", self.device)
+    }
+}
+
 impl Cuda {
+    /// Where the kernels and products of this thread go.
+    fn target(&self) -> &CudaStream {
+        match self.recorder.thread() {
+            Some(thread) if thread == thread::current().id() => &self.recorder.stream,
+            _ => &self.stream,
+        }
+    }
+
     /// Does something with the context made current, which it must be in every thread that talks to the driver.
     fn with<T>(
         &self,
@@ -310,7 +383,8 @@ impl Accelerator for Cuda {
             .iter()
             .map(|argument| argument.pointer())
             .collect();
-        self.with(launch.kernel, |stream| {
+        let target = self.target();
+        self.with(launch.kernel, |_| {
             if launch.shared_bytes > ORDINARY_SHARED_BYTES {
                 function.set_attribute(
                     CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES,
@@ -324,11 +398,40 @@ impl Accelerator for Cuda {
                     (launch.grid.0, launch.grid.1, 1),
                     (launch.threads, 1, 1),
                     launch.shared_bytes,
-                    stream,
+                    target.cu_stream(),
                     &mut arguments,
                 )
             }
         })
+    }
+
+    fn record(
+        &self,
+        work: &mut dyn FnMut() -> Result<(), AcceleratorError>,
+    ) -> Result<Box<dyn Recording>, AcceleratorError> {
+        const WHAT: &str = "recording work";
+        let Recorder { stream, turn, .. } = &self.recorder;
+        let _turn = turn.lock().unwrap_or_else(PoisonError::into_inner);
+        // Other threads go on with their work, on other streams.
+        self.with(WHAT, |_| {
+            stream.begin_capture(CU_STREAM_CAPTURE_MODE_THREAD_LOCAL)
+        })?;
+        self.recorder.set_thread(Some(thread::current().id()));
+        let worked = work();
+        self.recorder.set_thread(None);
+        // Also after an error, so that the stream is there for the next.
+        let graph = self.with(WHAT, |_| stream.end_capture(CUgraphInstantiate_flags(0)));
+        worked?;
+        let graph = graph?.ok_or_else(|| AcceleratorError::Failed {
+            device: self.info.name.clone(),
+            what: WHAT,
+            reason: "there was none".to_owned(),
+        })?;
+        Ok(Box::new(Recorded {
+            device: self.info.name.clone(),
+            graph,
+            stream: self.stream.clone(),
+        }))
     }
 
     unsafe fn multiply(
@@ -341,7 +444,10 @@ impl Accelerator for Cuda {
     ) -> Result<(), AcceleratorError> {
         self.with("making a context current", |_| Ok(()))?;
         // SAFETY: the caller's.
-        let queued = unsafe { self.products.multiply(product, a, b, bias, c) };
+        let queued = unsafe {
+            self.products
+                .multiply(product, a, b, bias, c, self.target())
+        };
         queued.map_err(|error| product_failed(&self.info.name, error))
     }
 }

@@ -55,7 +55,7 @@ impl From<CublasError> for ProductError {
 impl Products {
     /// The context of the stream is current.
     pub fn new(stream: &Arc<CudaStream>) -> Result<Self, ProductError> {
-        // SAFETY: the workspace is used on this stream only.
+        // SAFETY: the workspace is used on this stream only, in order.
         let workspace = unsafe { malloc_async(stream.cu_stream(), WORKSPACE_BYTES) };
         let workspace = workspace.map_err(ProductError::Driver)?;
         Ok(Self {
@@ -68,7 +68,7 @@ impl Products {
         })
     }
 
-    /// Queues `C = A·Bᵀ`. The context is current.
+    /// Queues `C = A·Bᵀ` on a stream: that of the workspace, or one that records what will run there. The context is current.
     ///
     /// The library thinks in columns: what is (m, k) by rows is (k, m) by columns. So `Cᵀ = B·Aᵀ` is asked for, of the same bytes. Its
     /// bias is by rows, which are the columns of `C`, and of the type of the result. Its GELU is the approximation with tanh.
@@ -82,6 +82,7 @@ impl Products {
         b: u64,
         bias: u64,
         c: u64,
+        stream: &CudaStream,
     ) -> Result<(), ProductError> {
         let Product {
             m,
@@ -149,7 +150,7 @@ impl Products {
                 &algorithm,
                 address(self.workspace),
                 WORKSPACE_BYTES,
-                self.stream.cu_stream().cast(),
+                stream.cu_stream().cast(),
             )?;
         }
         Ok(())

@@ -13,7 +13,15 @@ import tempfile
 
 ARCHITECTURES = [80, 90]
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-PRELUDE = ROOT / "compute/src/accelerator/prelude.cuh"
+PRELUDE = "compute/src/accelerator/prelude.cuh"
+STORED = "encoder/src/accelerated/stored.cuh"
+TRAINING = "encoder/src/training/accelerated"
+# What is compiled as one, as the hosts of the kernels put it together.
+MODULES = {
+    "search": ["index/src/accelerated/search.cu"],
+    "encoder": [STORED, "encoder/src/accelerated/encoder.cu"],
+    "training": [STORED, f"{TRAINING}/training.cuh", f"{TRAINING}/attention.cu", f"{TRAINING}/training.cu"],
+}
 
 
 def toolkit() -> pathlib.Path:
@@ -59,13 +67,13 @@ class Compiler:
 def main() -> None:
     cuda = toolkit()
     compiler = Compiler(cuda / "lib/libnvrtc.so.13")
-    sources = sorted(ROOT.glob("*/src/accelerated/*.cu"))
-    assert sources, "there are kernels"
+    known = {ROOT / path for paths in MODULES.values() for path in paths}
+    assert known >= set(ROOT.glob("*/src/**/*.cu")), "every kernel is in a module"
     faults = 0
-    for path in sources:
-        source = PRELUDE.read_text() + "\n" + path.read_text()
+    for module, paths in MODULES.items():
+        source = "\n".join((ROOT / path).read_text() for path in [PRELUDE, *paths])
         for architecture in ARCHITECTURES:
-            name = f"{path.relative_to(ROOT)} for sm_{architecture}"
+            name = f"{module} for sm_{architecture}"
             ptx, log = compiler.ptx(source, architecture)
             if not ptx or log.strip():
                 print(f"{name}:\n{log}")

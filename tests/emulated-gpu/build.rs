@@ -4,10 +4,25 @@ use std::fmt::Write;
 use std::path::PathBuf;
 use std::{env, fs};
 
-/// Every source of kernels, and its namespace.
-const SOURCES: [(&str, &str); 2] = [
-    ("search", "index/src/accelerated/search.cu"),
-    ("encoder", "encoder/src/accelerated/encoder.cu"),
+/// Every module of kernels: its namespace, and its sources in order.
+const MODULES: [(&str, &[&str]); 3] = [
+    ("search", &["index/src/accelerated/search.cu"]),
+    (
+        "encoder",
+        &[
+            "encoder/src/accelerated/stored.cuh",
+            "encoder/src/accelerated/encoder.cu",
+        ],
+    ),
+    (
+        "training",
+        &[
+            "encoder/src/accelerated/stored.cuh",
+            "encoder/src/training/accelerated/training.cuh",
+            "encoder/src/training/accelerated/attention.cu",
+            "encoder/src/training/accelerated/training.cu",
+        ],
+    ),
 ];
 
 fn main() {
@@ -16,16 +31,14 @@ fn main() {
     let prelude = root.join("compute/src/accelerator/prelude.cuh");
     writeln!(all, "#include {:?}", prelude.display().to_string()).expect("a string grows");
     println!("cargo::rerun-if-changed={}", prelude.display());
-    for (namespace, path) in SOURCES {
-        let path = root.join(path);
-        let shown = path.display();
-        writeln!(
-            all,
-            "namespace {namespace} {{\n#include {:?}\n}}",
-            shown.to_string()
-        )
-        .expect("a string grows");
-        println!("cargo::rerun-if-changed={shown}");
+    for (namespace, paths) in MODULES {
+        writeln!(all, "namespace {namespace} {{").expect("a string grows");
+        for path in paths {
+            let shown = root.join(path).display().to_string();
+            writeln!(all, "#include {shown:?}").expect("a string grows");
+            println!("cargo::rerun-if-changed={shown}");
+        }
+        all.push_str("}\n");
     }
     println!("cargo::rerun-if-changed=src/emulated.cpp");
     println!("cargo::rerun-if-changed=src/host.h");

@@ -25,7 +25,7 @@ const MOST_BLOCKS: usize = 1 << 16;
 
 pub(super) static MODULE: Module = Module {
     name: "encoder",
-    source: include_str!("encoder.cu"),
+    source: concat!(include_str!("stored.cuh"), include_str!("encoder.cu")),
     kernels: &[
         "embed_f32",
         "embed_f16",

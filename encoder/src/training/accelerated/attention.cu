@@ -1,0 +1,1 @@
+// Attention of packed texts, forward and backward; the backward computes the weights again from their log-sums.

@@ -102,6 +102,27 @@ impl DeviceChoice {
             },
         }
     }
+
+    /// Opens one device, none for the processors: of several processes on a machine each takes one by its number.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn open_one(&self, process: usize) -> Result<Option<SharedAccelerator>, AcceleratorError> {
+        let one = match self {
+            Self::Cuda(numbers) => Self::Cuda(vec![numbers[process % numbers.len()]]),
+            other => other.clone(),
+        };
+        let mut opened = one.open()?;
+        if opened.is_empty() {
+            return Ok(None);
+        }
+        Ok(Some(opened.swap_remove(process % opened.len())))
+    }
+
+    /// Whether nothing but the processors is meant.
+    pub fn is_cpu(&self) -> bool {
+        *self == Self::Cpu
+    }
 }
 
 fn all() -> Result<Vec<SharedAccelerator>, AcceleratorError> {

@@ -13,6 +13,8 @@ use crate::failure::{Exit, Failure};
 pub struct Place {
     rank: usize,
     world_size: usize,
+    /// The number of this process among those on its machine; that among all where the launcher does not say it.
+    pub local_rank: usize,
     /// Processes on this machine, where the launcher leaves them all its cores.
     pub n_local: usize,
     /// Host and port of rank 0.
@@ -126,6 +128,7 @@ impl Place {
         Ok(Some(Self {
             rank,
             world_size,
+            local_rank: number(look, launcher.local_rank)?.unwrap_or(rank),
             n_local,
             address: match host.contains(':') {
                 true => format!("[{host}]:{port}"),

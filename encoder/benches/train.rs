@@ -6,7 +6,7 @@
 
 use std::error::Error;
 
-use encoder::training::{EngineConfig, Precision, TrainingBench, Workload};
+use encoder::training::{Engine, EngineConfig, Precision, TrainingBench, Workload, minilm};
 
 fn main() -> Result<(), Box<dyn Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -21,7 +21,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         }
         config.precision = precision;
         for workload in [Workload::CrossEncoder, Workload::BiEncoder] {
-            let mut bench = TrainingBench::new(workload, &config)?;
+            let engine = Engine::new(&config)?;
+            let mut bench = TrainingBench::new(workload, minilm(), &engine)?;
             for _ in 0..3 {
                 bench.step()?; // buffers grow
             }

@@ -133,7 +133,7 @@ impl Tensors {
     ) -> Result<(), TrainingError> {
         for parameter in parameters.iter() {
             if let Some(name) = name(parameter.name()) {
-                self.insert(&name, parameter.shape(), parameter.values())?;
+                self.insert(&name, parameter.shape(), parameter.values()?)?;
             }
         }
         Ok(())

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use encoder::training::{Engine, EngineConfig};
-use encoder::{Arithmetic, EncoderConfig, ModelOptions};
+use encoder::{AcceleratorConfig, Arithmetic, EncoderConfig, ModelOptions};
 use evaluation::Measure;
 use serde_json::json;
 use trainer::data::Group;
@@ -27,6 +27,7 @@ use trainer::{Batches, GroupBatches, Objective};
 use self::file::{DevSection, TrainFile};
 use self::objective::ObjectiveSection;
 use self::sources::Examples;
+use crate::device::DeviceChoice;
 use crate::failure::{Exit, Failure};
 use crate::output::{self, Output};
 use crate::progress::Progress;
@@ -42,6 +43,7 @@ const EXAMPLE: &str = include_str!("train/example.toml");
   trawl train --example > train.toml                a configuration with its keys explained
   trawl train train.toml --dry-run                  what it would do
   trawl train train.toml --out runs/first --set optimizer.learning_rate=1e-5
+  trawl train train.toml --out runs/first --device cuda:0
   trawl train train.toml --out runs/first --resume  after Ctrl-C or a crash
   trawl train plot runs/first runs/second           their losses as curves
   torchrun --no-python --nproc-per-node 2 --max-restarts 3 \
@@ -64,6 +66,9 @@ pub struct TrainArgs {
     /// Folder of the run (default: `runs/` and the name of the configuration).
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
+    /// What computes, in place of `engine.device`: cpu, cuda:0, auto; of several processes each takes one of cuda:0,cuda:1.
+    #[arg(long, value_name = "NAME")]
+    device: Option<DeviceChoice>,
     /// Go on where the run was stopped; of several processes: or begin it.
     #[arg(long)]
     resume: bool,
@@ -104,12 +109,24 @@ pub fn run(args: TrainArgs, output: &Output) -> anyhow::Result<()> {
     let mut file = TrainFile::read(path, &args.set)?;
     file.train_config().check()?;
     let folder = model::find(&file.sections.model.path)?;
-    let engine = &mut file.sections.engine;
-    engine.precision = engine.precision.resolve();
     let place = match args.dry_run || args.mpi {
         true => None,
         false => Place::of_environment(args.rank_port)?,
     };
+    let engine = &mut file.sections.engine;
+    if let Some(device) = &args.device {
+        engine.device = device.clone();
+    }
+    let device = match (&engine.device, &place) {
+        (DeviceChoice::Cuda(numbers), None) if numbers.len() > 1 => {
+            let text = format!("a process trains on one device, not on `{}`", engine.device);
+            return Err(Failure::usage(text)
+                .hint("start a process for each, as torchrun does")
+                .into());
+        }
+        (choice, place) => choice.open_one(place.as_ref().map_or(0, |place| place.local_rank))?,
+    };
+    engine.precision = engine.precision.resolve(device.is_some());
     compute::keep_freed_memory();
     let mut config = EngineConfig::default();
     let n_local = place.as_ref().map_or(1, |place| place.n_local);
@@ -118,7 +135,10 @@ pub fn run(args: TrainArgs, output: &Output) -> anyhow::Result<()> {
         threads => compute::thread_budget(threads),
     };
     config.precision = engine.precision.precision();
-    let engine = Engine::new(&config)?;
+    let engine = match device {
+        Some(device) => Engine::on_device(&config, device)?,
+        None => Engine::new(&config)?,
+    };
     // Ranks with other vector instructions would drift apart.
     let common = format!(
         "{} {:?} {:?} {}",
@@ -384,6 +404,10 @@ impl Session<'_> {
             let encoder = EncoderConfig {
                 threads: compute::thread_budget(self.file.sections.engine.threads),
                 arithmetic: Arithmetic::Auto,
+                accelerator: self.engine.accelerator().map(|device| AcceleratorConfig {
+                    optional: true,
+                    ..AcceleratorConfig::new(vec![device.clone()])
+                }),
                 ..EncoderConfig::default()
             };
             let (n_queries, n_passages) = (set.queries.len(), set.passages.len());

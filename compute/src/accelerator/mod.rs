@@ -78,23 +78,53 @@ pub enum Epilogue {
     BiasGelu,
 }
 
-/// `C = A·Bᵀ`, summed in `f32`: `A` is (m, k), `B` is (n, k), `C` is (m, n), all row-major and without gaps.
-///
-/// That is the product of activations with the weights of a linear layer, and of queries with rows.
+/// Which operand of a product is transposed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Transposed {
+    /// `A·Bᵀ` of (m, k) and (n, k): activations with the weights of a linear layer, queries with rows.
+    Second,
+    /// `A·B` of (m, k) and (k, n): gradients with the weights of a linear layer.
+    Neither,
+    /// `Aᵀ·B` of (k, m) and (k, n): gradients with activations.
+    First,
+}
+
+/// A product of two matrices, summed in `f32` and stored as (m, n); all are row-major and without gaps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Product {
-    /// Rows of `A` and of `C`.
+    /// Rows of the result.
     pub m: usize,
-    /// Rows of `B`, columns of `C`.
+    /// Columns of the result.
     pub n: usize,
-    /// Columns of `A` and of `B`.
+    /// Terms of each sum.
     pub k: usize,
-    /// Type of `A` and `B`.
+    /// Which operand is transposed.
+    pub transposed: Transposed,
+    /// Type of the operands.
     pub operands: MatrixType,
-    /// Type of `C`: that of the operands, or `f32`.
+    /// Type of the result: that of the operands, or `f32`.
     pub result: MatrixType,
+    /// Whether the product is added to what is there, which no epilogue follows.
+    pub adds: bool,
     /// What the sums become.
     pub epilogue: Epilogue,
+}
+
+impl Product {
+    /// `A·Bᵀ` of (m, k) and (n, k) of a type, to a result of a type.
+    #[must_use]
+    pub fn new((m, n, k): (usize, usize, usize), operands: MatrixType, result: MatrixType) -> Self {
+        Self {
+            m,
+            n,
+            k,
+            transposed: Transposed::Second,
+            operands,
+            result,
+            adds: false,
+            epilogue: Epilogue::None,
+        }
+    }
 }
 
 /// A copy to the host that was started.

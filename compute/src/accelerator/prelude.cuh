@@ -66,6 +66,23 @@ DEVICE void multiply_add_bf16(float* c, const u32* a, const u32* b) {
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
 
+// Four (8, 8) matrices of 16-bit values from shared memory: lane i gives row i % 8 of matrix i / 8, of 16 bytes at a multiple of 16. Of
+// each matrix a lane gets two values, of row lane / 4 and columns lane % 4 * 2 and the next.
+DEVICE void load_matrices(u32* to, const u16* row) {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
+                 : "r"((u32)__cvta_generic_to_shared(row))
+                 : "memory");
+}
+
+// The same of the matrices transposed.
+DEVICE void load_transposed_matrices(u32* to, const u16* row) {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
+                 : "r"((u32)__cvta_generic_to_shared(row))
+                 : "memory");
+}
+
 #endif
 
 DEVICE float bf16_to_float(u16 bits) { return __uint_as_float((u32)bits << 16); }

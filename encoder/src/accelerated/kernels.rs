@@ -15,11 +15,11 @@ const WARPS: u32 = THREADS / 32;
 /// Shared memory that every device gives a block without being asked.
 const SHARED_BYTES: usize = 48 << 10;
 /// Columns of a row that a warp normalizes in shared memory.
-pub(super) const MOST_COLUMNS: usize = SHARED_BYTES / size_of::<f32>();
+pub(crate) const MOST_COLUMNS: usize = SHARED_BYTES / size_of::<f32>();
 /// Columns of a head.
 pub(super) const MOST_HEAD_COLUMNS: usize = 128;
 /// What widths are multiples of, so that rows are read in 16 bytes.
-pub(super) const COLUMN_UNIT: usize = 8;
+pub(crate) const COLUMN_UNIT: usize = 8;
 /// Blocks that are enough for any device where threads go on to the next values.
 const MOST_BLOCKS: usize = 1 << 16;
 
@@ -392,14 +392,7 @@ impl Kernels<'_> {
         (rows, weight): (u64, u64),
         (out, result): (u64, MatrixType),
     ) -> Result<(), AcceleratorError> {
-        let product = Product {
-            m: n_rows,
-            n,
-            k,
-            operands: self.of,
-            result,
-            epilogue: Epilogue::None,
-        };
+        let product = Product::new((n_rows, n, k), self.of, result);
         // SAFETY: the caller's.
         unsafe { self.device.multiply(&product, rows, weight, 0, out) }
     }
@@ -424,12 +417,8 @@ impl Kernels<'_> {
             };
         };
         let product = Product {
-            m: n_rows,
-            n,
-            k,
-            operands: self.of,
-            result: self.of,
             epilogue,
+            ..Product::new((n_rows, n, k), self.of, self.of)
         };
         // SAFETY: the caller's.
         unsafe { self.device.multiply(&product, rows, weight, bias, out) }
@@ -450,7 +439,7 @@ fn number(value: usize) -> Argument {
 
 /// Functions by the numbers that `activated` of the kernels has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Function {
+pub(crate) enum Function {
     Gelu = 0,
     GeluTanh = 1,
     Relu = 2,

@@ -17,6 +17,7 @@ mod workspace;
 
 use compute::accelerator::MatrixType;
 
+pub(crate) use kernels::{COLUMN_UNIT, Function, MOST_COLUMNS};
 pub(crate) use network::Wanted;
 pub(crate) use networks::Networks;
 
@@ -35,7 +36,7 @@ pub(crate) fn matrix_type(arithmetic: Arithmetic) -> Option<MatrixType> {
 
 /// Says what the kernels do not take of an architecture, if anything.
 pub(crate) fn unsupported(architecture: &Architecture) -> Option<String> {
-    let unit = kernels::COLUMN_UNIT;
+    let unit = COLUMN_UNIT;
     let (width, d) = (
         architecture.width,
         architecture.width / architecture.n_heads,
@@ -49,7 +50,7 @@ pub(crate) fn unsupported(architecture: &Architecture) -> Option<String> {
         }
     }
     let limits = [
-        ("hidden_size", width, kernels::MOST_COLUMNS),
+        ("hidden_size", width, MOST_COLUMNS),
         ("the width of a head", d, kernels::MOST_HEAD_COLUMNS),
     ];
     let beyond = limits.into_iter().find(|&(_, size, most)| size > most);

@@ -2,6 +2,7 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 
+use super::accelerated::{Resident, failed, squared_norms};
 use super::engine::Engine;
 use super::error::TrainingError;
 use super::function::{self, AdamWStep, IdleSteps};
@@ -123,17 +124,24 @@ impl AdamW {
         let mut work = Vec::new();
         for (parameter, guard) in &mut guards {
             let inner = &mut **guard;
+            let weight_decay = if parameter.decays() {
+                self.config.weight_decay
+            } else {
+                0.0
+            };
+            if let Some(resident) = inner.resident.as_mut().filter(|one| one.has_gradient()) {
+                let numbers = (weight_decay, learning_rate, gradient_scale);
+                let step = AdamWStep::new(&self.config, resident.next_step(), numbers);
+                resident.step(&step).map_err(failed)?;
+                inner.is_stale = true;
+                parameter.changed();
+            }
             if inner.gradient.is_empty() {
                 continue;
             }
             let moments = inner
                 .moments
                 .get_or_insert_with(|| Moments::new(parameter, inner.values.len()));
-            let weight_decay = if parameter.decays() {
-                self.config.weight_decay
-            } else {
-                0.0
-            };
             let step = moments.advance(&self.config, weight_decay, learning_rate, gradient_scale);
             moments.mark(&inner.gradient);
             parameter.changed();
@@ -202,6 +210,7 @@ impl AdamW {
                 values,
                 gradient,
                 moments,
+                ..
             } = &mut *parameter.write();
             gradient.merge(parameter.width());
             if gradient.is_empty() {
@@ -216,12 +225,38 @@ impl AdamW {
                 }
             }
         });
+        self.add_device_norms(&mut squares)?;
         if let Some((parameter, _)) = squares.iter().find(|(_, square)| !square.is_finite()) {
             return Err(TrainingError::NotFinite {
                 parameter: parameter.name().to_owned(),
             });
         }
         Ok(squares.iter().map(|(_, square)| square).sum::<f64>().sqrt())
+    }
+
+    /// The same of gradients on a device.
+    fn add_device_norms(
+        &self,
+        squares: &mut [(&Arc<Parameter>, f64)],
+    ) -> Result<(), TrainingError> {
+        let guards: Vec<_> = self
+            .parameters
+            .iter()
+            .map(|parameter| parameter.write())
+            .collect();
+        let (residents, squares): (Vec<&Resident>, Vec<&mut f64>) = guards
+            .iter()
+            .zip(squares)
+            .filter_map(|(inner, (_, square))| Some((inner.resident.as_ref()?, square)))
+            .filter(|(resident, _)| resident.has_gradient())
+            .unzip();
+        for (square, on_device) in squares
+            .into_iter()
+            .zip(squared_norms(&residents).map_err(failed)?)
+        {
+            *square = on_device;
+        }
+        Ok(())
     }
 
     /// Writes moments, step counts and what rows of tables have put off to a safetensors file.
@@ -235,12 +270,21 @@ impl AdamW {
         let mut tensors = Vec::new();
         for parameter in self.parameters.iter() {
             let (inner, name) = (parameter.write(), parameter.name());
-            let Some(moments) = &inner.moments else {
-                continue;
-            };
             let shape = parameter.shape().to_vec();
             let mut put = |end: &str, shape: Vec<usize>, values: Stored| {
                 tensors.push((format!("{name}.{end}"), shape, values));
+            };
+            let on_device = inner.resident.as_ref().map(Resident::moments);
+            if let Some((n_steps, [first, second])) =
+                on_device.transpose().map_err(failed)?.flatten()
+            {
+                put("steps", vec![1], Stored::U64(vec![n_steps]));
+                put("first", shape.clone(), Stored::F32(first));
+                put("second", shape, Stored::F32(second));
+                continue;
+            }
+            let Some(moments) = &inner.moments else {
+                continue;
             };
             put("steps", vec![1], Stored::U64(vec![moments.n_steps]));
             put("first", shape.clone(), Stored::F32(moments.first.clone()));
@@ -317,9 +361,13 @@ impl AdamW {
         for parameter in self.parameters.iter() {
             let name = |end: &str| format!("{}.{end}", parameter.name());
             let n = parameter.shape().iter().product();
-            drop(parameter.read());
+            drop(parameter.read()?);
             if tensors.tensor(&name("steps")).is_err() {
-                parameter.write().moments = None;
+                let inner = &mut *parameter.write();
+                inner.moments = None;
+                if let Some(resident) = &mut inner.resident {
+                    resident.set_moments(None).map_err(failed)?;
+                }
                 continue;
             }
             let n_steps = numbers(&name("steps"), 1)?[0];
@@ -351,12 +399,21 @@ impl AdamW {
                 }
                 values = Some(floats(&name("values"), n)?);
             }
-            let mut inner = parameter.write();
+            let inner = &mut *parameter.write();
             if let Some(values) = values {
                 inner.values = values;
                 parameter.changed();
             }
-            inner.moments = Some(moments);
+            match &mut inner.resident {
+                Some(resident) => {
+                    moments.catch_up_all(&mut inner.values);
+                    resident.set_values(&inner.values).map_err(failed)?;
+                    resident
+                        .set_moments(Some(moments.parts()))
+                        .map_err(failed)?;
+                }
+                None => inner.moments = Some(moments),
+            }
         }
         Ok(())
     }
@@ -382,6 +439,26 @@ fn batches<'a>(work: Vec<Piece<'a>>) -> Vec<Vec<Piece<'a>>> {
             .push(piece);
     }
     batches
+}
+
+impl AdamWStep {
+    /// The numbers of step `t`, counted from 1, with a weight decay, a learning rate and what gradients are multiplied by.
+    fn new(
+        config: &AdamWConfig,
+        t: u64,
+        (weight_decay, rate, gradient_scale): (f64, f64, f64),
+    ) -> Self {
+        let t = t as f64;
+        Self {
+            gradient_scale: gradient_scale as f32,
+            beta1: config.beta1 as f32,
+            beta2: config.beta2 as f32,
+            second_scale: (1.0 / (1.0 - config.beta2.powf(t)).sqrt()) as f32,
+            epsilon: config.epsilon as f32,
+            rate: (rate / (1.0 - config.beta1.powf(t))) as f32,
+            keep: (1.0 - rate * weight_decay) as f32,
+        }
+    }
 }
 
 /// Step, values, gradient, first and second moment.
@@ -429,6 +506,11 @@ impl Moments {
         }
     }
 
+    /// Steps taken, first and second moments.
+    pub(super) fn parts(&self) -> (u64, [&[f32]; 2]) {
+        (self.n_steps, [&self.first, &self.second])
+    }
+
     /// Counts a step and returns its numbers. Rows with a gradient are up to date; they are once more afterwards.
     fn advance(
         &mut self,
@@ -442,21 +524,12 @@ impl Moments {
             ..*config
         };
         self.n_steps += 1;
-        let t = self.n_steps as f64;
         if !self.row_steps.is_empty() {
             let log_keep = self.history.last().map_or(0.0, |&(_, sum)| sum);
             self.history
                 .push((rate, log_keep + (1.0 - rate * weight_decay).ln()));
         }
-        AdamWStep {
-            gradient_scale: gradient_scale as f32,
-            beta1: config.beta1 as f32,
-            beta2: config.beta2 as f32,
-            second_scale: (1.0 / (1.0 - config.beta2.powf(t)).sqrt()) as f32,
-            epsilon: config.epsilon as f32,
-            rate: (rate / (1.0 - config.beta1.powf(t))) as f32,
-            keep: (1.0 - rate * weight_decay) as f32,
-        }
+        AdamWStep::new(config, self.n_steps, (weight_decay, rate, gradient_scale))
     }
 
     /// Notes that the rows of a gradient take the present step.

@@ -111,9 +111,7 @@ impl Backbone {
         let lengths = lengths(texts);
         Ok(match (self, pooling) {
             (Self::Encoder(encoder), Pooling::Cls) => encoder.forward_first(texts, dropout)?,
-            (Self::Encoder(encoder), Pooling::Mean) => {
-                mean(&encoder.forward(texts, dropout)?, &lengths)?
-            }
+            (Self::Encoder(encoder), Pooling::Mean) => encoder.forward_mean(texts, dropout)?,
             (Self::T5(model), Pooling::Cls) => first(&model.forward(texts, dropout)?, &lengths)?,
             (Self::T5(model), Pooling::Mean) => mean(&model.forward(texts, dropout)?, &lengths)?,
             (Self::T5(model), Pooling::Decoder) => model.forward_decoder(texts, dropout)?,

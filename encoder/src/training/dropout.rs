@@ -1,4 +1,5 @@
 use compute::Simd;
+use compute::accelerator::Argument;
 
 use super::function;
 
@@ -90,6 +91,13 @@ pub(super) struct Mask {
 }
 
 impl Mask {
+    /// Drops nothing.
+    pub(super) const NONE: Self = Self {
+        stream: 0,
+        probability: 0.0,
+        first_row: 0,
+    };
+
     /// Whether nothing is dropped.
     pub(super) fn is_none(self) -> bool {
         self.probability == 0.0
@@ -107,8 +115,27 @@ impl Mask {
         }
         let key = self.number(row);
         let key = (key as u32, (key >> 32) as u32);
-        let threshold = (f64::from(self.probability) * 4_294_967_296.0) as u32;
-        function::drop_out(simd, values, key, threshold, 1.0 / (1.0 - self.probability));
+        function::drop_out(simd, values, key, self.threshold(), self.scale());
+    }
+
+    /// What random numbers of elements that are dropped are below.
+    fn threshold(self) -> u32 {
+        (f64::from(self.probability) * 4_294_967_296.0) as u32
+    }
+
+    /// By what elements that are kept are multiplied.
+    fn scale(self) -> f32 {
+        1.0 / (1.0 - self.probability)
+    }
+
+    /// As kernels take it: the stream, the first row, the threshold and the scale.
+    pub(super) fn arguments(self) -> [Argument; 4] {
+        [
+            self.stream.into(),
+            self.first_row.into(),
+            self.threshold().into(),
+            self.scale().into(),
+        ]
     }
 
     /// Drops elements of all rows of a pass, of `width` values each.

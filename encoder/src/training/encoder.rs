@@ -4,11 +4,12 @@ use std::sync::{Arc, Mutex};
 
 use candle_core::{CpuStorage, CustomOp1, Device, Layout, Shape, Tensor};
 
-use super::dropout::{Dropout, Mask};
+use super::accelerated::{self, Embedded, Operation, Output};
+use super::dropout::Dropout;
 use super::engine::{Engine, lock};
 use super::error::TrainingError;
 use super::function;
-use super::layer::norm_backward;
+use super::layer::{mean, norm_backward};
 use super::matrix::Precision;
 use super::network::{LayerParameters, Network, Packed, Pair, Tape};
 use super::parameter::{Kind, Parameter, Parameters};
@@ -34,13 +35,13 @@ pub struct Encoder {
 }
 
 /// The tables that make the first token vectors.
-struct Embeddings {
+pub(super) struct Embeddings {
     engine: Arc<Engine>,
-    tokens: Arc<Parameter>,
-    positions: Arc<Parameter>,
-    types: Option<Arc<Parameter>>,
-    norm: Pair,
-    epsilon: f32,
+    pub(super) tokens: Arc<Parameter>,
+    pub(super) positions: Arc<Parameter>,
+    pub(super) types: Option<Arc<Parameter>>,
+    pub(super) norm: Pair,
+    pub(super) epsilon: f32,
 }
 
 /// Number of the embeddings among the places of dropout, behind those of any layer.
@@ -136,6 +137,7 @@ impl Encoder {
         let relative_bias = (a.n_buckets > 0)
             .then(|| make(RELATIVE_BIAS, &[a.n_buckets, a.n_heads], Kind::Matrix))
             .transpose()?;
+        place(a, &parameters, engine)?;
         let embeddings = Embeddings {
             engine: engine.clone(),
             tokens,
@@ -176,8 +178,12 @@ impl Encoder {
     /// # Errors
     /// [`TrainingError::Encode`] for a text that does not fit the tables, [`TrainingError::Tensor`].
     pub fn forward(&self, texts: &[Tokens], dropout: &Dropout) -> Result<Tensor, TrainingError> {
+        let layers = 0..self.network.layers.len();
+        if self.is_on_device() {
+            return self.on_device(texts, layers, Output::Tokens, dropout);
+        }
         let (hidden, lengths) = (self.embed(texts, dropout)?, lengths(texts));
-        self.layers(0..self.network.layers.len(), &hidden, &lengths, dropout)
+        self.layers(layers, &hidden, &lengths, dropout)
     }
 
     /// Returns the last layer's first token vector of each text, (B, H): what [`super::first`] takes from
@@ -190,14 +196,65 @@ impl Encoder {
         texts: &[Tokens],
         dropout: &Dropout,
     ) -> Result<Tensor, TrainingError> {
+        let layers = 0..self.network.layers.len();
+        if self.is_on_device() {
+            return self.on_device(texts, layers, Output::First, dropout);
+        }
         let (hidden, lengths) = (self.embed(texts, dropout)?, lengths(texts));
-        self.through(
-            0..self.network.layers.len(),
-            &hidden,
-            &lengths,
-            true,
-            dropout,
-        )
+        self.through(layers, &hidden, &lengths, true, dropout)
+    }
+
+    /// Returns the mean of the last layer's token vectors of each text, (B, H): what [`super::mean`] makes of
+    /// [`Self::forward`], but a device keeps the token vectors to itself.
+    ///
+    /// # Errors
+    /// As [`Self::forward`].
+    pub fn forward_mean(
+        &self,
+        texts: &[Tokens],
+        dropout: &Dropout,
+    ) -> Result<Tensor, TrainingError> {
+        if self.is_on_device() {
+            let layers = 0..self.network.layers.len();
+            return self.on_device(texts, layers, Output::Mean, dropout);
+        }
+        Ok(mean(&self.forward(texts, dropout)?, &lengths(texts))?)
+    }
+
+    fn is_on_device(&self) -> bool {
+        self.network.on_device.is_some()
+    }
+
+    /// Takes texts through the tables and some layers on the device.
+    fn on_device(
+        &self,
+        texts: &[Tokens],
+        layers: Range<usize>,
+        output: Output,
+        dropout: &Dropout,
+    ) -> Result<Tensor, TrainingError> {
+        let embedded = self.embedded(texts, dropout)?;
+        let lengths = lengths(texts);
+        let network = &self.network;
+        let operation = Operation::new(network, Some(embedded), layers, &lengths, output, dropout);
+        Ok(self.embeddings.tokens.anchor().apply_op1(operation)?)
+    }
+
+    /// What of texts the tables read.
+    fn embedded(&self, texts: &[Tokens], dropout: &Dropout) -> Result<Embedded, TrainingError> {
+        let architecture = &self.network.architecture;
+        batch::check(architecture.limits(), texts)?;
+        dropout.check()?;
+        let ids = texts.iter().flat_map(|text| &text.ids).copied().collect();
+        let types = texts.iter().flat_map(|text| &text.type_ids).copied();
+        let positions = texts
+            .iter()
+            .flat_map(|text| architecture.positions(&text.ids));
+        Ok(Embedded {
+            embeddings: self.embeddings.clone(),
+            ids: [ids, positions.collect(), types.collect()],
+            mask: dropout.at(dropout.hidden, EMBEDDINGS_PLACE),
+        })
     }
 
     /// Returns what the first layer reads: sums of the tables' rows, normalized, (T, H).
@@ -205,22 +262,11 @@ impl Encoder {
     /// # Errors
     /// As [`Self::forward`].
     pub fn embed(&self, texts: &[Tokens], dropout: &Dropout) -> Result<Tensor, TrainingError> {
-        batch::check(self.network.architecture.limits(), texts)?;
-        dropout.check()?;
-        let architecture = &self.network.architecture;
+        if self.is_on_device() {
+            return self.on_device(texts, 0..0, Output::Tokens, dropout);
+        }
         let operation = EmbedOperation {
-            embeddings: self.embeddings.clone(),
-            ids: texts.iter().flat_map(|text| &text.ids).copied().collect(),
-            types: texts
-                .iter()
-                .flat_map(|text| &text.type_ids)
-                .copied()
-                .collect(),
-            positions: texts
-                .iter()
-                .flat_map(|text| architecture.positions(&text.ids))
-                .collect(),
-            mask: dropout.at(dropout.hidden, EMBEDDINGS_PLACE),
+            embedded: self.embedded(texts, dropout)?,
             kept: Mutex::default(),
         };
         Ok(self.embeddings.tokens.anchor().apply_op1(operation)?)
@@ -250,13 +296,16 @@ impl Encoder {
         first_only: bool,
         dropout: &Dropout,
     ) -> Result<Tensor, TrainingError> {
-        let network = &self.network;
-        let operation =
-            LayersOperation::new(network, layers, hidden, lengths, first_only, dropout)?;
-        match operation {
-            Some(operation) => Ok(self.embeddings.tokens.input(hidden)?.apply_op1(operation)?),
-            None => Ok(hidden.clone()),
-        }
+        let anchor = &self.embeddings.tokens;
+        apply_layers(
+            &self.network,
+            anchor,
+            layers,
+            hidden,
+            lengths,
+            first_only,
+            dropout,
+        )
     }
 
     /// Writes the weights in f32 to a safetensors file.
@@ -279,6 +328,61 @@ pub(super) fn check_heads(a: &Architecture, engine: &Engine) -> Result<(), Train
         });
     }
     Ok(())
+}
+
+/// Moves parameters to the device of an engine that has one.
+pub(super) fn place(
+    a: &Architecture,
+    parameters: &Parameters,
+    engine: &Engine,
+) -> Result<(), TrainingError> {
+    let Some(device) = &engine.device else {
+        return Ok(());
+    };
+    if let Some(reason) = accelerated::unsupported(a) {
+        return Err(TrainingError::Unsupported {
+            device: device.name(),
+            reason,
+        });
+    }
+    for parameter in parameters.iter() {
+        parameter.place(device)?;
+    }
+    Ok(())
+}
+
+/// Takes token vectors through some layers, where the network computes.
+pub(super) fn apply_layers(
+    network: &Arc<Network>,
+    anchor: &Parameter,
+    layers: Range<usize>,
+    hidden: &Tensor,
+    lengths: &[usize],
+    first_only: bool,
+    dropout: &Dropout,
+) -> Result<Tensor, TrainingError> {
+    let checked = LayersOperation::new(
+        network,
+        layers.clone(),
+        hidden,
+        lengths,
+        first_only,
+        dropout,
+    )?;
+    let Some(operation) = checked else {
+        return Ok(hidden.clone());
+    };
+    let hidden = anchor.input(hidden)?;
+    if network.on_device.is_none() {
+        return Ok(hidden.apply_op1(operation)?);
+    }
+    let output = if first_only {
+        Output::First
+    } else {
+        Output::Tokens
+    };
+    let operation = Operation::new(network, None, layers, lengths, output, dropout);
+    Ok(hidden.apply_op1(operation)?)
 }
 
 /// Makes a parameter of a name, a shape and a kind.
@@ -368,11 +472,7 @@ pub(super) fn values(tensor: &Tensor) -> candle_core::Result<Vec<f32>> {
 }
 
 struct EmbedOperation {
-    embeddings: Arc<Embeddings>,
-    ids: Vec<u32>,
-    types: Vec<u32>,
-    positions: Vec<u32>,
-    mask: Mask,
+    embedded: Embedded,
     /// Normalized rows and their scales.
     kept: Mutex<(Vec<f32>, Vec<f32>)>,
 }
@@ -383,18 +483,19 @@ impl CustomOp1 for EmbedOperation {
     }
 
     fn cpu_fwd(&self, _: &CpuStorage, _: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
-        let e = &*self.embeddings;
-        let (simd, width, n_tokens) = (e.engine.kernel.simd, e.tokens.width(), self.ids.len());
+        let e = &*self.embedded.embeddings;
+        let [ids, positions, types] = &self.embedded.ids;
+        let (simd, width, n_tokens) = (e.engine.kernel.simd, e.tokens.width(), ids.len());
         let (mut rows, mut others) = (vec![0.0; n_tokens * width], vec![0.0; n_tokens * width]);
-        e.tokens.gather(&self.ids, &mut rows);
-        e.positions.gather(&self.positions, &mut others);
+        e.tokens.gather(ids, &mut rows)?;
+        e.positions.gather(positions, &mut others)?;
         function::add(simd, &mut rows, &others);
-        if let Some(types) = &e.types {
-            types.gather(&self.types, &mut others);
+        if let Some(table) = &e.types {
+            table.gather(types, &mut others)?;
             function::add(simd, &mut rows, &others);
         }
         let mut scales = vec![0.0; n_tokens];
-        let (weight, bias) = (e.norm.weight.read(), e.norm.bias.read());
+        let (weight, bias) = (e.norm.weight.read()?, e.norm.bias.read()?);
         function::layer_norm(
             simd,
             &mut rows,
@@ -404,7 +505,7 @@ impl CustomOp1 for EmbedOperation {
             &bias.values,
             e.epsilon,
         );
-        self.mask.apply_rows(simd, &mut rows, width);
+        self.embedded.mask.apply_rows(simd, &mut rows, width);
         *lock(&self.kept) = (others, scales);
         Ok((CpuStorage::F32(rows), Shape::from((n_tokens, width))))
     }
@@ -415,16 +516,17 @@ impl CustomOp1 for EmbedOperation {
         _: &Tensor,
         gradient: &Tensor,
     ) -> candle_core::Result<Option<Tensor>> {
-        let e = &*self.embeddings;
+        let e = &*self.embedded.embeddings;
+        let [ids, positions, types] = &self.embedded.ids;
         let (simd, width) = (e.engine.kernel.simd, e.tokens.width());
         let mut gradient = values(gradient)?;
-        self.mask.apply_rows(simd, &mut gradient, width);
+        self.embedded.mask.apply_rows(simd, &mut gradient, width);
         let norm = (&*e.norm.weight, &*e.norm.bias);
         norm_backward(simd, &mut gradient, &lock(&self.kept), norm)?;
-        e.tokens.add_row_gradient(&self.ids, &gradient);
-        e.positions.add_row_gradient(&self.positions, &gradient);
-        if let Some(types) = &e.types {
-            types.add_row_gradient(&self.types, &gradient);
+        e.tokens.add_row_gradient(ids, &gradient)?;
+        e.positions.add_row_gradient(positions, &gradient)?;
+        if let Some(table) = &e.types {
+            table.add_row_gradient(types, &gradient)?;
         }
         Ok(None)
     }
@@ -480,7 +582,10 @@ impl LayersOperation {
             return Ok(None);
         }
         Ok(Some(Self {
-            packed: network.packed(),
+            packed: match &network.on_device {
+                Some(_) => Arc::default(),
+                None => network.packed(),
+            },
             network: network.clone(),
             layers,
             lengths: lengths.to_vec(),

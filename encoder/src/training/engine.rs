@@ -1,10 +1,13 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use compute::accelerator::SharedAccelerator;
 use compute::{Simd, thread_budget};
 use rayon::ThreadPool;
 use rayon::prelude::*;
 
+use super::accelerated::{Device, failed};
+use super::error::TrainingError;
 use super::matrix::{self, Kernel, Precision};
 use super::network::{Tape, Workspace};
 use crate::batch::start_threads;
@@ -41,7 +44,8 @@ pub struct Engine {
     pool: Option<ThreadPool>,
     workspaces: Mutex<Vec<Workspace>>,
     tapes: Mutex<Vec<Tape>>,
-    operations: AtomicU64,
+    operations: Arc<AtomicU64>,
+    pub(super) device: Option<Device>,
 }
 
 impl Engine {
@@ -50,13 +54,38 @@ impl Engine {
     /// # Errors
     /// [`LoadError::Threads`] when the system refuses them.
     pub fn new(config: &EngineConfig) -> Result<Arc<Self>, LoadError> {
-        Ok(Arc::new(Self {
+        Ok(Arc::new(Self::without_device(config)?))
+    }
+
+    /// Starts the threads, and lets a device compute the layers that have kernels there.
+    ///
+    /// # Errors
+    /// As [`Self::new`]; [`TrainingError::Tensor`] when the device cannot compile them.
+    pub fn on_device(
+        config: &EngineConfig,
+        device: SharedAccelerator,
+    ) -> Result<Arc<Self>, TrainingError> {
+        let mut engine = Self::without_device(config)?;
+        let operations = engine.operations.clone();
+        let device = Device::new(device, config.precision, operations).map_err(failed)?;
+        engine.device = Some(device);
+        Ok(Arc::new(engine))
+    }
+
+    fn without_device(config: &EngineConfig) -> Result<Self, LoadError> {
+        Ok(Self {
             kernel: Kernel::new(config.simd, config.precision),
             pool: start_threads(config.threads, 2)?,
             workspaces: Mutex::default(),
             tapes: Mutex::default(),
-            operations: AtomicU64::new(0),
-        }))
+            operations: Arc::default(),
+            device: None,
+        })
+    }
+
+    /// The device that computes layers, if any.
+    pub fn accelerator(&self) -> Option<&SharedAccelerator> {
+        self.device.as_ref().map(Device::accelerator)
     }
 
     /// Threads of the products.

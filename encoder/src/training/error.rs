@@ -15,6 +15,14 @@ pub enum TrainingError {
     /// A tensor operation failed.
     #[error(transparent)]
     Tensor(#[from] candle_core::Error),
+    /// A device does not train such a model.
+    #[error("{device} cannot train this model: {reason}")]
+    Unsupported {
+        /// As in `cuda:0`.
+        device: String,
+        /// What of it.
+        reason: String,
+    },
     /// The gradient of a parameter holds NaN or infinity.
     #[error("gradient of `{parameter}` is not finite")]
     NotFinite {

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, Device, Layout, Result, Shape, Tensor};
 use compute::Simd;
 
+use super::accelerated::{LinearOnDevice, VocabularyLoss};
 use super::dropout::{Dropout, Mask};
 use super::encoder::{floats, values};
 use super::engine::{Engine, lock};
@@ -20,10 +21,10 @@ const BLOCK: usize = 128;
 /// `x Wᵀ + b`, with an activation behind it where there is one: a differentiable layer on rows of values.
 #[derive(Clone)]
 pub struct Linear {
-    weight: Arc<Parameter>,
-    bias: Option<Arc<Parameter>>,
-    activation: Option<Activation>,
-    engine: Arc<Engine>,
+    pub(super) weight: Arc<Parameter>,
+    pub(super) bias: Option<Arc<Parameter>>,
+    pub(super) activation: Option<Activation>,
+    pub(super) engine: Arc<Engine>,
     packed: Arc<Mutex<Option<Versioned>>>,
 }
 
@@ -63,6 +64,10 @@ impl Linear {
                 weight.shape(),
                 bias.shape()
             );
+        }
+        if let Some(device) = &engine.device {
+            weight.place(device)?;
+            bias.place(device)?;
         }
         Ok(Self {
             bias: Some(bias.clone()),
@@ -106,24 +111,48 @@ impl Linear {
             let shape = (0, self.weight.shape()[0]);
             return Tensor::zeros(shape, candle_core::DType::F32, &Device::Cpu);
         }
-        let operation = LinearOperation {
+        let x = self.weight.input(x)?;
+        if let Some(device) = &self.engine.device {
+            return x.apply_op1(LinearOnDevice::new(device, self));
+        }
+        x.apply_op1(LinearOperation {
             layer: self.clone(),
-            packed: self.packed(),
+            packed: self.packed()?,
             tape: Mutex::default(),
+        })
+    }
+
+    /// Returns [`cross_entropy`] of the layer's results for rows (N, in), each of which has a target. On a device the results stay
+    /// there.
+    ///
+    /// # Errors
+    /// As [`Self::forward`] and [`cross_entropy`].
+    pub fn cross_entropy(&self, x: &Tensor, targets: &[i64]) -> Result<Tensor> {
+        let on_device = self.engine.device.as_ref();
+        let Some(device) = on_device.filter(|_| self.activation.is_none() && !targets.is_empty())
+        else {
+            return cross_entropy(&self.forward(x)?, targets);
         };
+        check_targets((x.dims2()?.0, self.weight.shape()[0]), targets)?;
+        let class = |&target: &i64| match target {
+            IGNORED => candle_core::bail!("a row has no target"),
+            class => Ok(class as u32),
+        };
+        let classes = targets.iter().map(class).collect::<Result<_>>()?;
+        let operation = VocabularyLoss::new(device, self, classes);
         self.weight.input(x)?.apply_op1(operation)
     }
 
-    fn packed(&self) -> Arc<PackedLinear> {
+    fn packed(&self) -> Result<Arc<PackedLinear>> {
         let mut cached = lock(&self.packed);
         // Reading brings a table up to date, which leaves its version as it is: a step has counted already.
-        let weight = self.weight.read();
-        let bias = self.bias.as_ref().map(|bias| bias.read());
+        let weight = self.weight.read()?;
+        let bias = self.bias.as_ref().map(|bias| bias.read()).transpose()?;
         let version = self.weight.version() + self.bias.as_ref().map_or(0, |b| b.version());
         if let Some((known, packed)) = &*cached
             && *known == version
         {
-            return packed.clone();
+            return Ok(packed.clone());
         }
         let mut packed = cached
             .take()
@@ -141,7 +170,7 @@ impl Linear {
         );
         let packed = Arc::new(packed);
         *cached = Some((version, packed.clone()));
-        packed
+        Ok(packed)
     }
 }
 
@@ -384,7 +413,7 @@ impl CustomOp2 for NormOperation {
             vec![0.0; rows.len()],
             vec![0.0; rows.len() / layer.weight.width()],
         );
-        let (weight, bias) = (layer.weight.read(), layer.bias.read());
+        let (weight, bias) = (layer.weight.read()?, layer.bias.read()?);
         function::layer_norm(
             simd,
             &mut rows,
@@ -424,7 +453,7 @@ pub(super) fn norm_backward(
 ) -> Result<()> {
     let width = weight.width();
     let (mut d_weight, mut d_bias) = (vec![0.0; width], vec![0.0; width]);
-    let values = weight.values();
+    let values = weight.values()?;
     function::layer_norm_backward(
         simd,
         gradient,
@@ -518,12 +547,12 @@ impl CustomOp1 for EmbeddingOperation {
     fn cpu_fwd(&self, _: &CpuStorage, _: &Layout) -> Result<(CpuStorage, Shape)> {
         let shape = (self.ids.len(), self.table.width());
         let mut rows = vec![0.0; shape.0 * shape.1];
-        self.table.gather(&self.ids, &mut rows);
+        self.table.gather(&self.ids, &mut rows)?;
         Ok((CpuStorage::F32(rows), Shape::from(shape)))
     }
 
     fn bwd(&self, _: &Tensor, _: &Tensor, gradient: &Tensor) -> Result<Option<Tensor>> {
-        self.table.add_row_gradient(&self.ids, &values(gradient)?);
+        self.table.add_row_gradient(&self.ids, &values(gradient)?)?;
         Ok(None)
     }
 }
@@ -621,20 +650,22 @@ pub const IGNORED: i64 = -100;
 /// # Errors
 /// When there are not as many targets as rows, or one is no column.
 pub fn cross_entropy(logits: &Tensor, targets: &[i64]) -> Result<Tensor> {
-    let (n_rows, n_classes) = logits.dims2()?;
-    if targets.len() != n_rows {
-        candle_core::bail!("{n_rows} rows of logits and {} targets", targets.len());
-    }
-    if let Some(target) = targets
-        .iter()
-        .find(|&&target| target != IGNORED && !(0..n_classes as i64).contains(&target))
-    {
-        candle_core::bail!("target {target} of {n_classes} classes");
-    }
+    check_targets(logits.dims2()?, targets)?;
     logits.contiguous()?.apply_op1(CrossEntropyOperation {
         targets: targets.to_vec(),
         probabilities: Mutex::default(),
     })
+}
+
+fn check_targets((n_rows, n_classes): (usize, usize), targets: &[i64]) -> Result<()> {
+    if targets.len() != n_rows {
+        candle_core::bail!("{n_rows} rows of logits and {} targets", targets.len());
+    }
+    let mut targets = targets.iter().filter(|&&target| target != IGNORED);
+    if let Some(target) = targets.find(|target| !(0..n_classes as i64).contains(target)) {
+        candle_core::bail!("target {target} of {n_classes} classes");
+    }
+    Ok(())
 }
 
 /// Mean cross-entropy of a projection of rows, such as to the vocabulary: [`cross_entropy`] of `projection(hidden)`,
@@ -666,7 +697,7 @@ pub fn sparse_cross_entropy(
         return Tensor::zeros((), candle_core::DType::F32, &Device::Cpu);
     }
     let rows = hidden.index_select(&Tensor::new(rows, &Device::Cpu)?, 0)?;
-    cross_entropy(&projection.forward(&rows)?, &targets)
+    projection.cross_entropy(&rows, &targets)
 }
 
 struct CrossEntropyOperation {

@@ -18,6 +18,7 @@
 //! # }
 //! ```
 
+mod accelerated;
 mod adamw;
 mod attention;
 mod backbone;
@@ -51,4 +52,4 @@ pub use matrix::Precision;
 pub use parameter::{Extent, Kind, Parameter, Parameters};
 pub use stack::{Initial, Stack};
 pub use t5::T5;
-pub use workload::{StepTimes, TrainingBench, Workload};
+pub use workload::{StepTimes, TrainingBench, Workload, minilm};

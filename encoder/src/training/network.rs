@@ -12,6 +12,7 @@ mod attention;
 use std::ops::Range;
 use std::sync::{Arc, Mutex};
 
+use super::accelerated::Layers;
 use super::attention::Buffers;
 use super::dropout::Dropout;
 use super::engine::{Engine, lock};
@@ -68,6 +69,8 @@ pub(super) struct Network {
     /// (buckets, A), MPNet only.
     pub(super) relative_bias: Option<Arc<Parameter>>,
     packed: Mutex<Option<(u64, Arc<Packed>)>>,
+    /// What computes the layers in place of this, where the engine has a device.
+    pub(super) on_device: Option<Layers>,
 }
 
 /// All weights of a network as products want them, of one version of the parameters.
@@ -198,6 +201,7 @@ impl Network {
         relative_bias: Option<Arc<Parameter>>,
     ) -> Self {
         Self {
+            on_device: engine.device.as_ref().map(Layers::new),
             engine,
             architecture,
             layers,
@@ -206,17 +210,22 @@ impl Network {
         }
     }
 
-    /// The weights as they are now, packed again where an optimizer has changed them.
-    pub(super) fn packed(&self) -> Arc<Packed> {
+    /// Grows whenever a parameter changes.
+    pub(super) fn version(&self) -> u64 {
         let parameters = self
             .layers
             .iter()
             .flat_map(|layer| layer.pairs())
             .flat_map(|pair| [&pair.weight, &pair.bias]);
-        let version = parameters
+        parameters
             .chain(&self.relative_bias)
             .map(|parameter| parameter.version())
-            .sum();
+            .sum()
+    }
+
+    /// The weights as they are now, packed again where an optimizer has changed them.
+    pub(super) fn packed(&self) -> Arc<Packed> {
+        let version = self.version();
         let mut cached = lock(&self.packed);
         let mut packed = match cached.take() {
             Some((known, packed)) if known == version => {
@@ -241,8 +250,8 @@ impl Network {
                 (&layer.attention_norm, &mut packed.attention_norm),
                 (&layer.output_norm, &mut packed.output_norm),
             ] {
-                norm.weight.clone_from(&pair.weight.read().values);
-                norm.bias.clone_from(&pair.bias.read().values);
+                norm.weight.clone_from(&pair.weight.settled().values);
+                norm.bias.clone_from(&pair.bias.settled().values);
             }
             work.push((vec![&layer.up], &mut packed.up));
             work.push((vec![&layer.down], &mut packed.down));
@@ -255,7 +264,7 @@ impl Network {
         self.engine.run(&mut work, |(pairs, packed)| {
             let n_in = pairs[0].weight.width();
             let join = |part: fn(&Pair) -> &Arc<Parameter>| -> Vec<f32> {
-                let all: Vec<_> = pairs.iter().map(|pair| part(pair).read()).collect();
+                let all: Vec<_> = pairs.iter().map(|pair| part(pair).settled()).collect();
                 all.iter()
                     .flat_map(|inner| &inner.values)
                     .copied()
@@ -264,8 +273,8 @@ impl Network {
             match &pairs[..] {
                 [pair] => packed.pack(
                     kernel,
-                    &pair.weight.read().values,
-                    &pair.bias.read().values,
+                    &pair.weight.settled().values,
+                    &pair.bias.settled().values,
                     n_in,
                 ),
                 _ => packed.pack(
@@ -278,7 +287,7 @@ impl Network {
         });
         if let Some(parameter) = &self.relative_bias {
             let a = &self.architecture;
-            let table = &parameter.read().values;
+            let table = &parameter.settled().values;
             target.relative = (0..a.n_heads)
                 .flat_map(|head| {
                     self.buckets()
@@ -547,10 +556,17 @@ struct Pass<'a> {
 
 /// Places of dropout in a layer.
 #[derive(Clone, Copy)]
-enum Place {
+pub(super) enum Place {
     Weights,
     Attention,
     Output,
+}
+
+impl Place {
+    /// Its number among those of all layers.
+    pub(super) fn number(self, layer: usize) -> u64 {
+        4 * layer as u64 + self as u64
+    }
 }
 
 impl Pass<'_> {
@@ -813,12 +829,10 @@ impl Pass<'_> {
         }
     }
 
-    fn place(&self, place: Place) -> u64 {
-        4 * self.index as u64 + place as u64
-    }
-
     fn mask(&self, place: Place, rows: &mut [f32]) {
-        let mask = self.dropout.at(self.dropout.hidden, self.place(place));
+        let mask = self
+            .dropout
+            .at(self.dropout.hidden, place.number(self.index));
         if mask.is_none() {
             return;
         }

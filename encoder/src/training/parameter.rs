@@ -7,6 +7,9 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use candle_core::{CpuStorage, CustomOp1, DType, Device, Layout, Result, Shape, Tensor, Var};
 use safetensors::tensor::TensorView;
 
+use compute::accelerator::Buffer;
+
+use super::accelerated::{Device as Accelerated, Resident, failed};
 use super::adamw::Moments;
 use super::error::TrainingError;
 
@@ -30,6 +33,27 @@ pub(super) struct Inner {
     pub(super) values: Vec<f32>,
     pub(super) gradient: Gradient,
     pub(super) moments: Option<Moments>,
+    /// Where the parameter is on a device: all of it, `gradient` and `moments` are empty then.
+    pub(super) resident: Option<Resident>,
+    /// Whether `values` are no longer those on the device.
+    pub(super) is_stale: bool,
+}
+
+impl Inner {
+    /// Copies the values from the device, where they have changed there.
+    fn fetch(&mut self) -> Result<()> {
+        if let Some(resident) = self.resident.as_ref().filter(|_| self.is_stale) {
+            self.values = resident.values().map_err(failed)?;
+            self.is_stale = false;
+        }
+        Ok(())
+    }
+
+    /// What of the parameter is on a device.
+    fn resident(&mut self) -> &mut Resident {
+        let resident = self.resident.as_mut();
+        resident.expect("the parameter is one of layers on a device")
+    }
 }
 
 /// What backward passes have added up: whole tensors, rows of a table, or both.
@@ -171,8 +195,17 @@ impl Parameter {
         self.inner.write().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Locks for reading, after all rows of a table are brought up to date.
-    pub(super) fn read(&self) -> RwLockReadGuard<'_, Inner> {
+    /// Locks for reading, after all rows of a table are brought up to date and values on a device are copied.
+    ///
+    /// # Errors
+    /// The device's.
+    pub(super) fn read(&self) -> Result<RwLockReadGuard<'_, Inner>> {
+        self.write().fetch()?;
+        Ok(self.settled())
+    }
+
+    /// Does as [`Self::read`] with a parameter that is not on a device.
+    pub(super) fn settled(&self) -> RwLockReadGuard<'_, Inner> {
         if self.is_table {
             let inner = &mut *self.write();
             if let Some(moments) = &mut inner.moments {
@@ -182,16 +215,61 @@ impl Parameter {
         self.inner.read().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Moves the parameter to a device, all rows of a table up to date, unless it is there.
+    ///
+    /// # Errors
+    /// The device's, such as that there is no room.
+    pub(super) fn place(&self, device: &Accelerated) -> Result<()> {
+        drop(self.read()?);
+        let inner = &mut *self.write();
+        if inner.resident.is_none() {
+            let mut resident = Resident::new(device, &inner.values).map_err(failed)?;
+            if let Some(moments) = inner.moments.take() {
+                let parts = Some(moments.parts());
+                resident.set_moments(parts).map_err(failed)?;
+            }
+            inner.resident = Some(resident);
+        }
+        Ok(())
+    }
+
+    /// Where the values are on a device, for as long as the parameter lives.
+    pub(super) fn address(&self) -> u64 {
+        self.write().resident().address()
+    }
+
+    /// Where the gradient on a device is, zeros if there was none.
+    ///
+    /// # Errors
+    /// The device's.
+    pub(super) fn gradient_address(&self) -> Result<u64> {
+        let mut inner = self.write();
+        inner.resident().gradient_address().map_err(failed)
+    }
+
+    /// Adds rows that are on the device to those of a table's gradient.
+    ///
+    /// # Errors
+    /// The device's.
+    pub(super) fn add_device_rows(&self, ids: &[u32], rows: &Buffer) -> Result<()> {
+        let (mut inner, width) = (self.write(), self.width());
+        inner.resident().add_rows(ids, rows, width).map_err(failed)
+    }
+
     /// A copy of the values, all rows of a table up to date.
     ///
     /// Steps that rows have put off stay put off: a run that somebody looks at goes on as one that nobody does, bit for bit.
-    pub fn values(&self) -> Vec<f32> {
+    ///
+    /// # Errors
+    /// A device's that the parameter is on.
+    pub fn values(&self) -> Result<Vec<f32>> {
+        self.write().fetch()?;
         let inner = self.inner.read().unwrap_or_else(PoisonError::into_inner);
         let mut values = inner.values.clone();
         if let Some(moments) = inner.moments.as_ref().filter(|moments| moments.is_behind()) {
             moments.clone().catch_up_all(&mut values);
         }
-        values
+        Ok(values)
     }
 
     /// A copy of what the optimizer has to do with a table whose rows have put off steps.
@@ -209,7 +287,7 @@ impl Parameter {
     /// # Errors
     /// When there are not as many as before.
     pub fn set_values(&self, values: &[f32]) -> Result<()> {
-        drop(self.read()); // pending steps belong to the old values
+        drop(self.read()?); // pending steps belong to the old values
         let inner = &mut *self.write();
         if values.len() != inner.values.len() {
             candle_core::bail!(
@@ -220,31 +298,49 @@ impl Parameter {
             );
         }
         inner.values.copy_from_slice(values);
+        if let Some(resident) = &mut inner.resident {
+            resident.set_values(values).map_err(failed)?;
+        }
         self.changed();
         Ok(())
     }
 
     /// Copies rows of a table one after the other into `rows`.
-    pub(super) fn gather(&self, ids: &[u32], rows: &mut [f32]) {
+    ///
+    /// # Errors
+    /// A device's that the parameter is on.
+    pub(super) fn gather(&self, ids: &[u32], rows: &mut [f32]) -> Result<()> {
         let width = self.width();
         let inner = &mut *self.write();
+        if let Some(resident) = inner.resident.as_ref().filter(|_| inner.is_stale) {
+            rows.copy_from_slice(&resident.gather(ids, width).map_err(failed)?);
+            return Ok(());
+        }
         if let Some(moments) = &mut inner.moments {
             moments.catch_up(ids, &mut inner.values, width);
         }
         for (&id, row) in ids.iter().zip(rows.chunks_exact_mut(width)) {
             row.copy_from_slice(&inner.values[id as usize * width..][..width]);
         }
+        Ok(())
     }
 
     /// The gradient so far as a whole tensor, `None` before a backward pass has reached this parameter.
-    pub fn gradient(&self) -> Option<Vec<f32>> {
-        let gradient = &mut self.write().gradient;
+    ///
+    /// # Errors
+    /// A device's that the parameter is on.
+    pub fn gradient(&self) -> Result<Option<Vec<f32>>> {
+        let inner = &mut *self.write();
+        if let Some(resident) = &inner.resident {
+            return resident.gradient().map_err(failed);
+        }
+        let gradient = &mut inner.gradient;
         if gradient.is_empty() {
-            return None;
+            return Ok(None);
         }
         gradient.merge(self.width());
         if gradient.is_dense {
-            return Some(gradient.values.clone());
+            return Ok(Some(gradient.values.clone()));
         }
         let (mut whole, width) = (vec![0.0; self.shape.iter().product()], self.width());
         for (&row, values) in gradient
@@ -254,18 +350,19 @@ impl Parameter {
         {
             whole[row as usize * width..][..width].copy_from_slice(values);
         }
-        Some(whole)
+        Ok(Some(whole))
     }
 
     /// Says what of the gradient is there.
     pub fn gradient_extent(&self) -> Extent {
         let inner = self.inner.read().unwrap_or_else(PoisonError::into_inner);
         let gradient = &inner.gradient;
+        let is_on_device = inner.resident.as_ref().is_some_and(Resident::has_gradient);
+        if gradient.is_dense || is_on_device {
+            return Extent::Whole;
+        }
         if gradient.is_empty() {
             return Extent::Nothing;
-        }
-        if gradient.is_dense {
-            return Extent::Whole;
         }
         let mut rows = gradient.rows.clone();
         rows.sort_unstable();
@@ -273,12 +370,22 @@ impl Parameter {
     }
 
     /// Adds the gradient to the end of `values`, with zeros where an extent that holds its own has more.
-    pub fn append_gradient(&self, extent: &Extent, values: &mut Vec<f32>) {
-        let (gradient, width) = (&mut self.write().gradient, self.width());
+    ///
+    /// # Errors
+    /// A device's that the parameter is on.
+    pub fn append_gradient(&self, extent: &Extent, values: &mut Vec<f32>) -> Result<()> {
+        let (inner, width) = (&mut *self.write(), self.width());
+        if let Some(resident) = &inner.resident
+            && let Some(gradient) = resident.gradient().map_err(failed)?
+        {
+            values.extend(gradient);
+            return Ok(());
+        }
+        let gradient = &mut inner.gradient;
         gradient.merge(width);
         if gradient.is_dense {
             values.extend_from_slice(&gradient.values);
-            return;
+            return Ok(());
         }
         let start = values.len();
         values.resize(start + extent.n_values(&self.shape), 0.0);
@@ -290,6 +397,7 @@ impl Parameter {
             };
             values[start + place * width..][..width].copy_from_slice(own);
         }
+        Ok(())
     }
 
     /// Replaces the gradient.
@@ -305,7 +413,18 @@ impl Parameter {
                 values.len()
             );
         }
-        let (gradient, width) = (&mut self.write().gradient, self.width());
+        let (inner, width) = (&mut *self.write(), self.width());
+        if let Some(resident) = &mut inner.resident {
+            resident.clear_gradient();
+            return match extent {
+                Extent::Nothing => Ok(()),
+                Extent::Whole => resident.set_gradient(values).map_err(failed),
+                Extent::Rows(rows) => resident
+                    .add_row_gradient(rows, values, width)
+                    .map_err(failed),
+            };
+        }
+        let gradient = &mut inner.gradient;
         gradient.clear();
         match extent {
             Extent::Nothing => {}
@@ -329,12 +448,22 @@ impl Parameter {
                 values.len()
             );
         }
-        inner.gradient.add(values);
+        match &mut inner.resident {
+            Some(resident) => resident.add_gradient(values).map_err(failed)?,
+            None => inner.gradient.add(values),
+        }
         Ok(())
     }
 
-    pub(super) fn add_row_gradient(&self, rows: &[u32], values: &[f32]) {
-        self.write().gradient.add_rows(rows, values, self.width());
+    pub(super) fn add_row_gradient(&self, rows: &[u32], values: &[f32]) -> Result<()> {
+        let (inner, width) = (&mut *self.write(), self.width());
+        match &mut inner.resident {
+            Some(resident) => resident
+                .add_row_gradient(rows, values, width)
+                .map_err(failed)?,
+            None => inner.gradient.add_rows(rows, values, width),
+        }
+        Ok(())
     }
 
     /// The values as a tensor for candle's operations; its gradient is added to this parameter's.
@@ -373,7 +502,7 @@ impl CustomOp1 for Whole {
 
     fn cpu_fwd(&self, _: &CpuStorage, _: &Layout) -> Result<(CpuStorage, Shape)> {
         Ok((
-            CpuStorage::F32(self.0.read().values.clone()),
+            CpuStorage::F32(self.0.read()?.values.clone()),
             Shape::from(self.0.shape.as_slice()),
         ))
     }
@@ -477,10 +606,14 @@ impl Parameters {
     }
 
     /// Lets the rows of all tables take the steps that they have put off.
-    pub fn settle(&self) {
+    ///
+    /// # Errors
+    /// A device's that a parameter is on.
+    pub fn settle(&self) -> Result<()> {
         for parameter in self.iter() {
-            drop(parameter.read());
+            drop(parameter.read()?);
         }
+        Ok(())
     }
 
     /// Does work that looks at the values. Steps that rows have put off stay put off, whatever is read: a run that
@@ -498,7 +631,11 @@ impl Parameters {
     /// Forgets all gradients.
     pub fn clear_gradients(&self) {
         for parameter in self.iter() {
-            parameter.write().gradient.clear();
+            let inner = &mut *parameter.write();
+            inner.gradient.clear();
+            if let Some(resident) = &mut inner.resident {
+                resident.clear_gradient();
+            }
         }
     }
 
@@ -517,10 +654,16 @@ impl Parameters {
     pub fn save_as(&self, prefix: &str, path: &Path) -> std::result::Result<(), TrainingError> {
         let tensors = self.iter().filter_map(|parameter| {
             let name = parameter.name.strip_prefix(prefix)?;
-            let values = Stored::F32(parameter.values());
-            Some((name.to_owned(), parameter.shape.clone(), values))
+            let tensor = |values| {
+                (
+                    name.to_owned(),
+                    parameter.shape.clone(),
+                    Stored::F32(values),
+                )
+            };
+            Some(parameter.values().map(tensor))
         });
-        save(path, tensors.collect())
+        save(path, tensors.collect::<Result<_>>()?)
     }
 
     /// Reads what [`Self::save`] wrote into these parameters.

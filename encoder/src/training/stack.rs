@@ -3,7 +3,7 @@ use std::sync::Arc;
 use candle_core::Tensor;
 
 use super::dropout::Dropout;
-use super::encoder::{Encoder, LayersOperation, check_heads, even, layer_parameters, normal};
+use super::encoder::{Encoder, apply_layers, check_heads, even, layer_parameters, normal, place};
 use super::engine::Engine;
 use super::error::TrainingError;
 use super::network::Network;
@@ -76,11 +76,12 @@ impl Stack {
                 layer: n_copied - n_layers + layer,
             };
             let mut make = |own: &str, shape: &[usize], kind| {
-                let values = draw.values(own, shape);
+                let values = draw.values(own, shape)?;
                 Ok(parameters.insert(own, shape, values, kind)?)
             };
             layers.push(layer_parameters(&a, &names, &mut make)?);
         }
+        place(&a, &parameters, engine)?;
         let anchor = layers[0].query.weight.clone();
         Ok(Self {
             network: Arc::new(Network::new(engine.clone(), a, layers, None)),
@@ -106,12 +107,15 @@ impl Stack {
         dropout: &Dropout,
     ) -> Result<Tensor, TrainingError> {
         let layers = 0..self.network.layers.len();
-        let operation =
-            LayersOperation::new(&self.network, layers, hidden, lengths, false, dropout)?;
-        match operation {
-            Some(operation) => Ok(self.anchor.input(hidden)?.apply_op1(operation)?),
-            None => Ok(hidden.clone()),
-        }
+        apply_layers(
+            &self.network,
+            &self.anchor,
+            layers,
+            hidden,
+            lengths,
+            false,
+            dropout,
+        )
     }
 }
 
@@ -128,21 +132,21 @@ struct Drawing<'a> {
 }
 
 impl Drawing<'_> {
-    fn values(&mut self, name: &str, shape: &[usize]) -> Vec<f32> {
+    fn values(&mut self, name: &str, shape: &[usize]) -> candle_core::Result<Vec<f32>> {
         self.stream += 1;
         let n = shape.iter().product();
         if let [_, n_in] = *shape {
             self.n_in = n_in;
         }
         let part = name.strip_prefix(self.own.as_str()).unwrap_or(name);
-        match self.initial {
+        Ok(match self.initial {
             Initial::Last(encoder) => {
                 let stem = LayerNames::stem(encoder.architecture().family);
                 let parameter = encoder.parameters().iter().find(|one| {
                     one.name()
                         .ends_with(&format!("{stem}.{}.{part}", self.layer))
                 });
-                parameter.expect("the encoder has this layer").values()
+                parameter.expect("the encoder has this layer").values()?
             }
             _ if part.ends_with("LayerNorm.weight") => vec![1.0; n],
             _ if part.ends_with("LayerNorm.bias") => vec![0.0; n],
@@ -151,7 +155,7 @@ impl Drawing<'_> {
             }
             Initial::Normal { .. } if shape.len() == 1 => vec![0.0; n],
             Initial::Normal { seed } => normal(seed, self.stream, n, 0.02),
-        }
+        })
     }
 }
 
@@ -211,7 +215,7 @@ mod tests {
         ] {
             let stack = Stack::new("head", 2, a, initial, &engine).unwrap();
             let deviation = |name: &str| {
-                let values = stack.parameters().get(name).unwrap().values();
+                let values = stack.parameters().get(name).unwrap().values().unwrap();
                 let squares = values.iter().map(|&x| f64::from(x * x)).sum::<f64>();
                 (squares / values.len() as f64).sqrt()
             };

@@ -104,6 +104,12 @@ impl T5 {
         engine: &Arc<Engine>,
     ) -> Result<Self, TrainingError> {
         let architecture = T5Architecture::read(&folder.join("config.json"))?;
+        if let Some(device) = &engine.device {
+            return Err(TrainingError::Unsupported {
+                device: device.name(),
+                reason: "it is a T5".to_owned(),
+            });
+        }
         if engine.precision() == Precision::Bf16 && !architecture.head_width.is_multiple_of(2) {
             return Err(TrainingError::Setting {
                 name: "head width",

@@ -1,3 +1,4 @@
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use candle_core::{D, Device, Tensor};
@@ -5,9 +6,9 @@ use candle_core::{D, Device, Tensor};
 use super::adamw::{AdamW, AdamWConfig};
 use super::dropout::Dropout;
 use super::encoder::{Encoder, normal};
-use super::engine::{Engine, EngineConfig};
+use super::engine::Engine;
 use super::error::TrainingError;
-use super::layer::{Linear, cross_entropy, mean};
+use super::layer::{Linear, cross_entropy};
 use crate::architecture::{Activation, Architecture, Family, Labels};
 use crate::tokenizer::Tokens;
 
@@ -20,7 +21,7 @@ pub enum Workload {
     BiEncoder,
 }
 
-/// Training steps to be timed: a model of all-MiniLM-L6-v2's size with random weights, on random tokens.
+/// Training steps to be timed: a model with random weights, on random tokens.
 pub struct TrainingBench {
     workload: Workload,
     encoder: Encoder,
@@ -55,19 +56,22 @@ impl TrainingBench {
     /// Makes the model and the texts.
     ///
     /// # Errors
-    /// [`TrainingError::Load`] when threads cannot be started.
-    pub fn new(workload: Workload, config: &EngineConfig) -> Result<Self, TrainingError> {
-        let engine = Engine::new(config)?;
-        let encoder = Encoder::random(minilm(), 1, &engine)?;
-        let width = encoder.architecture().width;
+    /// As [`Encoder::random`].
+    pub fn new(
+        workload: Workload,
+        architecture: Architecture,
+        engine: &Arc<Engine>,
+    ) -> Result<Self, TrainingError> {
+        let encoder = Encoder::random(architecture.clone(), 1, engine)?;
+        let (width, n_vocabulary) = (architecture.width, architecture.n_vocabulary);
         let mut parameters = encoder.parameters().clone();
         let head = Linear::new(
             &mut parameters,
             "classifier",
             (normal(2, 0, width, 0.02), vec![0.0]),
-            &engine,
+            engine,
         )?;
-        let optimizer = AdamW::new(&parameters, AdamWConfig::default(), &engine)?;
+        let optimizer = AdamW::new(&parameters, AdamWConfig::default(), engine)?;
         let (n_queries, n_passages, lengths) = match workload {
             Workload::CrossEncoder => (0, 16, (0, 180)),
             Workload::BiEncoder => (16, 32, (10, 128)),
@@ -76,8 +80,8 @@ impl TrainingBench {
             workload,
             n_queries,
             texts: [
-                texts(n_queries, lengths.0, 3),
-                texts(n_passages, lengths.1, 4),
+                texts(n_queries, lengths.0, n_vocabulary, 3),
+                texts(n_passages, lengths.1, n_vocabulary, 4),
             ]
             .concat(),
             encoder,
@@ -133,9 +137,7 @@ impl TrainingBench {
 
     /// `−mean ln softmax(q · p / τ)` at each query's own passage, τ = 0.05.
     fn info_nce(&self) -> Result<Tensor, TrainingError> {
-        let hidden = self.encoder.forward(&self.texts, &Dropout::NONE)?;
-        let lengths: Vec<usize> = self.texts.iter().map(Tokens::len).collect();
-        let pooled = mean(&hidden, &lengths)?;
+        let pooled = self.encoder.forward_mean(&self.texts, &Dropout::NONE)?;
         let unit = pooled.broadcast_div(&pooled.sqr()?.sum_keepdim(D::Minus1)?.sqrt()?)?;
         let queries = unit.narrow(0, 0, self.n_queries)?;
         let passages = unit.narrow(0, self.n_queries, self.texts.len() - self.n_queries)?;
@@ -146,7 +148,7 @@ impl TrainingBench {
 }
 
 /// The shape of all-MiniLM-L6-v2.
-fn minilm() -> Architecture {
+pub fn minilm() -> Architecture {
     Architecture {
         family: Family::Bert,
         n_vocabulary: 30_522,
@@ -171,13 +173,13 @@ fn minilm() -> Architecture {
 }
 
 /// Texts of equal length with ids all over the vocabulary.
-fn texts(n: usize, length: usize, seed: u64) -> Vec<Tokens> {
+fn texts(n: usize, length: usize, n_vocabulary: usize, seed: u64) -> Vec<Tokens> {
     let stream = Dropout {
         seed,
         ..Dropout::NONE
     }
     .at(0.0, 0);
-    let id = |place: usize| (1000 + stream.number(place as u64) % 29_000) as u32;
+    let id = |place: usize| (stream.number(place as u64) % n_vocabulary as u64) as u32;
     (0..n)
         .map(|text| Tokens {
             ids: (0..length).map(|i| id(text * length + i)).collect(),

@@ -69,7 +69,7 @@ fn gradients(encoder: &Encoder, texts: &[Tokens], dropout: &Dropout) -> (Vec<f32
     let gradients = encoder
         .parameters()
         .iter()
-        .filter_map(|p| Some((p.name().to_owned(), p.gradient()?)));
+        .filter_map(|p| Some((p.name().to_owned(), p.gradient().expect("it is read")?)));
     (
         hidden
             .flatten_all()
@@ -87,7 +87,8 @@ fn plain_gradients(encoder: &Encoder, texts: &[Tokens]) -> (Vec<f32>, Gradients)
             .parameters()
             .get(name)
             .expect("both have the same parameters")
-            .values();
+            .values()
+            .expect("it is read");
         let variable = Tensor::from_vec(values, shape, &Device::Cpu)
             .and_then(|t| Var::from_tensor(&t))
             .expect("a var");
@@ -245,9 +246,10 @@ fn check_differences(
     loss().backward().expect("a backward");
     for parameter in parameters.iter() {
         let name = parameter.name();
-        let values = parameter.values();
+        let values = parameter.values().expect("it is read");
         let gradient = parameter
             .gradient()
+            .expect("it is read")
             .unwrap_or_else(|| panic!("{name} has no gradient"));
         let direction = noise(values.len(), 77);
         let at = |step: f32| {
@@ -448,7 +450,7 @@ fn bad_input_is_refused() {
         .parameters()
         .get("embeddings.LayerNorm.bias")
         .expect("it exists");
-    let before = parameter.values();
+    let before = parameter.values().expect("it is read");
     parameter
         .add_gradient(&vec![f32::NAN; before.len()])
         .expect("it fits");
@@ -457,7 +459,7 @@ fn bad_input_is_refused() {
         Err(TrainingError::NotFinite { .. })
     ));
     assert!(optimizer.step(f64::NAN, None).is_err());
-    assert_eq!(parameter.values(), before);
+    assert_eq!(parameter.values().expect("it is read"), before);
     assert!(parameter.add_gradient(&[0.0]).is_err());
 }
 
@@ -484,7 +486,7 @@ fn first_vectors_alone_equal_those_of_all() {
             let gradients: Vec<_> = encoder
                 .parameters()
                 .iter()
-                .map(|p| p.gradient().expect("a gradient"))
+                .map(|p| p.gradient().expect("it is read").expect("a gradient"))
                 .collect();
             (
                 vectors
@@ -556,7 +558,7 @@ fn layers_on_constants_have_gradients() {
         .iter()
         .filter(|parameter| !parameter.name().starts_with("embeddings."))
     {
-        let gradient = parameter.gradient();
+        let gradient = parameter.gradient().expect("it is read");
         assert!(
             gradient.is_some_and(|g| g.iter().any(|&x| x != 0.0)),
             "{}",

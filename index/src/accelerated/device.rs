@@ -5,7 +5,7 @@ use std::sync::{Mutex, PoisonError};
 
 use compute::Simd;
 use compute::accelerator::{
-    AcceleratorError, Argument, Buffer, Epilogue, Launch, MatrixType, Product, SharedAccelerator,
+    AcceleratorError, Argument, Buffer, Launch, MatrixType, Product, SharedAccelerator,
 };
 use half::{bf16, f16};
 
@@ -310,14 +310,8 @@ impl Search<'_> {
                 let scales: Vec<f32> = rounded.iter().map(|query| query.scale as f32).collect();
                 self.workspace.scales.write(0, &bytes_of(&scales))?;
                 let rule = |query| LimitRule::of_products(metric, width, query, part.max_norm);
-                let product = Product {
-                    m: self.queries.len(),
-                    n: 0,
-                    k: part.padded_width(),
-                    operands,
-                    result: MatrixType::F32,
-                    epilogue: Epilogue::None,
-                };
+                let shape = (self.queries.len(), 0, part.padded_width());
+                let product = Product::new(shape, operands, MatrixType::F32);
                 (
                     FirstPass::Products(product),
                     rounded.iter().map(rule).collect(),

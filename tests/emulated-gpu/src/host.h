@@ -8,6 +8,8 @@
 
 #include <cmath>
 #include <cstdint>
+#include <cstdio>
+#include <cstdlib>
 #include <cstring>
 
 struct Index3 {
@@ -160,4 +162,28 @@ static inline void multiply_add_halves(float* c, const unsigned* a, const unsign
 
 static inline void multiply_add_bf16(float* c, const unsigned* a, const unsigned* b) {
     multiply_add_fragments(c, a, b, [](uint16_t bits) { return __uint_as_float((unsigned)bits << 16); });
+}
+
+// Each lane's part of four matrices, whose rows the lanes give. Nobody goes on, and writes to the rows, before all have read.
+template <class Value>
+inline void load_fragments(unsigned* to, const uint16_t* row, Value value) {
+    if ((uint64_t)row % 16 != 0) {
+        std::fprintf(stderr, "a row of a matrix is at %p, which is no multiple of 16\n", (const void*)row);
+        std::abort();
+    }
+    const uint64_t* rows = emulated::warp_exchange((uint64_t)row);
+    const unsigned lane = threadIdx.x % 32;
+    for (unsigned matrix = 0; matrix < 4; matrix++) {
+        const uint16_t* const* of_matrix = (const uint16_t* const*)(rows + 8 * matrix);
+        to[matrix] = value(of_matrix, lane / 4, lane % 4 * 2) | (unsigned)value(of_matrix, lane / 4, lane % 4 * 2 + 1) << 16;
+    }
+    emulated::warp_exchange(0);
+}
+
+static inline void load_matrices(unsigned* to, const uint16_t* row) {
+    load_fragments(to, row, [](const uint16_t* const* rows, unsigned i, unsigned j) { return rows[i][j]; });
+}
+
+static inline void load_transposed_matrices(unsigned* to, const uint16_t* row) {
+    load_fragments(to, row, [](const uint16_t* const* rows, unsigned i, unsigned j) { return rows[j][i]; });
 }

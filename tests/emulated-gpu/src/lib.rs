@@ -17,7 +17,7 @@ use std::thread::{self, ThreadId};
 
 use compute::accelerator::{
     Accelerator, AcceleratorError, Argument, DeviceInfo, Epilogue, Launch, MatrixType, Module,
-    Product, Recording, Ticket,
+    Product, Recording, Ticket, Transposed,
 };
 use half::{bf16, f16};
 
@@ -468,7 +468,9 @@ impl Accelerator for EmulatedGpu {
             k,
             operands,
             result,
+            adds,
             epilogue,
+            ..
         } = *product;
         assert!(
             result == operands || result == MatrixType::F32,
@@ -480,6 +482,7 @@ impl Accelerator for EmulatedGpu {
                 .all(|address| address.is_multiple_of(16)),
             "matrices begin at multiples of 16: {a:#x}, {b:#x}, {bias:#x}, {c:#x}"
         );
+        assert!(!adds || epilogue == Epilogue::None, "sums end as they are");
         let mut memory = vec![
             (a, m * k * operands.bytes()),
             (b, n * k * operands.bytes()),
@@ -529,19 +532,29 @@ unsafe fn multiply(product: &Product, [a, b, bias, c]: [u64; 4]) {
         m,
         n,
         k,
+        transposed,
         operands,
         result,
+        adds,
         epilogue,
     } = *product;
     // SAFETY: the caller's.
     unsafe {
-        let a: Vec<f32> = (0..m * k).map(|i| value(operands, a, i)).collect();
-        let b: Vec<f32> = (0..n * k).map(|i| value(operands, b, i)).collect();
+        // Both by rows of k.
+        let a: Vec<f32> = match transposed {
+            Transposed::First => transpose((k, m), |i| value(operands, a, i)),
+            _ => (0..m * k).map(|i| value(operands, a, i)).collect(),
+        };
+        let b: Vec<f32> = match transposed {
+            Transposed::Second => (0..n * k).map(|i| value(operands, b, i)).collect(),
+            _ => transpose((k, n), |i| value(operands, b, i)),
+        };
         for i in 0..m {
             for j in 0..n {
                 let pairs = a[i * k..][..k].iter().zip(&b[j * k..][..k]);
                 let sum: f32 = pairs.map(|(x, y)| x * y).sum();
                 let kept = match epilogue {
+                    Epilogue::None if adds => value(result, c, i * n + j) + sum,
                     Epilogue::None => sum,
                     Epilogue::BiasRelu => (sum + value(result, bias, j)).max(0.0),
                     Epilogue::BiasGelu => gelu(sum + value(result, bias, j)),
@@ -556,6 +569,14 @@ unsafe fn multiply(product: &Product, [a, b, bias, c]: [u64; 4]) {
 fn gelu(x: f32) -> f32 {
     let inner = std::f32::consts::FRAC_2_PI.sqrt() * (x + 0.044_715 * x.powi(3));
     0.5 * x * (1.0 + inner.tanh())
+}
+
+/// The values of a matrix of this shape, column by column.
+fn transpose((n_rows, n_columns): (usize, usize), value: impl Fn(usize) -> f32) -> Vec<f32> {
+    (0..n_columns)
+        .flat_map(|column| (0..n_rows).map(move |row| row * n_columns + column))
+        .map(value)
+        .collect()
 }
 
 fn pointer(address: u64) -> *mut u8 {

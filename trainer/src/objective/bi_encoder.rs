@@ -537,7 +537,7 @@ mod tests {
             let gradients = objective
                 .parameters
                 .iter()
-                .map(|p| (p.name().to_owned(), p.gradient()));
+                .map(|p| (p.name().to_owned(), p.gradient().unwrap()));
             (report, gradients.collect::<Vec<_>>())
         });
         assert_eq!(runs[0].0, runs[1].0);

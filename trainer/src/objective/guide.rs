@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use candle_core::{Device, Tensor};
 use encoder::training::{Engine, TrainingError};
-use encoder::{Arithmetic, BiEncoder, EncoderConfig, ModelOptions, Role};
+use encoder::{AcceleratorConfig, Arithmetic, BiEncoder, EncoderConfig, ModelOptions, Role};
 use serde::{Deserialize, Serialize};
 
 use super::settings::at_least_0;
@@ -61,6 +61,10 @@ impl Guide {
         let serving = EncoderConfig {
             threads: engine.threads(),
             arithmetic: Arithmetic::Auto,
+            accelerator: engine.accelerator().map(|device| AcceleratorConfig {
+                optional: true,
+                ..AcceleratorConfig::new(vec![device.clone()])
+            }),
             ..EncoderConfig::default()
         };
         Ok(Self {

@@ -144,7 +144,7 @@ impl Tower {
             max_tokens,
             pooling: self.pooling,
             pools_prompt: true,
-            dense: self.dense.as_ref().map(Dense::export),
+            dense: self.dense.as_ref().map(Dense::export).transpose()?,
             normalize: self.normalizes,
             similarity: match self.normalizes {
                 true => Similarity::Cosine,
@@ -221,15 +221,15 @@ impl Dense {
         }
     }
 
-    fn export(&self) -> DenseExport {
+    fn export(&self) -> candle_core::Result<DenseExport> {
         let shape = self.weight.shape();
-        DenseExport {
+        Ok(DenseExport {
             n_in: shape[1],
             n_out: shape[0],
-            weight: self.weight.values(),
-            bias: self.bias.as_ref().map(|bias| bias.values()),
+            weight: self.weight.values()?,
+            bias: self.bias.as_ref().map(|bias| bias.values()).transpose()?,
             activation: self.activation,
-        }
+        })
     }
 }
 

@@ -2,6 +2,7 @@ use encoder::training::{Extent, Parameters, TrainingError};
 use xxhash_rust::xxh3::Xxh3;
 
 use super::{Collective, CollectiveError, Difference};
+use crate::run::TrainError;
 
 /// Values that are added up at once: 25 MiB, as PyTorch cuts gradients.
 const BUCKET: usize = 25 << 18;
@@ -41,7 +42,7 @@ pub(crate) fn reduce_gradients(
     }
     let mut values = Vec::new();
     for (parameter, extent) in parameters.iter().zip(&extents) {
-        parameter.append_gradient(extent, &mut values);
+        parameter.append_gradient(extent, &mut values)?;
     }
     for bucket in values.chunks_mut(BUCKET) {
         ranks.all_reduce(bucket)?;
@@ -105,14 +106,14 @@ pub(crate) fn agree(
     data: u64,
     parameters: &Parameters,
     ranks: &dyn Collective,
-) -> Result<(), CollectiveError> {
+) -> Result<(), TrainError> {
     if ranks.is_alone() {
         return Ok(());
     }
     let mut hash = Xxh3::new();
     for parameter in parameters.iter() {
         hash.update(parameter.name().as_bytes());
-        for value in parameter.values() {
+        for value in parameter.values().map_err(TrainingError::from)? {
             hash.update(&value.to_le_bytes());
         }
     }
@@ -120,7 +121,7 @@ pub(crate) fn agree(
     let kinds = [Difference::Step, Difference::Data, Difference::Weights];
     for (place, what) in kinds.into_iter().enumerate() {
         if let Some(rank) = all.iter().position(|one| one[place] != all[0][place]) {
-            return Err(CollectiveError::Different { rank, what });
+            return Err(CollectiveError::Different { rank, what }.into());
         }
     }
     Ok(())
@@ -190,8 +191,8 @@ mod tests {
                 let mut expected = [0.0; 18];
                 expected[6..8].fill(2.0);
                 expected[14..18].fill(1.0);
-                assert_eq!(table.gradient().unwrap(), expected);
-                assert_eq!(matrix.gradient().unwrap(), [1.0, 2.0, 3.0, 4.0]);
+                assert_eq!(table.gradient().unwrap().unwrap(), expected);
+                assert_eq!(matrix.gradient().unwrap().unwrap(), [1.0, 2.0, 3.0, 4.0]);
                 assert_eq!(bias.gradient_extent(), Extent::Nothing);
             }
         });

@@ -18,7 +18,7 @@ impl Ema {
             average.insert(
                 parameter.name(),
                 parameter.shape(),
-                parameter.values(),
+                parameter.values()?,
                 Kind::Plain,
             )?;
         }
@@ -26,10 +26,10 @@ impl Ema {
     }
 
     pub(super) fn update(&self, parameters: &Parameters) -> Result<(), TrainingError> {
-        parameters.settle();
+        parameters.settle()?;
         for (parameter, average) in parameters.iter().zip(self.average.iter()) {
-            let mut values = average.values();
-            for (a, x) in values.iter_mut().zip(parameter.values()) {
+            let mut values = average.values()?;
+            for (a, x) in values.iter_mut().zip(parameter.values()?) {
                 *a = (self.keep * f64::from(*a) + (1.0 - self.keep) * f64::from(x)) as f32;
             }
             average.set_values(&values)?;
@@ -46,9 +46,9 @@ impl Ema {
         let own: Vec<Vec<f32>> = parameters
             .iter()
             .map(|parameter| parameter.values())
-            .collect();
+            .collect::<Result<_, _>>()?;
         for (parameter, average) in parameters.iter().zip(self.average.iter()) {
-            parameter.set_values(&average.values())?;
+            parameter.set_values(&average.values()?)?;
         }
         let result = work();
         for (parameter, own) in parameters.iter().zip(&own) {

@@ -6,9 +6,11 @@ mod golden;
 mod pretraining;
 mod ranks;
 
+use std::cell::Cell;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use emulated_gpu::EmulatedGpu;
 use encoder::training::{AdamW, AdamWConfig, Engine, EngineConfig, Parameters, TrainingError};
 use encoder::{
     BiEncoder, CrossEncoder, EncoderConfig, ModelOptions, Pooling, RankPrior, Role, Text,
@@ -26,8 +28,25 @@ fn model(name: &str) -> PathBuf {
     testkit::fixture("models").join(name)
 }
 
+thread_local! {
+    static IS_ON_DEVICE: Cell<bool> = const { Cell::new(false) };
+}
+
+/// The engine of this thread's objectives.
 fn engine() -> Arc<Engine> {
-    Engine::new(&EngineConfig::default()).expect("threads start")
+    let config = EngineConfig::default();
+    match IS_ON_DEVICE.get() {
+        true => Engine::on_device(&config, EmulatedGpu::new("gpu:0", 1 << 28)).expect("kernels"),
+        false => Engine::new(&config).expect("threads start"),
+    }
+}
+
+/// Does work in which engines have an emulated device.
+fn on_device<R>(work: impl FnOnce() -> R) -> R {
+    IS_ON_DEVICE.set(true);
+    let result = work();
+    IS_ON_DEVICE.set(false);
+    result
 }
 
 fn bi_encoder(name: &str, config: &BiEncoderConfig) -> Result<BiEncoderObjective, TrainingError> {
@@ -107,7 +126,7 @@ fn outcome<O: Objective>(
 ) -> (Vec<StepReport>, Vec<Vec<f32>>) {
     let reports = train(&mut objective, n_steps, 1e-3, batch);
     let weights = objective.parameters().iter();
-    (reports, weights.map(|one| one.values()).collect())
+    (reports, weights.map(|one| one.values().unwrap()).collect())
 }
 
 fn accuracy(report: &StepReport) -> f64 {
@@ -123,7 +142,7 @@ fn gradients<O: Objective>(objective: &mut O, batch: &O::Batch) -> Gradients {
     objective.step(batch, &step_at(5)).expect("a step");
     let parameters = objective.parameters().iter();
     parameters
-        .map(|p| (p.name().to_owned(), p.gradient()))
+        .map(|p| (p.name().to_owned(), p.gradient().unwrap()))
         .collect()
 }
 
@@ -148,7 +167,7 @@ fn check_differences<O: Objective>(objective: &mut O, batch: &O::Batch) {
     let parameters: Parameters = objective.parameters().clone();
     for (name, gradient) in gradients {
         let parameter = parameters.get(&name).expect("a parameter of this name");
-        let values = parameter.values();
+        let values = parameter.values().unwrap();
         let gradient = gradient.unwrap_or_else(|| panic!("{name} has no gradient"));
         let size = length(gradient.iter().copied());
         if size < 1e-4 {

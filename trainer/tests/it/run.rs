@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use candle_core::Tensor;
+use emulated_gpu::EmulatedGpu;
 use encoder::Tokens;
 use encoder::training::{
     Dropout, Encoder, Engine, EngineConfig, Kind, Parameter, Parameters, TrainingError, mean,
@@ -233,6 +234,7 @@ struct Setup<'a> {
     /// Which taking of dev figures is best.
     best_at: u64,
     n_seen: u64,
+    is_on_device: bool,
 }
 
 impl<'a> Setup<'a> {
@@ -243,11 +245,16 @@ impl<'a> Setup<'a> {
             stop_after: None,
             best_at: u64::MAX >> 32,
             n_seen: 0,
+            is_on_device: false,
         }
     }
 
     fn run(&self, run: &RunDirectory) -> Result<Summary, TrainError> {
-        let engine = Engine::new(&EngineConfig::default()).unwrap();
+        let config = EngineConfig::default();
+        let engine = match self.is_on_device {
+            true => Engine::on_device(&config, EmulatedGpu::new("gpu:0", 1 << 28)).unwrap(),
+            false => Engine::new(&config).unwrap(),
+        };
         let mut objective = Regression::new(&engine);
         let stop = AtomicBool::new(false);
         let mut watch = |event: Event<'_>| {
@@ -313,17 +320,21 @@ fn last_checkpoint(run: &RunDirectory) -> BTreeMap<String, Vec<u8>> {
 }
 
 /// Stops a run after `stop_after` steps, resumes it, and compares with one that nobody stopped.
-fn check_resumption(config: &TrainConfig, stop_after: u64) {
+fn check_resumption(config: &TrainConfig, is_on_device: bool, stop_after: u64) {
     let folder = tempfile::tempdir().unwrap();
     let create =
         |name: &str| RunDirectory::create(&folder.path().join(name), "a = 1\n", 42).unwrap();
     let whole = create("whole");
-    let expected = Setup::new(config).run(&whole).unwrap();
+    let setup = || Setup {
+        is_on_device,
+        ..Setup::new(config)
+    };
+    let expected = setup().run(&whole).unwrap();
 
     let parts = create("parts");
     let stopped = Setup {
         stop_after: Some(stop_after),
-        ..Setup::new(config)
+        ..setup()
     };
     let stopped = stopped.run(&parts).unwrap();
     assert_eq!(stopped.end, End::Interrupted);
@@ -333,12 +344,7 @@ fn check_resumption(config: &TrainConfig, stop_after: u64) {
         .iter()
         .filter(|line| line["kind"] == "dev")
         .count() as u64;
-    let found = Setup {
-        n_seen,
-        ..Setup::new(config)
-    }
-    .run(&resumed)
-    .unwrap();
+    let found = Setup { n_seen, ..setup() }.run(&resumed).unwrap();
 
     assert_eq!(
         (found.end, found.steps, found.best),
@@ -367,8 +373,8 @@ fn check_resumption(config: &TrainConfig, stop_after: u64) {
 
 #[test]
 fn a_resumed_run_equals_one_that_was_never_stopped() {
-    check_resumption(&config(), 3); // at the end of an epoch, with a line of the log
-    check_resumption(&config(), 4); // within an epoch, between two lines
+    check_resumption(&config(), false, 3); // at the end of an epoch, with a line of the log
+    check_resumption(&config(), false, 4); // within an epoch, between two lines
 }
 
 #[test]
@@ -377,7 +383,7 @@ fn so_it_does_with_an_average_and_an_early_stop_pending() {
     config.optimizer.ema = Some(0.9);
     config.run.measure = Some("loss".to_owned());
     config.run.patience = Some(50);
-    check_resumption(&config, 6);
+    check_resumption(&config, false, 6);
 }
 
 #[test]
@@ -388,7 +394,39 @@ fn so_it_does_with_adapters() {
         train: vec!["head".to_owned()],
         ..LoraConfig::default()
     });
-    check_resumption(&config, 6);
+    check_resumption(&config, false, 6);
+}
+
+#[test]
+fn so_it_does_on_a_device() {
+    let mut config = config();
+    check_resumption(&config, true, 3);
+    config.optimizer.ema = Some(0.9);
+    check_resumption(&config, true, 4);
+}
+
+#[test]
+fn a_run_on_a_device_is_that_of_the_cpu() {
+    let config = config();
+    let [cpu, device] = [false, true].map(|is_on_device| {
+        let run = new_run();
+        let setup = Setup {
+            is_on_device,
+            ..Setup::new(&config)
+        };
+        setup.run(&run).unwrap();
+        metrics(&run)
+    });
+    assert_eq!(cpu.len(), device.len());
+    for (cpu, device) in cpu.iter().zip(&device) {
+        for figure in ["loss", "gradient_norm"] {
+            let [Some(expected), Some(found)] = [cpu, device].map(|line| line[figure].as_f64())
+            else {
+                continue;
+            };
+            assert!((found / expected - 1.0).abs() < 1e-2, "{cpu} {device}");
+        }
+    }
 }
 
 #[test]
@@ -526,7 +564,7 @@ fn it_stops_when_the_figure_gets_no_better_and_exports_the_best() {
         objective
             .parameters()
             .iter()
-            .map(|parameter| parameter.values())
+            .map(|parameter| parameter.values().unwrap())
             .collect::<Vec<_>>()
     };
     let best = weights(&run.checkpoints().unwrap()[0].1, "weights.safetensors");
@@ -648,7 +686,7 @@ fn changed(config: &TrainConfig) -> Vec<String> {
         .unwrap();
     let pairs = before.parameters().iter().zip(after.parameters().iter());
     pairs
-        .filter(|(a, b)| a.values() != b.values())
+        .filter(|(a, b)| a.values().unwrap() != b.values().unwrap())
         .map(|(a, _)| a.name().to_owned())
         .collect()
 }

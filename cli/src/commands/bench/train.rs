@@ -2,13 +2,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use compute::Simd;
-use encoder::Arithmetic;
-use encoder::training::{EngineConfig, Precision, TrainingBench, Workload};
+use encoder::training::{Engine, EngineConfig, Precision, TrainingBench, Workload, minilm};
+use encoder::{Architecture, Arithmetic};
 use serde::Serialize;
 
 use super::clock::{median, pass};
 use crate::failure::{Exit, Failure};
-use crate::model::ModelArgs;
+use crate::model::{self, ModelArgs};
 use crate::output::{self, Output};
 use crate::progress::Progress;
 
@@ -16,7 +16,10 @@ use crate::progress::Progress;
 #[derive(Debug, Serialize)]
 struct Report {
     workload: &'static str,
-    model: &'static str,
+    /// Whose shape the random weights have.
+    model: String,
+    /// What computes layers.
+    device: String,
     precision: &'static str,
     /// Vector instructions used.
     simd: String,
@@ -41,16 +44,26 @@ pub fn run(
     stopped: &AtomicBool,
     output: &Output,
 ) -> anyhow::Result<()> {
-    if model.model.is_some() {
-        output.remark("training steps are measured on random weights of all-MiniLM-L6-v2's shape");
-    }
+    let (shape, name_of_model) = match &model.model {
+        Some(model) => {
+            let folder = model::find(model)?;
+            let shape = Architecture::read(&folder.join("config.json"))?;
+            (shape, model.display().to_string())
+        }
+        None => (minilm(), "all-MiniLM-L6-v2".to_owned()),
+    };
     let asked = model.encoder_config(Arithmetic::Auto)?;
+    let mut devices = asked.accelerator.map_or(Vec::new(), |on| on.devices);
+    let device = devices.pop();
+    if !devices.is_empty() {
+        return Err(Failure::usage("a process trains on one device").into());
+    }
     let simd = asked
         .simd
         .map_or(Simd::detect(), |level| Simd::detect().at_most(level));
     let (precision, name) = match asked.arithmetic {
         Arithmetic::F32 => (Precision::F32, "f32"),
-        Arithmetic::Auto if !simd.has_bf16() => (Precision::F32, "f32"),
+        Arithmetic::Auto if device.is_none() && !simd.has_bf16() => (Precision::F32, "f32"),
         Arithmetic::Auto | Arithmetic::Bf16 => (Precision::Bf16, "bf16"),
         other => {
             let text = format!("training has no `{}`", other.as_str());
@@ -60,7 +73,15 @@ pub fn run(
     compute::keep_freed_memory();
     let mut config = EngineConfig::default();
     (config.threads, config.precision, config.simd) = (asked.threads, precision, simd);
-    let mut bench = TrainingBench::new(workload, &config)?;
+    let place = device
+        .as_ref()
+        .map_or("cpu", |device| &device.info().name)
+        .to_owned();
+    let engine = match device {
+        Some(device) => Engine::on_device(&config, device)?,
+        None => Engine::new(&config)?,
+    };
+    let mut bench = TrainingBench::new(workload, shape, &engine)?;
     let progress = Progress::new(output);
     progress.update("warm up", "steps", 0, 1);
     bench.step()?;
@@ -83,7 +104,8 @@ pub fn run(
             Workload::CrossEncoder => "train-cross",
             Workload::BiEncoder => "train-bi",
         },
-        model: "random weights, shape of all-MiniLM-L6-v2",
+        model: format!("random weights, shape of {name_of_model}"),
+        device: place,
         precision: name,
         simd: simd.to_string(),
         threads: config.threads,
@@ -105,6 +127,7 @@ fn table(report: &Report) -> String {
     let rows = [
         ("workload", report.workload.to_owned()),
         ("model", report.model.to_owned()),
+        ("device", report.device.clone()),
         ("precision", report.precision.to_owned()),
         ("instructions", report.simd.clone()),
         ("threads", report.threads.to_string()),

@@ -16,6 +16,7 @@ use trainer::run::{LoraConfig, OptimizerConfig, RunConfig, ScheduleConfig, Train
 use trainer::{Mixing, Shard};
 
 use super::objective::ObjectiveSection;
+use crate::device::DeviceChoice;
 use crate::failure::Failure;
 
 /// A whole configuration.
@@ -188,6 +189,8 @@ pub struct EngineSection {
     pub precision: PrecisionName,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub threads: Option<usize>,
+    #[serde(skip_serializing_if = "DeviceChoice::is_cpu")]
+    pub device: DeviceChoice,
 }
 
 impl Default for EngineSection {
@@ -195,11 +198,12 @@ impl Default for EngineSection {
         Self {
             precision: PrecisionName::Auto,
             threads: None,
+            device: DeviceChoice::Cpu,
         }
     }
 }
 
-/// Operands of matrix products: `auto` is bf16 where the processor has it.
+/// Operands of matrix products: `auto` is bf16 on a device, and where the processor has it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum PrecisionName {
@@ -209,17 +213,17 @@ pub enum PrecisionName {
 }
 
 impl PrecisionName {
-    /// What `auto` is on this machine.
-    pub fn resolve(self) -> Self {
+    /// What `auto` is on a device, or on this machine.
+    pub fn resolve(self, on_device: bool) -> Self {
         match self {
-            Self::Auto if compute::Simd::detect().has_bf16() => Self::Bf16,
+            Self::Auto if on_device || compute::Simd::detect().has_bf16() => Self::Bf16,
             Self::Auto => Self::F32,
             known => known,
         }
     }
 
     pub fn precision(self) -> Precision {
-        match self.resolve() {
+        match self {
             Self::Bf16 => Precision::Bf16,
             Self::Auto | Self::F32 => Precision::F32,
         }

@@ -13,7 +13,7 @@ use cudarc::cublaslt::sys::{
 use cudarc::driver::result::{free_async, malloc_async};
 use cudarc::driver::{CudaStream, DriverError};
 
-use crate::accelerator::{Epilogue, MatrixType, Product};
+use crate::accelerator::{Epilogue, MatrixType, Product, Transposed};
 
 /// What the library's documentation recommends for Hopper; other devices use less of it.
 const WORKSPACE_BYTES: usize = 32 << 20;
@@ -68,10 +68,11 @@ impl Products {
         })
     }
 
-    /// Queues `C = A·Bᵀ` on a stream: that of the workspace, or one that records what will run there. The context is current.
+    /// Queues a product on a stream: that of the workspace, or one that records what will run there. The context is current.
     ///
-    /// The library thinks in columns: what is (m, k) by rows is (k, m) by columns. So `Cᵀ = B·Aᵀ` is asked for, of the same bytes. Its
-    /// bias is by rows, which are the columns of `C`, and of the type of the result. Its GELU is the approximation with tanh.
+    /// The library thinks in columns: what is (m, k) by rows is (k, m) by columns. So for `C = A·Bᵀ` it is asked for `Cᵀ = B·Aᵀ`, of the
+    /// same bytes, in which its first operand, `B`, is what it calls transposed. Its bias is by rows, which are the columns of `C`, and of
+    /// the type of the result. Its GELU is the approximation with tanh.
     ///
     /// # Safety
     /// As [`crate::accelerator::Accelerator::multiply`].
@@ -88,14 +89,15 @@ impl Products {
             m,
             n,
             k,
+            transposed,
             operands,
             result: of_c,
+            adds,
             epilogue,
         } = *product;
         let mut library = self.library.lock().unwrap_or_else(PoisonError::into_inner);
         let handle = library.handle;
         let operation = Description::new()?;
-        operation.set(Attribute::CUBLASLT_MATMUL_DESC_TRANSA, TRANSPOSED)?;
         let epilogue = match epilogue {
             Epilogue::None => None,
             Epilogue::BiasRelu => Some(sys::cublasLtEpilogue_t::CUBLASLT_EPILOGUE_RELU_BIAS),
@@ -105,8 +107,20 @@ impl Products {
             operation.set(Attribute::CUBLASLT_MATMUL_DESC_EPILOGUE, epilogue)?;
             operation.set(Attribute::CUBLASLT_MATMUL_DESC_BIAS_POINTER, address(bias))?;
         }
-        let left = Layout::new(operands, k, n)?;
-        let right = Layout::new(operands, k, m)?;
+        let left = match transposed {
+            Transposed::Second => {
+                operation.set(Attribute::CUBLASLT_MATMUL_DESC_TRANSA, TRANSPOSED)?;
+                Layout::new(operands, k, n)?
+            }
+            Transposed::Neither | Transposed::First => Layout::new(operands, n, k)?,
+        };
+        let right = match transposed {
+            Transposed::First => {
+                operation.set(Attribute::CUBLASLT_MATMUL_DESC_TRANSB, TRANSPOSED)?;
+                Layout::new(operands, m, k)?
+            }
+            Transposed::Second | Transposed::Neither => Layout::new(operands, k, m)?,
+        };
         let into = Layout::new(of_c, n, m)?;
         let algorithm = match library.algorithms.get(product) {
             Some(&algorithm) => algorithm,
@@ -131,14 +145,14 @@ impl Products {
                 found.algo
             }
         };
-        let (one, zero) = (1.0_f32, 0.0_f32);
+        let (one, kept) = (1.0_f32, if adds { 1.0_f32 } else { 0.0 });
         // SAFETY: the caller answers for the addresses; the rest is there until this returns.
         unsafe {
             result::matmul(
                 handle,
                 operation.0,
                 ptr::from_ref(&one).cast(),
-                ptr::from_ref(&zero).cast(),
+                ptr::from_ref(&kept).cast(),
                 address(b),
                 left.0,
                 address(a),

@@ -78,7 +78,7 @@ impl Pass<'_> {
             relative: self.relative,
             mask: self
                 .dropout
-                .at(self.dropout.attention, self.place(Place::Weights)),
+                .at(self.dropout.attention, Place::Weights.number(self.index)),
             first_row: self.group.start + text.start,
             n_queries: kept.len(),
             n_keys: text.len(),

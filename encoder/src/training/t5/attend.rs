@@ -29,7 +29,7 @@ impl Relative {
         let buckets: Vec<usize> = (1 - n_positions..n_positions)
             .map(|offset| relative_bucket(offset, n_buckets, max_distance))
             .collect();
-        let biases = &table.read().values;
+        let biases = &table.settled().values;
         let spread = |head| {
             buckets
                 .iter()

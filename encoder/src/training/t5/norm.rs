@@ -55,7 +55,7 @@ impl CustomOp1 for NormOperation {
             &mut rows,
             &mut normalized,
             &mut scales,
-            &layer.weight.read().values,
+            &layer.weight.read()?.values,
             layer.epsilon,
         );
         *lock(&self.kept) = (normalized, scales);
@@ -71,7 +71,7 @@ impl CustomOp1 for NormOperation {
             &mut gradient,
             normalized,
             scales,
-            &layer.weight.read().values,
+            &layer.weight.read()?.values,
             &mut d_weight,
         );
         layer.weight.add_gradient(&d_weight)?;

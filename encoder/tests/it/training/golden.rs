@@ -104,7 +104,10 @@ fn check_golden(name: &str, pooling: Pooling) {
         loss.backward().expect("a backward");
         if index == 0 {
             for parameter in encoder.parameters().iter() {
-                let found = parameter.gradient().expect("every parameter has one");
+                let found = parameter
+                    .gradient()
+                    .expect("it is read")
+                    .expect("every parameter has one");
                 let expected = values(&format!("gradient.{}", parameter.name()));
                 let name = format!("{name} gradient of {}", parameter.name());
                 let worst = error(&found, &expected);
@@ -132,12 +135,13 @@ fn check_golden(name: &str, pooling: Pooling) {
             .parameters()
             .get(name)
             .expect("equal models")
-            .values();
+            .values()
+            .expect("it is read");
         let moved = |values: &[f32]| -> Vec<f32> {
             values.iter().zip(&start).map(|(a, b)| a - b).collect()
         };
         let (found, expected) = (
-            moved(&parameter.values()),
+            moved(&parameter.values().expect("it is read")),
             moved(&values(&format!("after.{name}"))),
         );
         // Where a gradient is near rounding, Adam's step of ±η is too; the mean over a tensor is not.

@@ -264,7 +264,7 @@ mod tests {
                 continue;
             }
             let expected = values(&tensors[&format!("gradient.{name}")]);
-            let found = parameter.gradient().unwrap();
+            let found = parameter.gradient().unwrap().unwrap();
             let length = |x: &mut dyn Iterator<Item = f32>| x.map(|x| x * x).sum::<f32>().sqrt();
             let error = length(&mut found.iter().zip(&expected).map(|(a, b)| a - b));
             let size = length(&mut expected.iter().copied());

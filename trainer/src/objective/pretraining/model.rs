@@ -176,10 +176,14 @@ impl MaskedLm {
 
     /// Returns the head's logits of token vectors, (N, H) → (N, V).
     pub(super) fn logits(&self, rows: &Tensor) -> Result<Tensor, TrainingError> {
+        Ok(self.projection.forward(&self.transformed(rows)?)?)
+    }
+
+    /// What the head's projection reads, (N, H).
+    fn transformed(&self, rows: &Tensor) -> Result<Tensor, TrainingError> {
         let transformed = self.transform.forward(rows)?;
         let nothing = transformed.zeros_like()?;
-        let normalized = self.norm.forward(&transformed, &nothing)?;
-        Ok(self.projection.forward(&normalized)?)
+        Ok(self.norm.forward(&transformed, &nothing)?)
     }
 
     /// Returns the mean cross-entropy of the tokens that have a label; 0 where none has. Only their rows go through the
@@ -190,10 +194,15 @@ impl MaskedLm {
         labels: impl IntoIterator<Item = &'a Option<u32>>,
     ) -> Result<Mean, TrainingError> {
         let (rows, targets) = labelled(labels);
-        Mean::of_labels(&targets, || {
-            let rows = hidden.index_select(&Tensor::new(rows, &Device::Cpu)?, 0)?;
-            self.logits(&rows)
-        })
+        let n = targets.len();
+        if n == 0 {
+            return Mean::of_labels(&targets, || self.logits(hidden));
+        }
+        let rows = hidden.index_select(&Tensor::new(rows, &Device::Cpu)?, 0)?;
+        let value = self
+            .projection
+            .cross_entropy(&self.transformed(&rows)?, &targets)?;
+        Ok(Mean { value, n })
     }
 }
 

@@ -22,7 +22,7 @@ fn step<O: Objective>(
     let input = objective.preparation()(batch).expect("an input");
     let report = objective.step_prepared(batch, input, &step_at(3), ranks);
     let gradients = objective.parameters().iter();
-    let gradients = gradients.map(|one| (one.name().to_owned(), one.gradient()));
+    let gradients = gradients.map(|one| (one.name().to_owned(), one.gradient().unwrap()));
     (report.expect("a step"), gradients.collect())
 }
 

@@ -5,8 +5,8 @@
 `--data` is a file of trawl's lines with negatives, as `trawl mine` writes it. Both read the same lines, tokenize each
 batch, pad it to its longest text (trawl packs), and take every step with dropout 0.1, AdamW with weight decay, a linear
 schedule and clipping, in bf16 (autocast in PyTorch, operands of matrix products in trawl). Neither saves or evaluates in
-between. Printed are medians over the rounds: tokens a second without padding, from the end of the third step on, and the
-most memory that the process had resident.
+between. With `--device cuda:0` both compute on a GPU, trawl with a build that has CUDA. Printed are medians over the rounds:
+tokens a second without padding, from the end of the third step on, and the most memory that the process had resident.
 """
 
 import argparse
@@ -81,12 +81,12 @@ def trawl(args, kind, folder):
         model=json.dumps(str(args.model.resolve())), data=json.dumps(str(args.data.resolve())), batch=args.batch,
         group=args.group, objective=OBJECTIVES[kind], steps=args.steps, threads=args.threads,
     ))
-    return measured(args.trawl, config, folder / "run")
+    return measured(args.trawl, config, folder / "run", "--device", args.device)
 
 
-def measured(binary, config, out):
+def measured(binary, config, out, *options):
     """Returns (tokens a second, most resident bytes) of `trawl train` with a configuration, behind the first steps."""
-    _, resident, _ = run([binary, "--quiet", "train", config, "--out", out])
+    _, resident, _ = run([binary, "--quiet", "train", config, "--out", out, *options])
     steps = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     steps = [step for step in steps if step["kind"] == "train"]
     before = [0] + [step["n_tokens"] for step in steps]
@@ -98,7 +98,7 @@ def measured(binary, config, out):
 def torch(args, kind):
     """Returns (tokens a second, most resident bytes) of one run of this file as a worker."""
     command = [sys.executable, __file__, "--worker", kind]
-    for name in ("model", "data", "batch", "group", "steps", "threads"):
+    for name in ("model", "data", "batch", "group", "steps", "threads", "device"):
         command += [f"--{name}", str(getattr(args, name))]
     _, resident, out = run(command, env={**os.environ, "OMP_NUM_THREADS": str(args.threads)})
     return float(out.split()[-1]), resident
@@ -131,7 +131,7 @@ def work(args, kind):
         model = transformers.AutoModelForSequenceClassification.from_pretrained(args.model, num_labels=1)
     else:
         model = transformers.AutoModel.from_pretrained(args.model, add_pooling_layer=False)
-    model.train()
+    model.to(args.device).train()
     optimizer, schedule = optimizer_of(model, 2e-5, args.steps)
 
     examples = [json.loads(line) for line in args.data.read_text().splitlines()]
@@ -139,7 +139,7 @@ def work(args, kind):
     random.Random(0).shuffle(examples)
 
     def embed(texts, length):
-        batch = tokenizer(texts, truncation=True, max_length=length, padding=True, return_tensors="pt")
+        batch = tokenizer(texts, truncation=True, max_length=length, padding=True, return_tensors="pt").to(args.device)
         mask = batch["attention_mask"]
         hidden = model(**batch).last_hidden_state.float()
         mean = (hidden * mask[:, :, None]).sum(1) / mask.sum(1, keepdim=True)
@@ -148,29 +148,33 @@ def work(args, kind):
     n_tokens, start = 0, None
     for step in range(args.steps):
         if step == WARM_UP:
+            if args.device != "cpu":
+                torch.cuda.synchronize()
             n_tokens, start = 0, time.perf_counter()
         batch = [examples[(step * args.batch + row) % len(examples)] for row in range(args.batch)]
         queries = [example["query"] for example in batch]
         groups = [example["positives"][:1] + example["negatives"][:args.group - 1] for example in batch]
         passages = [passage["text"] for group in groups for passage in group]
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        with torch.autocast(args.device.split(":")[0], dtype=torch.bfloat16):
             if is_pair:
                 repeated = [query for query in queries for _ in range(args.group)]
                 inputs = tokenizer(repeated, passages, truncation=True, max_length=192, padding=True, return_tensors="pt")
+                inputs = inputs.to(args.device)
                 n_tokens += int(inputs["attention_mask"].sum())
                 scores = model(**inputs).logits.float().view(args.batch, args.group)
-                targets = torch.zeros(args.batch, dtype=torch.long)
+                targets = torch.zeros(args.batch, dtype=torch.long, device=args.device)
             else:
                 (q, n_query), (p, n_passage) = embed(queries, 32), embed(passages, 128)
                 n_tokens += n_query + n_passage
                 scores = q @ p.T / 0.05
-                targets = torch.arange(args.batch) * args.group
+                targets = torch.arange(args.batch, device=args.device) * args.group
             loss = torch.nn.functional.cross_entropy(scores, targets)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         schedule.step()
         optimizer.zero_grad()
+    loss.item()  # waits for a device
     print(n_tokens / (time.perf_counter() - start))
 
 
@@ -185,6 +189,7 @@ def main():
     parser.add_argument("--steps", type=int, default=15)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--device", default="cpu", help="cpu, or cuda:0")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.worker:

@@ -54,6 +54,10 @@ with tempfile.TemporaryDirectory() as folder:
     assert "`gpu` is none of" in done.stderr, done.stderr
     done = run("serve", str(collection), "--device", "cuda:0", expected=1)
     assert PROBLEM in done.stderr, done.stderr
+    config = folder / "train.toml"
+    config.write_text('[model]\npath = "tests/fixtures/models/tiny-bert"\n[data]\n[objective]\nname = "bi_encoder"\n')
+    done = run("train", str(config), "--device", "cuda:0", expected=1)
+    assert PROBLEM in done.stderr and "--device cpu" in done.stderr, done.stderr
     # A server takes what is there unless it is told otherwise.
     server = subprocess.Popen(
         [TRAWL, "serve", str(collection), "--bind", "127.0.0.1:0", "--rerank", "none"], stderr=subprocess.PIPE, text=True

@@ -614,6 +614,11 @@ fn what_a_configuration_cannot_say_is_refused_with_its_place() {
     refused("optimizer.accumulate=0", &["optimizer.accumulate"]);
     refused("objective.name=nothing", &["nothing"]);
     refused("run.measure=mrr@99", &["mrr@99"]);
+    refused("engine.device=gpu", &["`gpu` is none of"]);
+    refused(
+        "engine.device=cuda:0,cuda:1",
+        &["a process trains on one device", "torchrun"],
+    );
     let text = fs::read_to_string(&config)
         .expect("a file")
         .replace("batch_size", "batchsize");
@@ -624,6 +629,29 @@ fn what_a_configuration_cannot_say_is_refused_with_its_place() {
         "{errors}"
     );
     assert!(errors.contains("did you mean `batch_size`?"), "{errors}");
+}
+
+#[test]
+fn a_device_that_is_not_there_is_named() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (config, out) = (config(folder.path()), folder.path().join("run"));
+    let train = ["train", config.as_str(), "--out", text(&out), "--dry-run"];
+    if !cfg!(feature = "cuda") {
+        let errors = fail(1, [&train[..], &["--device", "cuda:0"][..]].concat());
+        assert!(
+            errors.contains("built without the feature `cuda`") && errors.contains("--device cpu"),
+            "{errors}"
+        );
+    }
+    // The processors compute where there is none.
+    json(
+        [
+            &["--json", "--quiet"][..],
+            &train[..],
+            &["--device", "auto"][..],
+        ]
+        .concat(),
+    );
 }
 
 #[test]

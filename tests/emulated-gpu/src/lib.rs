@@ -648,14 +648,7 @@ mod tests {
     #[test]
     fn what_is_recorded_is_done_when_it_is_replayed() {
         let gpu = EmulatedGpu::new("gpu:0", 1 << 10);
-        let product = Product {
-            m: 1,
-            n: 1,
-            k: 1,
-            operands: MatrixType::F32,
-            result: MatrixType::F32,
-            epilogue: Epilogue::None,
-        };
+        let product = Product::new((1, 1, 1), MatrixType::F32, MatrixType::F32);
         let [a, b, c] = [0; 3].map(|_| gpu.allocate(4).expect("there is room"));
         let read = |expected: f32| {
             let mut bytes = [0; 4];

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, Device, Layout, Result, Shape, Tensor};
 use compute::Simd;
 
-use super::accelerated::{LinearOnDevice, VocabularyLoss};
+use super::accelerated::{LinearOnDevice, LossOnDevice};
 use super::dropout::{Dropout, Mask};
 use super::encoder::{floats, values};
 use super::engine::{Engine, lock};
@@ -13,6 +13,7 @@ use super::function;
 use super::linear::{Due, PackedLinear, add_vector, add_weight_gradients};
 use super::matrix::{Left, Panels, Start, multiply};
 use super::parameter::{Kind, Parameter, Parameters};
+use super::vocabulary::VocabularyLoss;
 use crate::architecture::Activation;
 
 /// Rows that one thread takes through a linear layer at a time.
@@ -100,13 +101,7 @@ impl Linear {
     /// When the width of `x` is another.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let (n_rows, n_in) = x.dims2()?;
-        if n_in != self.weight.width() {
-            candle_core::bail!(
-                "`{}` takes rows of {}, not {n_in}",
-                self.weight.name(),
-                self.weight.width()
-            );
-        }
+        self.check_width(n_in)?;
         if n_rows == 0 {
             let shape = (0, self.weight.shape()[0]);
             return Tensor::zeros(shape, candle_core::DType::F32, &Device::Cpu);
@@ -122,25 +117,37 @@ impl Linear {
         })
     }
 
-    /// Returns [`cross_entropy`] of the layer's results for rows (N, in), each of which has a target. On a device the results stay
-    /// there.
+    /// Returns [`cross_entropy`] of the layer's results for rows (N, in), each of which has a target. The results of all rows are never
+    /// there at once, so that a vocabulary takes little memory and no time but that of the products.
     ///
     /// # Errors
     /// As [`Self::forward`] and [`cross_entropy`].
     pub fn cross_entropy(&self, x: &Tensor, targets: &[i64]) -> Result<Tensor> {
-        let on_device = self.engine.device.as_ref();
-        let Some(device) = on_device.filter(|_| self.activation.is_none() && !targets.is_empty())
-        else {
+        if targets.is_empty() || self.activation.is_some() {
             return cross_entropy(&self.forward(x)?, targets);
-        };
-        check_targets((x.dims2()?.0, self.weight.shape()[0]), targets)?;
+        }
+        let (n_rows, n_in) = x.dims2()?;
+        self.check_width(n_in)?;
+        check_targets((n_rows, self.weight.shape()[0]), targets)?;
         let class = |&target: &i64| match target {
             IGNORED => candle_core::bail!("a row has no target"),
             class => Ok(class as u32),
         };
         let classes = targets.iter().map(class).collect::<Result<_>>()?;
-        let operation = VocabularyLoss::new(device, self, classes);
-        self.weight.input(x)?.apply_op1(operation)
+        let x = self.weight.input(x)?;
+        match &self.engine.device {
+            Some(device) => x.apply_op1(LossOnDevice::new(device, self, classes)),
+            None => x.apply_op1(VocabularyLoss::new(self, self.packed()?, classes)),
+        }
+    }
+
+    fn check_width(&self, n_in: usize) -> Result<()> {
+        let width = self.weight.width();
+        if n_in != width {
+            let name = self.weight.name();
+            candle_core::bail!("`{name}` takes rows of {width}, not {n_in}");
+        }
+        Ok(())
     }
 
     fn packed(&self) -> Result<Arc<PackedLinear>> {

@@ -35,6 +35,7 @@ mod parameter;
 mod register;
 mod stack;
 mod t5;
+mod vocabulary;
 mod words;
 mod workload;
 

@@ -145,7 +145,7 @@ impl CustomOp1 for LinearOnDevice {
 
 /// The mean cross-entropy of `x Wᵀ + b`. Logits stay on the device, and only as many at once as have room; the backward computes them
 /// again.
-pub(in crate::training) struct VocabularyLoss {
+pub(in crate::training) struct LossOnDevice {
     pub device: Device,
     pub layer: Linear,
     /// The class of each row.
@@ -160,7 +160,7 @@ struct Logits {
     at: (u64, u64, u64),
 }
 
-impl VocabularyLoss {
+impl LossOnDevice {
     pub fn new(device: &Device, layer: &Linear, targets: Vec<u32>) -> Self {
         Self {
             device: device.clone(),
@@ -215,9 +215,9 @@ impl VocabularyLoss {
     }
 }
 
-impl CustomOp1 for VocabularyLoss {
+impl CustomOp1 for LossOnDevice {
     fn name(&self) -> &'static str {
-        "vocabulary-loss"
+        "vocabulary-loss-on-device"
     }
 
     fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {

@@ -28,7 +28,7 @@ use super::parameter::Parameter;
 use crate::accelerated::COLUMN_UNIT;
 use crate::architecture::Architecture;
 
-pub(super) use self::linear::{LinearOnDevice, VocabularyLoss};
+pub(super) use self::linear::{LinearOnDevice, LossOnDevice};
 pub(super) use self::network::Layers;
 pub(super) use self::operation::{Embedded, Operation, Output};
 pub(super) use self::resident::{Resident, squared_norms};

@@ -248,7 +248,8 @@ impl Electra {
         Mean::of_labels(&targets, || {
             let rows = Tensor::new(rows, &Device::Cpu)?;
             let hidden = self.hidden(texts, dropout)?.index_select(&rows, 0)?;
-            self.head(&hidden)
+            let rows = self.transformed(&hidden)?;
+            Ok(self.projection.cross_entropy(&rows, &targets)?)
         })
     }
 
@@ -285,10 +286,14 @@ impl Electra {
     }
 
     pub(super) fn head(&self, rows: &Tensor) -> Result<Tensor, TrainingError> {
+        Ok(self.projection.forward(&self.transformed(rows)?)?)
+    }
+
+    /// What the head's projection reads.
+    fn transformed(&self, rows: &Tensor) -> Result<Tensor, TrainingError> {
         let transformed = self.transform.forward(rows)?;
         let nothing = transformed.zeros_like()?;
-        let normalized = self.transform_norm.forward(&transformed, &nothing)?;
-        Ok(self.projection.forward(&normalized)?)
+        Ok(self.transform_norm.forward(&transformed, &nothing)?)
     }
 }
 

@@ -108,8 +108,11 @@ impl Generator {
         hidden: &[&Corrupted],
         dropout: &Dropout,
     ) -> Result<Mean, TrainingError> {
-        let (rows, targets) = labelled(hidden.iter().flat_map(|text| &text.labels));
-        Mean::of_labels(&targets, || self.logits(texts, &rows, dropout))
+        let labels = hidden.iter().flat_map(|text| &text.labels);
+        match self {
+            Self::Electra(model) => model.loss(texts, labels, dropout),
+            Self::Bert(model) => model.loss(&model.encoder().forward(texts, dropout)?, labels),
+        }
     }
 
     /// Returns the ids of texts with a token drawn by the model's chances, at temperature 1 and without dropout, in each

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use candle_core::{D, Device, Tensor};
 use encoder::training::{
     Dropout, Encoder, Engine, Initial, LayerNorm, Linear, Parameter, Parameters, Stack,
-    TrainingError, cross_entropy, first, normal,
+    TrainingError, first, normal,
 };
 use encoder::{Architecture, Checkpoint, Family, LoadError, Tokens};
 
@@ -194,15 +194,11 @@ impl MaskedLm {
         labels: impl IntoIterator<Item = &'a Option<u32>>,
     ) -> Result<Mean, TrainingError> {
         let (rows, targets) = labelled(labels);
-        let n = targets.len();
-        if n == 0 {
-            return Mean::of_labels(&targets, || self.logits(hidden));
-        }
-        let rows = hidden.index_select(&Tensor::new(rows, &Device::Cpu)?, 0)?;
-        let value = self
-            .projection
-            .cross_entropy(&self.transformed(&rows)?, &targets)?;
-        Ok(Mean { value, n })
+        Mean::of_labels(&targets, || {
+            let rows = hidden.index_select(&Tensor::new(rows, &Device::Cpu)?, 0)?;
+            let rows = self.transformed(&rows)?;
+            Ok(self.projection.cross_entropy(&rows, &targets)?)
+        })
     }
 }
 
@@ -239,14 +235,14 @@ pub(super) struct Mean {
 }
 
 impl Mean {
-    /// The mean cross-entropy of targets; 0 of none.
+    /// The mean over targets that `loss` returns; 0 of none.
     pub(super) fn of_labels(
         targets: &[i64],
-        logits: impl FnOnce() -> Result<Tensor, TrainingError>,
+        loss: impl FnOnce() -> Result<Tensor, TrainingError>,
     ) -> Result<Self, TrainingError> {
         let value = match targets {
             [] => Tensor::zeros((), candle_core::DType::F32, &Device::Cpu)?,
-            targets => cross_entropy(&logits()?, targets)?,
+            _ => loss()?,
         };
         let n = targets.len();
         Ok(Self { value, n })

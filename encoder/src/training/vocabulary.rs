@@ -1,0 +1,219 @@
+//! The cross-entropy behind a linear layer with many outputs, such as the projection to a vocabulary.
+
+use std::sync::{Arc, Mutex};
+
+use candle_core::{CpuStorage, CustomOp1, Device, Layout, Result, Shape, Tensor};
+
+use super::encoder::floats;
+use super::engine::lock;
+use super::function;
+use super::layer::Linear;
+use super::linear::{Due, PackedLinear, add_vector, add_weight_gradients};
+use super::matrix::{Left, Panels, Start, multiply};
+
+/// Rows that one thread takes at a time.
+const BLOCK: usize = 128;
+/// Logits that it has at once: as many as stay in its cache.
+const MOST_LOGITS: usize = 1 << 20;
+
+/// `mean(ln Σ e^(x Wᵀ + b) − (x Wᵀ + b)[target])` over rows.
+///
+/// Logits are never there all at once. The forward makes their gradients at the same time, as operands of the products of the
+/// backward, which is left to multiply by the gradient of the mean: that is linear in it.
+pub(super) struct VocabularyLoss {
+    layer: Linear,
+    packed: Arc<PackedLinear>,
+    /// The class of each row.
+    targets: Vec<u32>,
+    tape: Mutex<Vec<Tape>>,
+}
+
+/// What a block of rows leaves for the backward.
+#[derive(Default)]
+struct Tape {
+    loss: f64,
+    /// Of logits, of the bias, and of the rows.
+    gradient: Panels,
+    bias: Vec<f32>,
+    d_input: Vec<f32>,
+}
+
+impl VocabularyLoss {
+    pub(super) fn new(layer: &Linear, packed: Arc<PackedLinear>, targets: Vec<u32>) -> Self {
+        Self {
+            layer: layer.clone(),
+            packed,
+            targets,
+            tape: Mutex::default(),
+        }
+    }
+
+    fn block(&self, input: &[f32], targets: &[u32], tape: &mut Tape) {
+        let (kernel, packed) = (self.layer.engine.kernel, &self.packed);
+        let (n_in, n_out) = (self.layer.weight.width(), self.layer.weight.shape()[0]);
+        let (n_rows, n_words) = (targets.len(), kernel.words(n_out));
+        let mut words = Vec::new();
+        kernel.pack(input, n_in, &mut words);
+        let mut gradient = vec![0; n_rows * n_words];
+        let at_once = (MOST_LOGITS / n_out).clamp(1, n_rows);
+        let mut logits = vec![0.0; at_once * n_out];
+        let scale = 1.0 / self.targets.len() as f32;
+        tape.bias = vec![0.0; n_out];
+        for first in (0..n_rows).step_by(at_once) {
+            let n = at_once.min(n_rows - first);
+            let logits = &mut logits[..n * n_out];
+            let row_words = kernel.words(n_in);
+            let left = Left::rows(&words[first * row_words..], row_words);
+            for panel in packed.forward.iter() {
+                let target = (&mut logits[panel.first..], n_out);
+                multiply(kernel, left, panel, packed.start(panel), target, n);
+            }
+            for (row, &target) in logits.chunks_exact_mut(n_out).zip(&targets[first..]) {
+                let logit = row[target as usize];
+                tape.loss += f64::from(function::softmax(kernel.simd, row, 1.0) - logit);
+                row[target as usize] -= 1.0;
+                crate::kernel::scale(kernel.simd, row, scale);
+            }
+            function::add_rows(kernel.simd, logits, n_out, &mut tape.bias);
+            let target = &mut gradient[first * n_words..][..n * n_words];
+            kernel.pack_into((logits, n_out), n_out, (target, n_words));
+        }
+        tape.d_input = vec![0.0; input.len()];
+        let left = Left::rows(&gradient, n_words);
+        for panel in packed.backward.iter() {
+            let target = (&mut tape.d_input[panel.first..], n_in);
+            multiply(kernel, left, panel, Start::Zero, target, n_rows);
+        }
+        tape.gradient
+            .fill_packed(kernel, &gradient, n_words, n_rows, n_out);
+    }
+}
+
+impl CustomOp1 for VocabularyLoss {
+    fn name(&self) -> &'static str {
+        "vocabulary-loss"
+    }
+
+    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let (input, n_in) = (floats(storage, layout)?, self.layer.weight.width());
+        let mut tapes: Vec<Tape> = Vec::new();
+        tapes.resize_with(self.targets.len().div_ceil(BLOCK), Tape::default);
+        let blocks = input.chunks(BLOCK * n_in).zip(self.targets.chunks(BLOCK));
+        let mut blocks: Vec<_> = blocks.zip(&mut tapes).collect();
+        self.layer
+            .engine
+            .run(&mut blocks, |((input, targets), tape)| {
+                self.block(input, targets, tape);
+            });
+        drop(blocks);
+        let sum: f64 = tapes.iter().map(|tape| tape.loss).sum();
+        *lock(&self.tape) = tapes;
+        let mean = (sum / self.targets.len() as f64) as f32;
+        Ok((CpuStorage::F32(vec![mean]), Shape::from(())))
+    }
+
+    fn bwd(&self, input: &Tensor, _: &Tensor, gradient: &Tensor) -> Result<Option<Tensor>> {
+        let (layer, kernel) = (&self.layer, self.layer.engine.kernel);
+        let (n_in, scale) = (layer.weight.width(), gradient.to_scalar::<f32>()?);
+        let rows = super::encoder::values(&(input * f64::from(scale))?)?;
+        let tapes = &mut *lock(&self.tape);
+        let mut inputs: Vec<(&[f32], Panels)> = rows
+            .chunks(BLOCK * n_in)
+            .map(|rows| (rows, Panels::default()))
+            .collect();
+        layer.engine.run(&mut inputs, |(rows, panels)| {
+            panels.fill(kernel, rows, n_in, rows.len() / n_in, n_in);
+        });
+        let operands = tapes.iter().zip(&inputs);
+        let operands = operands
+            .map(|(tape, (_, input))| (&tape.gradient, input))
+            .collect();
+        let due = Due {
+            parameter: &mut layer.weight.write(),
+            n_in,
+            operands,
+        };
+        add_weight_gradients(&layer.engine, &mut [due]);
+        let mut d_input = Vec::with_capacity(rows.len());
+        for tape in tapes {
+            d_input.append(&mut tape.d_input);
+            if let Some(bias) = &layer.bias {
+                crate::kernel::scale(kernel.simd, &mut tape.bias, scale);
+                add_vector(&mut bias.write(), &tape.bias);
+            }
+        }
+        crate::kernel::scale(kernel.simd, &mut d_input, scale);
+        Ok(Some(Tensor::from_vec(
+            d_input,
+            input.shape(),
+            &Device::Cpu,
+        )?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::training::{
+        Engine, EngineConfig, Kind, Linear, Parameters, Precision, cross_entropy, normal,
+    };
+
+    /// Several blocks, and several times the logits that are held at once; a layer without bias; an odd number of classes.
+    #[test]
+    fn losses_and_gradients_are_those_of_all_logits() {
+        for (precision, tolerance) in [(Precision::F32, 1e-5), (Precision::Bf16, 1e-2)] {
+            for (n_rows, n_classes, has_bias) in
+                [(300, 20_001, true), (129, 9, false), (1, 2, true)]
+            {
+                let config = EngineConfig {
+                    precision,
+                    ..EngineConfig::default()
+                };
+                let engine = Engine::new(&config).unwrap();
+                let targets: Vec<i64> = (0..n_rows).map(|i| i * 7919 % n_classes).collect();
+                let outcome = |fused: bool| {
+                    let mut parameters = Parameters::new();
+                    let n = n_classes as usize;
+                    let mut insert = |name: &str, shape: &[usize], kind| {
+                        let values = normal(3, name.len() as u64, shape.iter().product(), 0.3);
+                        parameters.insert(name, shape, values, kind).unwrap()
+                    };
+                    let weight = insert("w", &[n, 12], Kind::Matrix);
+                    let x = insert("rows", &[n_rows as usize, 12], Kind::Matrix);
+                    let bias = has_bias.then(|| insert("bias", &[n], Kind::Plain));
+                    let layer = match &bias {
+                        Some(bias) => Linear::tied(&weight, bias, &engine).unwrap(),
+                        None => Linear::without_bias(&weight, &engine),
+                    };
+                    let x = x.tensor().unwrap();
+                    let loss = match fused {
+                        true => layer.cross_entropy(&x, &targets),
+                        false => cross_entropy(&layer.forward(&x).unwrap(), &targets),
+                    };
+                    let loss = (loss.unwrap() * 0.7).unwrap();
+                    loss.backward().unwrap();
+                    let gradients = parameters
+                        .iter()
+                        .map(|one| one.gradient().unwrap().unwrap());
+                    (
+                        loss.to_scalar::<f32>().unwrap(),
+                        gradients.collect::<Vec<_>>(),
+                    )
+                };
+                let (expected, found) = (outcome(false), outcome(true));
+                let name = format!("{precision:?} {n_rows} x {n_classes}");
+                assert!(
+                    (expected.0 - found.0).abs() <= 1e-6 * expected.0,
+                    "{name}: {found:?}"
+                );
+                for (expected, found) in expected.1.iter().zip(&found.1) {
+                    let length = |x: &mut dyn Iterator<Item = f32>| {
+                        x.map(|x| f64::from(x).powi(2)).sum::<f64>().sqrt()
+                    };
+                    let off = length(&mut expected.iter().zip(found).map(|(a, b)| a - b));
+                    let size = length(&mut expected.iter().copied());
+                    assert!(off <= tolerance * size, "{name}: {off} of {size}");
+                }
+            }
+        }
+    }
+}

@@ -47,5 +47,8 @@ pub use options::{
 };
 pub use rank_prior::RankPrior;
 pub use t5::{ScaledT5, T5Architecture, scale_t5};
-pub use tokenizer::{Piece, Side, Text, TextTokenizer, Tokens, Truncation};
+pub use tokenizer::{
+    LearnedWordPieces, Piece, Side, Text, TextTokenizer, Tokens, Truncation, WordCounts,
+    WordPieceConfig,
+};
 pub use transformer::{Batch, Transformer};

@@ -20,6 +20,7 @@ pub mod run;
 pub mod spans;
 pub mod teacher;
 mod text;
+mod word_pieces;
 
 pub use batches::{
     Batches, Draw, GroupBatches, GroupsConfig, Mixing, Shard, ShuffleBuffer, StreamBatches,
@@ -27,3 +28,4 @@ pub use batches::{
 };
 pub use mining::{MiningConfig, MiningCounts, Selection, mine};
 pub use objective::{Objective, Preparation, Step, StepReport};
+pub use word_pieces::{WordPieceReport, learn_word_pieces};

@@ -30,6 +30,8 @@ enum DataCommand {
     Convert(Box<convert::ConvertArgs>),
     /// Write OpenMatch's training files: lines of token ids, in shards.
     BuildTrain(Box<build_train::BuildTrainArgs>),
+    /// Learn the word pieces of a corpus: the tokenizer of an encoder that begins with random weights.
+    WordPieces(pretraining::WordPiecesArgs),
     /// Count the whole words of a corpus, for MASTER's keyword masks.
     FrequencyDictionary(pretraining::FrequencyDictionaryArgs),
     /// Cut documents into spans and put others of the document beside each, for CoT-MAE and coCondenser.
@@ -48,6 +50,7 @@ pub fn run(args: DataArgs, output: &Output) -> anyhow::Result<()> {
     match args.command {
         DataCommand::Convert(args) => convert::run(*args, output),
         DataCommand::BuildTrain(args) => build_train::run(*args, output),
+        DataCommand::WordPieces(args) => pretraining::word_pieces(args, output),
         DataCommand::FrequencyDictionary(args) => pretraining::frequency_dictionary(args, output),
         DataCommand::SpanPairs(args) => pretraining::span_pairs(args, output),
         DataCommand::GenerateQueries(args) => teacher::generate_queries(*args, output),

@@ -1,13 +1,108 @@
-//! `trawl data frequency-dictionary` and `trawl data span-pairs` from their arguments to their files and exit codes.
+//! `trawl data word-pieces`, `frequency-dictionary` and `span-pairs` from their arguments to their files and exit codes.
 
 use std::fs;
+use std::path::Path;
 
 use serde_json::{Value, json};
 
 use crate::{fail, json, sample, succeed, text, tiny_model};
 
-fn read(path: &std::path::Path) -> Value {
+fn read(path: &Path) -> Value {
     serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap()
+}
+
+#[test]
+fn word_pieces_are_learned_and_make_a_model() {
+    let folder = tempfile::tempdir().unwrap();
+    let corpus = sample("corpus.jsonl");
+    let learn = |name: &str, more: &[&str]| {
+        let out = folder.path().join(name);
+        let all = [
+            "data",
+            "word-pieces",
+            "--json",
+            text(&corpus),
+            "--out",
+            text(&out),
+        ];
+        (json([&all, more].concat()), out)
+    };
+    let (report, out) = learn("first", &["--pieces", "400", "--threads", "1"]);
+    let n_pieces = report["pieces"].as_u64().unwrap();
+    assert!((300..=400).contains(&n_pieces), "{report}");
+    let (_, again) = learn("again", &["--pieces", "400", "--threads", "2"]);
+    for file in ["tokenizer.json", "tokenizer_config.json", "vocab.txt"] {
+        let bytes = |folder: &Path| fs::read(folder.join(file)).unwrap();
+        assert!(bytes(&out) == bytes(&again), "{file} depends on threads");
+    }
+    let pieces = fs::read_to_string(out.join("vocab.txt")).unwrap();
+    let pieces: Vec<&str> = pieces.lines().collect();
+    assert_eq!(pieces.len() as u64, n_pieces);
+    assert_eq!(pieces[..5], ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]);
+    assert!(
+        pieces
+            .iter()
+            .skip(5)
+            .all(|piece| *piece == piece.to_lowercase())
+    );
+    let (_, cased) = learn("cased", &["--pieces", "400", "--cased"]);
+    let cased = fs::read_to_string(cased.join("vocab.txt")).unwrap();
+    assert!(
+        cased
+            .lines()
+            .skip(5)
+            .any(|piece| piece != piece.to_lowercase())
+    );
+
+    // Every character of the texts is a piece, so no word is unknown.
+    let words = folder.path().join("words.json");
+    let count = [
+        "data",
+        "frequency-dictionary",
+        "--json",
+        "--texts",
+        text(&corpus),
+    ];
+    let report = json(
+        [
+            &count[..],
+            &["--tokenizer", text(&out), "--out", text(&words)],
+        ]
+        .concat(),
+    );
+    assert!(report["words"].as_u64().unwrap() > 100, "{report}");
+    assert!(read(&words).get("[UNK]").is_none());
+
+    // With a configuration it is a model that begins with random weights.
+    let mut config = read(&tiny_model().join("config.json"));
+    config["vocab_size"] = json!(n_pieces);
+    fs::write(out.join("config.json"), config.to_string()).unwrap();
+    let train = folder.path().join("train.toml");
+    let toml = format!(
+        "[model]\npath = {:?}\n[data]\ncorpus = {{ files = [{:?}] }}\n[objective]\nname = \"mlm\"\n[run]\nmeasure = \"loss\"\n[dev]\ntexts = 2\n",
+        text(&out),
+        text(&corpus)
+    );
+    fs::write(&train, toml).unwrap();
+    let report = json(["train", "--json", "--quiet", "--dry-run", text(&train)]);
+    let loss = report["loss_of_the_first_batch"].as_f64().unwrap();
+    let expected = (n_pieces as f64).ln();
+    assert!(
+        (loss - expected).abs() < 0.2 * expected,
+        "{loss}, not {expected}"
+    );
+
+    let all = ["data", "word-pieces", text(&corpus), "--out", text(&out)];
+    let errors = fail(2, all);
+    assert!(errors.contains("tokenizer.json` exists"), "{errors}");
+    let empty = folder.path().join("empty.jsonl");
+    fs::write(&empty, "").unwrap();
+    let nowhere = folder.path().join("nowhere");
+    fail(
+        65,
+        ["data", "word-pieces", text(&empty), "--out", text(&nowhere)],
+    );
+    assert!(!nowhere.exists());
 }
 
 #[test]

@@ -1,6 +1,9 @@
 #[cfg(test)]
 mod identity;
+mod learning;
 mod word_piece;
+
+pub use learning::{LearnedWordPieces, WordCounts, WordPieceConfig};
 
 use std::ops::Range;
 use std::path::Path;

@@ -3,7 +3,10 @@
 use std::io::Write;
 use std::path::PathBuf;
 
+use anyhow::Context;
+use encoder::WordPieceConfig;
 use serde_json::json;
+use trainer::learn_word_pieces;
 use trainer::masking::{DictionaryConfig, FrequencyDictionary, WordSource};
 use trainer::spans::{SpanConfig, SpanError, SpanSource, write_span_pairs};
 
@@ -13,6 +16,65 @@ use super::writing::write_lines_of;
 use crate::failure::Failure;
 use crate::output::Output;
 use crate::progress::Progress;
+
+/// Arguments of `trawl data word-pieces`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  trawl data word-pieces corpus.jsonl.gz --out encoder
+  trawl data word-pieces a.jsonl.zst b.tsv.gz --pieces 16384 --cased --out encoder
+
+Writes tokenizer.json, tokenizer_config.json and vocab.txt. With a config.json of as many `vocab_size` beside them the folder is a
+model with random weights for `trawl train`.")]
+pub struct WordPiecesArgs {
+    #[command(flatten)]
+    reading: TextsArgs,
+    /// Entries of the vocabulary, special tokens among them.
+    #[arg(long, value_name = "N", default_value_t = 30_522, value_parser = clap::value_parser!(u32).range(256..))]
+    pieces: u32,
+    /// Tell capital letters and accents from plain ones.
+    #[arg(long)]
+    cased: bool,
+    /// How often two pieces have to stand beside each other to become one.
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..))]
+    least_count: u64,
+    /// Folder to write to, which has no tokenizer yet.
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+}
+
+pub fn word_pieces(args: WordPiecesArgs, output: &Output) -> anyhow::Result<()> {
+    let file = args.out.join("tokenizer.json");
+    if file.exists() {
+        return Err(Failure::usage(format!("`{}` exists", file.display())).into());
+    }
+    let config = WordPieceConfig {
+        n_pieces: args.pieces as usize,
+        lower_case: !args.cased,
+        least_count: args.least_count,
+    };
+    let n_threads = compute::thread_budget(args.reading.threads);
+    let (corpus, template) = args.reading.corpus();
+    let progress = Progress::new(output);
+    let mut on_bytes = |done, total| progress.update("read", "bytes", done, total);
+    let learned = learn_word_pieces(&corpus, &template, &config, n_threads, &mut on_bytes);
+    progress.finish();
+    let (learned, report) = learned?;
+    remark_bad(report.n_bad, report.first_bad.as_deref(), output);
+    let saved = learned.save(&args.out);
+    saved.with_context(|| format!("cannot write to `{}`", args.out.display()))?;
+    let value = json!({
+        "texts": report.n_texts, "bad_lines": report.n_bad, "pieces": learned.n_pieces(), "out": args.out,
+    });
+    output.result(&value, |_| {
+        format!(
+            "{} pieces of {} texts written to {}; \"vocab_size\": {} belongs into config.json",
+            learned.n_pieces(),
+            report.n_texts,
+            args.out.display(),
+            learned.n_pieces()
+        )
+    })
+}
 
 /// Arguments of `trawl data frequency-dictionary`.
 #[derive(Debug, clap::Args)]

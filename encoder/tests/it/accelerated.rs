@@ -46,23 +46,20 @@ fn gpu(n_bytes: u64) -> Arc<EmulatedGpu> {
 }
 
 fn on(device: &Arc<EmulatedGpu>, arithmetic: Arithmetic, batch_tokens: usize) -> EncoderConfig {
-    on_all(std::slice::from_ref(device), arithmetic, batch_tokens)
+    on_all(vec![device.clone()], arithmetic, batch_tokens)
 }
 
 fn on_all(
-    devices: &[Arc<EmulatedGpu>],
+    devices: Vec<SharedAccelerator>,
     arithmetic: Arithmetic,
     batch_tokens: usize,
 ) -> EncoderConfig {
-    let devices = devices
-        .iter()
-        .map(|device| device.clone() as SharedAccelerator);
     EncoderConfig {
         threads: 1,
         arithmetic,
         accelerator: Some(AcceleratorConfig {
             batch_tokens,
-            ..AcceleratorConfig::new(devices.collect())
+            ..AcceleratorConfig::new(devices)
         }),
         ..EncoderConfig::default()
     }
@@ -115,13 +112,35 @@ fn max_abs(a: &[f32], b: &[f32]) -> f32 {
     pairs.map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
 }
 
+fn shared(devices: &[Arc<EmulatedGpu>]) -> Vec<SharedAccelerator> {
+    let devices = devices.iter();
+    devices
+        .map(|device| device.clone() as SharedAccelerator)
+        .collect()
+}
+
 /// Compares what a bi-encoder makes of texts with what the CPU makes of them in f32.
 fn check_vectors(path: &Path, texts: &[Tokens], outputs: &[Output]) {
+    check_vectors_on((vec![gpu(1 << 28)], 300, 1), path, texts, outputs);
+    if let Some(gpu) = testkit::gpu() {
+        // The work of few tokens is recorded the second time, and replayed the third.
+        check_vectors_on((vec![gpu.clone()], 300, 3), path, texts, outputs);
+        check_vectors_on((vec![gpu; 2], 100, 3), path, texts, outputs);
+    }
+}
+
+/// Encodes so many times, with as many tokens in a group.
+fn check_vectors_on(
+    (devices, batch_tokens, n_times): (Vec<SharedAccelerator>, usize, usize),
+    path: &Path,
+    texts: &[Tokens],
+    outputs: &[Output],
+) {
     let plain = bi(path, &on_cpu());
     for (arithmetic, least) in ARITHMETIC {
-        let device = gpu(1 << 28);
-        let encoder = bi(path, &on(&device, arithmetic, 300));
+        let encoder = bi(path, &on_all(devices.clone(), arithmetic, batch_tokens));
         let name = format!("{} {arithmetic:?}", path.display());
+        let outputs = std::iter::repeat_n(outputs, n_times).flatten();
         for &output in outputs {
             let found = encoder.encode_as(texts, output).expect("texts encode");
             let expected = plain.encode_as(texts, output).expect("texts encode");
@@ -192,14 +211,20 @@ fn scores_are_those_of_the_reference_and_the_cpu() {
             (Arithmetic::F16, 0.01),
             (Arithmetic::Bf16, 0.05),
         ] {
-            let encoder = load(&on(&gpu(1 << 28), arithmetic, 150));
-            let found = encoder.score(&pairs).expect("pairs are scored");
-            let apart = max_abs(&found.logits, &expected.logits);
-            assert!(apart <= most, "{name} {arithmetic:?}: {apart}");
-            assert!(max_abs(&found.values, &expected.values) <= most);
-            if arithmetic == Arithmetic::F32 {
-                let report = golden.check_cross(&encoder).expect("comparable");
-                assert!(report.passed, "{name}: {report:?}");
+            let emulated = shared(&[gpu(1 << 28)]);
+            for device in emulated.into_iter().chain(testkit::gpu()) {
+                let encoder = load(&on_all(vec![device], arithmetic, 150));
+                // The work of few tokens is recorded the second time.
+                for _ in 0..2 {
+                    let found = encoder.score(&pairs).expect("pairs are scored");
+                    let apart = max_abs(&found.logits, &expected.logits);
+                    assert!(apart <= most, "{name} {arithmetic:?}: {apart}");
+                    assert!(max_abs(&found.values, &expected.values) <= most);
+                }
+                if arithmetic == Arithmetic::F32 {
+                    let report = golden.check_cross(&encoder).expect("comparable");
+                    assert!(report.passed, "{name}: {report:?}");
+                }
             }
         }
     }
@@ -363,7 +388,7 @@ fn several_devices_divide_the_texts() {
     let texts = texts(&[100, 9, 80, 7, 60, 50, 4, 30, 20, 10], n_vocabulary(&path));
     let one = bi(&path, &on(&gpu(1 << 28), Arithmetic::Bf16, 60));
     let devices = [0, 1, 2].map(|number| EmulatedGpu::new(&format!("gpu:{number}"), 1 << 28));
-    let encoder = bi(&path, &on_all(&devices, Arithmetic::Bf16, 60));
+    let encoder = bi(&path, &on_all(shared(&devices), Arithmetic::Bf16, 60));
     let n_weights = devices.each_ref().map(|device| device.allocated_bytes());
     assert!(n_weights[0] > 0 && n_weights == [n_weights[0]; 3]);
     for output in [Output::Vector, Output::TokenVectors] {
@@ -404,7 +429,7 @@ fn what_a_device_has_no_room_for_is_left_to_the_others() {
         let small = EmulatedGpu::new("gpu:1", n_weights + n_workspace / 8);
         let mut devices = vec![small.clone(), large.clone(), large.clone()];
         devices.truncate(1 + n_large);
-        let encoder = bi(&path, &on_all(&devices, Arithmetic::Bf16, 100));
+        let encoder = bi(&path, &on_all(shared(&devices), Arithmetic::Bf16, 100));
         for _ in 0..3 {
             let found = encoder.encode(&texts).expect("the others have room");
             assert_eq!(found, expected);
@@ -418,7 +443,7 @@ fn what_a_device_has_no_room_for_is_left_to_the_others() {
 
     let names = ["gpu:1", "gpu:2"];
     let small = names.map(|name| EmulatedGpu::new(name, n_weights + n_workspace / 32));
-    let encoder = bi(&path, &on_all(&small, Arithmetic::Bf16, 100));
+    let encoder = bi(&path, &on_all(shared(&small), Arithmetic::Bf16, 100));
     for _ in 0..2 {
         let error = encoder.encode(&texts).expect_err("nowhere is room");
         let EncodeError::Accelerator(error) = error else {

@@ -1,9 +1,8 @@
 //! Search by an emulated device against brute force, bit for bit.
 
 use std::path::Path;
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 
-use compute::accelerator::cuda;
 use compute::accelerator::{AcceleratorError, SharedAccelerator};
 use emulated_gpu::EmulatedGpu;
 use index::{
@@ -29,18 +28,6 @@ fn gpu(n_bytes: u64) -> Arc<EmulatedGpu> {
 
 fn shared(gpu: &Arc<EmulatedGpu>) -> [SharedAccelerator; 1] {
     [gpu.clone()]
-}
-
-/// The first GPU of this machine, where there is one and the tests are built for it.
-fn real() -> Option<SharedAccelerator> {
-    static OPENED: LazyLock<Result<SharedAccelerator, AcceleratorError>> =
-        LazyLock::new(|| cuda::open(0, None));
-    if let Err(error) = &*OPENED
-        && cfg!(feature = "cuda")
-    {
-        eprintln!("not tried on a GPU: {error}");
-    }
-    OPENED.as_ref().ok().cloned()
 }
 
 fn open(
@@ -88,7 +75,7 @@ fn check(
             continue;
         };
         let gpu = gpu(1 << 30);
-        for device in shared(&gpu).into_iter().chain(real()) {
+        for device in shared(&gpu).into_iter().chain(testkit::gpu()) {
             let kind = (sketches, row_type);
             let flat = open(folder.path(), metric, kind, width, rows, n_shards);
             let name = device.info().model.clone();

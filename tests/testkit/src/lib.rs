@@ -8,8 +8,9 @@ mod tile_emulation;
 
 use std::env;
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
+use std::sync::{LazyLock, OnceLock};
 
+use compute::accelerator::{SharedAccelerator, cuda};
 use hub::ModelCache;
 
 #[cfg(feature = "grpc")]
@@ -19,6 +20,17 @@ pub use tile_emulation::emulated_products;
 pub use tile_emulation::simd_levels;
 
 const DEFAULT_MODEL: &str = "all-MiniLM-L6-v2";
+
+/// The first GPU of this machine, where there is one and `compute` is built for it; a line says why not.
+pub fn gpu() -> Option<SharedAccelerator> {
+    static OPENED: LazyLock<Option<SharedAccelerator>> = LazyLock::new(|| {
+        let opened = cuda::open(0, None);
+        opened
+            .inspect_err(|error| eprintln!("not tried on a GPU: {error}"))
+            .ok()
+    });
+    OPENED.clone()
+}
 
 /// The folder of the default encoder, fetched when it is not there yet.
 ///

@@ -6,15 +6,14 @@
 # DATA     folder of openstax-text, squad, medquad and squadshifts-amazon, in BEIR's layout
 # WORK     everything is written here; what is done is not done again, and a training goes on in its middle
 # METHODS  none mlm condenser cot_mae sim_lm retro_mae dup_mae master (default: all)      SEEDS  default: 42
-# MODEL    folder whose tokenizer is used (default: all-MiniLM-L6-v2)      THREADS, TRAWL   threads and the command
+# PIECES   entries of the vocabulary, learned of the texts (default: 8192)      THREADS, TRAWL   threads and the command
 set -euo pipefail
 : "${DATA:?folder of the data sets}" "${WORK:?folder to write to}"
-TRAWL=${TRAWL:-trawl} MODEL=${MODEL:-} SEEDS=${SEEDS:-42}
+TRAWL=${TRAWL:-trawl} PIECES=${PIECES:-8192} SEEDS=${SEEDS:-42}
 METHODS=${METHODS-none mlm condenser cot_mae sim_lm retro_mae dup_mae master}
 here=$(cd "$(dirname "$0")" && pwd)
 mkdir -p "$WORK"
 WORK=$(cd "$WORK" && pwd) DATA=$(cd "$DATA" && pwd)
-MODEL=${MODEL:-${TRAWL_MODELS:-${XDG_CACHE_HOME:-$HOME/.cache}/trawl/models}/all-MiniLM-L6-v2}
 threads=${THREADS:+--threads $THREADS} engine=${THREADS:+--set engine.threads=$THREADS}
 sets="squad medquad squadshifts-amazon"
 questions=5000 # of each set, for fine-tuning
@@ -26,10 +25,11 @@ done
 split() { if [ "$1" = medquad ]; then echo test; else echo dev; fi; }
 
 # Folders of a configuration and a tokenizer: random weights.
+[ -e "$WORK/words" ] || "$TRAWL" data word-pieces "${corpora[@]}" --pieces "$PIECES" --out "$WORK/words"
 start() { # name config
     mkdir -p "$WORK/start/$1"
-    cp "$2" "$WORK/start/$1/config.json"
-    cp "$MODEL"/tokenizer.json "$MODEL"/tokenizer_config.json "$WORK/start/$1/"
+    sed "s/\"vocab_size\": [0-9]*/\"vocab_size\": $(wc -l <"$WORK/words/vocab.txt")/" "$2" >"$WORK/start/$1/config.json"
+    cp "$WORK"/words/* "$WORK/start/$1/"
 }
 start encoder "$here/../small-runs/config.json"
 start generator "$here/../simlm/generator.json"

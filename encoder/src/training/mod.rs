@@ -1,4 +1,4 @@
-//! Differentiable layers for training on the CPU.
+//! Differentiable layers for training on the CPU, or with a device behind the same types ([`Engine::on_device`]).
 //!
 //! Kernels work on slices; candle stands at the edge. An [`Encoder`] takes packed texts to token vectors in one candle
 //! operation, so that losses are written with ordinary candle operations and `loss.backward()` works. Weights, gradients

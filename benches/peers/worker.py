@@ -6,6 +6,9 @@ Answers are JSON lines on standard output; whatever the libraries print goes to 
 A peer is a class with `round()`, which returns the seconds of each timed call, and, unless it trains, `outputs()`,
 which returns one row per text in the order of the workload. Every peer takes token ids (sentence-transformers: texts)
 and gives normalized mean-pooled vectors or one logit a pair; batches are made before the clock starts.
+
+With `device` in the request, torch's peers compute there. Copies of batches and results are then inside the clock of a round, which waits
+once, at its end.
 """
 
 import hashlib
@@ -53,10 +56,13 @@ class Encoding:
             seconds.append(time.perf_counter() - start)
         return seconds
 
+    def on_host(self, output):
+        return output
+
     def outputs(self):
         rows = [None] * self.n_texts
         for indices, batch in self.batches:
-            for index, row in zip(indices, np.asarray(self.call(batch), dtype=np.float32)):
+            for index, row in zip(indices, np.asarray(self.on_host(self.call(batch)), dtype=np.float32)):
                 rows[index] = row
         return np.stack(rows)
 
@@ -79,6 +85,8 @@ class Torch(Encoding):
         kind = AutoModelForSequenceClassification if workload["pairs"] else AutoModel
         dtype = getattr(torch, dtype)
         model = kind.from_pretrained(workload["model"], dtype=dtype, attn_implementation="sdpa").eval()
+        self.device = request.get("device", "cpu")
+        model = model.to(self.device)
         self.model = torch.compile(model, dynamic=True) if compiled else model
         self.pairs = workload["pairs"]
         super().__init__(workload)
@@ -92,12 +100,28 @@ class Torch(Encoding):
             inputs["attention_mask"] = torch.tensor(mask)
         if self.pairs:
             inputs["token_type_ids"] = torch.tensor(type_ids)
-        return inputs, torch.tensor(mask, dtype=torch.float32).unsqueeze(-1)
+        mask = torch.tensor(mask, dtype=torch.float32).unsqueeze(-1)
+        if self.device != "cpu":
+            inputs, mask = {name: values.pin_memory() for name, values in inputs.items()}, mask.pin_memory()
+        return inputs, mask
+
+    def round(self):
+        if self.device == "cpu":
+            return super().round()
+        start = time.perf_counter()
+        for output in [self.call(batch) for _, batch in self.batches]:
+            self.on_host(output)
+        return [time.perf_counter() - start]
+
+    def on_host(self, output):
+        return output.cpu()
 
     def call(self, batch):
         import torch
 
         inputs, mask = batch
+        inputs = {name: values.to(self.device, non_blocking=True) for name, values in inputs.items()}
+        mask = mask.to(self.device, non_blocking=True)
         with torch.inference_mode():
             output = self.model(**inputs)
             if self.pairs:
@@ -275,12 +299,14 @@ class Training:
         ).train()
         if not workload["pairs"]:
             model.pooler = None  # not read by mean pooling, so it would only add unused parameters
-        # `fused` is torch's fastest AdamW on a CPU.
+        # `fused` is torch's fastest AdamW.
+        self.device = request.get("device", "cpu")
+        model = model.to(self.device)
         self.optimizer = torch.optim.AdamW(model.parameters(), lr=2e-5, weight_decay=0.01, fused=True)
         self.model = torch.compile(model, dynamic=True) if compiled else model
         self.bf16, self.n_steps = bf16, workload["steps"]
         self.groups = [
-            torch.randint(1000, model.config.vocab_size, shape, generator=torch.Generator().manual_seed(seed))
+            torch.randint(1000, model.config.vocab_size, shape, generator=torch.Generator().manual_seed(seed)).to(self.device)
             for seed, shape in enumerate(workload["shapes"])
         ]
         self.loss = self.binary_loss if workload["pairs"] else self.contrastive_loss
@@ -290,7 +316,7 @@ class Training:
 
         (ids,) = self.groups
         logits = self.model(input_ids=ids).logits[:, 0].float()
-        labels = (torch.arange(len(ids)) % 2).float()
+        labels = (torch.arange(len(ids), device=self.device) % 2).float()
         return torch.nn.functional.binary_cross_entropy_with_logits(logits, labels)
 
     def contrastive_loss(self):
@@ -301,7 +327,7 @@ class Training:
             for ids in self.groups
         )
         scores = queries @ passages.T / 0.05
-        positives = torch.arange(len(queries)) * (len(passages) // len(queries))
+        positives = torch.arange(len(queries), device=self.device) * (len(passages) // len(queries))
         return torch.nn.functional.cross_entropy(scores, positives)
 
     def round(self):
@@ -310,11 +336,13 @@ class Training:
         seconds = []
         for _ in range(self.n_steps):
             start = time.perf_counter()
-            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.bf16):
+            with torch.autocast(self.device.split(":")[0], dtype=torch.bfloat16, enabled=self.bf16):
                 loss = self.loss()
             loss.backward()
             self.optimizer.step()
             self.optimizer.zero_grad()
+            if self.device != "cpu":
+                torch.cuda.synchronize()
             seconds.append(time.perf_counter() - start)
         if not torch.isfinite(loss):
             raise SystemExit(f"the loss is {loss.item()}")

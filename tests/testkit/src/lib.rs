@@ -21,11 +21,12 @@ pub use tile_emulation::simd_levels;
 
 const DEFAULT_MODEL: &str = "all-MiniLM-L6-v2";
 
-/// The first GPU of this machine, where there is one and `compute` is built for it; a line says why not.
+/// The first GPU of this machine, where there is one and `compute` is built for it; a line says which, or why not.
 pub fn gpu() -> Option<SharedAccelerator> {
     static OPENED: LazyLock<Option<SharedAccelerator>> = LazyLock::new(|| {
         let opened = cuda::open(0, None);
         opened
+            .inspect(|device| eprintln!("tried on a GPU: {}", device.info().model))
             .inspect_err(|error| eprintln!("not tried on a GPU: {error}"))
             .ok()
     });
@@ -69,10 +70,14 @@ pub fn golden(path: &str) -> PathBuf {
     tests_folder().join("golden").join(path)
 }
 
-fn tests_folder() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .parent()
-        .expect("this crate is a folder of tests/")
+/// `$TRAWL_TESTS` for test binaries that run on another machine than they were built on, else where this crate was built.
+fn tests_folder() -> PathBuf {
+    variable("TRAWL_TESTS").unwrap_or_else(|| {
+        Path::new(env!("CARGO_MANIFEST_DIR"))
+            .parent()
+            .expect("this crate is a folder of tests/")
+            .to_owned()
+    })
 }
 
 fn model_folder() -> PathBuf {

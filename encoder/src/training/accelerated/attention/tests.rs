@@ -1,4 +1,5 @@
-//! Attention beside a slow version in f64, on an emulated device.
+//! Attention beside a slow version in f64, on an emulated device, and on a GPU where there is one. Tolerances are relative to the sizes of the
+//! terms of each sum, so they hold for every order of them.
 
 use std::iter::zip;
 
@@ -238,10 +239,12 @@ fn the_slow_gradients_are_those_of_finite_differences() {
     }
 }
 
-fn device() -> SharedAccelerator {
-    let device: SharedAccelerator = EmulatedGpu::new("gpu:0", 1 << 28);
-    device.load(&MODULE).expect("all kernels are there");
-    device
+fn devices() -> Vec<SharedAccelerator> {
+    let emulated: SharedAccelerator = EmulatedGpu::new("gpu:0", 1 << 28);
+    let devices = [emulated].into_iter().chain(testkit::gpu());
+    devices
+        .inspect(|device| device.load(&MODULE).expect("all kernels are there"))
+        .collect()
 }
 
 fn upload(device: &SharedAccelerator, values: &[f64], of: MatrixType) -> Buffer {
@@ -265,10 +268,10 @@ fn upload_tiles(device: &SharedAccelerator, tiles: &[Tile]) -> Buffer {
 }
 
 fn room(device: &SharedAccelerator, n: usize, of: MatrixType) -> Buffer {
-    Buffer::new(device, n * of.bytes() + GUARD).expect("there is room")
+    Buffer::of(device, &vec![0xa5; n * of.bytes() + GUARD]).expect("there is room")
 }
 
-/// The first `n` values; the bytes after them are those of memory that nobody wrote.
+/// The first `n` values; the bytes after them are as [`room`] left them.
 fn read(buffer: &Buffer, n: usize, of: MatrixType) -> Vec<f64> {
     let mut bytes = vec![0; n * of.bytes() + GUARD];
     buffer.read(0, &mut bytes).expect("it reads");
@@ -365,19 +368,21 @@ fn assert_near(what: &str, found: &[f64], expected: &[Sum], (tolerance, of_lengt
 
 #[test]
 fn context_and_gradients_are_those_of_the_definition() {
-    let device = device();
-    for of in TYPES {
-        for (n, d) in [(3, 8), (2, 24), (2, 32), (2, 64), (1, 72), (1, 128)] {
-            for (first_only, probability) in [(false, 0.0), (true, 0.0), (false, 0.2), (true, 0.2)]
-            {
-                let case = Case {
-                    heads: Heads { n, d, of },
-                    lengths: &LENGTHS,
-                    first_only,
-                    mask: mask(probability),
-                };
-                let projected = random(1, case.n_tokens() * 3 * case.width());
-                check(&device, &case, &projected, (32.0 * ROUNDING, 0.5));
+    for device in devices() {
+        for of in TYPES {
+            for (n, d) in [(3, 8), (2, 24), (2, 32), (2, 64), (1, 72), (1, 128)] {
+                for (first_only, probability) in
+                    [(false, 0.0), (true, 0.0), (false, 0.2), (true, 0.2)]
+                {
+                    let case = Case {
+                        heads: Heads { n, d, of },
+                        lengths: &LENGTHS,
+                        first_only,
+                        mask: mask(probability),
+                    };
+                    let projected = random(1, case.n_tokens() * 3 * case.width());
+                    check(&device, &case, &projected, (32.0 * ROUNDING, 0.5));
+                }
             }
         }
     }
@@ -385,29 +390,30 @@ fn context_and_gradients_are_those_of_the_definition() {
 
 #[test]
 fn scores_may_be_far_from_zero() {
-    let device = device();
-    for of in TYPES {
-        for d in [24, 64] {
-            for sign in [-1.0, 1.0] {
-                let case = Case {
-                    heads: Heads { n: 1, d, of },
-                    lengths: &[3, 70],
-                    first_only: false,
-                    mask: mask(0.2),
-                };
-                // Queries of 8 and keys of 8 to 9: scores of some hundreds, and of one text within some tens.
-                let mut projected = random(1, case.n_tokens() * 3 * d);
-                for row in projected.chunks_exact_mut(3 * d) {
-                    row[..d].fill(8.0 * sign);
-                    row[d..2 * d].iter_mut().for_each(|x| *x = 8.5 + 0.5 * *x);
+    for device in devices() {
+        for of in TYPES {
+            for d in [24, 64] {
+                for sign in [-1.0, 1.0] {
+                    let case = Case {
+                        heads: Heads { n: 1, d, of },
+                        lengths: &[3, 70],
+                        first_only: false,
+                        mask: mask(0.2),
+                    };
+                    // Queries of 8 and keys of 8 to 9: scores of some hundreds, and of one text within some tens.
+                    let mut projected = random(1, case.n_tokens() * 3 * d);
+                    for row in projected.chunks_exact_mut(3 * d) {
+                        row[..d].fill(8.0 * sign);
+                        row[d..2 * d].iter_mut().for_each(|x| *x = 8.5 + 0.5 * *x);
+                    }
+                    // The parts of dQ by the keys that are all about 8.5 cancel each other.
+                    check(
+                        &device,
+                        &case,
+                        &projected,
+                        (4096.0 * ROUNDING, f64::INFINITY),
+                    );
                 }
-                // The parts of dQ by the keys that are all about 8.5 cancel each other.
-                check(
-                    &device,
-                    &case,
-                    &projected,
-                    (4096.0 * ROUNDING, f64::INFINITY),
-                );
             }
         }
     }
@@ -459,18 +465,19 @@ fn check(
 
 #[test]
 fn every_kernel_drops_what_the_cpu_drops() {
-    let device = device();
-    for of in TYPES {
-        for d in [8, 32, 64, 128] {
-            for first_only in [false, true] {
-                let heads = Heads { n: 2, d, of };
-                let case = Case {
-                    heads,
-                    lengths: &[3, 70],
-                    first_only,
-                    mask: mask(0.4),
-                };
-                check_places(&device, &case);
+    for device in devices() {
+        for of in TYPES {
+            for d in [8, 32, 64, 128] {
+                for first_only in [false, true] {
+                    let heads = Heads { n: 2, d, of };
+                    let case = Case {
+                        heads,
+                        lengths: &[3, 70],
+                        first_only,
+                        mask: mask(0.4),
+                    };
+                    check_places(&device, &case);
+                }
             }
         }
     }

@@ -10,21 +10,10 @@ template <class Stored>
 DEVICE void normalize_row(const float* row, u32 width, const float* weight, const float* bias, float epsilon, float* hidden,
                           typename Stored::Type* operand) {
     const u32 first = threadIdx.x % WARP * 4;
-    float sum = 0.0f, squares = 0.0f;
-    for (u32 i = first; i < width; i += 4 * WARP) {
-        for (u32 j = 0; j < 4; j++) sum += row[i + j];
-    }
-    const float mean = sum_of_warp(sum) / (float)width;
-    for (u32 i = first; i < width; i += 4 * WARP) {
-        for (u32 j = 0; j < 4; j++) {
-            const float centered = row[i + j] - mean;
-            squares += centered * centered;
-        }
-    }
-    const float inverse = rsqrtf(sum_of_warp(squares) / (float)width + epsilon);
+    const RowStatistics of = statistics(row, width, epsilon);
     for (u32 i = first; i < width; i += 4 * WARP) {
         float x[4];
-        for (u32 j = 0; j < 4; j++) x[j] = (row[i + j] - mean) * inverse * weight[i + j] + bias[i + j];
+        for (u32 j = 0; j < 4; j++) x[j] = (row[i + j] - of.mean) * of.scale * weight[i + j] + bias[i + j];
         *(Four*)(hidden + i) = Four{x[0], x[1], x[2], x[3]};
         if (operand != 0) Stored::store_four(operand + i, x);
     }

@@ -43,3 +43,24 @@ DEVICE float max_of_warp(float value) {
 }
 
 DEVICE float minus_infinity() { return __uint_as_float(0xff800000u); }
+
+struct RowStatistics {
+    float mean, scale;  // 1 / √(variance + epsilon)
+};
+
+// Of a row that a warp holds in shared memory, where each lane reads what it wrote itself: four values of every 128.
+DEVICE RowStatistics statistics(const float* row, u32 width, float epsilon) {
+    const u32 first = threadIdx.x % WARP * 4;
+    float sum = 0.0f, squares = 0.0f;
+    for (u32 i = first; i < width; i += 4 * WARP) {
+        for (u32 j = 0; j < 4; j++) sum += row[i + j];
+    }
+    const float mean = sum_of_warp(sum) / (float)width;
+    for (u32 i = first; i < width; i += 4 * WARP) {
+        for (u32 j = 0; j < 4; j++) {
+            const float centered = row[i + j] - mean;
+            squares += centered * centered;
+        }
+    }
+    return {mean, 1.0f / sqrtf(sum_of_warp(squares) / (float)width + epsilon)};
+}

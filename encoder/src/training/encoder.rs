@@ -201,7 +201,16 @@ impl Encoder {
             return self.on_device(texts, layers, Output::First, dropout);
         }
         let (hidden, lengths) = (self.embed(texts, dropout)?, lengths(texts));
-        self.through(layers, &hidden, &lengths, true, dropout)
+        let anchor = &self.embeddings.tokens;
+        apply_layers(
+            &self.network,
+            anchor,
+            layers,
+            &hidden,
+            &lengths,
+            true,
+            dropout,
+        )
     }
 
     /// Returns the mean of the last layer's token vectors of each text, (B, H): what [`super::mean`] makes of
@@ -285,17 +294,6 @@ impl Encoder {
         lengths: &[usize],
         dropout: &Dropout,
     ) -> Result<Tensor, TrainingError> {
-        self.through(layers, hidden, lengths, false, dropout)
-    }
-
-    fn through(
-        &self,
-        layers: Range<usize>,
-        hidden: &Tensor,
-        lengths: &[usize],
-        first_only: bool,
-        dropout: &Dropout,
-    ) -> Result<Tensor, TrainingError> {
         let anchor = &self.embeddings.tokens;
         apply_layers(
             &self.network,
@@ -303,7 +301,7 @@ impl Encoder {
             layers,
             hidden,
             lengths,
-            first_only,
+            false,
             dropout,
         )
     }

@@ -10,23 +10,12 @@ template <class Stored, class Drop>
 DEVICE void normalize_row(const float* row, u32 width, const float* weight, const float* bias, float epsilon, Drop drop,
                           float* hidden, float* normalized, float* scale, typename Stored::Type* operand) {
     const u32 first = threadIdx.x % WARP * 4;
-    float sum = 0.0f, squares = 0.0f;
-    for (u32 i = first; i < width; i += 4 * WARP) {
-        for (u32 j = 0; j < 4; j++) sum += row[i + j];
-    }
-    const float mean = sum_of_warp(sum) / (float)width;
-    for (u32 i = first; i < width; i += 4 * WARP) {
-        for (u32 j = 0; j < 4; j++) {
-            const float centered = row[i + j] - mean;
-            squares += centered * centered;
-        }
-    }
-    const float inverse = 1.0f / sqrtf(sum_of_warp(squares) / (float)width + epsilon);
-    if (first == 0) *scale = inverse;
+    const RowStatistics of = statistics(row, width, epsilon);
+    if (first == 0) *scale = of.scale;
     for (u32 i = first; i < width; i += 4 * WARP) {
         Four unit, x;
         for (u32 j = 0; j < 4; j++) {
-            unit.x[j] = (row[i + j] - mean) * inverse;
+            unit.x[j] = (row[i + j] - of.mean) * of.scale;
             x.x[j] = (unit.x[j] * weight[i + j] + bias[i + j]) * drop(i + j);
         }
         *(Four*)(normalized + i) = unit;

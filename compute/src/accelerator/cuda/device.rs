@@ -4,13 +4,15 @@ use std::collections::HashMap;
 use std::ffi::c_void;
 use std::fmt;
 use std::path::Path;
+use std::ptr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, ThreadId};
 
 use cudarc::cublaslt::result::CublasError;
 use cudarc::driver::sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
 use cudarc::driver::sys::{
-    CUdevice_attribute as Attribute, CUgraphInstantiate_flags, CUresult,
+    CUdevice_attribute as Attribute, CUgraphInstantiate_flags,
+    CUmemPool_attribute as PoolAttribute, CUresult,
     CUstreamCaptureMode_enum::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL, cuDriverGetVersion,
 };
 use cudarc::driver::{
@@ -83,6 +85,7 @@ pub(super) fn open(
     }
     let stream = context.new_stream().map_err(describe)?;
     Ok(Arc::new(Cuda {
+        pool: Pool::new(&context).map_err(describe)?,
         compiler: Compiler::new(kernels, (major, minor)),
         products: Products::new(&stream).map_err(|error| product_failed(&info.name, error))?,
         copies: Copies::new(&stream).map_err(describe)?,
@@ -189,7 +192,43 @@ fn product_failed(device: &str, error: ProductError) -> AcceleratorError {
     }
 }
 
+/// The device's pool, which allocations come from. What is freed stays in it: without that every wait gives memory back to the driver,
+/// and a step of training takes hundreds of buffers.
+struct Pool(driver_sys::CUmemoryPool);
+
+// SAFETY: the driver lets any thread use a pool.
+unsafe impl Send for Pool {}
+// SAFETY: as above.
+unsafe impl Sync for Pool {}
+
+impl Pool {
+    fn new(context: &CudaContext) -> Result<Self, DriverError> {
+        let mut threshold = u64::MAX;
+        // SAFETY: the device is one of the driver's, and the attribute is a number of 64 bits.
+        unsafe {
+            let pool = result::device::get_default_mem_pool(context.cu_device())?;
+            let attribute = PoolAttribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
+            let value = ptr::from_mut(&mut threshold).cast();
+            result::mem_pool::set_attribute(pool, attribute, value)?;
+            Ok(Self(pool))
+        }
+    }
+
+    /// Bytes that it has taken from the driver, and that nobody uses.
+    fn n_unused_bytes(&self) -> Result<u64, DriverError> {
+        let read = |attribute| {
+            let mut n_bytes = 0_u64;
+            let value = ptr::from_mut(&mut n_bytes).cast();
+            // SAFETY: these attributes are numbers of 64 bits.
+            unsafe { result::mem_pool::get_attribute(self.0, attribute, value) }.map(|()| n_bytes)
+        };
+        let reserved = read(PoolAttribute::CU_MEMPOOL_ATTR_RESERVED_MEM_CURRENT)?;
+        Ok(reserved.saturating_sub(read(PoolAttribute::CU_MEMPOOL_ATTR_USED_MEM_CURRENT)?))
+    }
+}
+
 struct Cuda {
+    pool: Pool,
     info: DeviceInfo,
     compiler: Compiler,
     products: Products,
@@ -292,7 +331,8 @@ impl Accelerator for Cuda {
         self.with("asking for free memory", |_| {
             // What was freed is only back after the work before it.
             self.stream.synchronize()?;
-            result::mem_get_info().map(|(free, _)| free as u64)
+            let (free, _) = result::mem_get_info()?;
+            Ok(free as u64 + self.pool.n_unused_bytes()?)
         })
     }
 

@@ -139,11 +139,13 @@ def work(args, kind):
     random.Random(0).shuffle(examples)
 
     def embed(texts, length):
-        batch = tokenizer(texts, truncation=True, max_length=length, padding=True, return_tensors="pt").to(args.device)
+        batch = tokenizer(texts, truncation=True, max_length=length, padding=True, return_tensors="pt")
+        n_tokens = int(batch["attention_mask"].sum())  # nobody waits for a device
+        batch = batch.to(args.device)
         mask = batch["attention_mask"]
         hidden = model(**batch).last_hidden_state.float()
         mean = (hidden * mask[:, :, None]).sum(1) / mask.sum(1, keepdim=True)
-        return torch.nn.functional.normalize(mean, dim=-1), int(mask.sum())
+        return torch.nn.functional.normalize(mean, dim=-1), n_tokens
 
     n_tokens, start = 0, None
     for step in range(args.steps):
@@ -159,8 +161,8 @@ def work(args, kind):
             if is_pair:
                 repeated = [query for query in queries for _ in range(args.group)]
                 inputs = tokenizer(repeated, passages, truncation=True, max_length=192, padding=True, return_tensors="pt")
-                inputs = inputs.to(args.device)
                 n_tokens += int(inputs["attention_mask"].sum())
+                inputs = inputs.to(args.device)
                 scores = model(**inputs).logits.float().view(args.batch, args.group)
                 targets = torch.zeros(args.batch, dtype=torch.long, device=args.device)
             else:

@@ -108,20 +108,19 @@ impl DeviceChoice {
     /// # Errors
     /// As [`Self::open`].
     pub fn open_one(&self, process: usize) -> Result<Option<SharedAccelerator>, AcceleratorError> {
-        let one = match self {
-            Self::Cuda(numbers) => Self::Cuda(vec![numbers[process % numbers.len()]]),
-            other => other.clone(),
-        };
-        let mut opened = one.open()?;
-        if opened.is_empty() {
-            return Ok(None);
+        match self {
+            Self::Cpu => Ok(None),
+            Self::Cuda(numbers) => open(numbers[process % numbers.len()]).map(Some),
+            Self::Auto => {
+                let n_devices = cuda::info().map_or(0, |info| info.devices.len());
+                if n_devices > 0
+                    && let Ok(device) = open(process % n_devices)
+                {
+                    return Ok(Some(device));
+                }
+                Ok(self.open()?.into_iter().next())
+            }
         }
-        Ok(Some(opened.swap_remove(process % opened.len())))
-    }
-
-    /// Whether nothing but the processors is meant.
-    pub fn is_cpu(&self) -> bool {
-        *self == Self::Cpu
     }
 }
 

@@ -152,6 +152,15 @@ impl Place {
     }
 }
 
+/// The number of this process among those on its machine, where a launcher says it.
+pub fn local_rank() -> Result<Option<usize>, Failure> {
+    let look = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+    let mut known = LAUNCHERS
+        .iter()
+        .map(|launcher| number(&look, launcher.local_rank));
+    known.find_map(Result::transpose).transpose()
+}
+
 impl Launcher {
     /// Rank and number of ranks, where this launcher has started the process.
     fn read(&self, look: &Look<'_>) -> Result<Option<(usize, usize)>, Failure> {

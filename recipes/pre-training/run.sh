@@ -25,7 +25,7 @@ done
 split() { if [ "$1" = medquad ]; then echo test; else echo dev; fi; }
 
 # Folders of a configuration and a tokenizer: random weights.
-[ -e "$WORK/words" ] || "$TRAWL" data word-pieces "${corpora[@]}" --pieces "$PIECES" --out "$WORK/words"
+[ -e "$WORK/words/tokenizer.json" ] || "$TRAWL" data word-pieces "${corpora[@]}" --pieces "$PIECES" --out "$WORK/words"
 start() { # name config
     mkdir -p "$WORK/start/$1"
     sed "s/\"vocab_size\": [0-9]*/\"vocab_size\": $(wc -l <"$WORK/words/vocab.txt")/" "$2" >"$WORK/start/$1/config.json"

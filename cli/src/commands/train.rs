@@ -118,13 +118,20 @@ pub fn run(args: TrainArgs, output: &Output) -> anyhow::Result<()> {
         engine.device = device.clone();
     }
     let device = match (&engine.device, &place) {
-        (DeviceChoice::Cuda(numbers), None) if numbers.len() > 1 => {
+        (DeviceChoice::Cuda(numbers), None) if numbers.len() > 1 && !args.mpi && !args.dry_run => {
             let text = format!("a process trains on one device, not on `{}`", engine.device);
             return Err(Failure::usage(text)
                 .hint("start a process for each, as torchrun does")
                 .into());
         }
-        (choice, place) => choice.open_one(place.as_ref().map_or(0, |place| place.local_rank))?,
+        (choice, place) => {
+            let by_mpi = || ranks::local_rank().map(|found| found.unwrap_or(0));
+            choice.open_one(match place {
+                Some(place) => place.local_rank,
+                None if args.mpi => by_mpi()?,
+                None => 0,
+            })?
+        }
     };
     engine.precision = engine.precision.resolve(device.is_some());
     compute::keep_freed_memory();
@@ -139,12 +146,13 @@ pub fn run(args: TrainArgs, output: &Output) -> anyhow::Result<()> {
         Some(device) => Engine::on_device(&config, device)?,
         None => Engine::new(&config)?,
     };
-    // Ranks with other vector instructions would drift apart.
+    // Ranks with other vector instructions, or of which one has a device, would drift apart.
     let common = format!(
-        "{} {:?} {:?} {}",
+        "{} {:?} {:?} {} {}",
         env!("CARGO_PKG_VERSION"),
         config.simd,
         config.precision,
+        engine.accelerator().is_some(),
         file.resolved()?
     );
     let limits = Limits {

@@ -15,7 +15,7 @@ const TOKEN_UNIT: usize = 16;
 /// Recordings that are kept. A server sees few shapes; whoever sees more begins again.
 const MOST_RECORDINGS: usize = 64;
 
-/// GroupSizes of a group.
+/// How large a group is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct GroupSizes {
     pub n_tokens: usize,
@@ -48,10 +48,20 @@ pub(super) struct Shape {
     pub first_only: bool,
 }
 
+/// What is known of a shape.
+enum Recorded {
+    /// Its work was queued once.
+    Queued,
+    /// Its work.
+    Whole(Box<dyn Recording>),
+    /// The device does not record it.
+    Refused,
+}
+
 /// Memory for few tokens that stays where it is, and recordings that name it.
 pub(super) struct Small {
     // Dropped before the memory that they name.
-    recordings: HashMap<Shape, Option<Box<dyn Recording>>>,
+    recordings: HashMap<Shape, Recorded>,
     pub workspace: Workspace,
     /// None while a group has it.
     results: Option<Buffer>,
@@ -105,7 +115,7 @@ impl Small {
     }
 
     /// Queues the work of a shape, which `queue` does with this workspace: as it is for the first time, so that kernels are loaded and
-    /// products know their way; then recorded.
+    /// products know their way; then recorded. What a device refuses to record is queued every time.
     ///
     /// # Safety
     /// `queue` may be called, and what it names is there: for a shape always the same.
@@ -123,15 +133,20 @@ impl Small {
             if self.recordings.len() >= MOST_RECORDINGS {
                 self.recordings.clear();
             }
-            self.recordings.insert(shape, None);
+            self.recordings.insert(shape, Recorded::Queued);
             return Ok(());
         };
-        let recording = match recording {
-            Some(recording) => recording,
-            None => recording.insert(device.record(&mut || queue(&mut self.workspace))?),
-        };
-        // SAFETY: the caller's; the workspace and the results stay where they are while there are recordings.
-        unsafe { recording.replay() }
+        if let Recorded::Queued = recording {
+            *recording = match device.record(&mut || queue(&mut self.workspace)) {
+                Ok(whole) => Recorded::Whole(whole),
+                Err(_) => Recorded::Refused,
+            };
+        }
+        match recording {
+            // SAFETY: the caller's; the workspace and the results stay where they are while there are recordings.
+            Recorded::Whole(whole) => unsafe { whole.replay() },
+            _ => queue(&mut self.workspace),
+        }
     }
 }
 

@@ -19,6 +19,8 @@ const SPECIAL: [&str; 5] = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"];
 /// Tokens of a text that the tokenizer's configuration names as the most.
 const MAX_TOKENS: usize = 512;
 
+/// Characters of a word; a longer one is unknown.
+const MOST_CHARACTERS: usize = 100;
 /// What a piece within a word begins with.
 const PREFIX: &str = "##";
 
@@ -44,7 +46,7 @@ pub struct LearnedWordPieces {
 pub struct WordCounts(HashMap<String, u64>);
 
 impl WordCounts {
-    /// Counts the words of a text, as BERT splits it.
+    /// Counts the words of a text, as BERT splits it, but for those of more than 100 characters.
     ///
     /// # Errors
     /// What the tokenizers crate says.
@@ -55,6 +57,9 @@ impl WordCounts {
         let done = normalized.and_then(|()| BertPreTokenizer.pre_tokenize(&mut split));
         done.map_err(|error| error.to_string())?;
         for (word, ..) in split.get_splits(OffsetReferential::Normalized, OffsetType::None) {
+            if word.chars().nth(MOST_CHARACTERS).is_some() {
+                continue; // it would be unknown
+            }
             match self.0.get_mut(word) {
                 Some(count) => *count += 1,
                 None => drop(self.0.insert(word.to_owned(), 1)),
@@ -115,7 +120,7 @@ impl LearnedWordPieces {
             "decoder": { "type": "WordPiece", "prefix": PREFIX, "cleanup": true },
             "model": {
                 "type": "WordPiece", "unk_token": "[UNK]", "continuing_subword_prefix": PREFIX,
-                "max_input_chars_per_word": 100, "vocab": vocabulary,
+                "max_input_chars_per_word": MOST_CHARACTERS, "vocab": vocabulary,
             },
         });
         let tokenizer: Tokenizer = described

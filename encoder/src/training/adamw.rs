@@ -121,6 +121,12 @@ impl AdamW {
             .iter()
             .map(|parameter| (parameter, parameter.write()))
             .collect();
+        let residents = guards
+            .iter_mut()
+            .filter_map(|(_, inner)| inner.resident.as_mut());
+        for resident in residents.filter(|resident| resident.has_gradient()) {
+            resident.prepare().map_err(failed)?;
+        }
         let mut work = Vec::new();
         for (parameter, guard) in &mut guards {
             let inner = &mut **guard;

@@ -2,7 +2,7 @@ use std::ops::Range;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
-use candle_core::{CpuStorage, CustomOp1, Device, Layout, Shape, Tensor};
+use candle_core::{CpuStorage, CustomOp1, DType, Device, Layout, Shape, Tensor};
 
 use super::accelerated::{self, Embedded, Operation, Output};
 use super::dropout::Dropout;
@@ -243,6 +243,10 @@ impl Encoder {
         dropout: &Dropout,
     ) -> Result<Tensor, TrainingError> {
         let embedded = self.embedded(texts, dropout)?;
+        if texts.is_empty() {
+            let shape = (0, self.architecture().width);
+            return Ok(Tensor::zeros(shape, DType::F32, &Device::Cpu)?);
+        }
         let lengths = lengths(texts);
         let network = &self.network;
         let operation = Operation::new(network, Some(embedded), layers, &lengths, output, dropout);

@@ -88,6 +88,15 @@ impl Engine {
         self.device.as_ref().map(Device::accelerator)
     }
 
+    /// Waits for the device, where there is one.
+    ///
+    /// # Errors
+    /// The device's, also for work queued before.
+    pub fn wait(&self) -> Result<(), TrainingError> {
+        let waited = self.device.as_ref().map_or(Ok(()), Device::wait);
+        Ok(waited.map_err(failed)?)
+    }
+
     /// Threads of the products.
     pub fn threads(&self) -> usize {
         self.pool

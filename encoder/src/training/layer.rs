@@ -117,11 +117,11 @@ impl Linear {
         })
     }
 
-    /// Returns [`cross_entropy`] of the layer's results for rows (N, in), each of which has a target. The results of all rows are never
-    /// there at once, so that a vocabulary takes little memory and no time but that of the products.
+    /// Returns [`cross_entropy`] of the layer's results for rows (N, in), each of which has a target that is a class. The results of
+    /// all rows are never there at once. On the CPU the forward makes their gradients, as operands of products, for the backward.
     ///
     /// # Errors
-    /// As [`Self::forward`] and [`cross_entropy`].
+    /// As [`Self::forward`] and [`cross_entropy`]; a target that is [`IGNORED`].
     pub fn cross_entropy(&self, x: &Tensor, targets: &[i64]) -> Result<Tensor> {
         if targets.is_empty() || self.activation.is_some() {
             return cross_entropy(&self.forward(x)?, targets);

@@ -221,15 +221,23 @@ impl Parameter {
     /// The device's, such as that there is no room.
     pub(super) fn place(&self, device: &Accelerated) -> Result<()> {
         drop(self.read()?);
+        let gradient = self.gradient()?;
         let inner = &mut *self.write();
-        if inner.resident.is_none() {
-            let mut resident = Resident::new(device, &inner.values).map_err(failed)?;
-            if let Some(moments) = inner.moments.take() {
-                let parts = Some(moments.parts());
-                resident.set_moments(parts).map_err(failed)?;
+        if let Some(resident) = &inner.resident {
+            if !resident.is_on(device) {
+                candle_core::bail!("parameter `{}` is on another device", self.name);
             }
-            inner.resident = Some(resident);
+            return Ok(());
         }
+        let mut resident = Resident::new(device, &inner.values).map_err(failed)?;
+        let moments = inner.moments.as_ref().map(Moments::parts);
+        resident.set_moments(moments).map_err(failed)?;
+        if let Some(gradient) = gradient {
+            resident.set_gradient(&gradient).map_err(failed)?;
+        }
+        inner.moments = None;
+        inner.gradient.clear();
+        inner.resident = Some(resident);
         Ok(())
     }
 

@@ -116,7 +116,7 @@ impl CustomOp1 for VocabularyLoss {
         let (layer, kernel) = (&self.layer, self.layer.engine.kernel);
         let (n_in, scale) = (layer.weight.width(), gradient.to_scalar::<f32>()?);
         let rows = super::encoder::values(&(input * f64::from(scale))?)?;
-        let tapes = &mut *lock(&self.tape);
+        let tapes = &*lock(&self.tape);
         let mut inputs: Vec<(&[f32], Panels)> = rows
             .chunks(BLOCK * n_in)
             .map(|rows| (rows, Panels::default()))
@@ -136,10 +136,11 @@ impl CustomOp1 for VocabularyLoss {
         add_weight_gradients(&layer.engine, &mut [due]);
         let mut d_input = Vec::with_capacity(rows.len());
         for tape in tapes {
-            d_input.append(&mut tape.d_input);
+            d_input.extend_from_slice(&tape.d_input);
             if let Some(bias) = &layer.bias {
-                crate::kernel::scale(kernel.simd, &mut tape.bias, scale);
-                add_vector(&mut bias.write(), &tape.bias);
+                let mut gradient = tape.bias.clone();
+                crate::kernel::scale(kernel.simd, &mut gradient, scale);
+                add_vector(&mut bias.write(), &gradient);
             }
         }
         crate::kernel::scale(kernel.simd, &mut d_input, scale);

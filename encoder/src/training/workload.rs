@@ -114,8 +114,10 @@ impl TrainingBench {
         let forward = start.elapsed();
         loss.backward()?;
         drop(loss); // gives the tape back
+        self.encoder.engine().wait()?;
         let backward = start.elapsed() - forward;
         self.optimizer.step(1e-5, Some(1.0))?;
+        self.encoder.engine().wait()?;
         Ok(StepTimes {
             forward,
             backward,

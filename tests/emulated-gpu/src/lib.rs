@@ -422,6 +422,18 @@ impl Accelerator for EmulatedGpu {
             return Err(self.failed(kernel, format!("invalid shape {grid:?} of {threads}")));
         }
         let arguments = arguments.to_vec();
+        for &argument in &arguments {
+            let named = |work: &Work| match (work, argument) {
+                (&Work::Free { address, n_bytes }, Argument::U64(at)) => {
+                    (address..address + n_bytes as u64).contains(&at)
+                }
+                _ => false,
+            };
+            assert!(
+                !lock(&self.state).queue.iter().any(named),
+                "`{kernel}` is given memory that was freed before"
+            );
+        }
         self.queue(
             &[],
             Work::Launch {
@@ -699,6 +711,26 @@ mod tests {
         };
         // SAFETY: the device refuses.
         unsafe { gpu.free(address) }
+    }
+
+    #[test]
+    #[should_panic(expected = "`kernel` is given memory that was freed before")]
+    fn what_was_freed_is_given_to_no_kernel() {
+        let gpu = EmulatedGpu::new("gpu:0", 1 << 10);
+        let address = gpu.allocate(4).expect("there is room");
+        lock(&gpu.loaded).insert("kernel");
+        // SAFETY: it was allocated, and the device refuses the launch.
+        unsafe {
+            gpu.free(address);
+            let launched = gpu.launch(&Launch {
+                kernel: "kernel",
+                grid: (1, 1),
+                threads: 32,
+                shared_bytes: 0,
+                arguments: &[Argument::U64(address)],
+            });
+            launched.expect("it does not come to this");
+        }
     }
 
     #[test]

@@ -53,11 +53,11 @@ pub fn run(
         None => (minilm(), "all-MiniLM-L6-v2".to_owned()),
     };
     let asked = model.encoder_config(Arithmetic::Auto)?;
-    let mut devices = asked.accelerator.map_or(Vec::new(), |on| on.devices);
-    let device = devices.pop();
-    if !devices.is_empty() {
-        return Err(Failure::usage("a process trains on one device").into());
-    }
+    let device = asked
+        .accelerator
+        .map_or(Vec::new(), |on| on.devices)
+        .into_iter()
+        .next();
     let simd = asked
         .simd
         .map_or(Simd::detect(), |level| Simd::detect().at_most(level));

@@ -189,7 +189,8 @@ pub struct EngineSection {
     pub precision: PrecisionName,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub threads: Option<usize>,
-    #[serde(skip_serializing_if = "DeviceChoice::is_cpu")]
+    /// Where, not what: a run may go on elsewhere.
+    #[serde(skip_serializing)]
     pub device: DeviceChoice,
 }
 

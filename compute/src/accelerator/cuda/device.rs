@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::ffi::c_void;
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::Path;
 use std::ptr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -214,6 +215,12 @@ impl Pool {
         }
     }
 
+    /// Gives back what nobody uses.
+    fn give_back(&self) -> Result<(), DriverError> {
+        // SAFETY: it is the device's pool.
+        unsafe { result::mem_pool::trim_to(self.0, 0) }
+    }
+
     /// Bytes that it has taken from the driver, and that nobody uses.
     fn n_unused_bytes(&self) -> Result<u64, DriverError> {
         let read = |attribute| {
@@ -360,10 +367,19 @@ impl Accelerator for Cuda {
 
     fn allocate(&self, n_bytes: usize) -> Result<u64, AcceleratorError> {
         // SAFETY: the memory is only reached through the methods here, which queue on the same stream.
-        let allocated = self.with("allocating memory", |stream| unsafe {
+        let take = |stream| unsafe {
             match result::malloc_async(stream, n_bytes) {
                 Err(DriverError(CUresult::CUDA_ERROR_OUT_OF_MEMORY)) => Ok(None),
                 allocated => allocated.map(Some),
+            }
+        };
+        let allocated = self.with("allocating memory", |stream| match take(stream)? {
+            Some(address) => Ok(Some(address)),
+            None => {
+                // What the pool holds in pieces may do in one.
+                self.stream.synchronize()?;
+                self.pool.give_back()?;
+                take(stream)
             }
         });
         match allocated? {
@@ -457,11 +473,11 @@ impl Accelerator for Cuda {
             stream.begin_capture(CU_STREAM_CAPTURE_MODE_THREAD_LOCAL)
         })?;
         self.recorder.set_thread(Some(thread::current().id()));
-        let worked = work();
+        let worked = catch_unwind(AssertUnwindSafe(work));
         self.recorder.set_thread(None);
-        // Also after an error, so that the stream is there for the next.
+        // Also after an error or a panic, so that the stream is there for the next.
         let graph = self.with(WHAT, |_| stream.end_capture(CUgraphInstantiate_flags(0)));
-        worked?;
+        worked.unwrap_or_else(|panic| resume_unwind(panic))?;
         let graph = graph?.ok_or_else(|| AcceleratorError::Failed {
             device: self.info.name.clone(),
             what: WHAT,

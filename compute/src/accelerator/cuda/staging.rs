@@ -20,7 +20,7 @@ const LEAST_BYTES: usize = 1 << 16;
 /// Of copies from a device, as many are kept for the next ones.
 const MOST_IDLE: usize = 4;
 
-/// Memory of the host that a device copies from and to by itself.
+/// Memory of the host that a device copies from and to by itself, but not when it is dropped.
 struct Pinned {
     start: NonNull<u8>,
     n_bytes: usize,
@@ -58,8 +58,8 @@ impl Pinned {
 
 impl Drop for Pinned {
     fn drop(&mut self) {
-        // A copy may be under way when something failed. Other errors are those of work before, which others report.
-        let _ = self.context.synchronize();
+        // Errors are those of work before, which others report.
+        let _ = self.context.bind_to_thread();
         // SAFETY: it is from `malloc_host`, and nobody has it after this.
         let _ = unsafe { result::free_host(self.start.as_ptr().cast()) };
     }
@@ -92,6 +92,19 @@ struct Slot {
     /// Of the copy now in it.
     n_bytes: usize,
     done: CudaEvent,
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        // Not for the context, in which others may record work.
+        let _ = self.done.synchronize();
+    }
+}
+
+impl Drop for Copies {
+    fn drop(&mut self) {
+        let _ = self.stream.synchronize();
+    }
 }
 
 impl Copies {
@@ -141,7 +154,10 @@ impl Copies {
             let bytes = slot.memory.bytes(0, n_bytes);
             result::memcpy_dtoh_async(bytes, from, self.back.cu_stream())?;
         }
-        slot.done.record(&self.back)?;
+        if let Err(error) = slot.done.record(&self.back) {
+            let _ = self.back.synchronize(); // the copy may be under way
+            return Err(error);
+        }
         let mut downloads = self.downloads();
         downloads.n_started += 1;
         let number = downloads.n_started;
@@ -177,8 +193,9 @@ impl Copies {
         let fitting = fitting.filter(|(_, slot)| slot.memory.n_bytes >= n_bytes);
         let smallest = fitting.min_by_key(|(_, slot)| slot.memory.n_bytes);
         if let Some((smallest, _)) = smallest {
-            let slot = downloads.idle.swap_remove(smallest);
-            return Ok(Slot { n_bytes, ..slot });
+            let mut slot = downloads.idle.swap_remove(smallest);
+            slot.n_bytes = n_bytes;
+            return Ok(slot);
         }
         drop(downloads);
         let context = self.stream.context();

@@ -143,6 +143,13 @@ impl Device {
         &self.accelerator
     }
 
+    /// Waits for all work.
+    pub(super) fn wait(&self) -> Result<(), AcceleratorError> {
+        let nothing = self.floats(1)?;
+        nothing.clear(0, nothing.n_bytes())?;
+        nothing.read(0, &mut [0; size_of::<f32>()])
+    }
+
     /// As in `cuda:0`.
     pub(super) fn name(&self) -> String {
         self.accelerator.info().name.clone()

@@ -1,10 +1,15 @@
+use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 
 use compute::accelerator::{AcceleratorError, Buffer, MatrixType};
 
 use super::kernels::{OrderAt, SQUARES};
 use super::{Device, bytes, download};
 use crate::training::function::AdamWStep;
+
+/// Rows that a block adds up.
+const MOST_ROWS: usize = 128;
 
 /// What of a parameter is on a device: values, what backward passes have added up, and the moments.
 ///
@@ -30,6 +35,10 @@ impl Resident {
             n: values.len(),
             device: device.clone(),
         })
+    }
+
+    pub fn is_on(&self, device: &Device) -> bool {
+        Arc::ptr_eq(&self.device.accelerator, &device.accelerator)
     }
 
     pub fn values(&self) -> Result<Vec<f32>, AcceleratorError> {
@@ -118,18 +127,63 @@ impl Resident {
         if ids.is_empty() {
             return Ok(());
         }
-        let (words, n) = by_row(ids);
-        let words = self.device.upload_words(&words)?;
+        let mut rows_of: BTreeMap<u32, Vec<u32>> = BTreeMap::new();
+        for (place, &id) in (0..).zip(ids) {
+            rows_of.entry(id).or_default().push(place);
+        }
+        // A row of the table that many others belong to, such as that of a type, is the sum of partial sums.
+        let n_partial: usize = rows_of
+            .values()
+            .map(|rows| rows.len().div_ceil(MOST_ROWS))
+            .sum();
+        let to = self.gradient_address()?;
+        if n_partial == rows_of.len() {
+            return self.queue_rows(rows_of, rows.address(), width, to);
+        }
+        let partial = self.device.floats(n_partial * width)?;
+        partial.clear(0, partial.n_bytes())?;
+        let (mut first, mut second) = (Vec::new(), Vec::new());
+        let mut number = 0;
+        for (id, rows) in rows_of {
+            let parts = rows.chunks(MOST_ROWS).map(<[u32]>::to_vec);
+            let start = number;
+            for part in parts {
+                first.push((number, part));
+                number += 1;
+            }
+            second.push((id, (start..number).collect()));
+        }
+        self.queue_rows(first, rows.address(), width, partial.address())?;
+        self.queue_rows(second, partial.address(), width, to)
+    }
+
+    /// Adds to rows of a table the sums of those that belong to each.
+    fn queue_rows(
+        &self,
+        rows_of: impl IntoIterator<Item = (u32, Vec<u32>)>,
+        rows: u64,
+        width: usize,
+        table: u64,
+    ) -> Result<(), AcceleratorError> {
+        let (mut ids, mut starts, mut order) = (Vec::new(), vec![0], Vec::new());
+        for (id, rows) in rows_of {
+            ids.push(id);
+            order.extend(rows);
+            starts.push(order.len() as u32);
+        }
+        let n = ids.len();
+        ids.append(&mut starts);
+        ids.append(&mut order);
+        let words = self.device.upload_words(&ids)?;
         let order = OrderAt {
             ids: words.address(),
             starts: words.at(4 * n),
             order: words.at(4 * (2 * n + 1)),
             n,
         };
-        let to = self.gradient_address()?;
         let kernels = self.device.kernels();
-        // SAFETY: there is a row for each id, and the ids are rows of the table.
-        unsafe { kernels.add_rows(order, width, (rows.address(), to)) }
+        // SAFETY: the caller has a row for each place, and the ids are rows of the table.
+        unsafe { kernels.add_rows(order, width, (rows, table)) }
     }
 
     /// The number of the step to come.
@@ -137,8 +191,8 @@ impl Resident {
         self.n_steps + 1
     }
 
-    /// Takes a step, and forgets the gradient.
-    pub fn step(&mut self, step: &AdamWStep) -> Result<(), AcceleratorError> {
+    /// Makes room for the moments, so that a step of many parameters does not end in its middle.
+    pub fn prepare(&mut self) -> Result<(), AcceleratorError> {
         if self.moments.is_none() {
             let zeros = || {
                 let buffer = self.device.floats(self.n)?;
@@ -147,7 +201,13 @@ impl Resident {
             };
             self.moments = Some([zeros()?, zeros()?]);
         }
-        let [first, second] = self.moments.as_ref().expect("they were just made");
+        Ok(())
+    }
+
+    /// Takes a step, and forgets the gradient.
+    pub fn step(&mut self, step: &AdamWStep) -> Result<(), AcceleratorError> {
+        let moments = self.moments.as_ref();
+        let [first, second] = moments.expect("there is room for them since `prepare`");
         let at = [&self.values, &self.gradient, first, second].map(Buffer::address);
         // SAFETY: all four have so many values.
         unsafe { self.device.kernels().adamw(at, self.n, step)? };
@@ -217,22 +277,4 @@ pub(in crate::training) fn squared_norms(all: &[&Resident]) -> Result<Vec<f64>, 
         .chunks(SQUARES)
         .map(|sums| sums.iter().sum())
         .collect())
-}
-
-/// Ids, each once and in order; where the places of each begin, and the end; the places, in their order. And how many different ones.
-fn by_row(ids: &[u32]) -> (Vec<u32>, usize) {
-    let mut order: Vec<u32> = (0..ids.len() as u32).collect();
-    order.sort_by_key(|&place| ids[place as usize]); // stable
-    let (mut rows, mut starts) = (Vec::new(), Vec::new());
-    for (place, &at) in (0u32..).zip(&order) {
-        if rows.last() != Some(&ids[at as usize]) {
-            rows.push(ids[at as usize]);
-            starts.push(place);
-        }
-    }
-    starts.push(ids.len() as u32);
-    let n = rows.len();
-    rows.extend(starts);
-    rows.extend(order);
-    (rows, n)
 }

@@ -377,6 +377,28 @@ fn parameters_on_a_device_are_read_and_written_as_others() {
         parameters.clear_gradients();
         assert_eq!(table.gradient().unwrap(), None);
 
+        // More rows than a block adds up, and a few of another.
+        let ids: Vec<u32> = (0..1000)
+            .map(|i| if i % 100 == 7 { 3 } else { 2 })
+            .collect();
+        weigh(&embedding(&table, &ids).unwrap()).backward().unwrap();
+        let shares = normal(9, 9, 8000, 1.0);
+        let gradient = table.gradient().unwrap().unwrap();
+        for id in [2, 3] {
+            let rows = shares.chunks(8).zip(&ids).filter(|(_, own)| **own == id);
+            let expected = rows.fold([0.0f64; 8], |mut sum, (row, _)| {
+                sum.iter_mut()
+                    .zip(row)
+                    .for_each(|(sum, &x)| *sum += f64::from(x));
+                sum
+            });
+            for (i, expected) in expected.iter().enumerate() {
+                let found = f64::from(gradient[id as usize * 8 + i]);
+                assert!((found - expected).abs() < 1e-3, "{found} for {expected}");
+            }
+        }
+        parameters.clear_gradients();
+
         // A step on the device is seen by whoever reads on the host, whole or by row.
         weigh(&projection.forward(&rows.detach()).unwrap())
             .backward()

@@ -301,6 +301,11 @@ mod tests {
         let found = place(&format!("{torchrun} TORCHELASTIC_USE_AGENT_STORE=True"));
         let found = found.expect("a place").expect("two ranks");
         assert_eq!(found.address, "[::1]:10");
+        for (variables, expected) in [("LOCAL_RANK=1", 1), ("", 3)] {
+            let all = format!("RANK=3 WORLD_SIZE=4 {variables} MASTER_ADDR=h MASTER_PORT=1");
+            let found = place(&all).expect("a place").expect("four ranks");
+            assert_eq!(found.local_rank, expected, "{variables}");
+        }
         let found = place_at("RANK=0 WORLD_SIZE=2 MASTER_ADDR=h", Some(7));
         assert_eq!(found.expect("a place").expect("two ranks").address, "h:7");
     }

@@ -117,22 +117,22 @@ pub fn run(args: TrainArgs, output: &Output) -> anyhow::Result<()> {
     if let Some(device) = &args.device {
         engine.device = device.clone();
     }
-    let device = match (&engine.device, &place) {
-        (DeviceChoice::Cuda(numbers), None) if numbers.len() > 1 && !args.mpi && !args.dry_run => {
-            let text = format!("a process trains on one device, not on `{}`", engine.device);
-            return Err(Failure::usage(text)
-                .hint("start a process for each, as torchrun does")
-                .into());
-        }
-        (choice, place) => {
-            let by_mpi = || ranks::local_rank().map(|found| found.unwrap_or(0));
-            choice.open_one(match place {
-                Some(place) => place.local_rank,
-                None if args.mpi => by_mpi()?,
-                None => 0,
-            })?
-        }
+    let is_alone = place.is_none() && !args.mpi && !args.dry_run;
+    if is_alone
+        && let DeviceChoice::Cuda(numbers) = &engine.device
+        && numbers.len() > 1
+    {
+        let text = format!("a process trains on one device, not on `{}`", engine.device);
+        return Err(Failure::usage(text)
+            .hint("start a process for each, as torchrun does")
+            .into());
+    }
+    let local_rank = match &place {
+        Some(place) => place.local_rank,
+        None if args.mpi => ranks::local_rank()?.unwrap_or(0),
+        None => 0,
     };
+    let device = engine.device.open_one(local_rank)?;
     engine.precision = engine.precision.resolve(device.is_some());
     compute::keep_freed_memory();
     let mut config = EngineConfig::default();

@@ -644,13 +644,18 @@ fn a_device_that_is_not_there_is_named() {
         );
     }
     // The processors compute where there is none.
-    json(
+    let report = json(
         [
             &["--json", "--quiet"][..],
             &train[..],
             &["--device", "auto"][..],
         ]
         .concat(),
+    );
+    let kept = report["config"].as_str().expect("a text");
+    assert!(
+        !kept.contains("device"),
+        "a run may go on elsewhere: {kept}"
     );
 }
 

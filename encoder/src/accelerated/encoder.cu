@@ -28,19 +28,8 @@ DEVICE void embed(const u32* ids, const u32* positions, const u32* types, u32 n_
     const u32 warp = threadIdx.x / WARP, at = blockIdx.x * (blockDim.x / WARP) + warp;
     if (at >= n_rows) return;
     float* row = shared_rows + warp * width;
-    const float* token = token_table + (u64)ids[at] * width;
-    const float* position = position_table + (u64)positions[at] * width;
     const float* type = type_table != 0 ? type_table + (u64)types[at] * width : 0;
-    for (u32 i = threadIdx.x % WARP * 4; i < width; i += 4 * WARP) {
-        Four sum = *(const Four*)(token + i);
-        const Four second = *(const Four*)(position + i);
-        if (type != 0) {
-            const Four third = *(const Four*)(type + i);
-            for (u32 j = 0; j < 4; j++) sum.x[j] += third.x[j];
-        }
-        for (u32 j = 0; j < 4; j++) sum.x[j] += second.x[j];
-        *(Four*)(row + i) = sum;
-    }
+    sum_rows(token_table + (u64)ids[at] * width, position_table + (u64)positions[at] * width, type, width, row);
     normalize_row<Stored>(row, width, weight, bias, epsilon, hidden + (u64)at * width, operand + (operand != 0 ? (u64)at * width : 0));
 }
 

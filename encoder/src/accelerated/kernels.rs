@@ -433,7 +433,7 @@ impl Kernels<'_> {
     }
 }
 
-fn number(value: usize) -> Argument {
+pub(crate) fn number(value: usize) -> Argument {
     Argument::U32(u32::try_from(value).expect("sizes of a group fit in 32 bits"))
 }
 

@@ -17,8 +17,8 @@ mod workspace;
 
 use compute::accelerator::MatrixType;
 
-pub(crate) use kernels::{COLUMN_UNIT, Function, MOST_COLUMNS};
-pub(crate) use network::Wanted;
+pub(crate) use kernels::{COLUMN_UNIT, Function, MOST_COLUMNS, number};
+pub(crate) use network::{Wanted, as_bytes};
 pub(crate) use networks::Networks;
 
 use crate::architecture::Architecture;

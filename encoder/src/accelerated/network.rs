@@ -600,7 +600,7 @@ impl Inputs {
     }
 }
 
-fn as_bytes(words: &[u32]) -> &[u8] {
+pub(crate) fn as_bytes(words: &[u32]) -> &[u8] {
     // SAFETY: every four bytes of words are bytes, and the device is little-endian as every host is that has one.
     unsafe { std::slice::from_raw_parts(words.as_ptr().cast(), size_of_val(words)) }
 }

@@ -64,3 +64,17 @@ DEVICE RowStatistics statistics(const float* row, u32 width, float epsilon) {
     }
     return {mean, 1.0f / sqrtf(sum_of_warp(squares) / (float)width + epsilon)};
 }
+
+// The sum of a row of each of three tables, of which the third may be missing, by a warp: four values of every 128 a lane.
+DEVICE void sum_rows(const float* token, const float* position, const float* type, u32 width, float* row) {
+    for (u32 i = threadIdx.x % WARP * 4; i < width; i += 4 * WARP) {
+        Four sum = *(const Four*)(token + i);
+        const Four second = *(const Four*)(position + i);
+        for (u32 j = 0; j < 4; j++) sum.x[j] += second.x[j];
+        if (type != 0) {
+            const Four third = *(const Four*)(type + i);
+            for (u32 j = 0; j < 4; j++) sum.x[j] += third.x[j];
+        }
+        *(Four*)(row + i) = sum;
+    }
+}

@@ -5,6 +5,7 @@ mod tests;
 
 use compute::accelerator::{Accelerator, AcceleratorError, Argument, Launch, MatrixType};
 
+use crate::accelerated::number;
 use crate::training::dropout::Mask;
 
 /// Threads of a block.
@@ -323,8 +324,4 @@ impl Attention<'_> {
         // SAFETY: the caller's.
         unsafe { self.device.launch(&launch) }
     }
-}
-
-fn number(value: usize) -> Argument {
-    Argument::U32(u32::try_from(value).expect("sizes of a group fit in 32 bits"))
 }

@@ -6,7 +6,7 @@ use compute::accelerator::{
     Accelerator, AcceleratorError, Argument, Launch, MatrixType, Product, Transposed,
 };
 
-use crate::accelerated::{Function, MOST_COLUMNS};
+use crate::accelerated::{Function, MOST_COLUMNS, number};
 use crate::training::dropout::Mask;
 use crate::training::function::AdamWStep;
 
@@ -585,8 +585,4 @@ impl Kernels<'_> {
             _ => bf16,
         }
     }
-}
-
-fn number(value: usize) -> Argument {
-    Argument::U32(u32::try_from(value).expect("sizes of a batch fit in 32 bits"))
 }

@@ -179,26 +179,10 @@ impl LossOnDevice {
         let (device, layer) = (&self.device, &self.layer);
         let (n_in, n_out) = (layer.weight.width(), layer.weight.shape()[0]);
         let most = (MOST_LOGITS / n_out).max(1).min(self.targets.len());
-        let room = || {
-            let bias = match &layer.bias {
-                Some(_) => None,
-                None => {
-                    let zeros = device.floats(n_out)?;
-                    zeros.clear(0, zeros.n_bytes())?;
-                    Some(zeros)
-                }
-            };
-            Ok((
-                device.floats(most * n_out)?,
-                device.upload_words(&self.targets)?,
-                bias,
-            ))
-        };
-        let (logits, targets, zeros) = room().map_err(failed)?;
-        let bias = match (&layer.bias, &zeros) {
-            (Some(bias), _) => bias.address(),
-            (None, zeros) => zeros.as_ref().map_or(0, Buffer::address),
-        };
+        let bias = layer.bias.as_ref().map(|bias| bias.address());
+        let bias = bias.expect("layers without a bias are T5's, which no device trains");
+        let logits = device.floats(most * n_out).map_err(failed)?;
+        let targets = device.upload_words(&self.targets).map_err(failed)?;
         let kernels = device.kernels();
         for first in (0..self.targets.len()).step_by(most) {
             let n = most.min(self.targets.len() - first);

@@ -25,7 +25,7 @@ use self::kernels::{Kernels, NormAt};
 use super::matrix::Precision;
 use super::network::Pair;
 use super::parameter::Parameter;
-use crate::accelerated::COLUMN_UNIT;
+use crate::accelerated::{COLUMN_UNIT, as_bytes};
 use crate::architecture::Architecture;
 
 pub(super) use self::linear::{LinearOnDevice, LossOnDevice};
@@ -225,8 +225,7 @@ impl Device {
     }
 
     fn upload_words(&self, words: &[u32]) -> Result<Buffer, AcceleratorError> {
-        let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
-        Buffer::of(&self.accelerator, &bytes)
+        Buffer::of(&self.accelerator, as_bytes(words))
     }
 }
 

@@ -42,7 +42,8 @@ pub(super) struct Batch {
     /// Pairs of a query and a key, all tokens or the first of each text being queries.
     pairs: [usize; 2],
     all: DeviceTiles,
-    first: DeviceTiles,
+    /// Of first rows alone, where the last layer computes no others.
+    first: Option<DeviceTiles>,
 }
 
 /// Tiles of queries, and of keys.
@@ -70,6 +71,7 @@ impl Batch {
         device: &Device,
         lengths: &[usize],
         heads: Heads,
+        first_only: bool,
     ) -> Result<Self, AcceleratorError> {
         let mut starts = vec![0];
         let ends = lengths.iter().scan(0u32, |end, &length| {
@@ -90,7 +92,7 @@ impl Batch {
                 lengths.iter().sum(),
             ],
             all: tiles(false)?,
-            first: tiles(true)?,
+            first: first_only.then(|| tiles(true)).transpose()?,
         })
     }
 }
@@ -139,14 +141,14 @@ impl NormTape {
         })
     }
 
-    pub(super) fn at(&self, norm: &Pair, epsilon: f32) -> candle_core::Result<NormAt> {
-        Ok(NormAt {
+    pub(super) fn at(&self, norm: &Pair, epsilon: f32) -> NormAt {
+        NormAt {
             weight: norm.weight.address(),
             bias: norm.bias.address(),
             epsilon,
             normalized: self.normalized.address(),
             scales: self.scales.address(),
-        })
+        }
     }
 }
 
@@ -358,12 +360,8 @@ impl Pass<'_> {
     }
 
     fn tiles(&self) -> [TilesAt; 2] {
-        let tiles = if self.first_only {
-            &self.batch.first
-        } else {
-            &self.batch.all
-        };
-        tiles.at()
+        let first = self.batch.first.as_ref().filter(|_| self.first_only);
+        first.unwrap_or(&self.batch.all).at()
     }
 
     fn mask(&self, place: Place) -> Mask {
@@ -427,8 +425,8 @@ impl Pass<'_> {
         let (attention, context) = (self.attention(&tape), tape.context.address());
         let norms = (
             tape.attention_norm
-                .at(&layer.attention_norm, self.epsilon())?,
-            tape.output_norm.at(&layer.output_norm, self.epsilon())?,
+                .at(&layer.attention_norm, self.epsilon()),
+            tape.output_norm.at(&layer.output_norm, self.epsilon()),
         );
         let biases = [&layer.output, &layer.up, &layer.down].map(|pair| pair.bias.address());
         let [output_bias, up_bias, down_bias] = biases;
@@ -509,10 +507,10 @@ impl Pass<'_> {
         };
         let ([dropped, d_context], [d_inner, activated], delta, d_parts) =
             room().map_err(failed)?;
-        let output_norm = tape.output_norm.at(&layer.output_norm, self.epsilon())?;
+        let output_norm = tape.output_norm.at(&layer.output_norm, self.epsilon());
         let attention_norm = tape
             .attention_norm
-            .at(&layer.attention_norm, self.epsilon())?;
+            .at(&layer.attention_norm, self.epsilon());
         let add_weights = |shape, operands, to: &Arc<Parameter>| {
             let to = to.gradient_address()?;
             // SAFETY: the parameter has the shape of the product.

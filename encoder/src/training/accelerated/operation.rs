@@ -122,7 +122,7 @@ impl Embedded {
             ids: [0, 1, 2].map(|part| ids.at(part * n_tokens * size_of::<u32>())),
             tables,
         };
-        let norm = tape.at(&e.norm, e.epsilon)?;
+        let norm = tape.at(&e.norm, e.epsilon);
         let to = (hidden.rows.address(), hidden.operand.address());
         let kernels = device.kernels();
         // SAFETY: there is an id of each table for each token, and they were checked; the buffers were just made.
@@ -135,7 +135,7 @@ impl Embedded {
         let e = &*self.embeddings;
         let (shape, kernels) = ((self.ids[0].len(), e.tokens.width()), device.kernels());
         let rows = gradient.address();
-        let norm = tape.at(&e.norm, e.epsilon)?;
+        let norm = tape.at(&e.norm, e.epsilon);
         // SAFETY: there is a row of the gradient for each token.
         unsafe { kernels.drop_rows(rows, shape, self.mask) }.map_err(failed)?;
         device.add_norm_gradients(rows, norm, shape, &e.norm)?;
@@ -168,7 +168,8 @@ impl CustomOp1 for Operation {
             None => (self.given(floats(storage, layout)?).map_err(failed)?, None),
         };
         let weights = on_device.weights(network)?;
-        let batch = Batch::new(device, &self.lengths, heads(network, device.of)).map_err(failed)?;
+        let heads = heads(network, device.of);
+        let batch = Batch::new(device, &self.lengths, heads, self.first_only()).map_err(failed)?;
         let (hidden, layers) = on_device.forward(
             (network, &weights),
             self.layers.clone(),

@@ -9,6 +9,27 @@ use super::matrix::{Kernel, LANES, Left, Panels, Start, multiply};
 /// Query rows whose attention weights are held at once.
 const QUERIES: usize = 64;
 
+/// What is done to the scores of queries and keys.
+#[derive(Clone, Copy)]
+pub(super) enum Bias<'a> {
+    None,
+    /// B by head and offset of key to query from 1 − P to P − 1, (A, 2 P − 1), is added.
+    Relative(&'a [f32]),
+    /// A query attends to some keys only, to one at least: bit `j % 64` of the `j / 64`-th of its ⌈keys / 64⌉ numbers is 1 for each
+    /// key j of these.
+    Seen(&'a [u64]),
+}
+
+impl<'a> Bias<'a> {
+    /// [`Self::Relative`], or nothing where there are no values.
+    pub(super) fn relative(values: &'a [f32]) -> Self {
+        match values {
+            [] => Self::None,
+            values => Self::Relative(values),
+        }
+    }
+}
+
 /// `softmax(s · Q Kᵀ + B) V` of one text, for each of A heads of width d.
 ///
 /// Rows of queries, keys and values hold the heads one after the other and are packed along them.
@@ -19,8 +40,7 @@ pub(super) struct Attention<'a> {
     pub(super) head_width: usize,
     /// s
     pub(super) scale: f32,
-    /// B by head and offset of key to query from 1 − P to P − 1, (A, 2 P − 1); empty where nothing is added.
-    pub(super) relative: &'a [f32],
+    pub(super) bias: Bias<'a>,
     /// Dropout of the weights.
     pub(super) mask: Mask,
     /// Number of the first query among all of the pass.
@@ -88,9 +108,10 @@ impl Attention<'_> {
                 let scores = &mut scores[..n_queries * columns];
                 for (i, row) in scores.chunks_exact_mut(columns).enumerate() {
                     let (query, row) = (first + i, &mut row[..n_keys]);
-                    let scale = self.bias(head, query, row);
+                    let scale = self.add_bias(head, query, row);
                     log_sums[head * log_stride + query] =
                         function::softmax(kernel.simd, row, scale);
+                    self.hide(query, row, 0.0);
                     self.drop_out(head, query, row);
                 }
                 let n_words = kernel.words(n_keys);
@@ -164,17 +185,18 @@ impl Attention<'_> {
                 for (i, (row, gradient)) in pairs.enumerate() {
                     let (query, row, gradient) =
                         (first + i, &mut row[..n_keys], &mut gradient[..n_keys]);
-                    let scale = self.bias(head, query, row);
+                    let scale = self.add_bias(head, query, row);
                     let log_sum = log_sums[head * log_stride + query];
                     function::softmax_again(simd, row, scale, log_sum);
+                    self.hide(query, row, 0.0);
                     self.drop_out(head, query, gradient);
-                    if self.relative.is_empty() {
-                        function::softmax_backward(simd, row, gradient, scale);
-                    } else {
+                    if let Bias::Relative(values) = self.bias {
                         function::softmax_backward(simd, row, gradient, 1.0);
-                        let offsets = &mut d_relative[self.offsets(head, query)];
+                        let offsets = &mut d_relative[self.offsets(values, head, query)];
                         function::add(simd, offsets, gradient);
                         crate::kernel::scale(simd, gradient, self.scale);
+                    } else {
+                        function::softmax_backward(simd, row, gradient, scale);
                     }
                 }
                 // What multiplied the values in the forward: the weights after dropout.
@@ -219,20 +241,35 @@ impl Attention<'_> {
         }
     }
 
-    /// Adds B to a row of scores and returns by what the softmax still has to multiply them.
-    fn bias(&self, head: usize, query: usize, row: &mut [f32]) -> f32 {
-        if self.relative.is_empty() {
+    /// Adds B to a row of scores, or makes those of hidden keys as small as can be, and returns by what the softmax still has
+    /// to multiply them.
+    fn add_bias(&self, head: usize, query: usize, row: &mut [f32]) -> f32 {
+        let Bias::Relative(values) = self.bias else {
+            self.hide(query, row, f32::MIN);
             return self.scale;
-        }
+        };
         crate::kernel::scale(self.kernel.simd, row, self.scale);
-        let biases = &self.relative[self.offsets(head, query)];
+        let biases = &values[self.offsets(values, head, query)];
         function::add(self.kernel.simd, row, biases);
         1.0
     }
 
+    /// Puts a value in the place of each key that the query does not attend to.
+    fn hide(&self, query: usize, row: &mut [f32], value: f32) {
+        let Bias::Seen(seen) = self.bias else {
+            return;
+        };
+        let width = self.n_keys.div_ceil(64);
+        for (keys, &seen) in row.chunks_mut(64).zip(&seen[query * width..][..width]) {
+            for (j, x) in keys.iter_mut().enumerate() {
+                *x = if seen >> j & 1 == 1 { *x } else { value };
+            }
+        }
+    }
+
     /// Where B of a query's keys lies.
-    fn offsets(&self, head: usize, query: usize) -> Range<usize> {
-        let n_offsets = self.relative.len() / self.n_heads; // 2 P − 1
+    fn offsets(&self, values: &[f32], head: usize, query: usize) -> Range<usize> {
+        let n_offsets = values.len() / self.n_heads; // 2 P − 1
         let start = head * n_offsets + n_offsets / 2 - query;
         start..start + self.n_keys
     }

@@ -13,7 +13,7 @@ use super::function;
 use super::linear::{Due, PackedLinear, add_vector, add_weight_gradients};
 use super::matrix::{Left, Panels, Start, multiply};
 use super::parameter::{Kind, Parameter, Parameters};
-use super::vocabulary::VocabularyLoss;
+use super::vocabulary::{LargestOfTexts, VocabularyLoss};
 use crate::architecture::Activation;
 
 /// Rows that one thread takes through a linear layer at a time.
@@ -139,6 +139,39 @@ impl Linear {
             Some(device) => x.apply_op1(LossOnDevice::new(device, self, classes)),
             None => x.apply_op1(VocabularyLoss::new(self, self.packed()?, classes)),
         }
+    }
+
+    /// Returns the greatest result of each output over the rows of each text, (texts, out), from rows (N, in) of texts one after the
+    /// other. Its gradient goes to the row that has it, the first of equal ones. The results of all rows are never there at once but
+    /// on a device, which has those of one text.
+    ///
+    /// # Errors
+    /// As [`Self::forward`]; when the lengths do not add up to N, or one is 0; a layer with an activation.
+    pub fn largest(&self, x: &Tensor, lengths: &[usize]) -> Result<Tensor> {
+        let (n_rows, n_in) = x.dims2()?;
+        self.check_width(n_in)?;
+        if n_rows != lengths.iter().sum::<usize>()
+            || lengths.contains(&0)
+            || self.activation.is_some()
+        {
+            candle_core::bail!(
+                "{n_rows} rows are not those of texts {lengths:?} for a plain layer"
+            );
+        }
+        if self.engine.device.is_some() || lengths.is_empty() {
+            let mut start = 0;
+            let of_text = |&n: &usize| {
+                start += n;
+                self.forward(&x.narrow(0, start - n, n)?)?.max(0)
+            };
+            let texts = lengths.iter().map(of_text).collect::<Result<Vec<_>>>()?;
+            return match texts[..] {
+                [] => self.forward(x),
+                _ => Tensor::stack(&texts, 0),
+            };
+        }
+        let operation = LargestOfTexts::new(self, self.packed()?, lengths.to_vec());
+        self.weight.input(x)?.apply_op1(operation)
     }
 
     fn check_width(&self, n_in: usize) -> Result<()> {

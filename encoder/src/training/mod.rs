@@ -20,6 +20,7 @@
 
 mod accelerated;
 mod adamw;
+mod attend;
 mod attention;
 mod backbone;
 mod dropout;
@@ -40,6 +41,7 @@ mod words;
 mod workload;
 
 pub use adamw::{AdamW, AdamWConfig};
+pub use attend::Attend;
 pub use backbone::Backbone;
 pub use dropout::{Dropout, First};
 pub use encoder::{Encoder, normal};

@@ -1,6 +1,5 @@
 //! T5, Raffel et al. 2020 (arXiv 1910.10683), composed of single operations on packed texts.
 
-mod attend;
 mod norm;
 
 use std::cell::Cell;
@@ -9,8 +8,8 @@ use std::sync::Arc;
 
 use candle_core::Tensor;
 
-use self::attend::{Relative, attend};
 use self::norm::RmsNorm;
+use super::attend::{Attend, Keys, Relative};
 use super::dropout::Dropout;
 use super::encoder::{lengths, misfit};
 use super::engine::Engine;
@@ -234,26 +233,32 @@ impl T5 {
          -> candle_core::Result<Tensor> {
             let normalized = layer.norm.forward(stream)?;
             let keys = keys.unwrap_or(&normalized);
-            let context = attend(
-                [
-                    &layer.query.forward(&normalized)?,
-                    &layer.key.forward(keys)?,
-                    &layer.value.forward(keys)?,
-                ],
-                (lengths, key_lengths),
-                self.architecture.n_heads,
-                relative,
-                (pass.dropout, pass.place()),
-                &self.engine,
-            )?;
+            let parts = [
+                &layer.query.forward(&normalized)?,
+                &layer.key.forward(keys)?,
+                &layer.value.forward(keys)?,
+            ];
+            let attend = Attend {
+                n_heads: self.architecture.n_heads,
+                scale: 1.0,
+                dropout: pass.dropout,
+                place: pass.place(),
+                engine: &self.engine,
+            };
+            let context = attend.texts(parts, (lengths, key_lengths), relative)?;
             stream + pass.drop_out(&layer.output.forward(&context)?)?
         };
         let mut stream = pass.drop_out(&embedding(&self.tokens, ids)?)?;
         for block in &stack.blocks {
             let own = (None, lengths);
-            stream = attend(&block.attention, &stream, own, Some(relative.clone()))?;
+            stream = attend(
+                &block.attention,
+                &stream,
+                own,
+                Keys::Relative(relative.clone()),
+            )?;
             if let (Some(layer), Some((hidden, lengths))) = (&block.cross_attention, read) {
-                stream = attend(layer, &stream, (Some(hidden), lengths), None)?;
+                stream = attend(layer, &stream, (Some(hidden), lengths), Keys::All)?;
             }
             stream = block.feed_forward.forward(&stream, pass)?;
         }

@@ -1,5 +1,7 @@
-//! The cross-entropy behind a linear layer with many outputs, such as the projection to a vocabulary.
+//! What stands behind a linear layer with many outputs, such as the projection to a vocabulary: cross-entropy, and the greatest
+//! logits of texts.
 
+use std::ops::Range;
 use std::sync::{Arc, Mutex};
 
 use candle_core::{CpuStorage, CustomOp1, Device, Layout, Result, Shape, Tensor};
@@ -9,7 +11,7 @@ use super::engine::lock;
 use super::function;
 use super::layer::Linear;
 use super::linear::{Due, PackedLinear, add_vector, add_weight_gradients};
-use super::matrix::{Left, Panels, Start, multiply};
+use super::matrix::{Left, PANEL, Panels, Start, multiply};
 
 /// Rows that one thread takes at a time.
 const BLOCK: usize = 128;
@@ -152,11 +154,248 @@ impl CustomOp1 for VocabularyLoss {
     }
 }
 
+/// `max over a text's rows x of (x Wᵀ + b)` for each output.
+///
+/// Logits are there for one panel of outputs at a time. Each greatest one has the gradient of its own row alone.
+pub(super) struct LargestOfTexts {
+    layer: Linear,
+    packed: Arc<PackedLinear>,
+    /// Rows of each text.
+    lengths: Vec<usize>,
+    /// The row of each greatest logit, (texts, out).
+    rows: Mutex<Vec<u32>>,
+}
+
+impl LargestOfTexts {
+    pub(super) fn new(layer: &Linear, packed: Arc<PackedLinear>, lengths: Vec<usize>) -> Self {
+        Self {
+            layer: layer.clone(),
+            packed,
+            lengths,
+            rows: Mutex::default(),
+        }
+    }
+
+    /// Each text's number and rows.
+    fn texts(&self) -> impl Iterator<Item = (usize, Range<usize>)> {
+        let mut start = 0;
+        self.lengths.iter().enumerate().map(move |(text, &n)| {
+            let first = start;
+            start += n;
+            (text, first..start)
+        })
+    }
+}
+
+impl CustomOp1 for LargestOfTexts {
+    fn name(&self) -> &'static str {
+        "largest-of-texts"
+    }
+
+    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let input = floats(storage, layout)?;
+        let (engine, packed) = (&self.layer.engine, &*self.packed);
+        let (n_in, n_out) = (self.layer.weight.width(), self.layer.weight.shape()[0]);
+        let (kernel, n_texts) = (engine.kernel, self.lengths.len());
+        let (mut words, row_words) = (Vec::new(), kernel.words(n_in));
+        kernel.pack(input, n_in, &mut words);
+        let longest = self.lengths.iter().copied().max().unwrap_or(0);
+        let mut panels: Vec<(usize, Vec<(f32, u32)>)> = (0..packed.forward.n_panels())
+            .map(|panel| (panel, Vec::new()))
+            .collect();
+        engine.run(&mut panels, |(panel, largest)| {
+            let panel = packed.forward.panel(*panel);
+            let mut logits = vec![0.0; longest * PANEL];
+            for (_, rows) in self.texts() {
+                let left = Left::rows(&words[rows.start * row_words..], row_words);
+                let target = (&mut logits[..], PANEL);
+                multiply(kernel, left, panel, packed.start(panel), target, rows.len());
+                let first = largest.len();
+                largest.resize(first + panel.kept, (f32::NEG_INFINITY, rows.start as u32));
+                for (row, logits) in rows.zip(logits.chunks_exact(PANEL)) {
+                    for (largest, &logit) in largest[first..].iter_mut().zip(logits) {
+                        // A first NaN is the greatest, so that it does not go unseen.
+                        if logit > largest.0 || logit.is_nan() {
+                            *largest = (logit, row as u32);
+                        }
+                    }
+                }
+            }
+        });
+        let (mut values, mut rows) = (Vec::new(), Vec::new());
+        for text in 0..n_texts {
+            for (_, largest) in &panels {
+                let n = largest.len() / n_texts;
+                let (some_values, some_rows): (Vec<f32>, Vec<u32>) =
+                    largest[text * n..][..n].iter().copied().unzip();
+                values.extend(some_values);
+                rows.extend(some_rows);
+            }
+        }
+        *lock(&self.rows) = rows;
+        Ok((CpuStorage::F32(values), Shape::from((n_texts, n_out))))
+    }
+
+    fn bwd(&self, input: &Tensor, _: &Tensor, gradient: &Tensor) -> Result<Option<Tensor>> {
+        let (layer, simd) = (&self.layer, self.layer.engine.kernel.simd);
+        let (n_in, n_out) = (layer.weight.width(), layer.weight.shape()[0]);
+        let (x, gradient) = (
+            super::encoder::values(input)?,
+            super::encoder::values(gradient)?,
+        );
+        let rows = &*lock(&self.rows);
+        let mut d_input = vec![0.0; x.len()];
+        {
+            let weight = layer.weight.read()?;
+            let (mut rest, mut texts) = (&mut d_input[..], Vec::new());
+            for (text, of_text) in self.texts() {
+                let (d_rows, tail) = rest.split_at_mut(of_text.len() * n_in);
+                rest = tail;
+                texts.push((text, of_text.start, d_rows));
+            }
+            layer.engine.run(&mut texts, |(text, first, d_rows)| {
+                let own = *text * n_out..(*text + 1) * n_out;
+                let weights = weight.values.chunks_exact(n_in);
+                for ((&row, &factor), weights) in
+                    rows[own.clone()].iter().zip(&gradient[own]).zip(weights)
+                {
+                    let target = &mut d_rows[(row as usize - *first) * n_in..][..n_in];
+                    crate::kernel::add_scaled(simd, target, factor, weights);
+                }
+            });
+        }
+        let mut d_weight = vec![0.0; n_out * n_in];
+        let mut strips: Vec<_> = d_weight.chunks_mut(PANEL * n_in).enumerate().collect();
+        layer.engine.run(&mut strips, |(strip, d_weight)| {
+            for (i, target) in d_weight.chunks_exact_mut(n_in).enumerate() {
+                for text in 0..self.lengths.len() {
+                    let at = text * n_out + *strip * PANEL + i;
+                    let row = &x[rows[at] as usize * n_in..][..n_in];
+                    crate::kernel::add_scaled(simd, target, gradient[at], row);
+                }
+            }
+        });
+        add_vector(&mut layer.weight.write(), &d_weight);
+        if let Some(bias) = &layer.bias {
+            let mut sum = vec![0.0; n_out];
+            function::add_rows(simd, &gradient, n_out, &mut sum);
+            add_vector(&mut bias.write(), &sum);
+        }
+        Ok(Some(Tensor::from_vec(
+            d_input,
+            input.shape(),
+            &Device::Cpu,
+        )?))
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use candle_core::{Device, Tensor};
+
     use crate::training::{
         Engine, EngineConfig, Kind, Linear, Parameters, Precision, cross_entropy, normal,
     };
+
+    /// The texts of one row and of many, outputs that fill no panel; a layer without bias.
+    #[test]
+    fn the_greatest_of_texts_are_those_of_all_logits() {
+        let lengths = [1, 40, 7, 129];
+        let n_rows = lengths.iter().sum::<usize>();
+        for (precision, tolerance) in [(Precision::F32, 1e-6), (Precision::Bf16, 1e-2)] {
+            for (n_out, has_bias) in [(1_001, true), (9, false)] {
+                let config = EngineConfig {
+                    precision,
+                    ..EngineConfig::default()
+                };
+                let engine = Engine::new(&config).unwrap();
+                let outcome = |fused: bool| {
+                    let mut parameters = Parameters::new();
+                    let mut insert = |name: &str, shape: &[usize], kind| {
+                        let values = normal(5, name.len() as u64, shape.iter().product(), 0.3);
+                        parameters.insert(name, shape, values, kind).unwrap()
+                    };
+                    let weight = insert("w", &[n_out, 12], Kind::Matrix);
+                    let x = insert("rows", &[n_rows, 12], Kind::Matrix)
+                        .tensor()
+                        .unwrap();
+                    let bias = has_bias.then(|| insert("bias", &[n_out], Kind::Plain));
+                    let layer = match &bias {
+                        Some(bias) => Linear::tied(&weight, bias, &engine).unwrap(),
+                        None => Linear::without_bias(&weight, &engine),
+                    };
+                    let largest = match fused {
+                        true => layer.largest(&x, &lengths).unwrap(),
+                        false => {
+                            let mut start = 0;
+                            let logits = layer.forward(&x).unwrap();
+                            let of_text = |&n: &usize| {
+                                start += n;
+                                logits.narrow(0, start - n, n).unwrap().max(0).unwrap()
+                            };
+                            Tensor::stack(&lengths.iter().map(of_text).collect::<Vec<_>>(), 0)
+                                .unwrap()
+                        }
+                    };
+                    let factors = normal(5, 100, lengths.len() * n_out, 1.0);
+                    let factors = Tensor::from_vec(factors, largest.shape(), &Device::Cpu).unwrap();
+                    let loss = (&largest * factors).unwrap().sum_all().unwrap();
+                    loss.backward().unwrap();
+                    let largest = largest.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+                    let gradients = parameters
+                        .iter()
+                        .map(|one| one.gradient().unwrap().unwrap());
+                    std::iter::once(largest)
+                        .chain(gradients)
+                        .collect::<Vec<_>>()
+                };
+                let (expected, found) = (outcome(false), outcome(true));
+                assert_eq!(expected[0], found[0], "{precision:?} {n_out}");
+                for (expected, found) in expected.iter().zip(&found) {
+                    check(
+                        expected,
+                        found,
+                        tolerance,
+                        &format!("{precision:?} {n_out}"),
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_no_number_is_the_greatest() {
+        let engine = Engine::new(&EngineConfig::default()).unwrap();
+        let mut parameters = Parameters::new();
+        let weight = parameters
+            .insert("w", &[1, 1], vec![1.0], Kind::Matrix)
+            .unwrap();
+        let x = Tensor::new(&[[2.0f32], [f32::NAN], [3.0]], &Device::Cpu).unwrap();
+        let layer = Linear::without_bias(&weight, &engine);
+        let largest = |lengths: &[usize]| {
+            layer
+                .largest(&x, lengths)
+                .unwrap()
+                .to_vec2::<f32>()
+                .unwrap()
+        };
+        assert!(largest(&[3])[0][0].is_nan());
+        assert_eq!(largest(&[1, 1, 1])[2][0], 3.0);
+        let error = layer.largest(&x, &[2, 0, 1]).unwrap_err().to_string();
+        assert!(
+            error.contains("3 rows are not those of texts [2, 0, 1]"),
+            "{error}"
+        );
+    }
+
+    /// Checks the distance of two arrays beside the length of the first.
+    fn check(expected: &[f32], found: &[f32], tolerance: f64, name: &str) {
+        let length =
+            |x: &mut dyn Iterator<Item = f32>| x.map(|x| f64::from(x).powi(2)).sum::<f64>().sqrt();
+        let off = length(&mut expected.iter().zip(found).map(|(a, b)| a - b));
+        let size = length(&mut expected.iter().copied());
+        assert!(off <= tolerance * size, "{name}: {off} of {size}");
+    }
 
     /// Several blocks, and several times the logits that are held at once; a layer without bias; an odd number of classes.
     #[test]
@@ -207,12 +446,7 @@ mod tests {
                     "{name}: {found:?}"
                 );
                 for (expected, found) in expected.1.iter().zip(&found.1) {
-                    let length = |x: &mut dyn Iterator<Item = f32>| {
-                        x.map(|x| f64::from(x).powi(2)).sum::<f64>().sqrt()
-                    };
-                    let off = length(&mut expected.iter().zip(found).map(|(a, b)| a - b));
-                    let size = length(&mut expected.iter().copied());
-                    assert!(off <= tolerance * size, "{name}: {off} of {size}");
+                    check(expected, found, tolerance, &name);
                 }
             }
         }

@@ -75,30 +75,9 @@ impl Visibility {
         is_inside && self.bits[row * self.width + column / 64] >> (column % 64) & 1 == 1
     }
 
-    /// Writes what is added to the scores of a sentence padded to L tokens: 0 where the row sees the column, else
-    /// `hidden`, a large negative number. `mask` is (L, L), row-major.
-    ///
-    /// Rows of padding are `hidden` throughout, so it must be finite: their softmax is even then, and not NaN.
-    ///
-    /// # Panics
-    /// When `mask` is not a square that holds the sentence.
-    pub fn write_additive(&self, hidden: f32, mask: &mut [f32]) {
-        let length = mask.len().isqrt();
-        assert!(
-            length * length == mask.len() && length >= self.n_tokens,
-            "a mask of {} values for {} tokens",
-            mask.len(),
-            self.n_tokens
-        );
-        mask.fill(hidden);
-        for row in 0..self.n_tokens {
-            let values = &mut mask[row * length..][..self.n_tokens];
-            for (column, value) in values.iter_mut().enumerate() {
-                if self.sees(row, column) {
-                    *value = 0.0;
-                }
-            }
-        }
+    /// What [`encoder::training::Attend::seen`] reads: ⌈n / 64⌉ numbers a row, bit `column % 64` of number `column / 64`.
+    pub fn numbers(&self) -> &[u64] {
+        &self.bits
     }
 }
 
@@ -161,20 +140,12 @@ mod tests {
     }
 
     #[test]
-    fn padding_neither_sees_nor_is_seen() {
+    fn there_is_nothing_beyond_the_sentence() {
         let words = words("[CLS] x [SEP]");
         let seen = Visibility::draw(&words, 0.5, 256, &mut example_random(6, 2, 0));
-        let mut mask = [f32::NAN; 25];
-        seen.write_additive(-1e4, &mut mask);
-        let no = -1e4;
         // K = round(1.5) = 2, so `x` is always hidden.
-        let expected = [
-            [no, no, 0.0, no, no],
-            [0.0, no, 0.0, no, no],
-            [0.0, no, no, no, no],
-            [no; 5],
-            [no; 5],
-        ];
-        assert_eq!(mask, *expected.as_flattened());
+        assert_eq!(seen.numbers(), [0b100, 0b101, 0b001]);
+        let is_seen = |row, column| seen.sees(row, column);
+        assert!(is_seen(1, 2) && !is_seen(2, 1) && !is_seen(3, 0) && !is_seen(0, 64));
     }
 }

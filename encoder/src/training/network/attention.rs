@@ -1,7 +1,7 @@
 //! Attention of the texts of a group.
 
 use super::{GroupGradients, LayerTape, Pass, Place, Workspace};
-use crate::training::attention::{Attention, PartGradients};
+use crate::training::attention::{Attention, Bias, PartGradients};
 
 impl Pass<'_> {
     /// Computes the context of each text's kept rows, from `projected` to `wide`, (R, H).
@@ -75,7 +75,7 @@ impl Pass<'_> {
             n_heads: a.n_heads,
             head_width,
             scale: 1.0 / (head_width as f32).sqrt(),
-            relative: self.relative,
+            bias: Bias::relative(self.relative),
             mask: self
                 .dropout
                 .at(self.dropout.attention, Place::Weights.number(self.index)),

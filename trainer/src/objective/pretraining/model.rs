@@ -1,7 +1,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use candle_core::{D, Device, Tensor};
+use candle_core::{Device, Tensor};
 use encoder::training::{
     Dropout, Encoder, Engine, Initial, LayerNorm, Linear, Parameter, Parameters, Stack,
     TrainingError, first, normal,
@@ -179,6 +179,15 @@ impl MaskedLm {
         Ok(self.projection.forward(&self.transformed(rows)?)?)
     }
 
+    /// Returns the greatest of the head's logits for each word over the token vectors of each text, (N, H) → (B, V).
+    pub(super) fn largest_logits(
+        &self,
+        rows: &Tensor,
+        lengths: &[usize],
+    ) -> Result<Tensor, TrainingError> {
+        Ok(self.projection.largest(&self.transformed(rows)?, lengths)?)
+    }
+
     /// What the head's projection reads, (N, H).
     fn transformed(&self, rows: &Tensor) -> Result<Tensor, TrainingError> {
         let transformed = self.transform.forward(rows)?;
@@ -317,11 +326,4 @@ pub(super) fn tokens(ids: &[u32]) -> Tokens {
         ids: ids.to_vec(),
         ..Tokens::default()
     }
-}
-
-/// Softmax along the last dimension, of basic operations, so that it has a gradient.
-pub(super) fn softmax(scores: &Tensor) -> candle_core::Result<Tensor> {
-    let most = scores.max_keepdim(D::Minus1)?.detach();
-    let powers = scores.broadcast_sub(&most)?.exp()?;
-    powers.broadcast_div(&powers.sum_keepdim(D::Minus1)?)
 }

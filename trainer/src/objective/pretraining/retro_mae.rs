@@ -1,15 +1,14 @@
-use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{Device, Tensor};
 use encoder::training::{
-    Dropout, Engine, First, LayerNorm, Linear, Parameters, TrainingError, dropout, normal,
+    Attend, Dropout, Engine, LayerNorm, Linear, Parameters, TrainingError, dropout, normal,
 };
 use encoder::{Architecture, Tokens};
 use serde::{Deserialize, Serialize};
 
-use super::model::{MaskedLm, Mean, softmax, texts, tokens};
+use super::model::{MaskedLm, Mean, texts, tokens};
 use super::{Masks, Method, Terms};
 use crate::masking::{Corrupted, Visibility};
 
@@ -127,34 +126,29 @@ impl RetroMae {
         batch: &[RetroMaeText],
         hidden: &Tensor,
     ) -> Result<Tensor, TrainingError> {
-        let mut sum = Tensor::zeros((), DType::F32, &Device::Cpu)?;
-        let mut start = 0;
+        let (mut ordinary, mut lengths, mut start) = (Vec::new(), Vec::new(), 0);
         for text in batch {
-            let n = text.ids.len();
-            let ordinary = hidden.narrow(0, start + 1, n - 1)?;
+            let n = text.ids.len() as u32;
+            ordinary.extend(start + 1..start + n);
+            lengths.push(text.ids.len() - 1);
             start += n;
-            let largest = self.model.logits(&ordinary)?.max(0)?; // (V)
-            // Between the first and the last stand the text's own tokens.
-            let own = &text.ids[1..n - 1];
-            if own.is_empty() {
-                continue;
-            }
-            let words: Vec<u32> = own
-                .iter()
-                .copied()
-                .collect::<BTreeSet<_>>()
-                .into_iter()
-                .collect();
-            let most = largest.max(0)?.detach();
-            let log_sum = (largest.broadcast_sub(&most)?.exp()?.sum_all()?.log()? + most)?;
-            let n_words = words.len() as f64;
-            let said = largest
-                .index_select(&Tensor::new(words, &Device::Cpu)?, 0)?
-                .sum_all()?;
-            let loss = ((log_sum * n_words)? - said)?;
-            sum = (sum + (loss / own.len() as f64)?)?;
         }
-        Ok((sum / batch.len().max(1) as f64)?)
+        let ordinary = hidden.index_select(&Tensor::new(ordinary, &Device::Cpu)?, 0)?;
+        let largest = self.model.largest_logits(&ordinary, &lengths)?; // r, (B, V)
+        let (n_texts, n_vocabulary) = largest.dims2()?;
+        let mut words = vec![0.0f32; n_texts * n_vocabulary]; // u
+        for (text, row) in batch.iter().zip(words.chunks_exact_mut(n_vocabulary)) {
+            // Between the first and the last stand the text's own tokens.
+            let own = &text.ids[1..text.ids.len() - 1];
+            for &id in own {
+                row[id as usize] = 1.0 / own.len() as f32;
+            }
+        }
+        let words = Tensor::from_vec(words, (n_texts, n_vocabulary), &Device::Cpu)?;
+        let most = largest.max_keepdim(1)?.detach();
+        let log_sums = (largest.broadcast_sub(&most)?.exp()?.sum_keepdim(1)?.log()? + most)?;
+        let losses = (log_sums.broadcast_sub(&largest)? * words)?;
+        Ok((losses.sum_all()? / n_texts.max(1) as f64)?)
     }
 }
 
@@ -276,49 +270,20 @@ impl EnhancedDecoder {
         ]
         .map(|(layer, input)| layer.forward(input));
         let (query, key, value) = (query?, key?, value?);
-        let (mut start, mut attended) = (0, Vec::with_capacity(batch.len()));
-        for (place, text) in (0u32..).zip(batch) {
-            let n = text.visibility.n_tokens();
-            let part = |rows: &Tensor| self.heads(&rows.narrow(0, start, n)?);
-            let (query, key, value) = (part(&query)?, part(&key)?, part(&value)?);
-            start += n;
-            let d = query.dims3()?.2 as f64;
-            let mut hidden = vec![0.0; n * n];
-            text.visibility.write_additive(f32::MIN, &mut hidden);
-            let hidden = Tensor::from_vec(hidden, (1, n, n), &Device::Cpu)?;
-            let scores = (query.matmul(&key.t()?.contiguous()?)? / d.sqrt())?;
-            let weights = softmax(&scores.broadcast_add(&hidden)?)?; // (A, n, n)
-            let weights = self.drop_weights(&weights, masks, place)?;
-            let rows = weights.matmul(&value)?.transpose(0, 1)?.contiguous()?; // (n, A, d)
-            attended.push(rows.flatten_from(1)?);
-        }
+        let attend = Attend {
+            n_heads: self.n_heads,
+            scale: 1.0 / ((query.dims2()?.1 / self.n_heads) as f32).sqrt(),
+            dropout: masks,
+            place: 2,
+            engine: &self.engine,
+        };
+        let lengths: Vec<usize> = batch.iter().map(|text| text.ids.len()).collect();
+        let seen = batch.iter().map(|text| text.visibility.numbers().to_vec());
+        let attended = attend.seen([&query, &key, &value], &lengths, seen.collect())?;
         let drop = |x: &Tensor, place| dropout(x, masks, place, &self.engine);
-        let attended = self.output.forward(&Tensor::cat(&attended, 0)?)?;
+        let attended = self.output.forward(&attended)?;
         let attended = self.attention_norm.forward(&drop(&attended, 0)?, queries)?;
         let inner = self.down.forward(&self.up.forward(&attended)?)?;
         Ok(self.output_norm.forward(&drop(&inner, 1)?, &attended)?)
-    }
-
-    /// (A, n, d) of rows (n, H).
-    fn heads(&self, rows: &Tensor) -> candle_core::Result<Tensor> {
-        let (n, width) = rows.dims2()?;
-        let shape = (n, self.n_heads, width / self.n_heads);
-        rows.reshape(shape)?.transpose(0, 1)?.contiguous()
-    }
-
-    fn drop_weights(
-        &self,
-        weights: &Tensor,
-        masks: &Dropout,
-        text: u32,
-    ) -> candle_core::Result<Tensor> {
-        let of_weights = Dropout {
-            hidden: masks.attention,
-            first: First::default(),
-            ..*masks
-        };
-        let flat = weights.flatten_to(1)?;
-        let place = 2 + masks.first.text as u32 + text;
-        dropout(&flat, &of_weights, place, &self.engine)?.reshape(weights.shape())
     }
 }

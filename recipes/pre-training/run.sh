@@ -7,6 +7,8 @@
 # WORK     everything is written here; what is done is not done again, and a training goes on in its middle
 # METHODS  none mlm condenser cot_mae sim_lm retro_mae dup_mae master (default: all)      SEEDS  default: 42
 # PIECES   entries of the vocabulary, learned of the texts (default: 8192)      THREADS, TRAWL   threads and the command
+# START    folder of a BERT to go on from, in place of random weights and words of our own
+# TEXTS    sets whose passages are read (default: all four)      STEPS, RATE   in place of common.toml's
 set -euo pipefail
 : "${DATA:?folder of the data sets}" "${WORK:?folder to write to}"
 TRAWL=${TRAWL:-trawl} PIECES=${PIECES:-8192} SEEDS=${SEEDS:-42}
@@ -18,20 +20,27 @@ threads=${THREADS:+--threads $THREADS} engine=${THREADS:+--set engine.threads=$T
 sets="squad medquad squadshifts-amazon"
 questions=5000 # of each set, for fine-tuning
 corpora=() quoted=
-for set in openstax-text $sets; do
+for set in ${TEXTS:-openstax-text $sets}; do
     corpora+=("$DATA/$set/corpus.jsonl.gz")
     quoted="$quoted\"$DATA/$set/corpus.jsonl.gz\", "
 done
 split() { if [ "$1" = medquad ]; then echo test; else echo dev; fi; }
 
 # Folders of a configuration and a tokenizer: random weights.
-[ -e "$WORK/words/tokenizer.json" ] || "$TRAWL" data word-pieces "${corpora[@]}" --pieces "$PIECES" --out "$WORK/words"
+if [ -n "${START:-}" ]; then
+    encoder=$(cd "$START" && pwd) words=$encoder
+    entries=$(sed -n 's/.*"vocab_size": *\([0-9]*\).*/\1/p' "$START/config.json")
+else
+    encoder=$WORK/start/encoder words=$WORK/words
+    [ -e "$words/tokenizer.json" ] || "$TRAWL" data word-pieces "${corpora[@]}" --pieces "$PIECES" --out "$words"
+    entries=$(wc -l <"$words/vocab.txt")
+fi
 start() { # name config
     mkdir -p "$WORK/start/$1"
-    sed "s/\"vocab_size\": [0-9]*/\"vocab_size\": $(wc -l <"$WORK/words/vocab.txt")/" "$2" >"$WORK/start/$1/config.json"
-    cp "$WORK"/words/* "$WORK/start/$1/"
+    sed "s/\"vocab_size\": [0-9]*/\"vocab_size\": $entries/" "$2" >"$WORK/start/$1/config.json"
+    for file in "$words"/{tokenizer*,vocab.txt}; do [ ! -e "$file" ] || cp "$file" "$WORK/start/$1/"; done
 }
-start encoder "$here/../small-runs/config.json"
+[ -n "${START:-}" ] || start encoder "$here/../small-runs/config.json"
 start generator "$here/../simlm/generator.json"
 
 # Adds the processor seconds of a command to a file.
@@ -50,7 +59,7 @@ pre_train() {
     if [ -e "$run/config.toml" ]; then
         resume=--resume
     else
-        local corpus="files = [${quoted%, }]"
+        local corpus="files = [${quoted%, }], format = \"texts\""
         case $1 in cot_mae*) corpus="files = [\"$WORK/spans.jsonl.zst\"], format = \"spans\"" ;; esac
         { # a pair of spans is two texts
             printf '[model]\npath = "%s"\n\n[data]\ncorpus = { %s }\ncache = "%s"\nbatch_size = %s\n\n' "$3" "$corpus" "$WORK/tokens" \
@@ -60,7 +69,8 @@ pre_train() {
     fi
     # shellcheck disable=SC2086
     measured "$WORK/$1/processor-seconds" \
-        "$TRAWL" train "$WORK/$1/pre-training.toml" --out "$run" --set run.seed="$2" --set objective.seed="$2" $engine $resume "${@:5}"
+        "$TRAWL" train "$WORK/$1/pre-training.toml" --out "$run" --set run.seed="$2" --set objective.seed="$2" $engine $resume \
+        ${STEPS:+--set schedule.max_steps="$STEPS"} ${RATE:+--set optimizer.learning_rate="$RATE"} "${@:5}"
 }
 
 collection() { # folder set model [option…]
@@ -120,18 +130,18 @@ evaluate() { # name pooling
 }
 
 method() { # method seed
-    local name=$1-$2 start=$WORK/start/encoder
+    local name=$1-$2
     case $1 in
-    none) pre_train "$name" "$2" "$start" "$here/methods/mlm.toml" --set schedule.max_steps=1 --set optimizer.learning_rate=0 ;;
+    none) pre_train "$name" "$2" "$encoder" "$here/methods/mlm.toml" --set schedule.max_steps=1 --set optimizer.learning_rate=0 ;;
     sim_lm)
         pre_train generator 42 "$WORK/start/generator" "$here/methods/mlm.toml"
-        pre_train "$name" "$2" "$start" "$here/methods/$1.toml" --set objective.generator="$WORK/generator/pre-training/export"
+        pre_train "$name" "$2" "$encoder" "$here/methods/$1.toml" --set objective.generator="$WORK/generator/pre-training/export"
         ;;
     cot_mae)
-        [ -e "$WORK/spans.jsonl.zst" ] || "$TRAWL" data span-pairs "${corpora[@]}" --tokenizer "$start" --max-tokens 96 --out "$WORK/spans.jsonl.zst"
-        pre_train "$name" "$2" "$start" "$here/methods/$1.toml"
+        [ -e "$WORK/spans.jsonl.zst" ] || "$TRAWL" data span-pairs "${corpora[@]}" --tokenizer "$encoder" --max-tokens 96 --out "$WORK/spans.jsonl.zst"
+        pre_train "$name" "$2" "$encoder" "$here/methods/$1.toml"
         ;;
-    *) pre_train "$name" "$2" "$start" "$here/methods/$1.toml" ;;
+    *) pre_train "$name" "$2" "$encoder" "$here/methods/$1.toml" ;;
     esac
     for pooling in cls mean; do
         fine_tune "$name" "$2" "$pooling"
@@ -139,7 +149,7 @@ method() { # method seed
     done
 }
 
-pre_train none-42 42 "$WORK/start/encoder" "$here/methods/mlm.toml" --set schedule.max_steps=1 --set optimizer.learning_rate=0
+pre_train none-42 42 "$encoder" "$here/methods/mlm.toml" --set schedule.max_steps=1 --set optimizer.learning_rate=0
 for set in $sets; do fine_tuning_data "$set"; done
 for seed in $SEEDS; do
     for method in none $METHODS; do method "$method" "$seed"; done

@@ -129,6 +129,18 @@ fn a_collection_alone_has_the_default_reranker_unless_it_shall_not() {
     assert!(scores.iter().all(|score| score.is_number()), "{answer}");
     let (status, answer) = search(&["--rerank", "none"]);
     assert_eq!(status, 422, "{answer}");
+
+    let file = models.path().join("no-folder");
+    fs::write(&file, "").unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_trawl"));
+    command.args(["serve", collection, "--bind", "127.0.0.1:0"]);
+    let output = command.env("TRAWL_MODELS", file).output().unwrap();
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{error}");
+    assert!(
+        error.contains("cannot write") && error.contains("--rerank none"),
+        "{error}"
+    );
 }
 
 #[test]

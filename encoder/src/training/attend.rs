@@ -10,6 +10,7 @@ use super::encoder::{floats, values};
 use super::engine::{Engine, lock};
 use super::function;
 use super::layer::place_of;
+use super::matrix::Precision;
 use super::parameter::Parameter;
 use crate::network::relative_bucket;
 
@@ -87,17 +88,22 @@ impl Attend<'_> {
     /// `seen` has ⌈n / 64⌉ numbers for each of a text's n tokens: bit `j % 64` of the `j / 64`-th says whether it sees token j.
     ///
     /// # Errors
-    /// When the shapes, the heads or the numbers do not fit, and when a token sees none.
+    /// When the shapes, the heads or the numbers do not fit, when a token sees none, and for heads of an odd width in bf16.
     pub fn seen(
         &self,
         parts: [&Tensor; 3],
         lengths: &[usize],
         seen: Vec<Vec<u64>>,
     ) -> Result<Tensor> {
-        let shape = parts[0].dims2()?;
+        self.dropout.check()?;
+        let (n_tokens, width) = parts[0].dims2()?;
+        let unit = match self.engine.precision() {
+            Precision::F32 => 1,
+            Precision::Bf16 => 2,
+        };
         if parts.iter().any(|part| part.shape() != parts[0].shape())
-            || shape.0 != lengths.iter().sum::<usize>()
-            || !shape.1.is_multiple_of(self.n_heads)
+            || n_tokens != lengths.iter().sum::<usize>()
+            || !width.is_multiple_of(self.n_heads * unit)
         {
             let shapes = parts.map(Tensor::shape);
             candle_core::bail!(
@@ -401,7 +407,7 @@ mod tests {
         numbers
     }
 
-    fn engine(precision: Precision) -> std::sync::Arc<Engine> {
+    fn engine_of(precision: Precision) -> std::sync::Arc<Engine> {
         let config = EngineConfig {
             precision,
             ..EngineConfig::default()
@@ -415,7 +421,7 @@ mod tests {
         let n_rows = lengths.iter().sum::<usize>();
         let seen: Vec<_> = lengths.iter().map(|&n| some(n)).collect();
         for (precision, tolerance) in [(Precision::F32, 1e-5), (Precision::Bf16, 2e-2)] {
-            let engine = engine(precision);
+            let engine = engine_of(precision);
             let outcome = |fused: bool| {
                 let mut parameters = Parameters::new();
                 let mut rows = |name: &str, stream| {
@@ -459,7 +465,7 @@ mod tests {
 
     #[test]
     fn what_does_not_fit_is_refused() {
-        let engine = engine(Precision::F32);
+        let engine = engine_of(Precision::F32);
         let attend = Attend {
             n_heads: 2,
             scale: 1.0,
@@ -476,6 +482,13 @@ mod tests {
             assert!(error.contains(expected), "{error}");
         };
         check(&[2], vec![vec![1; 2]], "for texts [2]");
+        let odd = Tensor::ones((1, 3), candle_core::DType::F32, &Device::Cpu).unwrap();
+        let in_bf16 = Attend {
+            n_heads: 1,
+            engine: &engine_of(Precision::Bf16),
+            ..attend
+        };
+        assert!(in_bf16.seen([&odd; 3], &[1], vec![vec![1]]).is_err());
         check(&[2, 1], vec![vec![1; 2]], "2 texts, and what is seen of 1");
         check(
             &[2, 1],

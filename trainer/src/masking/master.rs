@@ -77,7 +77,16 @@ impl MasterText {
     /// # Errors
     /// What is wrong with it: another shape, an id that the vocabulary does not have, no token.
     pub fn parse(line: &str, vocabulary: &Vocabulary) -> Result<Self, String> {
-        let parsed: Self = from_json(line)?;
+        let parsed: Self = from_json(line).map_err(|error| {
+            let has_words = |line: serde_json::Value| line["text"].is_string();
+            match serde_json::from_str(line).is_ok_and(has_words) {
+                true => {
+                    "`text` is words, not ids of tokens; `format = \"texts\"` reads plain texts"
+                        .into()
+                }
+                false => error,
+            }
+        })?;
         let lists = [&parsed.text].into_iter();
         for ids in lists.chain(&parsed.queries).chain(&parsed.next) {
             vocabulary.check(ids)?;
@@ -276,5 +285,7 @@ mod tests {
         ] {
             assert!(parse(bad).is_err(), "{bad}");
         }
+        let error = parse("{\"text\":\"a line of words\"}").unwrap_err();
+        assert!(error.contains("`format = \"texts\"`"), "{error}");
     }
 }

@@ -7,6 +7,7 @@
 # WORK     everything is written here; what is done is not done again, and a training goes on in its middle
 # METHODS  none mlm condenser cot_mae sim_lm retro_mae dup_mae master (default: all)      SEEDS  default: 42
 # PIECES   entries of the vocabulary, learned of the texts (default: 8192)      THREADS, TRAWL   threads and the command
+# POOLINGS vectors of the fine-tuned encoders (default: cls mean)
 # START    folder of a BERT to go on from, in place of random weights and words of our own
 # TEXTS    sets whose passages are read (default: all four)      STEPS, RATE   in place of common.toml's
 set -euo pipefail
@@ -143,7 +144,7 @@ method() { # method seed
         ;;
     *) pre_train "$name" "$2" "$encoder" "$here/methods/$1.toml" ;;
     esac
-    for pooling in cls mean; do
+    for pooling in ${POOLINGS:-cls mean}; do
         fine_tune "$name" "$2" "$pooling"
         evaluate "$name" "$pooling"
     done

@@ -31,7 +31,7 @@ toy)
   config=$TOKENIZER/config.json
   span_tokens=16
   pretraining=(--set engine.precision=f32 --set schedule.max_steps=12 --set schedule.warmup_ratio=0 --set data.batch_size=32
-    --set objective.masks.max_tokens=48 --set optimizer.learning_rate=5e-3 --set run.evaluate_every=never
+    --set objective.dropout=0 --set objective.masks.max_tokens=48 --set optimizer.learning_rate=5e-3 --set run.evaluate_every=never
     --set run.save_every=never --set dev.texts=32)
   fine_tuning=(--set engine.precision=f32 --set schedule.max_steps=150 --set data.batch_size=16 --set objective.dropout=0
     --set optimizer.learning_rate=1e-2 --set run.save_every=never)

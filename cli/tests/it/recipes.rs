@@ -1,8 +1,12 @@
 //! The recipes: their configurations are read, and the toy runs end in their own checks.
 
 use std::fs;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+
+use flate2::Compression;
+use flate2::write::GzEncoder;
 
 use crate::{text, tiny_model};
 
@@ -79,18 +83,24 @@ fn run_pretraining(recipe: &str) {
 }
 
 fn run_script(script: &str) {
+    run_on(&testkit::fixture("sample"), script, &[("SIZE", "toy")]);
+}
+
+/// Runs a script on a folder of data and returns what it printed.
+fn run_on(data: &Path, script: &str, variables: &[(&str, &str)]) -> String {
     let work = tempfile::tempdir().unwrap();
     let output = Command::new("bash")
         .arg(recipes().join(script))
         .env("TRAWL", env!("CARGO_BIN_EXE_trawl"))
         .env("WORK", work.path())
-        .env("DATA", testkit::fixture("sample"))
-        .env("SIZE", "toy")
+        .env("DATA", data)
+        .envs(variables.iter().copied())
         .output()
         .unwrap();
     let errors = String::from_utf8_lossy(&output.stderr);
-    let printed = String::from_utf8_lossy(&output.stdout);
+    let printed = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(output.status.success(), "{printed}{errors}");
+    printed
 }
 
 #[test]
@@ -121,4 +131,38 @@ fn cotmaes_workflow_runs() {
 #[test]
 fn masters_workflow_runs() {
     run_pretraining("master");
+}
+
+/// The comparison with MASTER, which reads plain texts in it: the sample corpus as each of the four sets, two steps.
+#[test]
+fn the_comparison_of_pre_trainings_runs() {
+    let (data, sample) = (tempfile::tempdir().unwrap(), testkit::fixture("sample"));
+    let read = |name: &str| fs::read_to_string(sample.join(name)).unwrap();
+    for set in ["openstax-text", "squad", "medquad", "squadshifts-amazon"] {
+        let folder = data.path().join(set);
+        fs::create_dir_all(folder.join("qrels")).unwrap();
+        // Passages of all sets are read together.
+        let own_id = format!("{{\"_id\": \"{set}-");
+        let corpus = read("corpus.jsonl").replace("{\"_id\": \"", &own_id);
+        let mut packed = GzEncoder::new(Vec::new(), Compression::fast());
+        packed.write_all(corpus.as_bytes()).unwrap();
+        fs::write(folder.join("corpus.jsonl.gz"), packed.finish().unwrap()).unwrap();
+        fs::write(folder.join("queries.jsonl"), read("queries.jsonl")).unwrap();
+        let mut qrels = String::from("query-id\tcorpus-id\tscore\n");
+        for line in read("qrels/test.tsv").lines().skip(1) {
+            let (query, rest) = line.split_once('\t').unwrap();
+            qrels += &format!("{query}\t{set}-{rest}\n");
+        }
+        for split in ["train", "dev", "test"] {
+            fs::write(folder.join(format!("qrels/{split}.tsv")), &qrels).unwrap();
+        }
+    }
+    let settings = [("METHODS", "master"), ("STEPS", "2"), ("PIECES", "600")];
+    let table = run_on(data.path(), "pre-training/run.sh", &settings);
+    let rows: Vec<&str> = table
+        .lines()
+        .filter(|line| line.starts_with("| "))
+        .collect();
+    let of = |run: &str| rows.iter().filter(|row| row.starts_with(run)).count();
+    assert_eq!((of("| none-42 "), of("| master-42 ")), (6, 6), "{table}");
 }

@@ -8,7 +8,6 @@ use compute::accelerator::AcceleratorError;
 use corpus::CorpusError;
 use encoder::LoadError;
 use encoder::training::TrainingError;
-use hub::PullError;
 use indexer::{BuildError, GateError, LiveError, VectorsError};
 use objects::ObjectsError;
 use retriever::{FingerprintError, SearchError};
@@ -251,11 +250,6 @@ fn classify(error_chain: &anyhow::Error) -> (Exit, Option<String>) {
                 return (Exit::Usage, None);
             }
             _ => {}
-        }
-        if let Some(PullError::Write { .. }) = cause.downcast_ref() {
-            let hint = "`TRAWL_MODELS` names a folder for models that can be written; \
-                `serve --rerank none` does without the default reranker";
-            return (Exit::Failed, Some(hint.to_owned()));
         }
         if let Some(CollectionError::InProgress { .. }) = cause.downcast_ref() {
             let hint = "`--resume` continues that build, `--restart` drops it";

@@ -20,7 +20,7 @@ use serde::de::value::{Error as NameError, StrDeserializer};
 
 use crate::bundle::Bundle;
 use crate::device::DeviceChoice;
-use crate::failure::Failure;
+use crate::failure::{Exit, Failure, texts};
 
 /// The encoder used when none is named.
 pub const DEFAULT_MODEL: &str = "all-MiniLM-L6-v2";
@@ -239,7 +239,13 @@ pub fn find(model: &Path) -> anyhow::Result<PathBuf> {
     }
     let (cache, name) = (cache()?, model.to_string_lossy());
     if name == DEFAULT_RERANKER {
-        return Ok(cache.pull(&name, &mut |_| ())?.path);
+        let unpacked = cache.pull(&name, &mut |_| ()).map_err(|error| {
+            let reason = texts(&error.into()).join(": ");
+            Failure::new(Exit::Failed, format!("cannot unpack `{name}`: {reason}")).hint(
+                "`TRAWL_MODELS` names a folder that can be written; `serve --rerank none` does without",
+            )
+        })?;
+        return Ok(unpacked.path);
     }
     if let Some(path) = cache.path(&name).filter(|_| cache.contains(&name)) {
         return Ok(path);

@@ -9,7 +9,8 @@
 # PIECES   entries of the vocabulary, learned of the texts (default: 8192)      THREADS, TRAWL   threads and the command
 # POOLINGS vectors of the fine-tuned encoders (default: cls mean)
 # START    folder of a BERT to go on from, in place of random weights and words of our own
-# TEXTS    sets whose passages are read (default: all four)      STEPS, RATE   in place of common.toml's
+# TEXTS    sets whose passages are read (default: all four)
+# STEPS    of each pre-training, in place of common.toml's        RATE   the same, but for SimLM's generator
 set -euo pipefail
 : "${DATA:?folder of the data sets}" "${WORK:?folder to write to}"
 TRAWL=${TRAWL:-trawl} PIECES=${PIECES:-8192} SEEDS=${SEEDS:-42}
@@ -25,12 +26,20 @@ for set in ${TEXTS:-openstax-text $sets}; do
     corpora+=("$DATA/$set/corpus.jsonl.gz")
     quoted="$quoted\"$DATA/$set/corpus.jsonl.gz\", "
 done
+# Runs of other beginnings are no part of the same comparison.
+settings="START=${START:-} TEXTS=${TEXTS:-} PIECES=$PIECES STEPS=${STEPS:-} RATE=${RATE:-}"
+[ -e "$WORK/settings" ] || echo "$settings" >"$WORK/settings"
+if [ "$(cat "$WORK/settings")" != "$settings" ]; then
+    printf '%s was begun with\n  %s, not\n  %s\n' "$WORK" "$(cat "$WORK/settings")" "$settings" >&2
+    exit 2
+fi
 split() { if [ "$1" = medquad ]; then echo test; else echo dev; fi; }
 
-# Folders of a configuration and a tokenizer: random weights.
+# Folders of a configuration and a tokenizer: random weights. Only START has some of its own.
 if [ -n "${START:-}" ]; then
     encoder=$(cd "$START" && pwd) words=$encoder
-    entries=$(sed -n 's/.*"vocab_size": *\([0-9]*\).*/\1/p' "$START/config.json")
+    entries=$(sed -n 's/.*"vocab_size" *: *\([0-9]*\).*/\1/p' "$START/config.json")
+    : "${entries:?no vocab_size in $START/config.json}"
 else
     encoder=$WORK/start/encoder words=$WORK/words
     [ -e "$words/tokenizer.json" ] || "$TRAWL" data word-pieces "${corpora[@]}" --pieces "$PIECES" --out "$words"
@@ -53,7 +62,8 @@ measured() { # file command…
 
 # pre_train NAME SEED START OBJECTIVE.toml [option…]
 pre_train() {
-    local run=$WORK/$1/pre-training resume=
+    local run=$WORK/$1/pre-training resume= rate=${RATE:-}
+    [ "$1" != generator ] || rate=
     [ ! -e "$run/export" ] || return 0
     echo "== $1: pre-training" >&2
     mkdir -p "$WORK/$1"
@@ -71,7 +81,7 @@ pre_train() {
     # shellcheck disable=SC2086
     measured "$WORK/$1/processor-seconds" \
         "$TRAWL" train "$WORK/$1/pre-training.toml" --out "$run" --set run.seed="$2" --set objective.seed="$2" $engine $resume \
-        ${STEPS:+--set schedule.max_steps="$STEPS"} ${RATE:+--set optimizer.learning_rate="$RATE"} "${@:5}"
+        ${STEPS:+--set schedule.max_steps="$STEPS"} ${rate:+--set optimizer.learning_rate="$rate"} "${@:5}"
 }
 
 collection() { # folder set model [option…]

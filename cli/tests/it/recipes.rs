@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Output};
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
@@ -83,20 +83,21 @@ fn run_pretraining(recipe: &str) {
 }
 
 fn run_script(script: &str) {
-    run_on(&testkit::fixture("sample"), script, &[("SIZE", "toy")]);
+    let (work, sample) = (tempfile::tempdir().unwrap(), testkit::fixture("sample"));
+    printed(run_on(&sample, work.path(), script, &[("SIZE", "toy")]));
 }
 
-/// Runs a script on a folder of data and returns what it printed.
-fn run_on(data: &Path, script: &str, variables: &[(&str, &str)]) -> String {
-    let work = tempfile::tempdir().unwrap();
-    let output = Command::new("bash")
-        .arg(recipes().join(script))
-        .env("TRAWL", env!("CARGO_BIN_EXE_trawl"))
-        .env("WORK", work.path())
-        .env("DATA", data)
-        .envs(variables.iter().copied())
-        .output()
-        .unwrap();
+/// Runs a script that reads one folder and writes to another.
+fn run_on(data: &Path, work: &Path, script: &str, variables: &[(&str, &str)]) -> Output {
+    let mut command = Command::new("bash");
+    command.arg(recipes().join(script)).env("WORK", work);
+    command.env("TRAWL", env!("CARGO_BIN_EXE_trawl"));
+    command.env("DATA", data).envs(variables.iter().copied());
+    command.output().unwrap()
+}
+
+/// What a script that ended well printed.
+fn printed(output: Output) -> String {
     let errors = String::from_utf8_lossy(&output.stderr);
     let printed = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(output.status.success(), "{printed}{errors}");
@@ -157,12 +158,26 @@ fn the_comparison_of_pre_trainings_runs() {
             fs::write(folder.join(format!("qrels/{split}.tsv")), &qrels).unwrap();
         }
     }
-    let settings = [("METHODS", "master"), ("STEPS", "2"), ("PIECES", "600")];
-    let table = run_on(data.path(), "pre-training/run.sh", &settings);
+    let work = tempfile::tempdir().unwrap();
+    let run = |steps| {
+        let settings = [("METHODS", "master"), ("STEPS", steps), ("PIECES", "600")];
+        run_on(data.path(), work.path(), "pre-training/run.sh", &settings)
+    };
+    let table = printed(run("2"));
     let rows: Vec<&str> = table
         .lines()
         .filter(|line| line.starts_with("| "))
         .collect();
     let of = |run: &str| rows.iter().filter(|row| row.starts_with(run)).count();
     assert_eq!((of("| none-42 "), of("| master-42 ")), (6, 6), "{table}");
+
+    let metrics = work.path().join("master-42/pre-training/metrics.jsonl");
+    let metrics = fs::read_to_string(metrics).unwrap();
+    assert!(metrics.trim_end().ends_with("\"step\":2}"), "{metrics}");
+
+    // Another beginning is no part of the same comparison.
+    let output = run("3");
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{error}");
+    assert!(error.contains("STEPS=2"), "{error}");
 }

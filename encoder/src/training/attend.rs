@@ -71,7 +71,7 @@ pub(super) enum Keys {
 pub struct Attend<'a> {
     /// A
     pub n_heads: usize,
-    /// What queries times keys are multiplied by, mostly `1 / √d`.
+    /// What queries times keys are multiplied by, mostly `1 / √d`; above 0.
     pub scale: f32,
     /// Of the attention weights; `place` tells layers apart, as in [`super::dropout`].
     pub dropout: &'a Dropout,
@@ -97,19 +97,23 @@ impl Attend<'_> {
     ) -> Result<Tensor> {
         self.dropout.check()?;
         let (n_tokens, width) = parts[0].dims2()?;
-        let unit = match self.engine.precision() {
-            Precision::F32 => 1,
-            Precision::Bf16 => 2,
-        };
         if parts.iter().any(|part| part.shape() != parts[0].shape())
             || n_tokens != lengths.iter().sum::<usize>()
-            || !width.is_multiple_of(self.n_heads * unit)
+            || self.n_heads == 0
+            || !width.is_multiple_of(self.n_heads)
         {
             let shapes = parts.map(Tensor::shape);
             candle_core::bail!(
                 "{shapes:?} are not queries, keys and values of {} heads for texts {lengths:?}",
                 self.n_heads
             );
+        }
+        let head_width = width / self.n_heads;
+        if self.engine.precision() == Precision::Bf16 && !head_width.is_multiple_of(2) {
+            candle_core::bail!("heads are {head_width} wide; in bf16 that is even");
+        }
+        if !(self.scale.is_finite() && self.scale > 0.0) {
+            candle_core::bail!("the scale of scores is {}; it is above 0", self.scale);
         }
         if seen.len() != lengths.len() {
             candle_core::bail!(
@@ -488,7 +492,14 @@ mod tests {
             engine: &engine_of(Precision::Bf16),
             ..attend
         };
-        assert!(in_bf16.seen([&odd; 3], &[1], vec![vec![1]]).is_err());
+        let error = in_bf16.seen([&odd; 3], &[1], vec![vec![1]]).unwrap_err();
+        assert!(error.to_string().contains("heads are 3 wide"), "{error}");
+        let error = Attend {
+            scale: -1.0,
+            ..attend
+        }
+        .seen([&rows; 3], &[3], vec![vec![7; 3]]);
+        assert!(error.unwrap_err().to_string().contains("scale"));
         check(&[2, 1], vec![vec![1; 2]], "2 texts, and what is seen of 1");
         check(
             &[2, 1],

@@ -142,8 +142,8 @@ impl Linear {
     }
 
     /// Returns the greatest result of each output over the rows of each text, (texts, out), from rows (N, in) of texts one after the
-    /// other. Its gradient goes to the row that has it: the first of equal ones, on a device all of them. The results of all rows are
-    /// never there at once; a device has those of one text.
+    /// other. Its gradient goes to the row that has it: the first of equal ones. The results of all rows are never there at
+    /// once. With a device they are, until the backward, and equal ones all have the gradient.
     ///
     /// # Errors
     /// As [`Self::forward`]; when the lengths do not add up to N, or one is 0; a layer with an activation.

@@ -214,7 +214,7 @@ impl CustomOp1 for LargestOfTexts {
                 largest.resize(first + panel.kept, (f32::NEG_INFINITY, rows.start as u32));
                 for (row, logits) in rows.zip(logits.chunks_exact(PANEL)) {
                     for (largest, &logit) in largest[first..].iter_mut().zip(logits) {
-                        // A first NaN is the greatest, so that it does not go unseen.
+                        // NaN is the greatest, so that it does not go unseen.
                         if logit > largest.0 || logit.is_nan() {
                             *largest = (logit, row as u32);
                         }

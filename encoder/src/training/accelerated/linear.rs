@@ -170,6 +170,11 @@ impl LossOnDevice {
         }
     }
 
+    fn bias(&self) -> &Parameter {
+        let bias = self.layer.bias.as_deref();
+        bias.expect("layers without a bias are T5's, which no device trains")
+    }
+
     /// Computes the logits of all rows, some at a time, and calls `then` with those.
     fn by_parts(
         &self,
@@ -179,8 +184,7 @@ impl LossOnDevice {
         let (device, layer) = (&self.device, &self.layer);
         let (n_in, n_out) = (layer.weight.width(), layer.weight.shape()[0]);
         let most = (MOST_LOGITS / n_out).max(1).min(self.targets.len());
-        let bias = layer.bias.as_ref().map(|bias| bias.address());
-        let bias = bias.expect("layers without a bias are T5's, which no device trains");
+        let bias = self.bias().address();
         let logits = device.floats(most * n_out).map_err(failed)?;
         let targets = device.upload_words(&self.targets).map_err(failed)?;
         let kernels = device.kernels();
@@ -252,10 +256,7 @@ impl CustomOp1 for LossOnDevice {
                     .add_weights((n_out, n_in, n), (to, rows), d_weight)
                     .map_err(failed)?;
             }
-            match &layer.bias {
-                Some(bias) => device.add_columns((to, device.of), (n, n_out), bias),
-                None => Ok(()),
-            }
+            device.add_columns((to, device.of), (n, n_out), self.bias())
         })?;
         let d_rows = download(&d_rows).map_err(failed)?;
         Ok(Some(Tensor::from_vec(

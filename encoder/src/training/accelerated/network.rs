@@ -360,8 +360,11 @@ impl Pass<'_> {
     }
 
     fn tiles(&self) -> [TilesAt; 2] {
-        let first = self.batch.first.as_ref().filter(|_| self.first_only);
-        first.unwrap_or(&self.batch.all).at()
+        let tiles = match self.first_only {
+            true => self.batch.first.as_ref().expect("made for first rows"),
+            false => &self.batch.all,
+        };
+        tiles.at()
     }
 
     fn mask(&self, place: Place) -> Mask {

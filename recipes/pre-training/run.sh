@@ -72,9 +72,9 @@ pre_train() {
     else
         local corpus="files = [${quoted%, }], format = \"texts\""
         case $1 in cot_mae*) corpus="files = [\"$WORK/spans.jsonl.zst\"], format = \"spans\"" ;; esac
-        { # a pair of spans is two texts
+        { # a pair of spans is two texts, which are shorter
             printf '[model]\npath = "%s"\n\n[data]\ncorpus = { %s }\ncache = "%s"\nbatch_size = %s\n\n' "$3" "$corpus" "$WORK/tokens" \
-                "$(case $1 in cot_mae*) echo 16 ;; *) echo 32 ;; esac)"
+                "$(case $1 in cot_mae*) echo 20 ;; *) echo 32 ;; esac)"
             cat "$4" "$here/common.toml"
         } >"$WORK/$1/pre-training.toml"
     fi

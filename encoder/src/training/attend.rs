@@ -368,6 +368,7 @@ mod tests {
     use candle_core::{D, Device, Tensor};
 
     use super::Attend;
+    use crate::training::assert_near;
     use crate::training::{Dropout, Engine, EngineConfig, Kind, Parameters, Precision, normal};
 
     /// Softmax over the keys that are seen, of basic operations; `seen` has a number for each token.
@@ -457,12 +458,7 @@ mod tests {
                 std::iter::once(all).chain(gradients).collect::<Vec<_>>()
             };
             for (expected, found) in outcome(false).iter().zip(outcome(true)) {
-                let length = |x: &mut dyn Iterator<Item = f32>| {
-                    x.map(|x| f64::from(x).powi(2)).sum::<f64>().sqrt()
-                };
-                let off = length(&mut expected.iter().zip(&found).map(|(a, b)| a - b));
-                let size = length(&mut expected.iter().copied());
-                assert!(off <= tolerance * size, "{precision:?}: {off} of {size}");
+                assert_near(expected, &found, tolerance, &format!("{precision:?}"));
             }
         }
     }

@@ -56,3 +56,13 @@ pub use parameter::{Extent, Kind, Parameter, Parameters};
 pub use stack::{Initial, Stack};
 pub use t5::T5;
 pub use workload::{StepTimes, TrainingBench, Workload, minilm};
+
+/// Checks the distance of two arrays beside the length of the first.
+#[cfg(test)]
+fn assert_near(expected: &[f32], found: &[f32], tolerance: f64, name: &str) {
+    let length =
+        |x: &mut dyn Iterator<Item = f32>| x.map(|x| f64::from(x).powi(2)).sum::<f64>().sqrt();
+    let off = length(&mut expected.iter().zip(found).map(|(a, b)| a - b));
+    let size = length(&mut expected.iter().copied());
+    assert!(off <= tolerance * size, "{name}: {off} of {size}");
+}

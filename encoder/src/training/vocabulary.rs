@@ -294,7 +294,8 @@ mod tests {
     use candle_core::{Device, Tensor};
 
     use crate::training::{
-        Engine, EngineConfig, Kind, Linear, Parameters, Precision, cross_entropy, normal,
+        Engine, EngineConfig, Kind, Linear, Parameters, Precision, assert_near, cross_entropy,
+        normal,
     };
 
     /// The texts of one row and of many, outputs that fill no panel; a layer without bias.
@@ -352,7 +353,7 @@ mod tests {
                 let (expected, found) = (outcome(false), outcome(true));
                 assert_eq!(expected[0], found[0], "{precision:?} {n_out}");
                 for (expected, found) in expected.iter().zip(&found) {
-                    check(
+                    assert_near(
                         expected,
                         found,
                         tolerance,
@@ -386,15 +387,6 @@ mod tests {
             error.contains("3 rows are not those of texts [2, 0, 1]"),
             "{error}"
         );
-    }
-
-    /// Checks the distance of two arrays beside the length of the first.
-    fn check(expected: &[f32], found: &[f32], tolerance: f64, name: &str) {
-        let length =
-            |x: &mut dyn Iterator<Item = f32>| x.map(|x| f64::from(x).powi(2)).sum::<f64>().sqrt();
-        let off = length(&mut expected.iter().zip(found).map(|(a, b)| a - b));
-        let size = length(&mut expected.iter().copied());
-        assert!(off <= tolerance * size, "{name}: {off} of {size}");
     }
 
     /// Several blocks, and several times the logits that are held at once; a layer without bias; an odd number of classes.
@@ -446,7 +438,7 @@ mod tests {
                     "{name}: {found:?}"
                 );
                 for (expected, found) in expected.1.iter().zip(&found.1) {
-                    check(expected, found, tolerance, &name);
+                    assert_near(expected, found, tolerance, &name);
                 }
             }
         }

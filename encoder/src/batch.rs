@@ -257,4 +257,21 @@ mod tests {
             assert_eq!(lengths, [3.0, 9.0, 1.0, 5.0, 2.0]);
         }
     }
+
+    #[test]
+    fn a_lone_group_is_shared_only_while_no_other_call_is_at_work() {
+        let pool = start_threads(2, 2).expect("two threads start");
+        let lengths: [(&[usize], _); 3] = [(&[9], 0), (&[9], 1), (&[80, 80], 0)];
+        for ((lengths, n_others), is_shared) in lengths.into_iter().zip([true, false, false]) {
+            let threads = (pool.as_ref(), &AtomicUsize::new(n_others));
+            let shared = for_groups(
+                threads,
+                &texts(lengths),
+                80,
+                |_| 1,
+                |group, workspace| vec![f32::from(workspace.crew.is_some()); group.len()],
+            );
+            assert_eq!(shared, vec![f32::from(is_shared); lengths.len()]);
+        }
+    }
 }

@@ -249,12 +249,13 @@ mod tests {
     use std::path::Path;
 
     use candle_core::Var;
-    use compute::Level;
+    use compute::{Level, Simd};
 
     use super::*;
+    use crate::architecture::Activation;
     use crate::checkpoint::Checkpoint;
     use crate::error::LoadError;
-    use crate::kernel::Format;
+    use crate::kernel::{Format, kernel_paths};
     use crate::network::{Network, Wanted, Workspace};
     use crate::training::{Encoder, Engine, EngineConfig};
     use crate::weights::Weights;
@@ -288,17 +289,13 @@ mod tests {
             type_ids: (0..length).map(|i| (i % n_types) as u32).collect(),
             ..Tokens::default()
         };
-        [
-            (1, 0),
-            (2, 1),
-            (17, 2),
-            (64, 3),
-            (65, 4),
-            (100, 5),
-            (architecture.max_tokens(), 6),
-        ]
-        .map(|(length, seed)| text(length, seed))
-        .to_vec()
+        let most = architecture.max_tokens();
+        let lengths = [1, 2, 17, 64, 65, 100].into_iter();
+        let lengths = lengths.filter(|length| *length < most).chain([most]);
+        lengths
+            .enumerate()
+            .map(|(seed, length)| text(length, seed))
+            .collect()
     }
 
     fn check_twins(name: &str) {
@@ -331,9 +328,15 @@ mod tests {
                 let network = Network::new(simd, format, architecture, weights);
                 let group: Vec<&Tokens> = texts.iter().collect();
                 let mut workspace = Workspace::default();
+                let before = n_products(simd, format);
                 let packed = network
                     .forward(&group, Wanted::AllTokens, &mut workspace)
                     .to_vec();
+                let computed = n_products(simd, format) - before;
+                assert!(
+                    computed >= 4 * architecture.n_layers as u64,
+                    "{name} {format:?} {simd}"
+                );
                 // The attention of 8 bits is bf16 where that is fast.
                 let has_bf16 = format == Format::Bf16 || format == Format::Int8 && simd.has_bf16();
                 if simd.level() != Level::Portable && !has_bf16 {
@@ -371,6 +374,18 @@ mod tests {
         }
     }
 
+    /// Products with weights so far, by the instructions that these numbers should take.
+    fn n_products(simd: Simd, format: Format) -> u64 {
+        let instructions = match format {
+            Format::Bf16 if simd.has_amx() => "amx".to_owned(),
+            _ => simd.at_most(Level::Avx512).to_string(),
+        };
+        let paths = kernel_paths().into_iter();
+        let taken =
+            paths.filter(|path| path.simd == instructions && path.arithmetic.format() == format);
+        taken.map(|path| path.n_products).sum()
+    }
+
     fn cosine(a: &[f32], b: &[f32]) -> f64 {
         let dot = |a: &[f32], b: &[f32]| -> f64 {
             a.iter()
@@ -397,17 +412,28 @@ mod tests {
 
     #[test]
     fn wide_networks_take_every_path() {
-        // Several slabs along k and along keys, heads of more columns than a panel, and of an odd number.
-        for (width, n_heads) in [(400, 5), (400, 16)] {
+        // Several slabs along k and along keys; heads of more columns than a panel, of an odd number, and of published models.
+        for (width, n_heads, n_intermediate, n_positions, activation) in [
+            (400, 5, 900, 512, Activation::Gelu),
+            (400, 16, 900, 100, Activation::Silu),
+            (256, 4, 1_024, 100, Activation::Relu),
+            (768, 12, 3_072, 20, Activation::GeluTanh),
+            (1_024, 16, 4_096, 20, Activation::Gelu),
+        ] {
             let (_, mut architecture) = architecture("tiny-bert");
             (architecture.width, architecture.n_heads) = (width, n_heads);
-            (architecture.n_intermediate, architecture.n_positions) = (900, 512);
+            (architecture.n_intermediate, architecture.n_positions) = (n_intermediate, n_positions);
+            (architecture.n_layers, architecture.activation) = (1, activation);
             let folder = tempfile::tempdir().expect("a temporary folder");
             let engine = Engine::new(&EngineConfig::default()).expect("threads start");
             let random = Encoder::random(architecture.clone(), 7, &engine).expect("a model");
             let path = folder.path().join("model.safetensors");
             random.save(&path).expect("the weights are written");
-            check_twins_in(&format!("{n_heads} heads"), folder.path(), &architecture);
+            check_twins_in(
+                &format!("{width} columns in {n_heads} heads"),
+                folder.path(),
+                &architecture,
+            );
         }
     }
 

@@ -24,11 +24,23 @@ const ARITHMETIC: [Arithmetic; 4] = [
     Arithmetic::Int8,
 ];
 
-fn load(name: &str, arithmetic: Arithmetic, threads: usize, batch_tokens: usize) -> BiEncoder {
+/// What this machine can be.
+fn levels() -> Vec<Level> {
+    let has = |level: &Level| *level <= Simd::detect().level();
+    Level::ALL.into_iter().filter(has).collect()
+}
+
+fn load(
+    name: &str,
+    (arithmetic, level): (Arithmetic, Level),
+    threads: usize,
+    batch_tokens: usize,
+) -> BiEncoder {
     let config = EncoderConfig {
         threads,
         batch_tokens,
         arithmetic,
+        simd: Some(level),
         ..EncoderConfig::default()
     };
     BiEncoder::load(
@@ -98,21 +110,26 @@ fn assert_same_rows(name: &str, found: &Embeddings, order: &[usize], expected: &
 
 #[test]
 fn vectors_are_bit_equal_for_every_order_grouping_and_number_of_threads() {
-    let engine = BI_ENCODERS
-        .into_iter()
-        .flat_map(|name| ARITHMETIC.map(|a| (name, a)));
-    for (name, arithmetic) in engine.chain(FOREIGN.map(|name| (name, Arithmetic::F32))) {
-        let alone = load(name, arithmetic, 1, 1);
+    let mut cases: Vec<_> = FOREIGN
+        .map(|name| (name, (Arithmetic::F32, Level::Portable)))
+        .to_vec();
+    for name in BI_ENCODERS {
+        for level in levels() {
+            cases.extend(ARITHMETIC.map(|arithmetic| (name, (arithmetic, level))));
+        }
+    }
+    for (name, kernels) in cases {
+        let alone = load(name, kernels, 1, 1);
         assert!(alone.batch_invariant());
         let tokens = tokens(&alone);
         let expected = alone.encode(&tokens).expect("texts encode");
         for (seed, threads, batch_tokens) in [(1, 1, 64), (2, 2, 100), (3, 3, 384), (4, 2, 100_000)]
         {
-            let encoder = load(name, arithmetic, threads, batch_tokens);
+            let encoder = load(name, kernels, threads, batch_tokens);
             let order = shuffled(tokens.len(), seed);
             let permuted: Vec<Tokens> = order.iter().map(|&index| tokens[index].clone()).collect();
             assert_same_rows(
-                name,
+                &format!("{name} {kernels:?}"),
                 &encoder.encode(&permuted).expect("texts encode"),
                 &order,
                 &expected,
@@ -174,25 +191,32 @@ fn all_minilm_is_bit_equal_alone_and_in_a_batch() {
 
 #[test]
 fn scores_are_bit_equal_alone_and_in_a_batch() {
+    let texts = texts();
+    let pairs: Vec<(&str, &str)> = texts
+        .iter()
+        .map(|text| ("stone garden", text.as_str()))
+        .collect();
+    let mut cases = vec![("tiny-cross-modernbert", Arithmetic::F32, Level::Portable)];
     for name in [
         "tiny-cross-bert",
         "tiny-cross-bert-3",
         "tiny-cross-roberta",
         "tiny-cross-distilbert",
-        "tiny-cross-modernbert",
     ] {
+        for level in levels() {
+            cases.extend(ARITHMETIC.map(|arithmetic| (name, arithmetic, level)));
+        }
+    }
+    for (name, arithmetic, level) in cases {
         let config = EncoderConfig {
             threads: 2,
             batch_tokens: 150,
+            arithmetic,
+            simd: Some(level),
             ..EncoderConfig::default()
         };
         let path = testkit::fixture("models").join(name);
         let encoder = CrossEncoder::load(&path, None, &config).expect("the model loads");
-        let texts = texts();
-        let pairs: Vec<(&str, &str)> = texts
-            .iter()
-            .map(|text| ("stone garden", text.as_str()))
-            .collect();
         let tokens = encoder.tokenize(&pairs).expect("pairs tokenise");
         let together = encoder.score(&tokens).expect("pairs score");
         assert_eq!(together.values.len(), pairs.len() * encoder.n_labels());
@@ -201,7 +225,10 @@ fn scores_are_bit_equal_alone_and_in_a_batch() {
                 .score(std::slice::from_ref(pair))
                 .expect("a pair scores");
             let row = &together.values[index * encoder.n_labels()..][..encoder.n_labels()];
-            assert_eq!(alone.values, row, "{name}: pair {index}");
+            assert_eq!(
+                alone.values, row,
+                "{name} {arithmetic:?} {level:?}: pair {index}"
+            );
         }
     }
 }
@@ -249,7 +276,7 @@ fn nothing_gives_nothing() {
         ("tiny-bert", Arithmetic::Fixed16),
         ("tiny-t5", Arithmetic::F32),
     ] {
-        let encoder = load(name, arithmetic, 2, 384);
+        let encoder = load(name, (arithmetic, Level::Amx), 2, 384);
         let embeddings = encoder
             .encode_texts(Role::Query, &[])
             .expect("nothing encodes");
@@ -266,7 +293,7 @@ fn encoders_are_shared_between_threads() {
     fn assert_shared<T: Send + Sync>() {}
     assert_shared::<BiEncoder>();
     assert_shared::<CrossEncoder>();
-    let encoder = load("tiny-bert", Arithmetic::F32, 2, 64);
+    let encoder = load("tiny-bert", (Arithmetic::F32, Level::Amx), 2, 64);
     let tokens = tokens(&encoder);
     let expected = encoder.encode(&tokens).expect("texts encode");
     std::thread::scope(|scope| {

@@ -2,15 +2,20 @@
 
 use std::path::Path;
 
+use compute::{Level, Simd};
 use encoder::{
     BiEncoder, CrossEncoder, EncoderConfig, Golden, GoldenReport, ModelOptions, Pooling, Similarity,
 };
 
-fn config() -> EncoderConfig {
-    EncoderConfig {
+/// At each level of this machine.
+fn configs() -> impl Iterator<Item = EncoderConfig> {
+    let has = |level: &Level| *level <= Simd::detect().level();
+    let levels = Level::ALL.into_iter().filter(has);
+    levels.map(|level| EncoderConfig {
         threads: 2,
+        simd: Some(level),
         ..EncoderConfig::default()
-    }
+    })
 }
 
 fn assert_passed(name: &str, report: &GoldenReport) {
@@ -20,13 +25,13 @@ fn assert_passed(name: &str, report: &GoldenReport) {
 }
 
 fn check_bi(model: &Path, golden: &str, options: &ModelOptions) {
-    let encoder = BiEncoder::load(model, options, &config()).expect("the model loads");
     let golden = Golden::load(&testkit::golden("encoder").join(golden).join("golden.json"))
         .expect("golden file");
-    assert_passed(
-        encoder.name(),
-        &golden.check_bi(&encoder).expect("comparable"),
-    );
+    for config in configs() {
+        let encoder = BiEncoder::load(model, options, &config).expect("the model loads");
+        let report = golden.check_bi(&encoder).expect("comparable");
+        assert_passed(&format!("{} {:?}", encoder.name(), config.simd), &report);
+    }
 }
 
 fn check_tiny(name: &str, golden: &str) {
@@ -39,10 +44,13 @@ fn check_tiny(name: &str, golden: &str) {
 
 fn check_cross(name: &str) {
     let path = testkit::fixture("models").join(name);
-    let encoder = CrossEncoder::load(&path, None, &config()).expect("the model loads");
     let golden = Golden::load(&testkit::golden("encoder").join(name).join("golden.json"))
         .expect("golden file");
-    assert_passed(name, &golden.check_cross(&encoder).expect("comparable"));
+    for config in configs() {
+        let encoder = CrossEncoder::load(&path, None, &config).expect("the model loads");
+        let report = golden.check_cross(&encoder).expect("comparable");
+        assert_passed(&format!("{name} {:?}", config.simd), &report);
+    }
 }
 
 #[test]

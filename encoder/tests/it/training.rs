@@ -157,14 +157,23 @@ fn check_gradients(
     error: fn(&[f32], &[f32]) -> f32,
 ) {
     let encoder = load(name, &engine(2, precision, simd));
-    let texts = texts(
-        encoder.architecture(),
-        &[1, 2, 17, 64, 65, 100, encoder.architecture().max_tokens()],
-    );
-    let (hidden, found) = gradients(&encoder, &texts, &Dropout::NONE);
-    let (plain_hidden, expected) = plain_gradients(&encoder, &texts);
+    let lengths = [1, 2, 17, 64, 65, 100, encoder.architecture().max_tokens()];
+    let name = format!("{name} {precision:?} {simd:?}");
+    check_gradients_of(&name, &encoder, &lengths, tolerance, error);
+}
+
+fn check_gradients_of(
+    name: &str,
+    encoder: &Encoder,
+    lengths: &[usize],
+    tolerance: f32,
+    error: fn(&[f32], &[f32]) -> f32,
+) {
+    let texts = texts(encoder.architecture(), lengths);
+    let (hidden, found) = gradients(encoder, &texts, &Dropout::NONE);
+    let (plain_hidden, expected) = plain_gradients(encoder, &texts);
     let worst = error(&hidden, &plain_hidden);
-    assert!(worst < tolerance, "{name} {simd:?} token vectors: {worst}");
+    assert!(worst < tolerance, "{name} token vectors: {worst}");
     assert_eq!(found.len(), expected.len());
     for (parameter, expected) in &expected {
         // The softmax cancels what a key bias adds, so its gradient is rounding alone.
@@ -175,10 +184,7 @@ fn check_gradients(
             continue;
         }
         let worst = error(&found[parameter], expected);
-        assert!(
-            worst < tolerance,
-            "{name} {precision:?} {simd:?} {parameter}: {worst}"
-        );
+        assert!(worst < tolerance, "{name} {parameter}: {worst}");
     }
 }
 
@@ -193,6 +199,26 @@ fn gradients_equal_those_of_basic_operations() {
         "tiny-mpnet",
     ] {
         check_gradients(name, Precision::F32, Simd::detect(), 2e-4, error);
+    }
+}
+
+#[test]
+fn gradients_of_published_widths_equal_those_of_basic_operations() {
+    for (width, n_heads, activation) in [
+        (256, 4, Activation::Relu),
+        (768, 12, Activation::GeluTanh),
+        (1_024, 16, Activation::Gelu),
+    ] {
+        let config = testkit::fixture("models/tiny-bert/config.json");
+        let mut architecture = Architecture::read(&config).expect("config.json is valid");
+        (architecture.width, architecture.n_heads) = (width, n_heads);
+        (architecture.n_intermediate, architecture.activation) = (4 * width, activation);
+        for (precision, tolerance) in [(Precision::F32, 1e-4), (Precision::Bf16, 0.05)] {
+            let engine = engine(2, precision, Simd::detect());
+            let encoder = Encoder::random(architecture.clone(), 3, &engine).expect("a model");
+            let name = format!("{width} columns in {n_heads} heads, {precision:?}");
+            check_gradients_of(&name, &encoder, &[1, 17, 60], tolerance, distance);
+        }
     }
 }
 

@@ -146,6 +146,7 @@ fn a_generation_holds_the_corpus_in_order() {
     assert_eq!(generation.verify(|_| ()).len(), 0);
     let manifest = &generation.manifest;
     assert_eq!(manifest.templates.passage, "<title> <text>");
+    assert!(manifest.batch_invariant);
     assert_eq!(
         manifest
             .shards

@@ -45,6 +45,8 @@ BATCHES = {"passages": 8, "queries": 1, "pairs": 16}
 TRAINING_STEPS = 3  # of a round
 # An idle pool of threads spins for a moment after its last work, so the next one in turn waits until that is over.
 PAUSE_S = 0.3
+# Ratios of wall time and of user CPU that differ by more than this share are marked.
+DISAGREEMENT = 0.15
 FIELDS = {"wall_s": "wall", "p50_ms": "p50", "cpu_s": "user CPU"}
 
 
@@ -60,7 +62,7 @@ def parse_arguments():
     parser.add_argument("--data", type=Path, default=os.environ.get("TRAWL_DATA"),
                         help="folder of retrieval sets, for squad (default: $TRAWL_DATA)")
     parser.add_argument("--trawl", type=Path, help="the trawl binary; without it only the peers run")
-    parser.add_argument("--precisions", default="bf16,f32",
+    parser.add_argument("--precisions", default="fixed16,bf16,f32",
                         help="what trawl computes with, each a line of the tables (default: %(default)s)")
     parser.add_argument("--only", default="", metavar="NAME,...", help="these rows and these peers (default: all)")
     parser.add_argument("--threads", type=int, default=2, help="of every peer (default: %(default)s)")
@@ -312,7 +314,7 @@ class Trawl:
         report = self.run()
         if self.workload["row"] == "texts":
             # The same command measures texts in and vectors out, beside tokens in.
-            wall, cpu = report["n_tokens"] / report["end_to_end_tokens_per_s"], report.get("end_to_end_cpu_s")
+            wall, cpu = report["n_tokens"] / report["end_to_end_tokens_per_s"], report["end_to_end_cpu_s"]
         else:
             wall, cpu = report["wall_s"], report["cpu_s"]
         measured = {"wall_s": wall, "cpu_s": cpu, "n_tokens": report["n_tokens"], "n_texts": report["n_texts"]}
@@ -406,23 +408,28 @@ def best(peers, field):
 
 
 def ratios(row, found):
-    """Yields (line of trawl, [(field, best peer, how many times less trawl takes)]).
+    """Yields (line of trawl, whom it is compared with, [(field, best peer, how many times less trawl takes)]).
 
-    trawl's f32 is compared with the f32 peers, every other precision with all of them. A training step has one goal,
-    whatever its precision, so there f32 is compared with all of them too.
+    trawl's f32 is compared with the f32 peers, fixed16, whose vectors are as exact, with these and with all, every other
+    precision with all. A training step has one goal, whatever its precision, so there f32 is compared with all of them too.
     """
     peers = {name: peer for name, peer in found.items() if not name.startswith("trawl-")}
+    f32_peers = {name: peer for name, peer in peers.items() if name.endswith("-f32")}
     for name, ours in found.items():
         if not name.startswith("trawl-"):
             continue
-        f32 = name == "trawl-f32" and ROWS[row] == "encode"
-        rivals = {rival: peer for rival, peer in peers.items() if not f32 or rival.endswith("-f32")}
-        compared = []
-        for field in ("p50_ms" if row == "queries" else "wall_s", "cpu_s"):
-            rival, own = best(rivals, field), best({name: ours}, field)
-            if rival is not None and own is not None:
-                compared.append((field, rival[0], rival[1] / own[1]))
-        yield name, compared
+        groups = [("peer", peers)]
+        if ROWS[row] == "encode" and name == "trawl-f32":
+            groups = [("f32 peer", f32_peers)]
+        elif ROWS[row] == "encode" and name == "trawl-fixed16":
+            groups.append(("f32 peer", f32_peers))
+        for group, rivals in groups:
+            compared = []
+            for field in ("p50_ms" if row == "queries" else "wall_s", "cpu_s"):
+                rival, own = best(rivals, field), best({name: ours}, field)
+                if rival is not None and own is not None:
+                    compared.append((field, rival[0], rival[1] / own[1]))
+            yield name, group, compared
 
 
 def table(header, rows):
@@ -460,6 +467,13 @@ def row_table(row, found):
     return table(header, lines)
 
 
+def disagreement(compared):
+    """A remark where wall time and user CPU are too far apart for either to be trusted."""
+    found = [ratio for _, _, ratio in compared]
+    apart = max(found) / min(found) - 1 if found else 0
+    return f" ({apart:.0%} apart)" if apart > DISAGREEMENT else ""
+
+
 def print_row(workload, found, args):
     row = workload["row"]
     unit = "a step" if workload["kind"] == "train" else "a pass"
@@ -469,19 +483,19 @@ def print_row(workload, found, args):
     for name, peer in found.items():
         if (peer["n_texts"], peer["n_tokens"]) != (workload["n_texts"], workload["n_tokens"]):
             print(f"\n{name} took {peer['n_texts']} texts and {peer['n_tokens']:,} tokens; ratios are per token.")
-    for name, compared in ratios(row, found):
+    for name, group, compared in ratios(row, found):
         parts = [f"{FIELDS[field]} {ratio:.2f}x ({rival})" for field, rival, ratio in compared]
         if parts:
-            print(f"\n{name} against the best peer: {', '.join(parts)}")
+            print(f"\n{name} against the best {group}: {', '.join(parts)}{disagreement(compared)}")
     sys.stdout.flush()
 
 
 def summary_table(figures):
     rows = []
     for row, found in figures.items():
-        for name, compared in ratios(row, found):
+        for name, group, compared in ratios(row, found):
             cells = {field == "cpu_s": f"{ratio:.2f}x {rival}" for field, rival, ratio in compared}
-            rows.append([row, name, cells.get(False, ""), cells.get(True, "")])
+            rows.append([row, f"{name}, {group}s", cells.get(False, ""), cells.get(True, "") + disagreement(compared)])
     return table(["row", "engine", "wall (queries: p50)", "user CPU"], rows)
 
 

@@ -148,6 +148,7 @@ struct Report {
     logit_rmse: Option<f64>,
     /// Text in, tokenising inside the clock.
     end_to_end_tokens_per_s: f64,
+    end_to_end_cpu_s: f64,
     tokenize_tokens_per_s: f64,
 }
 
@@ -229,7 +230,7 @@ pub fn run(args: EncodeArgs, output: &Output) -> anyhow::Result<()> {
         n_truncated,
         repeats,
         wall_s,
-        cpu_s: median(times.encode.iter().map(|pass| pass.cpu)),
+        cpu_s: cpu(&times.encode),
         tokens_per_s: n_tokens as f64 / wall_s,
         passages_per_s: texts.len() as f64 / wall_s,
         p50_ms: percentile_ms(&calls, 50),
@@ -238,6 +239,7 @@ pub fn run(args: EncodeArgs, output: &Output) -> anyhow::Result<()> {
         cosine_mean: cosines.map(|(_, mean)| mean),
         logit_rmse,
         end_to_end_tokens_per_s: n_tokens as f64 / wall(&times.end_to_end),
+        end_to_end_cpu_s: cpu(&times.end_to_end),
         tokenize_tokens_per_s: n_tokens as f64 / wall(&times.tokenize),
     };
     output.result(&report, table)
@@ -245,6 +247,10 @@ pub fn run(args: EncodeArgs, output: &Output) -> anyhow::Result<()> {
 
 fn wall(passes: &[Pass]) -> f64 {
     median(passes.iter().map(|pass| pass.wall))
+}
+
+fn cpu(passes: &[Pass]) -> f64 {
+    median(passes.iter().map(|pass| pass.cpu))
 }
 
 impl EncodeArgs {

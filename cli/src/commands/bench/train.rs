@@ -6,7 +6,7 @@ use encoder::training::{Engine, EngineConfig, Precision, TrainingBench, Workload
 use encoder::{Architecture, Arithmetic};
 use serde::Serialize;
 
-use super::clock::{median, pass};
+use super::clock::{median, pass, percentile_ms};
 use crate::failure::{Exit, Failure};
 use crate::model::{self, ModelArgs};
 use crate::output::{self, Output};
@@ -31,6 +31,10 @@ struct Report {
     wall_s: f64,
     cpu_s: f64,
     tokens_per_s: f64,
+    passages_per_s: f64,
+    /// Of the steps.
+    p50_ms: f64,
+    p99_ms: f64,
     forward_s: f64,
     backward_s: f64,
     optimizer_s: f64,
@@ -98,6 +102,11 @@ pub fn run(
     }
     progress.finish();
     let wall_s = median(passes.iter().map(|pass| pass.wall));
+    let calls: Vec<_> = passes
+        .iter()
+        .flat_map(|pass| &pass.calls)
+        .copied()
+        .collect();
     let of = |part: fn(&encoder::training::StepTimes) -> Duration| median(steps.iter().map(part));
     let report = Report {
         workload: match workload {
@@ -115,6 +124,9 @@ pub fn run(
         wall_s,
         cpu_s: median(passes.iter().map(|pass| pass.cpu)),
         tokens_per_s: bench.n_tokens() as f64 / wall_s,
+        passages_per_s: bench.n_texts() as f64 / wall_s,
+        p50_ms: percentile_ms(&calls, 50),
+        p99_ms: percentile_ms(&calls, 99),
         forward_s: of(|step| step.forward),
         backward_s: of(|step| step.backward),
         optimizer_s: of(|step| step.optimizer),

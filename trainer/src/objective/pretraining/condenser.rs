@@ -112,7 +112,7 @@ impl Method for Condenser {
         let late = encoder.layers(skip..n_layers, &early, &lengths, &dropout)?;
         let vectors = first(&late, &lengths)?;
 
-        let read = with_first(&early, &vectors, &texts)?;
+        let read = with_first(&early, &masks.bottleneck(vectors.clone())?, &texts)?;
         let said = self.head.forward(&read, &lengths, &masks.at(8))?;
         terms.add("head_loss", 1.0, model.loss(&said, labels())?);
         if self.config.late_mlm {
@@ -141,4 +141,31 @@ fn contrast(vectors: &Tensor) -> Result<Tensor, TrainingError> {
     let scores = (vectors.matmul(&vectors.t()?)? + (own * -1e9)?)?;
     let partners: Vec<i64> = (0..n as i64).map(|row| row ^ 1).collect();
     Ok(cross_entropy(&scores, &partners)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check_contrast(rows: &[[f32; 2]], expected: f32) {
+        let vectors =
+            Tensor::from_slice(rows.as_flattened(), (rows.len(), 2), &Device::Cpu).unwrap();
+        let found = contrast(&vectors).unwrap().to_scalar::<f32>().unwrap();
+        let bound = 1e-5 * expected.max(1.0);
+        assert!(
+            (found - expected).abs() < bound,
+            "{rows:?}: {found}, not {expected}"
+        );
+    }
+
+    #[test]
+    fn a_span_is_told_from_all_others_but_itself() {
+        let (one, other) = ([10.0, 0.0], [0.0, 10.0]);
+        check_contrast(&[one, one, other, other], 0.0);
+        check_contrast(&[one, other, one, other], 100.0);
+        check_contrast(&[one, one], 0.0);
+        // No scores but equal ones: ln(2B - 1) for B documents.
+        check_contrast(&[[0.0; 2]; 6], 5f32.ln());
+        check_contrast(&[one; 4], 3f32.ln());
+    }
 }

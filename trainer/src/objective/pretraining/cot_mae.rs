@@ -98,11 +98,46 @@ impl Method for CotMae {
         let labels = read().flat_map(|text| &text.labels);
         terms.add("encoder_loss", 1.0, model.loss(&spans.hidden, labels)?);
 
-        let vectors = spans.vectors()?;
+        let vectors = masks.bottleneck(spans.vectors()?)?;
         let said = model.decode(&self.head, &texts(other()), &vectors, &masks.at(8))?;
         let labels = other().flat_map(|text| &text.labels);
         let loss = model.loss(&said, labels)?;
         terms.add("decoder_loss", self.config.head_mlm_coef, loss);
         Ok(terms)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::CotMaeMasks;
+    use super::super::tests::{documents, drawn, texts};
+    use super::*;
+    use crate::objective::test_data::tiny;
+
+    /// The decoder's loss of a pair in which one span alone has labels for it.
+    fn loss(method: &CotMae, pair: &SpanPair, labelled: usize) -> f64 {
+        let mut pair = pair.clone();
+        pair.decoder[1 - labelled].labels.fill(None);
+        let terms = method.terms(&[pair], &Masks::NONE).unwrap();
+        terms.values().unwrap()["decoder_loss"]
+    }
+
+    #[test]
+    fn each_vector_meets_the_other_span() {
+        let method = tiny(|folder, engine| CotMae::load(folder, &CotMaeConfig::default(), engine));
+        let pair = drawn(&CotMaeMasks::default(), &documents(&texts(20))[..1]).remove(0);
+        let mut turned = pair.clone();
+        turned.encoder.reverse();
+        turned.decoder.reverse();
+        for labelled in 0..2 {
+            let own = loss(&method, &pair, labelled);
+            assert_eq!(own, loss(&method, &turned, 1 - labelled), "{labelled}");
+            for read in 0..2 {
+                let mut changed = pair.clone();
+                changed.encoder[read].ids[2] += 1;
+                let is_equal = own == loss(&method, &changed, labelled);
+                assert_eq!(is_equal, read == labelled, "{labelled} behind {read}");
+            }
+        }
     }
 }

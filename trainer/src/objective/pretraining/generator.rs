@@ -167,11 +167,12 @@ fn draw(logits: &[f32], at: f64) -> u32 {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::collections::HashMap;
 
     use encoder::training::EngineConfig;
     use serde_json::Value;
+    use tempfile::TempDir;
 
     use super::*;
     use crate::masking::example_random;
@@ -184,13 +185,18 @@ mod tests {
         hidden: Vec<Corrupted>,
     }
 
-    /// The published generator's weights, written as a model directory, and the batch.
-    fn golden() -> Golden {
+    fn read_golden() -> (Value, HashMap<String, Tensor>) {
         let folder = testkit::golden("pretraining").join("simlm-generator");
         let case: Value =
             serde_json::from_slice(&std::fs::read(folder.join("case.json")).unwrap()).unwrap();
         let tensors = folder.join("tensors.safetensors");
         let tensors = candle_core::safetensors::load(tensors, &Device::Cpu).unwrap();
+        (case, tensors)
+    }
+
+    /// The published generator's weights, written as a model directory.
+    pub(in super::super) fn write_model() -> TempDir {
+        let (case, tensors) = read_golden();
         let model = tempfile::tempdir().unwrap();
         let config = case["inputs"]["generator_config"].to_string();
         std::fs::write(model.path().join("config.json"), config).unwrap();
@@ -202,6 +208,12 @@ mod tests {
         });
         let own: HashMap<String, Tensor> = own.collect();
         candle_core::safetensors::save(&own, model.path().join("model.safetensors")).unwrap();
+        model
+    }
+
+    /// The published generator and the batch.
+    fn golden() -> Golden {
+        let ((case, tensors), model) = (read_golden(), write_model());
         let engine = Engine::new(&EngineConfig::default()).unwrap();
         let input = |name: &str| case["inputs"][name].clone();
         let ids: Vec<Vec<u32>> = serde_json::from_value(input("generator_ids")).unwrap();
@@ -309,6 +321,55 @@ mod tests {
             (0.9999, 2),
         ] {
             assert_eq!(draw(&logits, at), expected, "{at}");
+        }
+    }
+
+    /// Ids in hidden places, of `n` batches drawn, from a head whose logits are these biases.
+    fn drawn(bias: impl Fn(usize) -> f32, n: u64) -> Vec<u32> {
+        let Golden {
+            generator,
+            texts,
+            hidden,
+            ..
+        } = golden();
+        let set = |name: &str, value: &dyn Fn(usize) -> f32| {
+            let parameter = generator
+                .parameters()
+                .get(&format!("generator.{name}"))
+                .unwrap();
+            let n_values = parameter.shape().iter().product();
+            let values: Vec<f32> = (0..n_values).map(value).collect();
+            parameter.set_values(&values).unwrap();
+        };
+        set("electra.embeddings.word_embeddings.weight", &|_| 0.0);
+        set("generator_lm_head.bias", &bias);
+        let hidden: Vec<&Corrupted> = hidden.iter().collect();
+        let labels: Vec<_> = hidden.iter().flat_map(|text| &text.labels).collect();
+        let draw = |example| {
+            let mut random = example_random(1, 0, example);
+            let ids = generator.replace(&texts, &hidden, &mut random).unwrap();
+            let pairs = ids.into_iter().flatten().zip(&labels);
+            let own = pairs.filter(|(_, label)| label.is_some());
+            own.map(|(id, _)| id).collect::<Vec<_>>()
+        };
+        (0..n).flat_map(draw).collect()
+    }
+
+    #[test]
+    fn a_sure_generator_says_one_token_and_an_even_one_each() {
+        assert!(
+            drawn(|id| if id == 77 { 100.0 } else { 0.0 }, 10)
+                .iter()
+                .all(|&id| id == 77)
+        );
+        let ids = drawn(|_| 0.0, 1000);
+        let n = ids.len() as f64;
+        assert!(n > 10_000.0, "{n}");
+        // Each 36 of the 576 tokens: a sixteenth, within four standard deviations.
+        for part in 0..16 {
+            let found = ids.iter().filter(|&&id| id / 36 == part).count() as f64;
+            let bound = 4.0 * (n / 16.0 * (15.0 / 16.0)).sqrt();
+            assert!((found - n / 16.0).abs() < bound, "{part}: {found} of {n}");
         }
     }
 }

@@ -107,7 +107,7 @@ impl Master {
         terms.n_tokens += read.n_tokens();
         let labels = batch.iter().flat_map(|one| &stream(one).labels);
         terms.add(name, 1.0, self.model.loss(&read.hidden, labels)?);
-        read.vectors()
+        masks.bottleneck(read.vectors()?)
     }
 
     /// Fills in a stream behind the vectors and adds the loss.
@@ -172,5 +172,57 @@ impl Method for Master {
             }
         }
         Ok(terms)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::MasterDraw;
+    use super::super::tests::{drawn, master_lines, texts};
+    use super::*;
+    use crate::masking::{FrequencyDictionary, MasterMasks};
+    use crate::objective::test_data::tiny;
+
+    type Changed = fn(&mut MasterStreams) -> &mut Corrupted;
+
+    #[test]
+    fn a_stream_without_labels_takes_its_term_from_the_sum_and_no_other() {
+        let method = tiny(|folder, engine| Master::load(folder, &MasterConfig::default(), engine));
+        let draw = MasterDraw {
+            masks: MasterMasks::default(),
+            dictionary: FrequencyDictionary::default(),
+        };
+        let batch = drawn(&draw, &master_lines(&texts(3)));
+        let terms = |batch: &[MasterStreams]| {
+            let terms = method.terms(batch, &Masks::NONE).unwrap();
+            let sum = f64::from(terms.sum().unwrap().to_scalar::<f32>().unwrap());
+            (sum, terms.values().unwrap())
+        };
+        let (sum, mut whole) = terms(&batch);
+        assert_eq!(whole.len(), 8);
+        let streams: [(&str, Changed); 8] = [
+            ("encoder_loss", |streams| &mut streams.text),
+            ("half_encoder_loss", |streams| &mut streams.first_half),
+            ("seen_encoder_loss", |streams| &mut streams.seen),
+            ("keyword_loss", |streams| &mut streams.keywords),
+            ("query_loss", |streams| &mut streams.queries),
+            ("continuation_loss", |streams| &mut streams.continuation),
+            ("half_loss", |streams| &mut streams.second_half),
+            ("complement_loss", |streams| &mut streams.unseen),
+        ];
+        for (name, stream) in streams {
+            let mut batch = batch.clone();
+            for streams in &mut batch {
+                stream(streams).labels.fill(None);
+            }
+            let (left, terms) = terms(&batch);
+            let own = whole.insert(name, 0.0).expect("a term");
+            assert_eq!(terms, whole, "{name}");
+            assert!(
+                (sum - own - left).abs() < 1e-5 * sum,
+                "{name}: {sum} - {own}, not {left}"
+            );
+            whole.insert(name, own);
+        }
     }
 }

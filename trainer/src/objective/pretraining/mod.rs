@@ -14,6 +14,8 @@ mod mlm;
 mod model;
 mod retro_mae;
 mod sim_lm;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -199,6 +201,9 @@ pub struct Masks<'a> {
     step: Option<&'a Step>,
     /// Of the first text among those of the batch.
     first: First,
+    /// What tests make of the vectors that decoders read.
+    #[cfg(test)]
+    bottleneck: tests::Bottleneck,
 }
 
 impl Masks<'_> {
@@ -207,7 +212,16 @@ impl Masks<'_> {
         rates: Rates::NONE,
         step: None,
         first: Dropout::NONE.first,
+        #[cfg(test)]
+        bottleneck: tests::Bottleneck::Open,
     };
+
+    /// Returns the texts' vectors, (B, H), as decoders read them.
+    fn bottleneck(&self, vectors: Tensor) -> Result<Tensor, TrainingError> {
+        #[cfg(test)]
+        let vectors = self.bottleneck.pass(vectors)?;
+        Ok(vectors)
+    }
 
     /// Random numbers of the step; without one always the same.
     fn random(&self) -> ChaCha8Rng {
@@ -294,6 +308,8 @@ impl<M: Method> Objective for Pretraining<M> {
                 text: before.len() as u64,
                 row: n_rows.map_or(0, |n| before.iter().map(n).sum::<usize>()) as u64,
             },
+            #[cfg(test)]
+            bottleneck: tests::Bottleneck::Open,
         };
         let terms = match &batch[share] {
             [] => Terms::of(0, 0),

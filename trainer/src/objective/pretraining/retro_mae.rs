@@ -104,6 +104,22 @@ impl RetroMae {
         })
     }
 
+    /// What the decoder makes of texts and their vectors, (B, H) → (T, H).
+    fn decode(
+        &self,
+        batch: &[RetroMaeText],
+        vectors: &Tensor,
+        masks: &Masks<'_>,
+    ) -> Result<Tensor, TrainingError> {
+        let dropout = masks.at(8);
+        let texts: Vec<Tokens> = batch.iter().map(|text| tokens(&text.ids)).collect();
+        let lengths: Vec<usize> = texts.iter().map(Tokens::len).collect();
+        let context = self.model.behind_vectors(&texts, vectors, &dropout)?;
+        // The embeddings' places of dropout are taken.
+        let queries = self.queries(vectors, &lengths, &masks.at(9))?;
+        self.decoder.forward(&queries, &context, batch, &dropout)
+    }
+
     /// The decoder's queries, (T, H), of vectors (B, H).
     fn queries(
         &self,
@@ -185,14 +201,9 @@ impl Method for RetroMae {
         let mut terms = Terms::of(batch.len(), read.n_tokens());
         let labels = batch.iter().flat_map(|text| &text.encoder.labels);
         terms.add("encoder_loss", 1.0, model.loss(&read.hidden, labels)?);
-        let vectors = read.vectors()?;
+        let vectors = masks.bottleneck(read.vectors()?)?;
 
-        let dropout = masks.at(8);
-        let seen: Vec<Tokens> = batch.iter().map(|text| tokens(&text.ids)).collect();
-        let context = model.behind_vectors(&seen, &vectors, &dropout)?;
-        // The embeddings' places of dropout are taken.
-        let queries = self.queries(&vectors, &read.lengths, &masks.at(9))?;
-        let said = self.decoder.forward(&queries, &context, batch, &dropout)?;
+        let said = self.decode(batch, &vectors, masks)?;
         let labels: Vec<Option<u32>> = batch.iter().flat_map(|text| inner(&text.ids)).collect();
         terms.add("decoder_loss", 1.0, model.loss(&said, &labels)?);
 
@@ -285,5 +296,180 @@ impl EnhancedDecoder {
         let attended = self.attention_norm.forward(&drop(&attended, 0)?, queries)?;
         let inner = self.down.forward(&self.up.forward(&attended)?)?;
         Ok(self.output_norm.forward(&drop(&inner, 1)?, &attended)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::Var;
+
+    use super::super::tests::{drawn, texts};
+    use super::super::{Pretrained, RetroMaeMasks};
+    use super::*;
+    use crate::objective::test_data::tiny;
+
+    fn load(config: &RetroMaeConfig) -> RetroMae {
+        tiny(|folder, engine| RetroMae::load(folder, config, engine))
+    }
+
+    fn text() -> RetroMaeText {
+        drawn(&RetroMaeMasks::default(), &[texts(2)[1][..].into()]).remove(0)
+    }
+
+    fn set(parameters: &Parameters, name: &str, value: impl Fn(usize) -> f32) {
+        let parameter = parameters.get(name).expect("a parameter of this name");
+        let values: Vec<f32> = (0..parameter.values().unwrap().len()).map(value).collect();
+        parameter.set_values(&values).unwrap();
+    }
+
+    /// What the decoder makes of a text behind some vector, by row.
+    fn rows(method: &RetroMae, text: &RetroMaeText) -> Vec<Vec<f32>> {
+        let vector: Vec<f32> = (0..32).map(|i| (i as f32 * 0.9).sin()).collect();
+        let vector = Tensor::from_vec(vector, (1, 32), &Device::Cpu).unwrap();
+        let said = method.decode(std::slice::from_ref(text), &vector, &Masks::NONE);
+        method
+            .model
+            .logits(&said.unwrap())
+            .unwrap()
+            .to_vec2()
+            .unwrap()
+    }
+
+    #[test]
+    fn a_token_is_said_without_being_seen_and_shows_where_it_is_visible() {
+        for config in [RetroMaeConfig::default(), RetroMaeConfig::dup_mae()] {
+            let (method, text) = (load(&config), text());
+            let n = text.ids.len();
+            let own = rows(&method, &text);
+            for place in 1..n {
+                let mut changed = text.clone();
+                changed.ids[place] += 1;
+                let changed = rows(&method, &changed);
+                for row in 0..n {
+                    // Its own row never sees it: equal to the last bit.
+                    let sees = text.visibility.sees(row, place);
+                    assert!(!(sees && row == place));
+                    assert_eq!(own[row] != changed[row], sees, "{row} of {place}");
+                }
+            }
+        }
+    }
+
+    /// Without attention and the inner layer nothing of a text's words is left: `LN(LN(Q))`.
+    #[test]
+    fn the_residual_is_that_of_the_queries() {
+        let method = load(&RetroMaeConfig::default());
+        for name in ["attention.output.dense", "output.dense"] {
+            for end in ["weight", "bias"] {
+                set(method.decoders(), &format!("c_head.{name}.{end}"), |_| 0.0);
+            }
+        }
+        let batch = [text()];
+        let vectors = Tensor::ones((1, 32), candle_core::DType::F32, &Device::Cpu).unwrap();
+        let lengths = [batch[0].ids.len()];
+        let found = method.decode(&batch, &vectors, &Masks::NONE).unwrap();
+        let queries = method.queries(&vectors, &lengths, &Dropout::NONE).unwrap();
+        let rows = |tensor: &Tensor| tensor.to_vec2::<f32>().unwrap();
+        let normalized = |row: &[f32]| {
+            let mean = row.iter().sum::<f32>() / 32.0;
+            let variance = row.iter().map(|x| (x - mean).powi(2)).sum::<f32>() / 32.0;
+            let scale = 1.0 / (variance + 1e-12).sqrt();
+            row.iter().map(|x| (x - mean) * scale).collect::<Vec<_>>()
+        };
+        for (found, query) in rows(&found).iter().zip(rows(&queries)) {
+            for (found, expected) in found.iter().zip(normalized(&normalized(&query))) {
+                assert!((found - expected).abs() < 1e-5, "{found}, not {expected}");
+            }
+        }
+    }
+
+    /// A text of tokens that nothing is hidden of.
+    fn plain(ids: &[u32]) -> RetroMaeText {
+        RetroMaeText {
+            encoder: Corrupted {
+                ids: ids.to_vec(),
+                labels: vec![None; ids.len()],
+            },
+            ids: ids.to_vec(),
+            visibility: Visibility::new(&vec![vec![true; ids.len()]; ids.len()]),
+        }
+    }
+
+    #[test]
+    fn each_word_of_the_bag_counts_once() {
+        let method = load(&RetroMaeConfig::dup_mae());
+        let parameters = method.model().parameters();
+        // Logits that no text changes: 1 for token 7, 3 for token 9, 0 for all others.
+        set(parameters, "bert.embeddings.word_embeddings.weight", |_| {
+            0.0
+        });
+        let logit = |id| {
+            [(7, 1.0), (9, 3.0)]
+                .into_iter()
+                .find(|one| one.0 == id)
+                .map_or(0.0, |one| one.1)
+        };
+        set(parameters, "cls.predictions.bias", logit);
+        let hidden = Tensor::ones((5, 32), candle_core::DType::F32, &Device::Cpu).unwrap();
+        let batch = [plain(&[2, 7, 7, 9, 3])];
+        let found = method.bag_of_words(&batch, &hidden).unwrap();
+        let log_sum = (574.0 + 1f32.exp() + 3f32.exp()).ln();
+        let expected = (log_sum - 1.0) / 3.0 + (log_sum - 3.0) / 3.0;
+        let found = found.to_scalar::<f32>().unwrap();
+        assert!((found - expected).abs() < 1e-5, "{found}, not {expected}");
+    }
+
+    #[test]
+    fn the_bag_counts_by_its_weight_and_reaches_the_tokens_that_have_the_largest_logits() {
+        let batch = [text()];
+        let sum = |bow_loss_weight| {
+            let config = RetroMaeConfig {
+                bow_loss_weight,
+                ..RetroMaeConfig::dup_mae()
+            };
+            let terms = load(&config).terms(&batch, &Masks::NONE).unwrap();
+            let sum = terms.sum().unwrap().to_scalar::<f32>().unwrap();
+            (sum, terms.values().unwrap().get("bow_loss").copied())
+        };
+        let ((without, none), (whole, bag)) = (sum(None), sum(Some(1.0)));
+        assert!(none.is_none());
+        let bag = bag.expect("a loss") as f32;
+        for weight in [0.0, 0.1, 0.3, 1.0] {
+            let (found, _) = sum(Some(f64::from(weight)));
+            assert!(
+                (found - without - weight * bag).abs() < 1e-5 * whole,
+                "{weight}: {found}"
+            );
+        }
+
+        let method = load(&RetroMaeConfig::dup_mae());
+        // Logits are one number of a token's or its opposite, so that two tokens have the largest ones.
+        let table = |i: usize| [1.0, -1.0][i / 32 % 2] * f32::from(i.is_multiple_of(32));
+        let parameters = method.model().parameters();
+        set(parameters, "bert.embeddings.word_embeddings.weight", table);
+        set(parameters, "cls.predictions.bias", |_| 0.0);
+        let n = batch[0].ids.len();
+        let vectors = (0..n * 32).map(|i| (i as f32 * 1.7).sin());
+        let vectors = Tensor::from_vec(vectors.collect(), (n, 32), &Device::Cpu).unwrap();
+        let hidden = Var::from_tensor(&vectors).unwrap();
+        let gradients = method
+            .bag_of_words(&batch, &hidden)
+            .unwrap()
+            .backward()
+            .unwrap();
+        let gradient = gradients
+            .get(&hidden)
+            .expect("it is read")
+            .to_vec2::<f32>()
+            .unwrap();
+        let logits: Vec<Vec<f32>> = method.model.logits(&vectors).unwrap().to_vec2().unwrap();
+        let mut wins = vec![false; n];
+        for word in [0, 1] {
+            let largest = (1..n).max_by(|&a, &b| logits[a][word].total_cmp(&logits[b][word]));
+            wins[largest.expect("a token")] = true;
+        }
+        assert_eq!(wins.iter().filter(|&&wins| wins).count(), 2);
+        let is_reached = |row: &Vec<f32>| row.iter().any(|&value| value != 0.0);
+        assert_eq!(gradient.iter().map(is_reached).collect::<Vec<_>>(), wins);
     }
 }

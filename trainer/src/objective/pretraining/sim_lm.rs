@@ -160,7 +160,8 @@ impl Method for SimLm {
 
         let ids = self.read(batch, |text| &text.decoder, &mut random)?;
         let texts: Vec<Tokens> = ids.iter().map(|ids| tokens(ids)).collect();
-        let said = model.decode(&self.decoder, &texts, &read.vectors()?, &masks.at(8))?;
+        let vectors = masks.bottleneck(read.vectors()?)?;
+        let said = model.decode(&self.decoder, &texts, &vectors, &masks.at(8))?;
         terms.add("decoder_loss", 1.0, model.loss(&said, labels())?);
 
         if let (Some(generator), Some(weight)) = (&self.generator, self.generator_weight) {
@@ -169,5 +170,95 @@ impl Method for SimLm {
             terms.add("generator_loss", weight, loss);
         }
         Ok(terms)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use encoder::training::{AdamW, AdamWConfig, EngineConfig};
+
+    use super::super::generator::tests::write_model;
+    use super::super::tests::{drawn, texts};
+    use super::super::{Pretrained, SimLmMasks};
+    use super::*;
+
+    /// A parameter's values by its name.
+    type Values = Vec<(String, Vec<f32>)>;
+
+    fn values(parameters: &Parameters) -> Values {
+        let parameters = parameters.iter();
+        parameters
+            .map(|one| (one.name().to_owned(), one.values().unwrap()))
+            .collect()
+    }
+
+    fn load(generator_weight: Option<f64>) -> SimLm {
+        let generator = write_model();
+        let config = SimLmConfig {
+            generator: Some(generator.path().to_owned()),
+            generator_weight,
+            ..SimLmConfig::default()
+        };
+        let engine = Engine::new(&EngineConfig::default()).unwrap();
+        SimLm::load(&testkit::fixture("models/tiny-bert"), &config, &engine).unwrap()
+    }
+
+    /// The terms' sum, and the generator's own; then a step of the optimizer over `parameters`.
+    fn step(method: &SimLm, parameters: &Parameters) -> (f64, Option<f64>) {
+        let plain: Vec<Box<[u32]>> = texts(3).iter().map(|text| text[..].into()).collect();
+        let batch = drawn(&SimLmMasks::default(), &plain);
+        let terms = method.terms(&batch, &Masks::NONE).unwrap();
+        let sum = terms.sum().unwrap();
+        sum.backward().unwrap();
+        let engine = Engine::new(&EngineConfig::default()).unwrap();
+        let mut optimizer = AdamW::new(parameters, AdamWConfig::default(), &engine).unwrap();
+        optimizer.step(1e-3, None).unwrap();
+        let own = terms.values().unwrap().get("generator_loss").copied();
+        (f64::from(sum.to_scalar::<f32>().unwrap()), own)
+    }
+
+    #[test]
+    fn a_generator_without_a_loss_stays_as_it_is() {
+        let run = |weight| {
+            let method = load(weight);
+            let own = method.generator.as_ref().unwrap().parameters();
+            let mut parameters = method.model.parameters().clone();
+            parameters.extend(method.decoders());
+            let before = values(own);
+            let (sum, loss) = step(&method, &parameters);
+            (sum, loss, before == values(own))
+        };
+        let (frozen, no_loss, is_unchanged) = run(None);
+        assert!(no_loss.is_none() && is_unchanged);
+        let (sum, loss, is_unchanged) = run(Some(0.2));
+        let loss = loss.expect("the generator's loss");
+        assert!(
+            (sum - frozen - 0.2 * loss).abs() < 1e-5 * sum,
+            "{sum}, {frozen}, {loss}"
+        );
+        assert!(!is_unchanged);
+    }
+
+    #[test]
+    fn the_decoder_begins_as_the_encoders_last_layers_and_goes_its_own_way() {
+        let method = load(None);
+        let (encoder, decoder) = (method.model.parameters(), method.decoders());
+        let copied = |name: &str| format!("bert.encoder.layer.{}", &name["decoder.".len()..]);
+        let same = |(name, values): &(String, Vec<f32>)| {
+            encoder
+                .get(&copied(name))
+                .expect("of that layer")
+                .values()
+                .unwrap()
+                == *values
+        };
+        assert!(values(decoder).iter().all(same));
+        let before = values(encoder);
+        step(&method, decoder);
+        assert!(values(encoder) == before);
+        // Of key biases softmax leaves rounding alone.
+        let mut moved = values(decoder);
+        moved.retain(|(name, _)| !name.ends_with("key.bias"));
+        assert!(!moved.iter().any(same));
     }
 }

@@ -1,7 +1,12 @@
 //! `trawl train` with the objectives of pre-training, on the sample corpus with the two-layer test encoder.
 
+use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::thread::sleep;
+use std::time::Duration;
 
 use serde_json::Value;
 
@@ -157,30 +162,147 @@ fn each_method_learns_and_goes_on_after_a_stop() {
     assert_eq!(check(&corpus, master).len(), 8);
 }
 
+/// Files of a folder by their names, without what a clock says: of a model card that is a line, and it stays out as a whole.
+fn contents(folder: &Path) -> BTreeMap<OsString, Vec<u8>> {
+    let file = |entry: std::io::Result<fs::DirEntry>| {
+        let entry = entry.unwrap();
+        let mut bytes = fs::read(entry.path()).unwrap();
+        if entry.file_name() == "state.json" {
+            let mut state: Value = serde_json::from_slice(&bytes).unwrap();
+            state["interval"]["seconds"] = Value::Null;
+            bytes = state.to_string().into_bytes();
+        }
+        (entry.file_name(), bytes)
+    };
+    let mut files: BTreeMap<OsString, Vec<u8>> = fs::read_dir(folder).unwrap().map(file).collect();
+    files.remove(OsStr::new("README.md"));
+    files
+}
+
+#[test]
+fn a_run_killed_behind_every_step_ends_as_one_that_was_left_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let corpus = format!("{}, format = \"texts\"", files(&sample("corpus.jsonl")));
+    let objective = "name = \"master\"\nkeep_decoders = true\nmasks = { max_tokens = 48 }";
+    let config = config(folder.path(), &corpus, objective);
+    let run = |name: &str| folder.path().join(name);
+    let (whole, killed) = (run("whole"), run("killed"));
+    let all = [
+        "--quiet",
+        "train",
+        text(&config),
+        "--set",
+        "run.save_every=1",
+        "--out",
+    ];
+    succeed(all.into_iter().chain([text(&whole)]));
+
+    let mut n_killed = 0;
+    for step in 1..6 {
+        let checkpoint = killed.join(format!("checkpoints/step-{step}"));
+        let mut command = Command::new(env!("CARGO_BIN_EXE_trawl"));
+        command.args(all).arg(&killed);
+        if step > 1 {
+            command.arg("--resume");
+        }
+        let mut child = command.spawn().unwrap();
+        while !checkpoint.exists() && child.try_wait().unwrap().is_none() {
+            sleep(Duration::from_millis(1));
+        }
+        child.kill().unwrap();
+        n_killed += u8::from(child.wait().unwrap().code().is_none());
+    }
+    assert!(n_killed > 0, "every run was too fast");
+    succeed(all.into_iter().chain([text(&killed), "--resume"]));
+
+    let log = |run: &Path| {
+        let text = fs::read_to_string(run.join("metrics.jsonl")).unwrap();
+        let line = |line: &str| {
+            let mut line: Value = serde_json::from_str(line).unwrap();
+            line.as_object_mut().unwrap().remove("tokens_per_s");
+            line
+        };
+        text.lines().map(line).collect::<Vec<_>>()
+    };
+    assert_eq!(log(&killed), log(&whole));
+    for part in ["export", "checkpoints/step-6"] {
+        let (found, expected) = (contents(&killed.join(part)), contents(&whole.join(part)));
+        assert!(found.keys().eq(expected.keys()), "{found:?}");
+        for (name, bytes) in found {
+            assert!(
+                bytes == expected[&name],
+                "{part}/{} differs",
+                name.display()
+            );
+        }
+    }
+}
+
+/// The terms of the first step on lines of MASTER's, and what was said of them.
+fn master_terms(lines: &str) -> (BTreeMap<String, f64>, String) {
+    let folder = tempfile::tempdir().unwrap();
+    let (corpus, out) = (folder.path().join("lines.jsonl"), folder.path().join("run"));
+    fs::write(&corpus, lines).unwrap();
+    let objective = "name = \"master\"\nmasks = { max_tokens = 48 }";
+    let config = config(folder.path(), &files(&corpus), objective);
+    let frequencies = testkit::golden("pretraining/frequency.json");
+    let dictionary = format!("objective.dictionary={}", frequencies.display());
+    let set = [
+        "dev.texts=1",
+        "data.batch_size=13",
+        "schedule.max_steps=1",
+        "run.evaluate_every=never",
+        &dictionary,
+    ];
+    let (said, _) = train(&config, &out, &set.map(|one| ["--set", one]).concat());
+    let log = fs::read_to_string(out.join("metrics.jsonl")).unwrap();
+    let mut steps = log.lines().map(|line| serde_json::from_str(line).unwrap());
+    let step: Value = steps.find(|line: &Value| line["kind"] == "train").unwrap();
+    let terms = step.as_object().unwrap().iter();
+    let terms = terms.filter(|(name, _)| name.ends_with("_loss"));
+    (
+        terms
+            .map(|(name, value)| (name.clone(), value.as_f64().unwrap()))
+            .collect(),
+        said,
+    )
+}
+
 #[test]
 fn lines_as_published_give_all_terms() {
-    let folder = tempfile::tempdir().unwrap();
-    let golden = testkit::golden("pretraining");
-    let objective = "name = \"master\"\nmasks = { max_tokens = 48 }";
-    let config = config(
-        folder.path(),
-        &files(&golden.join("master.jsonl")),
-        objective,
+    let lines = fs::read_to_string(testkit::golden("pretraining/master.jsonl")).unwrap();
+    let (terms, said) = master_terms(&lines);
+    assert!(said.contains("texts have no queries"), "{said}");
+    let names: Vec<&str> = terms.keys().map(String::as_str).collect();
+    assert_eq!(
+        names,
+        [
+            "complement_loss",
+            "continuation_loss",
+            "encoder_loss",
+            "half_encoder_loss",
+            "half_loss",
+            "keyword_loss",
+            "query_loss",
+            "seen_encoder_loss",
+        ]
     );
-    let dictionary = format!(
-        "objective.dictionary={}",
-        golden.join("frequency.json").display()
-    );
-    let set = ["--set", "dev.texts=1", "--set", &dictionary];
-    let all = ["train", text(&config), "--dry-run", "--json"];
-    let output = crate::trawl(all.into_iter().chain(set));
-    let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{errors}");
-    assert!(errors.contains("texts have no queries"), "{errors}");
-    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
-    // Eight terms, each about the logarithm of the 576 tokens.
-    let loss = report["loss_of_the_first_batch"].as_f64().unwrap();
-    assert!((48.0..80.0).contains(&loss), "{loss}");
+    // About the logarithm of the 576 tokens.
+    let is_about = |loss: &f64| (5.0..10.0).contains(loss);
+    assert!(terms.values().all(is_about), "{terms:?}");
+
+    // The other published shape has no queries at all: their term is 0.
+    let without = |line: &str| {
+        let mut line: Value = serde_json::from_str(line).unwrap();
+        line.as_object_mut().unwrap().remove("queries");
+        format!("{line}\n")
+    };
+    let lines: String = lines.lines().map(without).collect();
+    let (mut found, said) = master_terms(&lines);
+    assert!(said.contains("14 of 14 texts have no queries"), "{said}");
+    assert_eq!(found.remove("query_loss"), Some(0.0));
+    assert_eq!(found.len(), 7);
+    assert!(found.values().all(is_about), "{found:?}");
 }
 
 #[test]

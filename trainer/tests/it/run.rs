@@ -375,6 +375,9 @@ fn check_resumption(config: &TrainConfig, is_on_device: bool, stop_after: u64) {
 fn a_resumed_run_equals_one_that_was_never_stopped() {
     check_resumption(&config(), false, 3); // at the end of an epoch, with a line of the log
     check_resumption(&config(), false, 4); // within an epoch, between two lines
+    let mut config = config();
+    config.run.log_every = 1; // so that the request to stop comes at any step
+    (1..10).for_each(|step| check_resumption(&config, false, step));
 }
 
 #[test]

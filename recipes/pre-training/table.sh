@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
 # The table of what run.sh has done so far: cost of pre-training, nDCG@10 and recall@100 of each set, and the 95 % interval of what nDCG@10 is
-# above AGAINST, the method with the same seed (default: none). What that is not there for is left out.
+# above AGAINST, the method with the same seed (default: none). What is not there of METHODS and SEEDS, as run.sh has them, is named below.
 #   DATA=data WORK=runs/pre-training AGAINST=mlm recipes/pre-training/table.sh
 set -euo pipefail
 : "${DATA:?folder of the data sets}" "${WORK:?folder of run.sh}"
-TRAWL=${TRAWL:-trawl} AGAINST=${AGAINST:-none}
+TRAWL=${TRAWL:-trawl} AGAINST=${AGAINST:-none} SEEDS=${SEEDS:-42}
+METHODS=${METHODS-none mlm condenser cot_mae sim_lm retro_mae dup_mae master}
 sets="squad medquad squadshifts-amazon"
 split() { if [ "$1" = medquad ]; then echo test; else echo dev; fi; }
 
@@ -55,3 +56,13 @@ for run in "$WORK"/*-[0-9]*/; do
         echo "| $name | $(cost "${folders[@]}") | $pooling |$row"
     done
 done
+missing=
+for seed in $SEEDS; do
+    for method in $METHODS; do
+        for pooling in ${POOLINGS:-cls mean}; do
+            last=$WORK/$method-$seed/$pooling/${sets##* }.trec
+            [ -e "$last" ] || missing="$missing, $method-$seed ($pooling)"
+        done
+    done
+done
+[ -z "$missing" ] || printf '\nMissing: %s.\n' "${missing#, }"

@@ -170,6 +170,15 @@ fn the_comparison_of_pre_trainings_runs() {
         .collect();
     let of = |run: &str| rows.iter().filter(|row| row.starts_with(run)).count();
     assert_eq!((of("| none-42 "), of("| master-42 ")), (2, 2), "{table}");
+    assert!(!table.contains("Missing"), "{table}");
+    let settings = [("METHODS", "master mlm"), ("POOLINGS", "cls")];
+    let table = printed(run_on(
+        data.path(),
+        work.path(),
+        "pre-training/table.sh",
+        &settings,
+    ));
+    assert!(table.ends_with("\nMissing: mlm-42 (cls).\n"), "{table}");
 
     let metrics = work.path().join("master-42/pre-training/metrics.jsonl");
     let metrics = fs::read_to_string(metrics).unwrap();

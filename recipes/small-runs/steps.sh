@@ -21,7 +21,7 @@ small)
   if [ -z "${EVAL:-}" ]; then EVAL=test && [ -e "$DATA/qrels/test.tsv" ] || EVAL=dev; fi
   TOKENIZER=${TOKENIZER:-${TRAWL_MODELS:-${XDG_CACHE_HOME:-$HOME/.cache}/trawl/models}/all-MiniLM-L6-v2}
   config=$steps/config.json
-  span_tokens=64
+  span_tokens=64 max_tokens=128
   pretraining=() fine_tuning=()
   ;;
 toy)
@@ -30,9 +30,9 @@ toy)
   TRAIN=test EVAL=test
   TOKENIZER=$steps/../../tests/fixtures/models/tiny-bert
   config=$TOKENIZER/config.json
-  span_tokens=16
+  span_tokens=16 max_tokens=48
   pretraining=(--set engine.precision=f32 --set schedule.max_steps=12 --set schedule.warmup_ratio=0 --set data.batch_size=32
-    --set objective.dropout=0 --set objective.masks.max_tokens=48 --set optimizer.learning_rate=5e-3 --set run.evaluate_every=never
+    --set objective.dropout=0 --set "objective.masks.max_tokens=$max_tokens" --set optimizer.learning_rate=5e-3 --set run.evaluate_every=never
     --set run.save_every=never --set dev.texts=32)
   fine_tuning=(--set engine.precision=f32 --set schedule.max_steps=150 --set data.batch_size=16 --set objective.dropout=0
     --set optimizer.learning_rate=1e-2 --set run.save_every=never)

@@ -36,6 +36,8 @@ enum DataCommand {
     FrequencyDictionary(pretraining::FrequencyDictionaryArgs),
     /// Cut documents into spans and put others of the document beside each, for CoT-MAE and coCondenser.
     SpanPairs(pretraining::SpanPairsArgs),
+    /// Cut documents into blocks of whole sentences, so that pre-training reads all of a long one.
+    Blocks(pretraining::BlocksArgs),
     /// Let a T5 (doc2query) ask queries of each passage.
     GenerateQueries(Box<teacher::GenerateQueriesArgs>),
     /// Let a GPT-2 continue each passage.
@@ -53,6 +55,7 @@ pub fn run(args: DataArgs, output: &Output) -> anyhow::Result<()> {
         DataCommand::WordPieces(args) => pretraining::word_pieces(args, output),
         DataCommand::FrequencyDictionary(args) => pretraining::frequency_dictionary(args, output),
         DataCommand::SpanPairs(args) => pretraining::span_pairs(args, output),
+        DataCommand::Blocks(args) => pretraining::blocks(args, output),
         DataCommand::GenerateQueries(args) => teacher::generate_queries(*args, output),
         DataCommand::GenerateContinuations(args) => teacher::generate_continuations(*args, output),
         DataCommand::FromFeedback(args) => feedback::run(args, output),

@@ -1,11 +1,11 @@
-//! `trawl data word-pieces`, `frequency-dictionary` and `span-pairs` from their arguments to their files and exit codes.
+//! `trawl data word-pieces`, `frequency-dictionary`, `span-pairs` and `blocks` from their arguments to their files and exit codes.
 
 use std::fs;
 use std::path::Path;
 
 use serde_json::{Value, json};
 
-use crate::{fail, json, sample, succeed, text, tiny_model};
+use crate::{fail, json, sample, succeed, text, tiny_model, trawl};
 
 fn read(path: &Path) -> Value {
     serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap()
@@ -246,4 +246,55 @@ fn documents_become_pairs_of_spans() {
     let errors = fail(2, [&all[..], &["--max-tokens", "1"]].concat());
     assert!(errors.contains("max_tokens is 1"), "{errors}");
     succeed(["data", "span-pairs", "--help"]);
+}
+
+#[test]
+fn documents_become_blocks_that_training_reads() {
+    let folder = tempfile::tempdir().unwrap();
+    let (model, corpus) = (tiny_model(), sample("corpus.jsonl"));
+    let cut = |out: &str, more: &[&str]| {
+        let out = folder.path().join(out);
+        let all = ["data", "blocks", text(&corpus), "--json", "--tokenizer"];
+        let out_of = [text(&model), "--out", text(&out)];
+        (json([&all[..], &out_of, more].concat()), out)
+    };
+    let (counts, blocks) = cut("blocks.jsonl.zst", &["--max-tokens", "40"]);
+    let n = |name: &str| counts[name].as_u64().unwrap();
+    assert!(n("blocks") > n("documents"), "{counts}");
+    assert!(n("long_blocks") > 0 && n("tokens_beyond") >= n("long_blocks"));
+    assert_eq!(counts["config"]["short_probability"], 0.0);
+    let (of_condenser, _) = cut("c.jsonl", &["--max-tokens", "40", "--rule", "condenser"]);
+    assert_eq!(of_condenser["config"]["short_probability"], 0.1);
+    assert_eq!(of_condenser["tokens"], counts["tokens"]);
+    assert!(of_condenser["tokens_beyond"].as_u64() < counts["tokens_beyond"].as_u64());
+    let (whole, _) = cut("whole.jsonl", &[]);
+    assert_eq!(
+        (&whole["blocks"], &whole["long_blocks"]),
+        (&whole["documents"], &json!(0))
+    );
+
+    let train = folder.path().join("train.toml");
+    let toml = format!(
+        "[model]\npath = {:?}\n[data]\ncorpus = {{ files = [{:?}], format = \"master\" }}\n[objective]\nname = \"retro_mae\"\n\
+         masks = {{ max_tokens = 40 }}\n",
+        text(&model),
+        text(&blocks)
+    );
+    fs::write(&train, toml).unwrap();
+    let output = trawl(["train", "--dry-run", text(&train)]);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    let texts = format!("{} texts, now tokenised", n("blocks"));
+    assert!(
+        output.status.success() && errors.contains(&texts),
+        "{errors}"
+    );
+
+    let out = folder.path().join("none.jsonl");
+    let all = ["data", "blocks", text(&corpus), "--tokenizer", text(&model)];
+    let errors = fail(
+        2,
+        [&all[..], &["--out", text(&out), "--joined", "0"]].concat(),
+    );
+    assert!(errors.contains("joined is 0"), "{errors}");
+    assert!(!out.exists());
 }

@@ -19,6 +19,7 @@ pub(crate) enum Purpose {
     Replacing,
     HeldOut,
     Writing,
+    Blocks,
 }
 
 /// Random numbers that depend on these four numbers alone, so on no other draw and on no thread.

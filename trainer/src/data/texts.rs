@@ -14,6 +14,8 @@ pub(crate) struct TextChunks<'a> {
     reader: CorpusReader,
     template: &'a Template,
     n_texts: u64,
+    /// What the texts of each chunk but the last are a multiple of.
+    multiple: usize,
 }
 
 /// Texts that follow each other.
@@ -30,7 +32,13 @@ impl<'a> TextChunks<'a> {
             reader: CorpusReader::open(corpus)?,
             template,
             n_texts: 0,
+            multiple: 1,
         })
+    }
+
+    /// Keeps so many texts that follow each other in one chunk, counted from the first.
+    pub(crate) fn of_multiples(self, multiple: usize) -> Self {
+        Self { multiple, ..self }
     }
 
     /// Reads the next texts.
@@ -43,7 +51,7 @@ impl<'a> TextChunks<'a> {
             texts: Vec::new(),
         };
         let mut n_bytes = 0;
-        while n_bytes < CHUNK_BYTES {
+        while n_bytes < CHUNK_BYTES || !chunk.texts.len().is_multiple_of(self.multiple) {
             let Some(passage) = self.reader.next().transpose()? else {
                 break;
             };

@@ -170,15 +170,9 @@ mod tests {
 
     use proptest::prelude::*;
 
+    use super::super::test_data::sentences;
     use super::*;
     use crate::data::random::{Purpose, random};
-
-    /// Sentences of the given lengths, whose tokens are numbered through the document.
-    fn sentences(lengths: &[usize]) -> Vec<Vec<u32>> {
-        let mut ids = 0..;
-        let lengths = lengths.iter();
-        lengths.map(|&n| ids.by_ref().take(n).collect()).collect()
-    }
 
     fn lengths(spans: &[Span]) -> Vec<Vec<usize>> {
         let lengths = |span: &Span| span.iter().map(Vec::len).collect();

@@ -15,7 +15,7 @@ use trainer::masking::{
     Visibility, Vocabulary, WordSource, Words, budget, example_random, mask_keywords,
 };
 use trainer::spans::{
-    SpanConfig, SpanDocument, SpanError, SpanReport, SpanSource, pack, pairs, write_span_pairs,
+    CutError, DocumentSource, SpanConfig, SpanDocument, SpanReport, pack, pairs, write_span_pairs,
 };
 
 fn golden(name: &str) -> PathBuf {
@@ -338,8 +338,8 @@ fn write_pairs(
     path: &Path,
     seed: u64,
     n_threads: usize,
-) -> Result<(Vec<u8>, SpanReport), SpanError> {
-    let source = SpanSource {
+) -> Result<(Vec<u8>, SpanReport), CutError> {
+    let source = DocumentSource {
         corpus: CorpusConfig {
             paths: vec![path.to_owned()],
             ..CorpusConfig::default()
@@ -390,7 +390,7 @@ fn lines_of_spans_depend_on_the_seed_and_not_on_threads() {
     fs::write(&path, "{\"_id\": \"short\", \"text\": \"One span.\"}\n").unwrap();
     let error = write_pairs(&path, 1, 1).unwrap_err();
     assert!(
-        matches!(error, SpanError::Data(DataError::Empty { .. })),
+        matches!(error, CutError::Data(DataError::Empty { .. })),
         "{error}"
     );
     fs::write(&path, "{\"_id\": \"a\", \"text\": \"A\"}\n{\"_id\": 1.5}\n").unwrap();

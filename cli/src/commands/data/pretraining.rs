@@ -6,9 +6,12 @@ use std::path::PathBuf;
 use anyhow::Context;
 use encoder::WordPieceConfig;
 use serde_json::json;
+use trainer::data::DataError;
 use trainer::learn_word_pieces;
 use trainer::masking::{DictionaryConfig, FrequencyDictionary, WordSource};
-use trainer::spans::{SpanConfig, SpanError, SpanSource, write_span_pairs};
+use trainer::spans::{
+    BlockConfig, ClosingRule, CutError, DocumentSource, SpanConfig, write_blocks, write_span_pairs,
+};
 
 use super::reading::{TextsArgs, TokenizerArgs, remark_bad};
 use super::write_lines;
@@ -172,13 +175,7 @@ pub struct SpanPairsArgs {
 
 pub fn span_pairs(args: SpanPairsArgs, output: &Output) -> anyhow::Result<()> {
     let tokenizer = args.tokenizer.load()?;
-    let n_threads = compute::thread_budget(args.reading.threads);
-    let (corpus, template) = args.reading.corpus();
-    let source = SpanSource {
-        corpus,
-        template,
-        n_threads,
-    };
+    let source = documents(args.reading);
     let config = SpanConfig {
         max_tokens: args.max_tokens,
         short_probability: args.short_probability,
@@ -190,10 +187,7 @@ pub fn span_pairs(args: SpanPairsArgs, output: &Output) -> anyhow::Result<()> {
     let write = |writer: &mut dyn Write| {
         write_span_pairs(&source, &config, &tokenizer, writer, &mut on_bytes)
     };
-    let written = write_lines_of(&args.out, write, |error| match error {
-        SpanError::Write(error) => Ok(error),
-        SpanError::Data(error) => Err(error),
-    });
+    let written = write_lines_of(&args.out, write, fault);
     progress.finish();
     let report = written?;
     remark_bad(report.n_bad, report.first_bad.as_deref(), output);
@@ -210,4 +204,115 @@ pub fn span_pairs(args: SpanPairsArgs, output: &Output) -> anyhow::Result<()> {
             report.n_short
         )
     })
+}
+
+/// Arguments of `trawl data blocks`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  trawl data blocks wikipedia.jsonl.zst --tokenizer bert-base-uncased --out blocks.jsonl.zst
+  trawl data blocks lines.tsv --columns id,text --joined 1000 --tokenizer bert-base-uncased --out books.jsonl.zst
+  trawl data blocks corpus.jsonl --rule condenser --tokenizer all-MiniLM-L6-v2 --out blocks.jsonl
+
+A line is a block of whole sentences, `{\"text\": [token ids]}` without special tokens: what `trawl train` reads with
+`data.corpus.format = \"master\"`. Without blocks training sees only the beginning, or one window, of a long document.")]
+pub struct BlocksArgs {
+    #[command(flatten)]
+    reading: TextsArgs,
+    #[command(flatten)]
+    tokenizer: TokenizerArgs,
+    /// When a block ends.
+    #[arg(long, value_enum, value_name = "NAME", default_value_t = Rule::RetroMae)]
+    rule: Rule,
+    /// Tokens that training reads of a block, `[CLS]` and `[SEP]` among them [default: 512; condenser: 128].
+    #[arg(long, value_name = "N")]
+    max_tokens: Option<usize>,
+    /// Chance of a block to end after fewer tokens [default: 0; condenser: 0.1].
+    #[arg(long, value_name = "P")]
+    short_probability: Option<f64>,
+    /// Records that are read as one document, such as lines of a book.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    joined: usize,
+    /// Seed of the draws.
+    #[arg(long, value_name = "N", default_value_t = 42)]
+    seed: u64,
+    /// File to write; `.gz` and `.zst` compress it.
+    #[arg(long, value_name = "FILE")]
+    out: PathBuf,
+}
+
+/// When a block of sentences ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Rule {
+    /// With the sentence that brings it to its length, of which training does not read what is too much.
+    RetroMae,
+    /// Before the sentence that would make it too long.
+    Condenser,
+}
+
+impl From<Rule> for ClosingRule {
+    fn from(rule: Rule) -> Self {
+        match rule {
+            Rule::RetroMae => Self::RetroMae,
+            Rule::Condenser => Self::Condenser,
+        }
+    }
+}
+
+pub fn blocks(args: BlocksArgs, output: &Output) -> anyhow::Result<()> {
+    let tokenizer = args.tokenizer.load()?;
+    let source = documents(args.reading);
+    let own = BlockConfig::of(args.rule.into());
+    let config = BlockConfig {
+        max_tokens: args.max_tokens.unwrap_or(own.max_tokens),
+        short_probability: args.short_probability.unwrap_or(own.short_probability),
+        joined: args.joined,
+        seed: args.seed,
+        ..own
+    };
+    let progress = Progress::new(output);
+    let mut on_bytes = |done, total| progress.update("blocks", "bytes", done, total);
+    let write =
+        |writer: &mut dyn Write| write_blocks(&source, &config, &tokenizer, writer, &mut on_bytes);
+    let written = write_lines_of(&args.out, write, fault);
+    progress.finish();
+    let report = written?;
+    remark_bad(report.n_bad, report.first_bad.as_deref(), output);
+    let value = json!({
+        "documents": report.n_documents, "empty_documents": report.n_empty, "bad_lines": report.n_bad,
+        "blocks": report.n_blocks, "tokens": report.n_tokens, "long_blocks": report.n_long,
+        "tokens_beyond": report.n_beyond, "config": config, "out": args.out,
+    });
+    output.result(&value, |_| {
+        format!(
+            "{} blocks of {} documents written to {}, {} tokens; {} blocks are longer than {} tokens, by {} in all; {} \
+             documents without a token left out",
+            report.n_blocks,
+            report.n_documents - report.n_empty,
+            args.out.display(),
+            report.n_tokens,
+            report.n_long,
+            config.max_tokens,
+            report.n_beyond,
+            report.n_empty
+        )
+    })
+}
+
+/// The texts as documents to cut.
+fn documents(reading: TextsArgs) -> DocumentSource {
+    let n_threads = compute::thread_budget(reading.threads);
+    let (corpus, template) = reading.corpus();
+    DocumentSource {
+        corpus,
+        template,
+        n_threads,
+    }
+}
+
+/// Tells errors of the file that is written from others.
+fn fault(error: CutError) -> Result<std::io::Error, DataError> {
+    match error {
+        CutError::Write(error) => Ok(error),
+        CutError::Data(error) => Err(error),
+    }
 }

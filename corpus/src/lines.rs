@@ -2,8 +2,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::CorpusError;
 use crate::source::{Line, Source};
+use crate::{CorpusError, Reason};
 
 /// The lines of a file, decompressed when its first bytes say so: what formats of other crates are read from.
 pub struct Lines {
@@ -33,12 +33,36 @@ impl Lines {
     /// # Errors
     /// A line that is too long or not UTF-8, a file that cannot be read further.
     pub fn next_line(&mut self) -> Result<Option<(u64, &str)>, CorpusError> {
+        match self.advance()? {
+            Line::End => Ok(None),
+            Line::Bad(reason) => Err(self.source.bad_line(reason)),
+            Line::Text => Ok(Some((self.source.line(), &self.text))),
+        }
+    }
+
+    /// As [`Self::next_line`]; in place of a line that is too long or not UTF-8 it gives the reason, and the next call the line
+    /// behind it.
+    ///
+    /// # Errors
+    /// A file that cannot be read further.
+    #[expect(clippy::type_complexity, reason = "an iterator's item, that may fail")]
+    pub fn next_line_or_reason(
+        &mut self,
+    ) -> Result<Option<(u64, Result<&str, Reason>)>, CorpusError> {
+        let line = match self.advance()? {
+            Line::End => return Ok(None),
+            Line::Bad(reason) => Err(reason),
+            Line::Text => Ok(self.text.as_str()),
+        };
+        Ok(Some((self.source.line(), line)))
+    }
+
+    /// Reads on to the next line that is not blank.
+    fn advance(&mut self) -> Result<Line, CorpusError> {
         loop {
             match self.source.next_line(&mut self.text)? {
-                Line::End => return Ok(None),
-                Line::Bad(reason) => return Err(self.source.bad_line(reason)),
                 Line::Text if self.text.trim().is_empty() => {}
-                Line::Text => return Ok(Some((self.source.line(), &self.text))),
+                line => return Ok(line),
             }
         }
     }

@@ -249,6 +249,24 @@ fn lines_over_the_limit_are_bad_and_passed_over() {
     };
     assert_eq!(read_all(&skipping).unwrap().len(), 2);
 
+    // Lines of other formats, too.
+    let bytes = [&text[..], b"\n \nx\xff\nlast"].concat();
+    let mut lines = Lines::open(&folder.write("lines.jsonl", gzip(&bytes))).unwrap();
+    let mut found = Vec::new();
+    while let Some((line, text)) = lines.next_line_or_reason().unwrap() {
+        let text = text.map(str::len).map_err(|reason| reason.to_string());
+        found.push((line, text));
+    }
+    let bad = |reason: &str| Err(reason.to_owned());
+    let expected = [
+        (1, Ok(23)),
+        (2, bad("longer than 64 MiB")),
+        (3, Ok(23)),
+        (6, bad("not UTF-8 at byte 2")),
+        (7, Ok(4)),
+    ];
+    assert_eq!(found, expected);
+
     let mut table = b"_id,text\n1,\"".to_vec();
     table.resize(table.len() + 2 * MAX_LINE_BYTES, b'\n');
     let path = folder.write("unclosed.csv", gzip(&table));

@@ -11,9 +11,9 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use corpus::{
-    CorpusConfig, CorpusError, CorpusFormat, CorpusReader, Dataset, FieldKind, MAX_LINE_BYTES,
-    Passage, Qrels, QrelsFormat, Reason, Run, RunFormat, Schema, Scored, Survey, Template,
-    TemplateError, read_queries,
+    CorpusConfig, CorpusError, CorpusFormat, CorpusReader, Dataset, FieldKind, Lines,
+    MAX_LINE_BYTES, Passage, Qrels, QrelsFormat, Reason, Run, RunFormat, Schema, Scored, Survey,
+    Template, TemplateError, read_queries,
 };
 use serde_json::{Map, Value, json};
 

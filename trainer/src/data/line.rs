@@ -79,10 +79,12 @@ impl ExampleReader {
             Input::Lines(lines) => lines,
             Input::Columns(columns) => return columns.next_example(),
         };
-        let Some((line, text)) = lines.next_line()? else {
+        let Some((line, text)) = lines.next_line_or_reason()? else {
             return Ok(None);
         };
-        let parsed = parse(self.format, text, &self.passage);
+        let parsed = text
+            .map_err(|reason| reason.to_string())
+            .and_then(|text| parse(self.format, text, &self.passage));
         Ok(Some(parsed.map_err(|reason| DataError::Line {
             path: lines.path().to_owned(),
             line,

@@ -1,6 +1,6 @@
 use std::path::PathBuf;
 
-use corpus::Lines;
+use corpus::{Lines, Reason};
 
 use super::texts::CHUNK_BYTES;
 use super::{DataError, OnBytes};
@@ -17,7 +17,8 @@ pub(crate) struct LineChunks<'a> {
 /// Lines of one file, with their numbers.
 pub(crate) struct LineChunk {
     path: PathBuf,
-    lines: Vec<(u64, String)>,
+    /// Each, or what is wrong with it.
+    lines: Vec<(u64, Result<String, Reason>)>,
 }
 
 impl<'a> LineChunks<'a> {
@@ -62,11 +63,11 @@ impl<'a> LineChunks<'a> {
             };
             let mut n_bytes = 0;
             while n_bytes < CHUNK_BYTES {
-                let Some((line, text)) = file.next_line()? else {
+                let Some((line, text)) = file.next_line_or_reason()? else {
                     break;
                 };
-                n_bytes += text.len();
-                chunk.lines.push((line, text.to_owned()));
+                n_bytes += text.as_ref().map_or(0, |text| text.len());
+                chunk.lines.push((line, text.map(str::to_owned)));
             }
             if !chunk.lines.is_empty() {
                 return Ok(Some(chunk));
@@ -87,7 +88,11 @@ impl LineChunk {
     ) -> Result<(u64, Option<String>), DataError> {
         let (mut n_bad, mut first_bad) = (0, None);
         for (line, text) in &self.lines {
-            match parse(text) {
+            let parsed = match text {
+                Ok(text) => parse(text),
+                Err(reason) => Err(reason.to_string()),
+            };
+            match parsed {
                 Ok(parsed) => each(parsed),
                 Err(reason) => {
                     let error = DataError::Line {

@@ -70,11 +70,13 @@ impl TeacherLines {
                 continue;
             };
             let path = file.path().to_owned();
-            let Some((line, text)) = file.next_line()? else {
+            let Some((line, text)) = file.next_line_or_reason()? else {
                 self.file = None;
                 continue;
             };
-            let parsed = from_json(text)
+            let parsed = text
+                .map_err(|reason| reason.to_string())
+                .and_then(from_json)
                 .and_then(|parsed: TeacherLine| Ok((parsed.id.clone(), parsed.texts(self.kind)?)));
             match parsed {
                 Ok((id, texts)) => {

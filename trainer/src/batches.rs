@@ -6,7 +6,12 @@ pub use groups::{GroupBatches, GroupsConfig, Mixing};
 pub use stream::{ShuffleBuffer, StreamBatches, StreamConfig};
 pub use texts::{Draw, Shard, TextBatches, TextBatchesConfig, TextSource, Texts};
 
+use std::collections::BTreeMap;
+
 use crate::data::DataError;
+
+/// Numbers by their names.
+pub type Counts = BTreeMap<&'static str, u64>;
 
 /// The batches of a run, each a function of epoch and index alone.
 ///
@@ -29,6 +34,15 @@ pub trait Batches: Send + Sync {
     /// # Errors
     /// [`DataError`] with the place of what cannot be used.
     fn batch(&self, epoch: u64, index: usize) -> Result<Self::Batch, DataError>;
+
+    /// What batch `index` of an epoch holds, by names: its texts, and those that lack something or are cut. Nothing where nobody
+    /// counts.
+    ///
+    /// # Errors
+    /// As [`Self::batch`].
+    fn counts(&self, _epoch: u64, _index: usize) -> Result<Counts, DataError> {
+        Ok(Counts::new())
+    }
 
     /// A number that other data would not give, by which a run that is resumed knows its own.
     fn digest(&self) -> u64;

@@ -328,7 +328,7 @@ impl Session<'_> {
         let stop = interrupt::flag()?;
         let start = Instant::now();
         let card = |summary: &Summary| self.card(&folder, &resolved, summary);
-        let mut n_steps = 0;
+        let mut seen = Seen::default();
         let summary = train(
             &config,
             &run,
@@ -338,7 +338,7 @@ impl Session<'_> {
                 engine: &self.engine,
                 evaluators,
                 stop: &stop,
-                watch: &mut |event| watch(&event, &progress, &mut n_steps, n_tokens),
+                watch: &mut |event| watch(&event, &progress, &mut seen, n_tokens),
                 card: Some(&card),
                 ranks: self.ranks,
             },
@@ -346,6 +346,7 @@ impl Session<'_> {
         progress.finish();
         let summary = summary.context("training failed")?;
         if summary.end == End::Interrupted {
+            let n_steps = seen.n_steps;
             let text = format!("stopped after {} of {n_steps} steps", summary.steps);
             return Err(Failure::new(Exit::Interrupted, text)
                 .hint("`--resume` goes on from there")
@@ -497,17 +498,19 @@ impl Session<'_> {
             .chain(data.corpus.iter().map(texts::describe))
             .collect();
         let rounded = |tokens: u64| format!("{:.1} million", tokens as f64 / 1e6);
+        let mut training = vec![
+            ("steps".to_owned(), summary.steps.to_string()),
+            ("examples seen".to_owned(), summary.examples.to_string()),
+            ("tokens seen".to_owned(), rounded(summary.tokens)),
+        ];
+        training.extend(counted_first(summary));
         ModelCard {
             name: model.name.as_deref().unwrap_or(&name),
             kind: self.file.objective.kind(),
             base: &model.path.file_name().unwrap_or_default().to_string_lossy(),
             license: model.license.as_deref(),
             data: &data,
-            training: &[
-                ("steps", summary.steps.to_string()),
-                ("examples seen", summary.examples.to_string()),
-                ("tokens seen", rounded(summary.tokens)),
-            ],
+            training: &training,
             figures: &figures(summary),
             config: resolved,
         }
@@ -517,6 +520,16 @@ impl Session<'_> {
 
 fn cannot_start(folder: &Path) -> String {
     format!("cannot start the run in `{}`", folder.display())
+}
+
+/// What is to be told of the texts of the first epoch.
+fn counted_first(summary: &Summary) -> Vec<(String, String)> {
+    let Some((epoch, counts)) = summary.epochs.first_key_value() else {
+        return Vec::new();
+    };
+    counted(counts)
+        .map(|(name, n)| (format!("{name}, epoch {epoch}"), n))
+        .collect()
 }
 
 /// Dev figures: name, before the first step, of the weights that were exported.
@@ -534,10 +547,27 @@ fn figures(summary: &Summary) -> Vec<(String, Option<f64>, f64)> {
     after.into_iter().map(row).collect()
 }
 
-fn watch(event: &Event<'_>, progress: &Progress, n_steps: &mut u64, tokens_a_batch: u64) {
+/// What a run has told so far.
+#[derive(Default)]
+struct Seen {
+    n_steps: u64,
+    /// Of the epoch that was told last.
+    counts: BTreeMap<String, u64>,
+}
+
+/// What is to be told of the texts of an epoch: names, and how many of how many.
+fn counted(counts: &BTreeMap<String, u64>) -> impl Iterator<Item = (String, String)> {
+    let n_texts = counts.get("texts").copied().unwrap_or(0);
+    let told = counts
+        .iter()
+        .filter(|(name, n)| *name != "texts" && **n > 0);
+    told.map(move |(name, n)| (name.replace('_', " "), format!("{n} of {n_texts} texts")))
+}
+
+fn watch(event: &Event<'_>, progress: &Progress, seen: &mut Seen, tokens_a_batch: u64) {
     match event {
         Event::Started(plan) => {
-            *n_steps = plan.n_steps;
+            seen.n_steps = plan.n_steps;
             let Plan {
                 n_steps,
                 n_batches,
@@ -560,8 +590,18 @@ fn watch(event: &Event<'_>, progress: &Progress, n_steps: &mut u64, tokens_a_bat
         }
         Event::Step(log) => {
             let note = format!("loss {:.4}, {:.0} tokens/s", log.loss, log.tokens_per_s);
-            progress.update_with("train", "steps", log.step, *n_steps, &note);
+            progress.update_with("train", "steps", log.step, seen.n_steps, &note);
         }
+        Event::Epoch(epoch, counts) if seen.counts != **counts => {
+            let counted: Vec<String> = counted(counts)
+                .map(|(name, n)| format!("{name} {n}"))
+                .collect();
+            if !counted.is_empty() {
+                progress.remark(&format!("epoch {epoch}: {}", counted.join(", ")));
+            }
+            seen.counts.clone_from(counts);
+        }
+        Event::Epoch(..) => {}
         Event::Evaluated(step, figures) => {
             let figures: Vec<String> = figures
                 .iter()
@@ -592,6 +632,8 @@ fn table(summary: &Summary, export: &Path, start: Instant) -> String {
             format!("{:.1}", start.elapsed().as_secs_f64()),
         ],
     ];
+    let counts = counted_first(summary).into_iter();
+    rows.extend(counts.map(|(name, n)| vec![name, n]));
     if summary.end == End::StoppedEarly {
         rows.push(vec!["stopped early".to_owned(), "yes".to_owned()]);
     }

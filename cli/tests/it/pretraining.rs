@@ -8,7 +8,7 @@ use std::process::Command;
 use std::thread::sleep;
 use std::time::Duration;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::{fail, json, sample, succeed, text, tiny_model};
 
@@ -95,7 +95,10 @@ fn check(corpus: &str, objective: &str) -> Vec<String> {
         }
     }
     let resumed = json([&all[..], &[text(&parts), "--resume"]].concat());
-    assert_eq!(resumed["summary"]["dev"], *dev, "{objective}");
+    for what in ["dev", "epochs"] {
+        let (resumed, whole) = (&resumed["summary"][what], &report["summary"][what]);
+        assert!(whole.is_object() && resumed == whole, "{objective}");
+    }
     let weights = |run: &Path| run.join("export/model.safetensors");
     assert_eq!(
         fs::read(weights(&whole)).unwrap(),
@@ -303,6 +306,80 @@ fn lines_as_published_give_all_terms() {
     assert_eq!(found.remove("query_loss"), Some(0.0));
     assert_eq!(found.len(), 7);
     assert!(found.values().all(is_about), "{found:?}");
+}
+
+/// Two epochs of four of MASTER's lines, and one that is none.
+#[test]
+fn what_texts_lack_and_what_is_cut_is_counted_each_epoch() {
+    let folder = tempfile::tempdir().unwrap();
+    let lines = folder.path().join("master.jsonl");
+    let long = |n: usize| json!(vec![30; n]);
+    let mut bytes = Vec::new();
+    for line in [
+        json!({"text": long(47), "queries": [[31, 32]], "next": [[33]]}),
+        json!({"text": long(46), "queries": [[]]}),
+        json!({"text": [30, 31], "queries": [long(20), long(25)], "next": [long(47), []]}),
+        json!({"text": [30], "next": [[], [31]]}),
+    ] {
+        bytes.extend(format!("{line}\n").bytes());
+    }
+    bytes.extend(b"{\"text\": [30], \"\xff\": 0}\n");
+    fs::write(&lines, bytes).unwrap();
+    let toml = format!(
+        "[model]\npath = {:?}\n[data]\ncorpus = {{ {}, skip_bad_lines = true }}\nbatch_size = 3\n[objective]\nname = \"master\"\n\
+         masks = {{ max_tokens = 48 }}\n[schedule]\nmax_steps = 4\n[engine]\nthreads = 1\n",
+        text(&tiny_model()),
+        files(&lines)
+    );
+    let (config, run) = (folder.path().join("train.toml"), folder.path().join("run"));
+    fs::write(&config, &toml).unwrap();
+    let output = crate::trawl(["train", text(&config), "--json", "--out", text(&run)]);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    let bad = "1 bad lines, the first is ";
+    assert!(
+        errors.contains(bad) && errors.contains("master.jsonl:5: not UTF-8 at byte 17"),
+        "{errors}"
+    );
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let expected = json!({
+        "texts": 4, "without_queries": 2, "without_continuation": 2,
+        "cut_texts": 1, "cut_queries": 1, "cut_continuations": 1,
+    });
+    let epochs = &report["summary"]["epochs"];
+    assert_eq!(*epochs, json!({"0": expected, "1": expected}));
+    // Of two equal epochs people are told once.
+    assert_eq!(
+        errors.matches("without queries 2 of 4 texts").count(),
+        1,
+        "{errors}"
+    );
+    let card = fs::read_to_string(run.join("export/README.md")).unwrap();
+    assert!(
+        card.contains("- cut texts, epoch 0: 1 of 4 texts\n"),
+        "{card}"
+    );
+    let log = fs::read_to_string(run.join("metrics.jsonl")).unwrap();
+    let log = log.lines().map(|line| serde_json::from_str(line).unwrap());
+    let of_epochs: Vec<Value> = log.filter(|line: &Value| line["kind"] == "epoch").collect();
+    assert_eq!(of_epochs.len(), 2);
+    for (epoch, line) in of_epochs.iter().enumerate() {
+        let mut own = expected.clone();
+        own["kind"] = json!("epoch");
+        own["epoch"] = json!(epoch);
+        own["step"] = json!(2 * epoch + 2);
+        assert_eq!(*line, own);
+    }
+
+    fs::write(
+        &config,
+        toml.replace("skip_bad_lines = true", "skip_bad_lines = false"),
+    )
+    .unwrap();
+    let errors = fail(65, ["train", text(&config), "--dry-run"]);
+    assert!(
+        errors.contains("master.jsonl:5: not UTF-8 at byte 17"),
+        "{errors}"
+    );
 }
 
 #[test]

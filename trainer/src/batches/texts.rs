@@ -6,7 +6,7 @@ use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::Xxh3;
 
-use super::Batches;
+use super::{Batches, Counts};
 use crate::data::DataError;
 use crate::data::random::{Purpose, random};
 use crate::masking::{Vocabulary, example_random};
@@ -33,6 +33,9 @@ pub trait Draw<T>: Send + Sync {
         random: &mut ChaCha8Rng,
         batch: &mut Vec<Self::Example>,
     );
+
+    /// Counts what [`Self::draw`], with the same random numbers, would read of a text: what it lacks, and what is cut.
+    fn count(&self, text: &T, random: &mut ChaCha8Rng, counts: &mut Counts);
 
     /// A number that other files behind the draws would not give.
     fn digest(&self) -> u64 {
@@ -201,6 +204,22 @@ impl<S: Texts, D: Draw<S::Text>> TextBatches<S, D> {
         })
     }
 
+    /// Gives each text of a batch and its random numbers to `each`.
+    fn each(
+        &self,
+        epoch: u64,
+        index: usize,
+        mut each: impl FnMut(&S::Text, &mut ChaCha8Rng),
+    ) -> Result<(), DataError> {
+        let (order, size) = (self.order(epoch), self.config.batch_size);
+        let end = order.len().min((index + 1) * size);
+        for &place in &order[index * size..end] {
+            let mut random = example_random(self.config.seed, epoch, place.into());
+            each(&self.source.texts.text(place)?, &mut random);
+        }
+        Ok(())
+    }
+
     fn order(&self, epoch: u64) -> Arc<Vec<u32>> {
         let mut last = self.order.lock().unwrap_or_else(PoisonError::into_inner);
         match &*last {
@@ -235,18 +254,23 @@ impl<S: Texts, D: Draw<S::Text>> Batches for TextBatches<S, D> {
     }
 
     fn batch(&self, epoch: u64, index: usize) -> Result<Vec<D::Example>, DataError> {
-        let (order, size) = (self.order(epoch), self.config.batch_size);
-        let end = order.len().min((index + 1) * size);
-        let mut batch = Vec::with_capacity(size);
-        let source = &self.source;
-        for &place in &order[index * size..end] {
-            let mut random = example_random(self.config.seed, epoch, place.into());
-            let text = source.texts.text(place)?;
-            source
-                .draw
-                .draw(&text, &source.vocabulary, &mut random, &mut batch);
-        }
+        let mut batch = Vec::with_capacity(self.config.batch_size);
+        let TextSource {
+            draw, vocabulary, ..
+        } = &*self.source;
+        self.each(epoch, index, |text, random| {
+            draw.draw(text, vocabulary, random, &mut batch);
+        })?;
         Ok(batch)
+    }
+
+    fn counts(&self, epoch: u64, index: usize) -> Result<Counts, DataError> {
+        let mut counts = Counts::from([("texts", 0)]);
+        self.each(epoch, index, |text, random| {
+            *counts.entry("texts").or_default() += 1;
+            self.source.draw.count(text, random, &mut counts);
+        })?;
+        Ok(counts)
     }
 
     fn digest(&self) -> u64 {
@@ -283,6 +307,11 @@ mod tests {
             batch: &mut Vec<(u32, u64)>,
         ) {
             batch.push((*text, random.random()));
+        }
+
+        fn count(&self, text: &u32, random: &mut ChaCha8Rng, counts: &mut Counts) {
+            let sum = u64::from(*text) + random.random::<u64>() % 1000;
+            *counts.entry("sum").or_default() += sum;
         }
     }
 
@@ -325,6 +354,20 @@ mod tests {
         assert_eq!(again.batch(1, 2).expect("a batch"), epoch(&all, 1)[2]);
         assert_eq!(again.batch(0, 1).expect("a batch"), first[1]);
         assert_eq!(epoch(&batches(&places, 1, true), 0), first[..2]);
+    }
+
+    #[test]
+    fn counts_are_of_what_is_drawn() {
+        let all = batches(&(0..10).collect::<Vec<_>>(), 1, false);
+        for (index, batch) in epoch(&all, 1).into_iter().enumerate() {
+            let sum = |&(text, drawn): &(u32, u64)| u64::from(text) + drawn % 1000;
+            let expected = [
+                ("sum", batch.iter().map(sum).sum()),
+                ("texts", batch.len() as u64),
+            ];
+            let counts = all.counts(1, index).expect("counts");
+            assert_eq!(counts, Counts::from(expected));
+        }
     }
 
     #[test]

@@ -95,6 +95,25 @@ impl MasterText {
             false => Ok(parsed),
         }
     }
+
+    /// The queries one behind the other, each with a separator.
+    pub(crate) fn joined_queries(&self, separator: u32) -> Vec<u32> {
+        let queries = self.queries.iter();
+        queries
+            .flat_map(|query| query.iter().copied().chain([separator]))
+            .collect()
+    }
+
+    /// Whether a query has a token.
+    pub fn has_queries(&self) -> bool {
+        self.queries.iter().any(|query| !query.is_empty())
+    }
+
+    /// The first continuation, unless it is empty.
+    pub fn continuation(&self) -> Option<&[u32]> {
+        let first = self.next.first().map(Vec::as_slice);
+        first.filter(|ids| !ids.is_empty())
+    }
 }
 
 impl MasterMasks {
@@ -127,14 +146,9 @@ impl MasterMasks {
         };
 
         let window = crop(&line.text, max_tokens, random);
-        let separator = vocabulary.special().sep;
-        let queries: Vec<u32> = line
-            .queries
-            .iter()
-            .flat_map(|query| query.iter().copied().chain([separator]))
-            .collect();
+        let queries = line.joined_queries(vocabulary.special().sep);
         let queries = crop(&queries, max_tokens, random);
-        let continuation = match line.next.first().filter(|next| !next.is_empty()) {
+        let continuation = match line.continuation() {
             Some(next) => crop(next, max_tokens, random),
             None => window,
         };

@@ -6,7 +6,7 @@ use std::thread::Scope;
 use encoder::training::TrainingError;
 
 use super::error::TrainError;
-use crate::batches::Batches;
+use crate::batches::{Batches, Counts};
 use crate::objective::Preparation;
 
 /// Epochs in a row without a batch after which there will be none.
@@ -24,6 +24,8 @@ pub(super) struct Ready<B, I> {
     /// Batches of the epoch from this one on.
     pub(super) n_left: usize,
     pub(super) batch: B,
+    /// What the batch holds.
+    pub(super) counts: Counts,
     /// What the objective's preparation made of it.
     pub(super) input: Result<I, TrainingError>,
 }
@@ -83,16 +85,17 @@ fn make<S: Batches, I>(
     (epoch, index): (u64, usize),
     n_left: usize,
 ) -> Result<Ready<S::Batch, I>, TrainError> {
-    let batch = batches.batch(epoch, index);
-    let batch = batch.map_err(|source| TrainError::Data {
+    let failed = |source| TrainError::Data {
         epoch,
         index,
         source,
-    })?;
+    };
+    let batch = batches.batch(epoch, index).map_err(failed)?;
     Ok(Ready {
         epoch,
         n_left,
         input: prepare(&batch),
+        counts: batches.counts(epoch, index).map_err(failed)?,
         batch,
     })
 }

@@ -12,7 +12,7 @@ pub struct ModelCard<'a> {
     /// What it was trained on, a line each.
     pub data: &'a [String],
     /// Steps, examples and so on: name and value.
-    pub training: &'a [(&'a str, String)],
+    pub training: &'a [(String, String)],
     /// Dev figures: name, before and after training.
     pub figures: &'a [(String, Option<f64>, f64)],
     /// The configuration of the run.
@@ -123,7 +123,7 @@ mod tests {
             base: "tiny-bert",
             license: Some("apache-2.0"),
             data: &data,
-            training: &[("steps", "10".to_owned())],
+            training: &[("steps".to_owned(), "10".to_owned())],
             figures: &[("ndcg@10".to_owned(), Some(0.25), 0.5)],
             config: "[run]\nseed = 42\n",
             ..ModelCard::default()

@@ -30,6 +30,9 @@ pub(super) struct State {
     #[serde(default)]
     pub(super) n_operations: u64,
     pub(super) n_examples: u64,
+    /// What was read of each epoch, by names.
+    #[serde(default)]
+    pub(super) epochs: BTreeMap<u64, BTreeMap<String, u64>>,
     /// What the log has not said yet.
     pub(super) interval: Interval,
     /// Dev figures by step.

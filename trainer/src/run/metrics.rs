@@ -126,6 +126,19 @@ impl MetricsLog {
         self.write("dev", step, &line, figures)
     }
 
+    /// What was read of an epoch up to a step.
+    pub(super) fn epoch(
+        &mut self,
+        step: u64,
+        epoch: u64,
+        counts: &BTreeMap<String, u64>,
+    ) -> Result<(), TrainError> {
+        let mut line = json!({ "kind": "epoch", "step": step, "epoch": epoch });
+        extend(&mut line, counts);
+        let counts = counts.iter().map(|(name, &n)| (name.as_str(), n as f64));
+        self.write("epoch", step, &line, counts)
+    }
+
     fn write<'a>(
         &mut self,
         kind: &str,
@@ -143,7 +156,7 @@ impl MetricsLog {
     }
 }
 
-fn extend(line: &mut Value, values: &BTreeMap<String, f64>) {
+fn extend(line: &mut Value, values: &BTreeMap<String, impl Serialize>) {
     let values: Map<String, Value> = values
         .iter()
         .map(|(name, value)| (name.clone(), json!(value)))

@@ -74,6 +74,8 @@ pub enum Event<'a> {
     Started(&'a Plan),
     /// A line of the log.
     Step(&'a StepLog),
+    /// An epoch, or the run, ended; what was read of the epoch, by names.
+    Epoch(u64, &'a BTreeMap<String, u64>),
     /// Dev figures were taken after so many steps.
     Evaluated(u64, &'a BTreeMap<String, f64>),
     /// A checkpoint was written after so many steps.
@@ -124,6 +126,9 @@ pub struct Summary {
     pub examples: u64,
     /// Tokens that went through an encoder.
     pub tokens: u64,
+    /// What was read of each epoch, by names: texts, and those of them that lack something or are cut.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub epochs: BTreeMap<u64, BTreeMap<String, u64>>,
     /// Tokens a second of the steps taken since the start or the resumption.
     pub tokens_per_s: f64,
     /// Floating-point operations of the steps' matrix products.
@@ -339,7 +344,12 @@ where
         let others = std::iter::repeat_with(|| ahead.next());
         let (mut seen, mut loss, mut n_tokens) = (Vec::new(), 0.0, 0);
         for ready in std::iter::once(Ok(first)).chain(others).take(n_batches) {
-            let Ready { batch, input, .. } = ready?;
+            let Ready {
+                batch,
+                input,
+                counts,
+                ..
+            } = ready?;
             let place = Step {
                 seed: self.config.run.seed,
                 index: self.state.n_batches,
@@ -363,6 +373,12 @@ where
             self.state.n_batches += 1;
             self.state.index += 1;
             self.state.n_examples += report.n_examples as u64;
+            if !counts.is_empty() {
+                let of_epoch = self.state.epochs.entry(epoch).or_default();
+                for (name, n) in counts {
+                    *of_epoch.entry(name.to_owned()).or_default() += n;
+                }
+            }
             n_tokens += report.n_tokens as u64;
             loss += report.loss * place.weight;
             for (&name, &value) in &report.measures {
@@ -417,6 +433,13 @@ where
                 file.step(&log)?;
                 (self.job.watch)(Event::Step(&log));
             }
+        }
+        let is_last = ends_epoch || step == self.n_steps;
+        if let (true, Some(counts), Some(file)) =
+            (is_last, self.state.epochs.get(&epoch), &mut self.log)
+        {
+            file.epoch(step, epoch, counts)?;
+            (self.job.watch)(Event::Epoch(epoch, counts));
         }
         self.check_divergence(loss, &seen)?;
         Ok(ends_epoch)
@@ -579,6 +602,7 @@ where
             batches: self.state.n_batches,
             examples: self.state.n_examples,
             tokens: self.state.n_tokens,
+            epochs: self.state.epochs.clone(),
             tokens_per_s: self.n_tokens as f64 / self.seconds.max(1e-9),
             operations: self.state.n_operations,
             best: self.state.best,

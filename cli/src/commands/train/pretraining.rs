@@ -98,13 +98,13 @@ impl Session<'_> {
         let (mut n_queries, mut n_next) = (0, 0);
         for line in texts.iter() {
             let line = line?;
-            n_queries += usize::from(line.queries.is_empty());
-            n_next += usize::from(line.next.first().is_none_or(Vec::is_empty));
+            n_queries += usize::from(!line.has_queries());
+            n_next += usize::from(line.continuation().is_none());
         }
         if n_queries + n_next > 0 {
             self.output.remark(format!(
-                "in each epoch {n_queries} of {n} texts have no queries, and that stream no label; {n_next} have no \
-                 continuation, and the text stands for it",
+                "{n_queries} of all {n} texts have no queries, and that stream no label; {n_next} have no continuation, \
+                 and the text stands for it",
                 n = texts.len()
             ));
         }

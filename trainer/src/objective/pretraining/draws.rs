@@ -4,7 +4,7 @@ use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
 use super::{RetroMaeText, SimLmText, SpanPair};
-use crate::batches::Draw;
+use crate::batches::{Counts, Draw};
 use crate::data::DataError;
 use crate::masking::{
     Corrupted, Corruption, FrequencyDictionary, MasterMasks, MasterStreams, MasterText, Skipped,
@@ -164,6 +164,19 @@ fn check(max_tokens: usize, ratios: &[(&'static str, f64)]) -> Result<(), DataEr
     }
 }
 
+/// Counts lists of tokens that have no room between `[CLS]` and `[SEP]`.
+fn count_cut<'a>(
+    name: &'static str,
+    lists: impl IntoIterator<Item = &'a [u32]>,
+    max_tokens: usize,
+    counts: &mut Counts,
+) {
+    let n_cut = lists.into_iter().filter(|ids| ids.len() > max_tokens - 2);
+    *counts.entry(name).or_default() += n_cut.count() as u64;
+}
+
+const TEXTS: &str = "cut_texts";
+const SPANS: &str = "cut_spans";
 const ENCODER: &str = "masks.encoder_ratio";
 const DECODER: &str = "masks.decoder_ratio";
 
@@ -186,6 +199,10 @@ impl Draw<Box<[u32]>> for TextMasks {
         batch: &mut Vec<Corrupted>,
     ) {
         batch.push(self.hide(text, vocabulary, random));
+    }
+
+    fn count(&self, text: &Box<[u32]>, _: &mut ChaCha8Rng, counts: &mut Counts) {
+        count_cut(TEXTS, [&**text], self.max_tokens, counts);
     }
 }
 
@@ -210,6 +227,10 @@ impl Draw<SpanDocument> for TextMasks {
     ) {
         let spans = text.draw_two(random);
         batch.extend(spans.map(|span| self.hide(span, vocabulary, random)));
+    }
+
+    fn count(&self, text: &SpanDocument, random: &mut ChaCha8Rng, counts: &mut Counts) {
+        count_cut(SPANS, text.draw_two(random), self.max_tokens, counts);
     }
 }
 
@@ -242,6 +263,10 @@ impl Draw<Box<[u32]>> for RetroMaeMasks {
             ids,
             visibility,
         });
+    }
+
+    fn count(&self, text: &Box<[u32]>, _: &mut ChaCha8Rng, counts: &mut Counts) {
+        count_cut(TEXTS, [&**text], self.max_tokens, counts);
     }
 }
 
@@ -289,6 +314,10 @@ impl Draw<Box<[u32]>> for SimLmMasks {
             labels: labels.collect(),
         });
     }
+
+    fn count(&self, text: &Box<[u32]>, _: &mut ChaCha8Rng, counts: &mut Counts) {
+        count_cut(TEXTS, [&**text], self.max_tokens, counts);
+    }
 }
 
 impl Draw<SpanDocument> for CotMaeMasks {
@@ -321,6 +350,11 @@ impl Draw<SpanDocument> for CotMaeMasks {
             decoder: [anchor, other].map(|span| hide(span, self.decoder_ratio)),
         });
     }
+
+    fn count(&self, text: &SpanDocument, random: &mut ChaCha8Rng, counts: &mut Counts) {
+        let (anchor, other) = text.draw(&self.pairs, random);
+        count_cut(SPANS, [anchor, other], self.max_tokens, counts);
+    }
 }
 
 impl Draw<MasterText> for MasterDraw {
@@ -348,6 +382,21 @@ impl Draw<MasterText> for MasterDraw {
     ) {
         let dictionary = &self.dictionary;
         batch.push(self.masks.draw(text, vocabulary, dictionary, random));
+    }
+
+    fn count(&self, text: &MasterText, _: &mut ChaCha8Rng, counts: &mut Counts) {
+        let max_tokens = self.masks.max_tokens;
+        count_cut(TEXTS, [&*text.text], max_tokens, counts);
+        count_cut(
+            "cut_queries",
+            [&*text.joined_queries(0)],
+            max_tokens,
+            counts,
+        );
+        count_cut("cut_continuations", text.continuation(), max_tokens, counts);
+        let mut count = |name, is_so: bool| *counts.entry(name).or_default() += u64::from(is_so);
+        count("without_queries", !text.has_queries());
+        count("without_continuation", text.continuation().is_none());
     }
 
     fn digest(&self) -> u64 {

@@ -17,6 +17,8 @@ pub enum Kind {
     Train,
     /// Figures of the dev set.
     Dev,
+    /// What was read of an epoch, which no curve shows.
+    Epoch,
 }
 
 /// Keys of a line that say where it stands.
@@ -62,6 +64,7 @@ impl Metrics {
                 Failure::new(Exit::BadInput, format!("{place}: no line of metrics"))
             })?);
         }
+        lines.retain(|line| line.kind != Kind::Epoch);
         if lines.is_empty() {
             let text = format!("`{}` has no line", path.display());
             return Err(Failure::new(Exit::Failed, text).into());
@@ -125,6 +128,7 @@ impl Line {
         let kind = match values.get("kind")?.as_str()? {
             "train" => Kind::Train,
             "dev" => Kind::Dev,
+            "epoch" => Kind::Epoch,
             _ => return None,
         };
         let step = values.get("step")?.as_f64()?;

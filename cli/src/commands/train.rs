@@ -45,6 +45,8 @@ const EXAMPLE: &str = include_str!("train/example.toml");
   trawl train train.toml --out runs/first --set optimizer.learning_rate=1e-5
   trawl train train.toml --out runs/first --device cuda:0
   trawl train train.toml --out runs/first --resume  after Ctrl-C or a crash
+  trawl train retromae.toml --out runs/general --keep-decoder
+                                                    pre-training, whose decoders another run goes on with
   trawl train plot runs/first runs/second           their losses as curves
   torchrun --no-python --nproc-per-node 2 --max-restarts 3 \
     trawl train train.toml --out runs/first --resume  two processes, started again when one dies
@@ -84,11 +86,14 @@ pub struct TrainArgs {
     /// Exchange over MPI: for a trawl that was built with the feature `mpi`, and is started by its mpirun.
     #[arg(long, conflicts_with_all = ["rank_timeout", "rank_patience", "rank_port"])]
     mpi: bool,
+    /// Keep the decoders of pre-training beside the exported model: `objective.keep_decoders`.
+    #[arg(long)]
+    keep_decoder: bool,
     /// Read model and data, take one batch through the model, say what would be done.
     #[arg(long)]
     dry_run: bool,
     /// Print a configuration with comments.
-    #[arg(long, conflicts_with_all = ["config", "set", "out", "resume", "dry_run"])]
+    #[arg(long, conflicts_with_all = ["config", "set", "out", "resume", "keep_decoder", "dry_run"])]
     example: bool,
 }
 
@@ -108,6 +113,13 @@ pub fn run(args: TrainArgs, output: &Output) -> anyhow::Result<()> {
     };
     let mut file = TrainFile::read(path, &args.set)?;
     file.train_config().check()?;
+    if args.keep_decoder {
+        let ObjectiveSection::Pretraining(section) = &mut file.objective else {
+            let text = "`--keep-decoder` is for objectives of pre-training";
+            return Err(Failure::usage(text).into());
+        };
+        section.keep_decoders = true;
+    }
     let folder = model::find(&file.sections.model.path)?;
     let place = match args.dry_run || args.mpi {
         true => None,

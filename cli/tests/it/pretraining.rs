@@ -383,6 +383,37 @@ fn what_texts_lack_and_what_is_cut_is_counted_each_epoch() {
 }
 
 #[test]
+fn decoders_go_on_where_they_were_kept() {
+    let folder = tempfile::tempdir().unwrap();
+    let objective = "name = \"retro_mae\"\nmasks = { max_tokens = 48 }";
+    let config = config(folder.path(), &files(&sample("corpus.jsonl")), objective);
+    let out = folder.path().join("run");
+    let (said, _) = train(&config, &out, &["--keep-decoder"]);
+    assert!(!said.contains("decoders"), "{said}");
+    let resolved = fs::read_to_string(out.join("config.toml")).unwrap();
+    assert!(resolved.contains("keep_decoders = true"), "{resolved}");
+
+    let export = out.join("export");
+    let path = format!("model.path={}", export.display());
+    let (said, _) = train(&config, &out, &["--dry-run", "--set", &path]);
+    let kept = export.join("decoders.safetensors");
+    let expected = format!("the decoders go on from `{}`", kept.display());
+    assert!(said.contains(&expected), "{said}");
+
+    let other = ["train", text(&config), "--dry-run", "--set", &path];
+    let other = other.into_iter().chain(["--set", "objective.name=master"]);
+    let errors = fail(1, other);
+    let expected = format!("`{}`: the model has no `c_head.", kept.display());
+    assert!(errors.contains(&expected), "{errors}");
+    let fine_tuning = crate::train::config(folder.path());
+    let errors = fail(2, ["train", fine_tuning.as_str(), "--keep-decoder"]);
+    assert!(
+        errors.contains("is for objectives of pre-training"),
+        "{errors}"
+    );
+}
+
+#[test]
 fn without_weights_a_model_begins_with_random_ones() {
     let folder = tempfile::tempdir().unwrap();
     let bare = folder.path().join("bare");

@@ -81,16 +81,33 @@ impl Session<'_> {
                     masks: masks.clone(),
                     dictionary: dictionary.unwrap_or_default(),
                 };
-                check_draw(&method, &draw, &reading.vocabulary)?;
+                let objective = self.objective(section, method, &draw, reading)?;
                 let texts = self.texts(reading)?;
                 self.remark_missing(&texts)?;
                 if counts_words {
                     let texts = texts.iter().map(|line| line.map(|line| line.text));
                     draw.dictionary = FrequencyDictionary::of_texts(texts, &reading.vocabulary)?;
                 }
-                self.pretrain_on(section, method, reading, texts, draw)
+                self.pretrain_on(objective, reading, texts, draw)
             }
         }
+    }
+
+    /// Makes the objective of a method, and refuses what cannot be before hours are spent on the texts.
+    fn objective<M: Method, T>(
+        &self,
+        section: &PretrainingSection,
+        method: M,
+        draw: &impl Draw<T>,
+        reading: &Reading<'_>,
+    ) -> anyhow::Result<Pretraining<M>> {
+        check_draw(&method, draw, &reading.vocabulary)?;
+        let objective = Pretraining::new(method, section.dropout, section.keep_decoders)?;
+        if let Some(path) = objective.read_from() {
+            let text = format!("the decoders go on from `{}`", path.display());
+            self.output.remark(text);
+        }
+        Ok(objective)
     }
 
     /// Says how many of MASTER's lines have no queries and no continuation.
@@ -125,15 +142,14 @@ impl Session<'_> {
         D: Draw<T>,
         Vec<D::Example>: Describe,
     {
-        check_draw(&method, &draw, &reading.vocabulary)?;
+        let objective = self.objective(section, method, &draw, reading)?;
         let texts = self.texts::<T>(reading)?;
-        self.pretrain_on(section, method, reading, texts, draw)
+        self.pretrain_on(objective, reading, texts, draw)
     }
 
     fn pretrain_on<M, T, D>(
         &self,
-        section: &PretrainingSection,
-        method: M,
+        objective: Pretraining<M>,
         reading: &Reading<'_>,
         texts: TokenCache<T>,
         draw: D,
@@ -144,7 +160,6 @@ impl Session<'_> {
         D: Draw<T>,
         Vec<D::Example>: Describe,
     {
-        let objective = Pretraining::new(method, section.dropout, section.keep_decoders)?;
         let sections = &self.file.sections;
         let n_held_out = sections.dev.as_ref().and_then(|dev| dev.texts).unwrap_or(0);
         let config = TextBatchesConfig {
@@ -190,7 +205,7 @@ impl Session<'_> {
     }
 }
 
-/// Refuses draws that are none, or that the model cannot read, before hours are spent on the texts.
+/// Refuses draws that are none, or that the model cannot read.
 fn check_draw<T>(
     method: &impl Method,
     draw: &impl Draw<T>,

@@ -18,11 +18,11 @@ mod sim_lm;
 mod tests;
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use candle_core::Tensor;
-use encoder::Architecture;
 use encoder::training::{Dropout, First, Parameters, TrainingError};
+use encoder::{Architecture, LoadError};
 use serde::{Deserialize, Serialize};
 
 pub use condenser::{Condenser, CondenserConfig};
@@ -243,14 +243,18 @@ pub struct Pretraining<M> {
     parameters: Parameters,
     rates: Rates,
     keeps_decoders: bool,
+    read_from: Option<PathBuf>,
 }
+
+/// The decoders' file in an export.
+const DECODERS: &str = "decoders.safetensors";
 
 impl<M: Method> Pretraining<M> {
     /// `dropout` replaces the probabilities of config.json; with `keeps_decoders` the export has the decoders in a file
-    /// beside the weights.
+    /// beside the weights. Where the model's folder has such a file the method's decoders go on from it.
     ///
     /// # Errors
-    /// [`TrainingError::Load`].
+    /// [`TrainingError::Load`], also for the decoders of another method or of other sizes.
     pub fn new(
         method: M,
         dropout: Option<f32>,
@@ -259,13 +263,20 @@ impl<M: Method> Pretraining<M> {
         super::settings::dropout(dropout)?;
         let mut parameters = method.model().parameters().clone();
         parameters.extend(method.decoders());
-        let own = Rates::read(method.model().folder())?;
+        let folder = method.model().folder();
+        let own = Rates::read(folder)?;
         Ok(Self {
             rates: dropout.map_or(own, Rates::all),
+            read_from: read_decoders(method.decoders(), &folder.join(DECODERS))?,
             method,
             parameters,
             keeps_decoders,
         })
+    }
+
+    /// The file from which the decoders go on; they begin anew without one.
+    pub fn read_from(&self) -> Option<&Path> {
+        self.read_from.as_deref()
     }
 
     /// The method.
@@ -333,12 +344,24 @@ impl<M: Method> Objective for Pretraining<M> {
         let source = model.folder();
         MaskedLmExport { source, weights }.write(folder)?;
         match self.keeps_decoders {
-            true => {
-                let path = folder.join("decoders.safetensors");
-                self.method.decoders().save(&path)
-            }
+            true => self.method.decoders().save(&folder.join(DECODERS)),
             false => Ok(()),
         }
+    }
+}
+
+/// Reads the decoders of an export that kept them, where there are any to read, and returns the file.
+fn read_decoders(decoders: &Parameters, path: &Path) -> Result<Option<PathBuf>, TrainingError> {
+    if decoders.iter().next().is_none() || !path.exists() {
+        return Ok(None);
+    }
+    match decoders.load(path) {
+        Ok(()) => Ok(Some(path.to_owned())),
+        Err(TrainingError::State { path, reason }) => {
+            let reason = format!("{reason}; without this file decoders begin anew");
+            Err(LoadError::Config { path, reason }.into())
+        }
+        Err(error) => Err(error),
     }
 }
 

@@ -217,23 +217,8 @@ fn the_export_is_a_bert_and_keeps_its_head() {
 
     // What goes on from it begins where it ended.
     let again = Mlm::load(folder.path(), &MlmConfig::default(), &engine()).expect("it loads");
-    let own = {
-        let model: &MaskedLm = objective.method().model();
-        let parameters = model.parameters().iter();
-        parameters
-            .map(|one| (one.name().to_owned(), one.values().unwrap()))
-            .collect::<Vec<_>>()
-    };
-    for (name, values) in own {
-        let found = again
-            .model()
-            .parameters()
-            .get(&name)
-            .expect("the same names")
-            .values()
-            .unwrap();
-        assert_eq!(found, values, "{name}");
-    }
+    let model: &MaskedLm = objective.method().model();
+    assert!(weights(again.model().parameters()) == weights(model.parameters()));
 
     // The serving engine reads it as any other BERT.
     let options = ModelOptions {
@@ -266,6 +251,103 @@ fn the_export_is_a_bert_and_keeps_its_head() {
     for (found, expected) in vectors.values.iter().zip(&expected) {
         assert!((found - expected).abs() < 1e-5, "{found}, not {expected}");
     }
+}
+
+/// The values of all parameters by their names.
+fn weights(parameters: &Parameters) -> Vec<(String, Vec<f32>)> {
+    let parameters = parameters.iter();
+    parameters
+        .map(|one| (one.name().to_owned(), one.values().unwrap()))
+        .collect()
+}
+
+/// Trains a method, exports it with its decoders, and goes on from there: all begins as it ended.
+fn check_kept<M: Method>(
+    load: impl Fn(&Path) -> Result<M, TrainingError>,
+    batch: &Vec<M::Example>,
+    folder: &Path,
+) where
+    M::Example: Clone,
+{
+    let begin = |from: &Path, keeps| Pretraining::new(load(from)?, Some(0.0), keeps);
+    let mut trained = begin(&model("tiny-bert"), true).expect("an objective");
+    assert_eq!(trained.read_from(), None);
+    train(&mut trained, 3, 1e-3, |_| batch.clone());
+    trained.export(folder).expect("an export");
+
+    let kept = folder.join("decoders.safetensors");
+    let mut again = begin(folder, false).expect("an objective");
+    assert_eq!(again.read_from(), Some(kept.as_path()));
+    assert!(weights(again.parameters()) == weights(trained.parameters()));
+    let loss = |objective: &mut Pretraining<M>| objective.evaluate(batch).expect("a loss").loss;
+    assert_eq!(loss(&mut again), loss(&mut trained));
+
+    // Without them decoders begin anew.
+    let kept_bytes = std::fs::read(&kept).expect("the decoders");
+    std::fs::remove_file(&kept).expect("the decoders");
+    let mut anew = begin(folder, false).expect("an objective");
+    assert_eq!(anew.read_from(), None);
+    assert_ne!(loss(&mut anew), loss(&mut trained));
+    std::fs::write(kept, kept_bytes).expect("the decoders");
+}
+
+#[test]
+fn decoders_that_were_kept_go_on() {
+    let new = || tempfile::tempdir().expect("a folder");
+    let [first, second, third, fourth] = [new(), new(), new(), new()];
+    let config = CotMaeConfig::default();
+    let load = |from: &Path| CotMae::load(from, &config, &engine());
+    check_kept(load, &span_pairs(2), first.path());
+    let load = |from: &Path| RetroMae::load(from, &RetroMaeConfig::default(), &engine());
+    check_kept(load, &retro_mae_texts(2, 24), second.path());
+    let load = |from: &Path| SimLm::load(from, &SimLmConfig::default(), &engine());
+    check_kept(load, &sim_lm_texts(2), third.path());
+    let load = |from: &Path| Master::load(from, &MasterConfig::default(), &engine());
+    check_kept(load, &master_streams(2), fourth.path());
+
+    // A method without decoders has no use for them.
+    let mlm = Mlm::load(second.path(), &MlmConfig::default(), &engine()).expect("it loads");
+    let mlm = Pretraining::new(mlm, None, false).expect("an objective");
+    assert_eq!(mlm.read_from(), None);
+
+    let refused = |found: Result<Pretraining<CotMae>, TrainingError>, expected: &str| {
+        let error = found.err().expect("it is refused").to_string();
+        let has_all = error.contains("decoders.safetensors`: ") && error.contains(expected);
+        assert!(has_all, "{error}, not {expected}");
+    };
+    let start = |from: &Path, n_head_layers| {
+        let config = CotMaeConfig {
+            n_head_layers,
+            ..CotMaeConfig::default()
+        };
+        Pretraining::new(CotMae::load(from, &config, &engine())?, None, false)
+    };
+    // More layers, fewer, another method's, another width, and no such file.
+    refused(start(first.path(), 1), "the model has no `c_head.1.");
+    let two_of_one = CotMaeConfig {
+        n_head_layers: 1,
+        ..config.clone()
+    };
+    let load = |from: &Path| CotMae::load(from, &two_of_one, &engine());
+    let fifth = new();
+    check_kept(load, &span_pairs(2), fifth.path());
+    refused(start(fifth.path(), 2), "`c_head.1.");
+    refused(start(second.path(), 2), "the model has no `c_head.");
+    let path = first.path().join("decoders.safetensors");
+    let mut tensors = candle_core::safetensors::load(&path, &Device::Cpu).expect("tensors");
+    let name = "c_head.0.attention.self.query.weight";
+    let narrow = tensors[name].narrow(1, 0, 16).expect("narrower");
+    tensors.insert(name.to_owned(), narrow.contiguous().expect("a copy"));
+    candle_core::safetensors::save(&tensors, &path).expect("a file");
+    refused(
+        start(first.path(), 2),
+        "query.weight` is F32 [32, 16], not F32 [32, 32]",
+    );
+    std::fs::write(path, "decoders").expect("a file");
+    refused(
+        start(first.path(), 2),
+        "without this file decoders begin anew",
+    );
 }
 
 #[test]

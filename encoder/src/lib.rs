@@ -49,6 +49,6 @@ pub use rank_prior::RankPrior;
 pub use t5::{ScaledT5, T5Architecture, scale_t5};
 pub use tokenizer::{
     LearnedWordPieces, Piece, Side, Text, TextTokenizer, Tokens, Truncation, WordCounts,
-    WordPieceConfig,
+    WordPieceConfig, longest_first,
 };
 pub use transformer::{Batch, Transformer};

@@ -7,6 +7,7 @@ use std::process::{Command, Output};
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
+use tempfile::TempDir;
 
 use crate::{text, tiny_model};
 
@@ -74,17 +75,20 @@ fn every_configuration_is_read() {
 
 /// Runs the toy run of a recipe.
 fn run_toy(recipe: &str) {
-    run_script(&format!("{recipe}/toy.sh"));
+    run_script(&format!("{recipe}/toy.sh"), &[]);
 }
 
 /// Runs a recipe of pre-training on the sample corpus, as small as it gets.
 fn run_pretraining(recipe: &str) {
-    run_script(&format!("{recipe}/run.sh"));
+    run_script(&format!("{recipe}/run.sh"), &[]);
 }
 
-fn run_script(script: &str) {
+/// Runs a script at toy size; returns the folder that it wrote to.
+fn run_script(script: &str, variables: &[(&str, &str)]) -> TempDir {
     let (work, sample) = (tempfile::tempdir().unwrap(), testkit::fixture("sample"));
-    printed(run_on(&sample, work.path(), script, &[("SIZE", "toy")]));
+    let variables = [&[("SIZE", "toy")], variables].concat();
+    printed(run_on(&sample, work.path(), script, &variables));
+    work
 }
 
 /// Runs a script that reads one folder and writes to another.
@@ -122,6 +126,13 @@ fn simlms_pretraining_runs() {
 #[test]
 fn retromaes_workflow_runs() {
     run_pretraining("retromae");
+}
+
+#[test]
+fn dupmaes_workflow_runs() {
+    let work = run_script("retromae/run.sh", &[("METHOD", "dup_mae")]);
+    let metrics = fs::read_to_string(work.path().join("pretrained/metrics.jsonl")).unwrap();
+    assert!(metrics.contains("\"bow_loss\""), "{metrics}");
 }
 
 #[test]

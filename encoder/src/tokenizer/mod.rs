@@ -373,7 +373,7 @@ impl TextTokenizer {
         let room = self.room(second.is_some(), max_tokens)?;
         let n_second = second.map_or(0, <[u32]>::len);
         let (n_first, n_second) = match truncation {
-            Truncation::LongestFirst => kept(first.len(), n_second, room),
+            Truncation::LongestFirst => longest_first(first.len(), n_second, room),
             Truncation::OnlySecond => {
                 let n_first = first.len().min(room);
                 (n_first, n_second.min(room - n_first))
@@ -459,7 +459,7 @@ impl TextTokenizer {
         };
         let slots = word_pieces.slots(second.is_some());
         let second = second.unwrap_or_default();
-        let (n_first, n_second) = kept(first.len(), second.len(), room);
+        let (n_first, n_second) = longest_first(first.len(), second.len(), room);
         let n_tokens = n_first + n_second + slots.len();
         let mut tokens = Tokens {
             ids: Vec::with_capacity(n_tokens),
@@ -552,7 +552,7 @@ fn kept_range(direction: TruncationDirection, n_tokens: usize, n_kept: usize) ->
 }
 
 /// Tokens that stay of two texts when there is room for so many: the longer one loses its tokens first.
-fn kept(n_first: usize, n_second: usize, room: usize) -> (usize, usize) {
+pub fn longest_first(n_first: usize, n_second: usize, room: usize) -> (usize, usize) {
     if n_first + n_second <= room {
         return (n_first, n_second);
     }

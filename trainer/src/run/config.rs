@@ -69,6 +69,9 @@ impl Default for OptimizerConfig {
 pub struct ScheduleConfig {
     /// What follows the warm-up.
     pub kind: ScheduleKind,
+    /// How the rate rises from 0.
+    #[serde(skip_serializing_if = "Warmup::is_linear")]
+    pub warmup: Warmup,
     /// Share of all steps in which the rate rises from 0.
     pub warmup_ratio: f64,
     /// Steps in which it rises, in place of the ratio.
@@ -85,11 +88,30 @@ impl Default for ScheduleConfig {
     fn default() -> Self {
         Self {
             kind: ScheduleKind::Linear,
+            warmup: Warmup::Linear,
             warmup_ratio: 0.1,
             warmup_steps: None,
             epochs: 3,
             max_steps: None,
         }
+    }
+}
+
+/// How the learning rate rises.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Warmup {
+    /// In a straight line, as transformers' does.
+    #[default]
+    Linear,
+    /// As ln(t + 1) / ln W after t of W steps: DeepSpeed's `WarmupDecayLR`, with which SimLM was pre-trained.
+    Logarithmic,
+}
+
+impl Warmup {
+    /// Unsaid, so that runs recorded before there was another one go on.
+    fn is_linear(&self) -> bool {
+        *self == Self::Linear
     }
 }
 

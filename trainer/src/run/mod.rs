@@ -20,7 +20,9 @@ mod train;
 
 pub use card::{ModelCard, ModelKind};
 pub use checkpoint::Best;
-pub use config::{Every, OptimizerConfig, RunConfig, ScheduleConfig, ScheduleKind, TrainConfig};
+pub use config::{
+    Every, OptimizerConfig, RunConfig, ScheduleConfig, ScheduleKind, TrainConfig, Warmup,
+};
 pub use dev::{DevConfig, DevSet, RerankEvaluator, SearchEvaluator};
 pub use directory::RunDirectory;
 pub use error::TrainError;

@@ -1,9 +1,10 @@
-use super::config::{ScheduleConfig, ScheduleKind};
+use super::config::{ScheduleConfig, ScheduleKind, Warmup};
 
-/// Learning rates of all steps, those of the Hugging Face schedules of the same names.
+/// Learning rates of all steps, those of the Hugging Face schedules of the same names; with a logarithmic warm-up DeepSpeed's.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Schedule {
     kind: ScheduleKind,
+    warmup: Warmup,
     peak: f64,
     n_warmup: u64,
     n_steps: u64,
@@ -15,6 +16,7 @@ impl Schedule {
         let share = (n_steps as f64 * config.warmup_ratio).ceil() as u64;
         Self {
             kind: config.kind,
+            warmup: config.warmup,
             peak,
             n_warmup: config.warmup_steps.unwrap_or(share).min(n_steps),
             n_steps,
@@ -24,7 +26,12 @@ impl Schedule {
     /// The learning rate of a step, counted from 0: the first step of a warm-up has 0, the first after it has the peak.
     pub fn learning_rate(&self, step: u64) -> f64 {
         if step < self.n_warmup {
-            return self.peak * step as f64 / self.n_warmup as f64;
+            let (step, n_warmup) = (step as f64, self.n_warmup as f64);
+            let share = match self.warmup {
+                Warmup::Linear => step / n_warmup,
+                Warmup::Logarithmic => (step + 1.0).ln() / n_warmup.max(2.0).ln(),
+            };
+            return self.peak * share;
         }
         let n_after = (self.n_steps - self.n_warmup).max(1);
         let done = ((step - self.n_warmup) as f64 / n_after as f64).min(1.0);
@@ -97,6 +104,36 @@ mod tests {
             ScheduleKind::Constant,
             [0.0, 0.25, 0.5, 0.75, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0],
         );
+    }
+
+    /// Of DeepSpeed's `WarmupDecayLR` as SimLM's script has it: 4,000 of 80,000 steps, to 3e-4.
+    #[test]
+    fn a_logarithmic_warmup_is_that_of_deepspeed() {
+        let config = ScheduleConfig {
+            warmup: Warmup::Logarithmic,
+            warmup_steps: Some(4000),
+            ..ScheduleConfig::default()
+        };
+        let schedule = Schedule::new(&config, 3e-4, 80_000);
+        for (step, expected) in [
+            (0, 0.0),
+            (999, 0.832_857),
+            (3999, 1.0),
+            (4000, 1.0),
+            (42_000, 0.5),
+            (80_000, 0.0),
+        ] {
+            let found = schedule.learning_rate(step) / 3e-4;
+            assert!(
+                (found - expected).abs() < 1e-6,
+                "{step}: {found}, not {expected}"
+            );
+        }
+        let short = ScheduleConfig {
+            warmup_steps: Some(1),
+            ..config
+        };
+        assert_eq!(Schedule::new(&short, 1.0, 10).learning_rate(0), 0.0);
     }
 
     #[test]

@@ -44,6 +44,10 @@ impl Default for CondenserConfig {
 /// A head of layers reads the last layer's vector of `[CLS]` and an early layer's vectors of all other tokens, and says
 /// what is hidden, so that what the late layers know has to go through the first vector. coCondenser adds a contrastive
 /// loss over the raw vectors c of the batch, `CE(c cᵀ, partner)` without the diagonal, temperature or normalization.
+///
+/// Deviations: mask and tokens are of one window, the published ones of two unless `masks.double_crop` says so too; RoBERTa, which
+/// the published code takes as well, is refused; the vectors of a batch are not gathered from several processes, nor made in
+/// parts with cached gradients, where the published code counts the losses of hidden tokens twice.
 pub struct Condenser {
     model: MaskedLm,
     head: Stack,

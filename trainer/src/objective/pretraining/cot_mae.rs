@@ -44,6 +44,10 @@ pub struct SpanPair {
 ///
 /// The vector of one span is what the decoder has to fill in the gaps of the other one: `L = CE(E(ã)) + CE(E(b̃)) +
 /// λ (CE(D(cₐ, b̂)) + CE(D(c_b, â)))`, each pair of terms taken as one mean over its hidden tokens.
+///
+/// Deviations: mask and tokens are of one window, the published ones of two unless `masks.double_crop` says so too; the ratios of
+/// [`super::CotMaeMasks`] are the README's. The decoder is always there, as in the README's run; the code has it off until two switches
+/// are set. Of the same project's `cotmae-qc`, queries as contexts and a decoder that writes from left to right, there is nothing.
 pub struct CotMae {
     model: MaskedLm,
     head: Stack,

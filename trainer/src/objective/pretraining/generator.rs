@@ -115,12 +115,13 @@ impl Generator {
         }
     }
 
-    /// Returns the ids of texts with a token drawn by the model's chances, at temperature 1 and without dropout, in each
-    /// hidden place. It may be the one that was there.
+    /// Returns the ids of texts with a token drawn by the model's chances, at temperature 1, in each hidden place. It may be the
+    /// one that was there.
     pub(super) fn replace(
         &self,
         texts: &[Tokens],
         hidden: &[&Corrupted],
+        dropout: &Dropout,
         random: &mut impl Rng,
     ) -> Result<Vec<Vec<u32>>, TrainingError> {
         let mut ids: Vec<Vec<u32>> = texts.iter().map(|text| text.ids.clone()).collect();
@@ -128,7 +129,7 @@ impl Generator {
         if rows.is_empty() {
             return Ok(ids);
         }
-        let logits = self.logits(texts, &rows, &Dropout::NONE)?.detach();
+        let logits = self.logits(texts, &rows, dropout)?.detach();
         let drawn = logits.to_vec2::<f32>()?;
         let mut drawn = drawn.into_iter().map(|row| draw(&row, random.random()));
         for (ids, text) in ids.iter_mut().zip(hidden) {
@@ -300,7 +301,12 @@ pub(super) mod tests {
         let hidden: Vec<&Corrupted> = hidden.iter().collect();
         let replaced = |example| {
             generator
-                .replace(&texts, &hidden, &mut example_random(1, 0, example))
+                .replace(
+                    &texts,
+                    &hidden,
+                    &Dropout::NONE,
+                    &mut example_random(1, 0, example),
+                )
                 .unwrap()
         };
         assert_eq!(replaced(0), replaced(0));
@@ -347,7 +353,9 @@ pub(super) mod tests {
         let labels: Vec<_> = hidden.iter().flat_map(|text| &text.labels).collect();
         let draw = |example| {
             let mut random = example_random(1, 0, example);
-            let ids = generator.replace(&texts, &hidden, &mut random).unwrap();
+            let ids = generator
+                .replace(&texts, &hidden, &Dropout::NONE, &mut random)
+                .unwrap();
             let pairs = ids.into_iter().flatten().zip(&labels);
             let own = pairs.filter(|(_, label)| label.is_some());
             own.map(|(id, _)| id).collect::<Vec<_>>()

@@ -1,13 +1,14 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use candle_core::{Device, Tensor};
 use encoder::Tokens;
-use encoder::training::{Engine, Parameters, Stack, TrainingError};
+use encoder::training::{Dropout, Engine, Parameters, Stack, TrainingError};
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
 use super::generator::Generator;
-use super::model::{MaskedLm, tokens};
+use super::model::{MaskedLm, Mean, tokens};
 use super::{Masks, Method, StackStart, Terms};
 use crate::masking::Corrupted;
 
@@ -19,6 +20,8 @@ pub struct SimLmConfig {
     pub generator: Option<PathBuf>,
     /// What the generator's own loss counts, where it is trained too: 0.2 in the published code.
     pub generator_weight: Option<f64>,
+    /// Whether the generator draws with dropout, as it does in the published trainer, which turns that on for all modules.
+    pub generator_dropout: bool,
     /// Layers of the decoder, which begin as the encoder's last.
     pub n_decoder_layers: usize,
     /// Of weights that no checkpoint has.
@@ -31,6 +34,7 @@ impl Default for SimLmConfig {
         Self {
             generator: None,
             generator_weight: None,
+            generator_dropout: true,
             n_decoder_layers: 2,
             seed: 0,
         }
@@ -57,13 +61,17 @@ pub struct SimLmText {
 /// The generator is frozen, unless it has a loss of its own: `+ w CE(G(x̂), x)` over what is hidden from the encoder. Without
 /// one the hidden tokens are read as they are.
 ///
-/// Deviation: the published generator draws with its dropout on, since the trainer turns that on for all modules; here it
-/// draws without.
+/// With a generator `replace_ratio` is told too: the share of the encoder's tokens that another one stands in for.
+///
+/// Deviations: the warm-up is linear, as of a plain launch, unless `schedule.warmup = "logarithmic"`; the generator's dropout has the
+/// rates of the encoder; whether a text has a title is its own matter, not that of the first text of a batch. Those of the
+/// masks stand at [`super::SimLmMasks`].
 pub struct SimLm {
     model: MaskedLm,
     decoder: Stack,
     generator: Option<Generator>,
     generator_weight: Option<f64>,
+    generator_dropout: bool,
     parameters: Parameters,
 }
 
@@ -102,6 +110,7 @@ impl SimLm {
             decoder,
             generator,
             generator_weight: config.generator_weight,
+            generator_dropout: config.generator_dropout,
             parameters,
         })
     }
@@ -111,12 +120,19 @@ impl SimLm {
         &self,
         batch: &[SimLmText],
         side: fn(&SimLmText) -> &Corrupted,
+        dropout: Dropout,
         random: &mut ChaCha8Rng,
     ) -> Result<Vec<Vec<u32>>, TrainingError> {
         let hidden: Vec<&Corrupted> = batch.iter().map(side).collect();
         let ids = hidden_ids(&hidden);
         match &self.generator {
-            Some(generator) => generator.replace(&typed(batch, ids), &hidden, random),
+            Some(generator) => {
+                let dropout = match self.generator_dropout {
+                    true => dropout,
+                    false => Dropout::NONE,
+                };
+                generator.replace(&typed(batch, ids), &hidden, &dropout, random)
+            }
             None => Ok(ids),
         }
     }
@@ -131,6 +147,15 @@ fn typed(batch: &[SimLmText], ids: Vec<Vec<u32>>) -> Vec<Tokens> {
         ..Tokens::default()
     };
     pairs.map(text).collect()
+}
+
+/// How many of the tokens that are read stand in for others.
+fn n_replaced(batch: &[SimLmText], read: &[Vec<u32>]) -> usize {
+    let texts = batch.iter().zip(read);
+    let pairs = texts.flat_map(|(text, ids)| text.encoder.labels.iter().zip(ids));
+    pairs
+        .filter(|(label, id)| label.is_some_and(|label| label != **id))
+        .count()
 }
 
 fn hidden_ids(hidden: &[&Corrupted]) -> Vec<Vec<u32>> {
@@ -152,18 +177,24 @@ impl Method for SimLm {
     fn terms(&self, batch: &[SimLmText], masks: &Masks<'_>) -> Result<Terms, TrainingError> {
         let model = &self.model;
         let mut random = masks.random();
-        let ids = self.read(batch, |text| &text.encoder, &mut random)?;
+        let ids = self.read(batch, |text| &text.encoder, masks.at(1), &mut random)?;
+        let replaced = n_replaced(batch, &ids);
         let read = model.read(&typed(batch, ids), &masks.at(0))?;
         let mut terms = Terms::of(batch.len(), read.n_tokens());
         let labels = || batch.iter().flat_map(|text| &text.labels);
         terms.add("encoder_loss", 1.0, model.loss(&read.hidden, labels())?);
 
-        let ids = self.read(batch, |text| &text.decoder, &mut random)?;
+        let ids = self.read(batch, |text| &text.decoder, masks.at(2), &mut random)?;
         let texts: Vec<Tokens> = ids.iter().map(|ids| tokens(ids)).collect();
         let vectors = masks.bottleneck(read.vectors()?)?;
         let said = model.decode(&self.decoder, &texts, &vectors, &masks.at(8))?;
         terms.add("decoder_loss", 1.0, model.loss(&said, labels())?);
 
+        if self.generator.is_some() {
+            let n = read.n_tokens();
+            let value = Tensor::new(replaced as f32 / n as f32, &Device::Cpu)?;
+            terms.add("replace_ratio", 0.0, Mean { value, n });
+        }
         if let (Some(generator), Some(weight)) = (&self.generator, self.generator_weight) {
             let hidden: Vec<&Corrupted> = batch.iter().map(|text| &text.encoder).collect();
             let loss = generator.loss(&typed(batch, hidden_ids(&hidden)), &hidden, &masks.at(3))?;
@@ -181,6 +212,9 @@ mod tests {
     use super::super::tests::{drawn, texts};
     use super::super::{Pretrained, SimLmMasks};
     use super::*;
+    use crate::masking::example_random;
+    use crate::objective::Step;
+    use crate::objective::rates::Rates;
 
     /// A parameter's values by its name.
     type Values = Vec<(String, Vec<f32>)>;
@@ -260,5 +294,91 @@ mod tests {
         let mut moved = values(decoder);
         moved.retain(|(name, _)| !name.ends_with("key.bias"));
         assert!(!moved.iter().any(same));
+    }
+
+    fn method(generator_dropout: bool) -> SimLm {
+        let folder = testkit::fixture("models/tiny-bert");
+        let config = SimLmConfig {
+            generator: Some(folder.clone()),
+            generator_dropout,
+            ..SimLmConfig::default()
+        };
+        let engine = Engine::new(&EngineConfig::default()).unwrap();
+        SimLm::load(&folder, &config, &engine).unwrap()
+    }
+
+    /// Texts of 40 tokens, of which every second is hidden, from the decoder each.
+    fn hidden_texts() -> Vec<SimLmText> {
+        let hide = |ids: &[u32], every: usize| {
+            let is_hidden = |place: &usize| place % every == 1;
+            let hidden = (0..ids.len()).map(|place| is_hidden(&place).then_some(ids[place]));
+            let labels: Vec<Option<u32>> = hidden.collect();
+            let shown = ids.iter().zip(&labels);
+            let ids = shown.map(|(&id, label)| if label.is_some() { 4 } else { id });
+            Corrupted {
+                ids: ids.collect(),
+                labels,
+            }
+        };
+        let text = |first: u32| {
+            let ids: Vec<u32> = (first..first + 40).collect();
+            SimLmText {
+                types: vec![0; 40],
+                encoder: hide(&ids, 4),
+                decoder: hide(&ids, 2),
+                labels: ids.into_iter().map(Some).collect(),
+            }
+        };
+        [100, 200, 300].map(text).to_vec()
+    }
+
+    const STEP: Step = Step {
+        seed: 5,
+        index: 0,
+        optimizer_step: 0,
+        weight: 1.0,
+    };
+
+    fn masks(rate: f32) -> Masks<'static> {
+        Masks {
+            rates: Rates::all(rate),
+            step: Some(&STEP),
+            ..Masks::NONE
+        }
+    }
+
+    #[test]
+    fn the_generator_draws_with_dropout_unless_it_is_told_not_to() {
+        let read = |method: &SimLm, rate| {
+            let mut random = example_random(1, 0, 0);
+            let dropout = masks(rate).at(1);
+            let side: fn(&SimLmText) -> &Corrupted = |text| &text.decoder;
+            method
+                .read(&hidden_texts(), side, dropout, &mut random)
+                .unwrap()
+        };
+        let (with, without) = (method(true), method(false));
+        assert_ne!(read(&with, 0.5), read(&with, 0.0));
+        assert_eq!(read(&without, 0.5), read(&without, 0.0));
+        assert_eq!(read(&with, 0.0), read(&without, 0.0));
+    }
+
+    #[test]
+    fn the_share_of_replaced_tokens_is_told_and_counts_nothing() {
+        let (method, batch) = (method(false), hidden_texts());
+        let terms = method.terms(&batch, &masks(0.0)).unwrap();
+        let values = terms.values().unwrap();
+        let sum = f64::from(terms.sum().unwrap().to_scalar::<f32>().unwrap());
+        assert!((sum - values["encoder_loss"] - values["decoder_loss"]).abs() < 1e-5);
+        // The encoder's tokens are drawn first.
+        let mut random = masks(0.0).random();
+        let side: fn(&SimLmText) -> &Corrupted = |text| &text.encoder;
+        let read = method.read(&batch, side, Dropout::NONE, &mut random);
+        let own = batch.iter().flat_map(|text| &text.labels);
+        let read = read.unwrap().concat();
+        let n_replaced = read.iter().zip(own).filter(|(id, own)| own != &&Some(**id));
+        let expected = n_replaced.count() as f64 / 120.0;
+        assert!((values["replace_ratio"] - expected).abs() < 1e-6);
+        assert!(expected > 0.1 && expected <= 0.25, "{expected}");
     }
 }

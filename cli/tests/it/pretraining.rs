@@ -302,7 +302,10 @@ fn lines_as_published_give_all_terms() {
     };
     let lines: String = lines.lines().map(without).collect();
     let (mut found, said) = master_terms(&lines);
-    assert!(said.contains("14 of all 14 texts have no queries"), "{said}");
+    assert!(
+        said.contains("14 of all 14 texts have no queries"),
+        "{said}"
+    );
     assert_eq!(found.remove("query_loss"), Some(0.0));
     assert_eq!(found.len(), 7);
     assert!(found.values().all(is_about), "{found:?}");

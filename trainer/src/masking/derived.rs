@@ -47,7 +47,7 @@ mod tests {
         assert_eq!(extra_ratio(0.5, 0.3), None);
         let words = Words::group(&vocabulary("a"), &[5; 100], Skipped::Bounds);
         let mut n_hidden = 0;
-        for example in 0..1000 {
+        for example in 0..10_000 {
             let mut random = example_random(5, 0, example);
             let encoder = words.mask(0.3, &mut random);
             let decoder = union(&encoder, &words.mask(extra, &mut random));
@@ -55,7 +55,7 @@ mod tests {
             n_hidden += decoder.iter().filter(|hidden| **hidden).count();
         }
         // 30 + 29 − 30·29/100 = 50.3 of 100 on average, and 2.05 is the hypergeometric deviation of one draw.
-        let mean = f64::from(n_hidden as u32) / 1000.0;
-        assert!((mean - 50.3).abs() < 4.0 * 2.05 / 1000f64.sqrt(), "{mean}");
+        let mean = f64::from(n_hidden as u32) / 10_000.0;
+        assert!((mean - 50.3).abs() < 4.0 * 2.05 / 100.0, "{mean}");
     }
 }

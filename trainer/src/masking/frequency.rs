@@ -311,3 +311,65 @@ fn count_texts(
     }
     Ok(counted)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::convert::Infallible;
+
+    use proptest::prelude::*;
+
+    use super::super::test_data::{ids, vocabulary};
+    use super::*;
+
+    fn count(vocabulary: &Vocabulary, texts: &[Vec<u32>]) -> BTreeMap<String, u64> {
+        let texts = texts.iter().map(Ok::<_, Infallible>);
+        let Ok(dictionary) = FrequencyDictionary::of_texts(texts, vocabulary);
+        let counts = dictionary.counts.into_iter();
+        counts.map(|(word, n)| (word, n.get())).collect()
+    }
+
+    /// As the specification says it: texts of pieces without the special ones, joined at `##`, counted one by one.
+    fn count_plainly(vocabulary: &Vocabulary, texts: &[Vec<u32>]) -> BTreeMap<String, u64> {
+        let mut counts = BTreeMap::new();
+        for text in texts {
+            let mut words: Vec<String> = Vec::new();
+            for &id in text.iter().filter(|id| !vocabulary.is_special(**id)) {
+                let piece = vocabulary.piece(id);
+                match words.last_mut() {
+                    Some(word) if piece.starts_with("##") => *word += piece,
+                    _ => words.push(piece.to_owned()),
+                }
+            }
+            for word in words {
+                *counts.entry(word).or_default() += 1;
+            }
+        }
+        counts
+    }
+
+    #[test]
+    fn special_tokens_are_no_words_and_part_none() {
+        let vocabulary = vocabulary("the cat ##fish");
+        let check = |text: &str, expected: &[(&str, u64)]| {
+            let found = count(&vocabulary, &[ids(&vocabulary, text)]);
+            let expected = expected.iter().map(|(word, n)| ((*word).to_owned(), *n));
+            assert_eq!(found, expected.collect(), "{text}");
+        };
+        let words = [("the", 2), ("cat##fish", 1), ("cat", 1)];
+        check("the cat ##fish [SEP] the cat", &words);
+        check("cat [UNK] ##fish", &[("cat##fish", 1)]);
+        check("##fish ##fish the", &[("##fish##fish", 1), ("the", 1)]);
+        check("[CLS] [SEP]", &[]);
+    }
+
+    proptest! {
+        #[test]
+        fn counts_are_those_of_words_joined_one_by_one(
+            texts in prop::collection::vec(prop::collection::vec(0u32..11, 0..30), 0..20),
+        ) {
+            let vocabulary = vocabulary("a b c ##d ##e ##f");
+            prop_assert_eq!(count(&vocabulary, &texts), count_plainly(&vocabulary, &texts));
+        }
+    }
+}

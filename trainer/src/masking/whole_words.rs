@@ -179,6 +179,33 @@ mod tests {
     }
 
     #[test]
+    fn long_windows_hide_their_share_and_no_place_is_favoured() {
+        const N: u32 = 10_000;
+        let vocabulary = vocabulary("a ##b x");
+        let window: Vec<u32> = [5, 6, 7].into_iter().cycle().take(126).collect();
+        let words = Words::group(&vocabulary, &window, Skipped::Special);
+        let mut counts = [0u32; 126];
+        for example in 0..N {
+            let mask = words.mask(0.3, &mut example_random(6, 0, example.into()));
+            // There is always a word of one piece for the last token.
+            assert_eq!(mask.iter().filter(|hidden| **hidden).count(), 38);
+            for (count, hidden) in counts.iter_mut().zip(mask) {
+                *count += u32::from(hidden);
+            }
+        }
+        // Words of two pieces do not fit at last, so each length has its own rate.
+        for kind in 0..3 {
+            let places = || counts.iter().skip(kind).step_by(3).map(|&n| f64::from(n));
+            let mean = places().sum::<f64>() / 42.0;
+            let bound = 4.5 * (mean * (1.0 - mean / f64::from(N))).sqrt();
+            assert!(
+                places().all(|n| (n - mean).abs() < bound),
+                "{mean} ± {bound}: {counts:?}"
+            );
+        }
+    }
+
+    #[test]
     fn masks_differ_between_epochs_and_examples_alone() {
         let vocabulary = vocabulary("a");
         let words = Words::group(&vocabulary, &[5; 100], Skipped::Special);

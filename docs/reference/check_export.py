@@ -6,17 +6,21 @@
 
 Loads the folder with sentence-transformers and its transformer with transformers (which must find every weight), encodes
 the sample corpus and its queries, each with the prompt of its side, and compares with `trawl embed` (`trawl rerank` for
-a cross-encoder). An export of pre-training is opened by `AutoModel` and `AutoModelForMaskedLM`, whose hidden states are
-compared as `trawl embed` pools them: first, last, mean and largest. Exits with 1 where a value differs by more than the
+a cross-encoder). An export of pre-training is opened by `AutoModel` and `AutoModelForMaskedLM`, whose hidden states of
+every token are compared with those that `trawl serve` gives. Exits with 1 where a value differs by more than the
 tolerance.
 Made with sentence-transformers 5, transformers 4.57 and torch 2.15; newer ones should do.
 """
 
 import argparse
 import json
+import re
 import subprocess
 import sys
 import tempfile
+import time
+import urllib.error
+import urllib.request
 from pathlib import Path
 
 import numpy as np
@@ -90,6 +94,39 @@ def check_cross_encoder(trawl, model, n):
     return max(differences)
 
 
+def ask(request):
+    while True:
+        try:
+            with urllib.request.urlopen(request) as answer:
+                return json.load(answer)
+        except urllib.error.HTTPError as error:
+            if json.load(error).get("code") != "not_ready":
+                raise
+            time.sleep(0.1)
+
+
+def token_vectors(trawl, model, texts, length):
+    """The last layer's vectors of the tokens of each text, as a server of a small collection gives them."""
+    flags = ["--pooling", "cls", "--normalize", "false", "--similarity", "inner_product", "--precision", "f32"]
+    flags += ["--query-tokens", str(length), "--passage-tokens", str(length)]
+    with tempfile.TemporaryDirectory() as folder:
+        collection = str(Path(folder, "collection"))
+        command = [trawl, "index", "build", "--model", str(model), "--collection", collection]
+        command += ["--corpus", str(SAMPLE / "corpus.jsonl"), *flags]
+        subprocess.run(command, check=True, capture_output=True)
+        command = [trawl, "serve", collection, "--precision", "f32", "--rerank", "none", "--bind", "127.0.0.1:0"]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as server:
+            try:
+                found = (re.search(r"serving on (\S+),", line) for line in server.stdout)
+                address = next(match[1] for match in found if match)
+                for text in texts:
+                    body = json.dumps({"inputs": [text], "truncate": True}).encode()
+                    request = urllib.request.Request(f"{address}/embed_all", body, {"content-type": "application/json"})
+                    yield np.array(ask(request)[0])
+            finally:
+                server.terminate()
+
+
 def check_masked_lm(trawl, model, n):
     import torch
     from transformers import AutoModel, AutoModelForMaskedLM, AutoTokenizer
@@ -99,31 +136,21 @@ def check_masked_lm(trawl, model, n):
     tokenizer = AutoTokenizer.from_pretrained(model)
     texts = [text for _, text in sum(sample(n), [])]
     length = min(128, encoder.config.max_position_embeddings)
-    poolings = {
-        "cls": lambda states: states[0],
-        "last": lambda states: states[-1],
-        "mean": lambda states: states.mean(0),
-        "max": lambda states: states.max(0).values,
-    }
-    theirs = {name: [] for name in poolings}
-    worst = 0.0
-    for text in texts:
+    worst, n_tokens = {"AutoModel": 0.0, "AutoModelForMaskedLM": 0.0}, 0
+    for text, ours in zip(texts, token_vectors(trawl, model, texts, length), strict=True):
         tokens = tokenizer(text, truncation=True, max_length=length, return_tensors="pt")
         with torch.no_grad():
-            states = encoder(**tokens).last_hidden_state[0]
-            same = with_head(**tokens, output_hidden_states=True).hidden_states[-1][0]
-        worst = max(worst, float((states - same).abs().max()))
-        for name, pool in poolings.items():
-            theirs[name].append(pool(states).numpy())
-    print(f"{len(texts)} texts: the hidden states of both classes differ by {worst:.2e}")
-    for name, vectors in theirs.items():
-        flags = ["--pooling", name, "--normalize", "false", "--similarity", "inner_product"]
-        flags += ["--query-tokens", str(length), "--passage-tokens", str(length)]
-        ours = embed(trawl, model, texts, *flags)
-        difference = float(np.abs(ours - np.array(vectors)).max())
-        print(f"{name}: width {ours.shape[1]}, largest difference {difference:.2e}")
-        worst = max(worst, difference)
-    return worst
+            states = {
+                "AutoModel": encoder(**tokens).last_hidden_state[0],
+                "AutoModelForMaskedLM": with_head(**tokens, output_hidden_states=True).hidden_states[-1][0],
+            }
+        for name, theirs in states.items():
+            assert ours.shape == tuple(theirs.shape), (text, ours.shape, theirs.shape)
+            worst[name] = max(worst[name], float(np.abs(ours - theirs.numpy()).max()))
+        n_tokens += len(ours)
+    for name, difference in worst.items():
+        print(f"{name}: hidden states of {n_tokens} tokens of {len(texts)} texts, largest difference {difference:.2e}")
+    return max(worst.values())
 
 
 def main():

@@ -1,6 +1,6 @@
 //! Methods of pre-training: their gradients, what they learn, and what they leave.
 
-use encoder::{Similarity, TextTokenizer};
+use encoder::{Output, Similarity, TextTokenizer};
 use trainer::masking::{
     Corrupted, Corruption, FrequencyDictionary, MasterMasks, MasterStreams, MasterText, Skipped,
     Visibility, Vocabulary, Words, example_random, wrap,
@@ -220,7 +220,7 @@ fn the_export_is_a_bert_and_keeps_its_head() {
     let model: &MaskedLm = objective.method().model();
     assert!(weights(again.model().parameters()) == weights(model.parameters()));
 
-    // The serving engine reads it as any other BERT.
+    // The serving engine reads it as any other BERT: every token's vector is that of training.
     let options = ModelOptions {
         pooling: Some(Pooling::Cls),
         normalize: Some(false),
@@ -230,25 +230,18 @@ fn the_export_is_a_bert_and_keeps_its_head() {
         ..ModelOptions::default()
     };
     let served = BiEncoder::load(folder.path(), &options, &EncoderConfig::default());
-    let texts = [Text::Single("river stone engine"), Text::Single("music")];
-    let vectors = served
-        .expect("it loads")
-        .encode_texts(Role::Query, &texts)
+    let served = served.expect("it loads");
+    let texts: Vec<String> = (0..32).map(|seed| text(seed, 1 + seed % 12)).collect();
+    let texts: Vec<Text<'_>> = texts.iter().map(|text| Text::Single(text)).collect();
+    let tokens = served.tokenize(Role::Query, &texts).expect("tokens");
+    let found = served
+        .encode_as(&tokens, Output::TokenVectors)
         .expect("vectors");
-    let tokenizer = tokenizer();
-    let tokens = texts.map(|text| tokenizer.encode("", text, 64).expect("tokens"));
-    let first = objective
-        .method()
-        .model()
-        .encoder()
-        .forward_first(&tokens, &encoder::training::Dropout::NONE);
-    let expected: Vec<f32> = first
-        .expect("vectors")
-        .flatten_all()
-        .expect("flat")
-        .to_vec1()
-        .expect("values");
-    for (found, expected) in vectors.values.iter().zip(&expected) {
+    let trained = objective.method().model().encoder();
+    let expected = trained.forward(&tokens, &encoder::training::Dropout::NONE);
+    let expected = values(&expected.expect("vectors"));
+    assert_eq!(found.len(), expected.len());
+    for (found, expected) in found.iter().zip(&expected) {
         assert!((found - expected).abs() < 1e-5, "{found}, not {expected}");
     }
 }

@@ -345,7 +345,9 @@ fn of_training(cause: &(dyn std::error::Error + 'static)) -> Option<(Exit, Optio
         _ => {}
     }
     match cause.downcast_ref() {
-        Some(TrainingError::Setting { .. }) => Some((Exit::Usage, None)),
+        Some(TrainingError::Setting { .. } | TrainingError::Settings { .. }) => {
+            Some((Exit::Usage, None))
+        }
         _ => None,
     }
 }

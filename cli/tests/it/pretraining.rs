@@ -562,6 +562,8 @@ fn what_cannot_be_read_is_refused_with_its_place() {
     let passage = "{\"id\":\"a\",\"text\":\"one two\"}\n";
     let broken = format!("{passage}{{\"id\":\n");
     refused(65, &broken, &mlm, &[], "lines.jsonl:2");
+    let retro_mae = format!("name = \"retro_mae\"\nbow_projection = true\n{masks}");
+    refused(2, passage, &retro_mae, &[], "goes with `bow_loss_weight`");
 
     let refused = |set: &str, expected: &str| {
         refused(2, passage, &mlm, &[set], expected);

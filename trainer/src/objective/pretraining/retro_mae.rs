@@ -20,6 +20,9 @@ pub struct RetroMaeConfig {
     pub query_stream: QueryStream,
     /// What recovering the bag of words from ordinary tokens counts: DupMAE 0.1; RetroMAE has no such loss.
     pub bow_loss_weight: Option<f64>,
+    /// Whether the words are recovered by a projection of their own, as in DupMAE's paper, in place of the head.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub bow_projection: bool,
     /// Of weights that no checkpoint has.
     pub seed: u64,
 }
@@ -30,6 +33,7 @@ impl Default for RetroMaeConfig {
         Self {
             query_stream: QueryStream::RawPosition,
             bow_loss_weight: None,
+            bow_projection: false,
             seed: 0,
         }
     }
@@ -41,7 +45,7 @@ impl RetroMaeConfig {
         Self {
             query_stream: QueryStream::Embedded,
             bow_loss_weight: Some(0.1),
-            seed: 0,
+            ..Self::default()
         }
     }
 }
@@ -75,10 +79,13 @@ pub struct RetroMaeText {
 /// ordinary tokens the largest in each column, r, is to recover which words the text has: `−Σ_v u_v ln softmax(r)_v` with
 /// u = 1/n for each word of the n tokens, however often it stands there.
 ///
-/// Deviation from the paper, as in the published code: it has no projection of its own for the bag of words, and weighs it.
+/// Deviations from the paper, as in the published code: the bag of words has no projection of its own unless `bow_projection` says
+/// so, and counts a tenth unless `bow_loss_weight = 1` does.
 pub struct RetroMae {
     model: MaskedLm,
     decoder: EnhancedDecoder,
+    /// Of the bag of words, (V, H).
+    projection: Option<Linear>,
     config: RetroMaeConfig,
 }
 
@@ -96,10 +103,25 @@ impl RetroMae {
         crate::objective::settings::at_least_0("bow_loss_weight", weight)?;
         let model = MaskedLm::load(folder, config.seed, engine)?;
         let architecture = model.encoder().architecture();
-        let decoder = EnhancedDecoder::new(architecture, config.seed, engine)?;
+        let mut decoder = EnhancedDecoder::new(architecture, config.seed, engine)?;
+        let projection = match (config.bow_projection, config.bow_loss_weight) {
+            (true, None) => {
+                let reason = "`bow_projection` goes with `bow_loss_weight`";
+                return Err(TrainingError::Settings { reason });
+            }
+            (true, Some(_)) => {
+                let (n, width) = (architecture.n_vocabulary, architecture.width);
+                // The streams of the decoder's layers come before.
+                let weight = normal(config.seed, 1 << 32, n * width, 0.02);
+                let (name, values) = ("bow_projection", (weight, vec![0.0; n]));
+                Some(Linear::new(&mut decoder.parameters, name, values, engine)?)
+            }
+            (false, _) => None,
+        };
         Ok(Self {
             model,
             decoder,
+            projection,
             config: config.clone(),
         })
     }
@@ -150,7 +172,10 @@ impl RetroMae {
             start += n;
         }
         let ordinary = hidden.index_select(&Tensor::new(ordinary, &Device::Cpu)?, 0)?;
-        let largest = self.model.largest_logits(&ordinary, &lengths)?; // r, (B, V)
+        let largest = match &self.projection {
+            Some(projection) => projection.largest(&ordinary, &lengths)?,
+            None => self.model.largest_logits(&ordinary, &lengths)?,
+        }; // r, (B, V)
         let (n_texts, n_vocabulary) = largest.dims2()?;
         let mut words = vec![0.0f32; n_texts * n_vocabulary]; // u
         for (text, row) in batch.iter().zip(words.chunks_exact_mut(n_vocabulary)) {
@@ -397,26 +422,40 @@ mod tests {
 
     #[test]
     fn each_word_of_the_bag_counts_once() {
-        let method = load(&RetroMaeConfig::dup_mae());
-        let parameters = method.model().parameters();
-        // Logits that no text changes: 1 for token 7, 3 for token 9, 0 for all others.
-        set(parameters, "bert.embeddings.word_embeddings.weight", |_| {
-            0.0
-        });
         let logit = |id| {
             [(7, 1.0), (9, 3.0)]
                 .into_iter()
                 .find(|one| one.0 == id)
                 .map_or(0.0, |one| one.1)
         };
-        set(parameters, "cls.predictions.bias", logit);
-        let hidden = Tensor::ones((5, 32), candle_core::DType::F32, &Device::Cpu).unwrap();
-        let batch = [plain(&[2, 7, 7, 9, 3])];
-        let found = method.bag_of_words(&batch, &hidden).unwrap();
-        let log_sum = (574.0 + 1f32.exp() + 3f32.exp()).ln();
-        let expected = (log_sum - 1.0) / 3.0 + (log_sum - 3.0) / 3.0;
-        let found = found.to_scalar::<f32>().unwrap();
-        assert!((found - expected).abs() < 1e-5, "{found}, not {expected}");
+        for bow_projection in [false, true] {
+            let method = load(&RetroMaeConfig {
+                bow_projection,
+                ..RetroMaeConfig::dup_mae()
+            });
+            let (parameters, weight, bias) = match bow_projection {
+                true => (
+                    method.decoders(),
+                    "bow_projection.weight",
+                    "bow_projection.bias",
+                ),
+                false => (
+                    method.model().parameters(),
+                    "bert.embeddings.word_embeddings.weight",
+                    "cls.predictions.bias",
+                ),
+            };
+            // Logits that no text changes: 1 for token 7, 3 for token 9, 0 for all others.
+            set(parameters, weight, |_| 0.0);
+            set(parameters, bias, logit);
+            let hidden = Tensor::ones((5, 32), candle_core::DType::F32, &Device::Cpu).unwrap();
+            let batch = [plain(&[2, 7, 7, 9, 3])];
+            let found = method.bag_of_words(&batch, &hidden).unwrap();
+            let log_sum = (574.0 + 1f32.exp() + 3f32.exp()).ln();
+            let expected = (log_sum - 1.0) / 3.0 + (log_sum - 3.0) / 3.0;
+            let found = found.to_scalar::<f32>().unwrap();
+            assert!((found - expected).abs() < 1e-5, "{found}, not {expected}");
+        }
     }
 
     #[test]

@@ -180,6 +180,10 @@ fn gradients_of_every_method_equal_difference_quotients() {
     for config in [
         RetroMaeConfig::default(),
         RetroMaeConfig::dup_mae(),
+        RetroMaeConfig {
+            bow_projection: true,
+            ..RetroMaeConfig::dup_mae()
+        },
         flag_embedding(),
     ] {
         check_differences(

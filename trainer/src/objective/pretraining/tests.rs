@@ -407,6 +407,26 @@ fn decoders_reach_the_encoders_layers_through_the_vector_alone() {
     }
 }
 
+/// Nothing stands still: fused kernels without a backward pass would leave all below them without a gradient.
+#[test]
+fn every_parameter_has_a_gradient() {
+    for case in trained_cases(&texts(4)) {
+        let sum = (case.terms)(&Batch::Drawn, &Masks::NONE).sum();
+        case.parameters.clear_gradients();
+        sum.expect("a sum").backward().expect("gradients");
+        for parameter in case.parameters.iter() {
+            // Of key biases softmax leaves rounding alone.
+            if !parameter.name().ends_with("key.bias") {
+                let name = (case.name, parameter.name());
+                let gradient = parameter.gradient().expect("it is read");
+                let gradient = gradient.unwrap_or_else(|| panic!("{name:?}"));
+                assert!(gradient.iter().all(|value| value.is_finite()), "{name:?}");
+                assert!(gradient.iter().any(|&value| value != 0.0), "{name:?}");
+            }
+        }
+    }
+}
+
 #[test]
 fn decoders_read_the_encoder_through_the_vector_alone() {
     for case in trained_cases(&texts(4)) {

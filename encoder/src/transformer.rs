@@ -249,13 +249,13 @@ mod tests {
     use std::path::Path;
 
     use candle_core::Var;
-    use compute::{Level, Simd};
+    use compute::Level;
 
     use super::*;
     use crate::architecture::Activation;
     use crate::checkpoint::Checkpoint;
     use crate::error::LoadError;
-    use crate::kernel::{Format, kernel_paths};
+    use crate::kernel::{Format, n_products};
     use crate::network::{Network, Wanted, Workspace};
     use crate::training::{Encoder, Engine, EngineConfig};
     use crate::weights::Weights;
@@ -328,11 +328,15 @@ mod tests {
                 let network = Network::new(simd, format, architecture, weights);
                 let group: Vec<&Tokens> = texts.iter().collect();
                 let mut workspace = Workspace::default();
-                let before = n_products(simd, format);
+                let instructions = match format {
+                    Format::Bf16 if simd.has_amx() => "amx".to_owned(),
+                    _ => simd.at_most(Level::Avx512).to_string(),
+                };
+                let before = n_products(&instructions, format);
                 let packed = network
                     .forward(&group, Wanted::AllTokens, &mut workspace)
                     .to_vec();
-                let computed = n_products(simd, format) - before;
+                let computed = n_products(&instructions, format) - before;
                 assert!(
                     computed >= 4 * architecture.n_layers as u64,
                     "{name} {format:?} {simd}"
@@ -372,18 +376,6 @@ mod tests {
                 }
             }
         }
-    }
-
-    /// Products with weights so far, by the instructions that these numbers should take.
-    fn n_products(simd: Simd, format: Format) -> u64 {
-        let instructions = match format {
-            Format::Bf16 if simd.has_amx() => "amx".to_owned(),
-            _ => simd.at_most(Level::Avx512).to_string(),
-        };
-        let paths = kernel_paths().into_iter();
-        let taken =
-            paths.filter(|path| path.simd == instructions && path.arithmetic.format() == format);
-        taken.map(|path| path.n_products).sum()
     }
 
     fn cosine(a: &[f32], b: &[f32]) -> f64 {

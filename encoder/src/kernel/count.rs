@@ -55,7 +55,29 @@ static PRODUCTS: [[AtomicU64; 4]; 6] = [const { [const { AtomicU64::new(0) }; 4]
 /// Counts a product with weights. Those take microseconds, beside which an addition is nothing; the products of attention
 /// may not, and are left out.
 pub(crate) fn count(simd: Simd, format: Format) {
-    PRODUCTS[Path::of(simd, format) as usize][format as usize].fetch_add(1, Ordering::Relaxed);
+    let path = Path::of(simd, format);
+    PRODUCTS[path as usize][format as usize].fetch_add(1, Ordering::Relaxed);
+    #[cfg(test)]
+    tests::OF_THIS_THREAD.with_borrow_mut(|products| products[path as usize][format as usize] += 1);
+}
+
+/// What tests count, who run beside each other.
+#[cfg(test)]
+pub(crate) mod tests {
+    use std::cell::RefCell;
+
+    use super::*;
+
+    thread_local! {
+        pub(super) static OF_THIS_THREAD: RefCell<[[u64; 4]; 6]> = const { RefCell::new([[0; 4]; 6]) };
+    }
+
+    /// Products with weights that this thread has computed with some instructions, by their name, and numbers.
+    pub(crate) fn n_products(instructions: &str, format: Format) -> u64 {
+        let named = |(_, name): &(Path, &str)| *name == instructions;
+        let (path, _) = Path::ALL.into_iter().find(named).expect("a known path");
+        OF_THIS_THREAD.with_borrow(|products| products[path as usize][format as usize])
+    }
 }
 
 /// A set of instructions with a kind of numbers, and the products with weights that this process has computed with them.

@@ -10,6 +10,8 @@ mod register;
 mod tile;
 
 pub(crate) use count::count;
+#[cfg(test)]
+pub(crate) use count::tests::n_products;
 pub use count::{KernelPath, kernel_paths};
 pub(crate) use function::{
     add_layer_norm, add_scaled, erfc, exp, fold, gelu, gelu_tanh, quick_gelu, relu, scale, silu,

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # The table of what run.sh has done so far: cost of pre-training, nDCG@10 and recall@100 of each set, and the 95 % interval of what nDCG@10 is
-# above AGAINST, the method with the same seed (default: none). What is not there of METHODS and SEEDS, as run.sh has them, is named below.
+# above AGAINST, the method with the same seed (default: none). What is not there of METHODS, SEEDS and POOLINGS, as run.sh has them, and of
+# AGAINST is named below.
 #   DATA=data WORK=runs/pre-training AGAINST=mlm recipes/pre-training/table.sh
 set -euo pipefail
 : "${DATA:?folder of the data sets}" "${WORK:?folder of run.sh}"
@@ -58,7 +59,7 @@ for run in "$WORK"/*-[0-9]*/; do
 done
 missing=
 for seed in $SEEDS; do
-    for method in $METHODS; do
+    for method in $(printf '%s\n' $METHODS "$AGAINST" | awk '!seen[$0]++'); do
         for pooling in ${POOLINGS:-cls mean}; do
             last=$WORK/$method-$seed/$pooling/${sets##* }.trec
             [ -e "$last" ] || missing="$missing, $method-$seed ($pooling)"

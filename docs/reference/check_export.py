@@ -9,7 +9,7 @@ the sample corpus and its queries, each with the prompt of its side, and compare
 a cross-encoder). An export of pre-training is opened by `AutoModel` and `AutoModelForMaskedLM`, whose hidden states of
 every token are compared with those that `trawl serve` gives. Exits with 1 where a value differs by more than the
 tolerance.
-Made with sentence-transformers 5, transformers 4.57 and torch 2.15; newer ones should do.
+Run with sentence-transformers 5, transformers 4.57 and 5.23, and torch 2.15; newer ones should do.
 """
 
 import argparse

@@ -23,7 +23,7 @@ mod text;
 mod word_pieces;
 
 pub use batches::{
-    Batches, Draw, GroupBatches, GroupsConfig, Mixing, Shard, ShuffleBuffer, StreamBatches,
+    Batches, Counts, Draw, GroupBatches, GroupsConfig, Mixing, Shard, ShuffleBuffer, StreamBatches,
     StreamConfig, TextBatches, TextBatchesConfig, TextSource, Texts,
 };
 pub use mining::{MiningConfig, MiningCounts, Selection, mine};

@@ -569,11 +569,18 @@ struct Seen {
 
 /// What is to be told of the texts of an epoch: names, and how many of how many.
 fn counted(counts: &BTreeMap<String, u64>) -> impl Iterator<Item = (String, String)> {
-    let n_texts = counts.get("texts").copied().unwrap_or(0);
     let told = counts
         .iter()
-        .filter(|(name, n)| *name != "texts" && **n > 0);
-    told.map(move |(name, n)| (name.replace('_', " "), format!("{n} of {n_texts} texts")))
+        .filter(|(name, n)| !["texts", "spans"].contains(&name.as_str()) && **n > 0);
+    told.map(|(name, n)| {
+        let whole = if name == "cut_spans" {
+            "spans"
+        } else {
+            "texts"
+        };
+        let n_all = counts.get(whole).copied().unwrap_or(0);
+        (name.replace('_', " "), format!("{n} of {n_all} {whole}"))
+    })
 }
 
 fn watch(event: &Event<'_>, progress: &Progress, seen: &mut Seen, tokens_a_batch: u64) {
@@ -658,4 +665,27 @@ fn table(summary: &Summary, export: &Path, start: Instant) -> String {
     }
     rows.push(vec!["model".to_owned(), export.display().to_string()]);
     output::table(&["what", "value"], &["value"], rows)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_cut_is_told_beside_what_there_was() {
+        let counts = [
+            ("texts", 10),
+            ("spans", 20),
+            ("cut_spans", 15),
+            ("cut_queries", 4),
+            ("cut_texts", 0),
+        ];
+        let counts = counts.map(|(name, n)| (name.to_owned(), n)).into();
+        let told: Vec<(String, String)> = counted(&counts).collect();
+        let expected = [
+            ("cut queries", "4 of 10 texts"),
+            ("cut spans", "15 of 20 spans"),
+        ];
+        assert_eq!(told, expected.map(|(a, b)| (a.to_owned(), b.to_owned())));
+    }
 }

@@ -408,6 +408,13 @@ fn decoders_go_on_where_they_were_kept() {
     let errors = fail(1, other);
     let expected = format!("`{}`: the model has no `c_head.", kept.display());
     assert!(errors.contains(&expected), "{errors}");
+    let mlm = ["--keep-decoder", "--set", "objective.name=mlm"];
+    let mlm = ["train", text(&config), "--dry-run"].into_iter().chain(mlm);
+    let errors = fail(2, mlm);
+    assert!(
+        errors.contains("is for methods that have decoders"),
+        "{errors}"
+    );
     let fine_tuning = crate::train::config(folder.path());
     let errors = fail(2, ["train", fine_tuning.as_str(), "--keep-decoder"]);
     assert!(

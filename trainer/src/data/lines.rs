@@ -61,12 +61,16 @@ impl<'a> LineChunks<'a> {
                 path: file.path().to_owned(),
                 lines: Vec::new(),
             };
-            let mut n_bytes = 0;
-            while n_bytes < CHUNK_BYTES {
+            let (mut n_bytes, mut is_bad) = (0, false);
+            // A bad line is the last of its piece, so that a file of nothing else is neither held nor read to its end.
+            while n_bytes < CHUNK_BYTES && !is_bad {
                 let Some((line, text)) = file.next_line_or_reason()? else {
                     break;
                 };
-                n_bytes += text.as_ref().map_or(0, |text| text.len());
+                (n_bytes, is_bad) = match text {
+                    Ok(text) => (n_bytes + text.len(), false),
+                    Err(_) => (n_bytes, true),
+                };
                 chunk.lines.push((line, text.map(str::to_owned)));
             }
             if !chunk.lines.is_empty() {
@@ -109,5 +113,25 @@ impl LineChunk {
             }
         }
         Ok((n_bad, first_bad))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_of_bad_lines_is_read_one_by_one() {
+        let file = tempfile::NamedTempFile::new().expect("a temporary file");
+        let contents = [&b"good\n"[..], &b"\xff\n".repeat(1000)].concat();
+        std::fs::write(file.path(), contents).expect("it is written");
+        let paths = [file.path().to_owned()];
+        let mut chunks = LineChunks::open(&paths).expect("it opens");
+        let mut lengths = Vec::new();
+        while let Some(chunk) = chunks.next_chunk(&mut |_, _| ()).expect("it is read") {
+            lengths.push(chunk.lines.len());
+        }
+        assert_eq!(lengths.len(), 1000);
+        assert_eq!((lengths[0], lengths[1..].iter().max()), (2, Some(&1)));
     }
 }

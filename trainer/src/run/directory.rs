@@ -11,7 +11,7 @@ use super::error::TrainError;
 /// ```text
 /// config.toml          the resolved configuration
 /// run.json             seed and code version
-/// metrics.jsonl        a line for each step and each taking of dev figures
+/// metrics.jsonl        a line for each step, each taking of dev figures and, in pre-training, each epoch
 /// events.out.tfevents… the same for TensorBoard
 /// corpus/              tokens of what pre-training reads, unless they are kept elsewhere
 /// checkpoints/step-N/  what resuming needs; complete whenever it has its name

@@ -74,7 +74,7 @@ pub enum Event<'a> {
     Started(&'a Plan),
     /// A line of the log.
     Step(&'a StepLog),
-    /// An epoch, or the run, ended; what was read of the epoch, by names.
+    /// An epoch, or the last of the planned steps, ended; what was read of the epoch, by names.
     Epoch(u64, &'a BTreeMap<String, u64>),
     /// Dev figures were taken after so many steps.
     Evaluated(u64, &'a BTreeMap<String, f64>),

@@ -23,7 +23,7 @@ pub struct TextMasks {
     pub ratio: f64,
     /// Whether the mask is that of another window than the tokens, as published; words are then hidden in part where a text is
     /// longer than a window.
-    #[serde(skip_serializing_if = "is_off")]
+    #[serde(skip_serializing_if = "std::ops::Not::not")] // runs of before had no such switch
     pub double_crop: bool,
 }
 
@@ -77,7 +77,7 @@ pub struct CotMaeMasks {
     /// Which span stands beside the anchor.
     pub pairs: PairKinds,
     /// As [`TextMasks::double_crop`], of encoder and decoder.
-    #[serde(skip_serializing_if = "is_off")]
+    #[serde(skip_serializing_if = "std::ops::Not::not")] // runs of before had no such switch
     pub double_crop: bool,
 }
 
@@ -201,12 +201,12 @@ fn count_cut<'a>(
     *counts.entry(name).or_default() += n_cut.count() as u64;
 }
 
-fn is_off(switch: &bool) -> bool {
-    !switch
+fn count_spans(spans: [&[u32]; 2], max_tokens: usize, counts: &mut Counts) {
+    *counts.entry("spans").or_default() += 2;
+    count_cut("cut_spans", spans, max_tokens, counts);
 }
 
 const TEXTS: &str = "cut_texts";
-const SPANS: &str = "cut_spans";
 const ENCODER: &str = "masks.encoder_ratio";
 const DECODER: &str = "masks.decoder_ratio";
 
@@ -260,7 +260,7 @@ impl Draw<SpanDocument> for TextMasks {
     }
 
     fn count(&self, text: &SpanDocument, random: &mut ChaCha8Rng, counts: &mut Counts) {
-        count_cut(SPANS, text.draw_two(random), self.max_tokens, counts);
+        count_spans(text.draw_two(random), self.max_tokens, counts);
     }
 }
 
@@ -393,7 +393,7 @@ impl Draw<SpanDocument> for CotMaeMasks {
 
     fn count(&self, text: &SpanDocument, random: &mut ChaCha8Rng, counts: &mut Counts) {
         let (anchor, other) = text.draw(&self.pairs, random);
-        count_cut(SPANS, [anchor, other], self.max_tokens, counts);
+        count_spans([anchor, other], self.max_tokens, counts);
     }
 }
 

@@ -80,8 +80,13 @@ pub trait Method {
     /// The model that is pre-trained.
     fn model(&self) -> &Self::Model;
 
-    /// The parameters of its decoders.
+    /// What is trained beside the model: the parameters of its decoders, and of a generator.
     fn decoders(&self) -> &Parameters;
+
+    /// Those that an export may keep for a run that goes on from it.
+    fn kept(&self) -> &Parameters {
+        self.decoders()
+    }
 
     /// What tells the tokens of an example, the same in all passes, where every term is a mean over what each example gives
     /// by itself: then several ranks can share out a batch.
@@ -254,20 +259,25 @@ impl<M: Method> Pretraining<M> {
     /// beside the weights. Where the model's folder has such a file the method's decoders go on from it.
     ///
     /// # Errors
-    /// [`TrainingError::Load`], also for the decoders of another method or of other sizes.
+    /// [`TrainingError::Load`], also for the decoders of another method or of other sizes; [`TrainingError::Settings`] where there
+    /// are no decoders to keep.
     pub fn new(
         method: M,
         dropout: Option<f32>,
         keeps_decoders: bool,
     ) -> Result<Self, TrainingError> {
         super::settings::dropout(dropout)?;
+        if keeps_decoders && method.kept().iter().next().is_none() {
+            let reason = "`keep_decoders` is for methods that have decoders";
+            return Err(TrainingError::Settings { reason });
+        }
         let mut parameters = method.model().parameters().clone();
         parameters.extend(method.decoders());
         let folder = method.model().folder();
         let own = Rates::read(folder)?;
         Ok(Self {
             rates: dropout.map_or(own, Rates::all),
-            read_from: read_decoders(method.decoders(), &folder.join(DECODERS))?,
+            read_from: read_decoders(method.kept(), &folder.join(DECODERS))?,
             method,
             parameters,
             keeps_decoders,
@@ -344,7 +354,7 @@ impl<M: Method> Objective for Pretraining<M> {
         let source = model.folder();
         MaskedLmExport { source, weights }.write(folder)?;
         match self.keeps_decoders {
-            true => self.method.decoders().save(&folder.join(DECODERS)),
+            true => self.method.kept().save(&folder.join(DECODERS)),
             false => Ok(()),
         }
     }

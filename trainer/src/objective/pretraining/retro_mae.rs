@@ -21,7 +21,7 @@ pub struct RetroMaeConfig {
     /// What recovering the bag of words from ordinary tokens counts: DupMAE 0.1; RetroMAE has no such loss.
     pub bow_loss_weight: Option<f64>,
     /// Whether the words are recovered by a projection of their own, as in DupMAE's paper, in place of the head.
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    #[serde(skip_serializing_if = "std::ops::Not::not")] // runs of before had no such switch
     pub bow_projection: bool,
     /// Of weights that no checkpoint has.
     pub seed: u64,

@@ -174,6 +174,11 @@ impl Method for SimLm {
         &self.parameters
     }
 
+    /// Without the generator's, which `generator` names anew.
+    fn kept(&self) -> &Parameters {
+        self.decoder.parameters()
+    }
+
     fn terms(&self, batch: &[SimLmText], masks: &Masks<'_>) -> Result<Terms, TrainingError> {
         let model = &self.model;
         let mut random = masks.random();

@@ -6,6 +6,8 @@ use encoder::{
     Tokens, kernel_paths,
 };
 
+use crate::levels;
+
 const BI_ENCODERS: [&str; 5] = [
     "tiny-bert",
     "tiny-bert-cls-dense",
@@ -23,12 +25,6 @@ const ARITHMETIC: [Arithmetic; 4] = [
     Arithmetic::Bf16,
     Arithmetic::Int8,
 ];
-
-/// What this machine can be.
-fn levels() -> Vec<Level> {
-    let has = |level: &Level| *level <= Simd::detect().level();
-    Level::ALL.into_iter().filter(has).collect()
-}
 
 fn load(
     name: &str,

@@ -7,3 +7,11 @@ mod invariance;
 mod parity;
 mod texts;
 mod training;
+
+use compute::{Level, Simd};
+
+/// What this machine can be.
+fn levels() -> Vec<Level> {
+    let has = |level: &Level| *level <= Simd::detect().level();
+    Level::ALL.into_iter().filter(has).collect()
+}

@@ -2,16 +2,15 @@
 
 use std::path::Path;
 
-use compute::{Level, Simd};
 use encoder::{
     BiEncoder, CrossEncoder, EncoderConfig, Golden, GoldenReport, ModelOptions, Pooling, Similarity,
 };
 
+use crate::levels;
+
 /// At each level of this machine.
 fn configs() -> impl Iterator<Item = EncoderConfig> {
-    let has = |level: &Level| *level <= Simd::detect().level();
-    let levels = Level::ALL.into_iter().filter(has);
-    levels.map(|level| EncoderConfig {
+    levels().into_iter().map(|level| EncoderConfig {
         threads: 2,
         simd: Some(level),
         ..EncoderConfig::default()

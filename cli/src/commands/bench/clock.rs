@@ -41,6 +41,25 @@ fn user_cpu() -> anyhow::Result<Duration> {
     Ok(Duration::from_micros(microseconds.unsigned_abs()))
 }
 
+/// The median wall time of passes, in seconds.
+pub fn wall(passes: &[Pass]) -> f64 {
+    median(passes.iter().map(|pass| pass.wall))
+}
+
+/// The median CPU time of passes, in seconds.
+pub fn cpu(passes: &[Pass]) -> f64 {
+    median(passes.iter().map(|pass| pass.cpu))
+}
+
+/// The calls of all passes.
+pub fn calls(passes: &[Pass]) -> Vec<Duration> {
+    passes
+        .iter()
+        .flat_map(|pass| &pass.calls)
+        .copied()
+        .collect()
+}
+
 /// The middle one, or the mean of the two in the middle, in seconds; 0 of none.
 pub fn median(times: impl IntoIterator<Item = Duration>) -> f64 {
     let mut times: Vec<Duration> = times.into_iter().collect();

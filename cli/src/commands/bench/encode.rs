@@ -12,7 +12,7 @@ use encoder::{
 };
 use serde::Serialize;
 
-use super::clock::{Pass, median, pass, percentile_ms};
+use super::clock::{Pass, calls, cpu, pass, percentile_ms, wall};
 use super::texts::{Line, Lines};
 use super::train;
 use crate::commands::quickstart;
@@ -194,12 +194,7 @@ pub fn run(args: EncodeArgs, output: &Output) -> anyhow::Result<()> {
         output.remark(format!("{n_truncated} of {n_texts} texts were cut"));
     }
     let (config, wall_s) = (model.config(), wall(&times.encode));
-    let calls: Vec<_> = times
-        .encode
-        .iter()
-        .flat_map(|pass| &pass.calls)
-        .copied()
-        .collect();
+    let calls = calls(&times.encode);
     let paths = encoder::kernel_paths(); // before the comparison, which takes other ones
     let (mut cosines, mut logit_rmse) = (None, None);
     if config.arithmetic != Arithmetic::F32 {
@@ -243,14 +238,6 @@ pub fn run(args: EncodeArgs, output: &Output) -> anyhow::Result<()> {
         tokenize_tokens_per_s: n_tokens as f64 / wall(&times.tokenize),
     };
     output.result(&report, table)
-}
-
-fn wall(passes: &[Pass]) -> f64 {
-    median(passes.iter().map(|pass| pass.wall))
-}
-
-fn cpu(passes: &[Pass]) -> f64 {
-    median(passes.iter().map(|pass| pass.cpu))
 }
 
 impl EncodeArgs {

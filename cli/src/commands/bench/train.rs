@@ -6,7 +6,7 @@ use encoder::training::{Engine, EngineConfig, Precision, TrainingBench, Workload
 use encoder::{Architecture, Arithmetic};
 use serde::Serialize;
 
-use super::clock::{median, pass, percentile_ms};
+use super::clock::{calls, cpu, median, pass, percentile_ms, wall};
 use crate::failure::{Exit, Failure};
 use crate::model::{self, ModelArgs};
 use crate::output::{self, Output};
@@ -101,12 +101,7 @@ pub fn run(
         })?);
     }
     progress.finish();
-    let wall_s = median(passes.iter().map(|pass| pass.wall));
-    let calls: Vec<_> = passes
-        .iter()
-        .flat_map(|pass| &pass.calls)
-        .copied()
-        .collect();
+    let (wall_s, calls) = (wall(&passes), calls(&passes));
     let of = |part: fn(&encoder::training::StepTimes) -> Duration| median(steps.iter().map(part));
     let report = Report {
         workload: match workload {
@@ -122,7 +117,7 @@ pub fn run(
         n_tokens: bench.n_tokens(),
         repeats,
         wall_s,
-        cpu_s: median(passes.iter().map(|pass| pass.cpu)),
+        cpu_s: cpu(&passes),
         tokens_per_s: bench.n_tokens() as f64 / wall_s,
         passages_per_s: bench.n_texts() as f64 / wall_s,
         p50_ms: percentile_ms(&calls, 50),

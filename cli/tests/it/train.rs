@@ -409,7 +409,7 @@ examples = [{{ files = ["{lines}"] }}]
             fs::remove_dir_all(step).expect("a checkpoint");
         }
     }
-    let resumed = train(&parts, &["--resume"]);
+    let resumed = train(&parts, &["--resume", "--set", "engine.threads=2"]);
     assert_eq!(resumed["summary"]["dev"], *dev);
     let weights = |run: &Path| fs::read(run.join("export/model.safetensors")).expect("weights");
     assert_eq!(weights(&whole), weights(&parts));

@@ -187,9 +187,9 @@ pub enum TextFormat {
 #[serde(default, deny_unknown_fields)]
 pub struct EngineSection {
     pub precision: PrecisionName,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    /// Where, not what, as `device`: a run may go on with other threads and elsewhere.
+    #[serde(skip_serializing)]
     pub threads: Option<usize>,
-    /// Where, not what: a run may go on elsewhere.
     #[serde(skip_serializing)]
     pub device: DeviceChoice,
 }

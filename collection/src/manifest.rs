@@ -104,7 +104,7 @@ pub struct Shard {
     pub first_ordinal: u32,
     /// Number of rows.
     pub n_rows: u32,
-    /// The encoder's arithmetic: `f32`, `fixed16`, `bf16` or `int8`.
+    /// The encoder's arithmetic: `f32`, `fixed16`, `bf16x3`, `bf16` or `int8`.
     pub arithmetic: String,
     /// The graph over the vectors, relative to the generation, where there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -101,7 +101,10 @@ impl BackboneConfig {
         if let Some(accelerator) = &config.accelerator
             && accelerator.optional
             && (self.check_accelerated(path, accelerator).is_err()
-                || matches!(config.arithmetic, Arithmetic::Fixed16 | Arithmetic::Int8))
+                || matches!(
+                    config.arithmetic,
+                    Arithmetic::Fixed16 | Arithmetic::Bf16x3 | Arithmetic::Int8
+                ))
         {
             let on_cpu = EncoderConfig {
                 accelerator: None,
@@ -123,7 +126,7 @@ impl BackboneConfig {
             }
             (_, Some(accelerator)) => self.check_accelerated(path, accelerator)?,
             (Self::Engine(_), None) if config.arithmetic == Arithmetic::F16 => {
-                return Err(refuse("f32, fixed16, bf16 and int8", "on the CPU"));
+                return Err(refuse("f32, fixed16, bf16x3, bf16 and int8", "on the CPU"));
             }
             (Self::Engine(_), None) => {}
             (Self::Foreign(_), None) => {

@@ -143,7 +143,7 @@ impl Network {
             simd,
             attention: match format {
                 Format::Int8 if simd.has_bf16() => Format::Bf16,
-                Format::Int8 => Format::Fixed16,
+                Format::Int8 | Format::Bf16x3 => Format::Fixed16,
                 format => format,
             },
             quick: format != Format::F32,

@@ -317,6 +317,7 @@ mod tests {
         for (format, least) in [
             (Format::F32, 0.999_999_9),
             (Format::Fixed16, 0.999_999),
+            (Format::Bf16x3, 0.999_999),
             (Format::Bf16, 0.999),
             (Format::Int8, 0.95),
         ] {
@@ -329,7 +330,8 @@ mod tests {
                 let group: Vec<&Tokens> = texts.iter().collect();
                 let mut workspace = Workspace::default();
                 let instructions = match format {
-                    Format::Bf16 if simd.has_amx() => "amx".to_owned(),
+                    Format::Bf16 | Format::Bf16x3 if simd.has_amx() => "amx".to_owned(),
+                    Format::Int8 if simd.has_amx_int8() => "amx".to_owned(),
                     _ => simd.at_most(Level::Avx512).to_string(),
                 };
                 let before = n_products(&instructions, format);
@@ -342,7 +344,8 @@ mod tests {
                     "{name} {format:?} {simd}"
                 );
                 // The attention of 8 bits is bf16 where that is fast.
-                let has_bf16 = format == Format::Bf16 || format == Format::Int8 && simd.has_bf16();
+                let has_bf16 = matches!(format, Format::Bf16 | Format::Bf16x3)
+                    || format == Format::Int8 && simd.has_bf16();
                 if simd.level() != Level::Portable && !has_bf16 {
                     let fused = fused.get_or_insert_with(|| packed.to_vec());
                     assert_eq!(*fused, packed, "{name} {format:?} {simd}");

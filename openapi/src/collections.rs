@@ -113,7 +113,7 @@ pub struct CollectionShard {
     pub first_ordinal: u32,
     /// Passages it holds.
     pub passages: u32,
-    /// The encoder's arithmetic: `f32`, `fixed16`, `bf16` or `int8`.
+    /// The encoder's arithmetic: `f32`, `fixed16`, `bf16x3`, `bf16` or `int8`.
     pub arithmetic: String,
 }
 

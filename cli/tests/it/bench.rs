@@ -95,7 +95,12 @@ fn passages_of_the_sample_have_the_tokens_that_an_index_counts() {
 
 #[test]
 fn faster_arithmetic_is_compared_with_f32() {
-    for (precision, least) in [("fixed16", 0.999_999), ("bf16", 0.999), ("int8", 0.95)] {
+    for (precision, least) in [
+        ("fixed16", 0.999_999),
+        ("bf16x3", 0.999_999),
+        ("bf16", 0.999),
+        ("int8", 0.95),
+    ] {
         for simd in ["portable", "avx512", "amx"] {
             let report = bench(&tiny_model(), &["--precision", precision, "--simd", simd]);
             assert_eq!(report["precision"], precision);

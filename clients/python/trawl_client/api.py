@@ -256,7 +256,7 @@ class CollectionShard(TypedDict):
     """One contiguous range of passages."""
 
     arithmetic: str
-    """The encoder's arithmetic: `f32`, `fixed16`, `bf16` or `int8`."""
+    """The encoder's arithmetic: `f32`, `fixed16`, `bf16x3`, `bf16` or `int8`."""
 
     first_ordinal: int
     """Ordinal of its first passage."""

@@ -30,7 +30,7 @@ pub(crate) fn matrix_type(arithmetic: Arithmetic) -> Option<MatrixType> {
         Arithmetic::F32 => Some(MatrixType::F32),
         Arithmetic::F16 => Some(MatrixType::F16),
         Arithmetic::Bf16 => Some(MatrixType::Bf16),
-        Arithmetic::Auto | Arithmetic::Fixed16 | Arithmetic::Int8 => None,
+        Arithmetic::Auto | Arithmetic::Fixed16 | Arithmetic::Bf16x3 | Arithmetic::Int8 => None,
     }
 }
 

@@ -16,7 +16,7 @@ pub(super) enum Path {
     Avx512,
     Avx512Vnni,
     Avx512Bf16,
-    /// Tiles of bf16.
+    /// Tiles of bf16 or of 8-bit integers.
     Amx,
 }
 
@@ -36,7 +36,12 @@ impl Path {
             Level::Portable => Self::Portable,
             Level::Avx2 => Self::Avx2,
             Level::Avx512 | Level::Amx => {
-                if simd.has_amx() && format == Format::Bf16 {
+                let by_tiles = match format {
+                    Format::Bf16 | Format::Bf16x3 => simd.has_amx(),
+                    Format::Int8 => simd.has_amx_int8(),
+                    Format::F32 | Format::Fixed16 => false,
+                };
+                if by_tiles {
                     Self::Amx
                 } else if simd.has_bf16() {
                     Self::Avx512Bf16
@@ -50,7 +55,10 @@ impl Path {
     }
 }
 
-static PRODUCTS: [[AtomicU64; 4]; 6] = [const { [const { AtomicU64::new(0) }; 4] }; 6];
+const N_FORMATS: usize = 5;
+
+static PRODUCTS: [[AtomicU64; N_FORMATS]; 6] =
+    [const { [const { AtomicU64::new(0) }; N_FORMATS] }; 6];
 
 /// Counts a product with weights. Those take microseconds, beside which an addition is nothing; the products of attention
 /// may not, and are left out.
@@ -69,7 +77,7 @@ pub(crate) mod tests {
     use super::*;
 
     thread_local! {
-        pub(super) static OF_THIS_THREAD: RefCell<[[u64; 4]; 6]> = const { RefCell::new([[0; 4]; 6]) };
+        pub(super) static OF_THIS_THREAD: RefCell<[[u64; N_FORMATS]; 6]> = const { RefCell::new([[0; N_FORMATS]; 6]) };
     }
 
     /// Products with weights that this thread has computed with some instructions, by their name, and numbers.
@@ -97,6 +105,7 @@ pub fn kernel_paths() -> Vec<KernelPath> {
     let arithmetics = [
         Arithmetic::F32,
         Arithmetic::Fixed16,
+        Arithmetic::Bf16x3,
         Arithmetic::Bf16,
         Arithmetic::Int8,
     ];

@@ -157,33 +157,50 @@ impl<'a> Product<'a> {
                 }
             }
             for (index, slab) in b.slabs.iter().enumerate() {
-                let block = Block {
-                    a: &a.words[slab.first_word..],
+                // The product of some words of A's slab with some of B's, as many and in the order of k.
+                let block = |a_word: usize, b_word: usize, n_words: usize, is_first: bool| Block {
+                    a: &a.words[slab.first_word + a_word..],
                     a_stride: a.n_words,
                     a_scales: a.scales.get(index..).unwrap_or_default(),
                     a_scales_stride: n_scales,
-                    b: &panel[slab.first_word * width..][..slab.n_words * width],
+                    b: &panel[(slab.first_word + b_word) * width..][..n_words * width],
                     width,
                     b_scales: b.scales.get(index * padded + first..).unwrap_or_default(),
                     b_starts: b.starts.get(index * padded + first..).unwrap_or_default(),
                     c,
                     c_stride: self.c_stride,
                     n_rows: a.n_rows,
-                    n_words: slab.n_words,
+                    n_words,
                     kept,
-                    start: (index == 0).then_some(&start),
-                    is_cold: first == cold && index == 0,
+                    start: (index == 0 && is_first).then_some(&start),
+                    is_cold: first == cold && index == 0 && is_first,
                     ahead: (0, 0),
                 };
                 let path = Path::of(self.simd, slab.format);
-                match slab.format {
-                    Format::F32 => block.dispatch::<F32>(path),
+                let mut add = |block: Block| match slab.format {
                     // SAFETY: a `Simd` has AMX only where this process may use it.
                     #[cfg(target_arch = "x86_64")]
-                    Format::Bf16 if path == Path::Amx => unsafe { block.run_tiles(&mut tiles) },
-                    Format::Bf16 => block.dispatch::<Bf16>(path),
+                    Format::Bf16 | Format::Bf16x3 if path == Path::Amx => unsafe {
+                        block.run_tiles::<Bf16>(&mut tiles);
+                    },
+                    // SAFETY: as above.
+                    #[cfg(target_arch = "x86_64")]
+                    Format::Int8 if path == Path::Amx => unsafe {
+                        block.run_tiles::<Int8>(&mut tiles);
+                    },
+                    Format::F32 => block.dispatch::<F32>(path),
+                    Format::Bf16 | Format::Bf16x3 => block.dispatch::<Bf16>(path),
                     Format::Fixed16 => block.dispatch::<Fixed16>(path),
                     Format::Int8 => block.dispatch::<Int8>(path),
+                };
+                if slab.format == Format::Bf16x3 {
+                    // Rounded by rounded, missing by rounded, rounded by missing; missing by missing is below f32's rounding.
+                    let half = slab.n_words / 2;
+                    add(block(0, 0, half, true));
+                    add(block(half, 0, half, false));
+                    add(block(0, half, half, false));
+                } else {
+                    add(block(0, 0, slab.n_words, true));
                 }
             }
         }
@@ -191,7 +208,7 @@ impl<'a> Product<'a> {
 }
 
 /// What differs between the formats in a tile.
-trait Arithmetic {
+pub(super) trait Arithmetic {
     /// Whether sums are floats, which go on from what stands in C, or integers, which are added to it with scales.
     const FLOATS: bool;
     /// Whether sums start from [`Panels::starts`].
@@ -202,7 +219,7 @@ trait Arithmetic {
 
 macro_rules! arithmetic {
     ($name:ident, $floats:literal, $starts:literal, $dot:ident) => {
-        struct $name;
+        pub(super) struct $name;
         impl Arithmetic for $name {
             const FLOATS: bool = $floats;
             const STARTS: bool = $starts;
@@ -551,6 +568,7 @@ mod tests {
         for (format, tolerance) in [
             (Format::F32, 1e-6),
             (Format::Bf16, 3e-3),
+            (Format::Bf16x3, 1e-5),
             (Format::Fixed16, 6e-5),
             (Format::Int8, 1e-2),
         ] {
@@ -609,7 +627,14 @@ mod tests {
 
     #[test]
     fn what_is_not_finite_stays_so() {
-        for format in [Format::F32, Format::Bf16, Format::Fixed16, Format::Int8] {
+        let formats = [
+            Format::F32,
+            Format::Bf16,
+            Format::Bf16x3,
+            Format::Fixed16,
+            Format::Int8,
+        ];
+        for format in formats {
             for bad in [f32::NAN, f32::INFINITY] {
                 for simd in simd_levels() {
                     let panels = Panels::from_transposed(simd, format, &[0.5; 40], 1, 40);

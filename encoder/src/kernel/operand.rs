@@ -22,6 +22,8 @@ pub(crate) enum Format {
     F32,
     /// Floats with 8 bits of precision; sums are f32.
     Bf16,
+    /// Sums of two bf16, about 16 bits of precision: those of a slab's rounded numbers, then those of what rounding took.
+    Bf16x3,
     /// 16-bit integers; sums are exact.
     Fixed16,
     /// 8-bit integers; sums are exact.
@@ -32,9 +34,17 @@ impl Format {
     /// Numbers in a 32-bit word.
     fn per_word(self) -> usize {
         match self {
-            Self::F32 => 1,
+            Self::F32 | Self::Bf16x3 => 1,
             Self::Bf16 | Self::Fixed16 => 2,
             Self::Int8 => 4,
+        }
+    }
+
+    /// Words that hold so many numbers.
+    fn n_words(self, len: usize) -> usize {
+        match self {
+            Self::Bf16x3 => 2 * Self::Bf16.n_words(len),
+            format => len.div_ceil(format.per_word()),
         }
     }
 
@@ -73,7 +83,7 @@ fn push_slabs(slabs: &mut Vec<Slab>, format: Format, mut len: usize) {
             first: last.map_or(0, |slab| slab.first + slab.len),
             len: each.min(len),
             first_word: last.map_or(0, |slab| slab.first_word + slab.n_words),
-            n_words: each.min(len).div_ceil(format.per_word()),
+            n_words: format.n_words(each.min(len)),
         };
         slabs.push(slab);
         len -= slab.len;
@@ -128,7 +138,8 @@ impl Panels {
         self.place(simd, (rows, stride), columns);
     }
 
-    /// Repacks `self` with `k` rows of `n` floats that start every `stride` floats, in any format but 8-bit integers.
+    /// Repacks `self` with `k` rows of `n` floats that start every `stride` floats, in a format that attention has:
+    /// [`Format::F32`], [`Format::Bf16`] or [`Format::Fixed16`].
     pub(crate) fn fill(
         &mut self,
         simd: Simd,
@@ -159,7 +170,7 @@ impl Panels {
                             simd, rows, stride, slab.len, words, width, scales,
                         );
                     }
-                    Format::Int8 => unreachable!("rows are not packed as 8-bit integers"),
+                    Format::Bf16x3 | Format::Int8 => unreachable!("attention is in other formats"),
                 }
             }
         }
@@ -314,7 +325,7 @@ impl Rows {
                     super::scale(simd, scores, 1.0 / sum);
                     quantize::bf16(simd, scores, words);
                 }
-                Format::Int8 => unreachable!("attention weights are not held in 8 bits"),
+                Format::Bf16x3 | Format::Int8 => unreachable!("attention is in other formats"),
                 Format::Fixed16 => {
                     // The squares of all slabs are in its sum, so that every slab keeps the limit.
                     let [sum, squares] = quick_exp_of_scaled(simd, scores, scale);
@@ -361,6 +372,7 @@ impl Rows {
                 match slab.format {
                     Format::F32 => words.copy_from_slice(as_words(values)),
                     Format::Bf16 => quantize::bf16(simd, values, words),
+                    Format::Bf16x3 => quantize::bf16x3(simd, values, words),
                     Format::Fixed16 => {
                         self.scales[row * n_slabs + index] = quantize::fixed16(simd, values, words);
                     }

@@ -3,7 +3,7 @@
 use compute::{Simd, simd_function};
 
 use super::function::{magnitude, sum_of_squares};
-use super::operand::PANEL;
+use super::operand::{DEPTH, PANEL};
 
 /// Adding it rounds a float below 2²² to an integer, ties to even, and leaves that in the low bits.
 const ROUND: f32 = 12_582_912.0; // 1.5 · 2²³
@@ -20,6 +20,22 @@ pub(super) fn bf16(simd: Simd, values: &[f32], words: &mut [u32]) {
         return unsafe { bf16_by_instruction(values, words) };
     }
     bf16_by_bits(simd, values, words);
+}
+
+/// Fills half of the words with the nearest bf16 of each value, and the other half with those of what is missing.
+pub(super) fn bf16x3(simd: Simd, values: &[f32], words: &mut [u32]) {
+    let (rounded, missing) = words.split_at_mut(words.len() / 2);
+    if !values.len().is_multiple_of(2) {
+        for half in [&mut *rounded, missing] {
+            half[values.len() / 2] = 0;
+        }
+    }
+    bf16(simd, values, rounded);
+    let mut differences = [0.0; DEPTH];
+    let differences = &mut differences[..values.len()];
+    differences.copy_from_slice(values);
+    take_off(simd, differences, rounded);
+    bf16(simd, differences, missing);
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -47,6 +63,13 @@ simd_function! {
     fn bf16_by_bits(values: &[f32], words: &mut [u32]) {
         for (half, x) in halves(words).iter_mut().zip(values) {
             *half = rounded_bf16(*x) as u16;
+        }
+    }
+
+    /// Subtracts bf16.
+    fn take_off(values: &mut [f32], words: &mut [u32]) {
+        for (x, &half) in values.iter_mut().zip(halves(words).iter()) {
+            *x -= f32::from_bits(u32::from(half) << 16);
         }
     }
 

@@ -592,7 +592,7 @@ fn what_an_accelerator_does_not_compute_is_refused() {
         assert!(found.ends_with(expected), "{found}");
     };
     let tiny = fixture("tiny-bert");
-    for arithmetic in [Arithmetic::Int8, Arithmetic::Fixed16] {
+    for arithmetic in [Arithmetic::Int8, Arithmetic::Fixed16, Arithmetic::Bf16x3] {
         let expected = format!(
             "runs in f32, f16 and bf16 on an accelerator, not in {}",
             arithmetic.as_str()
@@ -606,7 +606,7 @@ fn what_an_accelerator_does_not_compute_is_refused() {
     check(
         &tiny,
         &f16,
-        "runs in f32, fixed16, bf16 and int8 on the CPU, not in f16",
+        "runs in f32, fixed16, bf16x3, bf16 and int8 on the CPU, not in f16",
     );
     check(
         &fixture("tiny-t5"),
@@ -636,6 +636,7 @@ fn an_optional_device_leaves_what_it_does_not_have_to_the_cpu() {
         ("tiny-bert", Arithmetic::F32, true),
         ("tiny-bert", Arithmetic::Int8, false),
         ("tiny-bert", Arithmetic::Fixed16, false),
+        ("tiny-bert", Arithmetic::Bf16x3, false),
         ("tiny-modernbert", Arithmetic::Auto, false),
     ] {
         let mut config = on(&gpu(1 << 28), arithmetic, 1 << 10);
@@ -647,7 +648,7 @@ fn an_optional_device_leaves_what_it_does_not_have_to_the_cpu() {
             on_device,
             "{model}, {arithmetic:?}"
         );
-        if let (false, Arithmetic::Int8 | Arithmetic::Fixed16) = (on_device, arithmetic) {
+        if !on_device && arithmetic != Arithmetic::Auto {
             assert_eq!(encoder.config().arithmetic, arithmetic);
         }
     }

@@ -818,7 +818,12 @@ fn foreign_models_take_f32_and_auto_only() {
         let path = testkit::fixture("models/tiny-t5");
         BiEncoder::load(&path, &ModelOptions::default(), &config)
     };
-    for arithmetic in [Arithmetic::Fixed16, Arithmetic::Bf16, Arithmetic::Int8] {
+    for arithmetic in [
+        Arithmetic::Fixed16,
+        Arithmetic::Bf16x3,
+        Arithmetic::Bf16,
+        Arithmetic::Int8,
+    ] {
         match load(arithmetic).err().expect("the arithmetic is refused") {
             LoadError::Arithmetic {
                 path, requested, ..

@@ -19,9 +19,10 @@ const BI_ENCODERS: [&str; 5] = [
 /// Those that candle-transformers computes, in f32.
 const FOREIGN: [&str; 3] = ["tiny-t5", "tiny-modernbert", "tiny-qwen3"];
 
-const ARITHMETIC: [Arithmetic; 4] = [
+const ARITHMETIC: [Arithmetic; 5] = [
     Arithmetic::F32,
     Arithmetic::Fixed16,
+    Arithmetic::Bf16x3,
     Arithmetic::Bf16,
     Arithmetic::Int8,
 ];
@@ -245,7 +246,8 @@ fn the_path_that_was_asked_for_is_the_one_that_runs() {
                 .expect("the model loads");
             let simd = widest.at_most(level);
             let expected = match arithmetic {
-                Arithmetic::Bf16 if simd.has_amx() => "amx".to_owned(),
+                Arithmetic::Bf16 | Arithmetic::Bf16x3 if simd.has_amx() => "amx".to_owned(),
+                Arithmetic::Int8 if simd.has_amx_int8() => "amx".to_owned(),
                 _ => widest.at_most(level.min(Level::Avx512)).to_string(),
             };
             let products = || {

@@ -232,8 +232,21 @@ mod x86 {
                 }
                 // TDPBF16PS
                 (0x5c, 2, Some(a)) => self.dot_bf16(reg, a, vvvv),
-                // TDPBSUD
-                (0x5e, 2, Some(a)) => self.dot_i8_u8(reg, a, vvvv),
+                // TDPBSUD, TDPBUSD
+                (0x5e, 2, Some(a)) => {
+                    self.dot_bytes(
+                        reg,
+                        (a, |byte| i32::from(byte.cast_signed())),
+                        (vvvv, i32::from),
+                    );
+                }
+                (0x5e, 1, Some(a)) => {
+                    self.dot_bytes(
+                        reg,
+                        (a, i32::from),
+                        (vvvv, |byte| i32::from(byte.cast_signed())),
+                    );
+                }
                 _ => panic!("tile instruction {opcode:x} with prefix {prefix} is not emulated"),
             }
         }
@@ -279,18 +292,21 @@ mod x86 {
             (rows, words, columns)
         }
 
-        /// `sums += a · b` of signed by unsigned bytes.
-        fn dot_i8_u8(&mut self, sums: usize, a: usize, b: usize) {
+        /// `sums += a · b` of bytes, which the functions say to be signed or not.
+        fn dot_bytes(
+            &mut self,
+            sums: usize,
+            (a, of_a): (usize, fn(u8) -> i32),
+            (b, of_b): (usize, fn(u8) -> i32),
+        ) {
             let (rows, words, columns) = self.shapes_of_product(sums, a, b);
             for row in 0..rows {
                 for word in 0..words {
                     let left = self.tiles[a][row][word].to_le_bytes();
                     for column in 0..columns {
                         let right = self.tiles[b][word][column].to_le_bytes();
-                        let products = left.iter().zip(right);
-                        let sum: i32 = products
-                            .map(|(&x, y)| i32::from(x.cast_signed()) * i32::from(y))
-                            .sum();
+                        let products = left.into_iter().zip(right);
+                        let sum: i32 = products.map(|(x, y)| of_a(x) * of_b(y)).sum();
                         let target = &mut self.tiles[sums][row][column];
                         *target = target.wrapping_add(sum.cast_unsigned());
                     }

@@ -1,10 +1,9 @@
 //! The transformer of a model directory, whoever computes it: the engine or candle-transformers.
 
 use std::path::Path;
-use std::sync::atomic::AtomicUsize;
+use std::sync::Arc;
 
 use compute::Simd;
-use rayon::ThreadPool;
 use serde_json::Value;
 
 use crate::accelerated;
@@ -17,6 +16,7 @@ use crate::error::{EncodeError, LoadError};
 use crate::foreign::{Foreign, ForeignConfig};
 use crate::network::{Network, Wanted};
 use crate::options::{AcceleratorConfig, Arithmetic, EncoderConfig};
+use crate::threads::Threads;
 use crate::tokenizer::Tokens;
 use crate::weights::Weights;
 
@@ -223,14 +223,14 @@ pub(crate) enum Backbone {
 }
 
 impl Backbone {
-    /// Starts the threads that compute; with one, the engine works on the caller's.
-    pub(crate) fn start_threads(&self, n_threads: usize) -> Result<Option<ThreadPool>, LoadError> {
+    /// The threads that compute; with one, the engine works on the caller's.
+    pub(crate) fn threads(&self, n_threads: usize) -> Result<Option<Arc<Threads>>, LoadError> {
         // candle takes the threads of the pool it finds itself in, so it always needs one.
         let least = match self {
             Self::Engine(_) => 2,
             Self::Foreign(_) => 1,
         };
-        batch::start_threads(n_threads, least)
+        Threads::shared(n_threads, least)
     }
 
     /// Hands the last layer's token vectors of each group of texts, one text after the other, to `finish`, which makes a
@@ -238,7 +238,7 @@ impl Backbone {
     /// Rows are returned in the order of `texts`.
     pub(crate) fn for_groups(
         &self,
-        (pool, n_running): (Option<&ThreadPool>, &AtomicUsize),
+        threads: Option<&Threads>,
         texts: &[Tokens],
         (batch_tokens, n_out): (usize, impl Fn(&Tokens) -> usize),
         wanted: Wanted,
@@ -246,20 +246,22 @@ impl Backbone {
     ) -> Result<Vec<f32>, EncodeError> {
         match self {
             Self::Engine(network) => Ok(batch::for_groups(
-                (pool, n_running),
+                threads,
                 texts,
                 batch_tokens,
                 n_out,
                 |group, workspace| finish(group, network.forward(group, wanted, workspace)),
             )),
-            Self::Foreign(model) => batch::for_texts(pool, texts, |row, text| {
-                let hidden = model.forward(text, wanted);
-                let hidden = hidden.map_err(|error| EncodeError::Model {
-                    row,
-                    reason: first_line(&error),
-                })?;
-                Ok(finish(&[text], &hidden))
-            }),
+            Self::Foreign(model) => {
+                batch::for_texts(threads.map(|threads| &threads.pool), texts, |row, text| {
+                    let hidden = model.forward(text, wanted);
+                    let hidden = hidden.map_err(|error| EncodeError::Model {
+                        row,
+                        reason: first_line(&error),
+                    })?;
+                    Ok(finish(&[text], &hidden))
+                })
+            }
         }
     }
 }

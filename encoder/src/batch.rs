@@ -2,42 +2,25 @@
 
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rayon::ThreadPool;
 use rayon::prelude::*;
 
 use crate::backbone::Limits;
 use crate::crew::Crew;
-use crate::error::{EncodeError, LoadError};
+use crate::error::EncodeError;
 use crate::network::Workspace;
+use crate::threads::{Threads, count_in};
 use crate::tokenizer::Tokens;
-
-/// Starts the threads of an encoder; with fewer than `least`, work runs on the caller's.
-pub(crate) fn start_threads(
-    n_threads: usize,
-    least: usize,
-) -> Result<Option<ThreadPool>, LoadError> {
-    if n_threads < least {
-        return Ok(None);
-    }
-    let builder = rayon::ThreadPoolBuilder::new().num_threads(n_threads.max(1));
-    let builder = builder.thread_name(|index| format!("encoder-{index}"));
-    builder
-        .build()
-        .map(Some)
-        .map_err(|source| LoadError::Threads { n_threads, source })
-}
 
 /// Fewer tokens than this are not worth a thread of their own.
 const LEAST_TOKENS: usize = 64;
 
 /// Calls `compute` for groups of about `batch_tokens` tokens of texts of about equal length, longest first, and writes
 /// what it returns, one row of `width(text)` values per text, at the places of the input. Groups are smaller where a thread
-/// would otherwise have nothing to do. `n_running` counts the calls at work, so that a lone group is shared by all threads
-/// only when no other call needs them.
+/// would otherwise have nothing to do. A lone group is shared by all threads only when no other call is at work on them.
 pub(crate) fn for_groups(
-    (pool, n_running): (Option<&ThreadPool>, &AtomicUsize),
+    threads: Option<&Threads>,
     texts: &[Tokens],
     batch_tokens: usize,
     width: impl Fn(&Tokens) -> usize,
@@ -46,7 +29,7 @@ pub(crate) fn for_groups(
     let mut order: Vec<usize> = (0..texts.len()).collect();
     order.sort_by_key(|&index| std::cmp::Reverse(texts[index].len()));
     let n_tokens: usize = texts.iter().map(Tokens::len).sum();
-    let share = n_tokens.div_ceil(pool.map_or(1, ThreadPool::current_num_threads));
+    let share = n_tokens.div_ceil(threads.map_or(1, |threads| threads.pool.current_num_threads()));
     let groups = cut(texts, &order, batch_tokens.min(share.max(LEAST_TOKENS)));
     let run = |workspace: &mut Workspace, group: &Range<usize>| {
         let group: Vec<&Tokens> = order[group.clone()]
@@ -55,10 +38,10 @@ pub(crate) fn for_groups(
             .collect();
         compute(&group, workspace)
     };
-    let (n_before, _end) = count_in(n_running);
-    let computed: Vec<Vec<f32>> = match pool {
+    let counted = threads.map(|threads| (&threads.pool, count_in(&threads.n_running)));
+    let computed: Vec<Vec<f32>> = match &counted {
         // One group at a time to each thread, in order: the long ones start first.
-        Some(pool) if groups.len() > 1 => pool.install(|| {
+        Some((pool, _)) if groups.len() > 1 => pool.install(|| {
             groups
                 .par_iter()
                 .with_max_len(1)
@@ -66,7 +49,7 @@ pub(crate) fn for_groups(
                 .collect()
         }),
         // One group and nobody else at work: all threads share it.
-        Some(pool) if n_before == 0 => Crew::gather(pool, |crew| {
+        Some((pool, (0, _))) => Crew::gather(pool, |crew| {
             let mut workspace = Workspace::default();
             workspace.crew = Some(Arc::clone(crew));
             groups
@@ -126,21 +109,6 @@ pub(crate) fn for_texts<E: Send>(
     match pool {
         Some(pool) => pool.install(rows),
         None => rows(),
-    }
-}
-
-/// Counts a call in, until what is returned is dropped, and says how many were before.
-pub(crate) fn count_in(n_running: &AtomicUsize) -> (usize, AtEnd<'_>) {
-    let n_before = n_running.fetch_add(1, Ordering::Relaxed);
-    (n_before, AtEnd(n_running))
-}
-
-/// Counts a call out again, even when it panics.
-pub(crate) struct AtEnd<'a>(&'a AtomicUsize);
-
-impl Drop for AtEnd<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -216,6 +184,8 @@ pub(crate) fn check_finite(values: &[f32], width: usize) -> Result<(), EncodeErr
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::Ordering;
+
     use super::*;
 
     fn texts(lengths: &[usize]) -> Vec<Tokens> {
@@ -245,8 +215,8 @@ mod tests {
     #[test]
     fn rows_come_back_in_the_order_of_the_input() {
         let texts = texts(&[3, 9, 1, 5, 2]);
-        for pool in [None, start_threads(2, 2).expect("two threads start")] {
-            let threads = (pool.as_ref(), &AtomicUsize::new(0));
+        for threads in [None, Some(Threads::start(2).expect("two threads start"))] {
+            let threads = threads.as_ref();
             let lengths = for_groups(
                 threads,
                 &texts,
@@ -260,12 +230,12 @@ mod tests {
 
     #[test]
     fn a_lone_group_is_shared_only_while_no_other_call_is_at_work() {
-        let pool = start_threads(2, 2).expect("two threads start");
+        let threads = Threads::start(2).expect("two threads start");
         let lengths: [(&[usize], _); 3] = [(&[9], 0), (&[9], 1), (&[80, 80], 0)];
         for ((lengths, n_others), is_shared) in lengths.into_iter().zip([true, false, false]) {
-            let threads = (pool.as_ref(), &AtomicUsize::new(n_others));
+            threads.n_running.store(n_others, Ordering::Relaxed);
             let shared = for_groups(
-                threads,
+                Some(&threads),
                 &texts(lengths),
                 80,
                 |_| 1,

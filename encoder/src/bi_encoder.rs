@@ -1,10 +1,9 @@
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::atomic::AtomicUsize;
+use std::sync::Arc;
 
 use compute::Simd;
 use compute::accelerator::DeviceInfo;
-use rayon::ThreadPool;
 use rayon::prelude::*;
 use serde_json::{Value, json};
 
@@ -19,6 +18,7 @@ use crate::kernel::{self, Format, Rows};
 use crate::network::{PackedLinear, Wanted};
 use crate::options::{EncoderConfig, ModelOptions, Pooling, Role, Similarity};
 use crate::pooling::normalize;
+use crate::threads::Threads;
 use crate::tokenizer::{Side, Text, TextTokenizer, Tokens};
 use crate::weights::Linear;
 
@@ -79,9 +79,7 @@ pub struct BiEncoder {
     passage: OneSide,
     /// sha256 of the transformer's tensors.
     weights: String,
-    pool: Option<ThreadPool>,
-    /// Calls that are being computed.
-    n_running: AtomicUsize,
+    threads: Option<Arc<Threads>>,
 }
 
 /// Who computes token vectors.
@@ -174,11 +172,10 @@ impl BiEncoder {
         }
         Ok(Self {
             name: name_of(path),
-            pool: match &engine {
-                Engine::Host(backbone) => backbone.start_threads(config.threads)?,
-                Engine::Accelerated(_) => batch::start_threads(config.threads, 2)?, // they tokenise
+            threads: match &engine {
+                Engine::Host(backbone) => backbone.threads(config.threads)?,
+                Engine::Accelerated(_) => Threads::shared(config.threads, 2)?, // they tokenise
             },
-            n_running: AtomicUsize::new(0),
             config,
             width: directory
                 .truncate_width
@@ -294,8 +291,8 @@ impl BiEncoder {
                 ..tokens
             })
         };
-        match &self.pool {
-            Some(pool) if texts.len() > 1 => pool.install(|| {
+        match &self.threads {
+            Some(threads) if texts.len() > 1 => threads.pool.install(|| {
                 texts
                     .par_iter()
                     .enumerate()
@@ -444,7 +441,7 @@ impl BiEncoder {
             false => Wanted::AllTokens,
         };
         let values = backbone.for_groups(
-            (self.pool.as_ref(), &self.n_running),
+            self.threads.as_deref(),
             texts,
             (self.config.batch_tokens, |text: &Tokens| {
                 self.n_values(text, output)

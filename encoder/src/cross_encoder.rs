@@ -1,9 +1,8 @@
 use std::path::Path;
-use std::sync::atomic::AtomicUsize;
+use std::sync::Arc;
 
 use compute::Simd;
 use compute::accelerator::DeviceInfo;
-use rayon::ThreadPool;
 use rayon::prelude::*;
 use serde_json::{Value, json};
 
@@ -20,6 +19,7 @@ use crate::kernel::{self, Format, Rows};
 use crate::network::{PackedLinear, Wanted};
 use crate::options::{EncoderConfig, Pooling};
 use crate::rank_prior::RankPrior;
+use crate::threads::Threads;
 use crate::tokenizer::{Side, Text, TextTokenizer, Tokens};
 use crate::weights::{Linear, Norm};
 
@@ -50,9 +50,7 @@ pub struct CrossEncoder {
     max_tokens: usize,
     simd: Simd,
     weights: String,
-    pool: Option<ThreadPool>,
-    /// Calls that are being computed.
-    n_running: AtomicUsize,
+    threads: Option<Arc<Threads>>,
 }
 
 /// Who computes logits.
@@ -151,11 +149,10 @@ impl CrossEncoder {
         let (engine, weights) = loaded?;
         Ok(Self {
             name: name_of(path),
-            pool: match &engine {
-                Engine::Host { backbone, .. } => backbone.start_threads(config.threads)?,
-                Engine::Accelerated(_) => batch::start_threads(config.threads, 2)?, // they tokenise
+            threads: match &engine {
+                Engine::Host { backbone, .. } => backbone.threads(config.threads)?,
+                Engine::Accelerated(_) => Threads::shared(config.threads, 2)?, // they tokenise
             },
-            n_running: AtomicUsize::new(0),
             config,
             weights,
             backbone_config,
@@ -249,8 +246,8 @@ impl CrossEncoder {
                 reason: error.to_string(),
             })
         };
-        match &self.pool {
-            Some(pool) if pairs.len() > 1 => pool.install(|| {
+        match &self.threads {
+            Some(threads) if pairs.len() > 1 => threads.pool.install(|| {
                 pairs
                     .par_iter()
                     .enumerate()
@@ -271,7 +268,7 @@ impl CrossEncoder {
         let n_labels = self.n_labels();
         let logits = match &self.engine {
             Engine::Host { backbone, head } => backbone.for_groups(
-                (self.pool.as_ref(), &self.n_running),
+                self.threads.as_deref(),
                 pairs,
                 (self.config.batch_tokens, |_| n_labels),
                 match head.pooling {

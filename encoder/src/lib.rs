@@ -26,6 +26,7 @@ mod options;
 mod pooling;
 mod rank_prior;
 mod t5;
+mod threads;
 mod tokenizer;
 pub mod training;
 mod transformer;

@@ -13,10 +13,10 @@ use super::small::{GroupSizes, Shape, Small};
 use super::weights::{self, DeviceHead, DeviceLayer, DeviceNorm, upload};
 use super::workspace::Workspace;
 use crate::architecture::Architecture;
-use crate::batch;
 use crate::cross_encoder::HeadWeights;
 use crate::network::relative_bias;
 use crate::options::Pooling;
+use crate::threads::count_in;
 use crate::tokenizer::Tokens;
 use crate::weights::Weights;
 
@@ -135,7 +135,7 @@ impl Network {
         wanted: Wanted<'_>,
         computed: &mut Vec<(Group, Vec<f32>)>,
     ) -> Result<(), AcceleratorError> {
-        let (_, _end) = batch::count_in(&self.n_running);
+        let (_, _end) = count_in(&self.n_running);
         let mut running: Option<(Group, Download)> = None;
         let mut next = Some(first);
         while let Some(group) = next {

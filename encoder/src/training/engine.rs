@@ -3,15 +3,14 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use compute::accelerator::SharedAccelerator;
 use compute::{Simd, thread_budget};
-use rayon::ThreadPool;
 use rayon::prelude::*;
 
 use super::accelerated::{Device, failed};
 use super::error::TrainingError;
 use super::matrix::{self, Kernel, Precision};
 use super::network::{Tape, Workspace};
-use crate::batch::start_threads;
 use crate::error::LoadError;
+use crate::threads::Threads;
 
 /// Where and how training computes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,7 +40,7 @@ impl Default for EngineConfig {
 /// Results do not depend on the number of threads: work is cut by the batch alone, and sums have a fixed order.
 pub struct Engine {
     pub(super) kernel: Kernel,
-    pool: Option<ThreadPool>,
+    threads: Option<Arc<Threads>>,
     workspaces: Mutex<Vec<Workspace>>,
     tapes: Mutex<Vec<Tape>>,
     operations: Arc<AtomicU64>,
@@ -75,7 +74,7 @@ impl Engine {
     fn without_device(config: &EngineConfig) -> Result<Self, LoadError> {
         Ok(Self {
             kernel: Kernel::new(config.simd, config.precision),
-            pool: start_threads(config.threads, 2)?,
+            threads: Threads::shared(config.threads, 2)?,
             workspaces: Mutex::default(),
             tapes: Mutex::default(),
             operations: Arc::default(),
@@ -99,9 +98,8 @@ impl Engine {
 
     /// Threads of the products.
     pub fn threads(&self) -> usize {
-        self.pool
-            .as_ref()
-            .map_or(1, ThreadPool::current_num_threads)
+        let threads = self.threads.as_ref();
+        threads.map_or(1, |threads| threads.pool.current_num_threads())
     }
 
     /// How operands of matrix products are held.
@@ -122,9 +120,11 @@ impl Engine {
             let n_operations = matrix::operations() - before;
             self.operations.fetch_add(n_operations, Ordering::Relaxed);
         };
-        match &self.pool {
-            Some(pool) if items.len() > 1 => {
-                pool.install(|| items.par_iter_mut().with_max_len(1).for_each(work));
+        match &self.threads {
+            Some(threads) if items.len() > 1 => {
+                threads
+                    .pool
+                    .install(|| items.par_iter_mut().with_max_len(1).for_each(work));
             }
             _ => items.iter_mut().for_each(work),
         }

@@ -91,13 +91,30 @@ impl PackedLinear {
         (rows, crew): (&mut Rows, Option<&Crew>),
         out: &mut [f32],
     ) {
+        self.apply_then(simd, input, (rows, crew), out, |_, _| ());
+    }
+
+    /// As [`Self::apply`], with a function of single values applied to `out`.
+    fn apply_then(
+        &self,
+        simd: Simd,
+        input: &[f32],
+        (rows, crew): (&mut Rows, Option<&Crew>),
+        out: &mut [f32],
+        then: fn(Simd, &mut [f32]),
+    ) {
         let n_in = self.panels.k();
         kernel::count(simd, self.panels.format());
         rows.fill(simd, &self.panels, (input, n_in), input.len() / n_in);
-        let (bias, out) = (self.bias.as_deref(), (out, self.n_out()));
+        let (panels, bias, stride) = (&self.panels, self.bias.as_deref(), self.n_out());
         match crew {
-            Some(crew) => kernel::multiply_shared(simd, crew, rows, &self.panels, bias, out),
-            None => kernel::multiply(simd, rows, &self.panels, bias, out),
+            Some(crew) => {
+                kernel::multiply_shared(simd, crew, rows, panels, bias, (out, stride), then);
+            }
+            None => {
+                kernel::multiply(simd, rows, panels, bias, (out, stride));
+                then(simd, out);
+            }
         }
     }
 }
@@ -184,6 +201,13 @@ impl Network {
             buffer.resize(n_tokens * columns, 0.0);
         }
         intermediate.resize(n_tokens.min(FEED_FORWARD_ROWS) * n_intermediate, 0.0);
+        let activation = match self.architecture.activation {
+            Activation::Gelu if self.quick => kernel::quick_gelu,
+            Activation::Gelu => kernel::gelu,
+            Activation::GeluTanh => kernel::gelu_tanh,
+            Activation::Relu => kernel::relu,
+            Activation::Silu => kernel::silu,
+        };
         let crew = workspace.crew.clone();
         let crew = crew.as_deref();
         self.embed(group, workspace);
@@ -225,14 +249,9 @@ impl Network {
             let chunks = summed.chunks(FEED_FORWARD_ROWS * width);
             for (input, out) in chunks.zip(hidden.chunks_mut(FEED_FORWARD_ROWS * width)) {
                 let inner = &mut intermediate[..input.len() / width * n_intermediate];
-                layer.up.apply(self.simd, input, (rows, crew), inner); // (rows, I)
-                match self.architecture.activation {
-                    Activation::Gelu if self.quick => kernel::quick_gelu(self.simd, inner),
-                    Activation::Gelu => kernel::gelu(self.simd, inner),
-                    Activation::GeluTanh => kernel::gelu_tanh(self.simd, inner),
-                    Activation::Relu => kernel::relu(self.simd, inner),
-                    Activation::Silu => kernel::silu(self.simd, inner),
-                }
+                layer
+                    .up
+                    .apply_then(self.simd, input, (rows, crew), inner, activation); // (rows, I)
                 layer.down.apply(self.simd, inner, (rows, crew), out); // (rows, H)
                 self.add_norm(out, input, &layer.output_norm);
             }

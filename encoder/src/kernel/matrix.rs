@@ -20,8 +20,6 @@ use super::register::Register;
 
 /// Words that a column of the first panel is fetched ahead of its use: 12 KiB of a full panel.
 const AHEAD: usize = 64;
-/// Parts of a shared product for each thread: a thread that comes late leaves its own to others.
-const PARTS_PER_THREAD: usize = 4;
 
 /// Computes `C = A · B + bias` for rows that were converted for B; row `i` of C starts at `c[i · c_stride]`.
 ///
@@ -39,7 +37,8 @@ pub(crate) fn multiply(
     unsafe { product.compute(0..product.n_panels()) };
 }
 
-/// As [`multiply`], with the columns of C divided among the threads of a crew. The values are the same.
+/// As [`multiply`], with the columns of C divided among the threads of a crew, each of which applies `then`, a function of single
+/// values, to what it computed. The values are the same.
 pub(crate) fn multiply_shared(
     simd: Simd,
     crew: &Crew,
@@ -47,15 +46,30 @@ pub(crate) fn multiply_shared(
     b: &Panels,
     bias: Option<&[f32]>,
     (c, c_stride): (&mut [f32], usize),
+    then: fn(Simd, &mut [f32]),
 ) {
     let product = Product::new(simd, a, b, bias, (c, c_stride));
-    let n_panels = product.n_panels();
-    let n_parts = n_panels.min(PARTS_PER_THREAD * crew.n_threads());
-    let first = |part: usize| part * n_panels / n_parts;
-    // SAFETY: the parts have no panel in common, and each is computed once.
-    crew.share(n_parts, &|part| unsafe {
-        product.compute(first(part)..first(part + 1))
+    let starts = starts_of_parts(product.n_panels(), crew.n_threads());
+    crew.share(starts.len() - 1, &|part| {
+        let panels = starts[part]..starts[part + 1];
+        // SAFETY: the parts have no panel in common, and each is computed once.
+        unsafe {
+            product.compute(panels.clone());
+            product.rows_of(panels).for_each(|row| then(simd, row));
+        }
     });
+}
+
+/// Where the parts of a shared product start, and the last one ends: large ones first, in which memory is fetched ahead, and down to
+/// one panel, so that all threads end at about the same time.
+fn starts_of_parts(n_panels: usize, n_threads: usize) -> Vec<usize> {
+    let mut starts = vec![0];
+    let mut start = 0;
+    while start < n_panels {
+        start += ((n_panels - start) / (n_threads + 1)).max(1);
+        starts.push(start);
+    }
+    starts
 }
 
 /// A product whose operands were found to fit together, of which several threads compute different panels.
@@ -126,6 +140,21 @@ impl<'a> Product<'a> {
             0 => 0,
             _ => self.b.n.div_ceil(PANEL),
         }
+    }
+
+    /// The columns of a range of panels in each row of C.
+    ///
+    /// # Safety
+    /// As for [`Self::compute`], while the rows are held.
+    unsafe fn rows_of(&self, panels: Range<usize>) -> impl Iterator<Item = &mut [f32]> {
+        let columns = panels.start * PANEL..(panels.end * PANEL).min(self.b.n);
+        (0..self.a.n_rows).map(move |row| {
+            // SAFETY: `new` has checked that C has these columns, which nobody else uses.
+            unsafe {
+                let first = self.c.add(row * self.c_stride + columns.start);
+                std::slice::from_raw_parts_mut(first, columns.len())
+            }
+        })
     }
 
     /// Computes the columns of a range of panels.
@@ -533,13 +562,16 @@ mod tests {
                 let mut shared = vec![f32::NAN; n];
                 rows.fill(simd, &panels, (&a[i * a_stride..], a_stride), 1);
                 Crew::gather(&pool, |crew| {
-                    multiply_shared(simd, crew, &rows, &panels, Some(&bias), (&mut shared, n));
+                    let c = (&mut shared[..], n);
+                    multiply_shared(simd, crew, &rows, &panels, Some(&bias), c, |_, values| {
+                        for value in values {
+                            *value = -*value;
+                        }
+                    });
                 });
-                assert_eq!(
-                    shared,
-                    c[i * c_stride..][..n],
-                    "row {i} depends on the threads"
-                );
+                let negative: Vec<f32> =
+                    c[i * c_stride..][..n].iter().map(|value| -value).collect();
+                assert_eq!(shared, negative, "row {i} depends on the threads");
                 let mut alone = vec![0.0; n];
                 rows.fill(simd, &panels, (&a[i * a_stride..], a_stride), 1);
                 multiply(simd, &rows, &panels, Some(&bias), (&mut alone, n));

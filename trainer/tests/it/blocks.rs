@@ -135,6 +135,26 @@ fn check(path: &Path, blocks: &BlockConfig, n_threads: usize, folder: &Path) {
 }
 
 #[test]
+fn draws_depend_on_the_number_of_a_document_and_not_on_its_chunk() {
+    let folder = tempfile::tempdir().unwrap();
+    let sample = fs::read_to_string(testkit::fixture("sample/corpus.jsonl")).unwrap();
+    let blocks = BlockConfig {
+        max_tokens: 42,
+        short_probability: 0.5,
+        ..BlockConfig::of(ClosingRule::RetroMae)
+    };
+    // A first text without a token, which has a chunk of its own where it is long.
+    let [beside, behind] = [1, 400_000].map(|length| {
+        let path = folder.path().join(format!("{length}.jsonl"));
+        let first = "\u{200b}".repeat(length);
+        let first = format!("{{\"_id\": \"first\", \"text\": \"{first}\"}}\n");
+        fs::write(&path, first + &sample).unwrap();
+        cut(&path, &blocks, 1).unwrap().0
+    });
+    assert!(beside == behind, "the same blocks");
+}
+
+#[test]
 fn documents_that_cannot_be_cut_are_counted_or_refused() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("corpus.jsonl");

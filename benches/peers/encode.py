@@ -410,8 +410,8 @@ def best(peers, field):
 def ratios(row, found):
     """Yields (line of trawl, whom it is compared with, [(field, best peer, how many times less trawl takes)]).
 
-    trawl's f32 is compared with the f32 peers, fixed16, whose vectors are as exact, with these and with all, every other
-    precision with all. A training step has one goal, whatever its precision, so there f32 is compared with all of them too.
+    trawl's f32 is compared with the f32 peers, fixed16 and bf16x3, whose vectors are as exact, with these and with all, every
+    other precision with all. A training step has one goal, whatever its precision, so there f32 is compared with all of them too.
     """
     peers = {name: peer for name, peer in found.items() if not name.startswith("trawl-")}
     f32_peers = {name: peer for name, peer in peers.items() if name.endswith("-f32")}
@@ -421,7 +421,7 @@ def ratios(row, found):
         groups = [("peer", peers)]
         if ROWS[row] == "encode" and name == "trawl-f32":
             groups = [("f32 peer", f32_peers)]
-        elif ROWS[row] == "encode" and name == "trawl-fixed16":
+        elif ROWS[row] == "encode" and name in ("trawl-fixed16", "trawl-bf16x3"):
             groups.append(("f32 peer", f32_peers))
         for group, rivals in groups:
             compared = []

@@ -113,7 +113,7 @@ impl Simd {
     #[doc(hidden)]
     pub unsafe fn assume_amx(self) -> Self {
         Self {
-            amx: true,
+            amx: self.level == Level::Avx512,
             amx_int8: self.vnni,
             ..self
         }

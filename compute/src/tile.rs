@@ -147,22 +147,6 @@ pub unsafe fn dot_bf16<const SUMS: usize, const A: usize, const B: usize>() {
     }
 }
 
-/// Adds the product of a tile of `u8` (A) and one of `i8` (B) to a tile of `i32`, wrapping.
-///
-/// # Safety
-/// As for [`dot_i8_u8`].
-#[inline(always)]
-pub unsafe fn dot_u8_i8<const SUMS: usize, const A: usize, const B: usize>() {
-    // SAFETY: the instruction touches tiles alone.
-    unsafe {
-        asm!(
-            "tdpbusd tmm{sums}, tmm{a}, tmm{b}",
-            sums = const SUMS, a = const A, b = const B,
-            options(nostack, preserves_flags, nomem),
-        );
-    }
-}
-
 /// Adds the product of a tile of `i8` (A) and one of `u8` (B) to a tile of `i32`, wrapping.
 ///
 /// # Safety
@@ -173,6 +157,22 @@ pub unsafe fn dot_i8_u8<const SUMS: usize, const A: usize, const B: usize>() {
     unsafe {
         asm!(
             "tdpbsud tmm{sums}, tmm{a}, tmm{b}",
+            sums = const SUMS, a = const A, b = const B,
+            options(nostack, preserves_flags, nomem),
+        );
+    }
+}
+
+/// Adds the product of a tile of `u8` (A) and one of `i8` (B) to a tile of `i32`, wrapping.
+///
+/// # Safety
+/// As for [`dot_i8_u8`].
+#[inline(always)]
+pub unsafe fn dot_u8_i8<const SUMS: usize, const A: usize, const B: usize>() {
+    // SAFETY: the instruction touches tiles alone.
+    unsafe {
+        asm!(
+            "tdpbusd tmm{sums}, tmm{a}, tmm{b}",
             sums = const SUMS, a = const A, b = const B,
             options(nostack, preserves_flags, nomem),
         );

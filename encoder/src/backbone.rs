@@ -252,16 +252,14 @@ impl Backbone {
                 n_out,
                 |group, workspace| finish(group, network.forward(group, wanted, workspace)),
             )),
-            Self::Foreign(model) => {
-                batch::for_texts(threads.map(|threads| &threads.pool), texts, |row, text| {
-                    let hidden = model.forward(text, wanted);
-                    let hidden = hidden.map_err(|error| EncodeError::Model {
-                        row,
-                        reason: first_line(&error),
-                    })?;
-                    Ok(finish(&[text], &hidden))
-                })
-            }
+            Self::Foreign(model) => batch::for_texts(threads, texts, |row, text| {
+                let hidden = model.forward(text, wanted);
+                let hidden = hidden.map_err(|error| EncodeError::Model {
+                    row,
+                    reason: first_line(&error),
+                })?;
+                Ok(finish(&[text], &hidden))
+            }),
         }
     }
 }

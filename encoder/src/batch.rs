@@ -3,7 +3,6 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use rayon::ThreadPool;
 use rayon::prelude::*;
 
 use crate::backbone::Limits;
@@ -18,7 +17,8 @@ const LEAST_TOKENS: usize = 64;
 
 /// Calls `compute` for groups of about `batch_tokens` tokens of texts of about equal length, longest first, and writes
 /// what it returns, one row of `width(text)` values per text, at the places of the input. Groups are smaller where a thread
-/// would otherwise have nothing to do. A lone group is shared by all threads only when no other call is at work on them.
+/// would otherwise have nothing to do, and a lone group is shared by all threads. Beside other calls neither is: a few texts are
+/// computed on the caller's thread, since the pool's take what is new only when all groups of a call before are taken.
 pub(crate) fn for_groups(
     threads: Option<&Threads>,
     texts: &[Tokens],
@@ -29,8 +29,13 @@ pub(crate) fn for_groups(
     let mut order: Vec<usize> = (0..texts.len()).collect();
     order.sort_by_key(|&index| std::cmp::Reverse(texts[index].len()));
     let n_tokens: usize = texts.iter().map(Tokens::len).sum();
-    let share = n_tokens.div_ceil(threads.map_or(1, |threads| threads.pool.current_num_threads()));
-    let groups = cut(texts, &order, batch_tokens.min(share.max(LEAST_TOKENS)));
+    let counted = threads.map(|threads| (&threads.pool, count_in(&threads.n_running)));
+    let n_threads = match &counted {
+        Some((pool, (0, _))) => pool.current_num_threads(),
+        _ => 1,
+    };
+    let share = n_tokens.div_ceil(n_threads).max(LEAST_TOKENS);
+    let groups = cut(texts, &order, batch_tokens.min(share));
     let run = |workspace: &mut Workspace, group: &Range<usize>| {
         let group: Vec<&Tokens> = order[group.clone()]
             .iter()
@@ -38,7 +43,6 @@ pub(crate) fn for_groups(
             .collect();
         compute(&group, workspace)
     };
-    let counted = threads.map(|threads| (&threads.pool, count_in(&threads.n_running)));
     let computed: Vec<Vec<f32>> = match &counted {
         // One group at a time to each thread, in order: the long ones start first.
         Some((pool, _)) if groups.len() > 1 => pool.install(|| {
@@ -97,7 +101,7 @@ pub(crate) fn in_order_of_input<'a>(
 
 /// Calls `compute` for each text alone and joins the rows that it returns, in the order of the input.
 pub(crate) fn for_texts<E: Send>(
-    pool: Option<&ThreadPool>,
+    threads: Option<&Threads>,
     texts: &[Tokens],
     compute: impl Fn(usize, &Tokens) -> Result<Vec<f32>, E> + Sync,
 ) -> Result<Vec<f32>, E> {
@@ -106,8 +110,11 @@ pub(crate) fn for_texts<E: Send>(
         let rows: Result<Vec<_>, E> = texts.map(|(row, text)| compute(row, text)).collect();
         Ok(rows?.concat())
     };
-    match pool {
-        Some(pool) => pool.install(rows),
+    match threads {
+        Some(threads) => {
+            let _counted = count_in(&threads.n_running);
+            threads.pool.install(rows)
+        }
         None => rows(),
     }
 }

@@ -229,8 +229,8 @@ impl BiEncoder {
 
     /// Whether a text's vector is bit-equal whatever texts are encoded beside it, and with how many threads.
     ///
-    /// On the CPU it is: each value is computed in an order that its own text decides. In every arithmetic of the engine
-    /// but bf16, AVX2 and AVX-512 give the same bits too. On an accelerator the last bits depend on how many tokens are
+    /// On the CPU it is: each value is computed in an order that its own text decides. In f32 and fixed16 AVX2 and
+    /// AVX-512 give the same bits too. On an accelerator the last bits depend on how many tokens are
     /// computed together.
     pub fn batch_invariant(&self) -> bool {
         self.devices().is_empty()

@@ -65,20 +65,17 @@ mod tests {
 
     #[test]
     fn models_with_equally_many_threads_have_the_same_ones() {
-        let shared = |n, least| Threads::shared(n, least).expect("threads start");
-        assert!(shared(1, 2).is_none());
-        let first = shared(5, 2).expect("enough of them");
-        assert!(Arc::ptr_eq(&first, &shared(5, 1).expect("enough of them")));
-        assert!(!Arc::ptr_eq(&first, &shared(6, 2).expect("enough of them")));
+        let start = |n, least| Threads::shared(n, least).expect("threads start");
+        assert!(start(1, 2).is_none());
+        // Numbers that no other test has.
+        let shared = |n| start(n, 2).expect("enough of them");
+        let first = shared(23);
+        assert_eq!(first.pool.current_num_threads(), 23);
+        assert!(Arc::ptr_eq(&first, &shared(23)));
+        assert!(!Arc::ptr_eq(&first, &shared(24)));
         let kept = Arc::downgrade(&first);
         drop(first);
         assert!(kept.upgrade().is_none(), "they end with the last model");
-        assert_eq!(
-            shared(5, 2)
-                .expect("enough of them")
-                .pool
-                .current_num_threads(),
-            5
-        );
+        assert_eq!(shared(23).pool.current_num_threads(), 23);
     }
 }

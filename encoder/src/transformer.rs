@@ -343,7 +343,7 @@ mod tests {
                     computed >= 4 * architecture.n_layers as u64,
                     "{name} {format:?} {simd}"
                 );
-                // The attention of 8 bits is bf16 where that is fast.
+                // Products of bf16 differ by level, and the attention of 8 bits is bf16 where that is fast.
                 let has_bf16 = matches!(format, Format::Bf16 | Format::Bf16x3)
                     || format == Format::Int8 && simd.has_bf16();
                 if simd.level() != Level::Portable && !has_bf16 {

@@ -24,7 +24,7 @@ const AHEAD: usize = 64;
 /// Computes `C = A · B + bias` for rows that were converted for B; row `i` of C starts at `c[i · c_stride]`.
 ///
 /// A value depends on its own row and column only. Floats are added in the order of k, from the bias on; F32 with one fused
-/// addition each, so that it is bit-equal at all levels that fuse. Integers are summed exactly over a slab.
+/// addition each, so that it is bit-equal at all levels that fuse; Bf16x3 in that order three times over each slab. Integers are summed exactly over a slab.
 pub(crate) fn multiply(
     simd: Simd,
     a: &Rows,
@@ -52,7 +52,7 @@ pub(crate) fn multiply_shared(
     let starts = starts_of_parts(product.n_panels(), crew.n_threads());
     crew.share(starts.len() - 1, &|part| {
         let panels = starts[part]..starts[part + 1];
-        // SAFETY: the parts have no panel in common, and each is computed once.
+        // SAFETY: the parts have no panel in common, and each is computed once and then lent to `then`.
         unsafe {
             product.compute(panels.clone());
             product.rows_of(panels).for_each(|row| then(simd, row));
@@ -84,7 +84,7 @@ struct Product<'a> {
     _c: PhantomData<&'a mut [f32]>,
 }
 
-// SAFETY: `compute` is called for different panels only, and touches no other columns of C.
+// SAFETY: `compute` and `rows_of` are called for different panels only, and touch no other columns of C.
 unsafe impl Sync for Product<'_> {}
 
 impl<'a> Product<'a> {
@@ -223,7 +223,7 @@ impl<'a> Product<'a> {
                     Format::Int8 => block.dispatch::<Int8>(path),
                 };
                 if slab.format == Format::Bf16x3 {
-                    // Rounded by rounded, missing by rounded, rounded by missing; missing by missing is below f32's rounding.
+                    // Rounded by rounded, missing by rounded, rounded by missing; missing by missing, 2⁻¹⁶ of a product or less, is left out.
                     let half = slab.n_words / 2;
                     add(block(0, 0, half, true));
                     add(block(half, 0, half, false));
@@ -594,6 +594,17 @@ mod tests {
         (2, 7, 96),
         (4, 1000, 33),
     ];
+
+    #[test]
+    fn parts_of_a_shared_product_become_small() {
+        assert_eq!(starts_of_parts(0, 2), [0]);
+        assert_eq!(starts_of_parts(8, 2), [0, 2, 4, 5, 6, 7, 8]);
+        assert_eq!(
+            starts_of_parts(24, 2),
+            [0, 8, 13, 16, 18, 20, 21, 22, 23, 24]
+        );
+        assert_eq!(starts_of_parts(8, 16), [0, 1, 2, 3, 4, 5, 6, 7, 8]);
+    }
 
     #[test]
     fn products_equal_three_loops_in_every_format() {

@@ -138,7 +138,7 @@ impl Block<'_> {
     /// Adds the products of some steps to `n_rows` rows of C from `row` on, `TALL` · `WIDE` tiles, and returns `n_rows`.
     ///
     /// # Safety
-    /// The tiles are configured for `n_rows / TALL` rows and the steps' words.
+    /// The tiles are configured for `n_rows / TALL` rows and the steps' words, and the machine has such products.
     #[inline(always)]
     unsafe fn add<P: TileArithmetic, const TALL: usize, const WIDE: usize>(
         &mut self,
@@ -173,7 +173,8 @@ impl Block<'_> {
         }
         // SAFETY: the assertions above: A has `n_rows` rows of all steps' words, the lower tile's from row 16 on; B has a
         // row of `width` words for each; `target` has `n_rows` rows of `width` floats in C or in the buffer. The bias has
-        // `PANEL` floats and the starts have `width`, which a stride of zero repeats for each row.
+        // `PANEL` floats and the starts have `width`, which a stride of zero repeats for each row. Integers
+        // are read from the buffer into which the tiles were just stored, and there is AVX-512 wherever there is AMX.
         unsafe {
             let (from, from_stride) = match self.start {
                 _ if P::STARTS => (self.b_starts[..width].as_ptr(), 0),
@@ -264,6 +265,7 @@ unsafe fn copy_rows(from: (*mut f32, usize), to: (*mut f32, usize), n_rows: usiz
 
 #[cfg(all(test, target_os = "linux"))]
 mod tests {
+    use compute::{Level, Simd};
     use testkit::{emulated_products, simd_levels};
 
     use super::super::matrix::multiply;
@@ -286,7 +288,11 @@ mod tests {
         if format == Format::Bf16 {
             (a, weights) = (rounded(a), rounded(weights));
         }
-        for simd in simd_levels().into_iter().filter(|simd| simd.has_amx()) {
+        let has_tiles = |simd: &Simd| match format {
+            Format::Int8 => simd.has_amx_int8(),
+            _ => simd.has_amx(),
+        };
+        for simd in simd_levels().into_iter().filter(has_tiles) {
             let panels = Panels::from_transposed(simd, format, &weights, n, k);
             let (mut rows, mut c) = (Rows::default(), vec![f32::NAN; m * n]);
             rows.fill(simd, &panels, (&a, k), m);
@@ -295,7 +301,7 @@ mod tests {
             if let (Some(before), Some(after)) = (before, emulated_products()) {
                 let steps = panels.slabs.iter().map(|slab| match format {
                     Format::Bf16x3 => 3 * (slab.n_words / 2).div_ceil(16),
-                    // Five steps of 13 words, four of 10.
+                    // 40 words are four steps of 10, 17 as many of one.
                     Format::Int8 if slab.n_words > 16 => {
                         let fits =
                             |n: &usize| slab.n_words.is_multiple_of(*n) && slab.n_words / n <= 16;
@@ -310,6 +316,18 @@ mod tests {
                     "{format:?} {m}x{k}x{n} runs by tiles"
                 );
             }
+            if format == Format::Int8 {
+                let registers = simd.at_most(Level::Avx512);
+                let mut by_registers = vec![f32::NAN; m * n];
+                multiply(
+                    registers,
+                    &rows,
+                    &panels,
+                    Some(&bias),
+                    (&mut by_registers, n),
+                );
+                assert_eq!(c, by_registers, "{m}x{k}x{n}");
+            }
             for (row, c) in a.chunks(k).zip(c.chunks(n)) {
                 for ((column, bias), value) in weights.chunks(k).zip(&bias).zip(c) {
                     let (mut exact, mut size) = (f64::from(*bias), f64::from(bias.abs()));
@@ -322,7 +340,7 @@ mod tests {
                     let sums = (k + 1) as f64 * f64::from(f32::EPSILON) / 2.0 * size;
                     let limit = match format {
                         // What the second bf16 of either operand is rounded by, and the product of both.
-                        Format::Bf16x3 => 3.0 * sums + size / f64::from(1 << 16),
+                        Format::Bf16x3 => 3.0 * sums + size / f64::from(1 << 15),
                         // Half a step of either operand.
                         Format::Int8 => 2.1 * 2.1 / 127.0 * k as f64 + sums,
                         _ => sums,

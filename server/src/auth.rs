@@ -48,9 +48,11 @@ impl Scope {
             "/" | "/info" | "/openapi.json" => None,
             _ if path.starts_with("/v1/models") || path.starts_with("/docs") => None,
             _ if PUBLIC.contains(&path.trim_start_matches('/')) => None,
-            _ if path.starts_with("/v1/collections") => Some(match path {
-                _ if reads || is_search(path) || is_feedback(path) => Self::Search,
-                _ if path.contains("/documents") => Self::Write,
+            _ if path.starts_with("/v1/collections") => Some(match below_collection(path) {
+                _ if reads => Self::Search,
+                below if method == Method::POST && SEARCHES.contains(&below) => Self::Search,
+                "documents" => Self::Write,
+                below if below.starts_with("documents/") => Self::Write,
                 _ => Self::Admin,
             }),
             _ => Some(Self::Admin),
@@ -69,12 +71,14 @@ impl Scope {
     }
 }
 
-fn is_search(path: &str) -> bool {
-    path.ends_with("/search") || path.ends_with("/search/batch")
-}
+/// What `POST` asks of a collection, or says of its hits.
+const SEARCHES: [&str; 3] = ["search", "search/batch", "feedback"];
 
-fn is_feedback(path: &str) -> bool {
-    path.ends_with("/feedback") && !path.contains("/documents/")
+/// What stands below the name of a collection, which may be any word, such as `search`: nothing where the path is the collection's own.
+fn below_collection(path: &str) -> &str {
+    let named = path.strip_prefix("/v1/collections/");
+    let below = named.and_then(|rest| rest.split_once('/'));
+    below.map_or("", |(_, below)| below)
 }
 
 /// A key, as the server knows it.
@@ -154,6 +158,9 @@ pub enum AuthError {
         /// The key.
         name: String,
     },
+    /// A running server would be open to everybody from one moment to the next.
+    #[error("there are no keys any more; restart the server to let everybody use it")]
+    NoKeys,
     /// A path that cannot be public.
     #[error("`{path}` cannot be public; what can: {}", PUBLIC.join(", "))]
     Public {
@@ -185,6 +192,9 @@ impl Auth {
                 let path = path.clone();
                 return Err(AuthError::Public { path });
             }
+        }
+        if keys.is_empty() && !before.keys.is_empty() {
+            return Err(AuthError::NoKeys);
         }
         for (place, key) in keys.iter().enumerate() {
             check(key)?;
@@ -307,7 +317,7 @@ impl Key {
         let Some(rest) = path.strip_prefix("/v1/collections/") else {
             return Ok(());
         };
-        let (place, below) = rest.split_once('/').unwrap_or((rest, ""));
+        let place = rest.split('/').next().unwrap_or_default();
         // `name@alias` is a collection by one of its aliases. Names need no escapes, so an escaped one is none that is allowed.
         let collection = place.split('@').next().unwrap_or_default();
         let name = &self.config.name;
@@ -315,8 +325,11 @@ impl Key {
             let text = format!("key `{name}` may not be used on this collection");
             return Err(ApiError::new(ErrorCode::Forbidden, text));
         }
-        let is_narrowed = is_search(path) || is_feedback(path) || below == "documents/delete";
-        let is_narrowed = below.is_empty() || (method == Method::POST && is_narrowed);
+        let below = below_collection(path);
+        let is_narrowed = match *method {
+            Method::POST => SEARCHES.contains(&below) || below == "documents/delete",
+            _ => below.is_empty(),
+        };
         if self.filter().is_some() && !is_narrowed {
             let text =
                 format!("key `{name}` has a filter, which holds for searches and deletions only");
@@ -468,5 +481,53 @@ mod tests {
         assert!(ask(&first) && !ask(&first));
         let second = Auth::new(config, &first, now).unwrap();
         assert!(!ask(&second));
+        let none = Auth::new(AuthConfig::default(), &second, now).unwrap_err();
+        assert_eq!(none, AuthError::NoKeys);
+    }
+
+    #[test]
+    fn a_scope_is_told_by_what_stands_below_a_name_and_not_by_the_name() {
+        for (method, path, expected) in [
+            ("POST", "docs/search", Scope::Search),
+            ("POST", "docs@live/search/batch", Scope::Search),
+            ("POST", "documents/feedback", Scope::Search),
+            ("GET", "docs/documents/search", Scope::Search),
+            ("POST", "search/documents", Scope::Write),
+            ("POST", "docs/documents/delete", Scope::Write),
+            ("DELETE", "docs/documents/search", Scope::Write),
+            ("PUT", "search", Scope::Admin),
+            ("DELETE", "documents", Scope::Admin),
+            ("POST", "documents/compact", Scope::Admin),
+            ("PUT", "docs/aliases/search", Scope::Admin),
+            ("PUT", "documents-2/aliases/documents", Scope::Admin),
+            ("POST", "documents/aliases/live/rollback", Scope::Admin),
+            ("PUT", "docs/search", Scope::Admin),
+        ] {
+            let found = Scope::of(&method.parse().unwrap(), &format!("/v1/collections/{path}"));
+            assert_eq!(found, Some(expected), "{method} {path}");
+        }
+    }
+
+    #[test]
+    fn a_key_with_a_filter_changes_no_collection_of_any_name() {
+        let tenant = ApiKey {
+            filter: Some(Filter::default()),
+            ..key("a", "x", &[Scope::Search, Scope::Write])
+        };
+        let auth = auth(vec![tenant]).unwrap();
+        for (method, path, is_narrowed) in [
+            ("GET", "documents", true),
+            ("POST", "documents/search", true),
+            ("POST", "docs/documents/delete", true),
+            ("DELETE", "documents", false),
+            ("PUT", "search", false),
+            ("GET", "search/generations", false),
+            ("GET", "docs/documents/search", false),
+            ("POST", "docs/documents", false),
+        ] {
+            let (method, path) = (method.parse().unwrap(), format!("/v1/collections/{path}"));
+            let admitted = auth.keys[0].admit(&method, &path, Instant::now());
+            assert_eq!(admitted.is_ok(), is_narrowed, "{method} {path}");
+        }
     }
 }

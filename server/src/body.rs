@@ -60,7 +60,10 @@ impl<T: DeserializeOwned + Default> FromRequest<App> for Optional<T> {
 
 /// The documents of a body, each as JSON text: one, an array of them, or one on each line.
 pub(crate) struct Lines {
-    pub(crate) texts: Vec<String>,
+    /// Each with its line, or its place in the array, from 1.
+    pub(crate) texts: Vec<(usize, String)>,
+    /// Whether the body is a document, and no list.
+    pub(crate) is_one: bool,
     /// sha256 of the body.
     pub(crate) digest: String,
 }
@@ -79,32 +82,40 @@ impl FromRequest<App> for Lines {
         }
         let bytes = read(&parts.headers, body, app).await?;
         let digest = Sha256::digest(&bytes);
+        let (texts, is_one) = if is_lines {
+            (split_lines(&bytes)?, false)
+        } else {
+            split_array(&bytes)?
+        };
         Ok(Self {
-            texts: if is_lines {
-                split_lines(&bytes)?
-            } else {
-                split_array(&bytes)?
-            },
+            texts,
+            is_one,
             digest: digest.iter().map(|byte| format!("{byte:02x}")).collect(),
         })
     }
 }
 
 /// The lines of a body; an empty one, such as the last, is no document.
-fn split_lines(bytes: &[u8]) -> Result<Vec<String>, ApiError> {
+fn split_lines(bytes: &[u8]) -> Result<Vec<(usize, String)>, ApiError> {
     let text = str::from_utf8(bytes).map_err(|error| {
         let text = format!("body is not UTF-8 at byte {}", error.valid_up_to());
         ApiError::new(ErrorCode::BadRequest, text)
     })?;
-    let lines = text.lines().filter(|line| !line.trim().is_empty());
-    Ok(lines.map(str::to_owned).collect())
+    let lines = (1..).zip(text.lines());
+    let lines = lines.filter(|(_, line)| !line.trim().is_empty());
+    Ok(lines
+        .map(|(place, line)| (place, line.to_owned()))
+        .collect())
 }
 
-fn split_array(bytes: &[u8]) -> Result<Vec<String>, ApiError> {
+fn split_array(bytes: &[u8]) -> Result<(Vec<(usize, String)>, bool), ApiError> {
     let value: Value = serde_json::from_slice(bytes).map_err(|error| syntax_error(&error))?;
     Ok(match value {
-        Value::Array(documents) => documents.iter().map(Value::to_string).collect(),
-        document => vec![document.to_string()],
+        Value::Array(documents) => {
+            let texts = documents.iter().map(Value::to_string);
+            ((1..).zip(texts).collect(), false)
+        }
+        document => (vec![(1, document.to_string())], true),
     })
 }
 

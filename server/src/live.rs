@@ -212,6 +212,13 @@ impl Tasks {
         Some(known.task.clone())
     }
 
+    /// Tells all tasks to end.
+    pub(crate) fn cancel_all(&self) {
+        for known in &lock(&self.tasks).1 {
+            known.cancelled.store(true, Ordering::Release);
+        }
+    }
+
     fn begin(&self, kind: &str, collection: &str) -> (Task, Arc<AtomicBool>) {
         let mut tasks = lock(&self.tasks);
         tasks.0 += 1;

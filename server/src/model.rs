@@ -20,15 +20,15 @@ use crate::scheduler::{Class, Scheduler, Work};
 const FEW_BYTES: usize = 1024;
 
 /// Turns texts into tokens on blocking threads, a bounded number at a time, so that the compute threads only compute.
-pub(crate) struct Tokenizers(Semaphore);
+pub(crate) struct Tokenizers(Arc<Semaphore>);
 
 impl Tokenizers {
     pub(crate) fn new(n_threads: usize) -> Self {
-        Self(Semaphore::new(n_threads.max(1)))
+        Self(Arc::new(Semaphore::new(n_threads.max(1))))
     }
 
     /// `tokenize` is called once a text: given many, the models would spread them over their compute threads. The texts have
-    /// about `n_bytes`.
+    /// about `n_bytes`. A caller does not wait beyond its deadline; a text that is begun then is finished for nobody.
     pub(crate) async fn run<T, U, F>(
         &self,
         texts: Vec<T>,
@@ -44,14 +44,10 @@ impl Tokenizers {
         if n_bytes <= FEW_BYTES {
             return Ok(texts.iter().map(tokenize).collect::<Result<_, _>>()?);
         }
-        let permit = match deadline.moment() {
-            Some(moment) => timeout_at(moment.into(), self.0.acquire())
-                .await
-                .map_err(|_| ModelError::DeadlineExceeded)?,
-            None => self.0.acquire().await,
-        };
-        let _permit = permit.map_err(|_| ModelError::ShuttingDown)?;
+        let permit = until(deadline, Arc::clone(&self.0).acquire_owned()).await?;
+        let permit = permit.map_err(|_| ModelError::ShuttingDown)?;
         let all = tokio::task::spawn_blocking(move || {
+            let _permit = permit;
             let mut all = Vec::with_capacity(texts.len());
             for text in &texts {
                 if deadline.expired() {
@@ -61,7 +57,19 @@ impl Tokenizers {
             }
             Ok(all)
         });
-        all.await.map_err(|_| ModelError::Stopped)?
+        until(deadline, all)
+            .await?
+            .map_err(|_| ModelError::Stopped)?
+    }
+}
+
+/// What a future gives, if it does so in time.
+async fn until<F: Future>(deadline: Deadline, future: F) -> Result<F::Output, ModelError> {
+    match deadline.moment() {
+        Some(moment) => timeout_at(moment.into(), future)
+            .await
+            .map_err(|_| ModelError::DeadlineExceeded),
+        None => Ok(future.await),
     }
 }
 

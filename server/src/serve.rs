@@ -259,6 +259,7 @@ impl BoundServer {
         }
         let outcome = accept_until(&app, &listener, &connections, shutdown).await;
         app.enter(Phase::Draining);
+        app.tasks.cancel_all();
         drop(listener);
         connections.drain(app.config.shutdown_grace).await;
         folding.abort();
@@ -327,6 +328,9 @@ impl Control {
     }
 }
 
+/// More headers are refused before anything of ours is asked. Those of hyper's own limit, 100, can be within `limits.header_bytes`.
+const MOST_HEADERS: usize = 1024;
+
 /// The open connections.
 struct Connections {
     app: App,
@@ -346,6 +350,7 @@ impl Connections {
             .header_read_timeout(config.read_timeout);
         // hyper refuses on its own what is far over the limit; up to there the answer is ours and says why.
         http.max_buf_size((4 * config.limits.header_bytes).max(64 << 10));
+        http.max_headers(MOST_HEADERS);
         let permits = config.limits.connections.clamp(1, Semaphore::MAX_PERMITS);
         Self {
             http,

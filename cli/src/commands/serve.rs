@@ -375,6 +375,9 @@ impl Setup<'_> {
     }
 }
 
+/// How long work that was told to stop may take for it.
+const AFTER_GRACE: Duration = Duration::from_secs(1);
+
 /// Serves until Ctrl-C or SIGTERM, then finishes the requests in flight; a second signal ends the process at once. Keys, limits
 /// and certificate are read again from `file` when it changes, and on SIGHUP.
 pub fn run_until_stopped(
@@ -385,7 +388,7 @@ pub fn run_until_stopped(
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()?;
-    runtime.block_on(async {
+    let outcome = runtime.block_on(async {
         let mut interrupt = signal(SignalKind::interrupt())?;
         let mut terminate = signal(SignalKind::terminate())?;
         let server = server.bind().await?;
@@ -407,7 +410,10 @@ pub fn run_until_stopped(
             () = follow(file, &control, output) => {}
         }
         Ok(())
-    })
+    });
+    // Nobody waits for what is still computed, such as a text that an abandoned request has begun: the process ends.
+    runtime.shutdown_timeout(AFTER_GRACE);
+    outcome
 }
 
 /// Keeps keys, limits and certificate as the file has them. What cannot be used is told, and what was in force stays.

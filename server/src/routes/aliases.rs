@@ -266,6 +266,10 @@ async fn apply(
         }
         _ => None,
     };
+    if *alias != source.alias {
+        // The one that this server answers from is opened by the switch.
+        swap::named(app, slot, source.clone(), id.to_string()).await?;
+    }
     let target = (alias.clone(), id);
     let write = async move {
         let written = blocking(move || write(&writer, &target, report.as_ref(), change.drop_live));

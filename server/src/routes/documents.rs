@@ -12,7 +12,7 @@ use openapi::{
     Document, DocumentError, DocumentPassage, DocumentsDelete, DocumentsDeleted, DocumentsWritten,
     ErrorCode, NewDocuments, Task, TaskList,
 };
-use retriever::{Deadline, Filter, Live, SelectError};
+use retriever::{Condition, Deadline, Filter, Live, SelectError};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
@@ -55,7 +55,11 @@ pub(super) async fn add(
     Extension(context): Extension<Context>,
     Path(name): Path<String>,
     headers: HeaderMap,
-    Lines { texts, digest }: Lines,
+    Lines {
+        texts,
+        digest,
+        is_one,
+    }: Lines,
 ) -> Result<Response, ApiError> {
     let (slot, source) = writable(&app, &name)?;
     let served = slot.current();
@@ -71,7 +75,10 @@ pub(super) async fn add(
     let (upserts, errors) = encode(&served, texts, class, deadline).await?;
     if upserts.is_empty() && !errors.is_empty() {
         let faults = errors.iter().map(|error| openapi::FieldError {
-            pointer: format!("/{}", error.line - 1),
+            pointer: match is_one {
+                true => String::new(),
+                false => format!("/{}", error.line - 1),
+            },
             code: "unsupported".to_owned(),
             message: error.message.clone(),
             ..openapi::FieldError::default()
@@ -210,7 +217,7 @@ fn deleted(
         (Some(ids), None) => return Ok((Some(ids), None)),
         (None, Some(filter)) => read_filter(filter, "/filter").map_err(ApiError::fields)?,
     };
-    if filter == Filter::default() {
+    if tests_nothing(&filter) {
         let text = "has no condition, so every document would pass it";
         return Err(ApiError::field("/filter", "missing", text));
     }
@@ -218,6 +225,15 @@ fn deleted(
         Ok(()) => Ok((None, Some(filter))),
         Err(error) => Err(ApiError::fields(vec![filter_fault("/filter", error)])),
     }
+}
+
+/// Whether there is no field that a filter tests, in groups within groups.
+fn tests_nothing(filter: &Filter) -> bool {
+    let conditions = [&filter.must, &filter.should, &filter.must_not];
+    conditions
+        .into_iter()
+        .flatten()
+        .all(|condition| matches!(condition, Condition::Filter(within) if tests_nothing(within)))
 }
 
 fn too_many(what: &str, given: usize, limit: usize) -> ApiError {
@@ -455,7 +471,7 @@ fn respond(committed: Committed, request: &str, mut answer: Value) -> Result<Res
 /// The documents of a body with their vectors, and what is wrong with the others.
 async fn encode(
     served: &ServedCollection,
-    texts: Vec<String>,
+    texts: Vec<(usize, String)>,
     class: Class,
     deadline: Deadline,
 ) -> Result<(Vec<Upsert>, Vec<DocumentError>), ApiError> {
@@ -480,11 +496,11 @@ async fn encode(
                 }
             };
             let mut made = Vec::with_capacity(texts.len());
-            for text in &texts {
+            for (line, text) in &texts {
                 if deadline.expired() {
                     return Err(ApiError::deadline_exceeded());
                 }
-                made.push(draft(text));
+                made.push((*line, draft(text)));
             }
             Ok(made)
         });
@@ -493,7 +509,7 @@ async fn encode(
     let mut upserts = Vec::with_capacity(drafts.len());
     let (mut waiting, mut n_tokens): (Vec<(usize, Draft)>, usize) = (Vec::new(), 0);
     let n_drafts = drafts.len();
-    for (line, made) in (1..).zip(drafts) {
+    for (number, (line, made)) in (1..).zip(drafts) {
         match made {
             Ok(Made::Whole(upsert)) => upserts.push((line, upsert)),
             Ok(Made::Draft(draft)) => {
@@ -506,7 +522,7 @@ async fn encode(
             .encoder
             .as_ref()
             .map_or(0, |encoder| encoder.max_batch_tokens);
-        if !waiting.is_empty() && (n_tokens >= most || line == n_drafts) {
+        if !waiting.is_empty() && (n_tokens >= most || number == n_drafts) {
             upserts.extend(
                 encode_drafts(
                     served,

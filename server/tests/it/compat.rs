@@ -250,6 +250,20 @@ fn tei_reranks_predicts_and_compares() {
 }
 
 #[test]
+fn tei_takes_so_many_bytes_for_tokens() {
+    let server = TestServer::start_with(
+        |config| config.limits.tokenize_bytes = 2000,
+        QueueConfig::default(),
+    );
+    let text = |n_bytes: usize| json!({"inputs": ["a ".repeat(n_bytes / 2)]});
+    server.post("/tokenize", &text(2000)).ok();
+    tei_error(&server.post("/tokenize", &text(2002)), 413, "validation");
+    let ids = |n: usize| json!({"ids": [vec![5; n], vec![5; 100]]});
+    server.post("/decode", &ids(400)).ok();
+    tei_error(&server.post("/decode", &ids(401)), 413, "validation");
+}
+
+#[test]
 fn tei_shows_tokens_and_the_model() {
     let server = TestServer::start();
     let model = encoder("models/tiny-bert");

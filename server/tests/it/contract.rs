@@ -614,6 +614,7 @@ fn ask_for_too_much(operations: &[Asked], seen: &mut Seen) {
             config.limits.live_bytes = 1;
             config.limits.query_bytes = 10_000_000;
             config.limits.documents = 300;
+            config.limits.tokenize_bytes = 10_000_000;
         },
         |_| {},
     );

@@ -63,7 +63,7 @@ fn what_is_written_is_found_and_what_is_deleted_is_not() {
         (&json!(2), &json!(2), &json!(2))
     );
     assert_eq!(written["durability"], "fsync");
-    assert_eq!(written["errors"][0]["line"], 2);
+    assert_eq!(written["errors"][0]["line"], 3);
     let found = words(&server, "zirconium");
     assert_eq!(ids(&found), ["new-2", "new-1"]);
     assert_eq!(found["log_position"], 2);
@@ -183,6 +183,20 @@ fn what_cannot_be_taken_is_refused_by_name() {
 }
 
 #[test]
+fn what_is_refused_is_named_by_its_line() {
+    let server = TestServer::start();
+    let body = "\n{\"_id\": \"a\", \"text\": \"x\"}\n \n{\"_id\": 3, \"text\": 5}\n";
+    let written = server.post_with(DOCUMENTS, LINES, body.as_bytes()).ok();
+    assert_eq!(written["documents"], 1);
+    assert_eq!(written["errors"][0]["line"], 4, "{written}");
+    let bad = json!({"_id": 3, "text": 5});
+    for (body, pointer) in [(bad.clone(), ""), (json!([bad]), "/0")] {
+        let refused = server.post(DOCUMENTS, &body).problem(422, "validation");
+        assert_eq!(refused["errors"][0]["pointer"], pointer, "{body}");
+    }
+}
+
+#[test]
 fn what_passes_a_filter_is_deleted() {
     let server = TestServer::start_with(
         |config| config.limits.documents = 3,
@@ -203,6 +217,11 @@ fn what_passes_a_filter_is_deleted() {
         (json!({}), "/ids"),
         (json!({"ids": ["a"], "filter": of("fr")}), "/filter"),
         (json!({"filter": {}}), "/filter"),
+        (json!({"filter": {"must": [{"must": []}]}}), "/filter"),
+        (
+            json!({"filter": {"must_not": [{"should": [{"must": []}]}]}}),
+            "/filter",
+        ),
         (
             json!({"filter": {"must": [{"key": "lang"}]}}),
             "/filter/must/0",

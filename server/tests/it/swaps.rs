@@ -262,6 +262,30 @@ fn what_is_worse_or_of_another_model_is_refused() {
 }
 
 #[test]
+fn an_alias_that_is_not_served_names_only_what_can_be() {
+    let server = TestServer::start_with(
+        |config| config.verify = true,
+        server::QueueConfig::default(),
+    );
+    let damaged = build(&server, CORPUS, |_| ());
+    let generation = Collection::open(&server.root)
+        .and_then(|found| found.generation(&GenerationId::parse(&damaged).unwrap()))
+        .unwrap();
+    let vectors = generation.path.join("shards/000/vectors.trawl");
+    let mut bytes = std::fs::read(&vectors).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(&vectors, bytes).unwrap();
+    let staging = "/v1/collections/docs/aliases/staging";
+    let refused = server.put(staging, "", &json!({"generation": damaged}));
+    refused.problem(500, "internal");
+    server.get(staging).problem(404, "not_found");
+    let half = half(&server);
+    server.put(staging, "", &json!({"generation": half})).ok();
+    assert_eq!(server.get(staging).ok()["generation"], half);
+}
+
+#[test]
 fn a_request_says_what_the_gate_requires() {
     let server = TestServer::start();
     let first = server.served();

@@ -3,7 +3,7 @@ use std::sync::Arc;
 use axum::Json as Answer;
 use axum::extract::{Extension, Query, State};
 use encoder::{EncodeError, Piece, TextTokenizer};
-use openapi::{TeiDecodeRequest, TeiIds, TeiTexts, TeiToken, TeiTokenizeRequest};
+use openapi::{ErrorCode, TeiDecodeRequest, TeiIds, TeiTexts, TeiToken, TeiTokenizeRequest};
 
 use super::{Named, prompt};
 use crate::body::Json;
@@ -48,6 +48,7 @@ pub(in crate::routes) async fn tokenize(
     let deadline = context.deadline(None, app.config.max_timeout, &app)?;
     let add_special = body.add_special_tokens;
     let n_bytes = texts.iter().map(String::len).sum();
+    check_bytes(&app, n_bytes)?;
     let tokens = app
         .tokenizers
         .run(texts, n_bytes, deadline, move |text: &String| {
@@ -114,6 +115,7 @@ pub(in crate::routes) async fn decode(
     let deadline = context.deadline(None, app.config.max_timeout, &app)?;
     let skip_special = body.skip_special_tokens;
     let n_bytes = lists.iter().map(|ids| size_of_val(ids.as_slice())).sum();
+    check_bytes(&app, n_bytes)?;
     let texts = app
         .tokenizers
         .run(lists, n_bytes, deadline, move |ids: &Vec<u32>| {
@@ -124,6 +126,22 @@ pub(in crate::routes) async fn decode(
             text.map_err(failed)
         });
     texts.await.map(Answer).map_err(ApiError::model)
+}
+
+/// An answer is up to 20 times as large as what it is made of.
+fn check_bytes(app: &Shared, n_bytes: usize) -> Result<(), ApiError> {
+    let limit = app.limits().tokenize_bytes;
+    if n_bytes <= limit {
+        return Ok(());
+    }
+    let (code, given) = (ErrorCode::BatchTooLarge, Some(n_bytes as u64));
+    Err(ApiError::too_many(
+        code,
+        "bytes of the inputs:",
+        given,
+        limit,
+        "limits.tokenize_bytes",
+    ))
 }
 
 fn failed(error: impl std::fmt::Display) -> EncodeError {

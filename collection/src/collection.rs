@@ -262,7 +262,8 @@ impl Writer {
     /// [`Self::rollback`] goes back to.
     ///
     /// # Errors
-    /// When there is no such generation or its manifest is damaged, and when the file cannot be written; the alias is then as before.
+    /// When there is no such generation or its manifest is damaged, when the write log lacks records that the generation lacks
+    /// ([`CollectionError::LogGap`]), and when the file cannot be written; the alias is then as before.
     pub fn set_alias(&self, alias: &AliasName, id: &GenerationId) -> Result<(), CollectionError> {
         self.change(alias, id, None)
     }
@@ -287,7 +288,7 @@ impl Writer {
         id: &GenerationId,
         dropped: Option<u64>,
     ) -> Result<(), CollectionError> {
-        let id = self.collection.generation(id)?.id;
+        let Generation { id, manifest, .. } = self.collection.generation(id)?;
         let path = self.collection.alias_file();
         let mut table = alias::read(&path)?;
         if let Some(position) = dropped {
@@ -295,6 +296,9 @@ impl Writer {
         } else if table.now.get(alias) == Some(&id) {
             return Ok(());
         }
+        let left_out = table.dropped.get(&id).copied().unwrap_or(0);
+        self.collection
+            .check_log_after(manifest.log_position.max(left_out))?;
         table.set(alias, &id);
         let there = self.collection.generations()?;
         table.dropped.retain(|id, _| there.contains(id));

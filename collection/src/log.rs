@@ -138,7 +138,7 @@ impl Collection {
         let lock = acquire(&folder.join("writer.lock"), self.root(), command)?;
         let known = self.known_position()?;
         let mut last = None;
-        self.scan(0, &mut |_| (), &mut |segment| last = Some(segment))?;
+        self.scan(None, &mut |_| (), &mut |segment| last = Some(segment))?;
         let segment = match last {
             Some(Scanned {
                 path,
@@ -180,7 +180,18 @@ impl Collection {
         after: u64,
         see: &mut dyn FnMut(Record<'_>),
     ) -> Result<u64, CollectionError> {
-        self.scan(after, see, &mut |_| ())
+        self.scan(Some(after), see, &mut |_| ())
+    }
+
+    /// Checks that the log holds every record after a position that was written to it; a collection without a log has none.
+    ///
+    /// # Errors
+    /// [`CollectionError::LogGap`].
+    pub(crate) fn check_log_after(&self, after: u64) -> Result<(), CollectionError> {
+        match self.segments()?.first() {
+            Some(&(first, _)) => self.check_gap(first, after),
+            None => Ok(()),
+        }
     }
 
     /// The positions of the records in the log; from the end on when there is none.
@@ -189,7 +200,7 @@ impl Collection {
     /// As [`Self::read_log`].
     pub fn log_positions(&self) -> Result<Range<u64>, CollectionError> {
         let (mut first, mut last) = (None, 0);
-        self.scan(u64::MAX, &mut |_| (), &mut |segment| {
+        self.scan(None, &mut |_| (), &mut |segment| {
             first.get_or_insert(segment.first_position);
             last = segment.next_position;
         })?;
@@ -244,10 +255,23 @@ impl Collection {
         Ok(segments)
     }
 
-    /// Reads the segments that hold records after a position, and the last one in any case.
+    /// The records after a position are all there when the log begins with the next one, or before it.
+    fn check_gap(&self, first: u64, after: u64) -> Result<(), CollectionError> {
+        match after.saturating_add(1) < first {
+            false => Ok(()),
+            true => Err(CollectionError::LogGap {
+                path: self.log_folder(),
+                first,
+                after,
+            }),
+        }
+    }
+
+    /// Reads the segments that hold records after a position, and the last one in any case. Without a position it reads all
+    /// that is there, wherever the log begins, and shows it.
     fn scan(
         &self,
-        after: u64,
+        after: Option<u64>,
         see: &mut dyn FnMut(Record<'_>),
         on_segment: &mut dyn FnMut(Scanned),
     ) -> Result<u64, CollectionError> {
@@ -255,16 +279,9 @@ impl Collection {
         let Some(&(first, _)) = segments.first() else {
             return self.known_position();
         };
-        if after < first - 1 && after != 0 {
-            return Err(CollectionError::LogGap {
-                path: self.log_folder(),
-                first,
-                after,
-            });
-        }
-        let all = after == 0 || after == u64::MAX;
-        if !all {
-            let needed = segments.partition_point(|(first, _)| *first <= after + 1);
+        if let Some(after) = after {
+            self.check_gap(first, after)?;
+            let needed = segments.partition_point(|(first, _)| *first <= after.saturating_add(1));
             segments.drain(..needed.saturating_sub(1));
         }
         let n_segments = segments.len();
@@ -284,7 +301,7 @@ impl Collection {
                 is_last: i + 1 == n_segments,
             }
             .scan(&bytes, &mut |record| {
-                if record.position > after {
+                if after.is_none_or(|after| record.position > after) {
                     see(record);
                 }
             })?;

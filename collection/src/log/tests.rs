@@ -199,7 +199,7 @@ fn segments_follow_each_other_and_go_when_every_generation_has_them() {
     assert!(log.truncate(&writer).unwrap() > 0);
     assert_eq!(firsts(&collection)[0], 7);
     assert_eq!(read(&collection, 7).unwrap().len(), 13);
-    for after in [1, 5] {
+    for after in [0, 1, 5] {
         let error = read(&collection, after).unwrap_err();
         assert!(
             matches!(error, CollectionError::LogGap { first: 7, .. }),
@@ -244,10 +244,57 @@ fn segments_follow_each_other_and_go_when_every_generation_has_them() {
     drop(log);
     let segments = collection.segments().unwrap();
     fs::remove_file(&segments[1].1).unwrap();
-    assert!(read(&collection, 0).unwrap_err().is_corrupt());
+    let error = read(&collection, 20).unwrap_err();
+    assert!(matches!(error, CollectionError::Log { .. }), "{error}");
     fs::remove_dir_all(collection.log_folder()).unwrap();
     assert_eq!(collection.log_positions().unwrap(), 21..21);
     assert_eq!(open(&collection).unwrap().position(), 20);
+}
+
+#[test]
+fn a_generation_that_lacks_what_the_log_has_no_more_is_not_published() {
+    let (_folder, collection) = empty();
+    let config = LogConfig {
+        durability: Durability::Os,
+        segment_bytes: HEADER_BYTES as u64 + 1,
+    };
+    let mut log = collection.log_writer("test", config).unwrap();
+    let writer = collection.writer("test").unwrap();
+    generation(&writer, "compacted", 4);
+    for n in 1..=6 {
+        log.append(&[record(n, 9)]).unwrap();
+    }
+    log.truncate(&writer).unwrap();
+    assert_eq!(collection.log_positions().unwrap(), 5..7);
+    assert_eq!(read(&collection, 4).unwrap().len(), 2);
+    // They come from elsewhere: no build of this collection has such a position.
+    for position in 0..4 {
+        generation(&writer, &position.to_string(), position);
+        let id = collection.generations().unwrap().pop().unwrap();
+        let error = writer.publish(&id).unwrap_err();
+        assert!(
+            matches!(error, CollectionError::LogGap { first: 5, after, .. } if after == position),
+            "{error}"
+        );
+        assert!(matches!(
+            read(&collection, position),
+            Err(CollectionError::LogGap { .. })
+        ));
+        let live = crate::AliasName::parse(crate::LIVE).unwrap();
+        writer.set_alias_without(&live, &id, 6).unwrap();
+        writer.rollback(&live).unwrap();
+        writer.publish(&id).unwrap();
+    }
+    // A first build, a whole log and none.
+    let (_folder, collection) = empty();
+    let writer = collection.writer("test").unwrap();
+    generation(&writer, "first", 0);
+    generation(&writer, "second", 0);
+    let ids = collection.generations().unwrap();
+    writer.publish(&ids[1]).unwrap();
+    example(&collection);
+    writer.publish(&ids[0]).unwrap();
+    assert_eq!(read(&collection, 0).unwrap().len(), 6);
 }
 
 #[test]

@@ -1,11 +1,13 @@
 //! From a corpus to a generation.
 
-use std::path::PathBuf;
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use collection::{
-    AliasName, Collection, Counts, Generation, GenerationId, LIVE, Manifest, Start, Writer,
+    AliasName, Collection, CollectionError, Counts, Generation, GenerationId, LIVE, Manifest,
+    Start, Writer, create_atomic, sha256_hex,
 };
 use corpus::{BadLine, Schema};
 use encoder::BiEncoder;
@@ -16,6 +18,9 @@ use crate::first_pass::FirstPass;
 use crate::progress::Watch;
 use crate::source::Source;
 use crate::{BroughtVectors, BuildConfig, BuildError, LogPosition, NotReused, Progress, Reuse};
+
+/// Beside the chunks: where the write log ended when the build began.
+const LOG_END: &str = "log_end";
 
 /// What a build made.
 #[derive(Clone, Debug)]
@@ -83,18 +88,31 @@ pub(crate) fn build_from(
         progress,
         cancelled,
     };
+    // Before the corpus is read: it does not have what is written meanwhile.
+    let log_end = match Collection::open(&config.collection) {
+        Ok(collection) => collection.log_positions()?.end - 1,
+        Err(CollectionError::NotACollection { .. }) => 0,
+        Err(error) => return Err(error.into()),
+    };
     let first = FirstPass::read(config, source, watch)?;
     let (config, plan) = (&first.config, first.outline.plan);
     // Only now, so that a corpus that cannot be read leaves no empty collection.
     let collection = Collection::create(&config.collection)?;
     let writer = collection.writer("index build")?;
-    let log_position = log_position(&collection, config.log_position)?;
+    let contained = log_position(&collection, config.log_position)?;
     let mut encode_time = Duration::ZERO;
     let n_passages = u64::from(plan.n_passages);
     let (generation, n_resumed, not_reused) = match writer.begin(&first.spec, config.mode)? {
         Start::Done(generation) => (*generation, n_passages, Some(NotReused::Finished)),
         Start::Build(building) => {
             let work = building.work();
+            keep_log_end(&work, log_end)?;
+            let contained = match config.log_position {
+                Some(LogPosition::End) => {
+                    log_position(&collection, Some(LogPosition::At(kept_log_end(&work)?)))?
+                }
+                _ => contained,
+            };
             let fingerprint = &first.fingerprint;
             let (base, not_reused) = match Base::open(&collection, config, source, fingerprint)? {
                 Ok(base) => (Some(base), None),
@@ -125,7 +143,7 @@ pub(crate) fn build_from(
             }
             encode_time = start.elapsed();
             let contents = Manifest {
-                log_position,
+                log_position: contained,
                 ..first.outline.assemble(base, &building, watch)?
             };
             (writer.promote(&building, contents)?, n_resumed, not_reused)
@@ -184,6 +202,34 @@ pub(crate) fn finish(
         bad_examples: made.bad_examples,
         schema: made.schema,
     })
+}
+
+/// Keeps where the log ended when a build began, unless that is kept already.
+fn keep_log_end(work: &Path, log_end: u64) -> Result<(), BuildError> {
+    create_atomic(&work.join(LOG_END), log_end_line(log_end).as_bytes())?;
+    Ok(())
+}
+
+/// Where the log ended when a build began.
+fn kept_log_end(work: &Path) -> Result<u64, BuildError> {
+    let path = work.join(LOG_END);
+    let text = match fs::read_to_string(&path) {
+        Ok(text) => text,
+        Err(source) => return Err(BuildError::Io { path, source }),
+    };
+    let number = text
+        .split(' ')
+        .next()
+        .and_then(|text| text.parse::<u64>().ok());
+    number
+        .filter(|&log_end| log_end_line(log_end) == text)
+        .ok_or(BuildError::Record { path })
+}
+
+/// With a checksum: another position would lose documents.
+fn log_end_line(log_end: u64) -> String {
+    let number = log_end.to_string();
+    format!("{number} {}\n", sha256_hex(number.as_bytes()))
 }
 
 /// The position of the write log that the corpus holds already: what comes after it is replayed on the generation.

@@ -62,7 +62,7 @@ pub struct BuildConfig {
 pub enum LogPosition {
     /// Everything up to a position.
     At(u64),
-    /// Everything that was written before the build begins.
+    /// Everything that was written before the build begins; when it is resumed, before it began.
     End,
 }
 

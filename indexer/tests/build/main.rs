@@ -15,12 +15,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use collection::{BuildMode, Collection, CollectionError};
+use collection::{BuildMode, Collection, CollectionError, LogConfig, NewRecord};
 use corpus::{CorpusConfig, CorpusError, Template};
 use encoder::{BiEncoder, EncoderConfig, ModelOptions, Role, Text};
 use index::{GraphIndex, HnswConfig, Metric, RowType, SearchParams, ShardedIndex, VectorIndex};
 use indexer::{
-    BroughtVectors, BuildConfig, BuildError, BuildReport, NoProgress, Phase, Progress,
+    BroughtVectors, BuildConfig, BuildError, BuildReport, LogPosition, NoProgress, Phase, Progress,
     VectorsError, build, build_from_vectors,
 };
 use store::Store;
@@ -242,6 +242,43 @@ fn a_stopped_build_resumes_where_it_was() {
     check_resumes_after(Phase::Assemble, 32, 100);
     check_resumes_after(Phase::Lexical, 100, 100);
     check_resumes_after(Phase::Digest, 100, 100);
+}
+
+#[test]
+fn a_resumed_build_contains_of_the_log_what_was_there_when_it_began() {
+    let folder = Folder::new();
+    let config = BuildConfig {
+        log_position: Some(LogPosition::End),
+        ..config(&folder.collection("c"), &folder.corpus(1, 100))
+    };
+    let collection = Collection::create(&config.collection).unwrap();
+    let write = |n_records: usize| {
+        let record = NewRecord {
+            kind: 0,
+            payload: Vec::new(),
+        };
+        let mut log = collection.log_writer("test", LogConfig::default()).unwrap();
+        log.append(&vec![record; n_records]).unwrap();
+    };
+    write(3);
+    run_until(&config, Phase::Encode, 48);
+    write(2);
+    let resumed = BuildConfig {
+        mode: BuildMode::Resume,
+        ..config
+    };
+    run_until(&resumed, Phase::Assemble, 0);
+    let log_position = |config: &BuildConfig| {
+        let built = run(config).unwrap();
+        let generation = collection.generation(&built.generation).unwrap();
+        generation.manifest.log_position
+    };
+    assert_eq!(log_position(&resumed), 3);
+    let anew = BuildConfig {
+        mode: BuildMode::Restart,
+        ..resumed
+    };
+    assert_eq!(log_position(&anew), 5);
 }
 
 #[test]

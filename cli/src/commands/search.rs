@@ -82,7 +82,7 @@ pub struct SearchArgs {
 pub struct HowArgs {
     /// Search the generation as it was built, without the documents written since.
     #[arg(long)]
-    drop_live: bool,
+    pub drop_live: bool,
     /// Hits to return.
     #[arg(short = 'k', long, default_value_t = 10, value_name = "N")]
     pub top_k: usize,
@@ -114,7 +114,7 @@ pub struct HowArgs {
     group: GroupArgs,
     /// Cross-encoder (directory or name) that reorders the first hits; `trawl-reranker-small` is in this binary.
     #[arg(long, value_name = "DIR|NAME")]
-    rerank: Option<PathBuf>,
+    pub rerank: Option<PathBuf>,
     /// Hits that the cross-encoder reads.
     #[arg(long, default_value_t = 100, value_name = "N", requires = "rerank")]
     rerank_candidates: usize,

@@ -239,3 +239,51 @@ fn a_suite_is_averaged_and_not_done_twice() {
         "neither split `test` nor `dev`",
     );
 }
+
+#[test]
+fn a_suite_searches_again_what_was_written_to() {
+    let folder = Folder::new();
+    dataset(&folder, "one", "test");
+    folder.write(
+        "sets/one/corpus.jsonl",
+        "{\"_id\": \"b\", \"text\": \"y\"}\n",
+    );
+    let model = crate::tiny_model();
+    let model = crate::text(&model);
+    folder.json(&format!(
+        "index build --quiet --corpus sets/one/corpus.jsonl --collection data/one --model {model}"
+    ));
+    let reranker = testkit::fixture("models/tiny-cross-bert");
+    for entry in std::fs::read_dir(&reranker).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_file() {
+            let bytes = std::fs::read(&path).unwrap();
+            let name = path.file_name().unwrap().to_str().unwrap();
+            std::fs::create_dir_all(folder.0.path().join("ce")).unwrap();
+            std::fs::write(folder.0.path().join("ce").join(name), bytes).unwrap();
+        }
+    }
+    let suite = "eval suite sets/one --collections data --out out -m mrr@10 --lexical";
+    let check = |options: &str, expected: &str| {
+        let output = folder.trawl(&format!("{suite}{options}"));
+        let errors = text(&output.stderr);
+        assert!(output.status.success(), "{errors}");
+        assert!(
+            errors.contains(&format!("one.test: {expected}")),
+            "{errors}"
+        );
+    };
+    check("", "evaluated");
+    check("", "unchanged");
+    folder.write("new.jsonl", "{\"_id\": \"a\", \"text\": \"y y\"}\n");
+    folder.json("documents add data/one new.jsonl");
+    check("", "evaluated");
+    check("", "unchanged");
+    check(" --drop-live", "evaluated");
+    folder.json("documents add data/one new.jsonl");
+    check(" --drop-live", "unchanged");
+    check(" --rerank ce", "evaluated");
+    check(" --rerank ce", "unchanged");
+    folder.write("ce/README.md", "another one");
+    check(" --rerank ce", "evaluated");
+}

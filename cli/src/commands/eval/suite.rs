@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 use super::{MeasureArgs, input_error, read_run, search, split_of};
 use crate::commands::search::HowArgs;
 use crate::failure::{Exit, Failure};
-use crate::model::{ModelArgs, named};
+use crate::model::{self, ModelArgs, named};
 use crate::output::{self, Output};
 
 /// Arguments of `trawl eval suite`.
@@ -20,7 +20,8 @@ use crate::output::{self, Output};
   trawl eval suite beir/* --collections data --out results -m ndcg@10,recall@100
 
 A data set NAME is evaluated from the run NAME.SPLIT.trec, or by searching the collection NAME. Its result is kept in
-OUT/NAME.SPLIT.json and used again while judgments, run or collection, measures and search options are the same.")]
+OUT/NAME.SPLIT.json and used again while judgments, run or collection with the documents written to it, measures, search
+options and the files of the reranker are the same.")]
 pub struct SuiteArgs {
     /// Data sets in BEIR's layout.
     #[arg(required = true)]
@@ -173,17 +174,24 @@ fn inputs_of(
     config: &EvaluationConfig,
     args: &SuiteArgs,
 ) -> anyhow::Result<String> {
-    let digest = |path: &Path| -> anyhow::Result<String> {
-        let bytes =
-            std::fs::read(path).with_context(|| format!("cannot read `{}`", path.display()))?;
-        Ok(sha256_hex(&bytes))
-    };
     let source = match source {
         Source::Run(path) => json!({ "run": digest(path)?, "format": args.run_format }),
         Source::Collection(path) => {
-            let generation =
-                Collection::open(path).and_then(|found| found.resolve(&args.how.generation))?;
+            let collection = Collection::open(path)?;
+            let generation = collection.resolve(&args.how.generation)?;
+            let written = match args.how.drop_live {
+                true => None,
+                false => Some((
+                    collection.replayed_after(&generation)?,
+                    collection.log_positions()?.end,
+                )),
+            };
+            let reranker = args.how.rerank.as_deref().map(digests).transpose()?;
             json!({
+                // Rows, graph and words differ between generations of one content.
+                "generation": generation.id,
+                "written": written,
+                "reranker": reranker,
                 "content": generation.manifest.content_digest,
                 "fingerprint": generation.manifest.fingerprint_digest,
                 "queries": digest(&dataset.queries)?,
@@ -199,6 +207,31 @@ fn inputs_of(
         "config": config,
     });
     Ok(sha256_hex(canonical_json(&inputs).as_bytes()))
+}
+
+fn digest(path: &Path) -> anyhow::Result<String> {
+    let bytes = std::fs::read(path).with_context(|| format!("cannot read `{}`", path.display()))?;
+    Ok(sha256_hex(&bytes))
+}
+
+/// sha256 of each file of a model, by its path in the model's folder.
+fn digests(model: &Path) -> anyhow::Result<Map<String, Value>> {
+    let root = model::find(model)?;
+    let mut digests = Map::new();
+    let mut folders = vec![root.clone()];
+    while let Some(folder) = folders.pop() {
+        let failed = || format!("cannot read `{}`", folder.display());
+        for entry in std::fs::read_dir(&folder).with_context(failed)? {
+            let path = entry.with_context(failed)?.path();
+            if path.is_dir() {
+                folders.push(path);
+                continue;
+            }
+            let name = path.strip_prefix(&root).unwrap_or(&path);
+            digests.insert(name.display().to_string(), digest(&path)?.into());
+        }
+    }
+    Ok(digests)
 }
 
 /// A result that cannot be read is none.

@@ -37,7 +37,7 @@ impl Default for ComparisonConfig {
 pub struct Significance {
     /// The measure.
     pub measure: Measure,
-    /// Queries that both reports have.
+    /// Queries that the means are over: those of both reports, less those that a run lacks where the reports leave them out.
     pub n_queries: usize,
     /// Mean of the first run over these queries.
     pub first: f64,
@@ -77,7 +77,7 @@ pub enum CompareError {
     BadConfidence,
 }
 
-/// Compares two reports query by query.
+/// Compares two reports query by query, over the queries that their means of the measure are over ([`crate::Averaging`]).
 ///
 /// The p-value is that of the paired randomisation test (Smucker, Allan & Carterette 2007, §3.3) on the mean difference:
 /// of all assignments of signs if at most 16 queries differ, else `(1 + hits) / (1 + draws)`. The interval is the
@@ -97,12 +97,16 @@ pub fn compare(
     let positions = first.position_of(measure).zip(second.position_of(measure));
     let (first_position, second_position) =
         positions.ok_or(CompareError::UnknownMeasure { measure })?;
+    let is_complete = first.config.averaging.is_complete_for(measure);
     let mut differences = Vec::new();
     let (mut first_sum, mut second_sum) = (0.0, 0.0);
     for (id, query) in &first.per_query {
         let Some(other) = second.per_query.get(id) else {
             continue;
         };
+        if !is_complete && (query.is_missing || other.is_missing) {
+            continue;
+        }
         let (a, b) = (query.values[first_position], other.values[second_position]);
         first_sum += a;
         second_sum += b;
@@ -210,7 +214,7 @@ fn bootstrap_interval(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{EvaluationConfig, evaluate};
+    use crate::{Averaging, EvaluationConfig, evaluate};
     use corpus::{Qrels, Run, Scored};
 
     fn test(differences: &[f64], n_permutations: usize) -> (f64, bool) {
@@ -319,5 +323,47 @@ mod tests {
             compare(&first, &no_queries, measure, &ComparisonConfig::default()),
             Err(CompareError::NoQueries)
         );
+    }
+
+    #[test]
+    fn a_run_beside_itself_has_the_means_of_its_report() {
+        let (mut qrels, mut run, mut other) =
+            (Qrels::default(), Run::new("half"), Run::new("other half"));
+        for query in ["q1", "q2", "q3", "q4"] {
+            qrels.insert(query, "d", 1);
+            let hit = |score| Scored {
+                id: "d".into(),
+                score,
+            };
+            match query {
+                "q1" | "q2" => run.insert(query, vec![hit(1.0)]),
+                _ => other.insert(query, vec![hit(1.0)]),
+            };
+        }
+        for (averaging, expected) in [
+            (Averaging::Complete, [0.5, 0.5]),
+            (Averaging::Intersection, [1.0, 1.0]),
+            (Averaging::Mixed, [1.0, 0.5]),
+        ] {
+            let config = EvaluationConfig {
+                measures: vec!["ndcg@10".parse().unwrap(), "mrr@10".parse().unwrap()],
+                averaging,
+                ..Default::default()
+            };
+            let report = evaluate(&qrels, &run, &config).unwrap();
+            let against = evaluate(&qrels, &other, &config).unwrap();
+            assert_eq!(report.mean, expected);
+            for (position, &measure) in config.measures.iter().enumerate() {
+                let settings = ComparisonConfig::default();
+                let found = compare(&report, &report, measure, &settings).unwrap();
+                assert_eq!(found.first, expected[position], "{averaging:?} {measure}");
+                assert_eq!(found.n_queries as f64, 2.0 / expected[position]);
+                let apart = compare(&report, &against, measure, &settings);
+                match expected[position] == 1.0 {
+                    true => assert_eq!(apart, Err(CompareError::NoQueries)),
+                    false => assert_eq!(apart.unwrap().n_queries, 4),
+                }
+            }
+        }
     }
 }

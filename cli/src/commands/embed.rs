@@ -1,7 +1,6 @@
-use std::io::BufRead;
+use std::io::{self, BufRead};
 use std::path::PathBuf;
 
-use anyhow::Context;
 use encoder::{Arithmetic, BiEncoder, Role, Text};
 use serde::Deserialize;
 
@@ -67,9 +66,8 @@ pub fn run(args: EmbedArgs, output: &Output) -> anyhow::Result<()> {
     let mut batch = Vec::with_capacity(BATCH);
     let mut lines = std::io::stdin().lock().lines().enumerate().peekable();
     while let Some((number, line)) = lines.next() {
-        let line =
-            line.with_context(|| format!("cannot read line {} of standard input", number + 1));
-        batch.push(text_of(line?, number + 1, args.jsonl)?);
+        let line = line.map_err(|error| unread(error, number + 1))?;
+        batch.push(text_of(line, number + 1, args.jsonl)?);
         if batch.len() == BATCH || lines.peek().is_none() {
             n_truncated += encode(&encoder, role, &prompt, &batch, &mut sink)?;
             n_texts += batch.len() as u64;
@@ -88,6 +86,15 @@ pub fn run(args: EmbedArgs, output: &Output) -> anyhow::Result<()> {
         ));
     }
     Ok(())
+}
+
+/// A line that is no text is bad input; any other failure is of whoever reads.
+fn unread(error: io::Error, number: usize) -> anyhow::Error {
+    if error.kind() == io::ErrorKind::InvalidData {
+        let text = format!("standard input, line {number}: not UTF-8");
+        return Failure::new(Exit::BadInput, text).into();
+    }
+    anyhow::Error::new(error).context(format!("cannot read line {number} of standard input"))
 }
 
 fn text_of(line: String, number: usize, jsonl: bool) -> anyhow::Result<String> {

@@ -493,6 +493,22 @@ fn embed_prints_one_vector_a_line_and_writes_numpy() {
 }
 
 #[test]
+fn a_line_that_is_no_text_is_named_and_bad_input() {
+    use std::process::{Command, Stdio};
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let lines = folder.path().join("lines");
+    fs::write(&lines, b"one\ntwo \xff\nthree\n").expect("written");
+    let output = Command::new(env!("CARGO_BIN_EXE_trawl"))
+        .args(["embed", "--model", text(&tiny_model())])
+        .stdin(Stdio::from(fs::File::open(&lines).expect("opened")))
+        .output()
+        .expect("starts");
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(65), "{errors}");
+    assert!(errors.contains("line 2: not UTF-8"), "{errors}");
+}
+
+#[test]
 fn unknown_arguments_and_models_are_usage_errors() {
     assert_eq!(trawl(["search"]).status.code(), Some(2));
     assert_eq!(trawl(["dredge"]).status.code(), Some(2));

@@ -25,6 +25,7 @@ const FULL_DEPTH: usize = 1000;
 #[derive(Debug, clap::Args)]
 #[command(args_conflicts_with_subcommands = true)]
 #[command(group = clap::ArgGroup::new("ranking").args(["collection", "run"]).required(true))]
+#[command(group = clap::ArgGroup::new("run_files").args(["run", "against"]).multiple(true))]
 #[command(after_help = "Examples:
   trawl eval --qrels qrels/test.tsv --run run.trec -m ndcg@10,mrr@10,recall@50,1000
   trawl eval --qrels qrels.trec --run new.trec --against old.trec --profile trec-dl
@@ -47,7 +48,7 @@ pub struct EvalArgs {
     #[arg(long, value_name = "FILE", requires = "collection")]
     run_out: Option<PathBuf>,
     /// Run to evaluate: TREC, three columns, or MS MARCO.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", conflicts_with_all = searching())]
     run: Option<PathBuf>,
     /// Judgments: TREC, BEIR, MS MARCO, or pairs.
     #[arg(long, value_name = "FILE", required_unless_present_any = ["answers", "dataset"], conflicts_with_all = ["answers", "dataset"])]
@@ -67,10 +68,10 @@ pub struct EvalArgs {
     #[arg(long, value_name = "FILE")]
     against: Option<PathBuf>,
     /// Layout of the runs: auto, trec, score3, marco, marco4.
-    #[arg(long, value_name = "NAME", default_value = "auto", value_parser = named::<RunFormat>)]
+    #[arg(long, value_name = "NAME", default_value = "auto", requires = "run_files", value_parser = named::<RunFormat>)]
     run_format: RunFormat,
     /// Layout of the judgments: auto, trec, beir, pairs.
-    #[arg(long, value_name = "NAME", default_value = "auto", value_parser = named::<QrelsFormat>)]
+    #[arg(long, value_name = "NAME", default_value = "auto", conflicts_with_all = ["answers", "dataset"], value_parser = named::<QrelsFormat>)]
     qrels_format: QrelsFormat,
     /// Print every query, too.
     #[arg(long)]
@@ -87,6 +88,14 @@ pub struct EvalArgs {
     how: HowArgs,
     #[command(flatten)]
     model: ModelArgs,
+}
+
+/// The arguments that say how a collection is searched: where there is a run, they would have no effect.
+fn searching() -> Vec<clap::Id> {
+    let command = <HowArgs as clap::Args>::augment_args(clap::Command::new("search"));
+    let command = <ModelArgs as clap::Args>::augment_args(command);
+    let ids = command.get_arguments().map(clap::Arg::get_id);
+    ids.cloned().collect()
 }
 
 #[derive(Debug, clap::Subcommand)]

@@ -161,6 +161,35 @@ fn failures_have_their_exit_codes() {
     folder.check_failure("eval --run run", 2, "--qrels");
 }
 
+#[test]
+fn arguments_without_an_effect_are_refused() {
+    let folder = small();
+    dataset(&folder, "one", "test");
+    for (arguments, flag) in [
+        ("-k 5", "--top-k"),
+        ("--lexical", "--lexical"),
+        ("--filter lang=en", "--filter"),
+        ("--group-by document", "--group-by"),
+        ("--model mine", "--model"),
+        ("--precision f32", "--precision"),
+    ] {
+        let run = format!("eval --qrels qrels --run run {arguments}");
+        folder.check_failure(&run, 2, flag);
+        let suite = format!("eval suite sets/one --runs runs --out out {arguments}");
+        folder.check_failure(&suite, 2, flag);
+    }
+    let collection = "eval data/one --dataset sets/one --lexical";
+    for (arguments, flag) in [
+        ("--qrels-format trec", "--qrels-format"),
+        ("--run-format trec", "--against"),
+    ] {
+        folder.check_failure(&format!("{collection} {arguments}"), 2, flag);
+    }
+    let suite = "eval suite sets/one --collections data --out out --run-format trec";
+    folder.check_failure(suite, 2, "--run-format");
+    folder.json("eval --qrels qrels --qrels-format trec --run run --run-format trec");
+}
+
 fn dataset(folder: &Folder, name: &str, split: &str) {
     folder.write(
         &format!("sets/{name}/corpus.jsonl"),

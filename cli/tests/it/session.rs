@@ -77,6 +77,29 @@ fn a_plan_tells_what_a_build_takes() {
 }
 
 #[test]
+fn a_build_refuses_what_would_have_no_effect() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let collection = folder.path().join("sample");
+    let (corpus, model) = (sample("corpus.jsonl"), tiny_model());
+    for (arguments, expected) in [
+        (["--gate", "gate.toml"], "--publish"),
+        (["--new-model", "--full"], "--publish"),
+        (["--no-gate", "--full"], "--publish"),
+        (["--hnsw-m", "8"], "--hnsw-m has an effect"),
+        (
+            ["--hnsw-ef-construction", "50"],
+            "--hnsw-ef-construction has an effect",
+        ),
+    ] {
+        let build = ["index", "build", "--corpus", text(&corpus), "--model"];
+        let rest = [text(&model), "--collection", text(&collection)];
+        let errors = fail(2, [&build[..], &rest, &arguments].concat());
+        assert!(errors.contains(expected), "{errors}");
+        assert!(!collection.exists());
+    }
+}
+
+#[test]
 fn the_manifest_names_the_arithmetic_of_the_vectors() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let (corpus, collection) = (sample("corpus.jsonl"), folder.path().join("sample"));

@@ -7,7 +7,7 @@ use evaluation::{EvaluationConfig, evaluate};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use super::{MeasureArgs, input_error, read_run, search, split_of};
+use super::{MeasureArgs, input_error, read_run, search, searching, split_of};
 use crate::commands::search::HowArgs;
 use crate::failure::{Exit, Failure};
 use crate::model::{self, ModelArgs, named};
@@ -27,7 +27,7 @@ pub struct SuiteArgs {
     #[arg(required = true)]
     datasets: Vec<PathBuf>,
     /// Folder of the runs.
-    #[arg(long, value_name = "DIR", required_unless_present = "collections")]
+    #[arg(long, value_name = "DIR", required_unless_present = "collections", conflicts_with_all = searching())]
     runs: Option<PathBuf>,
     /// Folder of the collections to search.
     #[arg(long, value_name = "DIR", conflicts_with = "runs")]
@@ -39,7 +39,7 @@ pub struct SuiteArgs {
     #[arg(long, value_name = "NAME")]
     split: Option<String>,
     /// Layout of the runs: auto, trec, score3, marco, marco4.
-    #[arg(long, value_name = "NAME", default_value = "auto", value_parser = named::<RunFormat>)]
+    #[arg(long, value_name = "NAME", default_value = "auto", conflicts_with = "collections", value_parser = named::<RunFormat>)]
     run_format: RunFormat,
     #[command(flatten)]
     measures: MeasureArgs,

@@ -25,6 +25,7 @@ Vectors of passages whose text has not changed are taken over from the generatio
 arithmetic and --rows are the same; docs/rebuilding.md says more. `--full` encodes everything.
 
 The first generation of a collection is searched at once, later ones when they are published.")]
+#[command(group = clap::ArgGroup::new("asked").args(["gate", "no_gate", "new_model"]).multiple(true).requires("publish"))]
 pub struct BuildArgs {
     #[command(flatten)]
     content: ContentArgs,

@@ -57,12 +57,12 @@ pub struct ContentArgs {
     /// How vectors are searched: flat (exactly), or hnsw (also by a graph, where that is faster).
     #[arg(long, value_name = "NAME", default_value = "flat")]
     kind: Kind,
-    /// Links of a node of the graph, M of the paper; twice as many in the lowest layer.
-    #[arg(long, value_name = "N", default_value_t = HnswConfig::default().m)]
-    hnsw_m: usize,
-    /// Candidates kept while a node is linked, efConstruction of the paper: more find better links and take longer.
-    #[arg(long, value_name = "N", default_value_t = HnswConfig::default().ef_construction)]
-    hnsw_ef_construction: usize,
+    /// Links of a node of the graph, M of the paper; twice as many in the lowest layer (default: 16).
+    #[arg(long, value_name = "N")]
+    hnsw_m: Option<usize>,
+    /// Candidates kept while a node is linked, efConstruction of the paper: more find better links and take longer (default: 200).
+    #[arg(long, value_name = "N")]
+    hnsw_ef_construction: Option<usize>,
     /// Language of the BM25 index: its stop words and stemmer.
     #[arg(long, value_name = "NAME", default_value_t, value_parser = named::<Language>)]
     language: Language,
@@ -136,12 +136,35 @@ impl ContentArgs {
         Ok(Some(BroughtVectors::open(file, ids, metric)?))
     }
 
+    /// The graph over the vectors, if there is to be one.
+    fn graph(&self) -> anyhow::Result<Option<HnswConfig>> {
+        let flag = match (self.hnsw_m, self.hnsw_ef_construction) {
+            (Some(_), _) => Some("--hnsw-m"),
+            (_, Some(_)) => Some("--hnsw-ef-construction"),
+            (None, None) => None,
+        };
+        let default = HnswConfig::default();
+        match (self.kind, flag) {
+            (Kind::Flat, None) => Ok(None),
+            (Kind::Flat, Some(flag)) => {
+                let text = format!("{flag} has an effect with `--kind hnsw` only");
+                Err(Failure::usage(text).into())
+            }
+            (Kind::Hnsw, _) => Ok(Some(HnswConfig {
+                m: self.hnsw_m.unwrap_or(default.m),
+                ef_construction: self.hnsw_ef_construction.unwrap_or(default.ef_construction),
+                ..default
+            })),
+        }
+    }
+
     /// What is built into `collection`, a new generation that is not published.
     pub fn resolve(
         self,
         collection: PathBuf,
         model: Option<PathBuf>,
     ) -> anyhow::Result<BuildConfig> {
+        let graph = self.graph()?;
         let options = self.model.options();
         let preset = options.preset;
         let pair = self.pair || preset.is_some_and(Preset::passage_pair);
@@ -187,14 +210,7 @@ impl ContentArgs {
             n_shards: self.shards,
             chunk_passages: self.chunk_passages,
             rows: self.rows,
-            graph: match self.kind {
-                Kind::Flat => None,
-                Kind::Hnsw => Some(HnswConfig {
-                    m: self.hnsw_m,
-                    ef_construction: self.hnsw_ef_construction,
-                    ..HnswConfig::default()
-                }),
-            },
+            graph,
             language: self.language,
             ..BuildConfig::new(collection, CorpusConfig::default(), model)
         })

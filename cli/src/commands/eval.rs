@@ -155,16 +155,20 @@ impl MeasureArgs {
         })
     }
 
-    /// Commas separate measures and the cutoffs of one measure alike: `recall@50,1000,ndcg@10`.
+    /// Commas and spaces separate measures and the cutoffs of one measure alike: `recall@50,1000, ndcg@10`.
     fn measures(&self) -> anyhow::Result<Vec<Measure>> {
         let mut lists: Vec<String> = Vec::new();
-        for piece in self.measures.iter().flat_map(|list| list.split([',', ' '])) {
+        let pieces = self.measures.iter().flat_map(|list| list.split([',', ' ']));
+        for piece in pieces.filter(|piece| !piece.is_empty()) {
             match lists.last_mut() {
                 Some(last) if piece.chars().all(|c| c.is_ascii_digit()) => {
                     *last += &format!(",{piece}")
                 }
                 _ => lists.push(piece.to_owned()),
             }
+        }
+        if lists.is_empty() {
+            return Err(Failure::usage("--measures names no measure").into());
         }
         let mut measures = Vec::new();
         for list in lists {

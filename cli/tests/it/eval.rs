@@ -90,6 +90,38 @@ fn a_run_is_measured() {
 }
 
 #[test]
+fn lists_of_measures_may_have_spaces() {
+    let folder = small();
+    let measured = |list: &str| {
+        let arguments = [
+            "eval", "--json", "--qrels", "qrels", "--run", "run", "-m", list,
+        ];
+        let output = Command::new(env!("CARGO_BIN_EXE_trawl"))
+            .args(arguments)
+            .current_dir(folder.0.path())
+            .output()
+            .unwrap();
+        match output.status.code() {
+            Some(0) => serde_json::from_slice::<Value>(&output.stdout).unwrap()["metrics"].clone(),
+            _ => json!(text(&output.stderr)),
+        }
+    };
+    let expected = measured("mrr@10,recall@1,10");
+    assert!(expected.is_object(), "{expected}");
+    for list in [
+        "mrr@10, recall@1, 10",
+        " mrr@10 recall@1,10,",
+        "mrr@10,,recall@1,10",
+    ] {
+        assert_eq!(measured(list), expected, "{list}");
+    }
+    for list in ["", " ", ","] {
+        let error = measured(list).to_string();
+        assert!(error.contains("--measures names no measure"), "{error}");
+    }
+}
+
+#[test]
 fn two_runs_are_compared() {
     let folder = small();
     let found = folder.json("eval --qrels qrels --run run --against other -m mrr --per-query");

@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Context;
-use collection::{Collection, Durability, LIVE, LogConfig, LogWriter, NewRecord};
-use corpus::{CorpusConfig, CorpusReader, Passage};
+use collection::{Collection, CollectionError, Durability, LIVE, LogConfig, LogWriter, NewRecord};
+use corpus::{CorpusConfig, CorpusError, CorpusReader, Passage};
 use encoder::BiEncoder;
 use indexer::{DocumentChange, LiveError, Recipe, Upsert};
 use retriever::{Filter, OpenConfig, Retriever};
@@ -17,8 +17,11 @@ use crate::model::{self, ModelArgs, named};
 use crate::output::Output;
 use crate::progress::Progress;
 
-/// Documents that are encoded and written together.
+/// Documents that are encoded together at most.
 const BATCH: usize = 256;
+/// Bytes of title and text after which no more documents are encoded together, and of records that are written together, unless
+/// one has more: far below what the log takes at once.
+const BATCH_BYTES: usize = 8 << 20;
 
 /// Arguments of `trawl documents`.
 #[derive(Debug, clap::Args)]
@@ -174,8 +177,7 @@ fn add(args: &AddArgs, output: &Output) -> anyhow::Result<()> {
     let progress = Progress::new(output);
     let (mut n_documents, mut n_passages) = (0, 0);
     loop {
-        let documents = reader.by_ref().take(BATCH);
-        let documents: Vec<Passage> = documents.collect::<Result<_, _>>()?;
+        let documents = next_batch(&mut reader)?;
         if documents.is_empty() {
             break;
         }
@@ -187,7 +189,7 @@ fn add(args: &AddArgs, output: &Output) -> anyhow::Result<()> {
             records.push(DocumentChange::Upsert(upsert).to_record());
         }
         n_documents += records.len();
-        log.append(&records)?;
+        append(&mut log, &records)?;
         let (done, total) = (reader.n_bytes_read(), reader.n_bytes_total());
         progress.update("add", "bytes", done, total);
     }
@@ -206,6 +208,37 @@ fn add(args: &AddArgs, output: &Output) -> anyhow::Result<()> {
         };
         format!("{n_documents} documents, {n_passages} passages, write log at {position}\n{bad}")
     })
+}
+
+/// The next documents that are encoded together; none at the end.
+fn next_batch(
+    documents: &mut impl Iterator<Item = Result<Passage, CorpusError>>,
+) -> Result<Vec<Passage>, CorpusError> {
+    let (mut batch, mut n_bytes) = (Vec::new(), 0);
+    while batch.len() < BATCH && n_bytes < BATCH_BYTES {
+        let Some(document) = documents.next().transpose()? else {
+            break;
+        };
+        n_bytes += document.title.len() + document.text.len();
+        batch.push(document);
+    }
+    Ok(batch)
+}
+
+/// Writes records in as many steps as their size asks for: metadata and vectors may be larger than the texts.
+fn append(log: &mut LogWriter, mut records: &[NewRecord]) -> Result<(), CollectionError> {
+    while let Some((_, more)) = records.split_first() {
+        let mut n_bytes = 0;
+        let fits = |record: &&NewRecord| {
+            n_bytes += record.payload.len();
+            n_bytes < BATCH_BYTES
+        };
+        let n_more = more.iter().take_while(fits).count();
+        let (now, later) = records.split_at(1 + n_more);
+        log.append(now)?;
+        records = later;
+    }
+    Ok(())
 }
 
 /// The documents with their vectors, encoded together.
@@ -305,4 +338,63 @@ fn get(args: &GetArgs, output: &Output) -> anyhow::Result<()> {
         };
         passages.iter().map(text).collect()
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The numbers of documents in each batch, where each document has so many bytes.
+    fn batches(n_documents: usize, n_bytes: usize) -> Vec<usize> {
+        let passage = Passage {
+            title: "t".repeat(n_bytes / 2),
+            text: "t".repeat(n_bytes - n_bytes / 2),
+            ..Passage::default()
+        };
+        let mut documents = std::iter::repeat_n(passage, n_documents).map(Ok);
+        let mut sizes = Vec::new();
+        loop {
+            let batch = next_batch(&mut documents).expect("no document is bad");
+            if batch.is_empty() {
+                return sizes;
+            }
+            sizes.push(batch.len());
+        }
+    }
+
+    #[test]
+    fn a_batch_ends_by_its_documents_or_their_bytes() {
+        assert_eq!(batches(0, 10), [0; 0]);
+        assert_eq!(batches(300, 10), [256, 44]);
+        assert_eq!(batches(5, BATCH_BYTES), [1; 5]);
+        assert_eq!(batches(5, BATCH_BYTES / 2), [2, 2, 1]);
+        assert_eq!(batches(5, BATCH_BYTES / 2 - 1), [3, 2]);
+    }
+
+    #[test]
+    fn large_records_are_written_in_several_steps() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let collection = Collection::create(&folder.path().join("docs")).expect("created");
+        // Each step begins a segment.
+        let config = LogConfig {
+            durability: Durability::Os,
+            segment_bytes: 64,
+        };
+        let mut log = collection
+            .log_writer("test", config)
+            .expect("nobody else writes");
+        let record = NewRecord {
+            kind: 1,
+            payload: vec![1; BATCH_BYTES / 2],
+        };
+        append(&mut log, &vec![record; 5]).expect("each is small enough");
+        let live = collection.root().join("live");
+        let names = std::fs::read_dir(live).expect("a folder");
+        let names = names.map(|entry| entry.expect("an entry").file_name());
+        let is_segment = |name: &std::ffi::OsString| name.to_string_lossy().ends_with(".log");
+        assert_eq!(names.filter(is_segment).count(), 3);
+        assert_eq!(log.position(), 5);
+        append(&mut log, &[]).expect("nothing to write");
+        assert_eq!(log.position(), 5);
+    }
 }

@@ -46,7 +46,7 @@ enum IndexCommand {
         #[arg(value_name = "COLLECTION|URL")]
         collection: PathBuf,
     },
-    /// Read every file and compare it with its manifest, and some rows with their texts.
+    /// Read every file and compare it with its manifest, some rows with their texts, and the write log with its checksums.
     Verify(Box<verify::VerifyArgs>),
     /// Compare two generations: passages added, changed and removed, and what was decided differently.
     Diff(diff::DiffArgs),

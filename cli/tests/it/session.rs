@@ -462,6 +462,39 @@ fn a_flipped_byte_is_found_by_verify_and_named() {
     fail(5, ["search", text(&built.collection), "tides"]);
 }
 
+#[test]
+fn a_flipped_byte_of_the_write_log_is_found_by_verify_and_named() {
+    let built = build();
+    let collection = text(&built.collection);
+    let document = built.folder.path().join("document.jsonl");
+    fs::write(&document, r#"{"_id": "new", "text": "salt and stone"}"#).expect("written");
+    let (model, verify) = (tiny_model(), ["--json", "index", "verify", collection]);
+    let add = ["documents", "add", collection, text(&document), "--model"];
+    assert_eq!(json(verify)["log_records"], 0);
+    succeed([&add[..], &[text(&model)]].concat());
+    assert_eq!(json(verify)["log_records"], 1);
+    let mut files = Vec::new();
+    list_files(&built.collection.join("live"), &mut files);
+    let log = files
+        .iter()
+        .find(|path| path.extension().is_some_and(|extension| extension == "log"))
+        .expect("a segment");
+    let mut bytes = fs::read(log).expect("read");
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(log, bytes).expect("written");
+    let output = trawl(verify);
+    assert_eq!(output.status.code(), Some(5));
+    let shown: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    let fault = &shown["faults"][0];
+    assert!(fault["generation"].is_null(), "{shown}");
+    let text = fault["fault"].as_str().expect("a text");
+    assert!(
+        text.contains("write log") && text.contains(".log"),
+        "{shown}"
+    );
+}
+
 /// Adds every file below a folder.
 pub fn list_files(folder: &Path, files: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(folder).expect("a folder") {

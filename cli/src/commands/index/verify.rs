@@ -45,7 +45,7 @@ pub fn run(args: VerifyArgs, output: &Output) -> anyhow::Result<()> {
     for name in &names {
         match collection.resolve(name) {
             Ok(generation) => generations.push(generation),
-            Err(error) if error.is_corrupt() => faults.push((name.clone(), chain(&error))),
+            Err(error) if error.is_corrupt() => faults.push((Some(name.clone()), chain(&error))),
             Err(error) => return Err(error.into()),
         }
     }
@@ -53,7 +53,7 @@ pub fn run(args: VerifyArgs, output: &Output) -> anyhow::Result<()> {
         match collection.gate_report(&generation.id) {
             Ok(_) => {}
             Err(error) if error.is_corrupt() => {
-                faults.push((generation.id.to_string(), chain(&error)));
+                faults.push((Some(generation.id.to_string()), chain(&error)));
             }
             Err(error) => return Err(error.into()),
         }
@@ -77,7 +77,7 @@ pub fn run(args: VerifyArgs, output: &Output) -> anyhow::Result<()> {
         faults.extend(
             found
                 .iter()
-                .map(|fault| (generation.id.to_string(), chain(fault))),
+                .map(|fault| (Some(generation.id.to_string()), chain(fault))),
         );
     }
     let mut n_rows = 0;
@@ -96,17 +96,27 @@ pub fn run(args: VerifyArgs, output: &Output) -> anyhow::Result<()> {
                     "{} of {} sampled rows are not those of their passages, the first of `{first}`",
                     report.n_differing, report.n_rows
                 );
-                faults.push((generation.id.to_string(), text));
+                faults.push((Some(generation.id.to_string()), text));
             }
         }
     }
     progress.finish();
+    // It belongs to the collection, whichever generation was named. Reading it compares all that it has with its checksums.
+    let n_records = match collection.log_positions() {
+        Ok(positions) => positions.end - positions.start,
+        Err(error) if error.is_corrupt() => {
+            faults.push((None, chain(&error)));
+            0
+        }
+        Err(error) => return Err(error.into()),
+    };
     let shown = json!({
         "generations": names.len(),
         "passages": n_passages,
         "documents": Some(n_documents).filter(|&n| n > 0),
         "bytes": n_bytes,
         "rows_compared": n_rows,
+        "log_records": n_records,
         "faults": faults.iter().map(|(name, fault)| json!({ "generation": name, "fault": fault })).collect::<Vec<_>>(),
     });
     output.result(&shown, |_| match faults.as_slice() {
@@ -116,13 +126,17 @@ pub fn run(args: VerifyArgs, output: &Output) -> anyhow::Result<()> {
                 n => format!(" of {n} documents"),
             };
             format!(
-                "{} generations, {n_passages} passages{documents}, {n_bytes} bytes, {n_rows} rows against their texts: intact",
+                "{} generations, {n_passages} passages{documents}, {n_bytes} bytes, {n_rows} rows against their texts: intact\n\
+                 write log: {n_records} records: intact",
                 names.len()
             )
         }
         faults => faults
             .iter()
-            .map(|(name, fault)| format!("{name}: {fault}\n"))
+            .map(|(name, fault)| match name {
+                Some(name) => format!("{name}: {fault}\n"),
+                None => format!("{fault}\n"),
+            })
             .collect(),
     })?;
     if faults.is_empty() {

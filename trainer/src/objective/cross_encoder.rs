@@ -400,8 +400,14 @@ impl Objective for CrossEncoderObjective {
     }
 
     fn unshareable(&self) -> Option<&'static str> {
-        (self.config.rerank_forward_factor > 1)
-            .then_some("which groups `rerank_forward_factor` keeps, one process alone decides")
+        if self.config.rerank_forward_factor > 1 {
+            return Some("which groups `rerank_forward_factor` keeps, one process alone decides");
+        }
+        let counts_pairs =
+            self.config.loss == RankingLoss::Lambda && self.config.lambda_k.is_some();
+        counts_pairs.then_some(
+            "how many pairs `lambda_k` counts differs between groups, and shares are joined by groups",
+        )
     }
 
     fn preparation(&self) -> Preparation<Vec<Group>, Vec<Tokens>> {

@@ -104,12 +104,23 @@ fn shares_of_a_batch_of_pairs_add_up() {
     for name in ["tiny-cross-bert", "tiny-cross-roberta"] {
         check(|| cross_encoder(name, &config), &groups(7, 3));
     }
-    let config = CrossEncoderConfig {
+    let lambda = CrossEncoderConfig {
+        loss: RankingLoss::Lambda,
+        ..config.clone()
+    };
+    check(|| cross_encoder("tiny-cross-bert", &lambda), &groups(7, 3));
+    let at_k = CrossEncoderConfig {
+        lambda_k: Some(2),
+        ..lambda
+    };
+    let factor = CrossEncoderConfig {
         rerank_forward_factor: 2,
         ..config
     };
-    let reason = cross_encoder("tiny-cross-bert", &config).unshareable();
-    assert!(reason.is_some_and(|reason| reason.contains("rerank_forward_factor")));
+    for (config, key) in [(at_k, "lambda_k"), (factor, "rerank_forward_factor")] {
+        let reason = cross_encoder("tiny-cross-bert", &config).unshareable();
+        assert!(reason.is_some_and(|reason| reason.contains(key)));
+    }
 }
 
 #[test]

@@ -587,6 +587,7 @@ fn what_cannot_be_read_is_refused_with_its_place() {
     refused("data.group_size=8", "`data.group_size` is for fine-tuning");
     refused("data.mixing=together", "`data.mixing` is for fine-tuning");
     refused("dev.depth=100", "`dev.depth` is for fine-tuning");
+    refused("lora.rank=4", "`lora` is for fine-tuning");
 }
 
 #[test]

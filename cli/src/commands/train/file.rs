@@ -26,7 +26,7 @@ pub struct TrainFile {
     pub objective: ObjectiveSection,
 }
 
-/// The keys of `[data]` and `[dev]` that pre-training reads; all others are of fine-tuning.
+/// The keys of `[data]` and `[dev]` that pre-training reads; all others are of fine-tuning, and so is `[lora]`.
 const OF_PRETRAINING: [(&str, &[&str]); 2] = [
     (
         "data",
@@ -381,6 +381,10 @@ impl TrainFile {
 
 /// The first key that pre-training does not read, and its place.
 fn of_fine_tuning(root: &DeTable<'_>) -> Option<(String, Range<usize>)> {
+    // Adapters alone would leave decoders and heads as they were drawn.
+    if let Some(name) = root.keys().find(|name| *name.get_ref() == "lora") {
+        return Some(("lora".to_owned(), name.span()));
+    }
     OF_PRETRAINING.iter().find_map(|(section, keys)| {
         let DeValue::Table(table) = root.get(*section)?.get_ref() else {
             return None;

@@ -85,6 +85,8 @@ rerank() { # run depth run-out [option…]
 WORK=$(cd "$WORK" && pwd) DATA=$(cd "$DATA" && pwd)
 corpus=$DATA/$(basename "$corpus") judged=$WORK/qrels/$TRAIN.tsv
 [ ! -d "$MODEL" ] || MODEL=$(cd "$MODEL" && pwd)
+[ ! -d "$RERANKER" ] || RERANKER=$(cd "$RERANKER" && pwd)
+case $TRAWL in */*) TRAWL=$(realpath "$TRAWL") ;; esac
 mkdir -p "$WORK"/{untouched,bi-encoder-1,bi-encoder-2,cross-encoder,distilled}
 once "$judged" draw_queries
 

@@ -25,6 +25,7 @@ done_once() {
 }
 
 # Every 25th topic (title; a passage where there are none) is held out of training, with all its queries.
+# `heldout.tsv` gets its name when both splits are written.
 held_out() { # set
     zcat "$DATA/$1/corpus.jsonl.gz" | awk -v judged="$DATA/$1/qrels/train.tsv" -v folder="$WORK/$1/qrels" '
         function field(name) {
@@ -43,8 +44,9 @@ held_out() { # set
                 all[++n] = line; query[n] = part[1]
                 if (out[part[2]]) held[part[1]] = 1
             }
-            print header > (folder "/train.tsv"); print header > (folder "/heldout.tsv")
-            for (i = 1; i <= n; i++) print all[i] > (folder "/" (query[i] in held ? "heldout" : "train") ".tsv")
+            train = folder "/train.tsv"; heldout = folder "/heldout.tsv.new"
+            print header > train; print header > heldout
+            for (i = 1; i <= n; i++) print all[i] > (query[i] in held ? heldout : train)
         }'
 }
 
@@ -64,25 +66,28 @@ cloze() {
                 text = substr(text, 1, at - 1) substr(text, at + length(sentence[i]) + 2)
                 break
             }
-            print head text > (folder "/corpus.jsonl"); next
+            print head text > (folder "/corpus.jsonl.new"); next
         }
-        { print > (folder "/corpus.jsonl") }'
+        { print > (folder "/corpus.jsonl.new") }'
 }
 
 prepare() { # set
     local set=$1 folder=$WORK/$1
     mkdir -p "$folder/qrels"
     if [ "$set" = openstax ]; then
-        [ -e "$folder/corpus.jsonl" ] || cloze
+        done_once "$folder/corpus.jsonl" cloze
     else
-        [ -e "$folder/qrels/heldout.tsv" ] || held_out "$set"
+        done_once "$folder/qrels/heldout.tsv" held_out "$set"
         ln -sfn "$DATA/$set/queries.jsonl" "$folder/queries.jsonl"
         ln -sfn "$DATA/$set/corpus.jsonl.gz" "$folder/corpus.jsonl.gz"
     fi
     local corpus
     corpus=$(ls "$folder"/corpus.jsonl*)
-    [ -e "$folder/index" ] ||
-        "$TRAWL" index build --corpus "$corpus" --model "$MODEL" --collection "$folder/index" --publish
+    if [ ! -e "$folder/index" ]; then
+        rm -rf "$folder/index.part"
+        "$TRAWL" index build --corpus "$corpus" --model "$MODEL" --collection "$folder/index.part" --publish
+        mv "$folder/index.part" "$folder/index"
+    fi
     local way split
     for split in train heldout; do
         [ -e "$folder/qrels/$split.tsv" ] || continue
@@ -146,7 +151,7 @@ for set in squad squadshifts-amazon medquad openstax; do prepare "$set"; done
 dev=$WORK/dev
 if [ ! -e "$dev/run.trec" ]; then
     mkdir -p "$dev/qrels"
-    rm -f "$dev"/*.jsonl
+    rm -f "$dev"/*.jsonl "$dev/run.new"
     echo "query-id	corpus-id	score" >"$dev/qrels/dev.tsv"
     for set in squad squadshifts-amazon medquad; do
         zcat "$DATA/$set/corpus.jsonl.gz" >>"$dev/corpus.jsonl"

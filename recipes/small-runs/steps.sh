@@ -119,7 +119,7 @@ fine_tune() {
 # stages LINES…: what is pre-trained becomes a bi-encoder on negatives of BM25, and another one on what the first finds, and
 # on the lines given; what was not pre-trained becomes one too.
 stages() {
-  collection pretrained "$WORK/pretrained/export" --preset retromae --passage-tokens 128
+  collection pretrained "$WORK/pretrained/export" --preset retromae --passage-tokens 128 --resume
   search pretrained eval "$evaluated" 100
   search pretrained train-bm25 "$judged" "$depth" --lexical
   mine stage-1 "$WORK/pretrained/train-bm25.trec"

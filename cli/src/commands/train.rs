@@ -308,6 +308,10 @@ impl Session<'_> {
         self.output.remark((work.remark)(n_tokens));
         if self.args.dry_run {
             let n_steps = config.n_steps(&batches)?;
+            let progress = Progress::new(self.output);
+            let evaluators = (work.evaluators)(&self.folder(), &progress)?;
+            progress.finish();
+            trainer::run::check(&config, &mut objective, &evaluators)?;
             let report = json!({
                 "steps": n_steps,
                 "batches_an_epoch": batches.len(0),

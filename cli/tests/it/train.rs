@@ -613,7 +613,26 @@ fn what_a_configuration_cannot_say_is_refused_with_its_place() {
     refused("run.evaluate_every=sometimes", &["a number of steps"]);
     refused("optimizer.accumulate=0", &["optimizer.accumulate"]);
     refused("objective.name=nothing", &["nothing"]);
+    refused("optimizer.beta2=1.0", &["optimizer.beta2"]);
     refused("run.measure=mrr@99", &["mrr@99"]);
+    refused("optimizer.freeze=[\"bert\"]", &["`bert`"]);
+    for (set, expected) in [
+        ("run.measure=mrr@99", "mrr@99"),
+        ("optimizer.freeze=[\"bert\"]", "`bert`"),
+    ] {
+        let errors = fail(2, ["train", config.as_str(), "--dry-run", "--set", set]);
+        assert!(errors.contains(expected), "{errors}");
+    }
+    // Nothing of it keeps a run from starting there.
+    succeed([
+        "--quiet",
+        "train",
+        config.as_str(),
+        "--out",
+        text(&folder.path().join("refused")),
+        "--set",
+        "schedule.max_steps=1",
+    ]);
     refused("engine.device=gpu", &["`gpu` is none of"]);
     refused(
         "engine.device=cuda:0,cuda:1",

@@ -181,6 +181,7 @@ impl TrainConfig {
     pub fn check(&self) -> Result<(), TrainError> {
         let (o, s, r) = (&self.optimizer, &self.schedule, &self.run);
         let share = |value: f64| (0.0..=1.0).contains(&value);
+        let below_1 = |value: f64| (0.0..1.0).contains(&value);
         let positive = |value: f64| value.is_finite() && value >= 0.0;
         let rules = [
             (
@@ -188,10 +189,27 @@ impl TrainConfig {
                 "optimizer.learning_rate",
                 "at least 0",
             ),
+            (
+                below_1(o.beta1),
+                "optimizer.beta1",
+                "at least 0 and below 1",
+            ),
+            (
+                below_1(o.beta2),
+                "optimizer.beta2",
+                "at least 0 and below 1",
+            ),
+            // As f32, which the optimizer computes with.
+            (o.epsilon as f32 > 0.0, "optimizer.epsilon", "above 0"),
+            (
+                o.weight_decay >= 0.0,
+                "optimizer.weight_decay",
+                "at least 0",
+            ),
             (positive(o.max_norm), "optimizer.max_norm", "at least 0"),
             (o.accumulate > 0, "optimizer.accumulate", "at least 1"),
             (
-                o.ema.is_none_or(|keep| share(keep) && keep < 1.0),
+                o.ema.is_none_or(below_1),
                 "optimizer.ema",
                 "at least 0 and below 1",
             ),

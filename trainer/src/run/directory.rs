@@ -1,6 +1,7 @@
 use std::fs::{self, File, TryLockError};
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::Serialize;
 
@@ -21,13 +22,17 @@ use super::error::TrainError;
 #[derive(Clone, Debug)]
 pub struct RunDirectory {
     path: PathBuf,
+    /// Keeps other processes out of a new run until [`Self::occupy`] does.
+    lock: Arc<Mutex<Option<File>>>,
 }
 
 /// How the names of folders begin that are gone once dev figures are taken.
 pub(super) const SCRATCH: &str = ".dev-";
 
-/// The only folder that a run may find.
+/// The only folder with something in it that a run may find.
 const CORPUS: &str = "corpus";
+const CHECKPOINTS: &str = "checkpoints";
+const CONFIG: &str = "config.toml";
 const FAILED: &str = "failed-batch.json";
 const RECORD: &str = "run.json";
 
@@ -38,23 +43,37 @@ struct RunRecord<'a> {
 }
 
 impl RunDirectory {
-    /// Starts a run in a folder that is not there or holds nothing but [`Self::corpus`].
+    /// Starts a run in a folder that is not there, or holds nothing but [`Self::corpus`] and what a run leaves that
+    /// was refused before its log began.
     ///
     /// # Errors
-    /// [`TrainError::Occupied`], [`TrainError::File`].
+    /// [`TrainError::Occupied`], [`TrainError::InUse`], [`TrainError::File`].
     pub fn create(path: &Path, config: &str, seed: u64) -> Result<Self, TrainError> {
-        let checkpoints = path.join("checkpoints");
         fs::create_dir_all(path).map_err(TrainError::file(path))?;
         Self::check_free(path)?;
-        fs::create_dir(&checkpoints).map_err(TrainError::file(&checkpoints))?;
+        let file = path.join(RECORD);
+        // Written in place, since a file that took its name would not be the one that is locked.
+        let opened = File::options()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(&file);
+        let mut opened = opened.map_err(TrainError::file(&file))?;
+        lock(&opened, path)?;
         let record = RunRecord {
             seed,
             version: env!("CARGO_PKG_VERSION"),
         };
-        write_json(&path.join(RECORD), &record)?;
-        write(&path.join("config.toml"), config.as_bytes())?;
+        let written = opened
+            .set_len(0)
+            .and_then(|()| opened.write_all(&json_bytes(&record)));
+        written.map_err(TrainError::file(&file))?;
+        let checkpoints = path.join(CHECKPOINTS);
+        fs::create_dir_all(&checkpoints).map_err(TrainError::file(&checkpoints))?;
+        write(&path.join(CONFIG), config.as_bytes())?;
         Ok(Self {
             path: path.to_owned(),
+            lock: Arc::new(Mutex::new(Some(opened))),
         })
     }
 
@@ -63,10 +82,28 @@ impl RunDirectory {
     /// # Errors
     /// As [`Self::create`].
     pub fn check_free(path: &Path) -> Result<(), TrainError> {
-        let is_free = !path.exists() || entries(path)?.iter().all(|entry| entry.ends_with(CORPUS));
-        is_free.then_some(()).ok_or_else(|| TrainError::Occupied {
-            path: path.to_owned(),
-        })
+        if !path.exists() {
+            return Ok(());
+        }
+        let file = path.join(RECORD);
+        for entry in entries(path)? {
+            let name = entry.file_name().unwrap_or_default();
+            let is_free = match name.to_str() {
+                Some(CORPUS | RECORD) => true,
+                Some(CONFIG) => file.exists(), // without a record it is somebody's own
+                Some(CHECKPOINTS) => entries(&entry)?.is_empty(),
+                _ => false,
+            };
+            if !is_free {
+                let path = path.to_owned();
+                return Err(TrainError::Occupied { path });
+            }
+        }
+        match File::open(&file) {
+            Ok(opened) => lock(&opened, path),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(TrainError::file(file)(error)),
+        }
     }
 
     /// Where the tokens of a corpus are kept in the folder of a run.
@@ -79,7 +116,7 @@ impl RunDirectory {
     /// # Errors
     /// [`TrainError::OtherConfig`] when it was started with another configuration; [`TrainError::File`].
     pub fn resume(path: &Path, config: &str) -> Result<Self, TrainError> {
-        let file = path.join("config.toml");
+        let file = path.join(CONFIG);
         let recorded = fs::read_to_string(&file).map_err(TrainError::file(&file))?;
         if recorded != config {
             let (mut recorded, mut given) = (recorded.lines(), config.lines());
@@ -95,15 +132,14 @@ impl RunDirectory {
                 given: given.to_owned(),
             });
         }
-        Ok(Self {
-            path: path.to_owned(),
-        })
+        Ok(Self::join(path))
     }
 
     /// The folder of a run that another rank starts or goes on with.
     pub fn join(path: &Path) -> Self {
         Self {
             path: path.to_owned(),
+            lock: Arc::default(),
         }
     }
 
@@ -114,14 +150,21 @@ impl RunDirectory {
 
     /// Takes the folder for one process, as long as the file is open, and removes what an earlier one left half done.
     pub(super) fn occupy(&self) -> Result<File, TrainError> {
-        let path = self.path.join(RECORD);
-        let file = File::open(&path).map_err(TrainError::file(&path))?;
-        // A file system without locks has none to break.
-        if let Err(TryLockError::WouldBlock) = file.try_lock() {
-            let path = self.path.clone();
-            return Err(TrainError::InUse { path });
-        }
-        for folder in [self.path.clone(), self.path.join("checkpoints")] {
+        let kept = self
+            .lock
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        let file = match kept {
+            Some(file) => file,
+            None => {
+                let path = self.path.join(RECORD);
+                let file = File::open(&path).map_err(TrainError::file(&path))?;
+                lock(&file, &self.path)?;
+                file
+            }
+        };
+        for folder in [self.path.clone(), self.path.join(CHECKPOINTS)] {
             for path in entries(&folder)? {
                 let name = path.file_name().unwrap_or_default().to_string_lossy();
                 if name.starts_with(SCRATCH) || name.starts_with(".step-") {
@@ -152,7 +195,7 @@ impl RunDirectory {
     /// # Errors
     /// [`TrainError::File`].
     pub fn checkpoints(&self) -> Result<Vec<(u64, PathBuf)>, TrainError> {
-        let folder = self.path.join("checkpoints");
+        let folder = self.path.join(CHECKPOINTS);
         let mut found = Vec::new();
         for path in entries(&folder)? {
             let name = path.file_name().unwrap_or_default().to_string_lossy();
@@ -199,6 +242,17 @@ impl RunDirectory {
     }
 }
 
+/// Keeps other processes out of a folder, as long as this file of it is open.
+fn lock(file: &File, folder: &Path) -> Result<(), TrainError> {
+    match file.try_lock() {
+        Err(TryLockError::WouldBlock) => Err(TrainError::InUse {
+            path: folder.to_owned(),
+        }),
+        // A file system without locks has none to break.
+        _ => Ok(()),
+    }
+}
+
 fn entries(folder: &Path) -> Result<Vec<PathBuf>, TrainError> {
     let entries = fs::read_dir(folder).map_err(TrainError::file(folder))?;
     let paths = entries.map(|entry| Ok(entry.map_err(TrainError::file(folder))?.path()));
@@ -232,7 +286,11 @@ pub(super) fn write(path: &Path, bytes: &[u8]) -> Result<(), TrainError> {
 }
 
 pub(super) fn write_json(path: &Path, value: &impl Serialize) -> Result<(), TrainError> {
+    write(path, &json_bytes(value))
+}
+
+fn json_bytes(value: &impl Serialize) -> Vec<u8> {
     let mut text = serde_json::to_string_pretty(value).expect("our records are JSON");
     text.push('\n');
-    write(path, text.as_bytes())
+    text.into_bytes()
 }

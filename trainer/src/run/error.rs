@@ -121,7 +121,7 @@ pub enum TrainError {
         /// What the system says.
         source: std::io::Error,
     },
-    /// A new run in a folder that is not empty.
+    /// A new run in a folder that holds another one, or something else.
     #[error("`{}` holds something already", path.display())]
     Occupied {
         /// The folder.

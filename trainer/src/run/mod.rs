@@ -30,4 +30,4 @@ pub use evaluator::{Evaluator, EvaluatorError, LossEvaluator};
 pub use lora::LoraConfig;
 pub use metrics::StepLog;
 pub use schedule::Schedule;
-pub use train::{Describe, End, Event, Job, Plan, Summary, train};
+pub use train::{Describe, End, Event, Job, Plan, Summary, check, train};

@@ -167,6 +167,21 @@ where
     })
 }
 
+/// Refuses settings that name a dev figure that nobody takes, or parameters that the model does not have.
+///
+/// [`train`] does so too, when the folder of the run is there.
+///
+/// # Errors
+/// [`TrainError::UnknownMeasure`], [`TrainError::UnknownParameter`], [`TrainError::Evaluation`].
+pub fn check<O: Objective>(
+    config: &TrainConfig,
+    objective: &mut O,
+    evaluators: &[Box<dyn Evaluator<O> + '_>],
+) -> Result<(), TrainError> {
+    check_measure(config, objective, evaluators)?;
+    check_names(objective.parameters(), config)
+}
+
 /// A run between two steps.
 struct Training<'a, 'j, O: Objective, B> {
     config: &'a TrainConfig,
@@ -201,7 +216,7 @@ where
     fn start(
         config: &'a TrainConfig,
         run: &'a RunDirectory,
-        mut job: Job<'j, O, B>,
+        job: Job<'j, O, B>,
     ) -> Result<Self, TrainError> {
         let ranks = job.ranks;
         if let (false, Some(reason)) = (ranks.is_alone(), job.objective.unshareable()) {
@@ -213,7 +228,7 @@ where
         let lock = ranks.is_first().then(|| run.occupy()).transpose()?;
         let n_steps = config.n_steps(job.batches)?;
         if ranks.is_first() {
-            check_measure(config, &mut job)?;
+            check_measure(config, job.objective, &job.evaluators)?;
         }
         let model = job.objective.parameters();
         check_names(model, config)?;
@@ -660,16 +675,17 @@ where
 }
 
 /// Refuses a measure that nobody takes.
-fn check_measure<O: Objective, B>(
+fn check_measure<O: Objective>(
     config: &TrainConfig,
-    job: &mut Job<'_, O, B>,
+    objective: &mut O,
+    evaluators: &[Box<dyn Evaluator<O> + '_>],
 ) -> Result<(), TrainError> {
     let Some(measure) = &config.run.measure else {
         return Ok(());
     };
     let mut found = Vec::new();
-    for evaluator in &job.evaluators {
-        let names = evaluator.names(job.objective);
+    for evaluator in evaluators {
+        let names = evaluator.names(objective);
         found.extend(names.map_err(|error| TrainError::Evaluation(Box::new(error)))?);
     }
     match found.contains(measure) {

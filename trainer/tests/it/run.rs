@@ -751,6 +751,11 @@ fn what_makes_no_sense_is_refused_before_anything_is_trained() {
         &|config| config.optimizer.accumulate = 0,
         "optimizer.accumulate",
     );
+    check(&|config| config.optimizer.beta2 = 1.0, "optimizer.beta2");
+    check(
+        &|config| config.optimizer.epsilon = 0.0,
+        "optimizer.epsilon",
+    );
     check(&|config| config.run.patience = Some(3), "run.measure");
     check(
         &|config| config.optimizer.freeze = vec!["bert".to_owned()],
@@ -772,10 +777,6 @@ fn what_makes_no_sense_is_refused_before_anything_is_trained() {
 
     let folder = tempfile::tempdir().unwrap();
     let run = RunDirectory::create(folder.path(), "a = 1\nb = 2\n", 1).unwrap();
-    assert!(matches!(
-        RunDirectory::create(run.path(), "", 1),
-        Err(TrainError::Occupied { .. })
-    ));
     let error = RunDirectory::resume(run.path(), "a = 1\nb = 3\n").unwrap_err();
     assert!(
         error.to_string().contains("it has `b = 2`, not `b = 3`"),
@@ -794,4 +795,37 @@ fn what_makes_no_sense_is_refused_before_anything_is_trained() {
         error.to_string().contains("no epoch has a batch"),
         "{error}"
     );
+}
+
+#[test]
+fn a_folder_is_free_until_the_log_of_a_run_begins() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("run");
+    let create = |text: &str| RunDirectory::create(&path, text, 1);
+    let mut config = config();
+    config.optimizer.freeze = vec!["bert".to_owned()];
+    let run = create("a = 1\n").unwrap();
+    assert!(matches!(create("a = 2\n"), Err(TrainError::InUse { .. })));
+    let error = Setup::new(&config).run(&run).unwrap_err();
+    assert!(error.to_string().contains("`bert`"), "{error}");
+
+    config.optimizer.freeze.clear();
+    config.schedule.max_steps = Some(1);
+    let again = create("a = 3\n").unwrap();
+    let kept = fs::read_to_string(path.join("config.toml")).unwrap();
+    assert_eq!(kept, "a = 3\n");
+    Setup::new(&config).run(&again).unwrap();
+    assert!(matches!(
+        create("a = 3\n"),
+        Err(TrainError::Occupied { .. })
+    ));
+
+    // Somebody's own file is not overwritten.
+    let other = folder.path().join("other");
+    fs::create_dir(&other).unwrap();
+    fs::write(other.join("config.toml"), "mine").unwrap();
+    assert!(matches!(
+        RunDirectory::create(&other, "", 1),
+        Err(TrainError::Occupied { .. })
+    ));
 }

@@ -329,9 +329,11 @@ fn of_training(cause: &(dyn std::error::Error + 'static)) -> Option<(Exit, Optio
         Some(EvaluatorError::Corpus(error)) if error.is_bad_input() => {
             return Some((Exit::BadInput, None));
         }
-        Some(EvaluatorError::Missing { .. } | EvaluatorError::NoQuery { .. }) => {
-            return Some((Exit::BadInput, None));
-        }
+        Some(
+            EvaluatorError::Missing { .. }
+            | EvaluatorError::NoQuery { .. }
+            | EvaluatorError::NoRanking { .. },
+        ) => return Some((Exit::BadInput, None)),
         _ => {}
     }
     match cause.downcast_ref() {

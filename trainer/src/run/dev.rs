@@ -231,8 +231,11 @@ pub struct RerankEvaluator {
 impl RerankEvaluator {
     /// Takes the first `depth` passages of each query of a run; files that are not kept go into `scratch`.
     ///
+    /// A query that the run lacks, as BM25 lacks one that shares no word with a passage, has no passages: its figures are 0.
+    ///
     /// # Errors
-    /// [`EvaluatorError::Corpus`]; [`EvaluatorError::Missing`] when the dev set lacks one of them.
+    /// [`EvaluatorError::Corpus`]; [`EvaluatorError::Missing`] when the dev set lacks one of the passages;
+    /// [`EvaluatorError::NoRanking`] when the run lacks all queries.
     pub fn new(
         dev: Arc<DevSet>,
         run: &Path,
@@ -248,20 +251,25 @@ impl RerankEvaluator {
             .enumerate()
             .map(|(place, (id, _))| (id.as_str(), place))
             .collect();
-        let missing = |kind, id: &str| EvaluatorError::Missing {
-            kind,
-            id: id.to_owned(),
-            path: run.to_owned(),
+        let place = |hit: &Scored| {
+            let place = places.get(hit.id.as_str()).copied();
+            place.ok_or_else(|| EvaluatorError::Missing {
+                id: hit.id.clone(),
+                path: run.to_owned(),
+            })
         };
+        if dev
+            .queries
+            .iter()
+            .all(|(query, _)| hits.get(query).is_none())
+        {
+            let path = run.to_owned();
+            return Err(EvaluatorError::NoRanking { path });
+        }
         let mut candidates = Vec::new();
         for (query, _) in &dev.queries {
-            let hits = hits.get(query).ok_or_else(|| missing("query", query))?;
-            let of_query = ranked(hits).into_iter().take(depth).map(|hit| {
-                places
-                    .get(hit.id.as_str())
-                    .copied()
-                    .ok_or_else(|| missing("passage", &hit.id))
-            });
+            let hits = hits.get(query).map(ranked).unwrap_or_default();
+            let of_query = hits.into_iter().take(depth).map(place);
             candidates.push(of_query.collect::<Result<_, _>>()?);
         }
         Ok(Self {
@@ -283,7 +291,8 @@ impl<O: Objective> Evaluator<O> for RerankEvaluator {
         let folder = exported(objective, &self.scratch)?;
         let model = CrossEncoder::load(folder.path(), None, &self.encoder)?;
         let mut run = Run::new("dev");
-        for ((query, text), places) in self.dev.queries.iter().zip(&self.candidates) {
+        let queries = self.dev.queries.iter().zip(&self.candidates);
+        for ((query, text), places) in queries.filter(|(_, places)| !places.is_empty()) {
             let passages = || places.iter().map(|&place| &self.dev.passages[place]);
             let contents = passages().map(|(_, content)| content).enumerate();
             let texts = contents.map(|(row, content)| name_row(row, joined(content)));

@@ -71,14 +71,18 @@ pub enum EvaluatorError {
         /// The split.
         split: String,
     },
-    /// A query or passage that a file names is in no other.
-    #[error("{kind} `{id}` of `{}` is not in the dev set", path.display())]
+    /// A passage of a run is not among those of the dev set.
+    #[error("passage `{id}` of `{}` is not in the dev set", path.display())]
     Missing {
-        /// What it is.
-        kind: &'static str,
         /// Its id.
         id: String,
-        /// What names it.
+        /// The run.
+        path: PathBuf,
+    },
+    /// A run of other queries.
+    #[error("`{}` ranks passages for no query of the dev set", path.display())]
+    NoRanking {
+        /// The run.
         path: PathBuf,
     },
 }

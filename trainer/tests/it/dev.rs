@@ -308,17 +308,28 @@ fn check_reordering(passage: PassageText) {
         assert_eq!(found[&measure.to_string()], expected, "{measure}");
     }
 
-    fs::write(&path, format!("{} Q0 nothing 1 1.0 x\n", dev.queries[0].0)).unwrap();
+    // A query that the run lacks has figures of 0.
+    let (query, mut part) = (dev.queries[0].0.as_str(), Run::new("part"));
+    part.insert(query, first.get(query).unwrap().to_vec());
+    part.write(&path).unwrap();
+    let report = evaluate(&dev.qrels, &part, &config).unwrap();
+    assert_eq!(report.n_missing, 4);
+    let found = make(&path, &dev)
+        .unwrap()
+        .evaluate(&mut with_prior)
+        .unwrap();
+    for (measure, expected) in measures().iter().zip(report.mean) {
+        assert_eq!(found[&measure.to_string()], expected, "{measure}");
+    }
+
+    fs::write(&path, format!("{query} Q0 nothing 1 1.0 x\n")).unwrap();
     assert!(matches!(
         make(&path, &dev),
-        Err(EvaluatorError::Missing {
-            kind: "passage",
-            ..
-        })
+        Err(EvaluatorError::Missing { .. })
     ));
     fs::write(&path, "q Q0 nothing 1 1.0 x\n").unwrap();
     assert!(matches!(
         make(&path, &dev),
-        Err(EvaluatorError::Missing { kind: "query", .. })
+        Err(EvaluatorError::NoRanking { .. })
     ));
 }

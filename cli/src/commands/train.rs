@@ -485,7 +485,18 @@ impl Session<'_> {
 
     fn dev_set(&self, dev: &DevSection) -> anyhow::Result<Option<Arc<DevSet>>> {
         let Some(dataset) = &dev.dataset else {
-            return Ok(None);
+            let of_dataset = [
+                ("dev.run", dev.run.is_some()),
+                ("dev.max_queries", dev.max_queries.is_some()),
+                ("dev.distractors", dev.distractors.is_some()),
+            ];
+            return match of_dataset.iter().find(|(_, is_given)| *is_given) {
+                Some((key, _)) => {
+                    let text = format!("`{key}` goes with `dev.dataset`");
+                    Err(Failure::usage(text).into())
+                }
+                None => Ok(None),
+            };
         };
         let cutoff = |measure: &Measure| measure.cutoff.is_some_and(|cutoff| cutoff > dev.depth);
         if let Some(measure) = dev.measures.iter().find(|measure| cutoff(measure)) {

@@ -571,6 +571,8 @@ fn what_cannot_be_read_is_refused_with_its_place() {
     refused(65, &broken, &mlm, &[], "lines.jsonl:2");
     let retro_mae = format!("name = \"retro_mae\"\nbow_projection = true\n{masks}");
     refused(2, passage, &retro_mae, &[], "goes with `bow_loss_weight`");
+    let sim_lm = format!("name = \"sim_lm\"\ngenerator_weight = 0.2\n{masks}");
+    refused(2, passage, &sim_lm, &[], "goes with `generator`");
 
     let refused = |set: &str, expected: &str| {
         refused(2, passage, &mlm, &[set], expected);

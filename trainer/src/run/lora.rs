@@ -19,7 +19,7 @@ pub struct LoraConfig {
     pub alpha: f64,
     /// Matrices that get adapters, by parts of their names; none: all matrices of the layers.
     pub targets: Vec<String>,
-    /// Parameters that are trained whole besides, by the beginning of their names. A new head always is.
+    /// Parameters that are trained whole, without adapters, by the beginning of their names. A new head always is.
     pub train: Vec<String>,
 }
 
@@ -109,7 +109,7 @@ impl Adapters {
         }
         if adapters.is_empty() {
             return Err(TrainError::Nothing {
-                hint: ": `lora.targets` names no matrix of the layers that is not frozen",
+                hint: ": `lora.targets` names no matrix of the layers that is neither frozen nor in `lora.train`",
             });
         }
         Ok(Self {

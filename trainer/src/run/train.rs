@@ -238,18 +238,19 @@ where
         let free =
             model.filter(|parameter| !starts_with(&config.optimizer.freeze, parameter.name()));
         let (adapters, mut trained) = match &config.lora {
-            Some(lora) => (
-                Some(Adapters::new(&free, lora, config.run.seed)?),
-                free.filter(|parameter| {
-                    let name = parameter.name();
-                    starts_with(&lora.train, name) || job.objective.is_drawn(name)
-                }),
-            ),
+            Some(lora) => {
+                let is_whole =
+                    |name: &str| starts_with(&lora.train, name) || job.objective.is_drawn(name);
+                let others = free.filter(|parameter| !is_whole(parameter.name()));
+                (
+                    Some(Adapters::new(&others, lora, config.run.seed)?),
+                    free.filter(|parameter| is_whole(parameter.name())),
+                )
+            }
             None => (None, free),
         };
         let mut changing = trained.clone();
         if let Some(adapters) = &adapters {
-            trained = trained.filter(|parameter| !adapters.cover(parameter));
             trained.extend(adapters.parameters());
             changing.extend(&model.filter(|parameter| adapters.cover(parameter)));
         }

@@ -724,6 +724,23 @@ fn frozen_parameters_stay_and_adapters_change_their_matrices_alone() {
 }
 
 #[test]
+fn what_is_trained_whole_has_no_adapter() {
+    let run = new_run();
+    let mut config = config();
+    config.schedule.max_steps = Some(1);
+    config.lora = Some(LoraConfig {
+        targets: vec!["query".to_owned()],
+        train: vec!["encoder.layer.1.".to_owned()],
+        ..LoraConfig::default()
+    });
+    Setup::new(&config).run(&run).unwrap();
+    let files = last_checkpoint(&run);
+    let adapters = String::from_utf8_lossy(&files["adapters.safetensors"]);
+    assert!(adapters.contains("encoder.layer.0."));
+    assert!(!adapters.contains("encoder.layer.1."));
+}
+
+#[test]
 fn a_run_with_adapters_learns() {
     let mut config = config();
     config.optimizer.accumulate = 1;

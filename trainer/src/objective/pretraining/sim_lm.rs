@@ -89,6 +89,10 @@ impl SimLm {
             "generator_weight",
             config.generator_weight.unwrap_or(0.0),
         )?;
+        if config.generator_weight.is_some() && config.generator.is_none() {
+            let reason = "`generator_weight` goes with `generator`";
+            return Err(TrainingError::Settings { reason });
+        }
         let model = MaskedLm::load(folder, config.seed, engine)?;
         let decoder = model.decoder("decoder", config.n_decoder_layers, StackStart::Last, 0)?;
         let generator = config.generator.as_deref();

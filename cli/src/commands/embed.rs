@@ -64,7 +64,7 @@ pub fn run(args: EmbedArgs, output: &Output) -> anyhow::Result<()> {
     let progress = Progress::new(output);
     let (mut n_texts, mut n_truncated) = (0, 0);
     let mut batch = Vec::with_capacity(BATCH);
-    let mut lines = std::io::stdin().lock().lines().enumerate().peekable();
+    let mut lines = io::stdin().lock().lines().enumerate().peekable();
     while let Some((number, line)) = lines.next() {
         let line = line.map_err(|error| unread(error, number + 1))?;
         batch.push(text_of(line, number + 1, args.jsonl)?);

@@ -424,6 +424,9 @@ examples = [{{ files = ["{lines}"] }}]
         "data.train=[{ dataset = \"x\" }]",
         "`data.stream` reads `files`",
     );
+    let table = "data.train=[{ files = [\"x.csv\"], format = \"sentence_transformers\" }]";
+    refused(table, "`data.stream` reads lines, not tables");
+    refused(table, "trawl data convert");
 }
 
 /// A data set in BEIR's layout: 32 queries of one word, each answered by a passage with another word.

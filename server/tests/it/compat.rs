@@ -253,7 +253,7 @@ fn tei_reranks_predicts_and_compares() {
 fn tei_takes_so_many_bytes_for_tokens() {
     let server = TestServer::start_with(
         |config| config.limits.tokenize_bytes = 2000,
-        QueueConfig::default(),
+        server::QueueConfig::default(),
     );
     let text = |n_bytes: usize| json!({"inputs": ["a ".repeat(n_bytes / 2)]});
     server.post("/tokenize", &text(2000)).ok();

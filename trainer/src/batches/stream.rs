@@ -75,9 +75,16 @@ impl StreamBatches {
     /// Reads the files once, to count the examples and to check each.
     ///
     /// # Errors
-    /// The first line that cannot be used, settings that cannot be.
+    /// The first line that cannot be used, settings that cannot be, a table among the files.
     pub fn open(config: StreamConfig) -> Result<Self, DataError> {
         config.sampling.check()?;
+        if let Some(path) = config.source.table() {
+            return Err(DataError::Setting {
+                name: "source",
+                value: path.display().to_string(),
+                expected: "lines are streamed, tables are not",
+            });
+        }
         let (share, n_shares) = config.share;
         for (name, is_good, value) in [
             (

@@ -27,14 +27,10 @@ struct Row(Vec<(String, Value)>);
 impl ColumnReader {
     /// Opens a table, which the name says a file is (`.csv`, `.tsv`, before `.gz` or `.zst`); none for other files.
     pub(super) fn open(path: &Path) -> Result<Option<Self>, DataError> {
-        let name = path.to_string_lossy().to_ascii_lowercase();
-        let stem = [".gz", ".zst"]
-            .iter()
-            .find_map(|end| name.strip_suffix(end));
-        let mut rows = match stem.unwrap_or(&name).rsplit_once('.') {
-            Some((_, "csv")) => Rows::open_csv(path)?,
-            Some((_, "tsv")) => Rows::open_tsv(path)?,
-            _ => return Ok(None),
+        let mut rows = match table_ending(path) {
+            Some("csv") => Rows::open_csv(path)?,
+            Some(_) => Rows::open_tsv(path)?,
+            None => return Ok(None),
         };
         let names = match rows.next_row()? {
             Some(Ok(names)) => names,
@@ -55,6 +51,21 @@ impl ColumnReader {
             .and_then(finish);
         Ok(Some(example.map_err(|reason| bad_row(&self.rows, reason))))
     }
+}
+
+/// Whether the name says that a file is a table.
+pub(super) fn is_table(path: &Path) -> bool {
+    table_ending(path).is_some()
+}
+
+/// `csv` or `tsv`, with which the name of a table ends, before `.gz` or `.zst`.
+fn table_ending(path: &Path) -> Option<&'static str> {
+    let name = path.to_string_lossy().to_ascii_lowercase();
+    let stem = [".gz", ".zst"]
+        .iter()
+        .find_map(|end| name.strip_suffix(end));
+    let (_, ending) = stem.unwrap_or(&name).rsplit_once('.')?;
+    ["csv", "tsv"].into_iter().find(|known| *known == ending)
 }
 
 fn bad_row(rows: &Rows, reason: String) -> DataError {

@@ -4,6 +4,7 @@ use corpus::Lines;
 use serde::{Deserialize, Serialize};
 
 use super::collection::OnProgress;
+use super::columns::is_table;
 use super::dataset::DatasetBuilder;
 use super::{
     DataError, Dataset, Example, ExampleReader, JudgedSource, LineFormat, NamedSource, PassageText,
@@ -69,6 +70,15 @@ impl DataSource {
 }
 
 impl LineSource {
+    /// The first file that is a table: it can be read, but not streamed, since its rows are no lines.
+    pub fn table(&self) -> Option<&Path> {
+        let mut paths = self.paths.iter().map(PathBuf::as_path);
+        match self.format {
+            LineFormat::SentenceTransformers => paths.find(|path| is_table(path)),
+            _ => None,
+        }
+    }
+
     /// Lines of our own format.
     pub fn native(paths: Vec<PathBuf>) -> Self {
         Self {

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 
-use trainer::data::{Group, LineSource, Sampling};
+use trainer::data::{Group, LineFormat, LineSource, Sampling};
 use trainer::{Batches, ShuffleBuffer, StreamBatches, StreamConfig};
 
 /// Two files of 13 and 9 examples with three negatives each.
@@ -156,6 +156,15 @@ fn what_cannot_be_trained_on_is_refused_when_the_files_are_opened() {
             ..config(&source)
         }),
         "share is 2 of 2; it is below the number of shares"
+    );
+    let table = LineSource {
+        paths: vec![folder.path().join("a"), folder.path().join("c.TSV.gz")],
+        format: LineFormat::SentenceTransformers,
+        ..LineSource::default()
+    };
+    assert_eq!(
+        error(config(&table)),
+        "source is c.TSV.gz; lines are streamed, tables are not"
     );
     fs::write(folder.path().join("b"), "{\"query\": \"q\", \"positives\": [{\"text\": \"p\"}], \"negatives\": [{\"text\": \"p\"}]}\n").unwrap();
     assert_eq!(

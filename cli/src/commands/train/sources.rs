@@ -60,6 +60,14 @@ impl Examples {
                 "`data.stream` reads lines that hold their texts, which this `source` does not";
             return Err(Failure::usage(text).into());
         };
+        if let Some(path) = source.table() {
+            let text = format!(
+                "`data.stream` reads lines, not tables such as `{}`",
+                path.display()
+            );
+            let hint = "`trawl data convert --from sentence-transformers` makes lines of it";
+            return Err(Failure::usage(text).hint(hint).into());
+        }
         if data.no_duplicates || data.mixing != Mixing::Together {
             let text = "`data.stream` goes with neither `data.no_duplicates` nor `data.mixing`";
             return Err(Failure::usage(text).into());

@@ -80,11 +80,12 @@ pub fn write(path: &Path, contents: &Contents<'_>) -> anyhow::Result<u64> {
     for name in listed.chain(["manifest.json"]) {
         files.push((format!("{folder}/{name}"), generation.path.join(name)));
     }
-    let encoder = encoder
-        .map(|model| add_model(model, &mut files))
-        .transpose()?;
+    // The reranker keeps its name, by which `search --rerank` asks for it.
     let reranker = reranker
-        .map(|model| add_model(model, &mut files))
+        .map(|model| add_model(model, None, &mut files))
+        .transpose()?;
+    let encoder = encoder
+        .map(|model| add_model(model, reranker.as_deref(), &mut files))
         .transpose()?;
     files.sort();
     files.dedup();
@@ -132,17 +133,24 @@ pub fn write(path: &Path, contents: &Contents<'_>) -> anyhow::Result<u64> {
     Ok(n_bytes)
 }
 
-/// Adds the files of a model, and returns its name.
-fn add_model(model: &Path, files: &mut Vec<(String, PathBuf)>) -> anyhow::Result<String> {
+/// Adds the files of a model, and returns its name: that of its folder, unless the name is taken by the other model.
+fn add_model(
+    model: &Path,
+    taken: Option<&str>,
+    files: &mut Vec<(String, PathBuf)>,
+) -> anyhow::Result<String> {
     let name = model
         .file_name()
         .unwrap_or(model.as_os_str())
         .to_string_lossy();
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
-    let name: String = name
+    let mut name: String = name
         .chars()
         .map(|c| if is_plain(c) { c } else { '_' })
         .collect();
+    if taken == Some(name.as_str()) {
+        name.push_str("-encoder");
+    }
     let has_safetensors = fs::read_dir(model)?.filter_map(Result::ok).any(|entry| {
         entry
             .path()

@@ -88,6 +88,37 @@ fn a_bundle_answers_as_its_collection_does_and_damage_is_named() {
 }
 
 #[test]
+fn two_models_in_folders_of_one_name_are_packed_beside_each_other() {
+    let built = build();
+    let folder = built.folder.path();
+    let [encoder, reranker] = ["first/export", "second/export"].map(|name| folder.join(name));
+    for (model, to) in [
+        (tiny_model(), &encoder),
+        (testkit::fixture("models/tiny-cross-bert"), &reranker),
+    ] {
+        fs::create_dir_all(to.parent().expect("it has a parent")).expect("made");
+        std::os::unix::fs::symlink(model, to).expect("linked");
+    }
+    let bundle = folder.join("sample.trawl");
+    json([
+        "--json",
+        "bundle",
+        text(&built.collection),
+        "--to",
+        text(&bundle),
+        "--model",
+        text(&encoder),
+        "--rerank",
+        text(&reranker),
+    ]);
+    let search = ["--json", "search", text(&bundle), "bread", "-k", "3"];
+    let search = [&search[..], &["--rerank", "export"]].concat();
+    let found = elsewhere(&folder.join("cache"), &search);
+    let error = String::from_utf8_lossy(&found.stderr);
+    assert!(found.status.success(), "{error}");
+}
+
+#[test]
 fn a_damaged_generation_is_not_packed() {
     let built = build();
     let generations = fs::read_dir(built.collection.join("generations")).expect("a folder");

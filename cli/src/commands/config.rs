@@ -97,7 +97,9 @@ fn check(args: &FileArgs, output: &Output) -> anyhow::Result<()> {
                 storage::open(&location)?.resolve(&section.alias)?;
             }
             None => {
-                Collection::open(&section.path)?.resolve(&section.alias)?;
+                let bundle = crate::model::bundle(&section.path)?;
+                let path = bundle.map_or_else(|| section.path.clone(), |bundle| bundle.collection);
+                Collection::open(&path)?.resolve(&section.alias)?;
             }
         }
     }

@@ -50,6 +50,14 @@ fn a_bundle_answers_as_its_collection_does_and_damage_is_named() {
     let found: serde_json::Value = serde_json::from_slice(&first.stdout).expect("JSON");
     assert_eq!(found["results"], expected["results"]);
 
+    // A server may be told of it by its file as well.
+    let file = folder.join("server.toml");
+    let served = format!("[collections.sample]\npath = {bundle:?}\n");
+    fs::write(&file, served).expect("written");
+    let checked = elsewhere(&cache, &["config", "check", "--config", text(&file)]);
+    let error = String::from_utf8_lossy(&checked.stderr);
+    assert!(checked.status.success(), "{error}");
+
     // What was unpacked is checked, and unpacked again.
     let unpacked = fs::read_dir(cache.join("trawl/bundles")).expect("a folder");
     let unpacked = unpacked

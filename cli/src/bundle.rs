@@ -151,22 +151,13 @@ fn add_model(
     if taken == Some(name.as_str()) {
         name.push_str("-encoder");
     }
-    let has_safetensors = fs::read_dir(model)?.filter_map(Result::ok).any(|entry| {
-        entry
-            .path()
-            .extension()
-            .is_some_and(|end| end == "safetensors")
-    });
     let mut folders = vec![model.to_path_buf()];
     while let Some(folder) = folders.pop() {
         for entry in fs::read_dir(&folder)? {
             let path = entry?.path();
             let inside = path.strip_prefix(model)?.to_string_lossy().into_owned();
             // Weights in other formats, and what version control keeps.
-            let end = path.extension().unwrap_or_default().to_string_lossy();
-            let is_other =
-                has_safetensors && ["bin", "h5", "msgpack", "onnx", "ot"].contains(&&*end);
-            if is_other || !is_inside(&inside) || inside.starts_with('.') {
+            if is_unread(&path) || !is_inside(&inside) || inside.starts_with('.') {
                 continue;
             }
             if path.is_dir() {
@@ -177,6 +168,21 @@ fn add_model(
         }
     }
     Ok(name)
+}
+
+/// Whether a file holds weights that the encoder does not read: in another format, or beside others of the same folder, which may
+/// be that of a module.
+fn is_unread(path: &Path) -> bool {
+    let end = path.extension().unwrap_or_default().to_string_lossy();
+    match &*end {
+        "h5" | "msgpack" | "onnx" | "ot" => true,
+        "bin" => {
+            let mut first = ["model.safetensors", "model.safetensors.index.json"].into_iter();
+            !path.ends_with("pytorch_model.bin")
+                || first.any(|name| path.with_file_name(name).exists())
+        }
+        _ => false,
+    }
 }
 
 /// Copies everything and returns its length and sha256.
@@ -354,4 +360,38 @@ fn damaged(path: &Path, reason: &str) -> anyhow::Error {
     let text = format!("bundle `{}` is damaged: {reason}", path.display());
     let hint = "copy it again, or pack it again with `trawl bundle`";
     Failure::new(Exit::Corrupt, text).hint(hint).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_folder_of_a_model_keeps_the_weights_that_are_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let model = folder.path().join("mini");
+        let read = [
+            "mini/2_Dense/pytorch_model.bin",
+            "mini/3_Dense/model.safetensors",
+            "mini/config.json",
+            "mini/model.safetensors",
+        ];
+        let unread = [
+            "mini/3_Dense/pytorch_model.bin",
+            "mini/onnx/model.onnx",
+            "mini/openvino/openvino_model.bin",
+            "mini/pytorch_model.bin",
+            "mini/training_args.bin",
+        ];
+        for name in read.iter().chain(&unread) {
+            let path = folder.path().join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, "").unwrap();
+        }
+        let mut files = Vec::new();
+        assert_eq!(add_model(&model, None, &mut files).unwrap(), "mini");
+        files.sort();
+        let packed: Vec<_> = files.iter().map(|(name, _)| name.as_str()).collect();
+        assert_eq!(packed, read.map(|name| format!("models/{name}")));
+    }
 }

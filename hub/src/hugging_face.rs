@@ -84,35 +84,31 @@ pub fn fetch(
     Ok(format!("{hub}/{id} at {}", listing.sha))
 }
 
-/// Configuration and tokenizer files, and the weights once: safetensors before the older format.
+/// Configuration and tokenizer files, and the weights of each folder once: safetensors before the older format. The modules of
+/// a model may have another format than its transformer.
 fn wanted(siblings: &[Sibling]) -> Vec<&Sibling> {
-    let has_safetensors = siblings
-        .iter()
-        .any(|file| is_weights(file, "safetensors", "model"));
+    let has = |folder: &str, name: &str| {
+        let path = format!("{folder}{name}");
+        siblings.iter().any(|file| file.rfilename == path)
+    };
     let wanted = |file: &&Sibling| {
-        let name = file.rfilename.as_str();
-        if !name.split('/').all(is_name) || name.split('/').count() > 2 {
+        let path = file.rfilename.as_str();
+        if !path.split('/').all(is_name) || path.split('/').count() > 2 {
             return false;
         }
-        let root = !name.contains('/');
-        let module = name.starts_with(|first: char| first.is_ascii_digit());
+        let (folder, name) = path.split_at(path.rfind('/').map_or(0, |slash| slash + 1));
+        let root = folder.is_empty();
+        let module = folder.starts_with(|first: char| first.is_ascii_digit());
         let text = name.ends_with(".json") || name.ends_with(".txt") || name.ends_with(".model");
-        let weights = if has_safetensors {
-            "safetensors"
-        } else {
-            "bin"
+        let has_safetensors =
+            has(folder, "model.safetensors") || has(folder, "model.safetensors.index.json");
+        let weights = match has_safetensors {
+            true => name.starts_with("model") && name.ends_with(".safetensors"),
+            false => name.starts_with("pytorch_model") && name.ends_with(".bin"),
         };
-        (root || module)
-            && (text
-                || is_weights(file, weights, "model")
-                || is_weights(file, weights, "pytorch_model"))
+        (root || module) && (text || weights)
     };
     siblings.iter().filter(wanted).collect()
-}
-
-fn is_weights(file: &Sibling, extension: &str, stem: &str) -> bool {
-    let name = file.rfilename.rsplit('/').next().unwrap_or_default();
-    name.starts_with(stem) && name.ends_with(&format!(".{extension}"))
 }
 
 fn list(agent: &Agent, url: &str) -> Result<Listing, PullError> {
@@ -228,6 +224,33 @@ mod tests {
             cache.pull("intfloat/e5", &mut |_| ()).unwrap().source,
             "already there"
         );
+    }
+
+    #[test]
+    fn each_folder_of_a_model_keeps_the_weights_that_are_read() {
+        let read = [
+            "2_Dense/pytorch_model.bin",
+            "3_Dense/model.safetensors",
+            "config.json",
+            "model-00001-of-00002.safetensors",
+            "model-00002-of-00002.safetensors",
+            "model.safetensors.index.json",
+        ];
+        let unread = [
+            "3_Dense/pytorch_model.bin",
+            "onnx/model.onnx",
+            "pytorch_model.bin",
+        ];
+        let siblings = read.iter().chain(&unread).map(|name| Sibling {
+            rfilename: (*name).to_owned(),
+            size: None,
+            lfs: None,
+        });
+        let siblings: Vec<_> = siblings.collect();
+        let names = wanted(&siblings)
+            .into_iter()
+            .map(|file| file.rfilename.as_str());
+        assert_eq!(names.collect::<Vec<_>>(), read);
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! gives one. Large files come with their sha256, which is checked.
 
 use std::fs::{self, File};
-use std::io::{self, Read};
+use std::io::{ErrorKind, Read, Write};
 use std::path::Path;
 use std::time::Duration;
 
@@ -126,15 +126,25 @@ fn list(agent: &Agent, url: &str) -> Result<Listing, PullError> {
 
 fn download(agent: &Agent, url: &str, path: &Path) -> Result<(), PullError> {
     let mut body = open(agent, url)?;
-    let mut write = || -> io::Result<()> {
-        if let Some(folder) = path.parent() {
-            fs::create_dir_all(folder)?;
+    let failed = |source| PullError::write(path, source);
+    if let Some(folder) = path.parent() {
+        fs::create_dir_all(folder).map_err(failed)?;
+    }
+    let mut file = File::create(path).map_err(failed)?;
+    let mut buffer = vec![0; 1 << 16];
+    loop {
+        match body.read(&mut buffer) {
+            Ok(0) => return file.sync_all().map_err(failed),
+            Ok(n_bytes) => file.write_all(&buffer[..n_bytes]).map_err(failed)?,
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => {
+                return Err(PullError::Http {
+                    url: url.to_owned(),
+                    source: error.into(),
+                });
+            }
         }
-        let mut file = File::create(path)?;
-        io::copy(&mut body, &mut file)?;
-        file.sync_all()
-    };
-    write().map_err(|source| PullError::write(path, source))
+    }
 }
 
 /// Sends the request, and once more when it fails.
@@ -161,7 +171,7 @@ fn open(agent: &Agent, url: &str) -> Result<impl Read, PullError> {
 
 #[cfg(test)]
 mod tests {
-    use std::io::{BufRead, BufReader, Write};
+    use std::io::{BufRead, BufReader};
     use std::net::TcpListener;
 
     use super::*;
@@ -271,5 +281,25 @@ mod tests {
             .unwrap()
             .collect();
         assert!(left.is_empty(), "{left:?}");
+    }
+
+    #[test]
+    fn a_connection_that_breaks_is_no_failure_to_write() {
+        let folder = tempfile::tempdir().unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}/weights", listener.local_addr().unwrap());
+        let serve = move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut lines = BufReader::new(stream.try_clone().unwrap()).lines();
+            while lines.next().is_some_and(|line| !line.unwrap().is_empty()) {}
+            let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 8\r\n\r\nabcd";
+            stream.write_all(answer).unwrap();
+        };
+        let server = std::thread::spawn(serve);
+        let agent = Agent::new_with_config(Agent::config_builder().build());
+        let error = download(&agent, &url, &folder.path().join("weights")).unwrap_err();
+        assert!(matches!(error, PullError::Http { .. }), "{error}");
+        assert!(error.to_string().contains(&url), "{error}");
+        server.join().unwrap();
     }
 }

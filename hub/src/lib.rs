@@ -168,10 +168,10 @@ impl ModelCache {
                 .map_err(|source| PullError::write(&self.root, source))?;
             match fetch(self, name, temporary.path(), say) {
                 Ok(source) => {
-                    let fetched = temporary.keep();
-                    set_readable(&fetched).map_err(|source| PullError::write(&fetched, source))?;
-                    fs::rename(&fetched, &path)
-                        .map_err(|source| PullError::write(&path, source))?;
+                    let fetched = temporary.path();
+                    set_readable(fetched).map_err(|source| PullError::write(fetched, source))?;
+                    fs::rename(fetched, &path).map_err(|source| PullError::write(&path, source))?;
+                    drop(temporary.keep()); // It is elsewhere now.
                     return Ok(Pulled { path, source });
                 }
                 Err(error) => {
@@ -280,6 +280,21 @@ mod tests {
         fs::write(own.join("config.json"), "{}").unwrap();
         assert_eq!(pull().path, own);
         assert_eq!(fs::read(own.join("config.json")).unwrap(), b"{}");
+    }
+
+    #[test]
+    fn a_folder_in_the_way_leaves_no_copy_behind() {
+        let folder = tempfile::tempdir().unwrap();
+        let cache = ModelCache::new(folder.path().to_owned());
+        let place = cache.path(DEFAULT_RERANKER).unwrap();
+        fs::create_dir_all(&place).unwrap();
+        fs::write(place.join("notes.txt"), "somebody's").unwrap();
+        let pulled = cache.pull(DEFAULT_RERANKER, &mut |_| ());
+        assert!(matches!(pulled, Err(PullError::Write { path, .. }) if path == place));
+        let entries = fs::read_dir(folder.path()).unwrap();
+        let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name()).collect();
+        names.sort();
+        assert_eq!(names, [".lock", ".shipped"]);
     }
 
     #[test]

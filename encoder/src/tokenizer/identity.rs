@@ -372,6 +372,35 @@ fn a_vocabulary_alone_gives_the_tokens_of_the_crate() {
     assert!((0.1..0.9).contains(&check_all(&tokenizer, &texts)));
 }
 
+/// Ids of transformers 5.23.
+#[test]
+fn settings_beside_a_tokenizer_stand_above_its_own() {
+    let (lowered, cased) = ([1996u32, 7668, 2003, 2330], [100u32, 100, 2003, 100]);
+    for (config, expected) in [
+        (json!({}), lowered),
+        (
+            json!({ "do_lower_case": true, "strip_accents": null }),
+            lowered,
+        ),
+        (json!({ "do_lower_case": false }), cased),
+        (
+            json!({ "do_lower_case": false, "tokenizer_class": "BertTokenizer" }),
+            cased,
+        ),
+        (json!({ "strip_accents": false }), [1996, 100, 2003, 2330]),
+        (
+            json!({ "do_lower_case": false, "tokenizer_class": "PreTrainedTokenizerFast" }),
+            lowered,
+        ),
+    ] {
+        let shown = config.to_string();
+        let tokenizer = load_changed(|_: &mut Value| (), config, false);
+        let ids = tokenizer.ids("The Café is OPEN").expect("tokens");
+        assert_eq!(ids, expected, "{shown}");
+        assert!(tokenizer.word_pieces.is_some(), "{shown}");
+    }
+}
+
 #[test]
 fn what_the_fast_path_does_not_know_is_left_to_the_crate() {
     let tokenizer = default_tokenizer();

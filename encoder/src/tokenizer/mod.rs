@@ -114,6 +114,8 @@ struct TokenizerConfig {
     truncation_side: Option<String>,
     #[serde(default)]
     model_input_names: Option<Vec<String>>,
+    #[serde(default)]
+    tokenizer_class: Option<String>,
     // What BERT's tokenizer needs beside a vocabulary.
     #[serde(default)]
     do_lower_case: Option<bool>,
@@ -123,9 +125,43 @@ struct TokenizerConfig {
     tokenize_chinese_chars: Option<bool>,
 }
 
+/// Classes of transformers that take a `tokenizer.json` as it is.
+const AS_STORED: [&str; 2] = ["PreTrainedTokenizerFast", "TokenizersBackend"];
+
+impl TokenizerConfig {
+    /// Gives BERT's normalizer of a `tokenizer.json` the settings of this file, which stand above it in transformers, and
+    /// says whether that changes it.
+    fn set_normalizer(&self, stored: &mut Value) -> bool {
+        let class = self.tokenizer_class.as_deref();
+        let normalizer = stored.get_mut("normalizer").and_then(Value::as_object_mut);
+        let Some(normalizer) = normalizer else {
+            return false;
+        };
+        if class.is_some_and(|class| AS_STORED.contains(&class))
+            || normalizer.get("type").and_then(Value::as_str) != Some("BertNormalizer")
+        {
+            return false;
+        }
+        let mut is_changed = false;
+        for (name, value) in [
+            ("lowercase", self.do_lower_case),
+            ("strip_accents", self.strip_accents),
+            ("handle_chinese_chars", self.tokenize_chinese_chars),
+        ] {
+            let Some(value) = value.map(Value::from) else {
+                continue;
+            };
+            is_changed |= normalizer.get(name) != Some(&value);
+            normalizer.insert(name.to_owned(), value);
+        }
+        is_changed
+    }
+}
+
 impl TextTokenizer {
     /// Reads `tokenizer.json`, else builds BERT's tokenizer from `vocab.txt`, which is all that old checkpoints have.
     ///
+    /// Where `tokenizer_config.json` says otherwise than BERT's normalizer in `tokenizer.json`, it is followed, as transformers does.
     /// `lower_case` puts a step before the tokenizer's own, as `sentence_bert_config.json` may ask for.
     ///
     /// # Errors
@@ -150,6 +186,10 @@ impl TextTokenizer {
                 path: path.clone(),
                 source,
             })?;
+        let bytes = match config.set_normalizer(&mut stored) {
+            true => stored.to_string().into_bytes(),
+            false => bytes,
+        };
         let refuse = |error: tokenizers::Error| LoadError::Tokenizer {
             path: path.clone(),
             reason: error.to_string(),

@@ -91,13 +91,49 @@ impl GraphIndex {
                 self.flat.search(queries, k, Some(&passing), params)
             }
             Plan::Graph | Plan::FilteredGraph => {
-                let queries = prepare_queries(queries, self.width(), self.metric())?;
+                let prepared = prepare_queries(queries, self.width(), self.metric())?;
                 if k == 0 {
-                    return Ok(vec![Vec::new(); queries.len() / self.width()]);
+                    return Ok(vec![Vec::new(); prepared.len() / self.width()]);
                 }
-                Ok(self.walk(&queries, k, filter, params))
+                let mut answers = self.walk(&prepared, k, filter, params);
+                self.complete(&mut answers, queries, k, filter, params)?;
+                Ok(answers)
             }
         }
+    }
+
+    /// Answers the queries by a scan whose walks found fewer than `k` rows where there are more.
+    ///
+    /// A walk stays near its query. Where the rows that pass, or were not deleted, are elsewhere, it meets few of them or none.
+    fn complete(
+        &self,
+        answers: &mut [Vec<Neighbor>],
+        queries: &[f32],
+        k: usize,
+        filter: Option<&Bitmap>,
+        params: &SearchParams,
+    ) -> Result<(), SearchError> {
+        if answers.iter().all(|found| found.len() >= k) {
+            return Ok(());
+        }
+        let mut passing = self.ordinals() - &self.deleted;
+        if let Some(filter) = filter {
+            passing &= filter;
+        }
+        let n_expected = passing.len().min(k as u64);
+        let is_short = |&i: &usize| (answers[i].len() as u64) < n_expected;
+        let short: Vec<usize> = (0..answers.len()).filter(is_short).collect();
+        if short.is_empty() {
+            return Ok(());
+        }
+        let width = self.width();
+        let values = |&i: &usize| queries[i * width..][..width].iter().copied();
+        let values: Vec<f32> = short.iter().flat_map(values).collect();
+        let found = self.flat.search(&values, k, Some(&passing), params)?;
+        for (i, found) in short.into_iter().zip(found) {
+            answers[i] = found;
+        }
+        Ok(())
     }
 
     /// Deletes a row: it is not found any more, though walks go on through it until [`Self::repair`].

@@ -264,6 +264,40 @@ fn filters_of_every_selectivity() {
 }
 
 #[test]
+fn what_may_be_found_is_found_where_it_is_far_from_the_query() {
+    let folder = tempfile::tempdir().unwrap();
+    for metric in METRICS {
+        let mut random = Random(9);
+        // Even rows are on one side, as the queries, odd ones on the other.
+        let mut beside = |side: f32, n: usize| -> Vec<f32> {
+            let mut vectors: Vec<f32> = (0..n * WIDTH).map(|_| random.uniform() / 2.0).collect();
+            vectors.iter_mut().step_by(WIDTH).for_each(|x| *x += side);
+            vectors
+        };
+        let rows: Vec<f32> = (0..2000)
+            .flat_map(|i| beside(if i % 2 == 0 { 5.0 } else { -5.0 }, 1))
+            .collect();
+        let queries = beside(5.0, 20);
+        for n_shards in [1, 2] {
+            let mut index = index_of(folder.path(), metric, WIDTH, &rows, n_shards);
+            let odd: Bitmap = (1..2000).step_by(2).collect();
+            let check = |index: &GraphIndex, plan: Plan, filter: Option<&Bitmap>| {
+                let found = index.search_by(plan, &queries, K, filter, &ef(K)).unwrap();
+                for found in found {
+                    assert_eq!(found.len(), K, "{metric:?}, {n_shards}, {plan:?}");
+                    assert!(found.iter().all(|neighbor| odd.contains(neighbor.ordinal)));
+                }
+            };
+            check(&index, Plan::FilteredGraph, Some(&odd));
+            for ordinal in (0..2000).step_by(2) {
+                index.delete(ordinal);
+            }
+            check(&index, Plan::Graph, None);
+        }
+    }
+}
+
+#[test]
 fn the_cheaper_plan_is_chosen() {
     let folder = tempfile::tempdir().unwrap();
     let mut random = Random(4);

@@ -242,6 +242,7 @@ fn classify(error_chain: &anyhow::Error) -> (Exit, Option<String>) {
             Some(
                 BuildError::Template(_)
                 | BuildError::Shards { .. }
+                | BuildError::Graph(_)
                 | BuildError::Stride { .. }
                 | BuildError::NothingToSplit
                 | BuildError::EmptyChunks

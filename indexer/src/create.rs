@@ -10,7 +10,7 @@ use serde_json::json;
 use store::{StoreConfig, StoreWriter};
 
 use crate::digest::content_digest;
-use crate::first_pass::{check_query_template, to_value};
+use crate::first_pass::{check_graph, check_query_template, to_value};
 use crate::progress::{NoProgress, Watch};
 use crate::source::{Source, external};
 use crate::{BuildConfig, BuildError};
@@ -62,6 +62,7 @@ pub fn create(
         let max = index::MAX_WIDTH;
         return Err(index::WriteError::Width { width, max }.into());
     }
+    check_graph(config, width)?;
     let collection = Collection::create(&config.collection)?;
     let writer = collection.writer("create a collection")?;
     if !collection.generations()?.is_empty() {

@@ -30,6 +30,9 @@ pub enum BuildError {
     /// The index refused a vector, or could not be written.
     #[error("cannot write vectors")]
     WriteVectors(#[from] index::WriteError),
+    /// Such rows have no graph, or none with such parameters.
+    #[error("cannot build graphs of the vectors")]
+    Graph(#[source] index::WriteError),
     /// The store could not be written.
     #[error("cannot write passages")]
     WriteStore(#[from] store::WriteError),

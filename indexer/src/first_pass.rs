@@ -44,6 +44,7 @@ impl FirstPass {
     ) -> Result<Self, BuildError> {
         let config = config.split_if_asked();
         check_query_template(&config)?;
+        check_graph(&config, source.width())?;
         let stamp = CorpusStamp::take(&config)?;
         let splitter = source.splitter(&config)?;
         let (survey, n_passages) = survey(&config, splitter, watch, &mut |_| ())?;
@@ -217,6 +218,14 @@ pub(crate) fn check_query_template(config: &BuildConfig) -> Result<(), TemplateE
             field: field.clone(),
             known: vec!["text".to_owned()],
         }),
+    }
+}
+
+/// Refuses ahead of all work what would be refused when everything is encoded and graphs are built.
+pub(crate) fn check_graph(config: &BuildConfig, width: usize) -> Result<(), BuildError> {
+    match &config.graph {
+        Some(graph) => graph.check(width).map_err(BuildError::Graph),
+        None => Ok(()),
     }
 }
 

@@ -71,19 +71,7 @@ pub(super) fn write(
             max: MAX_NODES,
         });
     }
-    if width > MAX_WIDTH {
-        return Err(WriteError::Width {
-            width,
-            max: MAX_WIDTH,
-        });
-    }
-    if !M.contains(&config.m) {
-        return Err(WriteError::Links {
-            m: config.m,
-            min: *M.start(),
-            max: *M.end(),
-        });
-    }
+    check(width, config)?;
     let directions = if n == 0 {
         None
     } else {
@@ -108,6 +96,24 @@ pub(super) fn write(
         config,
     };
     content.write(path, shard)
+}
+
+/// Checks that rows of a width can have a graph with these parameters.
+pub(super) fn check(width: usize, config: &HnswConfig) -> Result<(), WriteError> {
+    if width > MAX_WIDTH {
+        return Err(WriteError::Width {
+            width,
+            max: MAX_WIDTH,
+        });
+    }
+    if !M.contains(&config.m) {
+        return Err(WriteError::Links {
+            m: config.m,
+            min: *M.start(),
+            max: *M.end(),
+        });
+    }
+    Ok(())
 }
 
 /// The records of a shard's rows.

@@ -95,6 +95,16 @@ impl Default for HnswConfig {
     }
 }
 
+impl HnswConfig {
+    /// Checks, before there are any rows, that [`build_graph`] takes these parameters and rows of so many values.
+    ///
+    /// # Errors
+    /// [`WriteError::Width`] of rows too wide for a graph; [`WriteError::Links`].
+    pub fn check(&self, width: usize) -> Result<(), WriteError> {
+        file::check(width, self)
+    }
+}
+
 /// What was built.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct GraphSummary {

@@ -30,7 +30,7 @@ use self::law::{Law, Scale};
 use self::sample::Sample;
 pub(crate) use self::trial::Rows;
 use self::trial::Trial;
-use crate::first_pass::{check_query_template, plan, survey};
+use crate::first_pass::{check_graph, check_query_template, plan, survey};
 use crate::progress::Watch;
 use crate::source::Source;
 use crate::{BroughtVectors, BuildConfig, BuildError, Phase, Progress};
@@ -204,6 +204,7 @@ fn forecast_from(
     let start = Instant::now();
     let config = &config.split_if_asked();
     check_query_template(config)?;
+    check_graph(config, source.width())?;
     let serve_memory = compute::anonymous_bytes().unwrap_or_default();
     let splitter = source.splitter(config)?;
     let mut sample = Sample::new(how);

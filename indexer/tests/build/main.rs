@@ -487,6 +487,26 @@ fn vectors_made_elsewhere_meet_their_passages() {
 }
 
 #[test]
+fn graphs_that_cannot_be_are_refused_before_anything_is_encoded() {
+    let folder = Folder::new();
+    let graph = HnswConfig {
+        m: 1,
+        ..HnswConfig::default()
+    };
+    let config = BuildConfig {
+        graph: Some(graph),
+        ..config(&folder.collection("c"), &folder.corpus(1, 40))
+    };
+    let error = run(&config).unwrap_err();
+    let is_refused = matches!(
+        error,
+        BuildError::Graph(index::WriteError::Links { m: 1, .. })
+    );
+    assert!(is_refused, "{error}");
+    assert!(!config.collection.exists());
+}
+
+#[test]
 fn each_shard_has_its_graph_when_asked_for() {
     let folder = Folder::new();
     let config = BuildConfig {

@@ -261,6 +261,7 @@ fn of_creation(error: CreatedError) -> ApiError {
             | BuildError::NothingToSplit
             | BuildError::SplitVectors
             | BuildError::WriteVectors(_)
+            | BuildError::Graph(_)
             | BuildError::Corpus(_)),
         ) => {
             let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}"));

@@ -333,3 +333,37 @@ fn a_worse_candidate_is_refused_with_the_queries_that_lost_most() {
     assert!(error.contains("unknown field `ndgc`"), "{error}");
     assert!(error.contains("did you mean `ndcg`?"), "{error}");
 }
+
+#[test]
+fn judgments_of_a_file_are_of_the_documents_that_were_split() {
+    let fixture = fixture();
+    let split = ["--stride", "24", "--passage-tokens", "32"];
+    let split = fixture.build(&fixture.corpus(), &testkit::default_model(), &split);
+    let gate = fixture.folder.path().join("gate.toml");
+    let (queries, qrels) = (sample("queries.jsonl"), sample("qrels/test.tsv"));
+    let written = format!(
+        "queries = {:?}\nqrels = {:?}\n[require]\nndcg = {{ max_drop = \"100%\" }}\nmrr = {{ max_drop = \"100%\" }}\n",
+        text(&queries),
+        text(&qrels)
+    );
+    fs::write(&gate, written).expect("written");
+    let collection = fixture.collection();
+    let shown = run_json([
+        "--json",
+        "index",
+        "publish",
+        text(&collection),
+        &split,
+        "--new-model",
+        "--gate",
+        text(&gate),
+    ]);
+    let measures = shown["gate"]["measures"].as_array().expect("a list");
+    for name in ["ndcg", "mrr"] {
+        let measure = measures.iter().find(|measure| measure["name"] == name);
+        let measure = measure.expect("it is measured");
+        for side in ["candidate", "live"] {
+            assert!(measure[side].as_f64() > Some(0.0), "{side}: {measure}");
+        }
+    }
+}

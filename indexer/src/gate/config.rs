@@ -14,7 +14,7 @@ pub struct GateConfig {
     /// Queries, as JSON lines. Without them the titles of sampled passages are asked for, or their first words, and each is
     /// expected to find its passage.
     pub queries: Option<PathBuf>,
-    /// Judgments of the queries.
+    /// Judgments of the queries. Where documents were split, they are of documents: of those of the `k` passages found.
     pub qrels: Option<PathBuf>,
     /// Queries that are asked at most.
     pub n_queries: usize,

@@ -1,5 +1,6 @@
 //! A generation that is searched by the gate.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -27,6 +28,8 @@ pub(super) struct Found {
     pub ordinals: Vec<u32>,
     /// Id and score, best first.
     pub hits: Vec<(String, f32)>,
+    /// The same of their documents, each with its best hit; those of the hits where nothing was split.
+    pub documents: Vec<(String, f32)>,
     /// How long the index took.
     pub time: Duration,
 }
@@ -79,16 +82,26 @@ impl<'a> Contestant<'a> {
         let neighbors = self.neighbors(query, k, false)?;
         let time = start.elapsed();
         let mut hits = Vec::with_capacity(neighbors.len());
+        let (mut documents, mut seen) = (Vec::new(), HashSet::new());
         for &(ordinal, score) in &neighbors {
             let id = self
                 .store
                 .id(ordinal)
                 .map_err(|source| self.of_store(source))?;
             hits.push((id.to_owned(), score));
+            let part = self
+                .store
+                .document_part(ordinal)
+                .map_err(|source| self.of_store(source))?;
+            let document = part.map_or(id, |part| part.document);
+            if seen.insert(document) {
+                documents.push((document.to_owned(), score));
+            }
         }
         Ok(Found {
             ordinals: neighbors.into_iter().map(|(ordinal, _)| ordinal).collect(),
             hits,
+            documents,
             time,
         })
     }

@@ -398,7 +398,11 @@ fn judge(
             id: id.clone(),
             score: f64::from(*score),
         };
-        run.insert(id, found.hits.iter().map(scored).collect());
+        let hits = match questions.judge_documents() {
+            true => &found.documents,
+            false => &found.hits,
+        };
+        run.insert(id, hits.iter().map(scored).collect());
     }
     let config = EvaluationConfig {
         measures: [MeasureKind::Ndcg, MeasureKind::ReciprocalRank]

@@ -142,6 +142,11 @@ impl Questions {
         self.queries.len()
     }
 
+    /// Whether what answers is judged by the ids of documents, as in files, and not by those of sampled passages.
+    pub fn judge_documents(&self) -> bool {
+        self.kind == "queries"
+    }
+
     pub fn ids(&self) -> impl Iterator<Item = &str> {
         self.queries.iter().map(|query| query.id.as_str())
     }

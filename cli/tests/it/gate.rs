@@ -332,6 +332,13 @@ fn a_worse_candidate_is_refused_with_the_queries_that_lost_most() {
     );
     assert!(error.contains("unknown field `ndgc`"), "{error}");
     assert!(error.contains("did you mean `ndcg`?"), "{error}");
+
+    for name in ["k", "n_queries"] {
+        fs::write(&gate, format!("{name} = 0\n")).expect("written");
+        let args = ["index", "publish", text(&collection), &fixture.live];
+        let error = fail(2, [&args[..], &["--gate", text(&gate)][..]].concat());
+        assert!(error.contains(&format!("`{name}` is 0")), "{error}");
+    }
 }
 
 #[test]

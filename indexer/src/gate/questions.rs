@@ -101,7 +101,11 @@ impl Questions {
         let from = live.unwrap_or(candidate);
         let by_vector = candidate.encoder.is_none();
         // More than are needed: some may be gone from the candidate.
-        let drawn = draw(from.store.len(), 4 * config.n_queries, config.seed);
+        let drawn = draw(
+            from.store.len(),
+            config.n_queries.saturating_mul(4),
+            config.seed,
+        );
         let step = drawn.len().div_ceil(config.n_queries.max(1)).max(1);
         let order = (0..step).flat_map(|first| drawn.iter().skip(first).step_by(step));
         let (mut queries, mut vectors, mut qrels) = (Vec::new(), Vec::new(), Qrels::default());

@@ -48,6 +48,13 @@ impl GateArgs {
                         None => failure,
                     }
                 })?;
+                for (name, given) in [("n_queries", config.n_queries), ("k", config.k)] {
+                    if given == 0 {
+                        let path = path.display();
+                        let fault = format!("`{path}`: `{name}` is 0, expected 1 or more");
+                        return Err(Failure::usage(fault).into());
+                    }
+                }
                 // Files are named as seen from the gate's own folder.
                 let folder = path.parent().unwrap_or(std::path::Path::new(""));
                 for file in [&mut config.queries, &mut config.qrels]

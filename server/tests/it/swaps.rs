@@ -263,10 +263,7 @@ fn what_is_worse_or_of_another_model_is_refused() {
 
 #[test]
 fn an_alias_that_is_not_served_names_only_what_can_be() {
-    let server = TestServer::start_with(
-        |config| config.verify = true,
-        server::QueueConfig::default(),
-    );
+    let server = TestServer::start_with(|config| config.verify = true, QueueConfig::default());
     let damaged = build(&server, CORPUS, |_| ());
     let generation = Collection::open(&server.root)
         .and_then(|found| found.generation(&GenerationId::parse(&damaged).unwrap()))

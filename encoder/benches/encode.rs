@@ -2,7 +2,7 @@
 //!
 //! `cargo bench -p encoder [-- THREADS [BATCH_TOKENS [ARITHMETIC]]]` encodes the first 512 passages of the set `squad` in
 //! `$TRAWL_DATA`, or without it as many made-up texts of 16 to 250 words, three times; the median counts.
-//! It prints single queries of 8 words as well.
+//! It prints single queries of 1 to 20 words as well.
 
 use std::error::Error;
 use std::fs::File;
@@ -45,16 +45,17 @@ fn main() -> Result<(), Box<dyn Error>> {
     let (seconds, _) = median(3, || Ok(encoder.tokenize(Role::Passage, &texts)?.len()))?;
     println!("tokenised at {:.0} tokens/s", n_tokens as f64 / seconds);
 
-    let query = encoder.tokenize(
-        Role::Query,
-        &["how long does light take to reach us".into()],
-    )?;
-    let (seconds, _) = median(51, || Ok(encoder.encode(&query)?.len()))?;
-    println!(
-        "one query of {} tokens: {:.2} ms",
-        query[0].len(),
-        seconds * 1e3
-    );
+    let question = "how long does light take to reach us from the next star beyond the sun when nothing stands in between";
+    for n_words in [1, 5, 8, 15, 20] {
+        let words: Vec<&str> = question.split(' ').take(n_words).collect();
+        let query = encoder.tokenize(Role::Query, &[words.join(" ").as_str().into()])?;
+        let (seconds, _) = median(1001, || Ok(encoder.encode(&query)?.len()))?;
+        println!(
+            "one query of {} tokens: {:.3} ms",
+            query[0].len(),
+            seconds * 1e3
+        );
+    }
     Ok(())
 }
 

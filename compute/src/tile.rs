@@ -130,51 +130,44 @@ pub unsafe fn store<const TILE: usize>(to: *mut u32, stride: usize) {
     }
 }
 
-/// Adds the product of two tiles of bf16 to a tile of `f32`. Even and odd numbers are summed apart, in the order of k, and
-/// both sums are added to what was there; denormal numbers count as zero.
-///
-/// # Safety
-/// The tiles are configured with shapes that fit together, and the machine has products of bf16.
-#[inline(always)]
-pub unsafe fn dot_bf16<const SUMS: usize, const A: usize, const B: usize>() {
-    // SAFETY: the instruction touches tiles alone.
-    unsafe {
-        asm!(
-            "tdpbf16ps tmm{sums}, tmm{a}, tmm{b}",
-            sums = const SUMS, a = const A, b = const B,
-            options(nostack, preserves_flags, nomem),
-        );
-    }
+macro_rules! product {
+    ($(#[$doc:meta])* $name:ident, $instruction:literal) => {
+        $(#[$doc])*
+        #[inline(always)]
+        pub unsafe fn $name<const SUMS: usize, const A: usize, const B: usize>() {
+            // SAFETY: the instruction touches tiles alone.
+            unsafe {
+                asm!(
+                    concat!($instruction, " tmm{sums}, tmm{a}, tmm{b}"),
+                    sums = const SUMS, a = const A, b = const B,
+                    options(nostack, preserves_flags, nomem),
+                );
+            }
+        }
+    };
 }
 
-/// Adds the product of a tile of `i8` (A) and one of `u8` (B) to a tile of `i32`, wrapping.
-///
-/// # Safety
-/// The tiles are configured with shapes that fit together, and the machine has products of 8-bit integers.
-#[inline(always)]
-pub unsafe fn dot_i8_u8<const SUMS: usize, const A: usize, const B: usize>() {
-    // SAFETY: the instruction touches tiles alone.
-    unsafe {
-        asm!(
-            "tdpbsud tmm{sums}, tmm{a}, tmm{b}",
-            sums = const SUMS, a = const A, b = const B,
-            options(nostack, preserves_flags, nomem),
-        );
-    }
+product! {
+    /// Adds the product of two tiles of bf16 to a tile of `f32`. Even and odd numbers are summed apart, in the order of k, and
+    /// both sums are added to what was there; denormal numbers count as zero.
+    ///
+    /// # Safety
+    /// The tiles are configured with shapes that fit together, and the machine has products of bf16.
+    dot_bf16, "tdpbf16ps"
 }
 
-/// Adds the product of a tile of `u8` (A) and one of `i8` (B) to a tile of `i32`, wrapping.
-///
-/// # Safety
-/// As for [`dot_i8_u8`].
-#[inline(always)]
-pub unsafe fn dot_u8_i8<const SUMS: usize, const A: usize, const B: usize>() {
-    // SAFETY: the instruction touches tiles alone.
-    unsafe {
-        asm!(
-            "tdpbusd tmm{sums}, tmm{a}, tmm{b}",
-            sums = const SUMS, a = const A, b = const B,
-            options(nostack, preserves_flags, nomem),
-        );
-    }
+product! {
+    /// Adds the product of a tile of `i8` (A) and one of `u8` (B) to a tile of `i32`, wrapping.
+    ///
+    /// # Safety
+    /// The tiles are configured with shapes that fit together, and the machine has products of 8-bit integers.
+    dot_i8_u8, "tdpbsud"
+}
+
+product! {
+    /// Adds the product of a tile of `u8` (A) and one of `i8` (B) to a tile of `i32`, wrapping.
+    ///
+    /// # Safety
+    /// As for [`dot_i8_u8`].
+    dot_u8_i8, "tdpbusd"
 }

@@ -49,7 +49,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     for n_words in [1, 5, 8, 15, 20] {
         let words: Vec<&str> = question.split(' ').take(n_words).collect();
         let query = encoder.tokenize(Role::Query, &[words.join(" ").as_str().into()])?;
-        let (seconds, _) = median(1001, || Ok(encoder.encode(&query)?.len()))?;
+        let (seconds, _) = median(3001, || Ok(encoder.encode(&query)?.len()))?;
         println!(
             "one query of {} tokens: {:.3} ms",
             query[0].len(),

@@ -101,10 +101,8 @@ impl BackboneConfig {
         if let Some(accelerator) = &config.accelerator
             && accelerator.optional
             && (self.check_accelerated(path, accelerator).is_err()
-                || matches!(
-                    config.arithmetic,
-                    Arithmetic::Fixed16 | Arithmetic::Bf16x3 | Arithmetic::Int8
-                ))
+                || config.arithmetic != Arithmetic::Auto
+                    && accelerated::matrix_type(config.arithmetic).is_none())
         {
             let on_cpu = EncoderConfig {
                 accelerator: None,

@@ -300,13 +300,14 @@ fn check_reordering(passage: PassageText) {
         weight: 1e6,
         offset: 0.0,
     });
-    let found = make(&path, &dev)
-        .unwrap()
-        .evaluate(&mut with_prior)
-        .unwrap();
-    for (measure, expected) in measures().iter().zip(report.mean) {
-        assert_eq!(found[&measure.to_string()], expected, "{measure}");
-    }
+    let mut check_figures = |report: &evaluation::Report| {
+        let mut evaluator = make(&path, &dev).unwrap();
+        let found = evaluator.evaluate(&mut with_prior).unwrap();
+        for (measure, expected) in measures().iter().zip(&report.mean) {
+            assert_eq!(found[&measure.to_string()], *expected, "{measure}");
+        }
+    };
+    check_figures(&report);
 
     // A query that the run lacks has figures of 0.
     let (query, mut part) = (dev.queries[0].0.as_str(), Run::new("part"));
@@ -314,13 +315,7 @@ fn check_reordering(passage: PassageText) {
     part.write(&path).unwrap();
     let report = evaluate(&dev.qrels, &part, &config).unwrap();
     assert_eq!(report.n_missing, 4);
-    let found = make(&path, &dev)
-        .unwrap()
-        .evaluate(&mut with_prior)
-        .unwrap();
-    for (measure, expected) in measures().iter().zip(report.mean) {
-        assert_eq!(found[&measure.to_string()], expected, "{measure}");
-    }
+    check_figures(&report);
 
     fs::write(&path, format!("{query} Q0 nothing 1 1.0 x\n")).unwrap();
     assert!(matches!(

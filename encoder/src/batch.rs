@@ -178,15 +178,23 @@ pub(crate) fn check(limits: Limits, texts: &[Tokens]) -> Result<(), EncodeError>
     Ok(())
 }
 
-/// Refuses NaN and infinity, naming the row.
-pub(crate) fn check_finite(values: &[f32], width: usize) -> Result<(), EncodeError> {
-    match values.iter().position(|value| !value.is_finite()) {
-        Some(position) => Err(EncodeError::NotFinite {
-            row: position / width,
-            value: values[position],
-        }),
-        None => Ok(()),
-    }
+/// Refuses NaN and infinity, naming the row; `lengths` are the rows' numbers of values.
+pub(crate) fn check_finite(
+    values: &[f32],
+    lengths: impl Iterator<Item = usize>,
+) -> Result<(), EncodeError> {
+    let Some(position) = values.iter().position(|value| !value.is_finite()) else {
+        return Ok(());
+    };
+    let mut end = 0;
+    let before = lengths.take_while(|length| {
+        end += length;
+        end <= position
+    });
+    Err(EncodeError::NotFinite {
+        row: before.count(),
+        value: values[position],
+    })
 }
 
 #[cfg(test)]
@@ -233,6 +241,31 @@ mod tests {
             );
             assert_eq!(lengths, [3.0, 9.0, 1.0, 5.0, 2.0]);
         }
+    }
+
+    #[test]
+    fn a_value_that_is_not_finite_is_found_in_its_row() {
+        let mut values = [1.0; 9];
+        for (position, rows) in [
+            (0, [0, 0]),
+            (2, [0, 0]),
+            (3, [1, 1]),
+            (4, [2, 1]),
+            (8, [2, 2]),
+        ] {
+            values[position] = f32::NAN;
+            for (lengths, expected) in [[3, 1, 5], [3, 3, 3]].into_iter().zip(rows) {
+                match check_finite(&values, lengths.into_iter()) {
+                    Err(EncodeError::NotFinite { row, value }) => {
+                        assert_eq!(row, expected, "{position} of {lengths:?}");
+                        assert!(value.is_nan());
+                    }
+                    other => panic!("{position}: {other:?}"),
+                }
+            }
+            values[position] = 1.0;
+        }
+        assert!(check_finite(&values, [3, 1, 5].into_iter()).is_ok());
     }
 
     #[test]

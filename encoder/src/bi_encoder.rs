@@ -415,6 +415,7 @@ impl BiEncoder {
     /// For [`Output::TokenVectors`] where there are [none](Self::has_token_vectors).
     pub fn encode_as(&self, texts: &[Tokens], output: Output) -> Result<Vec<f32>, EncodeError> {
         batch::check(self.backbone_config.limits(), texts)?;
+        let lengths = || texts.iter().map(|text| self.n_values(text, output));
         assert!(output != Output::TokenVectors || self.has_token_vectors());
         let backbone = match &self.engine {
             Engine::Host(backbone) => backbone,
@@ -426,7 +427,7 @@ impl BiEncoder {
                         self.finish(networks.encode(texts, wanted)?, output)
                     }
                 };
-                batch::check_finite(&values, self.width)?;
+                batch::check_finite(&values, lengths())?;
                 return Ok(values);
             }
         };
@@ -452,7 +453,7 @@ impl BiEncoder {
                 _ => self.finish_group(group, hidden, first_only, output),
             },
         )?;
-        batch::check_finite(&values, self.width)?;
+        batch::check_finite(&values, lengths())?;
         Ok(values)
     }
 

@@ -279,7 +279,7 @@ impl CrossEncoder {
             )?,
             Engine::Accelerated(networks) => networks.encode(pairs, accelerated::Wanted::Logits)?,
         };
-        batch::check_finite(&logits, n_labels)?;
+        batch::check_finite(&logits, std::iter::repeat(n_labels))?;
         let mut values = logits.clone();
         self.activation.apply(self.simd, &mut values);
         Ok(Scores {

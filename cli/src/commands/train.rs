@@ -425,6 +425,10 @@ impl Session<'_> {
             return Ok(evaluators);
         };
         let measures = dev.measures.clone();
+        if let (ObjectiveSection::BiEncoder(_), Some(_)) = (&self.file.objective, &dev.run) {
+            let text = "`dev.run` is for cross-encoders; a bi-encoder searches the dev set itself";
+            return Err(Failure::usage(text).into());
+        }
         if let Some(set) = self.dev_set(dev)? {
             let encoder = EncoderConfig {
                 threads: compute::thread_budget(self.file.sections.engine.threads),
@@ -489,6 +493,8 @@ impl Session<'_> {
                 ("dev.run", dev.run.is_some()),
                 ("dev.max_queries", dev.max_queries.is_some()),
                 ("dev.distractors", dev.distractors.is_some()),
+                ("dev.passage_template", dev.passage_template.is_some()),
+                ("dev.pair", dev.pair),
             ];
             return match of_dataset.iter().find(|(_, is_given)| *is_given) {
                 Some((key, _)) => {

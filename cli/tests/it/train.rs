@@ -619,12 +619,13 @@ fn what_a_configuration_cannot_say_is_refused_with_its_place() {
     refused("optimizer.beta2=1.0", &["optimizer.beta2"]);
     refused("run.measure=mrr@99", &["mrr@99"]);
     refused("optimizer.freeze=[\"bert\"]", &["`bert`"]);
-    for key in ["run = \"run.trec\"", "max_queries = 5", "distractors = 5"] {
+    for key in ["max_queries = 5", "distractors = 5", "pair = true"] {
         refused(
             &format!("dev={{ {key} }}"),
             &["`dev.", "` goes with `dev.dataset`"],
         );
     }
+    refused("dev.run=run.trec", &["`dev.run` is for cross-encoders"]);
     for (set, expected) in [
         ("run.measure=mrr@99", "mrr@99"),
         ("optimizer.freeze=[\"bert\"]", "`bert`"),

@@ -372,15 +372,24 @@ impl CrossEncoderConfig {
         let factor = self.rerank_forward_factor as f64;
         above_0("rerank_forward_factor", factor)?;
         dropout(self.dropout)?;
+        let refuse = |reason| Err(TrainingError::Settings { reason });
+        if self.lambda_k.is_some() && self.loss != RankingLoss::Lambda {
+            return refuse("`lambda_k` goes with `loss = \"lambda\"`");
+        }
+        let has_margin = matches!(self.loss, RankingLoss::Margin | RankingLoss::SoftMargin);
+        if self.margin != Self::default().margin && !has_margin {
+            return refuse("`margin` goes with `loss = \"margin\"` and `\"soft_margin\"`");
+        }
         if let Some(reason) = self.rank_prior.and_then(RankPrior::flaw) {
-            return Err(TrainingError::Settings { reason });
+            return refuse(reason);
         }
         let Some(distillation) = self.distillation else {
             return Ok(());
         };
         if distillation.loss == DistillationLoss::InBatch {
-            let reason = "the distillation loss of a cross-encoder is not `in_batch`: its pairs form no pool";
-            return Err(TrainingError::Settings { reason });
+            return refuse(
+                "the distillation loss of a cross-encoder is not `in_batch`: its pairs form no pool",
+            );
         }
         distillation.check()
     }

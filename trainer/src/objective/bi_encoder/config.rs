@@ -153,6 +153,23 @@ impl BiEncoderConfig {
         let n = self.matryoshka_per_step.unwrap_or(1);
         above_0("number of matryoshka widths in a step", n as f64)?;
         dropout(self.dropout)?;
+        let alone = [
+            (
+                self.passage_model.is_some() && !self.untied,
+                "`passage_model` goes with `untied`",
+            ),
+            (
+                self.matryoshka_per_step.is_some() && self.matryoshka.is_empty(),
+                "`matryoshka_per_step` goes with `matryoshka`",
+            ),
+            (
+                self.mask.above_own && self.mask.above.is_none(),
+                "`mask.above_own` goes with `mask.above`",
+            ),
+        ];
+        if let Some(&(_, reason)) = alone.iter().find(|(is_alone, _)| *is_alone) {
+            return Err(TrainingError::Settings { reason });
+        }
         if let Some(head) = &self.head {
             above_0("width of the head", head.width as f64)?;
         }

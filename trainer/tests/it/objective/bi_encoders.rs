@@ -439,7 +439,26 @@ fn what_cannot_be_trained_is_refused() {
             ..plain.clone()
         },
         BiEncoderConfig {
+            matryoshka: vec![Width {
+                width: 8,
+                weight: 1.0,
+            }],
             matryoshka_per_step: Some(0),
+            ..plain.clone()
+        },
+        BiEncoderConfig {
+            matryoshka_per_step: Some(1),
+            ..plain.clone()
+        },
+        BiEncoderConfig {
+            passage_model: Some(model("tiny-bert")),
+            ..plain.clone()
+        },
+        BiEncoderConfig {
+            mask: MaskConfig {
+                above_own: true,
+                ..MaskConfig::default()
+            },
             ..plain.clone()
         },
         BiEncoderConfig {

@@ -222,11 +222,21 @@ fn what_cannot_be_trained_is_refused() {
             ..config()
         },
         CrossEncoderConfig {
+            loss: RankingLoss::Margin,
             margin: -1.0,
             ..config()
         },
         CrossEncoderConfig {
+            margin: 2.0,
+            ..config()
+        },
+        CrossEncoderConfig {
+            loss: RankingLoss::Lambda,
             lambda_k: Some(0),
+            ..config()
+        },
+        CrossEncoderConfig {
+            lambda_k: Some(2),
             ..config()
         },
         CrossEncoderConfig {

@@ -388,17 +388,20 @@ impl Session<'_> {
         checked.with_context(|| cannot_start(&folder))
     }
 
-    /// Whether a run goes on that is there. Of several processes a launcher repeats the command that began it.
+    /// Whether a run goes on that is there. Of several processes a launcher repeats the command that began it, also of a
+    /// run that was refused before its log began. Only for rank 0: to look at the folder locks it for a moment.
     fn resumes(&self, folder: &Path) -> bool {
-        self.args.resume && (self.ranks.is_alone() || folder.join("config.toml").exists())
+        let has_begun =
+            || folder.join("config.toml").exists() && RunDirectory::check_free(folder).is_err();
+        self.args.resume && (self.ranks.is_alone() || has_begun())
     }
 
     /// Starts the run or goes on with it, rank 0 before the others.
     fn open(&self, folder: &Path, resolved: &str, seed: u64) -> anyhow::Result<RunDirectory> {
-        let run = match (self.ranks.is_first(), self.resumes(folder)) {
-            (false, _) => Ok(RunDirectory::join(folder)),
-            (true, true) => RunDirectory::resume(folder, resolved),
-            (true, false) => RunDirectory::create(folder, resolved, seed),
+        let run = match self.ranks.is_first() {
+            false => Ok(RunDirectory::join(folder)),
+            true if self.resumes(folder) => RunDirectory::resume(folder, resolved),
+            true => RunDirectory::create(folder, resolved, seed),
         };
         let run = run.with_context(|| cannot_start(folder))?;
         self.ranks.barrier()?;

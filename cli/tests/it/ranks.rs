@@ -160,6 +160,24 @@ fn a_killed_rank_ends_the_run_and_all_go_on_from_the_checkpoint() {
 }
 
 #[test]
+fn a_launcher_begins_a_run_again_that_was_refused_before_its_log() {
+    let folder = tempfile::tempdir().unwrap();
+    let (config, out) = (config(folder.path()), folder.path().join("run"));
+    let all = ["train", config.as_str(), "--out", text(&out), "--resume"];
+    let set = |key| [&all[..], &["--set", key]].concat();
+    for output in wait(start(2, &set("optimizer.freeze=[\"bert\"]"))) {
+        assert!(!output.status.success());
+    }
+    assert!(out.join("config.toml").exists() && !out.join("metrics.jsonl").exists());
+    train(2, &config, &out, &["--resume"]);
+
+    // Now there is one, and it goes on with its own configuration alone.
+    let outputs = wait(start(2, &set("run.seed=7")));
+    let errors = String::from_utf8_lossy(&outputs[0].stderr);
+    assert!(errors.contains("seed = 42"), "{errors}");
+}
+
+#[test]
 fn ranks_that_do_not_belong_together_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     let config = config(folder.path());

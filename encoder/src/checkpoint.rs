@@ -168,8 +168,12 @@ impl Checkpoint {
         &self.path
     }
 
-    /// Whether the checkpoint holds a tensor of this full name.
+    /// Whether the checkpoint holds a tensor of this full name, or of the one that old checkpoints have in its place.
     pub fn contains(&self, name: &str) -> bool {
+        self.holds(name) || old_name(name).is_some_and(|old| self.holds(&old))
+    }
+
+    fn holds(&self, name: &str) -> bool {
         match &self.source {
             Source::Safetensors { file_of, .. } => file_of.contains_key(name),
             Source::Pickle { names, .. } => names.contains(name),
@@ -215,22 +219,7 @@ impl Checkpoint {
     /// # Errors
     /// [`LoadError::MissingTensor`], [`LoadError::Shape`], [`LoadError::Dtype`], [`LoadError::NotFinite`].
     pub fn tensor(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, LoadError> {
-        // Old BERT checkpoints call the weight and bias of a normalization gamma and beta.
-        let mut stored = format!("{}{name}", self.prefix);
-        let old_endings = [
-            ("LayerNorm.weight", "LayerNorm.gamma"),
-            ("LayerNorm.bias", "LayerNorm.beta"),
-        ];
-        for (new, old) in old_endings {
-            if let Some(stem) = stored.strip_suffix(new) {
-                let older = format!("{stem}{old}");
-                if !self.contains(&stored) && self.contains(&older) {
-                    stored = older;
-                }
-                break;
-            }
-        }
-        self.read(name, &stored, shape)
+        self.read(name, &format!("{}{name}", self.prefix), shape)
     }
 
     /// Returns a tensor outside the bare model, such as the head of a cross-encoder, in f32.
@@ -242,6 +231,8 @@ impl Checkpoint {
     }
 
     fn read(&self, name: &str, stored: &str, shape: &[usize]) -> Result<Vec<f32>, LoadError> {
+        let old = old_name(stored).filter(|old| !self.holds(stored) && self.holds(old));
+        let stored = old.as_deref().unwrap_or(stored);
         let raw = self.raw(stored)?;
         let (path, tensor) = (self.path.clone(), stored.to_owned());
         if raw.shape != shape {
@@ -395,6 +386,18 @@ impl SafetensorsFile {
             bytes,
         })
     }
+}
+
+/// What old BERT checkpoints call the weight or bias of a normalization: gamma and beta.
+fn old_name(name: &str) -> Option<String> {
+    let endings = [
+        ("LayerNorm.weight", "LayerNorm.gamma"),
+        ("LayerNorm.bias", "LayerNorm.beta"),
+    ];
+    endings.into_iter().find_map(|(new, old)| {
+        let stem = name.strip_suffix(new)?;
+        Some(format!("{stem}{old}"))
+    })
 }
 
 /// Turns a candle tensor back into what safetensors would hold.

@@ -250,6 +250,26 @@ fn the_export_is_a_bert_and_keeps_its_head() {
     }
 }
 
+#[test]
+fn a_head_is_read_under_the_names_of_old_checkpoints() {
+    let mut trained = objective(mlm(), 0.0);
+    let batch = corrupted(3, 0.3, 1);
+    train(&mut trained, 3, 1e-3, |_| batch.clone());
+    let folder = tempfile::tempdir().expect("a folder");
+    trained.export(folder.path()).expect("an export");
+
+    let path = folder.path().join("model.safetensors");
+    let old = |(name, tensor): (String, Tensor)| {
+        let name = name.replace("LayerNorm.weight", "LayerNorm.gamma");
+        (name.replace("LayerNorm.bias", "LayerNorm.beta"), tensor)
+    };
+    let stored = candle_core::safetensors::load(&path, &Device::Cpu).expect("tensors");
+    let stored: HashMap<String, Tensor> = stored.into_iter().map(old).collect();
+    candle_core::safetensors::save(&stored, &path).expect("a file");
+    let again = Mlm::load(folder.path(), &MlmConfig::default(), &engine()).expect("it loads");
+    assert!(weights(again.model().parameters()) == weights(trained.parameters()));
+}
+
 /// The values of all parameters by their names.
 fn weights(parameters: &Parameters) -> Vec<(String, Vec<f32>)> {
     let parameters = parameters.iter();

@@ -440,6 +440,15 @@ fn without_weights_a_model_begins_with_random_ones() {
     // ln V + H · 0.02² / 2, of what the tied table adds to the logits' spread.
     let expected = 576f64.ln() + 32.0 * 0.0002;
     assert!((loss - expected).abs() < 0.03, "{loss}, not {expected}");
+
+    // Weights in a form that is not read are no reason to begin with others.
+    for name in ["pytorch_model.bin.index.json", "tf_model.h5"] {
+        fs::write(bare.join(name), "{}").unwrap();
+        let all = ["train", text(&config), "--dry-run"].into_iter();
+        let errors = fail(1, all.chain(set));
+        assert!(errors.contains("model.safetensors"), "{errors}");
+        fs::remove_file(bare.join(name)).unwrap();
+    }
 }
 
 /// Runs `trawl train`, and returns what it wrote to standard error and the weights of the run in `out`.

@@ -225,12 +225,15 @@ impl Pretrained for MaskedLm {
     }
 }
 
-/// The weights of a model directory that has some.
+/// The weights of a model directory that has some; those that cannot be read are refused, not drawn anew.
 pub(super) fn checkpoint(folder: &Path) -> Result<Option<Checkpoint>, LoadError> {
     let names = [
         "model.safetensors",
         "model.safetensors.index.json",
         "pytorch_model.bin",
+        "pytorch_model.bin.index.json",
+        "tf_model.h5",
+        "flax_model.msgpack",
     ];
     let has_weights = names.iter().any(|name| folder.join(name).exists());
     has_weights.then(|| Checkpoint::open(folder)).transpose()

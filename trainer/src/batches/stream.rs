@@ -198,7 +198,7 @@ impl Cursor {
     /// The lines of the next batch; passing over one costs no parsing.
     fn next_batch(&mut self, config: &StreamConfig) -> Result<Vec<RawExample>, DataError> {
         let (share, n_shares) = config.share;
-        let mut lines = Vec::with_capacity(config.batch_size);
+        let mut lines = Vec::new();
         while lines.len() < config.batch_size {
             let Some(line) = self.examples.next() else {
                 break;

@@ -254,7 +254,7 @@ impl<S: Texts, D: Draw<S::Text>> Batches for TextBatches<S, D> {
     }
 
     fn batch(&self, epoch: u64, index: usize) -> Result<Vec<D::Example>, DataError> {
-        let mut batch = Vec::with_capacity(self.config.batch_size);
+        let mut batch = Vec::new();
         let TextSource {
             draw, vocabulary, ..
         } = &*self.source;
@@ -354,6 +354,18 @@ mod tests {
         assert_eq!(again.batch(1, 2).expect("a batch"), epoch(&all, 1)[2]);
         assert_eq!(again.batch(0, 1).expect("a batch"), first[1]);
         assert_eq!(epoch(&batches(&places, 1, true), 0), first[..2]);
+    }
+
+    #[test]
+    fn a_batch_may_have_room_for_more_than_all_texts() {
+        let config = TextBatchesConfig {
+            batch_size: usize::MAX,
+            seed: 1,
+            drop_last: false,
+            shard: None,
+        };
+        let all = TextBatches::new(source(10), (0..10).collect(), config).expect("batches");
+        assert_eq!(all.batch(0, 0).expect("a batch").len(), 10);
     }
 
     #[test]

@@ -99,7 +99,8 @@ pub fn pairs(spans: &[Span], config: &SpanConfig, random: &mut impl Rng) -> Vec<
         return Vec::new();
     }
     let pairs = |i: usize| {
-        let nearest = i.saturating_sub(config.window)..=(i + config.window).min(count - 1);
+        let farthest = i.saturating_add(config.window).min(count - 1);
+        let nearest = i.saturating_sub(config.window)..=farthest;
         let nearby = i.saturating_sub(1)..=(i + 1).min(count - 1);
         SpanPairs {
             anchor: spans[i].concat(),
@@ -202,6 +203,20 @@ mod tests {
         let spans = pack(sentences(&[128, 1, 128]), &PLAIN, &mut random);
         assert_eq!(lengths(&spans), [vec![128, 1], vec![128]]);
         assert!(super::pairs(&spans[..1], &PLAIN, &mut random).is_empty());
+    }
+
+    #[test]
+    fn a_window_may_be_larger_than_any_document() {
+        let spans = [1, 2, 3].map(|n| sentences(&[n]));
+        let config = SpanConfig {
+            window: usize::MAX,
+            ..PLAIN
+        };
+        let pairs = pairs(&spans, &config, &mut random(1, 0, 0, Purpose::Spans));
+        for pair in &pairs {
+            assert_ne!(pair.random_sampled.len(), pair.anchor.len());
+        }
+        assert_eq!(pairs.len(), 3);
     }
 
     #[test]

@@ -1,3 +1,4 @@
+use std::io::BufRead;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -65,6 +66,11 @@ impl Lines {
                 line => return Ok(line),
             }
         }
+    }
+
+    /// The rest of the file, for a reader of what does not stand in lines.
+    pub fn into_reader(self) -> Box<dyn BufRead + Send> {
+        self.source.into_reader().0
     }
 
     /// The file.

@@ -311,6 +311,28 @@ fn lines_as_published_give_all_terms() {
     assert!(found.values().all(is_about), "{found:?}");
 }
 
+#[test]
+fn a_dictionary_may_be_compressed() {
+    let folder = tempfile::tempdir().unwrap();
+    let (model, corpus) = (tiny_model(), sample("corpus.jsonl"));
+    let texts = format!("{}, format = \"texts\"", files(&corpus));
+    let objective = "name = \"master\"\nmasks = { max_tokens = 48 }";
+    let config = config(folder.path(), &texts, objective);
+    let loss = |name: &str| {
+        let path = folder.path().join(name);
+        let count = ["--quiet", "data", "frequency-dictionary", "--texts"];
+        let rest = [text(&corpus), "--tokenizer", text(&model), "--out"];
+        succeed([&count[..], &rest, &[text(&path)]].concat());
+        let set = format!("objective.dictionary={}", path.display());
+        let all = ["train", "--json", "--quiet", "--dry-run", text(&config)];
+        let report = json(all.into_iter().chain(["--set", set.as_str()]));
+        report["loss_of_the_first_batch"].as_f64().unwrap()
+    };
+    let plain = loss("words.json");
+    assert_eq!(loss("words.json.gz"), plain);
+    assert_eq!(loss("words.json.zst"), plain);
+}
+
 /// Two epochs of four of MASTER's lines, and one that is none.
 #[test]
 fn what_texts_lack_and_what_is_cut_is_counted_each_epoch() {

@@ -1,10 +1,9 @@
 use std::collections::{BTreeMap, HashMap};
-use std::fs::File;
-use std::io::{self, BufReader, Write};
+use std::io::{self, Write};
 use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
 
-use corpus::{CorpusConfig, Template};
+use corpus::{CorpusConfig, Lines, Template};
 use encoder::TextTokenizer;
 use serde::Deserialize;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
@@ -150,16 +149,12 @@ impl FrequencyDictionary {
         self.counts.iter().map(digest).fold(0, u64::wrapping_add)
     }
 
-    /// Reads a JSON object of words and counts.
+    /// Reads a JSON object of words and counts, gzip and zstd unpacked.
     ///
     /// # Errors
     /// A file that cannot be read, or holds something else; a count of 0.
     pub fn read(path: &Path) -> Result<Self, DataError> {
-        let file = File::open(path).map_err(|source| DataError::Read {
-            path: path.to_owned(),
-            source,
-        })?;
-        let counts = serde_json::from_reader(BufReader::new(file));
+        let counts = serde_json::from_reader(Lines::open(path)?.into_reader());
         let counts = counts.map_err(|error| DataError::Folder {
             path: path.to_owned(),
             reason: format!("not a frequency dictionary: {error}"),

@@ -663,7 +663,7 @@ fn an_electra_is_trained_from_nothing_and_generates() {
         fs::copy(tiny_model().join(file), path("bare").join(file)).unwrap();
     }
     let sizes = r#"{"model_type": "electra", "vocab_size": 576, "embedding_size": 16, "hidden_size": 24,
-        "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 40, "max_position_embeddings": 128,
+        "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 40, "max_position_embeddings": 64,
         "type_vocab_size": 2}"#;
     fs::write(path("bare/config.json"), sizes).unwrap();
     let mlm = "name = \"mlm\"\nmasks = { max_tokens = 48, ratio = 0.3 }";
@@ -714,6 +714,9 @@ fn an_electra_is_trained_from_nothing_and_generates() {
     assert_eq!(check(&corpus, &sim_lm), ["decoder_loss", "encoder_loss"]);
     let trained = check(&corpus, &format!("{sim_lm}\ngenerator_weight = 0.2"));
     assert_eq!(trained, ["decoder_loss", "encoder_loss", "generator_loss"]);
+    let long = config(folder.path(), &corpus, &sim_lm.replace("= 48", "= 65"));
+    let said = fail(2, ["train", text(&long), "--dry-run"]);
+    assert!(said.contains("is 65, and its generator reads 64"), "{said}");
 
     // The other methods are for BERT.
     let retro_mae = config(folder.path(), &corpus, "name = \"retro_mae\"");

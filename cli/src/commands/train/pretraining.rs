@@ -220,12 +220,16 @@ fn check_draw<T>(
             "the tokenizer has {n_ids} tokens, and the model {n_vocabulary}"
         ));
     }
-    let (n_drawn, max_tokens) = (draw.max_tokens(), architecture.max_tokens());
-    match n_drawn > max_tokens {
-        true => refuse(format!(
-            "`objective.masks.max_tokens` is {n_drawn}, and the model reads {max_tokens}"
+    let n_drawn = draw.max_tokens();
+    let readers = [
+        ("the model", architecture.max_tokens()),
+        ("its generator", method.max_tokens()),
+    ];
+    match readers.into_iter().find(|&(_, most)| n_drawn > most) {
+        Some((reader, most)) => refuse(format!(
+            "`objective.masks.max_tokens` is {n_drawn}, and {reader} reads {most}"
         )),
-        false => Ok(()),
+        None => Ok(()),
     }
 }
 

@@ -81,6 +81,14 @@ impl Generator {
         }
     }
 
+    /// Tokens of a text at most.
+    pub(super) fn max_tokens(&self) -> usize {
+        match self {
+            Self::Electra(model) => model.architecture().max_tokens(),
+            Self::Bert(model) => model.architecture().max_tokens(),
+        }
+    }
+
     /// Logits of all tokens, (T, V), of which the head's products are those of `rows` alone: (rows, V).
     fn logits(
         &self,

@@ -88,6 +88,11 @@ pub trait Method {
         self.decoders()
     }
 
+    /// Tokens of a text at most: as many as the model has positions for, and whatever else reads texts.
+    fn max_tokens(&self) -> usize {
+        self.model().architecture().max_tokens()
+    }
+
     /// What tells the tokens of an example, the same in all passes, where every term is a mean over what each example gives
     /// by itself: then several ranks can share out a batch.
     fn row_count(&self) -> Option<fn(&Self::Example) -> usize> {

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::generator::Generator;
 use super::model::{MaskedLm, Mean, tokens};
-use super::{Masks, Method, StackStart, Terms};
+use super::{Masks, Method, Pretrained, StackStart, Terms};
 use crate::masking::Corrupted;
 
 /// SimLM.
@@ -183,6 +183,12 @@ impl Method for SimLm {
         self.decoder.parameters()
     }
 
+    fn max_tokens(&self) -> usize {
+        let own = self.model.architecture().max_tokens();
+        let generator = self.generator.as_ref();
+        generator.map_or(own, |generator| own.min(generator.max_tokens()))
+    }
+
     fn terms(&self, batch: &[SimLmText], masks: &Masks<'_>) -> Result<Terms, TrainingError> {
         let model = &self.model;
         let mut random = masks.random();
@@ -217,9 +223,9 @@ impl Method for SimLm {
 mod tests {
     use encoder::training::{AdamW, AdamWConfig, EngineConfig};
 
+    use super::super::SimLmMasks;
     use super::super::generator::tests::write_model;
     use super::super::tests::{drawn, texts};
-    use super::super::{Pretrained, SimLmMasks};
     use super::*;
     use crate::masking::example_random;
     use crate::objective::Step;

@@ -602,6 +602,8 @@ fn what_cannot_be_read_is_refused_with_its_place() {
     refused(65, &broken, &mlm, &[], "lines.jsonl:2");
     let retro_mae = format!("name = \"retro_mae\"\nbow_projection = true\n{masks}");
     refused(2, passage, &retro_mae, &[], "goes with `bow_loss_weight`");
+    let none = "name = \"retro_mae\"\nmasks = { max_tokens = 48, max_masks = 0 }";
+    refused(2, passage, none, &[], "masks.max_masks is 0");
     let sim_lm = format!("name = \"sim_lm\"\ngenerator_weight = 0.2\n{masks}");
     refused(2, passage, &sim_lm, &[], "goes with `generator`");
 

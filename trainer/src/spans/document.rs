@@ -69,12 +69,11 @@ impl FromStr for PairKinds {
         }
         let kind = |name: &str| PairKind::ALL.into_iter().find(|kind| kind.name() == name);
         let kinds: Option<Vec<PairKind>> = text.split('+').map(kind).collect();
-        let mut kinds = kinds.unwrap_or_default();
-        let n_named = kinds.len();
-        kinds.dedup();
-        match n_named {
-            1.. if kinds.len() == n_named => Ok(Self(kinds)),
-            _ => Err(DataError::Setting {
+        let kinds = kinds.unwrap_or_default();
+        let is_repeated = (1..kinds.len()).any(|place| kinds[..place].contains(&kinds[place]));
+        match kinds.is_empty() || is_repeated {
+            false => Ok(Self(kinds)),
+            true => Err(DataError::Setting {
                 name: "pairs",
                 value: format!("`{text}`"),
                 expected: "it is `mixed`, or some of `random_sampled`, `nearby` and `overlap` joined by `+`",
@@ -204,7 +203,14 @@ mod tests {
             let kinds: PairKinds = text.parse().expect("they have such names");
             assert_eq!(String::from(kinds), text);
         }
-        for text in ["", "near", "nearby+", "nearby+nearby", "mixed+nearby"] {
+        for text in [
+            "",
+            "near",
+            "nearby+",
+            "nearby+nearby",
+            "nearby+overlap+nearby",
+            "mixed+nearby",
+        ] {
             let error = text.parse::<PairKinds>().expect_err("no such kinds");
             assert!(error.to_string().contains(&format!("`{text}`")), "{error}");
         }

@@ -268,6 +268,13 @@ impl Draw<Box<[u32]>> for RetroMaeMasks {
     type Example = RetroMaeText;
 
     fn check(&self) -> Result<(), DataError> {
+        if self.max_masks == 0 {
+            return Err(DataError::Setting {
+                name: "masks.max_masks",
+                value: "0".to_owned(),
+                expected: "it is at least 1",
+            });
+        }
         let ratios = [(ENCODER, self.encoder_ratio), (DECODER, self.decoder_ratio)];
         check(self.max_tokens, &ratios)
     }

@@ -95,6 +95,13 @@ fn word_pieces_are_learned_and_make_a_model() {
     let all = ["data", "word-pieces", text(&corpus), "--out", text(&out)];
     let errors = fail(2, all);
     assert!(errors.contains("tokenizer.json` exists"), "{errors}");
+    // That of an old checkpoint is a vocabulary alone.
+    let old = folder.path().join("old");
+    fs::create_dir(&old).unwrap();
+    fs::write(old.join("vocab.txt"), "[PAD]\n").unwrap();
+    let all = ["data", "word-pieces", text(&corpus), "--out", text(&old)];
+    let errors = fail(2, all);
+    assert!(errors.contains("vocab.txt` exists"), "{errors}");
     let empty = folder.path().join("empty.jsonl");
     fs::write(&empty, "").unwrap();
     let nowhere = folder.path().join("nowhere");

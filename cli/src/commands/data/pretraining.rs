@@ -46,9 +46,11 @@ pub struct WordPiecesArgs {
 }
 
 pub fn word_pieces(args: WordPiecesArgs, output: &Output) -> anyhow::Result<()> {
-    let file = args.out.join("tokenizer.json");
-    if file.exists() {
-        return Err(Failure::usage(format!("`{}` exists", file.display())).into());
+    for name in ["tokenizer.json", "tokenizer_config.json", "vocab.txt"] {
+        let file = args.out.join(name);
+        if file.exists() {
+            return Err(Failure::usage(format!("`{}` exists", file.display())).into());
+        }
     }
     let config = WordPieceConfig {
         n_pieces: args.pieces as usize,

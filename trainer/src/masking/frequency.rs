@@ -152,14 +152,18 @@ impl FrequencyDictionary {
     /// Reads a JSON object of words and counts, gzip and zstd unpacked.
     ///
     /// # Errors
-    /// A file that cannot be read, or holds something else; a count of 0.
+    /// A file that cannot be read, or holds something else, or no word; a count of 0.
     pub fn read(path: &Path) -> Result<Self, DataError> {
-        let counts = serde_json::from_reader(Lines::open(path)?.into_reader());
-        let counts = counts.map_err(|error| DataError::Folder {
+        let refuse = |reason: String| DataError::Folder {
             path: path.to_owned(),
-            reason: format!("not a frequency dictionary: {error}"),
-        })?;
-        Ok(Self { counts })
+            reason: format!("not a frequency dictionary: {reason}"),
+        };
+        let counts = serde_json::from_reader(Lines::open(path)?.into_reader());
+        let counts: HashMap<_, _> = counts.map_err(|error| refuse(error.to_string()))?;
+        match counts.is_empty() {
+            true => Err(refuse("it has no word".to_owned())),
+            false => Ok(Self { counts }),
+        }
     }
 
     /// Writes the words in alphabetical order, as one JSON object with a word a line.

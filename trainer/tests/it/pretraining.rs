@@ -211,7 +211,7 @@ fn dictionaries_come_back_as_they_were_written() {
         (read.frequency("cat##fish"), read.frequency("none")),
         (2, 0)
     );
-    for bad in ["{\"a\": 0}", "[1]", "{\"a\": 1.5}", "{\"a\": 1"] {
+    for bad in ["{\"a\": 0}", "[1]", "{\"a\": 1.5}", "{\"a\": 1", "{}"] {
         fs::write(&path, bad).unwrap();
         let error = FrequencyDictionary::read(&path).unwrap_err();
         assert!(error.to_string().contains("frequency.json"), "{error}");

@@ -462,6 +462,17 @@ fn without_weights_a_model_begins_with_random_ones() {
     // ln V + H · 0.02² / 2, of what the tied table adds to the logits' spread.
     let expected = 576f64.ln() + 32.0 * 0.0002;
     assert!((loss - expected).abs() < 0.03, "{loss}, not {expected}");
+    let said = |more: &[&str]| {
+        let output = crate::trawl(
+            ["train", text(&config), "--dry-run"]
+                .iter()
+                .chain(more)
+                .copied(),
+        );
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    };
+    assert!(said(&set).contains("bare` has no weights: they are drawn"));
+    assert!(!said(&[]).contains("has no weights"));
 
     // Weights in a form that is not read are no reason to begin with others.
     for name in ["pytorch_model.bin.index.json", "tf_model.h5"] {

@@ -8,7 +8,7 @@ use encoder::TextTokenizer;
 use trainer::data::{Ids, TokenCache};
 use trainer::masking::{FrequencyDictionary, MasterText, Vocabulary};
 use trainer::objective::pretraining::{
-    Condenser, CotMae, Electra, ElectraMlm, Master, MasterDraw, Method, Mlm, Pretrained,
+    Condenser, CotMae, Drawn, Electra, ElectraMlm, Master, MasterDraw, Method, Mlm, Pretrained,
     Pretraining, RetroMae, SimLm,
 };
 use trainer::run::{Describe, Evaluator, LossEvaluator};
@@ -102,6 +102,16 @@ impl Session<'_> {
         reading: &Reading<'_>,
     ) -> anyhow::Result<Pretraining<M>> {
         check_draw(&method, draw, &reading.vocabulary)?;
+        let folder = method.model().folder().display();
+        match method.model().drawn() {
+            Drawn::All => self
+                .output
+                .remark(format!("`{folder}` has no weights: they are drawn")),
+            Drawn::Head => self.output.remark(format!(
+                "`{folder}` has no head of masked language modelling: it is drawn"
+            )),
+            Drawn::Nothing => {}
+        }
         let objective = Pretraining::new(method, section.dropout, section.keep_decoders)?;
         if let Some(path) = objective.read_from() {
             let text = format!("the decoders go on from `{}`", path.display());

@@ -9,8 +9,8 @@ use encoder::training::{
 use encoder::{Activation, Architecture, Checkpoint, Family, Labels, LoadError, Tokens};
 use serde::Deserialize;
 
-use super::Pretrained;
 use super::model::{Mean, checkpoint, labelled};
+use super::{Drawn, Pretrained};
 use crate::json::read_json;
 
 /// What `config.json` says of an ELECTRA.
@@ -123,6 +123,7 @@ pub struct Electra {
     architecture: Architecture,
     engine: Arc<Engine>,
     folder: PathBuf,
+    drawn: Drawn,
 }
 
 impl Electra {
@@ -234,6 +235,7 @@ impl Electra {
             architecture: a,
             engine: Arc::clone(engine),
             folder: folder.to_path_buf(),
+            drawn: Drawn::of(checkpoint.as_ref(), "generator_predictions.dense.weight"),
         })
     }
 
@@ -308,6 +310,10 @@ impl Pretrained for Electra {
 
     fn folder(&self) -> &Path {
         &self.folder
+    }
+
+    fn drawn(&self) -> Drawn {
+        self.drawn
     }
 }
 

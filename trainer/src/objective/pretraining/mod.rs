@@ -22,7 +22,7 @@ use std::path::{Path, PathBuf};
 
 use candle_core::Tensor;
 use encoder::training::{Dropout, First, Parameters, TrainingError};
-use encoder::{Architecture, LoadError};
+use encoder::{Architecture, Checkpoint, LoadError};
 use serde::{Deserialize, Serialize};
 
 pub use condenser::{Condenser, CondenserConfig};
@@ -49,10 +49,11 @@ use crate::ranks::{Collective, gather_numbers};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum StackStart {
-    /// As BERT's: normal with a deviation of 0.02.
+    /// As BERT's: normal with a deviation of 0.02. Deviation: the numbers are those that an encoder of random weights begins with
+    /// under the same seed, in other places, where published code draws on; it matters to no encoder that is read from a file.
     #[default]
     Normal,
-    /// As PyTorch's linear layers: even within ±1/√(values that come in).
+    /// As PyTorch's linear layers: even within ±1/√(values that come in); the numbers as above.
     Uniform,
     /// As the encoder's last layers.
     Last,
@@ -68,6 +69,31 @@ pub trait Pretrained {
 
     /// The folder that it was read from.
     fn folder(&self) -> &Path;
+
+    /// What the folder has no weights of.
+    fn drawn(&self) -> Drawn;
+}
+
+/// Which weights of a masked language model were drawn, since its folder has none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Drawn {
+    /// Encoder and head.
+    All,
+    /// The head alone.
+    Head,
+    /// None: all were read.
+    Nothing,
+}
+
+impl Drawn {
+    /// By a tensor that each head has.
+    fn of(checkpoint: Option<&Checkpoint>, head: &str) -> Self {
+        match checkpoint {
+            None => Self::All,
+            Some(checkpoint) if checkpoint.contains(head) => Self::Nothing,
+            Some(_) => Self::Head,
+        }
+    }
 }
 
 /// A method: what it learns from a batch.

@@ -8,7 +8,7 @@ use encoder::training::{
 };
 use encoder::{Architecture, Checkpoint, Family, LoadError, Tokens};
 
-use super::{Pretrained, StackStart};
+use super::{Drawn, Pretrained, StackStart};
 use crate::masking::Corrupted;
 
 /// BERT with the head of masked language modelling: what all methods pre-train, and all that they leave.
@@ -21,6 +21,7 @@ pub struct MaskedLm {
     projection: Linear,
     parameters: Parameters,
     folder: PathBuf,
+    drawn: Drawn,
 }
 
 const TRANSFORM: &str = "cls.predictions.transform.dense";
@@ -55,6 +56,7 @@ impl MaskedLm {
             _ => Ok(None),
         };
         let [weight, bias] = ["weight", "bias"].map(|end| format!("{TRANSFORM}.{end}"));
+        let drawn = Drawn::of(checkpoint.as_ref(), &weight);
         let weight = stored(&weight, &[width, width])?
             .unwrap_or_else(|| normal(seed, u64::MAX, width * width, 0.02));
         let bias = stored(&bias, &[width])?.unwrap_or_else(|| vec![0.0; width]);
@@ -81,6 +83,7 @@ impl MaskedLm {
             norm,
             parameters,
             folder: folder.to_path_buf(),
+            drawn,
         })
     }
 
@@ -222,6 +225,10 @@ impl Pretrained for MaskedLm {
 
     fn folder(&self) -> &Path {
         &self.folder
+    }
+
+    fn drawn(&self) -> Drawn {
+        self.drawn
     }
 }
 

@@ -199,6 +199,14 @@ impl Collection {
         Ok(generation.manifest.log_position.max(dropped))
     }
 
+    /// Checks that the write log still has every record that is to be applied to a generation.
+    ///
+    /// # Errors
+    /// [`CollectionError::LogGap`]; [`CollectionError::Aliases`] when the file is damaged.
+    pub fn check_log(&self, generation: &Generation) -> Result<(), CollectionError> {
+        self.check_log_after(self.replayed_after(generation)?)
+    }
+
     /// The report of the gate that a generation passed, as JSON; none when no gate was asked.
     ///
     /// # Errors
@@ -311,6 +319,27 @@ impl Writer {
     /// # Errors
     /// [`CollectionError::NoPrevious`] when the alias was never changed; else as [`Self::set_alias`].
     pub fn rollback(&self, alias: &AliasName) -> Result<GenerationId, CollectionError> {
+        self.go_back(alias, None)
+    }
+
+    /// As [`Self::rollback`], and leaves the records of the write log up to `position` out of that generation, as
+    /// [`Self::set_alias_without`] does.
+    ///
+    /// # Errors
+    /// As [`Self::rollback`].
+    pub fn rollback_without(
+        &self,
+        alias: &AliasName,
+        position: u64,
+    ) -> Result<GenerationId, CollectionError> {
+        self.go_back(alias, Some(position))
+    }
+
+    fn go_back(
+        &self,
+        alias: &AliasName,
+        dropped: Option<u64>,
+    ) -> Result<GenerationId, CollectionError> {
         let mut before = self.collection.previous()?;
         let id = before
             .remove(alias)
@@ -318,7 +347,7 @@ impl Writer {
                 path: self.collection.root().to_path_buf(),
                 alias: alias.to_string(),
             })?;
-        self.set_alias(alias, &id)?;
+        self.change(alias, &id, dropped)?;
         Ok(id)
     }
 

@@ -3,6 +3,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use collection::{Collection, LogConfig};
+
 use crate::{fail, json, sample, succeed, text, tiny_model, trawl};
 
 pub struct Built {
@@ -493,6 +495,45 @@ fn a_flipped_byte_of_the_write_log_is_found_by_verify_and_named() {
         text.contains("write log") && text.contains(".log"),
         "{shown}"
     );
+}
+
+#[test]
+fn a_generation_that_lacks_documents_of_the_log_is_named_and_goes_back_without_them() {
+    let built = build();
+    let path = text(&built.collection);
+    let document = built.folder.path().join("document.jsonl");
+    fs::write(&document, r#"{"_id": "new", "text": "salt and stone"}"#).expect("written");
+    let (model, verify) = (tiny_model(), ["--json", "index", "verify", path]);
+    let add = ["documents", "add", path, text(&document), "--model"];
+    succeed([&add[..], &[text(&model)]].concat());
+    let collection = Collection::open(&built.collection).expect("a collection");
+    let first = collection.resolve("live").expect("a generation");
+    succeed(["index", "compact", path]);
+    // Removed here, and pulled from elsewhere when the log was folded.
+    let aside = built.folder.path().join("aside");
+    fs::rename(&first.path, &aside).expect("moved");
+    let log = collection.log_writer("test", LogConfig::default());
+    let writer = collection.writer("test").expect("the lock");
+    let freed = log.expect("the log").truncate(&writer).expect("removed");
+    assert!(freed > 0);
+    drop(writer);
+    fs::rename(&aside, &first.path).expect("moved");
+
+    let output = trawl(verify);
+    assert_eq!(output.status.code(), Some(5));
+    let shown: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!(shown["faults"].as_array().map(Vec::len), Some(1), "{shown}");
+    let fault = &shown["faults"][0];
+    assert_eq!(fault["generation"], first.id.as_str(), "{shown}");
+    let said = fault["fault"].as_str().expect("a text");
+    assert!(said.contains("begins at position 2"), "{shown}");
+
+    let refused = fail(5, ["index", "rollback", path]);
+    assert!(refused.contains("begins at position 2"), "{refused}");
+    succeed(["index", "rollback", path, "--drop-live"]);
+    let live = collection.resolve("live").expect("a generation");
+    assert_eq!(live.id, first.id);
+    succeed(verify);
 }
 
 /// Adds every file below a folder.

@@ -298,6 +298,49 @@ fn a_generation_that_lacks_what_the_log_has_no_more_is_not_published() {
 }
 
 #[test]
+fn a_rollback_to_a_generation_that_lacks_what_the_log_has_no_more_leaves_that_out() {
+    let (_folder, collection) = empty();
+    let (writer, live) = (
+        collection.writer("test").unwrap(),
+        crate::AliasName::parse(crate::LIVE).unwrap(),
+    );
+    generation(&writer, "old", 0);
+    example(&collection);
+    generation(&writer, "compacted", 6);
+    let ids = collection.generations().unwrap();
+    writer.publish(&ids[1]).unwrap();
+    // It is removed here, and comes back from elsewhere.
+    let old = collection.generation(&ids[0]).unwrap();
+    let aside = collection.root().join("aside");
+    fs::rename(&old.path, &aside).unwrap();
+    open(&collection).unwrap().truncate(&writer).unwrap();
+    fs::rename(&aside, &old.path).unwrap();
+    assert_eq!(collection.log_positions().unwrap(), 7..7);
+
+    for error in [
+        collection.check_log(&old).unwrap_err(),
+        writer.rollback(&live).unwrap_err(),
+    ] {
+        assert!(
+            matches!(
+                error,
+                CollectionError::LogGap {
+                    first: 7,
+                    after: 0,
+                    ..
+                }
+            ),
+            "{error}"
+        );
+    }
+    assert_eq!(collection.resolve(crate::LIVE).unwrap().id, ids[1]);
+    assert_eq!(writer.rollback_without(&live, 6).unwrap(), ids[0]);
+    assert_eq!(collection.resolve(crate::LIVE).unwrap(), old);
+    assert_eq!(collection.replayed_after(&old).unwrap(), 6);
+    collection.check_log(&old).unwrap();
+}
+
+#[test]
 fn a_log_shorter_than_generations_know_is_damaged() {
     let (_folder, collection) = empty();
     example(&collection);

@@ -307,12 +307,16 @@ pub fn roll_back(args: &RollbackArgs, output: &Output) -> anyhow::Result<()> {
                 }
                 _ => None,
             };
-            let id = writer.rollback(&alias).with_context(failed)?;
+            let gone_back = match args.drop_live {
+                false => writer.rollback(&alias),
+                true => {
+                    let end = collection.log_positions().with_context(failed)?.end;
+                    writer.rollback_without(&alias, end - 1)
+                }
+            };
+            let id = gone_back.with_context(failed)?;
             if let Some((milvus, generation)) = holder {
                 to_milvus::switch(&milvus, &generation)?;
-            }
-            if args.drop_live {
-                set(&writer, &alias, &id, true)?;
             }
             (before, id)
         }

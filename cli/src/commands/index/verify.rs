@@ -50,12 +50,15 @@ pub fn run(args: VerifyArgs, output: &Output) -> anyhow::Result<()> {
         }
     }
     for generation in &generations {
-        match collection.gate_report(&generation.id) {
-            Ok(_) => {}
-            Err(error) if error.is_corrupt() => {
-                faults.push((Some(generation.id.to_string()), chain(&error)));
+        let report = collection.gate_report(&generation.id).map(|_| ());
+        for checked in [report, collection.check_log(generation)] {
+            match checked {
+                Ok(()) => {}
+                Err(error) if error.is_corrupt() => {
+                    faults.push((Some(generation.id.to_string()), chain(&error)));
+                }
+                Err(error) => return Err(error.into()),
             }
-            Err(error) => return Err(error.into()),
         }
     }
     let progress = Progress::new(output);

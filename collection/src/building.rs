@@ -12,6 +12,7 @@ use time::format_description::well_known::Rfc3339;
 use crate::digest::sha256_of_file;
 use crate::durable::{create_atomic, sync_folder, write_atomic};
 use crate::manifest::is_inside;
+use crate::retention::remove;
 use crate::{
     AliasName, Collection, CollectionError, FORMAT_VERSION, FileEntry, Generation, GenerationId,
     LIVE, Manifest, Writer, canonical_json, sha256_hex,
@@ -67,7 +68,7 @@ impl Building {
     /// # Errors
     /// When the folder cannot be removed.
     pub fn discard(&self) -> Result<(), CollectionError> {
-        fs::remove_dir_all(&self.path).map_err(|source| CollectionError::write(&self.path, source))
+        remove_build(&self.path).map_err(|source| CollectionError::write(&self.path, source))
     }
 
     /// sha256 of the spec's canonical JSON.
@@ -193,7 +194,7 @@ impl Writer {
     ) -> Result<Generation, CollectionError> {
         let parent = self.collection.generations_folder();
         let path = parent.join(&manifest.generation);
-        let moved = remove_if_there(&building.work())
+        let moved = remove(&building.work())
             .and_then(|()| fs::rename(&building.path, &path))
             .and_then(|()| sync_folder(&parent))
             .and_then(|()| {
@@ -387,9 +388,11 @@ fn seal(folder: &Path, prefix: &str, files: &mut Vec<FileEntry>) -> Result<(), C
     sync_folder(folder).map_err(failed)
 }
 
-fn remove_if_there(folder: &Path) -> io::Result<()> {
-    match fs::remove_dir_all(folder) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
+/// Removes the folder of a build, its manifest first: without it, what is left when the process is killed is no complete build.
+pub(crate) fn remove_build(folder: &Path) -> io::Result<()> {
+    if fs::symlink_metadata(folder).is_ok_and(|found| found.is_dir()) {
+        remove(&folder.join("manifest.json"))?;
+        sync_folder(folder)?;
     }
+    remove(folder)
 }

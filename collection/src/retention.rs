@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::{fs, io};
 
+use crate::building::remove_build;
 use crate::durable::sync_folder;
 use crate::{Collection, CollectionError, GenerationId, Writer};
 
@@ -124,6 +125,10 @@ impl Writer {
     pub fn gc(&self, retention: &Retention) -> Result<Garbage, CollectionError> {
         let garbage = self.collection.garbage(retention)?;
         let folder = self.collection.generations_folder();
+        // Leftovers first: one may have the name that a generation is about to get.
+        for path in &garbage.leftovers {
+            remove(path).map_err(|source| CollectionError::write(path, source))?;
+        }
         for id in &garbage.generations {
             let (from, to) = (folder.join(id), folder.join(format!("{REMOVED}{id}")));
             let removed = fs::rename(&from, &to)
@@ -132,8 +137,8 @@ impl Writer {
                 .and_then(|()| remove(&self.collection.gate_report_file(id)));
             removed.map_err(|source| CollectionError::write(&from, source))?;
         }
-        for path in garbage.unfinished.iter().chain(&garbage.leftovers) {
-            remove(path).map_err(|source| CollectionError::write(path, source))?;
+        for path in &garbage.unfinished {
+            remove_build(path).map_err(|source| CollectionError::write(path, source))?;
         }
         sync_folder(&folder).map_err(|source| CollectionError::write(&folder, source))?;
         Ok(garbage)
@@ -141,7 +146,7 @@ impl Writer {
 }
 
 /// Removes a file or a folder; what is not there is removed already.
-fn remove(path: &Path) -> io::Result<()> {
+pub(crate) fn remove(path: &Path) -> io::Result<()> {
     let removed = match fs::symlink_metadata(path) {
         Ok(metadata) if metadata.is_dir() => fs::remove_dir_all(path),
         Ok(_) => fs::remove_file(path),

@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use collection::{
@@ -331,8 +332,11 @@ fn garbage_is_what_nothing_names_and_what_is_not_new() {
         .unwrap();
     let half = begin(&writer, &json!({"corpus": "half"}), BuildMode::New);
     fill(&half, "half");
-    let removed = collection.root().join("generations/.removed-x");
+    // A generation that was removed half way, and came back from elsewhere.
+    let removed = format!("generations/.removed-{}", ids[3]);
+    let removed = collection.root().join(removed);
     fs::create_dir(&removed).unwrap();
+    fs::write(removed.join("ids"), "half").unwrap();
     fs::write(collection.root().join("aliases.json.tmp"), "{").unwrap();
     for id in &ids {
         writer
@@ -376,6 +380,31 @@ fn garbage_is_what_nothing_names_and_what_is_not_new() {
         writer.rollback(&AliasName::parse("live").unwrap()).unwrap(),
         ids[1]
     );
+}
+
+#[test]
+fn a_removal_that_ends_half_way_leaves_no_complete_build() {
+    let (_folder, collection) = empty();
+    let writer = collection.writer("test").unwrap();
+    let building = begin(&writer, &json!({"corpus": 1}), BuildMode::New);
+    let manifest = building.path().join("manifest.json");
+    fs::write(&manifest, "{}").unwrap();
+    let folders: Vec<_> = (0..20)
+        .map(|i| building.path().join(i.to_string()))
+        .collect();
+    let set_modes = |mode| {
+        for folder in folders.iter().filter(|folder| folder.exists()) {
+            fs::set_permissions(folder, fs::Permissions::from_mode(mode)).unwrap();
+        }
+    };
+    for folder in &folders {
+        fs::create_dir(folder).unwrap();
+        fs::write(folder.join("file"), "").unwrap();
+    }
+    set_modes(0o555); // That is where it ends, unless the superuser runs it.
+    let ended = building.discard();
+    set_modes(0o755);
+    assert!(!manifest.exists(), "{ended:?}");
 }
 
 #[test]

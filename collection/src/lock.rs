@@ -54,9 +54,11 @@ pub(crate) fn acquire(path: &Path, root: &Path, command: &str) -> Result<File, C
     let since = OffsetDateTime::now_utc()
         .format(&Rfc3339)
         .expect("the present has a year of four digits");
-    file.set_len(0).map_err(failed)?;
     let (process, host) = (process::id(), host_name());
-    write!(file, "process {process} on {host} since {since}: {command}").map_err(failed)?;
+    // Who has no room for a note has the lock all the same: `index gc` makes room on a full disk.
+    let _ = file
+        .set_len(0)
+        .and_then(|()| write!(file, "process {process} on {host} since {since}: {command}"));
     Ok(file)
 }
 

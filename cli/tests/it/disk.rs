@@ -84,10 +84,12 @@ fn a_full_disk_is_named_and_what_was_live_still_is() {
     let now = fs::read_to_string(built.collection.join("aliases.json")).expect("aliases");
     assert_ne!(now, live);
 
-    for command in ["rollback", "gc"] {
-        let output = with_file_limit(0, &["index", command, collection]);
-        check_failed(&output, &built, &now, &["disk full", "File too large"]);
-    }
+    let output = with_file_limit(0, &["index", "rollback", collection]);
+    check_failed(&output, &built, &now, &["disk full", "File too large"]);
+    // It makes room, and needs none.
+    let output = with_file_limit(0, &["index", "gc", collection]);
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{error}");
     succeed(["index", "rollback", collection]);
 }
 

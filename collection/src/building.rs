@@ -181,6 +181,7 @@ impl Writer {
             files,
             ..contents
         };
+        self.collection.sync_log()?;
         let path = building.path.join("manifest.json");
         write_atomic(&path, &manifest.to_bytes())?;
         self.finish(building, manifest)

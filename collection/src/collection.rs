@@ -300,6 +300,7 @@ impl Writer {
         let path = self.collection.alias_file();
         let mut table = alias::read(&path)?;
         if let Some(position) = dropped {
+            self.collection.sync_log()?;
             table.dropped.insert(id.clone(), position);
         } else if table.now.get(alias) == Some(&id) {
             return Ok(());

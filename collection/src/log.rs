@@ -14,7 +14,7 @@
 //! file and byte.
 //!
 //! With [`Durability::Os`] frames are acknowledged when the kernel has them: a killed process loses nothing, a machine that
-//! stops loses what the kernel had not yet written.
+//! stops loses what the kernel had not yet written. What a manifest or an alias is to know of the log is made durable before.
 
 use std::fs::{self, File, OpenOptions};
 use std::hash::{BuildHasher, Hasher, RandomState};
@@ -190,6 +190,17 @@ impl Collection {
     pub(crate) fn check_log_after(&self, after: u64) -> Result<(), CollectionError> {
         match self.segments()?.first() {
             Some(&(first, _)) => self.check_gap(first, after),
+            None => Ok(()),
+        }
+    }
+
+    /// Makes durable what is in the log, whatever its writer promised: a manifest or an alias that knows a position must not
+    /// outlive it. Only the last segment can have what is not.
+    pub(crate) fn sync_log(&self) -> Result<(), CollectionError> {
+        match self.segments()?.pop() {
+            Some((_, path)) => File::open(&path)
+                .and_then(|file| file.sync_all())
+                .map_err(|source| CollectionError::write(&path, source)),
             None => Ok(()),
         }
     }

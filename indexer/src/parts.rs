@@ -322,6 +322,12 @@ pub fn commit(
             return finish(&writer, *generation, config.publish, Made::default());
         }
     };
+    if !has_parts(building.path()) {
+        return Err(BuildError::Builds {
+            collection: config.collection.clone(),
+            n_builds: 0,
+        });
+    }
     let outline = outline_of(&building.work())?;
     check_parts(&building, outline.plan)?;
     let contents = Manifest {
@@ -362,14 +368,8 @@ fn check_parts(building: &Building, plan: Plan) -> Result<(), BuildError> {
     };
     let mut found = Vec::new();
     for entry in fs::read_dir(&folder).map_err(failed)? {
-        let path = entry.map_err(failed)?.path();
-        if path
-            .extension()
-            .is_some_and(|extension| extension == "json")
-        {
-            let Record { part, of, .. } = read_record(&path)?;
-            found.extend(PartNumber::new(part, of));
-        }
+        let name = entry.map_err(failed)?.file_name();
+        found.extend(name.to_str().and_then(PartNumber::of_file));
     }
     let of = number_of_parts(&found)?;
     for number in 0..of {
@@ -377,7 +377,7 @@ fn check_parts(building: &Building, plan: Plan) -> Result<(), BuildError> {
         let record = read_record(&part.record(&work))?;
         let chunks = part.chunks(plan);
         let damaged = |path, reason| BuildError::Chunk { path, reason };
-        if record.chunks.len() != chunks.len() {
+        if (record.part, record.of) != (number, of) || record.chunks.len() != chunks.len() {
             return Err(BuildError::Record {
                 path: part.record(&work),
             });
@@ -411,9 +411,9 @@ fn share_outline(work: &Path, outline: &Outline) -> Result<(), BuildError> {
     Ok(())
 }
 
-/// Whether a build is made in parts.
+/// Whether a build is made in parts: whether what they share is there, which comes before any of them.
 pub(crate) fn has_parts(build: &Path) -> bool {
-    records(&build.join("work")).is_dir()
+    build.join("work").join(OUTLINE).exists()
 }
 
 /// What the parts share.

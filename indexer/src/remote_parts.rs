@@ -181,7 +181,7 @@ pub fn commit_remotely(
 /// When the storage does not answer, or what the parts share is damaged.
 pub fn build_status(objects: &Objects) -> Result<Vec<BuildStatus>, BuildError> {
     let digests = objects.folders("building")?.into_iter();
-    let builds = digests.map(|digest| Build::new(objects, digest).status());
+    let builds = digests.filter_map(|digest| Build::new(objects, digest).status().transpose());
     builds.collect()
 }
 
@@ -354,7 +354,11 @@ impl<'a> Build<'a> {
         Ok(())
     }
 
-    fn status(&self) -> Result<BuildStatus, BuildError> {
+    /// None while what all parts share is not there.
+    fn status(&self) -> Result<Option<BuildStatus>, BuildError> {
+        if self.objects.length(&self.key("outline.json"))?.is_none() {
+            return Ok(None);
+        }
         let decided = self.decided()?;
         let began = self.objects.list(&self.key("spec.json"))?;
         let seen = Seen {
@@ -363,7 +367,7 @@ impl<'a> Build<'a> {
             parts: self.parts()?,
             began: began.first().map(|entry| entry.modified),
         };
-        seen.status(self.digest.clone())
+        seen.status(self.digest.clone()).map(Some)
     }
 
     fn no_build(&self) -> BuildError {

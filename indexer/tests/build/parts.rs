@@ -123,6 +123,46 @@ fn a_damaged_part_is_named_and_made_again() {
     assert_eq!(built.content_digest, whole.unwrap().content_digest);
 }
 
+#[test]
+fn a_build_that_is_killed_before_its_outline_is_made_anew_and_no_build_in_parts_until_then() {
+    let folder = Folder::new();
+    let config = config(&folder.collection("c"), &folder.corpus(1, 100));
+    let report = encode(&config, "0/1").unwrap();
+    let collection = Collection::open(&config.collection).unwrap();
+    let work = collection.unfinished().unwrap().remove(0).join("work");
+    // The folder of the records is made before the outline is written.
+    fs::remove_file(work.join("outline.json")).unwrap();
+    fs::remove_file(work.join("parts/00000-of-00001.json")).unwrap();
+    assert_eq!(indexer::build_status_here(&collection).unwrap(), []);
+    for build in [None, Some(report.build.as_str())] {
+        let error = commit(&config.collection, build).unwrap_err();
+        assert!(
+            matches!(error, BuildError::Builds { n_builds: 0, .. }),
+            "{error}"
+        );
+    }
+    encode(&config, "0/1").unwrap();
+    assert_eq!(indexer::build_status_here(&collection).unwrap().len(), 1);
+    commit(&config.collection, None).unwrap();
+}
+
+#[test]
+fn a_damaged_record_of_another_division_is_not_asked() {
+    let folder = Folder::new();
+    let config = config(&folder.collection("c"), &folder.corpus(1, 100));
+    for part in ["0/2", "1/2"] {
+        encode(&config, part).unwrap();
+    }
+    let collection = Collection::open(&config.collection).unwrap();
+    let parts = collection
+        .unfinished()
+        .unwrap()
+        .remove(0)
+        .join("work/parts");
+    fs::write(parts.join("00001-of-00003.json"), "{").unwrap();
+    commit(&config.collection, None).unwrap();
+}
+
 /// The process that is killed. Only a child of the test below has something to do.
 #[test]
 fn the_process_that_is_killed() {
@@ -218,7 +258,9 @@ fn parts_in_object_storage_make_the_content_of_one_build() {
     };
     let commit = |build| indexer::commit_remotely(remote, build, &NoProgress, &never);
     let status = || indexer::build_status(&objects).unwrap();
-    assert!(status().is_empty());
+    // Killed between the spec and what all parts share.
+    let begun = objects.create("building/begun/spec.json", b"{}").unwrap();
+    assert!(begun.is_none() && status().is_empty());
     let error = commit(None).unwrap_err();
     assert!(
         matches!(error, BuildError::Builds { n_builds: 0, .. }),

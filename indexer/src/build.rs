@@ -124,7 +124,7 @@ pub(crate) fn build_from(
             let n_resumed = (n_finished as u64 * u64::from(plan.chunk_passages)).min(n_passages);
             let root = collection.root();
             let (n_left, encoded) = (n_passages - n_resumed, base.is_none());
-            first.outline.check_room(root, n_left, encoded, true)?;
+            first.check_room(root, n_left, encoded, true)?;
             let encoding = Encoding {
                 config,
                 source,

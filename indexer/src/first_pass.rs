@@ -50,7 +50,6 @@ impl FirstPass {
         let (survey, n_passages) = survey(&config, splitter, watch, &mut |_| ())?;
         config.passage_template.check_fields(&survey.schema)?;
         let plan = plan(&config, source, n_passages)?;
-        let survey_bytes = stamp.n_bytes();
         let (metric, fingerprint) = (source.metric(), source.fingerprint(&config));
         let spec = json!({
             "spec_version": 1,
@@ -111,9 +110,40 @@ impl FirstPass {
                 plan,
                 layout,
                 contents,
-                corpus_bytes: survey_bytes,
             },
         })
+    }
+
+    /// Checks that there is room for what is certain to be written: the chunks of so many passages, with vectors unless these are
+    /// taken from a base, and, when it is `assembled`, the vectors of the generation. `index plan` estimates the rest.
+    pub fn check_room(
+        &self,
+        path: &Path,
+        n_passages: u64,
+        encoded: bool,
+        assembled: bool,
+    ) -> Result<(), BuildError> {
+        let needed = self.certain_bytes(n_passages, encoded, assembled);
+        match compute::free_disk_bytes(path) {
+            Some(available) if available < needed => Err(BuildError::NoRoom {
+                path: path.to_owned(),
+                needed,
+                available,
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    fn certain_bytes(&self, n_passages: u64, encoded: bool, assembled: bool) -> u64 {
+        let Outline { plan, layout, .. } = &self.outline;
+        let n_total = u64::from(plan.n_passages);
+        // A record has title and text, however the corpus escapes them.
+        let records = u128::from(self.survey.n_text_bytes) * u128::from(n_passages);
+        let records = (records / u128::from(n_total.max(1))) as u64;
+        let row_bytes = |rows: RowType| rows.row_bytes(plan.width) as u64;
+        let encoded = u64::from(encoded) * row_bytes(RowType::F32) * n_passages;
+        let assembled = u64::from(assembled) * row_bytes(layout.rows) * n_total;
+        records + encoded + assembled
     }
 }
 
@@ -124,8 +154,6 @@ pub(crate) struct Outline {
     layout: Layout,
     /// What the manifest says whatever is in the chunks.
     contents: Manifest,
-    /// Bytes of the files of the corpus.
-    corpus_bytes: u64,
 }
 
 impl Outline {
@@ -155,33 +183,6 @@ impl Outline {
             }),
             ..self.contents.clone()
         })
-    }
-
-    /// Checks that there is room for what is certain to be written: the chunks of so many passages, with vectors unless these are
-    /// taken from a base, and, when it is `assembled`, the vectors of the generation. `index plan` estimates the rest.
-    pub fn check_room(
-        &self,
-        path: &Path,
-        n_passages: u64,
-        encoded: bool,
-        assembled: bool,
-    ) -> Result<(), BuildError> {
-        let (n_total, width) = (u64::from(self.plan.n_passages), self.plan.width);
-        // A record takes at least half of its line, where that escapes every character.
-        let records = u128::from(self.corpus_bytes / 2) * u128::from(n_passages);
-        let records = (records / u128::from(n_total.max(1))) as u64;
-        let row_bytes = |rows: RowType| rows.row_bytes(width) as u64;
-        let encoded = u64::from(encoded) * row_bytes(RowType::F32) * n_passages;
-        let assembled = u64::from(assembled) * row_bytes(self.layout.rows) * n_total;
-        let needed = records + encoded + assembled;
-        match compute::free_disk_bytes(path) {
-            Some(available) if available < needed => Err(BuildError::NoRoom {
-                path: path.to_owned(),
-                needed,
-                available,
-            }),
-            _ => Ok(()),
-        }
     }
 
     /// The metadata fields.
@@ -323,15 +324,85 @@ impl CorpusStamp {
             .collect::<Result<_, _>>()
             .map(Self)
     }
-    fn n_bytes(&self) -> u64 {
-        self.0.iter().map(|(n_bytes, _)| n_bytes).sum()
-    }
 
     /// Whether the corpus is still the one that the first pass read.
     pub fn check(&self, config: &BuildConfig) -> Result<(), BuildError> {
         match Self::take(config)? == *self {
             true => Ok(()),
             false => Err(BuildError::CorpusChanged),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicBool;
+
+    use corpus::CorpusConfig;
+    use index::Metric;
+    use vectors::VectorFile;
+
+    use super::*;
+    use crate::chunk::{self, Chunk};
+    use crate::passages::Passages;
+    use crate::{BroughtVectors, NoProgress};
+
+    /// What is certain to be written for a corpus of these two lines, and what is written: chunks with rows of width 2.
+    fn check_certain(lines: [&str; 2], rows: RowType) {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        fs::write(at("corpus.jsonl"), lines.join("\n")).unwrap();
+        let row = [2i32.to_le_bytes(), 1f32.to_le_bytes(), 1f32.to_le_bytes()].concat();
+        fs::write(at("rows.fvecs"), row.repeat(2)).unwrap();
+        fs::write(at("ids"), "a\nb\n").unwrap();
+        let vectors = VectorFile::open(&at("rows.fvecs"), None).unwrap();
+        let vectors = BroughtVectors::open(vectors, &at("ids"), Metric::Cosine).unwrap();
+        let corpus = CorpusConfig {
+            paths: vec![at("corpus.jsonl")],
+            ..CorpusConfig::default()
+        };
+        let config = BuildConfig {
+            rows,
+            ..BuildConfig::new(at("collection"), corpus, None)
+        };
+        let watch = Watch {
+            progress: &NoProgress,
+            cancelled: &AtomicBool::new(false),
+        };
+        let first = FirstPass::read(&config, Source::Brought(&vectors), watch).unwrap();
+
+        let parts = Passages::open(&config.corpus, None).unwrap();
+        let parts: Vec<_> = parts.collect::<Result<_, _>>().unwrap();
+        let texts: usize = parts
+            .iter()
+            .map(|part| part.passage.title.len() + part.passage.text.len())
+            .sum();
+        let chunk = Chunk {
+            first_ordinal: 0,
+            width: 2,
+            base: None,
+            inputs: vec![<_>::default(); 2],
+            rows: vec![1.0; 4],
+            parts,
+            n_missing: 0,
+        };
+        let path = chunk::path(folder.path(), 0);
+        chunk.create(&path).unwrap();
+        let certain = first.certain_bytes(2, true, false);
+        assert_eq!(certain, texts as u64 + 16);
+        assert!(certain <= fs::metadata(&path).unwrap().len());
+        let assembled = 2 * rows.row_bytes(2) as u64;
+        assert_eq!(first.certain_bytes(2, true, true), certain + assembled);
+        assert_eq!(first.certain_bytes(1, false, false), texts as u64 / 2);
+    }
+
+    #[test]
+    fn what_is_certain_to_be_written_does_not_depend_on_how_the_corpus_escapes() {
+        let long = |letter: &str| letter.repeat(5_000);
+        let line = |id: &str, text: &str| format!(r#"{{"_id": "{id}", "text": "{text}"}}"#);
+        for letter in ["d", "\\u0064", "\u{434}", "\\u0434", "\\\""] {
+            let lines = ["a", "b"].map(|id| line(id, &long(letter)));
+            check_certain([&lines[0], &lines[1]], RowType::F16);
         }
     }
 }

@@ -217,8 +217,7 @@ impl<'a> Part<'a> {
         let is_missing = |chunk: &usize| !plan.is_finished(work, *chunk, None);
         let to_do: Vec<usize> = self.chunks.clone().filter(is_missing).collect();
         let n_missing = to_do.iter().map(|&chunk| self.passages(chunk)).sum();
-        let outline = &self.first.outline;
-        outline.check_room(folder, n_missing, true, false)?;
+        self.first.check_room(folder, n_missing, true, false)?;
         let encoding = Encoding {
             config: &self.first.config,
             source: self.source,

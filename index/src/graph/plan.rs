@@ -67,9 +67,12 @@ pub(super) fn ef(n_rows: usize, k: usize, is_filtered: bool, params: &SearchPara
     params.ef.unwrap_or(default).max(k)
 }
 
-/// Nodes that a walk keeps so that `ef` of them may be expected to pass.
+/// Nodes that a walk keeps so that `ef` of them may be expected to pass; none where no row passes.
 pub(super) fn walked(ef: usize, n_rows: usize, n_passing: usize) -> usize {
-    let needed = ef as f64 * n_rows as f64 / n_passing.max(1) as f64;
+    if n_passing == 0 {
+        return 0;
+    }
+    let needed = ef as f64 * n_rows as f64 / n_passing as f64;
     (needed.ceil() as usize).min(n_rows.min(MAX_WALKED.max(ef)))
 }
 
@@ -101,7 +104,10 @@ pub(super) fn choose(
         let n_rows = shard.len();
         let ef = ef(n_rows, k, filter.is_some(), params);
         let n_passing = filter.map_or(n_rows, |filter| passing_in(shard, filter));
-        if n_passing > 0 && ef.saturating_mul(n_rows) / n_passing > MAX_WALKED.max(ef) {
+        if n_passing == 0 {
+            continue; // neither plan reads any of it
+        }
+        if ef.saturating_mul(n_rows) / n_passing > MAX_WALKED.max(ef) {
             return scan; // the walk would be cut short
         }
         scan_cost += first_pass(shard, n_passing);
@@ -110,7 +116,11 @@ pub(super) fn choose(
         }
         walk_cost += cost::WALK + walked(ef, n_rows, n_passing) as f64 * cost::WALKED;
     }
-    if scan_cost <= walk_cost { scan } else { graph }
+    if walk_cost == 0.0 || scan_cost <= walk_cost {
+        scan
+    } else {
+        graph
+    }
 }
 
 /// What the first pass of a scan costs, of sketches, by blocks, or of rows.
@@ -127,4 +137,41 @@ fn first_pass(shard: &FlatShard, n_passing: usize) -> f64 {
     let n_blocks = n_rows / per_block * touched;
     let of_sketches = n_blocks * sketches.layout.block_bytes() as f64 * cost::SKETCH_BYTE;
     of_sketches.min(of_rows)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Metric, RowType, ShardConfig, ShardWriter, SketchPolicy, Verify};
+
+    #[test]
+    fn a_shard_where_no_row_passes_costs_nothing() {
+        const N_ROWS: u32 = 20_000;
+        let folder = tempfile::tempdir().unwrap();
+        let shards = [0, N_ROWS].map(|first_ordinal| {
+            let path = folder.path().join(first_ordinal.to_string());
+            let config = ShardConfig {
+                width: 16,
+                metric: Metric::InnerProduct,
+                row_type: RowType::F32,
+                first_ordinal,
+                sketches: SketchPolicy::Never,
+            };
+            let mut writer = ShardWriter::create(&path, config).unwrap();
+            for _ in 0..N_ROWS {
+                writer.push(&[1.0; 16]).unwrap();
+            }
+            writer.finish().unwrap();
+            FlatShard::open(&path, Verify::Header).unwrap()
+        });
+        let check = |filter: Bitmap, expected| {
+            let params = SearchParams::default();
+            assert_eq!(choose(&shards, 10, Some(&filter), &params), expected);
+        };
+        check((0..N_ROWS).collect(), Plan::FilteredGraph);
+        check((N_ROWS..2 * N_ROWS).collect(), Plan::FilteredGraph);
+        check((0..2 * N_ROWS).collect(), Plan::FilteredGraph);
+        check(Bitmap::new(), Plan::FilteredScan);
+        assert_eq!(walked(128, N_ROWS as usize, 0), 0);
+    }
 }

@@ -41,7 +41,7 @@ pub(super) struct Passing<'a> {
     pub filter: Option<&'a Bitmap>,
     /// Ordinals that may not, although links lead to them.
     pub deleted: &'a Bitmap,
-    /// Nodes that a walk keeps, passing or not.
+    /// Nodes that a walk keeps, passing or not; 0 when no row of the shard passes.
     pub walked: usize,
 }
 
@@ -62,6 +62,9 @@ pub(super) fn search(
 ) {
     if graph.deleted.len() == graph.n_nodes() as u64 {
         return; // there is nothing that links lead to
+    }
+    if reach.passing.is_some_and(|passing| passing.walked == 0) {
+        return; // none of its rows may be found
     }
     let space = graph.space(query.simd);
     walker.code(&graph.queries, space.kernel, query.values);

@@ -75,7 +75,7 @@ pub enum StoreError {
         /// Passages in the store.
         n_passages: u32,
     },
-    /// tantivy cannot read the derived lexical index; [`crate::rebuild_lexical`] makes it again.
+    /// tantivy cannot read the derived lexical index.
     #[error("cannot read lexical index `{}`", path.display())]
     Lexical {
         /// The folder.
@@ -105,7 +105,7 @@ pub enum WriteError {
         /// What tantivy said.
         source: tantivy::TantivyError,
     },
-    /// A passage does not fit the format: 4 GiB of title, text and metadata together.
+    /// A passage does not fit the format: 2 GiB of title, text and metadata together.
     #[error("passage `{id}` is too large: {n_bytes} bytes, at most {max_bytes}")]
     TooLarge {
         /// Its id.
@@ -138,9 +138,6 @@ pub enum WriteError {
         /// The value as JSON.
         value: String,
     },
-    /// The truth files of a store cannot be read to derive its lexical index from them.
-    #[error("cannot derive the lexical index")]
-    Store(#[from] StoreError),
 }
 
 /// What makes a [`WriteError`] of a failed write to a path.

@@ -9,7 +9,7 @@
 //! lexical/   tantivy index: ordinal, id, title, text, typed metadata
 //! ```
 //!
-//! `ids`, `passages` and `documents` are the only truth; `lexical/` is derived and [`rebuild_lexical`] makes it again.
+//! `ids`, `passages` and `documents` are the only truth; `lexical/` is derived.
 //! [`Store::select`] turns a [`Filter`] over the metadata into the ordinals that pass it, from the columns of `lexical/`.
 //! A [`View`] is a store and what was changed since it was written, in memory.
 //! Nothing changes after [`StoreWriter::finish`], and a reader writes nothing, not even a lock file.
@@ -48,7 +48,7 @@ pub use lexical::SEGMENT_BYTES;
 pub use store::{Store, Verify};
 pub use values::{FieldValue, field_kind};
 pub use view::{Added, AddedPart, View};
-pub use writer::{StoreConfig, StoreSummary, StoreWriter, rebuild_lexical};
+pub use writer::{StoreConfig, StoreSummary, StoreWriter};
 
 /// A set of ordinals, as the vector index takes it.
 pub type Bitmap = roaring::RoaringBitmap;

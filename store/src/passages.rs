@@ -244,20 +244,6 @@ impl Passages {
             .collect())
     }
 
-    /// Calls `visit` with every record in ordinal order.
-    pub fn for_each<E: From<StoreError>>(
-        &self,
-        mut visit: impl FnMut(u32, Record) -> Result<(), E>,
-    ) -> Result<(), E> {
-        for index in 0..self.n_blocks {
-            let block = self.block(index)?;
-            for ordinal in block.ordinals.clone() {
-                visit(ordinal, self.record(&block, ordinal)?)?;
-            }
-        }
-        Ok(())
-    }
-
     /// Reads every block.
     pub fn verify(&self) -> Result<(), StoreError> {
         (0..self.n_blocks).try_for_each(|index| self.block(index).map(drop))

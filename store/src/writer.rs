@@ -8,9 +8,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::documents::DocumentsWriter;
 use crate::error::write_error;
-use crate::ids::{Ids, IdsWriter};
+use crate::ids::IdsWriter;
 use crate::lexical::LexicalWriter;
-use crate::passages::{Passages, PassagesWriter};
+use crate::passages::PassagesWriter;
 use crate::store::{DOCUMENTS, IDS, LEXICAL, PASSAGES};
 use crate::{Language, WriteError};
 
@@ -143,36 +143,6 @@ impl StoreWriter {
             files: files(&self.folder)?,
         })
     }
-}
-
-/// Derives `lexical/` again from `ids` and `passages`, with the config the store was written with or another.
-///
-/// The new index takes the place of the old one when it is complete. No [`crate::Store`] may be open meanwhile.
-///
-/// # Errors
-/// [`WriteError::Store`] when the truth files cannot be read, else those of [`StoreWriter`].
-pub fn rebuild_lexical(folder: &Path, config: &StoreConfig) -> Result<StoreSummary, WriteError> {
-    let ids = Ids::open(&folder.join(IDS))?;
-    ids.verify()?;
-    let passages = Passages::open(&folder.join(PASSAGES))?;
-    let [lexical, unfinished] = [
-        folder.join(LEXICAL),
-        folder.join(format!("{LEXICAL}.unfinished")),
-    ];
-    remove(&unfinished)?;
-    let mut writer = LexicalWriter::create(&unfinished, config)?;
-    passages.for_each(|ordinal, record| {
-        let id = ids.id(ordinal)?.to_owned();
-        writer.push(ordinal, &record.into_passage(id))
-    })?;
-    writer.finish()?;
-    remove(&lexical)?;
-    fs::rename(&unfinished, &lexical).map_err(write_error(&lexical))?;
-    sync_folder(folder)?;
-    Ok(StoreSummary {
-        n_passages: ids.len(),
-        files: files(folder)?,
-    })
 }
 
 /// Removes a file or folder if it is there.

@@ -210,7 +210,8 @@ impl<F: FnMut(Vec<DocumentChange>, u64) -> Result<(), LiveError>> Writing<F> {
         }
     }
 
-    /// Adds a batch to a group, unless one with its key was written before.
+    /// Adds a batch to a group, unless one with its key was written before. A group that would become too large is written first,
+    /// so that a batch larger than the log takes is refused alone.
     fn take(&mut self, group: &mut Group, batch: Batch, reply: Reply) {
         let key = batch.answer.as_ref().map(|answer| &answer.key);
         if let Some(key) = key {
@@ -227,23 +228,25 @@ impl<F: FnMut(Vec<DocumentChange>, u64) -> Result<(), LiveError>> Writing<F> {
                 return;
             }
         }
-        let first = group.records.len();
         let n_changes = batch.changes.len();
         let changes = batch.changes.iter();
-        group.records.extend(changes.map(DocumentChange::to_record));
-        group.changes.extend(batch.changes);
-        if let Some(answer) = batch.answer {
-            group.answers.push((group.records.len(), answer.clone()));
-            group.records.push(NewRecord {
+        let mut records: Vec<NewRecord> = changes.map(DocumentChange::to_record).collect();
+        if let Some(answer) = &batch.answer {
+            records.push(NewRecord {
                 kind: ANSWER,
-                payload: serde_json::to_vec(&answer).expect("an answer has string keys only"),
+                payload: serde_json::to_vec(answer).expect("an answer has string keys only"),
             });
         }
-        let added = &group.records[first..];
-        group.n_bytes += added
-            .iter()
-            .map(|record| record.payload.len())
-            .sum::<usize>();
+        let n_bytes: usize = records.iter().map(|record| record.payload.len()).sum();
+        if group.n_bytes > 0 && group.n_bytes + n_bytes > GROUP_BYTES {
+            self.write(std::mem::take(group));
+        }
+        group.n_bytes += n_bytes;
+        group.changes.extend(batch.changes);
+        group.records.append(&mut records);
+        if let Some(answer) = batch.answer {
+            group.answers.push((group.records.len() - 1, answer));
+        }
         group.replies.push((group.records.len(), n_changes, reply));
     }
 

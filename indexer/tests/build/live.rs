@@ -574,6 +574,44 @@ impl Trial {
 }
 
 #[test]
+fn a_large_batch_is_written_by_itself() {
+    let folder = tempfile::tempdir().unwrap();
+    let collection = Collection::create(&folder.path().join("docs")).unwrap();
+    let log = collection.log_writer("test", LogConfig::default()).unwrap();
+    let (shown, groups) = mpsc::channel();
+    let (wait, end_of_wait) = mpsc::channel::<()>();
+    let committer = Committer::start(log, move |changes, _| {
+        shown.send(changes.len()).unwrap();
+        let _ = end_of_wait.recv(); // Until the other end is dropped.
+        Ok(())
+    });
+    let committer = committer.unwrap();
+    let (replied, replies) = mpsc::channel();
+    let commit = |id: &str, n_changes: usize| {
+        let replied = replied.clone();
+        let batch = Batch {
+            changes: vec![DocumentChange::Delete(id.to_owned()); n_changes],
+            answer: None,
+        };
+        committer.commit(batch, move |committed| {
+            replied.send(committed.is_ok()).unwrap();
+        });
+    };
+    commit("first", 1);
+    assert_eq!(groups.recv().unwrap(), 1);
+    // The others wait until that is shown.
+    commit("small", 2);
+    commit(&"large".repeat(2 << 20), 1);
+    commit("small", 3);
+    drop(wait);
+    drop(committer);
+    assert_eq!(groups.iter().collect::<Vec<_>>(), [2, 1, 3]);
+    drop(replied);
+    assert_eq!(replies.iter().collect::<Vec<_>>(), [true; 4]);
+    assert_eq!(collection.log_positions().unwrap(), 1..8);
+}
+
+#[test]
 fn random_changes_are_found_as_in_a_list() {
     let read = |name: &str| env::var(name).ok().map(|text| text.parse().unwrap());
     let n_operations = read("TRAWL_LIVE_OPERATIONS").unwrap_or(3_000);

@@ -9,6 +9,7 @@ use std::time::Duration;
 use collection::{AliasName, Collection, CollectionError, Generation, GenerationId, Manifest};
 use compute::accelerator::AcceleratorError;
 use index::LoadError;
+use indexer::LiveError;
 use retriever::{OpenError, Retriever};
 use tokio::sync::Mutex;
 use tokio::time::{Instant, MissedTickBehavior};
@@ -107,7 +108,7 @@ pub(crate) enum SwapError {
     Check(#[from] CheckError),
     /// What was written since it was built cannot be applied to it.
     #[error("cannot apply the write log")]
-    Log(#[from] indexer::LiveError),
+    Log(#[from] LiveError),
     /// Both generations together are too large.
     #[error(
         "generation `{generation}` needs {needed} bytes of memory beside the current one, {available} are available (`server.max_memory`)"
@@ -294,10 +295,12 @@ async fn prepare(
     let next = match collection {
         None => next,
         Some(collection) => {
-            let replaying = tokio::task::spawn_blocking(move || {
-                catch_up(&collection, &next)?;
-                Ok::<_, SwapError>(next)
-            });
+            let replaying =
+                tokio::task::spawn_blocking(move || match catch_up(&collection, &next) {
+                    // What the log has no more may be left out by what is written next; else that is where it is refused.
+                    Ok(_) | Err(LiveError::Collection(CollectionError::LogGap { .. })) => Ok(next),
+                    Err(error) => Err(SwapError::Log(error)),
+                });
             replaying.await.map_err(|_| SwapError::Stopped)??
         }
     };

@@ -5,11 +5,11 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use collection::{AliasName, Collection, GenerationId};
+use collection::{AliasName, Collection, GenerationId, LogConfig};
 use compute::accelerator::SharedAccelerator;
 use corpus::{CorpusConfig, Template};
 use emulated_gpu::EmulatedGpu;
-use indexer::{BuildConfig, NoProgress};
+use indexer::{BuildConfig, DocumentChange, LogPosition, NoProgress};
 use retriever::OpenConfig;
 use serde_json::{Value, json};
 use server::QueueConfig;
@@ -377,6 +377,36 @@ fn a_request_says_what_the_gate_requires() {
         .put(ALIAS, "", &json!({"generation": half, "gate": allowed}))
         .ok();
     assert_eq!(server.served(), half);
+}
+
+#[test]
+fn a_generation_that_lacks_what_the_log_has_no_more_is_served_without_it() {
+    let server = TestServer::start();
+    let first = server.served();
+    let collection = Collection::open(&server.root).unwrap();
+    let mut log = collection.log_writer("test", LogConfig::default()).unwrap();
+    let absent = DocumentChange::Delete("absent".to_owned());
+    log.append(&[absent.to_record()]).unwrap();
+    let second = build(&server, CORPUS, |config| {
+        config.log_position = Some(LogPosition::End);
+    });
+    let body = json!({"generation": second, "gate": false});
+    server.put(ALIAS, "", &body).ok();
+
+    // Removed here, and pulled from elsewhere when the log was folded.
+    let folder = server.root.join("generations").join(&first);
+    let aside = server.root.join("aside");
+    std::fs::rename(&folder, &aside).unwrap();
+    let writer = collection.writer("test").unwrap();
+    assert!(log.truncate(&writer).unwrap() > 0);
+    drop((log, writer));
+    std::fs::rename(&aside, &folder).unwrap();
+
+    let rollback = format!("{ALIAS}/rollback");
+    assert_eq!(server.post(&rollback, &Value::Null).status, 500);
+    assert_eq!(server.served(), second);
+    server.post(&rollback, &json!({"drop_live": true})).ok();
+    assert_eq!(server.served(), first);
 }
 
 #[test]

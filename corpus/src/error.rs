@@ -174,6 +174,9 @@ pub enum Reason {
     /// Longer than [`MAX_LINE_BYTES`].
     #[error("longer than {} MiB", MAX_LINE_BYTES >> 20)]
     TooLong,
+    /// Neither a record nor the beginning of what the name of the file promises.
+    #[error("not a record, and the file is neither gzip nor zstd, in spite of its name")]
+    NotCompressed,
     /// Not UTF-8.
     #[error("not UTF-8 at byte {0}")]
     NotUtf8(usize),

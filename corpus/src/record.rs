@@ -131,12 +131,12 @@ impl RecordReader {
                     self.line = source.line();
                     match line {
                         Line::End => return Ok(None),
-                        Line::Bad(reason) => return Ok(Some(Err(reason))),
+                        Line::Bad(reason) => return Ok(Some(Err(source.explained(reason)))),
                         Line::Text if text.trim().is_empty() => continue,
                         Line::Text => {
                             let record = parse_object(text)
                                 .and_then(|record| check_kinds(record, &self.schema));
-                            return Ok(Some(record));
+                            return Ok(Some(record.map_err(|reason| source.explained(reason))));
                         }
                     }
                 }

@@ -20,6 +20,8 @@ pub(crate) struct Source {
     path: PathBuf,
     reader: Box<dyn BufRead + Send>,
     compressed: bool,
+    /// Whether the name promises gzip or zstd, and the first bytes are neither's.
+    misnamed: bool,
     line: u64,
 }
 
@@ -49,10 +51,13 @@ impl Source {
         } else {
             Box::new(raw)
         };
+        let compressed = is_gzip || is_zstd;
+        let end = path.extension().and_then(|end| end.to_str());
         Ok(Self {
             path: path.to_owned(),
             reader,
-            compressed: is_gzip || is_zstd,
+            compressed,
+            misnamed: !compressed && matches!(end, Some("gz" | "zst")),
             line: 0,
         })
     }
@@ -137,8 +142,18 @@ impl Source {
         CorpusError::BadLine(BadLine {
             path: self.path.clone(),
             line: self.line,
-            reason,
+            reason: self.explained(reason),
         })
+    }
+
+    /// What is wrong with the line last read: that the name of the file misleads, where its first line cannot be read.
+    pub(crate) fn explained(&self, reason: Reason) -> Reason {
+        match reason {
+            Reason::NotJson(_) | Reason::NotUtf8(_) if self.misnamed && self.line == 1 => {
+                Reason::NotCompressed
+            }
+            reason => reason,
+        }
     }
 
     fn error(&self, source: io::Error) -> CorpusError {

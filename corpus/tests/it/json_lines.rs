@@ -40,6 +40,32 @@ fn json_lines_keep_every_further_field() {
 }
 
 #[test]
+fn a_file_that_is_not_what_its_name_says_is_told_so() {
+    let expected = "not a record, and the file is neither gzip nor zstd, in spite of its name";
+    let page = "<html>not found</html>\n";
+    check_corpus(
+        "c.jsonl.gz",
+        page,
+        Err(&format!("c.jsonl.gz:1: {expected}")),
+    );
+    check_corpus(
+        "c.jsonl.zst",
+        b"BZh9\xff",
+        Err(&format!("c.jsonl.zst:1: {expected}")),
+    );
+    for (name, bytes) in [
+        ("c.jsonl", page.into()),
+        ("c.jsonl.gz", gzip(page.as_bytes())),
+    ] {
+        let usual = format!("{name}:1: not a JSON object: expected value at byte 1");
+        check_corpus(name, bytes, Err(&usual));
+    }
+    let later = "{\"_id\": \"a\", \"text\": \"x\"}\n<html>\n";
+    let usual = "c.jsonl.gz:2: not a JSON object: expected value at byte 1";
+    check_corpus("c.jsonl.gz", later, Err(usual));
+}
+
+#[test]
 fn bad_lines_name_file_line_and_reason() {
     for (line, reason) in [
         (

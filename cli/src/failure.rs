@@ -111,8 +111,13 @@ fn classify(error_chain: &anyhow::Error) -> (Exit, Option<String>) {
                 CorpusError::BadLine(_) if building => {
                     Some("`--skip-bad-lines` leaves bad lines out and counts them".to_owned())
                 }
-                CorpusError::UnnamedColumns { .. } if building => {
-                    Some("`--columns` names the columns".to_owned())
+                CorpusError::UnnamedColumns { .. } | CorpusError::MissingColumn { .. }
+                    if building =>
+                {
+                    Some(
+                        "`--columns id,title,text` names the columns of a table without a header"
+                            .to_owned(),
+                    )
                 }
                 _ => None,
             };
@@ -210,10 +215,18 @@ fn classify(error_chain: &anyhow::Error) -> (Exit, Option<String>) {
         {
             return (Exit::Usage, None);
         }
-        if let Some(AttachError::Arithmetic { .. }) = cause.downcast_ref() {
-            let hint =
-                "give `--precision` the index's arithmetic, or leave out `--strict-arithmetic`";
-            return (Exit::Fingerprint, Some(hint.to_owned()));
+        match cause.downcast_ref() {
+            Some(AttachError::Arithmetic { .. }) => {
+                let hint =
+                    "give `--precision` the index's arithmetic, or leave out `--strict-arithmetic`";
+                return (Exit::Fingerprint, Some(hint.to_owned()));
+            }
+            Some(AttachError::NoModel { kind, name, .. }) => {
+                let hint =
+                    format!("`[models.{name}]` with `role = \"{kind}\"` in `server.toml` loads it");
+                return (Exit::Failed, Some(hint));
+            }
+            _ => {}
         }
         if let Some((exit, hint)) = of_training(cause) {
             return (exit, hint.map(str::to_owned));
@@ -252,10 +265,19 @@ fn classify(error_chain: &anyhow::Error) -> (Exit, Option<String>) {
             }
             _ => {}
         }
-        if let Some(CollectionError::InProgress { .. }) = cause.downcast_ref() {
-            let hint = "`--resume` continues that build, `--restart` drops it";
-            return (Exit::Failed, Some(hint.to_owned()));
-        }
+        let hint = match cause.downcast_ref() {
+            Some(CollectionError::InProgress { .. }) => {
+                "`--resume` continues that build, `--restart` drops it"
+            }
+            Some(CollectionError::NotACollection { .. }) => {
+                "a collection is the folder that `trawl index build --collection` names"
+            }
+            Some(CollectionError::Unknown { .. }) => {
+                "`trawl index list COLLECTION` shows what there is"
+            }
+            _ => continue,
+        };
+        return (Exit::Failed, Some(hint.to_owned()));
     }
     (Exit::Failed, None)
 }

@@ -392,6 +392,13 @@ fn without_identical_ids(run: &Run) -> Run {
 }
 
 pub fn run(args: SearchArgs, output: &Output) -> anyhow::Result<()> {
+    if args
+        .query
+        .as_deref()
+        .is_some_and(|query| query.trim().is_empty())
+    {
+        return Err(Failure::usage("the query is blank").into());
+    }
     let asked = match args.query_vectors.given() {
         true => Asked::Vectors,
         false => Asked::Texts,

@@ -650,6 +650,38 @@ fn unknown_arguments_and_models_are_usage_errors() {
 }
 
 #[test]
+fn what_is_not_there_is_named_with_the_way_out() {
+    let built = build();
+    let (model, nowhere) = (tiny_model(), built.folder.path().join("nowhere"));
+    let errors = fail(1, ["search", text(&nowhere), "x"]);
+    assert!(
+        errors.contains("nowhere` is not a collection")
+            && errors.contains("hint: a collection is the folder that `trawl index build"),
+        "{errors}"
+    );
+    let search = ["search", text(&built.collection), "--model", text(&model)];
+    let errors = fail(1, [&search[..], &["x", "--generation", "next"]].concat());
+    assert!(
+        errors.contains("no alias or generation `next`")
+            && errors.contains("hint: `trawl index list"),
+        "{errors}"
+    );
+    let errors = fail(2, [&search[..], &[" "]].concat());
+    assert!(errors.contains("the query is blank"), "{errors}");
+
+    let table = built.folder.path().join("table.csv");
+    fs::write(&table, "1,first,some words\n").expect("written");
+    let index = ["index", "build", "--corpus", text(&table), "--model"];
+    let rest = [text(&model), "--collection", text(&nowhere)];
+    let errors = fail(65, [&index[..], &rest].concat());
+    assert!(
+        errors.contains("table.csv` lack an id") && errors.contains("hint: `--columns"),
+        "{errors}"
+    );
+    succeed([&index[..], &rest, &["--columns", "id,title,text"]].concat());
+}
+
+#[test]
 fn pairs_of_title_and_text_are_encoded_as_such() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let (corpus, model) = (sample("corpus.jsonl"), tiny_model());

@@ -4,11 +4,11 @@ use std::path::PathBuf;
 
 use collection::Collection;
 use rand::RngExt;
-use server::Scope;
+use server::{AttachError, Scope};
 use sha2::{Digest, Sha256};
 
 use crate::output::{Output, print};
-use crate::server_file::ServerFile;
+use crate::server_file::{ModelRole, ServerFile};
 use crate::storage;
 
 /// Arguments of `trawl config`.
@@ -91,6 +91,7 @@ fn check(args: &FileArgs, output: &Output) -> anyhow::Result<()> {
     for section in file.models.values() {
         crate::model::find(&section.path)?;
     }
+    check_models(&file)?;
     for section in file.collections.values() {
         match storage::location(&section.path)? {
             Some(location) => {
@@ -103,10 +104,43 @@ fn check(args: &FileArgs, output: &Output) -> anyhow::Result<()> {
             }
         }
     }
+    let bind = file.server.bind;
+    if !bind.ip().is_loopback() && n_keys == 0 {
+        output.remark(format!(
+            "without keys, `serve` listens on {bind} with `--insecure` only"
+        ));
+    }
     let (n_models, n_collections) = (file.models.len(), file.collections.len());
     output.remark(format!(
         "the configuration can be served: {n_models} models, {n_collections} collections, {n_keys} keys"
     ));
+    Ok(())
+}
+
+/// Refuses a collection that names a model which `serve` would not have.
+fn check_models(file: &ServerFile) -> Result<(), AttachError> {
+    // Collections that name no encoder have theirs loaded, under a name that their manifest gives it.
+    let mut sections = file.collections.values();
+    let loads_others = sections.any(|section| section.encoder.is_none());
+    for (collection, section) in &file.collections {
+        for (kind, role, name) in [
+            ("encoder", ModelRole::Encoder, &section.encoder),
+            ("reranker", ModelRole::Reranker, &section.reranker),
+        ] {
+            let Some(name) = name else { continue };
+            let is_there = match file.models.get(name) {
+                Some(model) => model.role == role,
+                None => role == ModelRole::Encoder && loads_others,
+            };
+            if !is_there {
+                return Err(AttachError::NoModel {
+                    collection: collection.clone(),
+                    kind,
+                    name: name.clone(),
+                });
+            }
+        }
+    }
     Ok(())
 }
 

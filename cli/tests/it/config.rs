@@ -68,3 +68,32 @@ fn a_configuration_is_checked_with_what_it_names() {
     write("[collections.gone]\npath = \"no/such\"\n");
     assert!(fail(1, check).contains("no/such"));
 }
+
+/// As `serve` refuses it.
+#[test]
+fn a_collection_whose_model_is_not_loaded_is_refused() {
+    let built = build();
+    let file = built.folder.path().join("server.toml");
+    let (model, collection) = (tiny_model(), &built.collection);
+    for (names, expected) in [
+        ("encoder = \"encoder\"", "encoder `encoder`"),
+        ("encoder = \"enc\"\nreranker = \"ce\"", "reranker `ce`"),
+        ("encoder = \"enc\"\nreranker = \"enc\"", "reranker `enc`"),
+        ("reranker = \"ce\"", "reranker `ce`"),
+    ] {
+        let content = format!(
+            "[server]\nbind = \"127.0.0.1:0\"\n[models.enc]\npath = {model:?}\nrole = \"encoder\"\n\
+             [collections.docs]\npath = {collection:?}\n{names}\n"
+        );
+        fs::write(&file, content).unwrap();
+        for command in [&["config", "check"][..], &["serve"]] {
+            let errors = fail(1, [command, &["--config", text(&file)]].concat());
+            assert!(
+                errors.contains(&format!(
+                    "collection `docs` names {expected}, which is not loaded"
+                )) && errors.contains("hint: `[models."),
+                "{errors}"
+            );
+        }
+    }
+}

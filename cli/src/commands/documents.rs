@@ -66,6 +66,7 @@ struct AddArgs {
 
 /// Arguments of `trawl documents delete`.
 #[derive(Debug, clap::Args)]
+#[command(group = clap::ArgGroup::new("what").args(["documents", "ids", "filter"]).required(true).multiple(true))]
 #[command(after_help = "Examples:
   trawl documents delete data/docs doc-17 doc-18
   trawl documents delete data/docs --ids gone.txt
@@ -76,7 +77,6 @@ struct DeleteArgs {
     /// Folder of the collection.
     collection: PathBuf,
     /// Ids of the documents.
-    #[arg(required_unless_present_any = ["ids", "filter"])]
     documents: Vec<String>,
     /// Text file of ids, one a line.
     #[arg(long, value_name = "FILE")]

@@ -51,7 +51,7 @@ pub struct EvalArgs {
     #[arg(long, value_name = "FILE", conflicts_with_all = searching())]
     run: Option<PathBuf>,
     /// Judgments: TREC, BEIR, MS MARCO, or pairs.
-    #[arg(long, value_name = "FILE", required_unless_present_any = ["answers", "dataset"], conflicts_with_all = ["answers", "dataset"])]
+    #[arg(long, value_name = "FILE", required_unless_present_any = ["answers", "collection"], conflicts_with_all = ["answers", "dataset"])]
     qrels: Option<PathBuf>,
     /// Questions with a field `answers`: a passage is right if an answer is in its text.
     #[arg(

@@ -46,7 +46,7 @@ pub struct ServeArgs {
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Address and port to listen on (default: 127.0.0.1:8080).
-    #[arg(long, value_name = "ADDR")]
+    #[arg(long, value_name = "IP:PORT")]
     bind: Option<SocketAddr>,
     /// Listen on an address that other machines reach, although everybody there may then search.
     #[arg(long)]

@@ -191,6 +191,9 @@ fn failures_have_their_exit_codes() {
     );
     folder.check_failure("eval --qrels qrels", 2, "<COLLECTION|--run <FILE>>");
     folder.check_failure("eval --run run", 2, "--qrels");
+    let errors = crate::fail(2, ["eval", "data/one"]);
+    assert!(errors.contains("--dataset"), "{errors}");
+    assert!(!errors.contains("--qrels"), "{errors}");
 }
 
 #[test]

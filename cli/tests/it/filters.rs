@@ -236,4 +236,9 @@ fn what_passes_is_deleted() {
         let refused = fail(2, delete.iter().copied().chain([filter]));
         assert!(refused.contains(said), "{refused}");
     }
+    let refused = fail(2, ["documents", "delete", collection]);
+    assert!(
+        refused.contains("--ids <FILE>|--filter <EXPR>"),
+        "{refused}"
+    );
 }

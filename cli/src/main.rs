@@ -60,3 +60,26 @@ fn main() -> ExitCode {
         Err(error) => failure::report(&error),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::{Command, CommandFactory};
+
+    use super::Cli;
+
+    #[test]
+    fn the_help_of_every_command_has_an_example() {
+        fn check(command: &Command, path: &str) {
+            let mut subcommands = command.get_subcommands().peekable();
+            if subcommands.peek().is_none() {
+                let help = command.get_after_help().map(ToString::to_string);
+                let has_example = help.is_some_and(|help| help.contains(path));
+                assert!(has_example, "`{path} --help` has no example");
+            }
+            for subcommand in subcommands {
+                check(subcommand, &format!("{path} {}", subcommand.get_name()));
+            }
+        }
+        check(&Cli::command(), "trawl");
+    }
+}

@@ -8,6 +8,9 @@ use crate::output::{self, Output};
 
 /// Arguments of `trawl doctor`.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  trawl doctor
+  trawl doctor --json")]
 pub struct DoctorArgs {}
 
 pub fn run(_: DoctorArgs, output: &Output) -> anyhow::Result<()> {

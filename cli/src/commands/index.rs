@@ -41,6 +41,9 @@ enum IndexCommand {
     /// Tell what a build would take, before anything is built: rows, tokens, disk, memory, time.
     Plan(Box<plan::PlanArgs>),
     /// List the generations of a collection, oldest first.
+    #[command(after_help = "Examples:
+  trawl index list data/docs
+  trawl index list s3://bucket/docs")]
     List {
         /// Folder of the collection, or where it is kept in object storage.
         #[arg(value_name = "COLLECTION|URL")]

@@ -57,6 +57,7 @@ pub enum Command {
     /// Say what this machine offers and what is missing.
     Doctor(doctor::DoctorArgs),
     /// Print the OpenAPI document of the HTTP API.
+    #[command(after_help = "Example: trawl openapi > openapi.json")]
     Openapi,
     /// Print a completion script for a shell.
     Completions(completions::CompletionsArgs),

@@ -33,6 +33,7 @@ enum ModelCommand {
     #[command(after_help = "Example: trawl model info all-MiniLM-L6-v2")]
     Info(OneModelArgs),
     /// Print a model's fingerprint: the digest and what went into it.
+    #[command(after_help = "Example: trawl model fingerprint all-MiniLM-L6-v2")]
     Fingerprint(OneModelArgs),
     /// Compare a model's vectors or scores with a golden file.
     #[command(after_help = "Example: trawl model check all-MiniLM-L6-v2 --against golden.json")]

@@ -31,8 +31,8 @@ use crate::storage;
   trawl index encode --part 3/8 --corpus corpus.jsonl --to s3://bucket/docs
 
 Any scheduler may start the parts, again and twice: what is done is found, and nothing is written over. Exit codes: 0 done,
-65 bad input (do not try again), anything else: try again. docs/parts.md has scripts for Slurm and Kubernetes, and says how
-object storage is reached.")]
+2 wrong arguments and 65 bad input (do not try again), anything else: try again. docs/parts.md names scripts for Ray, Slurm and
+Kubernetes; docs/object-storage.md says how object storage is reached.")]
 pub struct EncodeArgs {
     /// Which part, counted from 0, of how many.
     #[arg(long, value_name = "i/N")]

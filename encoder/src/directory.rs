@@ -154,6 +154,11 @@ impl Directory {
 
     /// A checkpoint alone: everything else comes from the options or a preset.
     fn bare(path: &Path, options: &ModelOptions) -> Result<Self, LoadError> {
+        // A folder without it is no model: options would not help.
+        let config = path.join("config.json");
+        if !config.exists() {
+            return Err(LoadError::Missing { path: config });
+        }
         let options = options.with_preset();
         let missing: Vec<_> = [
             ("--pooling", options.pooling.is_none()),

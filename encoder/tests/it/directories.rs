@@ -102,6 +102,14 @@ fn missing_files_are_named() {
             },
         );
     }
+    // Without modules.json, too, where options are asked for: none makes a model of such a folder.
+    check(
+        "tiny-bert-plain",
+        "model file `DIR/config.json` is missing",
+        |folder| {
+            fs::remove_file(folder.join("config.json")).expect("the file was there");
+        },
+    );
     check(
         "tiny-bert-sharded",
         "model file `DIR/model-00002-of-00003.safetensors` is missing",

@@ -20,17 +20,7 @@ impl ServerFile {
         Self::merge(&text, &place, variables.clone().into_iter())?;
 
         let mut settings = BTreeMap::new();
-        let defaults = Self::default();
-        for (name, section) in [
-            ("server", Value::try_from(&defaults.server)?),
-            ("limits", Value::try_from(defaults.limits)?),
-            ("queue", Value::try_from(&defaults.queue)?),
-            ("documents", Value::try_from(defaults.documents)?),
-            ("cors", Value::try_from(&defaults.cors)?),
-            ("query_log", Value::try_from(&defaults.query_log)?),
-            ("observability", Value::try_from(&defaults.observability)?),
-            ("auth.public", Value::try_from(&defaults.auth.public)?),
-        ] {
+        for (name, section) in Self::default().sections()? {
             flatten(name, section, "default", &mut settings);
         }
         let mut table: Table = text.parse().map_err(|error| refused(&place, &error))?;
@@ -47,6 +37,20 @@ impl ServerFile {
             flatten_changed(&before, &table, name, &mut settings);
         }
         Ok(settings.into_values().collect())
+    }
+
+    /// The sections whose settings have defaults, by name.
+    fn sections(&self) -> Result<[(&'static str, Value); 8], toml::ser::Error> {
+        Ok([
+            ("server", Value::try_from(&self.server)?),
+            ("limits", Value::try_from(self.limits)?),
+            ("queue", Value::try_from(&self.queue)?),
+            ("documents", Value::try_from(self.documents)?),
+            ("cors", Value::try_from(&self.cors)?),
+            ("query_log", Value::try_from(&self.query_log)?),
+            ("observability", Value::try_from(&self.observability)?),
+            ("auth.public", Value::try_from(&self.auth.public)?),
+        ])
     }
 }
 
@@ -91,6 +95,46 @@ fn flatten_changed(
     for (name, setting) in new {
         if old.get(&name).is_none_or(|old| old.line != setting.line) {
             settings.insert(name, setting);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::DeviceChoice;
+    use crate::server_file::CollectionSection;
+
+    #[test]
+    fn the_page_has_every_setting_with_its_default() {
+        let page = include_str!("../../../docs/server.md");
+        let block = page.split("### Every setting").nth(1);
+        let block = block.and_then(|rest| rest.split("```toml\n").nth(1));
+        let block = block.and_then(|rest| rest.split("```").next());
+        let block = block.expect("the page has all settings as TOML");
+
+        let mut file = ServerFile::merge(block, "docs/server.md", std::iter::empty())
+            .expect("the settings of the page are known");
+        file.server.device = DeviceChoice::default(); // other builds have another one
+        let defaults = ServerFile::default().sections().expect("defaults are TOML");
+        assert_eq!(
+            file.sections().expect("what was TOML is TOML again"),
+            defaults
+        );
+        let collection = CollectionSection::at("data/docs".into());
+        assert_eq!(
+            format!("{:?}", file.collections["docs"]),
+            format!("{collection:?}")
+        );
+
+        let (mut written, mut expected) = (BTreeMap::new(), BTreeMap::new());
+        let table: Table = block.parse().expect("the settings of the page are TOML");
+        flatten("", Value::Table(table), "page", &mut written);
+        for (name, section) in defaults {
+            flatten(name, section, "default", &mut expected);
+        }
+        for name in expected.keys() {
+            assert!(written.contains_key(name), "`{name}` is not in the page");
         }
     }
 }

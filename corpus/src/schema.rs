@@ -93,7 +93,10 @@ impl FieldKind {
 
 /// A field as a schema file may write it: `year = "integer"` or `year = { kind = "integer", filterable = false }`.
 #[derive(Deserialize)]
-#[serde(untagged)]
+#[serde(
+    untagged,
+    expecting = "expected keyword, integer, float, date, boolean or text, or such a kind as `{ kind = …, filterable = … }`"
+)]
 enum FieldEntry {
     Kind(FieldKind),
     Full(FullField),

@@ -146,7 +146,10 @@ pub struct GateLimit {
 
 /// How far a measure may move: by so much, or by a part of what it was, such as `5%`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
-#[serde(untagged)]
+#[serde(
+    untagged,
+    expecting = "expected a number, or a part of live's value such as \"5%\""
+)]
 pub enum GateChange {
     /// By so much.
     Absolute(f64),

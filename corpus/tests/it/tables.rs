@@ -173,6 +173,11 @@ fn declared_fields_are_checked_and_the_others_inferred() {
     ] {
         let error = Schema::from_toml(&folder.write("bad.toml", bad)).unwrap_err();
         assert!(error.is_bad_input(), "{bad}: {error}");
+        if let CorpusError::Schema { source, .. } = error
+            && bad.contains("year =")
+        {
+            assert!(source.to_string().contains("keyword, integer"), "{source}");
+        }
     }
 }
 

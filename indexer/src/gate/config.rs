@@ -132,7 +132,10 @@ pub enum Change {
 
 /// A change as it is written: a number, or a text such as `5%`.
 #[derive(Serialize, Deserialize)]
-#[serde(untagged)]
+#[serde(
+    untagged,
+    expecting = "expected a number, or a part of live's value such as \"5%\""
+)]
 enum Written {
     Number(f64),
     Text(String),
@@ -265,6 +268,8 @@ mod tests {
         ] {
             assert!(serde_json::from_str::<Limit>(text).is_err(), "{text}");
         }
+        let error = serde_json::from_str::<Limit>(r#"{"max_drop": true}"#).unwrap_err();
+        assert!(error.to_string().contains("such as \"5%\""), "{error}");
         let again =
             serde_json::to_string(&limit(r#"{"max_drop": "5%", "max_rise": 0.5}"#)).unwrap();
         assert_eq!(

@@ -68,7 +68,8 @@ pub struct ModelArgs {
 #[derive(Clone, Debug, Default, clap::Args)]
 pub struct KernelArgs {
     /// Numbers of the matrix products: auto, f32, fixed16, bf16x3 (for AMX), bf16, int8 (lossy); on GPUs f32, bf16, f16. `auto` is bf16 on
-    /// GPUs and AMX, fixed16 on AVX-512 VNNI, else f32: each keeps a cosine of 0.9999 to f32.
+    /// GPUs and AMX, fixed16 on AVX-512 VNNI, else f32: each keeps a cosine of 0.9999 to f32 (default: auto; `embed`, `rerank` and
+    /// `model check`: f32).
     #[arg(long, value_name = "NAME", value_parser = named::<Arithmetic>)]
     pub precision: Option<Arithmetic>,
     /// What computes models of the BERT family and searches vectors: cpu; cuda:0; cuda:0,cuda:1 and so on, which divide texts

@@ -32,8 +32,8 @@ impl Dataset {
             .unwrap_or_default();
         Ok(Self {
             name,
-            corpus: vec![find(folder, folder, "corpus.jsonl")?],
-            queries: find(folder, folder, "queries.jsonl")?,
+            corpus: vec![find(folder, "corpus.jsonl")?],
+            queries: find(folder, "queries.jsonl")?,
             qrels_folder: folder.join("qrels"),
         })
     }
@@ -71,7 +71,7 @@ impl Dataset {
     /// [`CorpusError::MissingFile`].
     pub fn qrels_path(&self, split: &str) -> Result<PathBuf, CorpusError> {
         let folder = self.qrels_folder.parent().unwrap_or(&self.qrels_folder);
-        find(folder, &self.qrels_folder, &format!("{split}.tsv"))
+        find(folder, &format!("qrels/{split}.tsv"))
     }
 
     /// Reads a split's judgments.
@@ -109,10 +109,10 @@ impl Dataset {
     }
 }
 
-fn find(dataset: &Path, folder: &Path, file: &str) -> Result<PathBuf, CorpusError> {
+fn find(dataset: &Path, file: &str) -> Result<PathBuf, CorpusError> {
     ["", ".gz", ".zst"]
         .iter()
-        .map(|end| folder.join(format!("{file}{end}")))
+        .map(|end| dataset.join(format!("{file}{end}")))
         .find(|path| path.is_file())
         .ok_or_else(|| CorpusError::MissingFile {
             path: dataset.to_owned(),

@@ -294,7 +294,7 @@ fn a_suite_is_averaged_and_not_done_twice() {
     folder.check_failure(
         "eval suite sets/one --runs runs --out out --split train",
         65,
-        "has no `train.tsv`",
+        "has no `qrels/train.tsv`",
     );
     dataset(&folder, "three", "train");
     folder.check_failure(

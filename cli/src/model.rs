@@ -275,7 +275,8 @@ pub fn encoder_and_directory(
     if manifest.fingerprint["space"] == "external" {
         let text =
             "vectors of the index were made elsewhere, so no model here can encode a query text";
-        let hint = "search by words with `--lexical`, or by vector over HTTP";
+        let hint =
+            "search by words with `--lexical`, or by vectors: `--vectors`, over HTTP `vector`";
         return Err(Failure::usage(text).hint(hint).into());
     }
     let recorded = |name: &str| manifest.build.get(name).cloned().unwrap_or_default();

@@ -33,8 +33,12 @@ pub enum VectorsError {
     #[error("cannot read `{}`", path.display())]
     Ids { path: PathBuf, source: io::Error },
     /// There are not as many ids as rows.
-    #[error("{n_ids} ids name {n_rows} vectors")]
-    Count { n_ids: usize, n_rows: u64 },
+    #[error("`{}` has {n_ids} ids for {n_rows} vectors", path.display())]
+    Count {
+        path: PathBuf,
+        n_ids: usize,
+        n_rows: u64,
+    },
     /// Two rows have one id.
     #[error("two vectors have the id of line {line} of `{}`", path.display())]
     Duplicate { path: PathBuf, line: u32 },
@@ -57,6 +61,7 @@ impl BroughtVectors {
         let n_rows = file.n_rows();
         if rows.len() as u64 != n_rows {
             return Err(VectorsError::Count {
+                path: ids.to_owned(),
                 n_ids: rows.len(),
                 n_rows,
             });
@@ -204,9 +209,10 @@ mod tests {
         assert!(matches!(
             error,
             VectorsError::Count {
+                path,
                 n_ids: 1,
                 n_rows: 2
-            }
+            } if path.ends_with("ids")
         ));
         let error = open(&rows, "a\na\n").unwrap_err();
         assert!(matches!(error, VectorsError::Duplicate { line: 2, .. }));

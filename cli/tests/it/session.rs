@@ -804,4 +804,9 @@ fn vectors_made_elsewhere_are_indexed_and_searched_without_a_model() {
         &names,
     ];
     fail(2, text_too.into_iter().chain(["--run-out", &run]));
+    let errors = fail(2, ["search", &collection, "text"]);
+    assert!(
+        errors.contains("made elsewhere") && errors.contains("`--vectors`"),
+        "{errors}"
+    );
 }

@@ -51,5 +51,5 @@ pub use rate::Rate;
 pub use remote::{FollowError, Remote};
 pub use routes::openapi_document;
 pub use serve::{BoundServer, Control, ServeError, Server};
-pub use state::AttachError;
+pub use state::{AttachError, check_name, check_queue};
 pub use tls::{Tls, TlsError};

@@ -564,12 +564,7 @@ fn check_new<T>(
     kind: &'static str,
     name: &str,
 ) -> Result<(), AttachError> {
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
-    if !(1..=64).contains(&name.len()) || name.starts_with('.') || !name.bytes().all(plain) {
-        return Err(AttachError::Name {
-            name: name.to_owned(),
-        });
-    }
+    check_name(name)?;
     if known.contains_key(name) {
         return Err(AttachError::Duplicate {
             kind,
@@ -579,7 +574,25 @@ fn check_new<T>(
     Ok(())
 }
 
-fn check_queue(queue: &QueueConfig) -> Result<(), AttachError> {
+/// Refuses what cannot be the name of a model or a collection.
+///
+/// # Errors
+/// [`AttachError::Name`].
+pub fn check_name(name: &str) -> Result<(), AttachError> {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+    if !(1..=64).contains(&name.len()) || name.starts_with('.') || !name.bytes().all(plain) {
+        return Err(AttachError::Name {
+            name: name.to_owned(),
+        });
+    }
+    Ok(())
+}
+
+/// Refuses a queue that could never pass anything on.
+///
+/// # Errors
+/// [`AttachError::Setting`].
+pub fn check_queue(queue: &QueueConfig) -> Result<(), AttachError> {
     let share = queue.interactive_share;
     if share > 0.0 && share < 1.0 {
         return Ok(());

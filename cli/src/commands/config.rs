@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use collection::Collection;
 use rand::RngExt;
-use server::{AttachError, Scope};
+use server::{AttachError, QueueConfig, Scope, check_name, check_queue};
 use sha2::{Digest, Sha256};
 
 use crate::output::{Output, print};
@@ -88,6 +88,13 @@ fn check(args: &FileArgs, output: &Output) -> anyhow::Result<()> {
     if let Some(tls) = &file.server.tls {
         tls.load()?;
     }
+    for name in file.models.keys().chain(file.collections.keys()) {
+        check_name(name)?;
+    }
+    check_queue(&QueueConfig {
+        interactive_share: file.queue.interactive_share,
+        ..QueueConfig::default()
+    })?;
     for section in file.models.values() {
         crate::model::find(&section.path)?;
     }

@@ -67,6 +67,10 @@ fn a_configuration_is_checked_with_what_it_names() {
     assert!(fail(1, check).contains("no/cert.pem"));
     write("[collections.gone]\npath = \"no/such\"\n");
     assert!(fail(1, check).contains("no/such"));
+    write("[collections.\"my docs\"]\npath = \"no/such\"\n");
+    assert!(fail(1, check).contains("`my docs` is no name"));
+    write("[queue]\ninteractive_share = 80\n");
+    assert!(fail(1, check).contains("queue.interactive_share is 80"));
 }
 
 /// As `serve` refuses it.

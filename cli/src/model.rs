@@ -255,9 +255,13 @@ pub fn find(model: &Path) -> anyhow::Result<PathBuf> {
         "model `{name}` is neither a directory nor in `{}`",
         cache.root().display()
     );
-    Err(Failure::usage(text)
-        .hint(format!("get it with `trawl model pull {name}`"))
-        .into())
+    let failure = Failure::usage(text);
+    // What is no name on the hub cannot be got there.
+    Err(match cache.path(&name) {
+        Some(_) => failure.hint(format!("get it with `trawl model pull {name}`")),
+        None => failure,
+    }
+    .into())
 }
 
 /// The encoder that a generation was built with: the one named, else the one its manifest names.

@@ -629,6 +629,11 @@ fn unknown_arguments_and_models_are_usage_errors() {
         errors.contains("trawl model pull no-such-model"),
         "{errors}"
     );
+    let errors = fail(2, ["model", "info", "no/such/model"]);
+    assert!(
+        errors.contains("`no/such/model` is neither") && !errors.contains("model pull"),
+        "{errors}"
+    );
     let plain = testkit::fixture("models/tiny-bert-plain");
     let errors = fail(
         2,

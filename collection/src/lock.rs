@@ -52,6 +52,7 @@ pub(crate) fn acquire(path: &Path, root: &Path, command: &str) -> Result<File, C
         Err(TryLockError::Error(source)) => return Err(failed(source)),
     }
     let since = OffsetDateTime::now_utc()
+        .truncate_to_second()
         .format(&Rfc3339)
         .expect("the present has a year of four digits");
     let (process, host) = (process::id(), host_name());

@@ -146,7 +146,7 @@ fn average(from: &[PathBuf], to: &Path, dtype: WeightType, output: &Output) -> a
         .map(|model| model::find(model))
         .collect::<anyhow::Result<_>>()?;
     let converted = encoder::average(&from[0], &from[1..], to, dtype)
-        .with_context(|| format!("cannot write `{}`", to.display()))?;
+        .with_context(|| format!("cannot make the average `{}`", to.display()))?;
     let (n_tensors, n_bytes) = (converted.n_tensors, converted.n_bytes);
     let shown =
         json!({ "path": to, "dtype": dtype.as_str(), "tensors": n_tensors, "bytes": n_bytes });

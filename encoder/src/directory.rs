@@ -327,7 +327,7 @@ impl Directory {
             max_tokens: sentence.max_seq_length,
             query_tokens: options.query_tokens,
             passage_tokens: options.passage_tokens,
-            lower_case: sentence.do_lower_case,
+            lower_case: sentence.do_lower_case.unwrap_or(false),
         })
     }
 }
@@ -387,7 +387,7 @@ struct SentenceConfig {
     #[serde(default)]
     max_seq_length: Option<usize>,
     #[serde(default)]
-    do_lower_case: bool,
+    do_lower_case: Option<bool>,
 }
 
 #[derive(Default, Deserialize)]

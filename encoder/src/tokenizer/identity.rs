@@ -399,6 +399,16 @@ fn settings_beside_a_tokenizer_stand_above_its_own() {
         assert_eq!(ids, expected, "{shown}");
         assert!(tokenizer.word_pieces.is_some(), "{shown}");
     }
+    let keeps = |stored: &mut Value| stored["normalizer"]["strip_accents"] = false.into();
+    for (config, expected) in [
+        (json!({}), [1996, 100, 2003, 2330]),
+        (json!({ "strip_accents": null }), lowered),
+    ] {
+        let shown = config.to_string();
+        let tokenizer = load_changed(keeps, config, false);
+        let ids = tokenizer.ids("The Café is OPEN").expect("tokens");
+        assert_eq!(ids, expected, "{shown}");
+    }
 }
 
 #[test]

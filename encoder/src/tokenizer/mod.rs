@@ -8,7 +8,7 @@ pub use learning::{LearnedWordPieces, WordCounts, WordPieceConfig};
 use std::ops::Range;
 use std::path::Path;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value, json};
 use tokenizers::normalizers::{Lowercase, NormalizerWrapper, Sequence};
 use tokenizers::utils::truncation::{TruncationDirection, TruncationParams, truncate_encodings};
@@ -119,10 +119,16 @@ struct TokenizerConfig {
     // What BERT's tokenizer needs beside a vocabulary.
     #[serde(default)]
     do_lower_case: Option<bool>,
-    #[serde(default)]
-    strip_accents: Option<bool>,
+    /// Null is a setting too: accents go where letters are lower-cased.
+    #[serde(default, deserialize_with = "stated")]
+    strip_accents: Option<Option<bool>>,
     #[serde(default)]
     tokenize_chinese_chars: Option<bool>,
+}
+
+/// Tells a key that is null from one that is not there.
+fn stated<'de, D: Deserializer<'de>>(value: D) -> Result<Option<Option<bool>>, D::Error> {
+    Deserialize::deserialize(value).map(Some)
 }
 
 /// Classes of transformers that take a `tokenizer.json` as it is.
@@ -144,15 +150,18 @@ impl TokenizerConfig {
         }
         let mut is_changed = false;
         for (name, value) in [
-            ("lowercase", self.do_lower_case),
-            ("strip_accents", self.strip_accents),
-            ("handle_chinese_chars", self.tokenize_chinese_chars),
+            ("lowercase", self.do_lower_case.map(Value::from)),
+            ("strip_accents", self.strip_accents.map(Value::from)),
+            (
+                "handle_chinese_chars",
+                self.tokenize_chinese_chars.map(Value::from),
+            ),
         ] {
-            let Some(value) = value.map(Value::from) else {
-                continue;
-            };
-            is_changed |= normalizer.get(name) != Some(&value);
-            normalizer.insert(name.to_owned(), value);
+            let Some(value) = value else { continue };
+            if *normalizer.get(name).unwrap_or(&Value::Null) != value {
+                normalizer.insert(name.to_owned(), value);
+                is_changed = true;
+            }
         }
         is_changed
     }
@@ -636,7 +645,7 @@ fn word_piece(path: &Path, config: &TokenizerConfig) -> Result<Value, LoadError>
             "type": "BertNormalizer",
             "clean_text": true,
             "handle_chinese_chars": config.tokenize_chinese_chars.unwrap_or(true),
-            "strip_accents": config.strip_accents,
+            "strip_accents": config.strip_accents.flatten(),
             "lowercase": config.do_lower_case.unwrap_or(true),
         },
         "pre_tokenizer": { "type": "BertPreTokenizer" },

@@ -389,6 +389,24 @@ fn a_vocabulary_stands_in_for_the_tokenizer() {
 }
 
 #[test]
+fn a_null_of_the_sentence_configuration_says_nothing() {
+    let path = testkit::fixture("models/tiny-bert");
+    let nulls = tempfile::tempdir().expect("a temporary folder");
+    copy(&path, nulls.path());
+    edit(&nulls.path().join("sentence_bert_config.json"), |config| {
+        config["do_lower_case"] = json!(null);
+        config["max_seq_length"] = json!(null);
+    });
+    let [stored, nulls] = [path.as_path(), nulls.path()].map(|path| {
+        let encoder = BiEncoder::load(path, &ModelOptions::default(), &EncoderConfig::default());
+        encoder
+            .expect("the model loads")
+            .fingerprint(&TextSpec::default())
+    });
+    assert_eq!(stored.first_difference(&nulls), None);
+}
+
+#[test]
 fn configurations_that_cannot_be_are_refused() {
     let changes = [
         (

@@ -10,10 +10,13 @@ use half::{bf16, f16};
 use safetensors::{Dtype, View};
 use serde::Deserialize;
 use serde_json::{Map, Value};
+use sha2::{Digest, Sha256};
 
-use crate::checkpoint::Checkpoint;
-use crate::directory::read_json;
+use crate::checkpoint::{Checkpoint, hex};
+use crate::directory::{modules, read_bytes, read_json};
 use crate::error::LoadError;
+use crate::fingerprint::sha256_of_json;
+use crate::tokenizer::TextTokenizer;
 
 /// Folders of a model directory that hold its weights for other runtimes.
 const OTHER_RUNTIMES: [&str; 2] = ["onnx", "openvino"];
@@ -82,7 +85,7 @@ pub enum ConvertError {
         path: PathBuf,
         /// The first one.
         first: PathBuf,
-        /// What differs: `tokenizer.json`, or the shape of a tensor.
+        /// What differs, such as the tokenizer, or the shape of a tensor.
         what: String,
     },
     /// A weight that the type has no number for.
@@ -134,7 +137,7 @@ pub fn convert(from: &Path, to: &Path, kind: WeightType) -> Result<Converted, Co
 /// "Model soups").
 ///
 /// # Errors
-/// As [`convert`]; [`ConvertError::Different`] for models of other tensors or another tokenizer.
+/// As [`convert`]; [`ConvertError::Different`] for models of other tensors, another tokenizer or other modules after the transformer.
 pub fn average(
     first: &Path,
     others: &[PathBuf],
@@ -202,16 +205,64 @@ fn difference(
     if others.len() > shapes.len() {
         return Ok(Some("number of tensors".to_owned()));
     }
-    let [ours, theirs] = [first, path].map(|folder| fs::read(folder.join("tokenizer.json")).ok());
-    if ours != theirs {
-        return Ok(Some("tokenizer.json".to_owned()));
+    if tokenizer_digest(first)? != tokenizer_digest(path)? {
+        return Ok(Some("tokenizer".to_owned()));
     }
     let ours: Map<String, Value> = read_json(&first.join("config.json"))?;
     let theirs: Map<String, Value> = read_json(&path.join("config.json"))?;
     let other = ours.keys().chain(theirs.keys()).find(|key| {
         !RECORDS.contains(&key.as_str()) && ours.get(key.as_str()) != theirs.get(key.as_str())
     });
-    Ok(other.map(|key| format!("`{key}` of config.json")))
+    if let Some(key) = other {
+        return Ok(Some(format!("`{key}` of config.json")));
+    }
+    if modules(first)? != modules(path)? {
+        return Ok(Some("modules.json".to_owned()));
+    }
+    let (ours, theirs) = (module_digests(first)?, module_digests(path)?);
+    let mut names = ours.keys().chain(theirs.keys());
+    let other = names.find(|name| ours.get(*name) != theirs.get(*name));
+    Ok(other.map(|name| format!("`{name}`")))
+}
+
+/// What makes tokens of texts; none in a folder without a tokenizer.
+fn tokenizer_digest(folder: &Path) -> Result<Option<String>, LoadError> {
+    let mut files = ["tokenizer.json", "vocab.txt"].into_iter();
+    if !files.any(|name| folder.join(name).exists()) {
+        return Ok(None);
+    }
+    let tokenizer = TextTokenizer::load(folder, false)?;
+    Ok(Some(tokenizer.digest().to_owned()))
+}
+
+/// Digests of the files of modules after the transformer, weights among them, by name.
+fn module_digests(folder: &Path) -> Result<BTreeMap<String, String>, LoadError> {
+    let mut digests = BTreeMap::new();
+    for (_, name) in modules(folder)? {
+        let module = folder.join(&name);
+        if name.is_empty() || !module.is_dir() {
+            continue;
+        }
+        let failed = |source| LoadError::Read {
+            path: module.clone(),
+            source,
+        };
+        for entry in fs::read_dir(&module).map_err(failed)? {
+            let path = entry.map_err(failed)?.path();
+            if path.is_dir() {
+                continue;
+            }
+            let bytes = read_bytes(&path)?;
+            // Libraries write the same JSON with other spaces.
+            let digest = match serde_json::from_slice::<Value>(&bytes) {
+                Ok(value) => sha256_of_json(&value),
+                Err(_) => hex(&Sha256::digest(&bytes)),
+            };
+            let file = path.file_name().unwrap_or_default().to_string_lossy();
+            digests.insert(format!("{name}/{file}"), digest);
+        }
+    }
+    Ok(digests)
 }
 
 /// Writes a model directory beside another one.
@@ -456,12 +507,48 @@ mod tests {
         fs::write(halved.join("config.json"), changed).unwrap();
         let error = refused(&halved);
         assert!(error.contains("`hidden_act` of config.json"), "{error}");
-        fs::write(halved.join("tokenizer.json"), "{}").unwrap();
+        fs::write(halved.join("config.json"), config).unwrap();
+        let settings = halved.join("tokenizer_config.json");
+        let stored = fs::read_to_string(&settings).unwrap();
+        let changed = stored.replace("\"do_lower_case\": true", "\"do_lower_case\": false");
+        assert_ne!(changed, stored);
+        fs::write(settings, changed).unwrap();
         let wide = testkit::fixture("models/tiny-cross-bert-3");
-        for (other, what) in [(&halved, "tokenizer.json"), (&wide, "`classifier.bias`")] {
+        for (other, what) in [(&halved, "another tokenizer"), (&wide, "`classifier.bias`")] {
             let error = refused(other);
             assert!(error.contains(what), "{error}");
         }
+    }
+
+    #[test]
+    fn a_mean_is_of_models_with_the_same_modules() {
+        let folder = tempfile::tempdir().unwrap();
+        let first = testkit::fixture("models/tiny-bert-cls-dense");
+        let [other, mean] = ["other", "mean"].map(|name| folder.path().join(name));
+        copy_all(&first, &other).unwrap();
+        let average = || average(&first, std::slice::from_ref(&other), &mean, WeightType::F32);
+        let change = |name: &str, change: fn(Vec<u8>) -> Vec<u8>| {
+            let (path, stored) = (other.join(name), fs::read(first.join(name)).unwrap());
+            fs::write(&path, change(stored.clone())).unwrap();
+            let error = average().unwrap_err().to_string();
+            assert!(
+                error.contains("has another") && error.contains(name),
+                "{error}"
+            );
+            assert!(!mean.exists());
+            fs::write(path, stored).unwrap();
+        };
+        change("1_Pooling/config.json", |_| b"{}".to_vec());
+        change("2_Dense/model.safetensors", |mut weights| {
+            *weights.last_mut().unwrap() ^= 1;
+            weights
+        });
+        change("modules.json", |stored| {
+            let mut modules: Vec<Value> = serde_json::from_slice(&stored).unwrap();
+            modules.pop();
+            serde_json::to_vec(&modules).unwrap()
+        });
+        average().unwrap();
     }
 
     #[test]

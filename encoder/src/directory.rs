@@ -522,6 +522,17 @@ fn read_dense(folder: PathBuf) -> Result<DenseConfig, LoadError> {
     })
 }
 
+/// Kind and folder of each module that a model lists; none where it lists none.
+pub(crate) fn modules(folder: &Path) -> Result<Vec<(String, String)>, LoadError> {
+    let path = folder.join(MODULES);
+    if !path.exists() {
+        return Ok(Vec::new());
+    }
+    let modules: Vec<ModuleEntry> = read_json(&path)?;
+    let module = |entry: ModuleEntry| (last_name(&entry.kind).to_owned(), entry.path);
+    Ok(modules.into_iter().map(module).collect())
+}
+
 fn last_name(kind: &str) -> &str {
     kind.rsplit('.').next().unwrap_or(kind)
 }

@@ -12,7 +12,7 @@ use serde::Deserialize;
 use ureq::Agent;
 
 use crate::pinned::{DEFAULT_MODEL, DEFAULT_MODEL_ON_HUB, check_default_model, check_file};
-use crate::{PullError, is_name};
+use crate::{PullError, is_model, is_name};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
@@ -75,7 +75,7 @@ pub fn fetch(
     }
     if is_default {
         check_default_model(into, hub)?;
-    } else if !into.join("config.json").is_file() {
+    } else if !is_model(into) {
         return Err(PullError::Missing {
             file: "config.json".to_owned(),
             from: format!("{hub}/{id}"),
@@ -199,6 +199,9 @@ mod tests {
                         {{"rfilename":"pytorch_model.bin"}},{{"rfilename":"onnx/model.onnx"}},
                         {{"rfilename":"../evil.json"}},{{"rfilename":"1_Pooling/config.json"}}]}}"#
                     ),
+                    "old?blobs=true" => r#"{"sha":"abc","siblings":[{"rfilename":"modules.json"},
+                        {"rfilename":"0_Transformer/config.json"},{"rfilename":"0_Transformer/pytorch_model.bin"}]}"#
+                        .to_owned(),
                     "config.json" => "{}".to_owned(),
                     "model.safetensors" => "abcd".to_owned(),
                     _ => String::new(),
@@ -234,6 +237,22 @@ mod tests {
             cache.pull("intfloat/e5", &mut |_| ()).unwrap().source,
             "already there"
         );
+    }
+
+    #[test]
+    fn a_model_whose_transformer_has_a_folder_is_whole() {
+        let folder = tempfile::tempdir().unwrap();
+        let (url, server) = hub(4, SHA256_OF_ABCD);
+        let cache = ModelCache::new(folder.path().join("models")).with_hub(url);
+        let pulled = cache.pull("lab/old", &mut |_| ()).unwrap();
+        assert!(
+            pulled
+                .path
+                .join("0_Transformer/pytorch_model.bin")
+                .is_file()
+        );
+        assert_eq!(server.join().unwrap().len(), 4);
+        assert!(cache.contains("lab/old"));
     }
 
     #[test]

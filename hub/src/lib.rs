@@ -117,7 +117,7 @@ impl ModelCache {
     #[must_use]
     pub fn path(&self, name: &str) -> Option<PathBuf> {
         let folder = is_name(name).then(|| self.root.join(name))?;
-        let is_own = name != DEFAULT_RERANKER || folder.join("config.json").is_file();
+        let is_own = name != DEFAULT_RERANKER || is_model(&folder);
         Some(if is_own {
             folder
         } else {
@@ -128,8 +128,7 @@ impl ModelCache {
     /// Whether the model is in place.
     #[must_use]
     pub fn contains(&self, name: &str) -> bool {
-        self.path(name)
-            .is_some_and(|path| path.join("config.json").is_file())
+        self.path(name).is_some_and(|path| is_model(&path))
     }
 
     /// Puts a model in place and says where it came from; one that is in place stays as it is.
@@ -223,6 +222,13 @@ impl ModelCache {
         let lock = File::create(&path).and_then(|file| file.lock().map(|()| file));
         lock.map_err(|source| PullError::write(&path, source))
     }
+}
+
+/// Whether a folder has the files of a model. Where `modules.json` lists its parts, its own may all lie in folders of it, as in
+/// `0_Transformer`.
+fn is_model(folder: &Path) -> bool {
+    let mut files = ["config.json", "modules.json"].into_iter();
+    files.any(|name| folder.join(name).is_file())
 }
 
 /// One part, or an owner and a name; no part begins with a dot, so no name leaves the folder.

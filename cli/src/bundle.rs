@@ -21,6 +21,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::failure::{Exit, Failure};
+use crate::model::folder_name;
 
 const MAGIC: &[u8; 8] = b"TRAWLBDL";
 const VERSION: u32 = 1;
@@ -139,12 +140,8 @@ fn add_model(
     taken: Option<&str>,
     files: &mut Vec<(String, PathBuf)>,
 ) -> anyhow::Result<String> {
-    let name = model
-        .file_name()
-        .unwrap_or(model.as_os_str())
-        .to_string_lossy();
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
-    let mut name: String = name
+    let mut name: String = folder_name(model)
         .chars()
         .map(|c| if is_plain(c) { c } else { '_' })
         .collect();

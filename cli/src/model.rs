@@ -264,6 +264,14 @@ pub fn find(model: &Path) -> anyhow::Result<PathBuf> {
     .into())
 }
 
+/// The name of a model's folder, which `.` has, too.
+pub fn folder_name(model: &Path) -> String {
+    let name = |path: &Path| Some(path.file_name()?.to_string_lossy().into_owned());
+    name(model)
+        .or_else(|| name(&model.canonicalize().ok()?))
+        .unwrap_or_else(|| model.display().to_string())
+}
+
 /// The encoder that a generation was built with: the one named, else the one its manifest names.
 ///
 /// Refused when its fingerprint is another one.

@@ -107,19 +107,6 @@ pub struct ModelSection {
     pub dimensions: Vec<usize>,
 }
 
-impl ModelSection {
-    /// A model of which nothing else is said.
-    pub fn new(path: &Path, role: ModelRole) -> Self {
-        Self {
-            path: path.to_owned(),
-            role,
-            precision: None,
-            max_batch_tokens: None,
-            dimensions: Vec::new(),
-        }
-    }
-}
-
 /// What a model is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]

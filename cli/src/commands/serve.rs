@@ -7,7 +7,7 @@ use std::time::{Duration, Instant, SystemTime};
 use anyhow::Context;
 use collection::{AliasName, Collection, LogConfig, sha256_hex};
 use compute::accelerator::SharedAccelerator;
-use encoder::{Arithmetic, BiEncoder, ModelOptions};
+use encoder::{Arithmetic, BiEncoder, CrossEncoder, ModelOptions};
 use objects::{Location, Watch};
 use retriever::{OpenConfig, Retriever};
 use server::{Control, QueueConfig, Remote, Server, ServerConfig};
@@ -231,7 +231,14 @@ struct Setup<'a> {
     args: &'a ServeArgs,
     output: &'a Output,
     encoders: Vec<(String, Arc<BiEncoder>)>,
-    rerankers: Vec<String>,
+    rerankers: Vec<Loaded>,
+}
+
+/// A cross-encoder, where it was read from, and the name that requests give it.
+struct Loaded {
+    name: String,
+    directory: PathBuf,
+    model: Arc<CrossEncoder>,
 }
 
 impl Setup<'_> {
@@ -256,10 +263,9 @@ impl Setup<'_> {
                 self.add_encoder(name, encoder, queue)
             }
             ModelRole::Reranker => {
-                let reranker = model::load_reranker(&section.path, &config)?;
-                self.server.add_reranker(name, reranker, queue)?;
-                self.rerankers.push(name.to_owned());
-                Ok(())
+                let directory = model::find(&section.path)?;
+                let model = model::load_reranker(&directory, &config)?;
+                self.add_reranker(name.to_owned(), directory, model, queue)
             }
         }
     }
@@ -272,6 +278,22 @@ impl Setup<'_> {
     ) -> anyhow::Result<()> {
         self.server.add_encoder(name, Arc::clone(&encoder), queue)?;
         self.encoders.push((name.to_owned(), encoder));
+        Ok(())
+    }
+
+    fn add_reranker(
+        &mut self,
+        name: String,
+        directory: PathBuf,
+        model: Arc<CrossEncoder>,
+        queue: QueueConfig,
+    ) -> anyhow::Result<()> {
+        self.server.add_reranker(&name, Arc::clone(&model), queue)?;
+        self.rerankers.push(Loaded {
+            name,
+            directory,
+            model,
+        });
         Ok(())
     }
 
@@ -356,23 +378,43 @@ impl Setup<'_> {
         let mut model = self.args.model.clone();
         model.model = model.model.or_else(|| packed.map(Path::to_owned));
         let encoder = model::encoder_of(manifest, &model)?;
-        let name = encoder.name().to_owned();
+        let taken = self.encoders.iter().map(|(name, _)| name.as_str());
+        let name = free_name(encoder.name(), &taken.collect::<Vec<_>>());
         self.add_encoder(&name, encoder, self.queue(None))?;
         Ok(Some(name))
     }
 
-    /// The name of the cross-encoder of the command line, loaded when first asked for.
+    /// The name of the cross-encoder of the command line or of a bundle, loaded unless it is there already.
     fn reranker(&mut self, path: &Path) -> anyhow::Result<String> {
-        let reranker = path
-            .file_name()
-            .unwrap_or(path.as_os_str())
-            .to_string_lossy()
-            .into_owned();
-        if !self.rerankers.contains(&reranker) {
-            self.add_model(&reranker, &ModelSection::new(path, ModelRole::Reranker))?;
+        let directory = model::find(path)?;
+        let mut loaded = self.rerankers.iter();
+        if let Some(loaded) = loaded.find(|loaded| loaded.directory == directory) {
+            return Ok(loaded.name.clone());
         }
-        Ok(reranker)
+        let config = self.args.model.encoder_config(Arithmetic::Auto)?;
+        let model = model::load_reranker(&directory, &config)?;
+        // Bundles bring copies of one model, and other models in folders of one name.
+        let scores = |model: &CrossEncoder| (model.fingerprint(), model.rank_prior());
+        let mut loaded = self.rerankers.iter();
+        if let Some(loaded) = loaded.find(|loaded| scores(&loaded.model) == scores(&model)) {
+            return Ok(loaded.name.clone());
+        }
+        let taken = self.rerankers.iter().map(|loaded| loaded.name.as_str());
+        let name = free_name(&model::folder_name(path), &taken.collect::<Vec<_>>());
+        self.add_reranker(name.clone(), directory, model, self.queue(None))?;
+        Ok(name)
     }
+}
+
+/// The name, with a number behind it where other models have it.
+fn free_name(name: &str, taken: &[&str]) -> String {
+    let mut free = name.to_owned();
+    let mut number = 2;
+    while taken.contains(&free.as_str()) {
+        free = format!("{name}-{number}");
+        number += 1;
+    }
+    free
 }
 
 /// How long work that was told to stop may take for it.

@@ -127,6 +127,24 @@ fn two_models_in_folders_of_one_name_are_packed_beside_each_other() {
 }
 
 #[test]
+fn the_folder_that_one_is_in_is_packed_under_its_name() {
+    let built = build();
+    let bundle = built.folder.path().join("sample.trawl");
+    let (collection, bundle) = (text(&built.collection), text(&bundle));
+    let packed = Command::new(env!("CARGO_BIN_EXE_trawl"))
+        .args(["bundle", collection, "--to", bundle, "--rerank", "."])
+        .current_dir(testkit::fixture("models/tiny-cross-bert"))
+        .output()
+        .expect("the binary of this package starts");
+    let error = String::from_utf8_lossy(&packed.stderr);
+    assert!(packed.status.success(), "{error}");
+    let search = ["search", bundle, "bread", "--rerank", "tiny-cross-bert"];
+    let found = elsewhere(&built.folder.path().join("cache"), &search);
+    let error = String::from_utf8_lossy(&found.stderr);
+    assert!(found.status.success(), "{error}");
+}
+
+#[test]
 fn a_damaged_generation_is_not_packed() {
     let built = build();
     let generations = fs::read_dir(built.collection.join("generations")).expect("a folder");

@@ -178,6 +178,43 @@ fn a_bundle_is_served_with_the_models_in_it() {
 }
 
 #[test]
+fn rerankers_of_two_bundles_stay_apart_whatever_their_folders_are_called() {
+    let built = build();
+    let folder = built.folder.path();
+    let names = [("one", "tiny-cross-bert"), ("two", "tiny-cross-distilbert")];
+    let bundles = names.map(|(name, model)| {
+        let (bundle, reranker) = (
+            folder.join(format!("{name}.trawl")),
+            folder.join(name).join("export"),
+        );
+        fs::create_dir(folder.join(name)).unwrap();
+        let model = testkit::fixture("models").join(model);
+        std::os::unix::fs::symlink(model, &reranker).unwrap();
+        let pack = ["bundle", text(&built.collection), "--to", text(&bundle)];
+        succeed([&pack[..], &["--rerank", text(&reranker)]].concat());
+        bundle
+    });
+    let arguments = [
+        text(&bundles[0]),
+        text(&bundles[1]),
+        "--bind",
+        "127.0.0.1:0",
+    ];
+    let server = Serving::start(&arguments, ("XDG_CACHE_HOME", text(folder)));
+    let body = json!({"query": "onions", "top_k": 1, "rerank": {"candidates": 1}});
+    let [one, two] = ["one", "two"].map(|name| {
+        let path = format!("/v1/collections/{name}/search");
+        let (status, answer) = server.post(&path, &body);
+        assert_eq!(status, 200, "{answer}");
+        answer["results"][0].clone()
+    });
+    assert_eq!(one["id"], two["id"]);
+    assert!(one["scores"]["rerank"].is_number(), "{one}");
+    assert_ne!(one["scores"]["rerank"], two["scores"]["rerank"]);
+    assert_eq!(server.stop(), Some(0));
+}
+
+#[test]
 fn what_cannot_be_served_is_refused() {
     let built = build();
     let collection = text(&built.collection);

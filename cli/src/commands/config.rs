@@ -4,10 +4,11 @@ use std::path::PathBuf;
 
 use collection::Collection;
 use rand::RngExt;
+use serde_json::{Map, json};
 use server::{AttachError, QueueConfig, Scope, check_name, check_queue};
 use sha2::{Digest, Sha256};
 
-use crate::output::{Output, print};
+use crate::output::Output;
 use crate::server_file::{ModelRole, ServerFile};
 use crate::storage;
 
@@ -74,8 +75,8 @@ fn rate(text: &str) -> Result<String, String> {
 pub fn run(args: ConfigArgs, output: &Output) -> anyhow::Result<()> {
     match args.command {
         ConfigCommand::Check(args) => check(&args, output),
-        ConfigCommand::Print(args) => print_settings(&args),
-        ConfigCommand::Key(args) => key(&args),
+        ConfigCommand::Print(args) => print_settings(&args, output),
+        ConfigCommand::Key(args) => key(&args, output),
     }
 }
 
@@ -151,21 +152,34 @@ fn check_models(file: &ServerFile) -> Result<(), AttachError> {
     Ok(())
 }
 
-fn print_settings(args: &PrintArgs) -> anyhow::Result<()> {
+fn print_settings(args: &PrintArgs, output: &Output) -> anyhow::Result<()> {
     let settings = ServerFile::settings(args.file.config.as_deref(), variables())?;
-    let width = settings.iter().map(|setting| setting.line.chars().count());
-    let width = width.filter(|&width| width <= 60).max().unwrap_or(0);
-    let mut text = String::new();
-    for setting in settings {
-        match args.origin {
-            true => text.push_str(&format!("{:width$}  # {}\n", setting.line, setting.origin)),
-            false => text.push_str(&format!("{}\n", setting.line)),
-        }
+    let mut shown = Map::new();
+    for (name, setting) in &settings {
+        let value = match args.origin {
+            true => json!({ "value": setting.value, "origin": setting.origin }),
+            false => json!(setting.value),
+        };
+        shown.insert(name.clone(), value);
     }
-    print(&text)
+    output.result(&shown, |_| {
+        let lines = settings.iter();
+        let lines = lines.map(|(name, setting)| format!("{name} = {}", setting.value));
+        let lines: Vec<String> = lines.collect();
+        let width = lines.iter().map(|line| line.chars().count());
+        let width = width.filter(|&width| width <= 60).max().unwrap_or(0);
+        let mut text = String::new();
+        for (line, setting) in lines.iter().zip(settings.values()) {
+            match args.origin {
+                true => text.push_str(&format!("{line:width$}  # {}\n", setting.origin)),
+                false => text.push_str(&format!("{line}\n")),
+            }
+        }
+        text
+    })
 }
 
-fn key(args: &KeyArgs) -> anyhow::Result<()> {
+fn key(args: &KeyArgs, output: &Output) -> anyhow::Result<()> {
     const DIGITS: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
     let mut random = rand::rng();
     // 43 of 62 digits: 256 bits.
@@ -176,12 +190,18 @@ fn key(args: &KeyArgs) -> anyhow::Result<()> {
         .map(|byte| format!("{byte:02x}"))
         .collect();
     let scopes = serde_json::to_string(&args.scopes)?;
-    let rate = args.rate.as_ref();
-    let rate = rate.map_or_else(String::new, |rate| format!(", rate = \"{rate}\""));
-    let name = &args.name;
-    print(&format!(
-        "key:   {key}\nentry: {{ name = {name:?}, sha256 = \"{sha256}\", scopes = {scopes}{rate} }}\n"
-    ))
+    let mut entry = json!({ "name": args.name, "sha256": sha256, "scopes": args.scopes });
+    if let Some(rate) = &args.rate {
+        entry["rate"] = json!(rate);
+    }
+    output.result(&json!({ "key": key, "entry": entry }), |_| {
+        let rate = args.rate.as_ref();
+        let rate = rate.map_or_else(String::new, |rate| format!(", rate = \"{rate}\""));
+        let name = toml::Value::from(args.name.as_str());
+        format!(
+            "key:   {key}\nentry: {{ name = {name}, sha256 = \"{sha256}\", scopes = {scopes}{rate} }}\n"
+        )
+    })
 }
 
 /// The variables of the environment that are text.

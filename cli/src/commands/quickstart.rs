@@ -10,6 +10,7 @@ use corpus::CorpusConfig;
 use encoder::Arithmetic;
 use hub::DEFAULT_RERANKER;
 use indexer::BuildConfig;
+use serde_json::json;
 use server::{QueueConfig, Server, ServerConfig};
 
 use super::search::{HowArgs, Session, hits_table};
@@ -88,30 +89,25 @@ pub fn run(args: QuickstartArgs, output: &Output) -> anyhow::Result<()> {
 
     let how = HowArgs::reranked(3, DEFAULT_RERANKER);
     let session = Session::open(&collection, &how, &model)?;
+    let mut answers = Vec::new();
     for query in QUERIES {
         let answer = session.search(query)?;
         let milliseconds = answer.timing.total.as_secs_f64() * 1e3;
-        output::print(&format!(
-            "\n“{query}” ({milliseconds:.1} ms)\n{}",
-            hits_table(&answer)
-        ))?;
+        if !output.json {
+            output::print(&format!(
+                "\n“{query}” ({milliseconds:.1} ms)\n{}",
+                hits_table(&answer)
+            ))?;
+        }
+        answers.push(json!({ "query": query, "results": answer.hits, "ms": milliseconds }));
     }
-    let body = format!(
-        r#"{{"query": "{}", "top_k": 3, "rerank": {{}}}}"#,
-        QUERIES[0]
-    );
-    output::print(&format!(
-        "\nTry it:\n  trawl search {} \"your own question\"\n  \
-         curl -s http://127.0.0.1:{}/v1/collections/{COLLECTION}/search \\\n    \
-         -H 'content-type: application/json' -d '{body}'\n\n",
-        collection.display(),
-        args.port
-    ))?;
+    let shown = json!({
+        "model": DEFAULT_MODEL, "collection": collection, "generation": report.generation.to_string(),
+        "passages": n_passages, "answers": answers,
+    });
+    output.result(&shown, |_| try_it(&collection, &args))?;
     if args.no_serve {
-        return output::print(&format!(
-            "(curl needs the server: `trawl serve {}`)\n",
-            collection.display()
-        ));
+        return Ok(());
     }
     let config = ServerConfig {
         bind: SocketAddr::from(([127, 0, 0, 1], args.port)),
@@ -130,4 +126,22 @@ pub fn run(args: QuickstartArgs, output: &Output) -> anyhow::Result<()> {
         Some(DEFAULT_RERANKER),
     )?;
     run_until_stopped(server, None, output)
+}
+
+/// How the collection is asked from here on.
+fn try_it(collection: &Path, args: &QuickstartArgs) -> String {
+    let (collection, port) = (collection.display(), args.port);
+    let body = format!(
+        r#"{{"query": "{}", "top_k": 3, "rerank": {{}}}}"#,
+        QUERIES[0]
+    );
+    let mut text = format!(
+        "\nTry it:\n  trawl search {collection} \"your own question\"\n  \
+         curl -s http://127.0.0.1:{port}/v1/collections/{COLLECTION}/search \\\n    \
+         -H 'content-type: application/json' -d '{body}'\n\n",
+    );
+    if args.no_serve {
+        text += &format!("(curl needs the server: `trawl serve {collection}`)\n");
+    }
+    text
 }

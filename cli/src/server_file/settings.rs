@@ -13,7 +13,7 @@ impl ServerFile {
     pub fn settings(
         named: Option<&Path>,
         variables: impl Iterator<Item = (String, String)>,
-    ) -> anyhow::Result<Vec<Setting>> {
+    ) -> anyhow::Result<BTreeMap<String, Setting>> {
         let (text, place) = Self::text(named)?;
         let ours = |(name, _): &(String, String)| name.starts_with(PREFIX);
         let variables: Vec<(String, String)> = variables.filter(ours).collect();
@@ -36,7 +36,7 @@ impl ServerFile {
             set(&mut table, keys, value).map_err(Failure::usage)?;
             flatten_changed(&before, &table, name, &mut settings);
         }
-        Ok(settings.into_values().collect())
+        Ok(settings)
     }
 
     /// The sections whose settings have defaults, by name.
@@ -56,8 +56,8 @@ impl ServerFile {
 
 /// A setting in force.
 pub struct Setting {
-    /// `section.key = value`.
-    pub line: String,
+    /// As the file would have it.
+    pub value: Value,
     /// `default`, a file, or a variable.
     pub origin: String,
 }
@@ -75,9 +75,8 @@ fn flatten(name: &str, value: Value, origin: &str, settings: &mut BTreeMap<Strin
             }
         }
         value => {
-            let line = format!("{name} = {value}");
             let origin = origin.to_owned();
-            settings.insert(name.to_owned(), Setting { line, origin });
+            settings.insert(name.to_owned(), Setting { value, origin });
         }
     }
 }
@@ -93,7 +92,7 @@ fn flatten_changed(
     flatten("", Value::Table(before.clone()), origin, &mut old);
     flatten("", Value::Table(after.clone()), origin, &mut new);
     for (name, setting) in new {
-        if old.get(&name).is_none_or(|old| old.line != setting.line) {
+        if old.get(&name).is_none_or(|old| old.value != setting.value) {
             settings.insert(name, setting);
         }
     }

@@ -3,7 +3,7 @@
 use std::fs;
 
 use crate::session::build;
-use crate::{fail, succeed, text, tiny_model};
+use crate::{fail, json, succeed, text, tiny_model};
 
 #[test]
 fn settings_are_printed_with_where_they_come_from() {
@@ -27,6 +27,27 @@ fn settings_are_printed_with_where_they_come_from() {
     assert!(origin("limits.window").ends_with("# default"));
     assert!(origin("server.read_timeout").contains("\"30s\""));
     assert!(origin("models.enc.role").contains("\"encoder\""));
+
+    let print = ["--json", "config", "print", "--config", text(&file)];
+    let printed = json(print);
+    assert_eq!(printed["limits.top_k"], 50);
+    assert_eq!(printed["models.enc.role"], "encoder");
+    let printed = json([&print[..], &["--origin"]].concat());
+    assert_eq!(printed["limits.top_k"]["value"], 50);
+    assert_eq!(printed["limits.window"]["origin"], "default");
+}
+
+#[test]
+fn a_key_is_made_as_json() {
+    let made = json(["--json", "config", "key", "shop", "--rate", "5/m"]);
+    let key = made["key"].as_str().unwrap();
+    assert_eq!(key.len(), 43);
+    assert_eq!(
+        made["entry"]["sha256"],
+        collection::sha256_hex(key.as_bytes())
+    );
+    assert_eq!(made["entry"]["scopes"], serde_json::json!(["search"]));
+    assert_eq!(made["entry"]["rate"], "5/m");
 }
 
 #[test]

@@ -151,7 +151,8 @@ fn quickstart_answers_three_queries() {
     let model = testkit::default_model();
     let models = model.parent().expect("the model folder");
     let folder = tempfile::tempdir().expect("a temporary folder");
-    for _ in ["a first run builds", "a second one finds the collection"] {
+    // A first run builds, a second one finds the collection.
+    for more in [&[][..], &["--json"]] {
         let output = Command::new(env!("CARGO_BIN_EXE_trawl"))
             .args([
                 "quickstart",
@@ -159,6 +160,7 @@ fn quickstart_answers_three_queries() {
                 "--dir",
                 text(&folder.path().join("quick")),
             ])
+            .args(more)
             .env("TRAWL_MODELS", models)
             .output()
             .expect("starts");
@@ -167,10 +169,18 @@ fn quickstart_answers_three_queries() {
             String::from_utf8_lossy(&output.stderr),
         );
         assert!(output.status.success(), "{errors}");
-        for id in ["kitchen-01", "soil-05", "bread-03"] {
+        let ids = ["kitchen-01", "soil-05", "bread-03"];
+        for id in ids {
             assert!(shown.contains(id), "{shown}");
         }
-        assert!(shown.contains("curl"), "{shown}");
+        if more.is_empty() {
+            assert!(shown.contains("curl"), "{shown}");
+            continue;
+        }
+        let shown: serde_json::Value = serde_json::from_str(&shown).expect("one JSON document");
+        for (answer, id) in shown["answers"].as_array().expect("a list").iter().zip(ids) {
+            assert!(answer["results"].to_string().contains(id), "{answer}");
+        }
     }
 }
 

@@ -18,7 +18,7 @@ use crate::kernel::{self, Format, Rows};
 use crate::network::{PackedLinear, Wanted};
 use crate::options::{EncoderConfig, ModelOptions, Pooling, Role, Similarity};
 use crate::pooling::normalize;
-use crate::threads::Threads;
+use crate::threads::{TEXTS_AT_ONCE, Threads};
 use crate::tokenizer::{Side, Text, TextTokenizer, Tokens};
 use crate::weights::Linear;
 
@@ -292,11 +292,11 @@ impl BiEncoder {
             })
         };
         match &self.threads {
-            Some(threads) if texts.len() > 1 => threads.pool.install(|| {
+            Some(threads) if texts.len() >= 2 * TEXTS_AT_ONCE => threads.pool.install(|| {
                 texts
                     .par_iter()
                     .enumerate()
-                    .with_min_len(8)
+                    .with_min_len(TEXTS_AT_ONCE)
                     .map(encode)
                     .collect()
             }),

@@ -19,7 +19,7 @@ use crate::kernel::{self, Format, Rows};
 use crate::network::{PackedLinear, Wanted};
 use crate::options::{EncoderConfig, Pooling};
 use crate::rank_prior::RankPrior;
-use crate::threads::Threads;
+use crate::threads::{TEXTS_AT_ONCE, Threads};
 use crate::tokenizer::{Side, Text, TextTokenizer, Tokens};
 use crate::weights::{Linear, Norm};
 
@@ -247,11 +247,11 @@ impl CrossEncoder {
             })
         };
         match &self.threads {
-            Some(threads) if pairs.len() > 1 => threads.pool.install(|| {
+            Some(threads) if pairs.len() >= 2 * TEXTS_AT_ONCE => threads.pool.install(|| {
                 pairs
                     .par_iter()
                     .enumerate()
-                    .with_min_len(8)
+                    .with_min_len(TEXTS_AT_ONCE)
                     .map(encode)
                     .collect()
             }),

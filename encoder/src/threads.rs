@@ -44,6 +44,9 @@ impl Threads {
     }
 }
 
+/// Texts that a thread tokenises in one go: fewer than two of these stay on the caller's thread, which waits for nobody.
+pub(crate) const TEXTS_AT_ONCE: usize = 8;
+
 /// Counts a call in, until what is returned is dropped, and says how many were before.
 pub(crate) fn count_in(n_running: &AtomicUsize) -> (usize, AtEnd<'_>) {
     let n_before = n_running.fetch_add(1, Ordering::Relaxed);
@@ -61,7 +64,37 @@ impl Drop for AtEnd<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::mpsc::channel;
+
     use super::*;
+    use crate::{BiEncoder, CrossEncoder, EncoderConfig, ModelOptions, Role};
+
+    #[test]
+    fn few_texts_are_tokenised_while_the_threads_are_busy() {
+        let n_threads = 22; // that no other test has
+        let config = EncoderConfig {
+            threads: n_threads,
+            ..EncoderConfig::default()
+        };
+        let path = |name| testkit::fixture("models").join(name);
+        let encoder = BiEncoder::load(&path("tiny-bert"), &ModelOptions::default(), &config);
+        let encoder = encoder.expect("the model loads");
+        let reranker = CrossEncoder::load(&path("tiny-cross-bert"), None, &config);
+        let reranker = reranker.expect("the model loads");
+        let threads = Threads::shared(n_threads, 2).expect("threads start");
+        let (sender, receiver) = channel::<()>();
+        let receiver = Arc::new(Mutex::new(receiver));
+        for _ in 0..n_threads {
+            let receiver = Arc::clone(&receiver);
+            let pool = &threads.as_ref().expect("enough of them").pool;
+            pool.spawn(move || drop(receiver.lock().map(|receiver| receiver.recv())));
+        }
+        let texts = encoder.tokenize(Role::Query, &["tides".into(), "the moon".into()]);
+        assert_eq!(texts.expect("tokens").len(), 2);
+        let pairs = reranker.tokenize(&[("tides", "the moon"), ("bread", "yeast")]);
+        assert_eq!(pairs.expect("tokens").len(), 2);
+        drop(sender);
+    }
 
     #[test]
     fn models_with_equally_many_threads_have_the_same_ones() {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use axum::body::Body;
+use axum::body::{Body, HttpBody};
 use axum::extract::{FromRequest, Request};
 use axum::http::HeaderMap;
 use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
@@ -195,8 +195,11 @@ async fn collect(body: &mut Body, max_bytes: usize) -> Result<Option<Vec<u8>>, a
 
 /// Reads on for a while and forgets what it reads. A client that is still sending would otherwise meet a closed connection
 /// before it has read why.
-fn discard(mut body: Body) {
+pub(crate) fn discard(mut body: Body) {
     const LONGEST: Duration = Duration::from_secs(10);
+    if body.is_end_stream() {
+        return;
+    }
     tokio::spawn(timeout(LONGEST, async move {
         while let Some(Ok(_)) = body.frame().await {}
     }));

@@ -14,6 +14,7 @@ use retriever::{Deadline, Filter};
 
 use crate::Scope;
 use crate::auth::Key;
+use crate::body::discard;
 use crate::cors;
 use crate::form::{Form, is_work};
 use crate::problem::{ApiError, take_error};
@@ -115,7 +116,10 @@ pub(crate) async fn exchange(State(app): State<App>, mut request: Request, next:
                 outcome
                     .unwrap_or_else(|panic| ApiError::internal(panic_text(&*panic)).into_response())
             }
-            Err(error) => error.into_response(),
+            Err(error) => {
+                discard(request.into_body());
+                error.into_response()
+            }
         },
     };
 

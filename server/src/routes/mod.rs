@@ -32,6 +32,7 @@ use utoipa::openapi::security::{
 };
 use utoipa_swagger_ui::{Config, SwaggerUi};
 
+use crate::body::discard;
 use crate::exchange::exchange;
 use crate::problem::ApiError;
 use crate::state::App;
@@ -210,15 +211,15 @@ pub(crate) fn router(app: App) -> Router {
 }
 
 async fn no_route(request: Request) -> ApiError {
-    ApiError::new(
-        ErrorCode::NotFound,
-        format!("there is no route `{}`", request.uri().path()),
-    )
+    let text = format!("there is no route `{}`", request.uri().path());
+    discard(request.into_body());
+    ApiError::new(ErrorCode::NotFound, text)
 }
 
 async fn no_method(request: Request) -> ApiError {
     let (method, path) = (request.method(), request.uri().path());
     let text = format!("`{path}` does not take {method}; the header `Allow` says what it takes");
+    discard(request.into_body());
     ApiError::new(ErrorCode::MethodNotAllowed, text)
 }
 

@@ -52,6 +52,23 @@ pub fn bearer(name: &str) -> String {
     format!("authorization: Bearer secret of {name}\r\n")
 }
 
+#[test]
+fn whoever_is_still_sending_learns_why_it_is_refused() {
+    let server = start(keys(vec![key("boss", &[Scope::Admin])]));
+    // More than the buffers of a connection hold.
+    let body = vec![b'a'; 16 << 20];
+    let documents = "/v1/collections/docs/documents";
+    let (none, boss) = (String::new(), bearer("boss"));
+    for (path, headers, status, code) in [
+        (documents, &none, 401, "unauthorized"),
+        ("/v1/nowhere", &boss, 404, "not_found"),
+        ("/livez", &none, 405, "method_not_allowed"),
+    ] {
+        let answer = server.post_with(path, headers, &body);
+        answer.problem(status, code);
+    }
+}
+
 pub fn ask(server: &TestServer, method: &str, path: &str, headers: &str, body: &Value) -> Answer {
     let body = match method {
         "GET" => String::new(),

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use retriever::QueryLength;
 
-/// A bounded memory of vectors, by fingerprint of the model, prompt and text. Of those that no longer fit, the one asked for longest
+/// A bounded memory of vectors, by model, prompt and text. Of those that no longer fit, the one asked for longest
 /// ago goes first.
 pub(crate) struct QueryCache {
     max_bytes: usize,
@@ -24,7 +24,8 @@ struct State {
 /// What decides a vector.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Key {
-    pub(crate) fingerprint: Arc<str>,
+    /// Its name: models of one fingerprint may differ in their arithmetic.
+    pub(crate) model: Arc<str>,
     pub(crate) prompt: Option<Arc<str>>,
     pub(crate) text: Arc<str>,
 }
@@ -133,7 +134,7 @@ mod tests {
 
     fn key(text: &str) -> Key {
         Key {
-            fingerprint: "f".into(),
+            model: "f".into(),
             prompt: None,
             text: text.into(),
         }
@@ -164,7 +165,7 @@ mod tests {
         cache.put(key(&"x".repeat(10_000)), known(0.0));
         assert!(cache.get(&key("a")).is_some());
         let other = Key {
-            fingerprint: "g".into(),
+            model: "g".into(),
             ..key("a")
         };
         assert_eq!(cache.get(&other), None);

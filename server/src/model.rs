@@ -154,9 +154,9 @@ impl ServedEncoder {
         class: Class,
         deadline: Deadline,
     ) -> Result<Encoded, ModelError> {
-        let (fingerprint, prompt_key) = (self.fingerprint.as_str().into(), prompt.as_deref());
+        let (model, prompt_key) = (self.name.as_str().into(), prompt.as_deref());
         let key = |text: &String| Key {
-            fingerprint: Arc::clone(&fingerprint),
+            model: Arc::clone(&model),
             prompt: prompt_key.map(Arc::from),
             text: text.as_str().into(),
         };

@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use server::{AuthConfig, QueryLogConfig, Scope};
+use server::{AuthConfig, QueryLogConfig, QueueConfig, Scope};
 
 use crate::SEARCH;
-use crate::harness::TestServer;
+use crate::harness::{TestServer, build, encoder, lossy_encoder, open};
 use crate::security::{ask, bearer, key, keys};
 
 fn names(text: &str) -> BTreeSet<String> {
@@ -89,6 +89,31 @@ fn a_query_asked_again_is_remembered() {
             .get("/metrics")
             .text
             .contains("trawl_query_cache_total{result=\"hit\"} 0")
+    );
+}
+
+#[test]
+fn a_query_is_remembered_for_the_arithmetic_that_encoded_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = build(folder.path(), &encoder("models/tiny-bert"));
+    let server = TestServer::start_set(
+        |_| {},
+        |server| {
+            let queue = QueueConfig::default();
+            server.add_encoder("lossy", lossy_encoder(), queue).unwrap();
+            let retriever = open(&root);
+            let added = server.add_collection("rough", retriever, Some("lossy"), None);
+            added.unwrap();
+        },
+    );
+    for collection in ["docs", "rough"] {
+        let path = format!("/v1/collections/{collection}/search");
+        server.post(&path, &json!({"query": "the tide"})).ok();
+    }
+    let figures = server.get("/metrics").text;
+    assert!(
+        figures.contains("trawl_query_cache_total{result=\"miss\"} 2"),
+        "{figures}"
     );
 }
 

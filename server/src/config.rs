@@ -116,6 +116,8 @@ pub struct Limits {
     pub batch_queries: usize,
     /// Texts of one embeddings request.
     pub embedding_inputs: usize,
+    /// Tokens whose vectors one `/embed_all` request gets: each is as large as that of a whole text.
+    pub embed_all_tokens: usize,
     /// Bytes of the texts of one `/tokenize` request, and of the ids of one `/decode` request, four each: nothing of them is cut.
     pub tokenize_bytes: usize,
     /// Documents of one rerank request.
@@ -161,6 +163,7 @@ impl Default for Limits {
             highlight_chars: 1000,
             batch_queries: 64,
             embedding_inputs: 2048,
+            embed_all_tokens: 32_768,
             tokenize_bytes: 1 << 20,
             rerank_documents: 1000,
             documents: 10_000,

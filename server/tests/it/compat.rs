@@ -264,6 +264,18 @@ fn tei_takes_so_many_bytes_for_tokens() {
 }
 
 #[test]
+fn tei_gives_the_vectors_of_so_many_tokens() {
+    let server = TestServer::start_with(
+        |config| config.limits.embed_all_tokens = 20,
+        server::QueueConfig::default(),
+    );
+    let ids = |n: usize| json!({"inputs": [vec![5; n], vec![5; 10]]});
+    server.post("/embed_all", &ids(10)).ok();
+    tei_error(&server.post("/embed_all", &ids(11)), 413, "validation");
+    server.post("/embed", &ids(11)).ok();
+}
+
+#[test]
 fn tei_shows_tokens_and_the_model() {
     let server = TestServer::start();
     let model = encoder("models/tiny-bert");

@@ -4,7 +4,8 @@ use axum::extract::{Extension, Query, State};
 use axum::response::Response;
 use encoder::Output;
 use openapi::{
-    EmbeddingInput, TeiEmbedAllRequest, TeiEmbedRequest, TeiReading, TeiSimilarityRequest,
+    EmbeddingInput, ErrorCode, TeiEmbedAllRequest, TeiEmbedRequest, TeiReading,
+    TeiSimilarityRequest,
 };
 use retriever::{Deadline, Encoded};
 
@@ -70,7 +71,7 @@ pub(in crate::routes) async fn embed(
 
 /// The vectors of all tokens of texts, as text-embeddings-inference gives them
 ///
-/// They are those of the last layer, special tokens included, before pooling.
+/// They are those of the last layer, special tokens included, before pooling. Limit: `limits.embed_all_tokens`.
 #[utoipa::path(
     post, path = "/embed_all", tag = "text-embeddings-inference", operation_id = "tei_embed_all",
     params(("model" = Option<String>, Query, description = "As `model` of the body"), Waiting),
@@ -191,7 +192,14 @@ impl<'a> Job<'a> {
         let max_tokens = self.encoder.model.max_tokens(reading.role);
         let (tokens, tokenize) = rows.tokenize(input, reading).await?;
         check_cut(asked, &tokens, max_tokens)?;
-        let lengths = tokens.iter().map(encoder::Tokens::len).collect();
+        let lengths: Vec<usize> = tokens.iter().map(encoder::Tokens::len).collect();
+        let n_tokens: usize = lengths.iter().sum();
+        let limit = self.app.limits().embed_all_tokens;
+        if output == Output::TokenVectors && n_tokens > limit {
+            let (code, given) = (ErrorCode::BatchTooLarge, Some(n_tokens as u64));
+            let (what, setting) = ("tokens of the request:", "limits.embed_all_tokens");
+            return Err(ApiError::too_many(code, what, given, limit, setting));
+        }
         let work = Work {
             rows: tokens,
             output,

@@ -568,15 +568,25 @@ async fn encode_drafts(
 ) -> Result<Vec<(usize, Upsert)>, ApiError> {
     let encoder = served.encoder.as_deref();
     let encoder = encoder.expect("drafts are made by an encoder");
-    let tokens: Vec<_> = drafts
-        .iter()
-        .flat_map(|(_, draft)| draft.tokens.clone())
-        .collect();
-    let encoded = encoder
-        .encode_tokens(tokens.into(), class, deadline, Duration::ZERO)
-        .await
-        .map_err(ApiError::model)?;
-    let mut rows = encoded.values.as_slice();
+    // The passages of one document may be more than the queue holds.
+    let mut parts: Vec<Vec<encoder::Tokens>> = Vec::new();
+    let mut n_tokens = 0;
+    for tokens in drafts.iter().flat_map(|(_, draft)| &draft.tokens) {
+        n_tokens += tokens.len();
+        match parts.last_mut() {
+            Some(part) if n_tokens <= encoder.max_batch_tokens => part.push(tokens.clone()),
+            _ => {
+                n_tokens = tokens.len();
+                parts.push(vec![tokens.clone()]);
+            }
+        }
+    }
+    let mut values = Vec::new();
+    for rows in parts {
+        let encoded = encoder.encode_tokens(rows.into(), class, deadline, Duration::ZERO);
+        values.extend(encoded.await.map_err(ApiError::model)?.values);
+    }
+    let mut rows = values.as_slice();
     let finish = |(line, draft): (usize, Draft)| {
         let (own, rest) = rows.split_at(draft.tokens.len() * recipe.width());
         rows = rest;

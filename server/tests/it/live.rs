@@ -397,6 +397,36 @@ fn a_log_that_has_grown_is_folded_without_being_asked() {
 }
 
 #[test]
+fn a_document_may_be_longer_than_what_waits_for_the_model() {
+    let data = tempfile::tempdir().unwrap();
+    let queue = server::QueueConfig {
+        max_tokens: 64,
+        max_batch_tokens: 64,
+        ..server::QueueConfig::default()
+    };
+    let server = TestServer::start_with(|config| config.data = Some(data.path().to_owned()), queue);
+    let made = server.put("/v1/collections/long", "", &json!({"stride": 32}));
+    assert_eq!(made.status, 201, "{made:?}");
+    let text = "The sea comes in and goes out twice a day. ".repeat(60);
+    let documents = json!([{"_id": "a", "text": text}, {"_id": "b", "text": "Sand melts."}]);
+    let written = server
+        .post("/v1/collections/long/documents", &documents)
+        .ok();
+    assert_eq!(
+        (&written["documents"], &written["errors"]),
+        (&json!(2), &json!([]))
+    );
+    let passages = written["passages"].as_u64().unwrap();
+    assert!(passages > 10, "{written}");
+    let shown = server.get("/v1/collections/long/documents/a").ok();
+    let shown = shown["passages"].as_array().unwrap().len();
+    assert_eq!(shown as u64 + 1, passages);
+    let body = json!({"query": "Sand melts.", "top_k": 1});
+    let found = server.post("/v1/collections/long/search", &body).ok();
+    assert_eq!(ids(&found), ["b#0"]);
+}
+
+#[test]
 fn a_collection_is_made_and_answers_after_a_restart() {
     let data = tempfile::tempdir().unwrap();
     let path = data.path().join("made");

@@ -1,6 +1,8 @@
 """The client against the server at HOST; clients/python/run starts one."""
 
 import os
+import socket
+import threading
 import time
 import unittest
 
@@ -73,6 +75,57 @@ class AgainstServer(unittest.TestCase):
         with self.assertRaises(TrawlError) as raised:
             bulk.list_collections()
         self.assertIn("x-priority", str(raised.exception))
+
+
+class AgainstAnything(unittest.TestCase):
+    """What a proxy, or a server that ends connections, does."""
+
+    def serve(self, *answers):
+        """The address of a server that gives each connection one answer and ends it, and what it says when one has ended."""
+        listener = socket.create_server(("127.0.0.1", 0))
+        self.addCleanup(listener.close)
+        ended = threading.Semaphore(0)
+
+        def answer_all():
+            for status, headers, body in answers:
+                connection, _ = listener.accept()
+                with connection, connection.makefile("rb") as request:
+                    while request.readline().strip():
+                        pass
+                    head = f"HTTP/1.1 {status} X\r\ncontent-length: {len(body)}\r\n{headers}\r\n"
+                    connection.sendall((head + body).encode())
+                ended.release()
+
+        thread = threading.Thread(target=answer_all, daemon=True)
+        thread.start()
+        self.addCleanup(thread.join, 10)
+        return f"http://127.0.0.1:{listener.getsockname()[1]}", ended
+
+    def test_ended_connections(self):
+        url, ended = self.serve(*[(200, "", '{"status": "ready"}')] * 3)
+        with Client(url) as client:
+            for _ in range(3):
+                self.assertEqual(client.readyz()["status"], "ready")
+                ended.acquire(timeout=10)
+
+    def test_errors_of_others(self):
+        wrapped = '{"error": {"message": "later", "code": "overloaded"}}'
+        for headers, body, detail, millis in [
+            ("", "bad gateway", "bad gateway", None),
+            ("", '["bad"]', '["bad"]', None),
+            ("", '{"error": "no route"}', "no route", None),
+            ("retry-after: 2\r\n", wrapped, "later", 2000),
+        ]:
+            url, _ = self.serve((502, headers, body))
+            with Client(url) as client, self.assertRaises(TrawlError) as raised:
+                client.readyz()
+            self.assertIn(detail, str(raised.exception))
+            self.assertEqual(raised.exception.retry_after_ms, millis)
+
+    def test_addresses(self):
+        for url in ["127.0.0.1:8080", "localhost:8080", "search.example", "http://"]:
+            with self.assertRaises(ValueError):
+                Client(url)
 
 
 if __name__ == "__main__":

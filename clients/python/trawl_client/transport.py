@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import http.client
 import json
-from typing import Any, Mapping
+import selectors
+from collections.abc import Mapping
+from typing import Any
 from urllib.parse import quote as _quote, urlsplit
 
 
@@ -15,13 +17,17 @@ def quote(part: str) -> str:
 class TrawlError(Exception):
     """A refusal or a failure: `status`, `code` and what the server says of it in `problem`."""
 
-    def __init__(self, status: int, problem: Mapping[str, Any]):
-        # The errors of /v1/embeddings and /v1/models are wrapped as OpenAI's are.
+    def __init__(self, status: int, problem: Mapping[str, Any], retry_after: str | None = None):
+        # The errors of /v1/embeddings and /v1/models are wrapped as OpenAI's are; those of a proxy may be a text.
         inner = problem.get("error", problem)
+        if not isinstance(inner, Mapping):
+            inner = {"detail": str(inner)}
         self.status = status
         self.problem = inner
         self.code: str = inner.get("code", "")
         self.retry_after_ms: int | None = inner.get("retry_after_ms")
+        if self.retry_after_ms is None and retry_after and retry_after.isdecimal():
+            self.retry_after_ms = 1000 * int(retry_after)
         super().__init__(f"{status} {self.code}: {inner.get('detail') or inner.get('message', '')}")
 
 
@@ -31,8 +37,10 @@ class Transport:
     def __init__(self, url: str, key: str | None = None, timeout: float = 60, headers: Mapping[str, str] | None = None):
         """`headers` go with every request: `x-timeout-ms`, `x-priority` and so on."""
         parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError(f"url is {url!r}, expected http://HOST:PORT or https://HOST:PORT")
         kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
-        self._connection = kind(parts.hostname or "", parts.port, timeout=timeout)
+        self._connection = kind(parts.hostname, parts.port, timeout=timeout)
         self._prefix = parts.path.rstrip("/")
         self._headers = dict(headers or {})
         if key:
@@ -58,11 +66,12 @@ class Transport:
         if body is not None:
             headers, data = {**headers, "content-type": "application/json"}, json.dumps(body).encode()
         try:
+            self._drop_ended()
             self._connection.request(method, self._prefix + path, data, headers)
             response = self._connection.getresponse()
             answer = response.read()
-        except (OSError, http.client.HTTPException):
-            # The next request begins with a new connection.
+        except BaseException:
+            # The next request begins with a new connection, also after an interrupt.
             self._connection.close()
             raise
         if response.status < 300:
@@ -70,5 +79,17 @@ class Transport:
         try:
             problem = json.loads(answer)
         except ValueError:
+            problem = None
+        if not isinstance(problem, dict):
             problem = {"detail": answer.decode(errors="replace")}
-        raise TrawlError(response.status, problem)
+        raise TrawlError(response.status, problem, response.getheader("retry-after"))
+
+    def _drop_ended(self) -> None:
+        """Closes a connection that the server has ended meanwhile, as it does after half a minute without a request."""
+        if self._connection.sock is None:
+            return
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._connection.sock, selectors.EVENT_READ)
+            # Nothing was asked, so there is nothing to read but the end.
+            if selector.select(0):
+                self._connection.close()

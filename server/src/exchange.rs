@@ -67,17 +67,26 @@ impl Context {
         app: &Shared,
     ) -> Result<Deadline, ApiError> {
         let asked = asked.map(Duration::from_millis);
+        let most = app.config.max_timeout;
         let timeout = match (asked, self.timeout) {
             (Some(body), Some(header)) => body.min(header),
-            (body, header) => body.or(header).unwrap_or(usual),
+            (body, header) => body.or(header).unwrap_or(usual.min(most)),
         };
-        if timeout > app.config.max_timeout {
-            let limit = app.config.max_timeout.as_millis();
+        if timeout > most {
+            let limit = most.as_millis();
             let message = format!(
                 "is {}, limit is {limit} (`server.max_timeout`)",
                 timeout.as_millis()
             );
-            return Err(ApiError::field("/timeout_ms", "too_large", message));
+            return Err(match asked {
+                Some(asked) if asked == timeout => {
+                    ApiError::field("/timeout_ms", "too_large", message)
+                }
+                _ => {
+                    let text = format!("header `{TIMEOUT}` {message}");
+                    ApiError::new(ErrorCode::Validation, text)
+                }
+            });
         }
         Ok(self
             .arrival

@@ -381,6 +381,32 @@ fn unknown_routes_methods_and_names_are_told_apart() {
 }
 
 #[test]
+fn a_time_beyond_the_limit_is_refused_by_where_it_was_asked() {
+    let most = Duration::from_secs(20);
+    let server = TestServer::start_with(
+        |config| {
+            config.max_timeout = most;
+            config.default_timeout = 2 * most;
+        },
+        QueueConfig::default(),
+    );
+    let ask = |body: Value| {
+        let headers = "x-timeout-ms: 20001\r\n";
+        let answer = server.post_with(SEARCH, headers, body.to_string().as_bytes());
+        answer.problem(422, "validation")["detail"].to_string()
+    };
+    let detail = ask(json!({"query": "a"}));
+    assert!(
+        detail.contains("header `x-timeout-ms` is 20001"),
+        "{detail}"
+    );
+    let detail = ask(json!({"query": "a", "timeout_ms": 20001}));
+    assert!(detail.contains("/timeout_ms is 20001"), "{detail}");
+    // Who asks for none has no more than anybody may ask for.
+    server.search(json!({"query": "a"})).ok();
+}
+
+#[test]
 fn embeddings_are_those_of_the_model() {
     let server = TestServer::start();
     let texts = ["the tide comes in", "a silent owl", ""];

@@ -40,7 +40,8 @@ impl Metrics {
         let shares: Vec<f64> = (0..=10).map(|tenths| f64::from(tenths) / 10.0).collect();
         let recorder = PrometheusBuilder::new()
             .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &seconds)?
-            .set_buckets_for_metric(Matcher::Prefix("trawl_batch_".to_owned()), &sizes)?
+            .set_buckets_for_metric(Matcher::Full(BATCH_TOKENS.to_owned()), &sizes)?
+            .set_buckets_for_metric(Matcher::Full(BATCH_ROWS.to_owned()), &sizes)?
             .set_buckets_for_metric(Matcher::Full(SHADOW_OVERLAP.to_owned()), &shares)?
             .build_recorder();
         for (name, unit, text) in [

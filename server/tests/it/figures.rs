@@ -146,6 +146,22 @@ fn vectors_and_scores_say_what_they_took() {
 }
 
 #[test]
+fn times_and_sizes_of_batches_are_told_in_their_own_steps() {
+    let server = TestServer::start();
+    server.search(json!({"query": "a"})).ok();
+    let figures = server.get("/metrics").text;
+    let steps = |name: &str| {
+        let lines = figures.lines().filter(|line| line.starts_with(name));
+        let step = |line: &str| line.split("le=\"").nth(1)?.split('"').next()?.parse().ok();
+        lines.filter_map(step).collect::<Vec<f64>>()
+    };
+    assert_eq!(steps("trawl_batch_seconds_bucket")[..2], [0.0001, 0.0002]);
+    for name in ["trawl_batch_tokens_bucket", "trawl_batch_rows_bucket"] {
+        assert_eq!(steps(name)[..2], [1.0, 2.0], "{name}");
+    }
+}
+
+#[test]
 fn requests_are_counted_by_key() {
     let mut shop = key("shop", &[Scope::Search]);
     shop.rate = Some("3/h".parse().unwrap());

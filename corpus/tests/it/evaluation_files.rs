@@ -269,7 +269,7 @@ fn data_sets_are_found_by_their_layout() {
     assert_eq!(dataset.qrels("test").unwrap().grade("2", "d1"), Some(1));
     assert_eq!(
         dataset.qrels("train").unwrap_err().to_string(),
-        missing("train.tsv")
+        missing("qrels/train.tsv")
     );
     let ids: Vec<String> = dataset
         .queries_of("test")

@@ -4,6 +4,7 @@
 //! people who call the API. Native requests refuse unknown fields; the compatibility routes (embeddings, rerank)
 //! ignore them, because the clients they serve send extras.
 
+mod about;
 mod aliases;
 mod boost;
 mod cohere;
@@ -24,6 +25,7 @@ mod search;
 mod shadow;
 mod tei;
 
+pub use about::{Limits, Version};
 pub use aliases::{Alias, AliasRequest, Generation, GenerationList, RollbackRequest};
 pub use boost::{Boost, BoostFunction, BoostStage, HitBoost, HitExplanation, Pin, Sort, SortOrder};
 pub use cohere::{

@@ -45,7 +45,7 @@ impl Scope {
             "/v1/rerank" | "/v2/rerank" | "/rerank" | "/predict" => Some(Self::Rerank),
             "/metrics" => Some(Self::Metrics),
             // What `POST /` needs is for its body to say.
-            "/" | "/info" | "/openapi.json" => None,
+            "/" | "/info" | "/openapi.json" | "/v1/limits" | "/v1/version" => None,
             _ if path.starts_with("/v1/models") || path.starts_with("/docs") => None,
             _ if PUBLIC.contains(&path.trim_start_matches('/')) => None,
             _ if path.starts_with("/v1/collections") => Some(match below_collection(path) {

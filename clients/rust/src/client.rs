@@ -4,8 +4,8 @@ use openapi::{
     Alias, AliasRequest, BatchSearchRequest, BatchSearchResponse, Collection, CollectionDetail,
     CollectionList, CollectionRequest, Document, DocumentsDelete, DocumentsDeleted,
     DocumentsWritten, EmbeddingRequest, EmbeddingResponse, FeedbackRequest, FeedbackResponse,
-    GenerationList, Health, Model, ModelList, NewDocument, RerankRequest, RerankResponse,
-    RollbackRequest, SearchRequest, SearchResponse, Shadow, ShadowRequest, Task, TaskList,
+    GenerationList, Health, Limits, Model, ModelList, NewDocument, RerankRequest, RerankResponse,
+    RollbackRequest, SearchRequest, SearchResponse, Shadow, ShadowRequest, Task, TaskList, Version,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -256,6 +256,16 @@ impl Client {
     /// A loaded model.
     pub fn show_model(&self, model: &str) -> Result<Model, Error> {
         self.call(operation::SHOW_MODEL, &[model])
+    }
+
+    /// Which program answers.
+    pub fn version(&self) -> Result<Version, Error> {
+        self.call(operation::VERSION, &[])
+    }
+
+    /// What requests may ask for at most.
+    pub fn limits(&self) -> Result<Limits, Error> {
+        self.call(operation::LIMITS, &[])
     }
 
     /// That every model and collection gave the known answer; until then it is refused with `not_ready`.

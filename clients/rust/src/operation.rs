@@ -75,6 +75,8 @@ operations! {
     RERANK: "rerank", "POST", "/v1/rerank";
     LIST_MODELS: "list_models", "GET", "/v1/models";
     SHOW_MODEL: "show_model", "GET", "/v1/models/{id}";
+    VERSION: "version", "GET", "/v1/version";
+    LIMITS: "limits", "GET", "/v1/limits";
     READYZ: "readyz", "GET", "/readyz";
 }
 

@@ -1,5 +1,6 @@
 //! One file a route, and the router.
 
+mod about;
 mod aliases;
 mod batch;
 mod cohere;
@@ -85,6 +86,8 @@ static SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
         tei::decode,
         tei::info,
         tei::health,
+        about::version,
+        about::limits,
         health::live,
         health::ready,
         health::metrics,
@@ -185,6 +188,8 @@ pub(crate) fn router(app: App) -> Router {
         .route("/v1/rerank", post(rerank::rerank))
         .route("/v1/models", get(models::list))
         .route("/v1/models/{id}", get(models::show))
+        .route("/v1/limits", get(about::limits))
+        .route("/v1/version", get(about::version))
         .route("/v2/rerank", post(cohere::rerank))
         .route("/", post(tei::root))
         .route("/embed", post(tei::embed))

@@ -121,6 +121,7 @@ fn the_client_uses_models() {
     assert!(reranked.results[0].document.is_some());
     let models = client.list_models().unwrap().data;
     assert_eq!(client.show_model("tiny").unwrap(), models[0]);
+    assert_eq!(client.version().unwrap().name, "trawl");
     client.readyz().unwrap();
 }
 

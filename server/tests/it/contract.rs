@@ -285,6 +285,8 @@ fn request(operation: &str) -> (String, Value) {
         "embed" => ("/v1/embeddings", json!({"model": "tiny", "input": "a"})),
         "list_models" => ("/v1/models", Value::Null),
         "show_model" => ("/v1/models/tiny", Value::Null),
+        "version" => ("/v1/version", Value::Null),
+        "limits" => ("/v1/limits", Value::Null),
         "rerank" => ("/v1/rerank", reranking),
         "cohere_rerank" => ("/v2/rerank", reranking),
         "tei_embed" => ("/embed", json!({"inputs": "a"})),

@@ -239,6 +239,9 @@ fn a_bad_body_is_refused_with_its_place() {
     let problem = server.search(json!({"query": "a", "top_k": 1001})).json();
     assert_eq!(problem["errors"][0]["setting"], "limits.top_k");
     assert_eq!(problem["errors"][0]["limit"], 1000);
+    let limits = server.get("/v1/limits").ok();
+    assert_eq!(limits["settings"]["limits.top_k"], 1000);
+    assert_eq!(limits["settings"]["server.max_timeout"], 30_000);
     let both = json!({"query": "", "top_k": 0});
     assert_eq!(
         server.search(both).json()["errors"]

@@ -152,6 +152,8 @@ fn every_route_asks_for_its_scope() {
         ("GET", "/metrics", json!(null), metrics),
         ("GET", "/v1/models", json!(null), None),
         ("GET", "/v1/models/tiny", json!(null), None),
+        ("GET", "/v1/limits", json!(null), None),
+        ("GET", "/v1/version", json!(null), None),
         ("GET", "/info", json!(null), None),
         ("GET", "/openapi.json", json!(null), None),
         ("GET", "/docs/", json!(null), None),

@@ -129,10 +129,7 @@ pub(super) async fn delete(
 ) -> Result<Response, ApiError> {
     let (slot, _) = writable(&app, &name)?;
     let limits = app.limits();
-    let request = match &body.ids {
-        Some(ids) => hex(&[ids.join("\n").as_bytes()]),
-        None => hex(&[&serde_json::to_vec(&body).map_err(ApiError::internal)?]),
-    };
+    let request = hex(&[&serde_json::to_vec(&body).map_err(ApiError::internal)?]);
     let (ids, filter) = deleted(body, &limits)?;
     if let Some(ids) = &ids
         && ids.len() > limits.documents

@@ -298,6 +298,14 @@ fn a_request_with_a_key_is_written_once() {
     let other = ask("two", "sand").ok();
     assert!(other["log_position"].as_u64() > first["log_position"].as_u64());
     ask(&"x".repeat(256), "salt").problem(400, "bad_request");
+
+    let delete = |ids: &Value| {
+        let body = json!({"ids": ids}).to_string();
+        let headers = "idempotency-key: three\r\n";
+        server.post_with(&format!("{DOCUMENTS}/delete"), headers, body.as_bytes())
+    };
+    delete(&json!(["a\nb"])).ok();
+    delete(&json!(["a", "b"])).problem(422, "validation");
 }
 
 #[test]

@@ -198,7 +198,7 @@ impl ApiError {
             SearchError::NoReranker => Self::field(
                 "/rerank",
                 "unsupported",
-                "asks for a reranker, the collection has none",
+                "asks for a reranker, the collection has none (`collections.NAME.reranker`)",
             ),
             SearchError::Filter(error) => Self::fields(vec![filter_fault("/filter", error)]),
             SearchError::Facets(error) => Self::fields(vec![filter_fault("/facets", error)]),

@@ -150,7 +150,9 @@ pub(super) async fn create(
             },
         };
         let path = created::make(&data, &created, config, &schema, vectors)?;
-        created::serve(&making, &created, &path)
+        created::serve(&making, &created, &path).inspect_err(|_| {
+            let _ = created::delete(&data, &path); // else its name would be taken, and nothing there
+        })
     });
     made.await?.map_err(of_creation)?;
     let shown = short(&*app.collection(&name)?);

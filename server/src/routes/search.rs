@@ -277,7 +277,7 @@ fn resolve(
             faults.add(
                 "/rerank",
                 "unsupported",
-                "asks for a reranker, the collection has none",
+                "asks for a reranker, the collection has none (`collections.NAME.reranker`)",
             );
         }
     }

@@ -177,7 +177,9 @@ impl BiEncoderObjective {
     /// What is probably not meant, one sentence each.
     pub fn warnings(&self) -> Vec<String> {
         let mut warnings = Vec::new();
-        if self.query.normalizes && self.temperature >= 0.5 {
+        // Truncated vectors are brought to length 1 whatever the whole ones are.
+        let compares_cosines = self.query.normalizes || !self.config.matryoshka.is_empty();
+        if compares_cosines && self.temperature >= 0.5 {
             warnings.push(format!(
                 "vectors have length 1 and the temperature is {}: similarities over it are too close to learn from; \
                  0.01 to 0.1 is usual",
@@ -214,6 +216,13 @@ impl BiEncoderObjective {
             mask.mask_own()?;
         }
         let teacher = match self.config.distillation {
+            Some(one) if one.needs_negatives() && n_passages == batch.len() => {
+                return Err(TrainingError::Setting {
+                    name: "number of passages that distillation compares",
+                    value: 1.0,
+                    rule: "it is at least 2, for the loss is always 0 otherwise",
+                });
+            }
             Some(_) => Some(teacher_scores(batch)?),
             None => None,
         };
@@ -596,9 +605,22 @@ mod tests {
 
     #[test]
     fn warm_temperatures_of_normalized_vectors_are_warned_of() {
-        for (temperature, n_warnings) in [(None, 0), (Some(0.49), 0), (Some(0.5), 1)] {
+        let width = Width {
+            width: 8,
+            weight: 1.0,
+        };
+        for (temperature, normalize, matryoshka, n_warnings) in [
+            (None, None, Vec::new(), 0),
+            (Some(0.49), None, Vec::new(), 0),
+            (Some(0.5), None, Vec::new(), 1),
+            (None, Some(false), Vec::new(), 0),
+            (None, Some(false), vec![width], 1),
+            (Some(0.05), Some(false), vec![width], 0),
+        ] {
             let config = BiEncoderConfig {
                 temperature,
+                normalize,
+                matryoshka,
                 ..BiEncoderConfig::default()
             };
             let objective =

@@ -11,7 +11,7 @@ use super::head::Head;
 use super::passes::{self, GradCacheConfig};
 use super::rates::Rates;
 use super::scores::{Measures, teacher_scores};
-use super::settings::{above_0, at_least_0, dropout};
+use super::settings::{above_0, at_least_0, check, dropout};
 use super::{Objective, Preparation, Step, StepReport};
 use crate::data::{Content, Group};
 use crate::export::{CrossEncoderExport, Tensors};
@@ -384,7 +384,9 @@ impl CrossEncoderConfig {
             return refuse(reason);
         }
         let Some(distillation) = self.distillation else {
-            return Ok(());
+            let rule = "without distillation it is above 0";
+            let is_trained = self.ranking_weight > 0.0;
+            return check(is_trained, "ranking weight", self.ranking_weight, rule);
         };
         if distillation.loss == DistillationLoss::InBatch {
             return refuse(

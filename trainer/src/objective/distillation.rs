@@ -59,7 +59,25 @@ impl DistillationConfig {
         at_least_0("distillation weight", self.weight)?;
         let student = self.student_temperature.unwrap_or(1.0);
         above_0("student temperature", student)?;
-        above_0("teacher temperature", self.teacher_temperature)
+        above_0("teacher temperature", self.teacher_temperature)?;
+        let refuse = |reason| Err(TrainingError::Settings { reason });
+        let default = Self::default();
+        if self.reduction != default.reduction && self.loss != DistillationLoss::Kl {
+            return refuse("`distillation.reduction` goes with `loss = \"kl\"`");
+        }
+        let has_temperature = self.student_temperature.is_some()
+            || self.teacher_temperature != default.teacher_temperature;
+        if has_temperature && self.loss == DistillationLoss::MarginMse {
+            return refuse(
+                "the distillation loss `margin_mse` has no temperatures: margins are not divided",
+            );
+        }
+        Ok(())
+    }
+
+    /// Whether the loss of a group of one passage is always 0.
+    pub(super) fn needs_negatives(&self) -> bool {
+        self.loss != DistillationLoss::InBatch
     }
 
     /// The loss of groups from vectors, (B, H) and (B·N, H), and raw teacher scores, (B, N).

@@ -16,7 +16,7 @@ use encoder::{
     BiEncoder, CrossEncoder, EncoderConfig, ModelOptions, Pooling, RankPrior, Role, Text,
 };
 use trainer::data::{Candidate, Content, Group};
-use trainer::loss::Width;
+use trainer::loss::{Reduction, Width};
 use trainer::objective::{
     BiEncoderConfig, BiEncoderObjective, CrossEncoderConfig, CrossEncoderObjective,
     DistillationConfig, DistillationLoss, GradCacheConfig, GuideConfig, HeadConfig, MarginKind,

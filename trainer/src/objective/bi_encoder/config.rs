@@ -166,6 +166,10 @@ impl BiEncoderConfig {
                 self.mask.above_own && self.mask.above.is_none(),
                 "`mask.above_own` goes with `mask.above`",
             ),
+            (
+                self.mask.own && self.negatives == Negatives::Group,
+                "`mask.own` does not go with `negatives = \"group\"`, which has none but the query's own",
+            ),
         ];
         if let Some(&(_, reason)) = alone.iter().find(|(is_alone, _)| *is_alone) {
             return Err(TrainingError::Settings { reason });

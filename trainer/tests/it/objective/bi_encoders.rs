@@ -421,7 +421,55 @@ fn what_cannot_be_trained_is_refused() {
         "passage `p1-1` of query `q1` has no teacher score"
     );
 
+    let alone = objective.step(&groups(3, 1), &step_at(0));
+    let refused = alone.expect_err("groups of one").to_string();
+    assert!(
+        refused.starts_with("number of passages that distillation compares is 1"),
+        "{refused}"
+    );
+    let pool = DistillationConfig {
+        loss: DistillationLoss::InBatch,
+        ..DistillationConfig::default()
+    };
+    let pool = BiEncoderConfig {
+        distillation: Some(pool),
+        ..plain.clone()
+    };
+    let mut objective = load(&pool).expect("the model loads");
+    objective
+        .step(&groups(3, 1), &step_at(0))
+        .expect("the pool is compared");
+
+    let distilled = |distillation| BiEncoderConfig {
+        distillation: Some(distillation),
+        ..plain.clone()
+    };
+    let margins = DistillationConfig {
+        loss: DistillationLoss::MarginMse,
+        ..DistillationConfig::default()
+    };
+    load(&distilled(margins)).expect("the model loads");
     for config in [
+        distilled(DistillationConfig {
+            reduction: Reduction::Mean,
+            ..margins
+        }),
+        distilled(DistillationConfig {
+            teacher_temperature: 2.0,
+            ..margins
+        }),
+        distilled(DistillationConfig {
+            student_temperature: Some(0.02),
+            ..margins
+        }),
+        BiEncoderConfig {
+            negatives: Negatives::Group,
+            mask: MaskConfig {
+                own: true,
+                ..MaskConfig::default()
+            },
+            ..plain.clone()
+        },
         BiEncoderConfig {
             temperature: Some(0.0),
             ..plain.clone()

@@ -261,9 +261,20 @@ fn what_cannot_be_trained_is_refused() {
             }),
             ..config()
         },
+        CrossEncoderConfig {
+            ranking_weight: 0.0,
+            r_drop: Some(1.0),
+            ..config()
+        },
     ] {
         assert!(load("tiny-cross-bert", &config).is_err(), "{config:?}");
     }
+    let distilled = CrossEncoderConfig {
+        ranking_weight: 0.0,
+        distillation: Some(DistillationConfig::default()),
+        ..config()
+    };
+    load("tiny-cross-bert", &distilled).expect("the model loads");
     // A head that the checkpoint lacks is drawn; the pooler of tiny-bert is none of it.
     let new = load("tiny-roberta", &config()).expect("the model loads");
     let old = load("tiny-cross-roberta", &config()).expect("the model loads");

@@ -31,6 +31,14 @@ pub enum TrainError {
         /// What it names.
         name: String,
     },
+    /// A part of names that no matrix has which could get an adapter.
+    #[error(
+        "`lora.targets` names `{name}`, and no matrix of the layers that is neither frozen nor in `lora.train` is called so"
+    )]
+    UnknownTarget {
+        /// What it names.
+        name: String,
+    },
     /// Two parameters have one name, so that a checkpoint could not hold both.
     #[error("two parameters are called `{name}`")]
     RepeatedParameter {
@@ -112,6 +120,12 @@ pub enum TrainError {
         measure: String,
         /// The figures that there are.
         found: Vec<String>,
+    },
+    /// Two kinds of dev figures have one name, so that one would take the other's place.
+    #[error("two dev figures are called `{name}`")]
+    RepeatedMeasure {
+        /// The name.
+        name: String,
     },
     /// A file of the run directory cannot be written or read.
     #[error("cannot use `{}`", path.display())]

@@ -107,9 +107,18 @@ impl Adapters {
                 whole: whole.clone(),
             });
         }
+        let is_used = |part: &str| {
+            let mut names = adapters.iter().map(|adapter| adapter.whole.name());
+            names.any(|name| name.contains(part))
+        };
+        if let Some(target) = config.targets.iter().find(|target| !is_used(target)) {
+            return Err(TrainError::UnknownTarget {
+                name: target.clone(),
+            });
+        }
         if adapters.is_empty() {
             return Err(TrainError::Nothing {
-                hint: ": `lora.targets` names no matrix of the layers that is neither frozen nor in `lora.train`",
+                hint: ": no matrix of the layers is neither frozen nor in `lora.train`",
             });
         }
         Ok(Self {

@@ -55,7 +55,7 @@ pub struct Job<'a, O: Objective, B> {
     pub batches: &'a B,
     /// Threads of the optimizer.
     pub engine: &'a Arc<Engine>,
-    /// What takes dev figures; their names are told apart by the evaluators.
+    /// What takes dev figures, each under names of its own.
     pub evaluators: Vec<Box<dyn Evaluator<O> + 'a>>,
     /// Once set, the run saves a checkpoint and ends after the present step.
     pub stop: &'a AtomicBool,
@@ -167,12 +167,14 @@ where
     })
 }
 
-/// Refuses settings that name a dev figure that nobody takes, or parameters that the model does not have.
+/// Refuses settings that name a dev figure that nobody takes, or parameters that the model does not have, and figures of
+/// one name.
 ///
 /// [`train`] does so too, when the folder of the run is there.
 ///
 /// # Errors
-/// [`TrainError::UnknownMeasure`], [`TrainError::UnknownParameter`], [`TrainError::Evaluation`].
+/// [`TrainError::UnknownMeasure`], [`TrainError::RepeatedMeasure`], [`TrainError::UnknownParameter`],
+/// [`TrainError::Evaluation`].
 pub fn check<O: Objective>(
     config: &TrainConfig,
     objective: &mut O,
@@ -675,23 +677,28 @@ where
     }
 }
 
-/// Refuses a measure that nobody takes.
+/// Refuses a measure that nobody takes, and one that two evaluators take.
 fn check_measure<O: Objective>(
     config: &TrainConfig,
     objective: &mut O,
     evaluators: &[Box<dyn Evaluator<O> + '_>],
 ) -> Result<(), TrainError> {
-    let Some(measure) = &config.run.measure else {
-        return Ok(());
-    };
-    let mut found = Vec::new();
+    let measure = config.run.measure.as_ref();
+    if measure.is_none() && evaluators.len() < 2 {
+        return Ok(()); // names may cost a batch
+    }
+    let mut found: Vec<String> = Vec::new();
     for evaluator in evaluators {
         let names = evaluator.names(objective);
-        found.extend(names.map_err(|error| TrainError::Evaluation(Box::new(error)))?);
+        let names = names.map_err(|error| TrainError::Evaluation(Box::new(error)))?;
+        if let Some(name) = names.iter().find(|name| found.contains(*name)) {
+            return Err(TrainError::RepeatedMeasure { name: name.clone() });
+        }
+        found.extend(names);
     }
-    match found.contains(measure) {
-        true => Ok(()),
-        false => Err(TrainError::UnknownMeasure {
+    match measure.filter(|measure| !found.contains(*measure)) {
+        None => Ok(()),
+        Some(measure) => Err(TrainError::UnknownMeasure {
             measure: measure.clone(),
             found,
         }),

@@ -19,7 +19,7 @@ use trainer::data::DataError;
 use trainer::ranks::{Alone, Collective};
 use trainer::run::{
     Describe, End, Evaluator, EvaluatorError, Event, Every, Job, LoraConfig, RunDirectory, Summary,
-    TrainConfig, TrainError, train,
+    TrainConfig, TrainError, check, train,
 };
 use trainer::{Batches, Objective, Preparation, Step, StepReport};
 
@@ -786,11 +786,18 @@ fn what_makes_no_sense_is_refused_before_anything_is_trained() {
         &|config| config.run.measure = Some("mrr".to_owned()),
         "loss, hill",
     );
-    let lora = |targets: &str| LoraConfig {
-        targets: vec![targets.to_owned()],
+    let lora = |targets: &[&str]| LoraConfig {
+        targets: targets.iter().map(|&target| target.to_owned()).collect(),
         ..LoraConfig::default()
     };
-    check(&|config| config.lora = Some(lora("q_lin")), "lora.targets");
+    check(
+        &|config| config.lora = Some(lora(&["q_lin"])),
+        "`lora.targets` names `q_lin`",
+    );
+    check(
+        &|config| config.lora = Some(lora(&["query", "valeu"])),
+        "`lora.targets` names `valeu`",
+    );
 
     let folder = tempfile::tempdir().unwrap();
     let run = RunDirectory::create(folder.path(), "a = 1\nb = 2\n", 1).unwrap();
@@ -812,6 +819,29 @@ fn what_makes_no_sense_is_refused_before_anything_is_trained() {
         error.to_string().contains("no epoch has a batch"),
         "{error}"
     );
+}
+
+#[test]
+fn figures_of_one_name_are_refused() {
+    let engine = Engine::new(&EngineConfig::default()).unwrap();
+    let mut objective = Regression::new(&engine);
+    let figures = || -> Box<dyn Evaluator<Regression>> {
+        Box::new(Figures {
+            batches: Numbers::new(5),
+            n_seen: 0,
+            best_at: 1,
+        })
+    };
+    let mut config = config();
+    for measure in [None, Some("hill".to_owned())] {
+        config.run.measure = measure;
+        check(&config, &mut objective, &[figures()]).unwrap();
+        let error = check(&config, &mut objective, &[figures(), figures()]).unwrap_err();
+        assert!(
+            matches!(&error, TrainError::RepeatedMeasure { name } if name == "loss"),
+            "{error}"
+        );
+    }
 }
 
 #[test]

@@ -199,6 +199,8 @@ struct QueryResults<'a> {
     /// Results that the data set's list lacks.
     n_positive: usize,
     n_unlisted: usize,
+    /// Whether a positive is in the run.
+    is_found: bool,
     /// Lowest score of a positive.
     anchor: Option<f64>,
     teacher: Option<&'a Scores>,
@@ -223,7 +225,14 @@ impl<'a> QueryResults<'a> {
             .known_positives()
             .map(|passage| passages.id(passage))
             .collect();
+        // Those of too low a grade are no negatives, and no positives to measure others by.
+        let own: HashSet<&str> = entry
+            .positives
+            .iter()
+            .map(|link| passages.id(link.passage))
+            .collect();
         let (mut results, mut n_positive, mut n_unlisted) = (Vec::new(), 0, 0);
+        let mut is_found = false;
         let mut anchor: Option<f64> = None;
         let mut lower =
             |score: f64| anchor = Some(anchor.map_or(score, |anchor| anchor.min(score)));
@@ -236,14 +245,16 @@ impl<'a> QueryResults<'a> {
                 }
                 None if known.contains(id.as_str()) => {
                     n_positive += 1;
-                    lower(*score);
+                    if own.contains(id.as_str()) {
+                        is_found = true;
+                        lower(*score);
+                    }
                 }
                 None => n_unlisted += 1,
             }
         }
         if let Some(scores) = positive_scores {
-            known
-                .iter()
+            own.iter()
                 .filter_map(|id| scores.get(query_id, id))
                 .for_each(|score| lower(score.into()));
         }
@@ -263,6 +274,7 @@ impl<'a> QueryResults<'a> {
             results,
             n_positive,
             n_unlisted,
+            is_found,
             anchor,
             teacher,
         }
@@ -290,7 +302,7 @@ impl<'a> QueryResults<'a> {
             let n_left = self.results.len();
             return leave_out(counts, "no teacher score of a positive", n_left);
         }
-        if config.found_only && self.n_positive == 0 {
+        if config.found_only && !self.is_found {
             return leave_out(counts, "no positive in the run", self.results.len());
         }
         let has_margin = config.absolute_margin.is_some() || config.relative_margin.is_some();

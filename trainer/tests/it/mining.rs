@@ -424,6 +424,69 @@ fn scores_of_positives_may_come_from_elsewhere() {
 }
 
 #[test]
+fn passages_of_too_low_a_grade_are_neither_mined_nor_measured_by() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    let lines = |name: &str, lines: &[&str]| {
+        write(path, name, lines.iter().map(|line| (*line).to_owned()));
+    };
+    let passage = |id: &str| format!("{{\"_id\": \"{id}\", \"text\": \"text {id}\"}}");
+    write(
+        path,
+        "corpus.jsonl",
+        ["best", "near", "far", "good"].into_iter().map(passage),
+    );
+    let query = |id: &str| format!("{{\"_id\": \"{id}\", \"text\": \"query {id}\"}}");
+    write(path, "queries.jsonl", ["q1", "q2"].into_iter().map(query));
+    let qrels = ["q1 0 best 2", "q1 0 good 1", "q2 0 best 2", "q2 0 good 1"];
+    lines("qrels", &qrels);
+    let results = ["best 9", "near 7", "far 5", "good 3"].map(|one| format!("q1 {one}"));
+    let others = ["near 7", "far 5", "good 3"].map(|one| format!("q2 {one}"));
+    write(path, "run", results.into_iter().chain(others));
+    lines("scores", &["q2 best 6", "q2 good 1"]);
+    let source = JudgedSource {
+        negatives: Some(NegativeSource::Run {
+            path: path.join("run"),
+            format: RunFormat::Score3,
+            depth: None,
+        }),
+        ..JudgedSource::new(
+            CorpusSource::file(&path.join("corpus.jsonl")),
+            QuerySource::File(path.join("queries.jsonl")),
+            Judgments::Qrels {
+                path: path.join("qrels"),
+                min_grade: 2,
+            },
+        )
+    };
+    let dataset = source.read(&mut |_, _| {}).unwrap();
+    let run = Run::read(&path.join("run"), RunFormat::Score3).unwrap();
+    let scores = Scores::read(&[path.join("scores")]).unwrap();
+    let mined = |config: &MiningConfig| {
+        let (mined, counts) = mine(&dataset, &run, Some(&scores), None, config).unwrap();
+        assert!(conserves(&counts));
+        let ids = |example: trainer::data::Example| -> Vec<String> {
+            example.negatives.into_iter().map(|one| one.id).collect()
+        };
+        mined.examples().map(ids).collect::<Vec<_>>()
+    };
+    let margin = MiningConfig {
+        absolute_margin: Some(0.0),
+        ..MiningConfig::default()
+    };
+    assert_eq!(mined(&margin), [vec!["near", "far"], vec!["far"]]);
+    let found = MiningConfig {
+        found_only: true,
+        ..MiningConfig::default()
+    };
+    assert_eq!(
+        mined(&found),
+        [["near", "far"]],
+        "q2 has its good one alone"
+    );
+}
+
+#[test]
 fn settings_that_cannot_be_are_refused() {
     let world = World::new();
     let refuse = |config: MiningConfig| {

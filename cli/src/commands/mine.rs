@@ -18,6 +18,7 @@ use crate::output::{self, Output};
 
 /// Arguments of `trawl mine`.
 #[derive(Debug, clap::Args)]
+#[command(group = clap::ArgGroup::new("margin").args(["absolute_margin", "relative_margin"]).multiple(true))]
 #[command(after_help = "Examples:
   trawl search data/docs --queries queries.jsonl --qrels qrels/train.tsv -k 200 --run-out dense.trec
   trawl mine --run dense.trec --corpus corpus.jsonl --queries queries.jsonl --qrels qrels/train.tsv --out train.jsonl
@@ -77,10 +78,10 @@ struct FilterArgs {
     #[arg(long, value_name = "SHARE")]
     relative_margin: Option<f64>,
     /// Scores of positives that the run lacks, for the margins: `query passage score` or TREC.
-    #[arg(long, value_name = "FILE", num_args = 1..)]
+    #[arg(long, value_name = "FILE", num_args = 1.., requires = "margin")]
     positive_scores: Vec<PathBuf>,
     /// Keep queries of whose positives no score is known, without margins, in place of leaving them out.
-    #[arg(long)]
+    #[arg(long, requires = "margin")]
     keep_unanchored: bool,
     /// A teacher's scores, which the output carries: `query passage score` or TREC, such as `trawl rerank` writes.
     #[arg(long, value_name = "FILE", num_args = 1..)]

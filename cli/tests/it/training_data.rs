@@ -131,6 +131,9 @@ fn bad_training_data_has_exit_codes() {
     let mine = ["mine", "--run", &run, "--data", &data, "--out", text(&out)];
     fail(2, mine.into_iter().chain(["--skip", "200"]));
     fail(2, mine.into_iter().chain(["--teacher-margin", "1"]));
+    // Both say what margins do.
+    fail(2, mine.into_iter().chain(["--keep-unanchored"]));
+    fail(2, mine.into_iter().chain(["--positive-scores", &run]));
     let error = fail(65, mine.into_iter().chain(["--max-score", "-1"]));
     assert!(error.contains("cannot mine"), "{error}");
 }

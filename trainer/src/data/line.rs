@@ -110,10 +110,10 @@ pub(crate) fn parse(
     })
 }
 
-/// Gives an id to a query that has none, and refuses an example that cannot be trained on.
+/// Gives ids to a query and passages that have none, and refuses an example that cannot be trained on.
 pub(super) fn finish(mut example: Example) -> Result<Example, String> {
     if example.query_id.is_empty() {
-        example.query_id = format!("{:016x}", example.query.digest());
+        example.query_id = content_id(&example.query);
     }
     if example.query.is_blank() {
         return Err("query is blank".to_owned());
@@ -123,6 +123,11 @@ pub(super) fn finish(mut example: Example) -> Result<Example, String> {
     example.negatives.retain(|one| !one.content.is_blank());
     if example.positives.is_empty() {
         return Err("no positive that is not blank".to_owned());
+    }
+    // One empty id for all would make every passage of a batch the positive of every query.
+    let passages = example.positives.iter_mut().chain(&mut example.negatives);
+    for passage in passages.filter(|passage| passage.id.is_empty()) {
+        passage.id = content_id(&passage.content);
     }
     Ok(example)
 }
@@ -167,10 +172,15 @@ impl From<TextOrTokens> for Content {
     }
 }
 
+/// The id of what has none of its own.
+fn content_id(content: &Content) -> String {
+    format!("{:016x}", content.digest())
+}
+
 /// A passage that has no id of its own: its content names it.
 pub(super) fn unnamed(content: Content, score: Option<f32>) -> Candidate {
     Candidate {
-        id: format!("{:016x}", content.digest()),
+        id: content_id(&content),
         content,
         score,
     }

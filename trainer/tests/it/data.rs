@@ -542,6 +542,34 @@ fn a_bad_line_is_named() {
 }
 
 #[test]
+fn a_passage_with_an_empty_id_is_named_by_its_content() {
+    let lines = [
+        (
+            LineFormat::Native,
+            r#"{"query_id": "", "query": "a", "positives": [{"id": "", "text": "b"}], "negatives": [{"id": "", "text": "c"}]}"#,
+        ),
+        (
+            LineFormat::Tevatron,
+            r#"{"query_id": "", "query": "a", "positive_passages": [{"docid": "", "text": "b"}], "negative_passages": [{"docid": "", "text": "c"}]}"#,
+        ),
+    ];
+    for (format, line) in lines {
+        let folder = Folder::new(&[("train", line)]);
+        let source = DataSource::Lines(LineSource {
+            paths: vec![folder.path("train")],
+            format,
+            ..LineSource::default()
+        });
+        let example = read(&source).unwrap().example(0);
+        let name = |content: &Content| format!("{:016x}", content.digest());
+        assert_eq!(example.query_id, name(&example.query));
+        for passage in [&example.positives[0], &example.negatives[0]] {
+            assert_eq!(passage.id, name(&passage.content), "{format:?}");
+        }
+    }
+}
+
+#[test]
 fn damaged_files_are_refused() {
     let folder = Folder::new(&[]);
     let gzip = fs::read(fixture("simlm/passages.jsonl.gz")).unwrap();

@@ -184,6 +184,17 @@ fn openmatch_files_hold_token_ids() {
     assert_eq!(lines(&out.join("split00.hn.jsonl")), first);
     build("--n-sample 1 --seed 1 --passage-template <text>");
     assert_ne!(lines(&out.join("split00.jsonl")), first);
+    let (data, model_name, folder_name) = (fixture(""), text(&model), text(&out));
+    for name in ["--shard-size", "--truncate", "--truncate-query"] {
+        let command = format!(
+            "data build-train --data {data} --tokenizer {model_name} --save-to {folder_name} {name} 0"
+        );
+        let error = fail(2, command.split(' '));
+        assert!(
+            error.contains(&format!("`{name}` is at least 1")),
+            "{error}"
+        );
+    }
     fail(
         2,
         [

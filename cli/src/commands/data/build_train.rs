@@ -110,6 +110,7 @@ pub fn run(args: BuildTrainArgs, output: &Output) -> anyhow::Result<()> {
     for (name, value) in [
         ("--shard-size", args.shard_size),
         ("--truncate", args.truncate),
+        ("--truncate-query", args.truncate_query),
     ] {
         if value == 0 {
             return Err(Failure::usage(format!("`{name}` is at least 1")).into());

@@ -144,9 +144,13 @@ fn numbers(name: &str, value: &Value) -> Result<Vec<f32>, String> {
     let values = value
         .as_array()
         .map_or(std::slice::from_ref(value), Vec::as_slice);
-    let number = |value: &Value| value.as_f64().map(|number| number as f32);
+    // Beyond 32 bits a score would be infinite, and a softmax over it no number.
+    let number = |value: &Value| {
+        let number = value.as_f64().map(|number| number as f32);
+        number.filter(|number| number.is_finite())
+    };
     let numbers: Option<Vec<f32>> = values.iter().map(number).collect();
-    numbers.ok_or_else(|| format!("column `{name}` is no number, nor a list of them"))
+    numbers.ok_or_else(|| format!("column `{name}` is no number of 32 bits, nor a list of them"))
 }
 
 impl<'de> Deserialize<'de> for Row {

@@ -113,7 +113,11 @@ fn bad_rows_are_named() {
     );
     assert_eq!(
         bad("a.tsv", "q\tp\tlabel\nx\ty\tgood\n"),
-        "a.tsv:2: column `label` is no number, nor a list of them"
+        "a.tsv:2: column `label` is no number of 32 bits, nor a list of them"
+    );
+    assert_eq!(
+        bad("a.csv", "q,p,n,scores\nx,y,z,\"[1, -1e39]\"\n"),
+        "a.csv:2: column `scores` is no number of 32 bits, nor a list of them"
     );
     assert_eq!(
         bad("a.csv", "q,p,scores\nx,y,\"[1, 2, 3]\"\n"),

@@ -218,11 +218,13 @@ impl Inner {
         deadline: Option<Instant>,
     ) -> Result<R, MilvusError> {
         let mut tried = Vec::new();
-        let first = self.next.fetch_add(1, Ordering::Relaxed);
+        let mut position = self.next.fetch_add(1, Ordering::Relaxed);
         for attempt in 0..n_attempts {
-            let Some(proxy) = self.pick(first.wrapping_add(attempt)) else {
+            let Some(at) = self.pick(position) else {
                 break;
             };
+            let proxy = &self.proxies[at];
+            position = at + 1;
             let now = Instant::now();
             let left = deadline.map(|deadline| deadline.saturating_duration_since(now));
             let is_last = attempt + 1 == n_attempts || !self.has_another(proxy, now);
@@ -262,11 +264,11 @@ impl Inner {
         })
     }
 
-    /// The first proxy from a position on, around, that may be asked.
-    fn pick(&self, position: usize) -> Option<&Proxy> {
+    /// The number of the first proxy from a position on, around, that may be asked.
+    fn pick(&self, position: usize) -> Option<usize> {
         let (n, now) = (self.proxies.len(), Instant::now());
-        let mut around = (0..n).map(|i| &self.proxies[position.wrapping_add(i) % n]);
-        around.find(|proxy| proxy.breaker.lets(now))
+        let mut around = (0..n).map(|i| position.wrapping_add(i) % n);
+        around.find(|&at| self.proxies[at].breaker.lets(now))
     }
 
     /// Whether another proxy may be asked.
@@ -347,7 +349,32 @@ fn causes(error: &dyn std::error::Error) -> String {
 
 #[cfg(test)]
 mod tests {
+    use testkit::{GrpcReply, GrpcServer};
+
     use super::*;
+
+    #[test]
+    fn the_retry_is_for_another_proxy_where_the_first_is_left_alone() {
+        let empty = GrpcReply::Message(Vec::new());
+        let replies = [empty.clone(), GrpcReply::Status("14"), empty];
+        let proxies = replies.map(|reply| GrpcServer::start(move |_| reply.clone()));
+        let address = Address {
+            proxies: proxies
+                .iter()
+                .map(|proxy| proxy.address.to_string())
+                .collect(),
+            name: "docs".to_owned(),
+            bucket: None,
+        };
+        let cluster = Cluster::new(&address, Config::default()).unwrap();
+        let later = Instant::now() + Duration::from_secs(3600);
+        for _ in 0..5 {
+            cluster.inner.proxies[0].breaker.failed(later);
+        }
+        assert!(cluster.collections().unwrap().is_empty());
+        let asked = proxies.each_ref().map(|proxy| proxy.asked().len());
+        assert_eq!(asked, [0, 1, 1]);
+    }
 
     #[test]
     fn a_token_is_not_shown() {

@@ -174,7 +174,7 @@ impl Found {
                 self.settle(search, query);
             }
         }
-        self.n_settled_at = 2 * self.pending.len() + PENDING + 4 * k;
+        self.n_settled_at = (2 * self.pending.len() + PENDING).saturating_add(k.saturating_mul(4));
     }
 
     /// Gives its score to every row that is not ruled out, those with the highest bounds first.

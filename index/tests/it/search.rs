@@ -318,6 +318,9 @@ fn one_outlier_does_not_hide_its_neighbors() {
 fn small_cases() {
     let folder = tempfile::tempdir().unwrap();
     for metric in METRICS {
+        let rows = [3.0, 4.0, 1.0, 2.0];
+        check_search(metric, 2, &rows, &[3.0, 4.0], usize::MAX, None);
+
         let empty = open_one(folder.path(), metric, 2, &[]);
         assert!(empty.is_empty());
         assert_eq!(

@@ -163,7 +163,7 @@ fn slack(width: usize, defect: f64) -> f64 {
 /// The number of leading components for which the heads and the rows they do not rule out cost least.
 ///
 /// `coordinates` has a unit vector in each column. Some are taken as queries; how many of the others have to be read
-/// is counted for the score that the tenth best of all `n_rows` may have: that of the best in the sample, or of one
+/// is counted for the score that the hundredth best of all `n_rows` may have: that of the best in the sample, or of one
 /// further down where the sample is nearly everything.
 ///
 /// On unit vectors every metric asks for the inner product; L2 of rows of other lengths is not looked at.

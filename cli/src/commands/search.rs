@@ -353,8 +353,8 @@ fn run_hits(answer: SearchResponse) -> Vec<Hit> {
     answer.hits.into_iter().chain(groups).collect()
 }
 
-/// The hits of an answer with scores that fall as their ranks rise: where they are ordered by a field, or some are pinned, those
-/// are −1, −2, −3, ….
+/// The hits of an answer with scores that fall as their ranks rise: where they are ordered by a field, some are pinned, or boosts
+/// left passages that they did not see behind lower scores, those are −1, −2, −3, ….
 ///
 /// After reranking, the passages that the cross-encoder did not read follow those it did, but their scores are of the
 /// first stage and may be higher. A run has one column of scores, and whoever reads it sorts by that: these passages
@@ -366,15 +366,17 @@ fn scored(hits: Vec<Hit>, is_by_score: bool) -> Vec<Scored> {
         .count();
     let last = hits[..n_reranked].last().map(|hit| f64::from(hit.score));
     let score = |position: usize, hit: &Hit| match last {
-        _ if !is_by_score => -1.0 - position as f64,
         Some(last) if position >= n_reranked => last - (position - n_reranked + 1) as f64,
         _ => f64::from(hit.score),
     };
-    let scores: Vec<f64> = hits
+    let mut scores: Vec<f64> = hits
         .iter()
         .enumerate()
         .map(|(position, hit)| score(position, hit))
         .collect();
+    if !is_by_score || !scores.is_sorted_by(|a, b| a >= b) {
+        scores = (1..=hits.len()).map(|rank| -(rank as f64)).collect();
+    }
     let ids = hits.into_iter().map(|hit| hit.id);
     ids.zip(scores)
         .map(|(id, score)| Scored { id, score })
@@ -612,5 +614,7 @@ mod tests {
         assert_eq!(of(hits, true), [2.0, -0.5, -1.5, -2.5]);
         let plain = vec![hit("c", 0.9, None), hit("d", 0.8, None)];
         assert_eq!(of(plain, true), [f64::from(0.9f32), f64::from(0.8f32)]);
+        let boosted_in_part = vec![hit("a", -1.0, None), hit("b", 0.9, None)];
+        assert_eq!(of(boosted_in_part, true), [-1.0, -2.0]);
     }
 }

@@ -94,7 +94,8 @@ pub struct Group {
     /// Whether it has its rank by a pin.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub pinned: bool,
-    /// Its best passages, best first; their ranks are those among all passages, 0 where a pin brought what the ranking did not.
+    /// Its best passages, best first; those with one value of a field in the order of [`SearchOptions::sort`], where there is one.
+    /// Their ranks are those among all passages, 0 where a pin brought what the ranking did not.
     pub hits: Vec<Hit>,
 }
 
@@ -115,8 +116,9 @@ impl Retriever {
     ///
     /// Passages are ranked as without groups, more and more of them until enough groups are found, none is left, or
     /// 10,000 are ranked. Groups are ordered by score, ties by their best passage. After reranking, groups whose best
-    /// passage the cross-encoder read come first, and only passages that it read count in them. With
-    /// [`SearchOptions::sort`] groups are in the order of their first passages.
+    /// passage the cross-encoder read come first, and only passages that it read count in them. With boosts the same is true of
+    /// passages in their window. With [`SearchOptions::sort`] the passages that it sees are grouped, and groups are in the order
+    /// of their first ones.
     ///
     /// [`SearchResponse::degraded`] says `groups_missing` where too few groups were found among the passages ranked, and
     /// `group_scores_partial` where passages that were not ranked might have counted in a sum or a mean.
@@ -144,6 +146,9 @@ impl Retriever {
             .saturating_mul(of_group)
             .saturating_mul(2)
             .clamp(MIN_CANDIDATES, MAX_CANDIDATES);
+        // The best passage of a group may be the last in the order of a field, and there are no others than these.
+        let n_sorted = options.sort.as_ref().map(|_| options.rank_window);
+        depth = depth.max(n_sorted.unwrap_or(0)).min(MAX_CANDIDATES);
         // An answer stays as it was when it had groups enough, so that it does not depend on the others of its batch.
         let mut finished: Vec<Option<SearchResponse>> = vec![None; queries.len()];
         while finished.iter().any(Option::is_none) {
@@ -157,6 +162,8 @@ impl Retriever {
                 highlight: None,
                 group: None,
                 pins: Vec::new(),
+                // It tells which passages boosts saw.
+                explain: options.explain || !options.boosts.is_empty(),
                 ..options.clone()
             };
             let answers = self
@@ -169,6 +176,7 @@ impl Retriever {
                 }
                 let hits = std::mem::take(&mut answer.hits);
                 let is_all = hits.len() < depth
+                    || n_sorted.is_some_and(|n_sorted| hits.len() >= n_sorted)
                     || answer.total.relation == Relation::Eq
                         && answer.total.value == hits.len() as u64;
                 answer.groups = group(live, hits, grouping, options.sort.is_some()).await?;
@@ -226,24 +234,54 @@ async fn group(
                 }
             };
             let kept = &mut groups[position].hits;
-            if kept.len() < of_group {
+            if is_sorted || kept.len() < of_group {
                 kept.push(hit.clone());
             }
         }
     }
+    if is_sorted {
+        for group in &mut groups {
+            let mut best = group.hits.clone();
+            best.sort_by(|a, b| {
+                let by_stage = stage(a).cmp(&stage(b));
+                by_stage.then(b.score.total_cmp(&a.score))
+            });
+            group.score = grouping.score_of(&best);
+            // All passages of a document have its value.
+            if grouping.by == GroupBy::Document {
+                group.hits = best;
+            }
+            group.hits.truncate(of_group);
+        }
+        return Ok(groups);
+    }
     for group in &mut groups {
         group.score = grouping.score_of(&group.hits);
     }
-    if is_sorted {
-        return Ok(groups);
-    }
-    let is_reranked = |group: &Group| group.hits[0].scores.rerank.is_some();
     // Stable: equal scores keep the order of their best passages.
     groups.sort_by(|a, b| {
-        let (of_a, of_b) = (is_reranked(a), is_reranked(b));
-        of_b.cmp(&of_a).then(b.score.total_cmp(&a.score))
+        let by_stage = stage(&a.hits[0]).cmp(&stage(&b.hits[0]));
+        by_stage.then(b.score.total_cmp(&a.score))
     });
     Ok(groups)
+}
+
+/// What gave a hit its score. Scores of one stage do not compare with those of another; an earlier one stands for better hits.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Stage {
+    Reranked,
+    Boosted,
+    Plain,
+}
+
+fn stage(hit: &Hit) -> Stage {
+    if hit.scores.rerank.is_some() {
+        return Stage::Reranked;
+    }
+    match &hit.explanation {
+        Some(explanation) if !explanation.boosts.is_empty() => Stage::Boosted,
+        _ => Stage::Plain,
+    }
 }
 
 /// Gives groups of pinned documents their ranks: of each the first one that a passage of it belongs to, or a new one with its first
@@ -338,7 +376,11 @@ fn finish_groups(
         });
     answer.groups = page.collect();
     let hits = answer.groups.iter_mut().flat_map(|group| &mut group.hits);
-    fill(view, hits.collect(), options, query)?;
+    let mut hits: Vec<&mut Hit> = hits.collect();
+    if !options.explain {
+        hits.iter_mut().for_each(|hit| hit.explanation = None);
+    }
+    fill(view, hits, options, query)?;
     answer.timing.fetch += start.elapsed();
     Ok(())
 }
@@ -352,12 +394,12 @@ impl Grouping {
         }
     }
 
-    /// The score of a group from its hits, best first. Scores of the cross-encoder and of the first stage do not mix.
+    /// The score of a group from its hits, best first. Scores of different stages do not mix.
     fn score_of(&self, hits: &[Hit]) -> f32 {
-        let is_reranked = hits[0].scores.rerank.is_some();
+        let of = stage(&hits[0]);
         let counted: Vec<f64> = hits
             .iter()
-            .filter(|hit| hit.scores.rerank.is_some() == is_reranked)
+            .filter(|hit| stage(hit) == of)
             .take(self.n_counted())
             .map(|hit| f64::from(hit.score))
             .collect();

@@ -11,6 +11,7 @@ use indexer::{BuildConfig, NoProgress};
 use retriever::{
     DirectEncoder, Group, GroupBy, GroupScore, Grouping, Hit, Mode, OnTimeout, OpenConfig,
     RerankRequest, Reranker, Retriever, SearchError, SearchOptions, SearchRequest, SearchResponse,
+    Sort, SortOrder,
 };
 
 use crate::{MODES, QUERY, WORLD, cross_encoder, search, text};
@@ -199,6 +200,42 @@ async fn sums_and_means_count_the_top_passages() {
             .unwrap();
         assert_eq!(few.degraded, ["group_scores_partial"]);
         assert_eq!(few.groups.len(), 3);
+    }
+}
+
+#[tokio::test]
+async fn documents_in_the_order_of_a_field_have_and_show_their_best_passages() {
+    type Score = fn(&[f32]) -> f32;
+    let best: Score = |scores| scores[0];
+    let sum: Score = |scores| {
+        let counted = scores.iter().take(2).map(|&score| f64::from(score));
+        counted.sum::<f64>() as f32
+    };
+    let ranking = whole(Mode::Dense).await;
+    for (score, plain) in [(GroupScore::Max, best), (GroupScore::Sum, sum)] {
+        let group = Grouping {
+            score,
+            passages: 2,
+            ..Grouping::default()
+        };
+        let options = SearchOptions {
+            sort: Some(Sort {
+                field: "year".to_owned(),
+                order: SortOrder::Asc,
+            }),
+            rank_window: 10_000,
+            ..grouped(Mode::Dense, group, 2_000)
+        };
+        let answer = search_split(options, None).await.unwrap();
+        let mut all = expected(&ranking, plain, 1);
+        let mut found = shown(&answer.groups);
+        assert_ne!(found, all, "they are not in the order of scores");
+        all.sort_by(|a, b| a.0.cmp(&b.0));
+        found.sort_by(|a, b| a.0.cmp(&b.0));
+        assert_eq!(found, all);
+        let number = |group: &Group| group.hits[0].document.as_ref().unwrap().passage;
+        assert!(answer.groups.iter().any(|group| number(group) > 0));
+        assert!(answer.degraded.is_empty());
     }
 }
 

@@ -347,6 +347,78 @@ async fn pins_and_orders_see_only_what_passes_the_filter() {
     assert!(others.rev().is_sorted());
 }
 
+fn subject(hit: &Hit) -> String {
+    let subject = hit.metadata.as_ref().unwrap()["subject"].as_str();
+    subject.unwrap().to_owned()
+}
+
+/// The subjects of hits in their order, each once.
+fn firsts(hits: &[Hit]) -> Vec<String> {
+    let mut subjects: Vec<String> = Vec::new();
+    for hit in hits {
+        if !subjects.contains(&subject(hit)) {
+            subjects.push(subject(hit));
+        }
+    }
+    subjects
+}
+
+fn of_subject<'a>(hits: &'a [Hit], id: &str) -> &'a Hit {
+    hits.iter().find(|hit| subject(hit) == id).unwrap()
+}
+
+#[tokio::test]
+async fn groups_that_boosts_did_not_see_follow_those_that_they_saw() {
+    const WINDOW: usize = 30;
+    let boosts = vec![boost("year", BoostFunction::Linear, -1.0)];
+    let mut ranking = whole(Mode::Dense).await;
+    boosted(&mut ranking[..WINDOW], &boosts, BoostStage::Retrieval);
+    let expected = firsts(&ranking);
+    let score = |id: &String| of_subject(&ranking, id).score;
+    assert!(!expected.is_sorted_by(|a, b| score(a) >= score(b)));
+    let options = SearchOptions {
+        group: Some(Grouping {
+            by: GroupBy::Field("subject".to_owned()),
+            ..Grouping::default()
+        }),
+        boosts,
+        rank_window: WINDOW,
+        top_k: expected.len(),
+        ..SearchOptions::default()
+    };
+    let groups = search(text(QUERY), options, None).await.unwrap().groups;
+    let found: Vec<String> = groups.iter().map(|group| group.id.clone()).collect();
+    assert_eq!(found, expected);
+    for group in groups {
+        assert_eq!(group.score, score(&group.id));
+        assert!(group.hits[0].explanation.is_none(), "nobody asked for it");
+    }
+}
+
+#[tokio::test]
+async fn an_order_by_a_field_leaves_groups_the_score_of_their_best_passage() {
+    let ranking = whole(Mode::Dense).await;
+    let mut by_year = whole(Mode::Dense).await;
+    by_year.sort_by_key(|hit| (year(hit).is_none(), year(hit), hit.ordinal));
+    let options = SearchOptions {
+        group: Some(Grouping {
+            by: GroupBy::Field("subject".to_owned()),
+            ..Grouping::default()
+        }),
+        sort: Some(Sort {
+            field: "year".to_owned(),
+            order: SortOrder::Asc,
+        }),
+        ..SearchOptions::default()
+    };
+    let groups = search(text(QUERY), options, None).await.unwrap().groups;
+    assert_eq!(groups.len(), 10);
+    for group in groups {
+        assert_eq!(group.score, of_subject(&ranking, &group.id).score);
+        assert_eq!(group.hits[0].id, of_subject(&by_year, &group.id).id);
+    }
+}
+
 #[tokio::test]
 async fn groups_follow_boosts_orders_and_pins() {
     let grouping = Grouping {
@@ -359,21 +431,6 @@ async fn groups_follow_boosts_orders_and_pins() {
         pins,
         boosts,
         ..SearchOptions::default()
-    };
-    let subject = |hit: &Hit| {
-        hit.metadata.as_ref().unwrap()["subject"]
-            .as_str()
-            .unwrap()
-            .to_owned()
-    };
-    let firsts = |hits: &[Hit]| {
-        let mut subjects: Vec<String> = Vec::new();
-        for hit in hits {
-            if !subjects.contains(&subject(hit)) {
-                subjects.push(subject(hit));
-            }
-        }
-        subjects
     };
     let groups = async |options| -> Vec<String> {
         let answer = search(text(QUERY), options, None).await.unwrap();

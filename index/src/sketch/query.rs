@@ -170,7 +170,7 @@ impl QuerySketch {
         if score.is_nan() {
             return f32::INFINITY; // nothing is proven
         }
-        up(score * (1.0 - ROUNDING.copysign(score)) + 1e-44)
+        up(score * (1.0 + ROUNDING.copysign(score)) + 1e-44)
     }
 }
 

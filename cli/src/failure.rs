@@ -19,6 +19,8 @@ use trainer::run::{EvaluatorError, TrainError};
 use trainer::teacher::TeacherError;
 use vectors::VectorFileError;
 
+use crate::output::say;
+
 /// Exit codes, as documented by `trawl --help`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {
@@ -61,13 +63,13 @@ impl Failure {
 
 /// Prints the error once, with its causes and a hint, and says how the process ends.
 pub fn report(error: &anyhow::Error) -> ExitCode {
-    eprintln!("error: {error}");
+    say(format_args!("error: {error}"));
     for cause in &texts(error)[1..] {
-        eprintln!("  cause: {cause}");
+        say(format_args!("  cause: {cause}"));
     }
     let (exit, hint) = classify(error);
     if let Some(hint) = hint {
-        eprintln!("  hint: {hint}");
+        say(format_args!("  hint: {hint}"));
     }
     ExitCode::from(exit as u8)
 }

@@ -3,6 +3,8 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
+use crate::output::say;
+
 static FLAG: OnceLock<Arc<AtomicBool>> = OnceLock::new();
 
 /// The flag that Ctrl-C or SIGTERM sets from the first call on; a second one ends the process at once with exit code 130.
@@ -16,7 +18,7 @@ pub fn flag() -> anyhow::Result<Arc<AtomicBool>> {
         if set.swap(true, Ordering::SeqCst) {
             std::process::exit(130);
         }
-        eprintln!("stopping at the next safe point; once more to stop at once");
+        say("stopping at the next safe point; once more to stop at once");
     })?;
     Ok(Arc::clone(FLAG.get_or_init(|| flag)))
 }

@@ -51,6 +51,8 @@ impl Output {
             .with_max_level(level)
             .with_writer(std::io::stderr)
             .with_ansi(std::io::stderr().is_terminal())
+            // It would say so on standard error, which is what failed.
+            .log_internal_errors(false)
             .init();
     }
 
@@ -65,7 +67,7 @@ impl Output {
     /// A line for the person watching, on standard error; not printed with `--quiet`.
     pub fn remark(&self, text: impl std::fmt::Display) {
         if !self.quiet {
-            eprintln!("{text}");
+            say(text);
         }
     }
 
@@ -85,6 +87,11 @@ impl Output {
         }
         print(&shown)
     }
+}
+
+/// Writes a line to standard error. That nobody reads it any more (`2>&1 | head`) does not end the work.
+pub fn say(text: impl std::fmt::Display) {
+    let _ = writeln!(std::io::stderr().lock(), "{text}");
 }
 
 /// Writes to standard output. A reader that has gone away (`| head`) ends the program quietly.

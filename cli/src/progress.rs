@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use indicatif::{HumanDuration, ProgressBar, ProgressStyle};
 
-use crate::output::Output;
+use crate::output::{Output, say};
 
 const LINE_EVERY: Duration = Duration::from_secs(10);
 
@@ -82,9 +82,13 @@ impl Progress {
             let n_digits = if rate < 10.0 { 2 } else { 0 };
             if total > 0 {
                 let left = HumanDuration(bar.eta());
-                eprintln!("{phase}: {done}/{total} {unit}, {rate:.n_digits$}/s, {left} left{note}");
+                say(format_args!(
+                    "{phase}: {done}/{total} {unit}, {rate:.n_digits$}/s, {left} left{note}"
+                ));
             } else {
-                eprintln!("{phase}: {done} {unit}, {rate:.n_digits$}/s{note}");
+                say(format_args!(
+                    "{phase}: {done} {unit}, {rate:.n_digits$}/s{note}"
+                ));
             }
         }
     }
@@ -99,8 +103,8 @@ impl Progress {
             .lock()
             .unwrap_or_else(|poisoned| poisoned.into_inner());
         match &*current {
-            Some(phase) => phase.bar.suspend(|| eprintln!("{text}")),
-            None => eprintln!("{text}"),
+            Some(phase) => phase.bar.suspend(|| say(text)),
+            None => say(text),
         }
     }
 
@@ -142,6 +146,9 @@ impl Progress {
         let done = phase.bar.position();
         phase.bar.finish_and_clear();
         let seconds = phase.start.elapsed().as_secs_f64();
-        eprintln!("{}: {done} {} in {seconds:.1} s", phase.name, phase.unit);
+        say(format_args!(
+            "{}: {done} {} in {seconds:.1} s",
+            phase.name, phase.unit
+        ));
     }
 }

@@ -225,6 +225,35 @@ fn arguments_without_an_effect_are_refused() {
     folder.json("eval --qrels qrels --qrels-format trec --run run --run-format trec");
 }
 
+#[test]
+fn who_has_stopped_reading_remarks_ends_nothing() {
+    let folder = small();
+    folder.write("corpus.jsonl", "{\"_id\": \"a\", \"text\": \"x\"}\n");
+    let model = crate::tiny_model();
+    let build = format!(
+        "index build --corpus corpus.jsonl --collection data/one --model {}",
+        crate::text(&model)
+    );
+    for (arguments, exit, printed) in [
+        ("eval --qrels qrels --run run -m mrr", 0, "mrr"),
+        ("eval --qrels qrels --run nowhere", 1, ""),
+        (build.as_str(), 0, "(live)"),
+        ("-vv search data/one x --lexical", 0, "1 passages"),
+    ] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let output = Command::new(env!("CARGO_BIN_EXE_trawl"))
+            .args(arguments.split(' '))
+            .current_dir(folder.0.path())
+            .stderr(writer)
+            .output()
+            .unwrap();
+        assert_eq!(output.status.code(), Some(exit), "{arguments}");
+        let shown = text(&output.stdout);
+        assert!(shown.contains(printed), "{shown}");
+    }
+}
+
 fn dataset(folder: &Folder, name: &str, split: &str) {
     folder.write(
         &format!("sets/{name}/corpus.jsonl"),

@@ -6,6 +6,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use crate::source::{Line, Source, read_error};
 use crate::{BadLine, CorpusError, MAX_LINE_BYTES, Reason};
 
+/// What a CSV file is continued by: a row of its own, unless a quote is still open and takes it in.
+const END: &[u8] = b"\n\0end of the file\0";
+
 /// The rows of a table, decompressed when the file's first bytes say so; a header is a row like any other.
 pub struct Rows {
     path: PathBuf,
@@ -56,7 +59,7 @@ impl Rows {
         let (reader, compressed) = source.into_reader();
         let left = Arc::new(AtomicU64::new(0));
         let limited = Limited {
-            reader,
+            reader: reader.chain(END),
             left: Arc::clone(&left),
         };
         let reader = csv::ReaderBuilder::new()
@@ -119,6 +122,14 @@ impl Rows {
                         return Ok(None);
                     }
                     self.line = record.position().map_or(self.line, csv::Position::line);
+                    let last = record.iter().next_back().unwrap_or_default();
+                    if record.len() == 1 && *last == END[1..] {
+                        return Ok(None);
+                    }
+                    if last.ends_with(END) {
+                        let reason = "a quote is never closed".to_owned();
+                        return Ok(Some(Err(Reason::NotCsv(reason))));
+                    }
                     let cell = |cell: &[u8]| match std::str::from_utf8(cell) {
                         Ok(cell) => Ok(cell.to_owned()),
                         Err(error) => Err(Reason::NotUtf8(error.valid_up_to() + 1)),
@@ -136,7 +147,7 @@ impl Rows {
 
 /// Bounds what one record of a quoted format may take, which an unclosed quote would otherwise leave open.
 struct Limited {
-    reader: Box<dyn BufRead + Send>,
+    reader: io::Chain<Box<dyn BufRead + Send>, &'static [u8]>,
     left: Arc<AtomicU64>,
 }
 

@@ -56,6 +56,19 @@ fn tables_have_named_columns() {
     );
     check_corpus(
         "corpus.csv",
+        "id,text\n1,x\n2,\"open\n3,y\n4,z\n",
+        Err("corpus.csv:3: not a CSV record: a quote is never closed"),
+    );
+    check_corpus(
+        "corpus.csv",
+        "id,text\n1,x\n2,\"y\"",
+        Ok(&[
+            passage("1", "", "x", json!({})),
+            passage("2", "", "y", json!({})),
+        ]),
+    );
+    check_corpus(
+        "corpus.csv",
         b"id,text\n1,\xff\n",
         Err("corpus.csv:2: not UTF-8 at byte 1"),
     );

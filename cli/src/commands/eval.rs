@@ -58,7 +58,7 @@ pub struct EvalArgs {
         long,
         value_name = "FILE",
         requires = "corpus",
-        conflicts_with = "dataset"
+        conflicts_with_all = ["dataset", "relevance_level", "judged_only"]
     )]
     answers: Option<PathBuf>,
     /// Corpus that the run's passages are in, for `--answers`.

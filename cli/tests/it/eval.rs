@@ -220,6 +220,13 @@ fn arguments_without_an_effect_are_refused() {
     ] {
         folder.check_failure(&format!("{collection} {arguments}"), 2, flag);
     }
+    let answers = "eval --answers questions.jsonl --corpus corpus.jsonl --run run";
+    for (arguments, flag) in [
+        ("-l 2", "--relevance-level"),
+        ("--judged-only", "--judged-only"),
+    ] {
+        folder.check_failure(&format!("{answers} {arguments}"), 2, flag);
+    }
     let suite = "eval suite sets/one --collections data --out out --run-format trec";
     folder.check_failure(suite, 2, "--run-format");
     folder.json("eval --qrels qrels --qrels-format trec --run run --run-format trec");

@@ -1,7 +1,9 @@
 //! Where results, progress and logs go.
 
 use std::io::{IsTerminal, Write};
+use std::path::Path;
 
+use anyhow::Context;
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 use serde::Serialize;
 
@@ -104,6 +106,17 @@ pub fn print(text: &str) -> anyhow::Result<()> {
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => std::process::exit(0),
         outcome => Ok(outcome?),
     }
+}
+
+/// Says whether a file can be made in the folder of `path`, before hours are spent on what goes into it.
+pub fn check_folder(path: &Path) -> anyhow::Result<()> {
+    let folder = match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    };
+    tempfile::tempfile_in(folder)
+        .with_context(|| format!("cannot write into `{}`", folder.display()))?;
+    Ok(())
 }
 
 /// Characters of a line that is printed into a file or a pipe.

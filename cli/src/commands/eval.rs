@@ -195,6 +195,9 @@ pub fn run(args: EvalArgs, output: &Output) -> anyhow::Result<()> {
     }
     let (truth, run) = match (&args.collection, &args.dataset, &args.run) {
         (Some(collection), Some(folder), _) => {
+            if let Some(path) = &args.run_out {
+                output::check_folder(path)?;
+            }
             let dataset = Dataset::open(folder).map_err(input_error)?;
             let split = split_of(&dataset, args.split.as_deref())?;
             let qrels = dataset.qrels(&split).map_err(input_error)?;

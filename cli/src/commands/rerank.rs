@@ -13,7 +13,7 @@ use serde_json::json;
 
 use crate::failure::{Exit, Failure};
 use crate::model::{self, KernelArgs};
-use crate::output::Output;
+use crate::output::{self, Output};
 use crate::progress::Progress;
 
 /// Arguments of `trawl rerank`.
@@ -66,6 +66,7 @@ pub struct RerankArgs {
 pub fn run(args: RerankArgs, output: &Output) -> anyhow::Result<()> {
     let template =
         Template::parse(&args.template).map_err(|error| Failure::usage(error.to_string()))?;
+    output::check_folder(&args.run_out)?;
     let run = Run::read(&args.run, RunFormat::Auto)
         .with_context(|| format!("cannot read run `{}`", args.run.display()))?;
     let queries: HashMap<String, String> = corpus::read_queries(&args.queries)
@@ -78,10 +79,13 @@ pub fn run(args: RerankArgs, output: &Output) -> anyhow::Result<()> {
             .with_context(|| format!("cannot read judgments `{}`", path.display()))?,
         None => Qrels::default(),
     };
-    let lists: Vec<Listed<'_>> = run
-        .queries()
-        .map(|(query_id, hits)| Listed::new(query_id, hits, args.depth, &relevant))
-        .collect();
+    let mut lists = Vec::with_capacity(run.len());
+    for (query_id, hits) in run.queries() {
+        let query = queries
+            .get(query_id)
+            .ok_or_else(|| missing("query", query_id, &args.queries))?;
+        lists.push(Listed::new(query_id, query, hits, args.depth, &relevant));
+    }
     let texts = passages_of(&lists, &args, &template)?;
     let reranker = model::load_reranker(
         &args.model,
@@ -99,13 +103,10 @@ pub fn run(args: RerankArgs, output: &Output) -> anyhow::Result<()> {
     let (mut n_pairs, mut n_truncated) = (0, 0);
     let n_queries = run.len() as u64;
     for (position, list) in lists.iter().enumerate() {
-        let query = queries
-            .get(list.query_id)
-            .ok_or_else(|| missing("query", list.query_id, &args.queries))?;
         let pairs: Vec<(&str, &str)> = list
             .head
             .iter()
-            .map(|id| (query.as_str(), texts[*id].as_str()))
+            .map(|id| (list.query, texts[*id].as_str()))
             .collect();
         let scores = reranker.score(&reranker.tokenize(&pairs)?)?;
         n_pairs += pairs.len();
@@ -154,16 +155,23 @@ fn at_least_1(text: &str) -> Result<usize, String> {
     }
 }
 
-/// A query's passages by id: those that are scored, and those behind them.
+/// A query and its passages by id: those that are scored, and those behind them.
 struct Listed<'a> {
     query_id: &'a str,
+    query: &'a str,
     head: Vec<&'a str>,
     rest: Vec<&'a str>,
 }
 
 impl<'a> Listed<'a> {
     /// The first `depth` of the run and then what else is relevant, in the order that evaluation sees.
-    fn new(query_id: &'a str, hits: &'a [Scored], depth: usize, relevant: &'a Qrels) -> Self {
+    fn new(
+        query_id: &'a str,
+        query: &'a str,
+        hits: &'a [Scored],
+        depth: usize,
+        relevant: &'a Qrels,
+    ) -> Self {
         let mut head: Vec<&str> = ranked(hits)
             .into_iter()
             .map(|hit| hit.id.as_str())
@@ -180,6 +188,7 @@ impl<'a> Listed<'a> {
         rest.retain(|id| !taken.contains(id));
         Self {
             query_id,
+            query,
             head,
             rest,
         }

@@ -401,6 +401,9 @@ pub fn run(args: SearchArgs, output: &Output) -> anyhow::Result<()> {
     {
         return Err(Failure::usage("the query is blank").into());
     }
+    if let Some(path) = &args.run_out {
+        output::check_folder(path)?;
+    }
     let asked = match args.query_vectors.given() {
         true => Asked::Vectors,
         false => Asked::Texts,

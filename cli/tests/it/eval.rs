@@ -261,6 +261,24 @@ fn who_has_stopped_reading_remarks_ends_nothing() {
     }
 }
 
+#[test]
+fn what_would_be_lost_at_the_end_is_refused_before_work_begins() {
+    let folder = small();
+    // Nothing else that these commands name is there, and nothing else is looked at first.
+    for arguments in [
+        "eval data/one --dataset sets/one --run-out nowhere/run.trec",
+        "search data/one --queries queries --run-out nowhere/run.trec",
+        "rerank --run none --queries none --corpus none --run-out nowhere/run.trec",
+        "bench search --base none.npy --queries none.npy --ids-out nowhere/ids.npy",
+    ] {
+        folder.check_failure(arguments, 1, "cannot write into `nowhere`");
+    }
+    folder.write("queries.jsonl", "{\"_id\": \"q1\", \"text\": \"?\"}\n");
+    let rerank = "rerank --run run --queries queries.jsonl --corpus none --run-out new.trec";
+    folder.check_failure(rerank, 65, "query `q2` of the run");
+    assert!(!folder.0.path().join("new.trec").exists());
+}
+
 fn dataset(folder: &Folder, name: &str, split: &str) {
     folder.write(
         &format!("sets/{name}/corpus.jsonl"),

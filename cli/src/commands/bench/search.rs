@@ -18,7 +18,7 @@ use crate::device::DeviceChoice;
 use crate::failure::{Exit, Failure};
 use crate::model::{metric_named, named};
 use crate::npy::NpyFile;
-use crate::output::Output;
+use crate::output::{self, Output};
 
 /// Scores that are computed to know the exact answers, unless `--exact-queries` says otherwise.
 const EXACT_SCORES: u64 = 100_000_000;
@@ -155,6 +155,9 @@ struct Report {
 }
 
 pub fn run(args: SearchArgs, output: &Output) -> anyhow::Result<()> {
+    if let Some(path) = &args.ids_out {
+        output::check_folder(path)?;
+    }
     let base = VectorFile::open(&args.base, None)?;
     let queries = match &args.queries {
         Some(path) => read_queries(path, base.width(), args.metric)?,

@@ -329,10 +329,7 @@ fn set_readable(file: &std::fs::File) -> std::io::Result<()> {
 /// The results of a query as evaluators order them: by score as f32, descending, then by id, descending.
 pub fn ranked(results: &[Scored]) -> Vec<&Scored> {
     let mut ranked: Vec<&Scored> = results.iter().collect();
-    ranked.sort_by(|a, b| {
-        (b.score as f32)
-            .total_cmp(&(a.score as f32))
-            .then_with(|| b.id.cmp(&a.id))
-    });
+    let score = |hit: &Scored| hit.score as f32 + 0.0; // −0 is 0, which a total order tells apart.
+    ranked.sort_by(|a, b| score(b).total_cmp(&score(a)).then_with(|| b.id.cmp(&a.id)));
     ranked
 }

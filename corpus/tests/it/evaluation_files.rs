@@ -213,6 +213,10 @@ fn runs_are_written_in_the_order_of_evaluators() {
     assert_eq!((again.tag.as_str(), again.len()), ("sys", 2));
     assert_eq!(again.get("q1").unwrap()[0].score as f32, f32::MIN_POSITIVE);
 
+    let signed = [scored("y", 0.0), scored("z", -0.0)];
+    let ids = corpus::ranked(&signed).into_iter().map(|hit| &hit.id);
+    assert_eq!(ids.collect::<Vec<_>>(), ["z", "y"]);
+
     // A run that cannot be written leaves the file as it was, and nothing beside it.
     for (query, passage, score) in [
         ("q 1", "d", 1.0),

@@ -9,8 +9,9 @@
 //! Every byte is covered by a checksum, and the length follows from the table. A bundle is unpacked once, into a folder that is named
 //! after the digest of its table, under a temporary name until it is whole; it is then found there.
 
-use std::fs::{self, File};
+use std::fs::{self, File, Permissions};
 use std::io::{self, BufReader, BufWriter, Read, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
@@ -109,7 +110,9 @@ pub fn write(path: &Path, contents: &Contents<'_>) -> anyhow::Result<u64> {
     let folder = path
         .parent()
         .filter(|folder| !folder.as_os_str().is_empty());
-    let mut temporary = tempfile::NamedTempFile::new_in(folder.unwrap_or(Path::new(".")))?;
+    let mut temporary = tempfile::Builder::new()
+        .permissions(Permissions::from_mode(0o666)) // less what the user's umask takes away
+        .tempfile_in(folder.unwrap_or(Path::new(".")))?;
     let encoded = serde_json::to_vec(&table)?;
     let mut writer = BufWriter::new(temporary.as_file_mut());
     writer.write_all(MAGIC)?;

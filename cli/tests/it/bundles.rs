@@ -1,6 +1,7 @@
 //! One file that answers without a network.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Output};
 
@@ -28,6 +29,11 @@ fn a_bundle_answers_as_its_collection_does_and_damage_is_named() {
     let packed = json([&pack[..], &["--rerank", text(&reranker)]].concat());
     let bytes = fs::read(&bundle).expect("read");
     assert_eq!(packed["bytes"], bytes.len());
+    // It is for whoever may read what its maker writes: a server runs as another user.
+    let mode = |path: &Path| fs::metadata(path).expect("a file").permissions().mode();
+    let plain = folder.join("plain");
+    fs::write(&plain, "").expect("written");
+    assert_eq!(mode(&bundle), mode(&plain));
 
     let how = ["-k", "5", "--rerank"];
     let query = "how is bread made to rise";

@@ -58,6 +58,7 @@ impl QueryVectorArgs {
 fn read_ids(path: &Path, n_rows: u64) -> anyhow::Result<Vec<String>> {
     let text = std::fs::read_to_string(path)
         .with_context(|| format!("cannot read `{}`", path.display()))?;
+    let text = text.strip_prefix('\u{feff}').unwrap_or(&text); // a byte order mark
     let ids: Vec<String> = text.lines().map(str::to_owned).collect();
     let bad = |text| Err(Failure::new(Exit::BadInput, text).into());
     if ids.len() as u64 != n_rows {

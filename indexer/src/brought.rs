@@ -142,11 +142,15 @@ fn read_ids(path: &Path, digest: &mut Sha256) -> Result<Vec<([u8; 16], u32)>, Ve
         .lines()
         .enumerate()
     {
-        let id = line.map_err(failed)?;
+        let line = line.map_err(failed)?;
+        let id = match row {
+            0 => line.strip_prefix('\u{feff}').unwrap_or(&line), // a byte order mark
+            _ => line.as_str(),
+        };
         digest.update(id.as_bytes());
         digest.update(b"\n");
         let row = u32::try_from(row).map_err(|_| failed(io::ErrorKind::FileTooLarge.into()))?;
-        rows.push((key(&id), row));
+        rows.push((key(id), row));
     }
     rows.sort_unstable();
     match rows.windows(2).find(|pair| pair[0].0 == pair[1].0) {
@@ -187,7 +191,8 @@ mod tests {
 
     #[test]
     fn rows_are_found_by_id() {
-        let vectors = open(&[[1.0, 2.0], [3.0, 4.0]], "b\na\n").unwrap();
+        // A byte order mark and other line ends are no part of an id.
+        let vectors = open(&[[1.0, 2.0], [3.0, 4.0]], "\u{feff}b\r\na\n").unwrap();
         let passage = |id: &str| Passage {
             id: id.to_owned(),
             ..Passage::default()

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use collection::{Collection, CollectionError, Durability, LIVE, LogConfig, LogWriter, NewRecord};
-use corpus::{CorpusConfig, CorpusError, CorpusReader, Passage};
+use corpus::{CorpusConfig, CorpusError, CorpusReader, Lines, Passage};
 use encoder::BiEncoder;
 use indexer::{DocumentChange, LiveError, Recipe, Upsert};
 use retriever::{Filter, OpenConfig, Retriever};
@@ -278,9 +278,10 @@ fn delete(args: &DeleteArgs, output: &Output) -> anyhow::Result<()> {
     let filter = filter::resolve(&args.filter, &retriever)?;
     let mut ids = args.documents.clone();
     if let Some(path) = &args.ids {
-        let text = std::fs::read_to_string(path)
-            .with_context(|| format!("cannot read `{}`", path.display()))?;
-        ids.extend(text.lines().filter(|id| !id.is_empty()).map(str::to_owned));
+        let mut lines = Lines::open(path)?;
+        while let Some((_, id)) = lines.next_line()? {
+            ids.push(id.to_owned());
+        }
     }
     let mut log = writer(&collection, &args.of, "trawl documents delete")?;
     if let Some(filter) = &filter {

@@ -236,6 +236,16 @@ fn what_passes_is_deleted() {
         let refused = fail(2, delete.iter().copied().chain([filter]));
         assert!(refused.contains(said), "{refused}");
     }
+    // A byte order mark and other line ends are no part of an id.
+    let ids = built.folder.path().join("ids");
+    let there = search(&built, &["--lexical"]);
+    let id = there["results"][0]["id"].as_str().unwrap();
+    std::fs::write(&ids, format!("\u{feff}{id}\r\n\n")).unwrap();
+    let delete = ["--json", "documents", "delete", collection];
+    let deleted = json([&delete[..], &["--ids", text(&ids)]].concat());
+    assert_eq!(deleted["documents"], 1);
+    let left = search(&built, &["--lexical"])["total"]["value"].as_u64();
+    assert_eq!(left.map(|n| n + 1), there["total"]["value"].as_u64());
     let refused = fail(2, ["documents", "delete", collection]);
     assert!(
         refused.contains("--ids <FILE>|--filter <EXPR>"),

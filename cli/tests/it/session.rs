@@ -771,7 +771,7 @@ fn vectors_made_elsewhere_are_indexed_and_searched_without_a_model() {
             .collect::<Vec<_>>()
     };
     let queries = write("queries.fvecs", &fvecs(&[[0.1, 2.0], [2.0, -0.1]]));
-    let names = write("queries.ids", b"up\nright\n");
+    let names = write("queries.ids", b"\xef\xbb\xbfup\r\nright\n");
     succeed(search(&queries, &names).iter().map(String::as_str));
     let found = fs::read_to_string(&run).expect("a run");
     let found: Vec<Vec<&str>> = found

@@ -54,6 +54,9 @@ impl Progress {
                 self.end(&previous);
             }
             let (bar, now) = (self.bar(phase, unit, total), Instant::now());
+            // What an earlier run has done says nothing of how fast this one is.
+            bar.set_position(done);
+            bar.reset_eta();
             *current = Some(Phase {
                 name: phase.to_owned(),
                 unit: unit.to_owned(),
@@ -150,5 +153,25 @@ impl Progress {
             "{}: {done} {} in {seconds:.1} s",
             phase.name, phase.unit
         ));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_done_before_is_no_speed() {
+        let progress = Progress {
+            shown: true,
+            terminal: false,
+            phase: Mutex::new(None),
+        };
+        progress.update("encode", "passages", 1_000_000, 2_000_000);
+        let phase = progress.phase.lock().expect("nobody panics");
+        let bar = &phase.as_ref().expect("a phase").bar;
+        assert_eq!(bar.position(), 1_000_000);
+        let rate = bar.per_sec();
+        assert!(rate.is_nan() || rate < 1.0, "{rate}");
     }
 }

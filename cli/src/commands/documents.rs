@@ -175,6 +175,7 @@ fn add(args: &AddArgs, output: &Output) -> anyhow::Result<()> {
     })?;
     let live = retriever.live();
     let progress = Progress::new(output);
+    progress.update("add", "bytes", 0, reader.n_bytes_total());
     let (mut n_documents, mut n_passages) = (0, 0);
     loop {
         let documents = next_batch(&mut reader)?;

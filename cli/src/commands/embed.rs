@@ -62,6 +62,7 @@ pub fn run(args: EmbedArgs, output: &Output) -> anyhow::Result<()> {
         None => Sink::Lines,
     };
     let progress = Progress::new(output);
+    progress.update("encode", "texts", 0, 0);
     let (mut n_texts, mut n_truncated) = (0, 0);
     let mut batch = Vec::with_capacity(BATCH);
     let mut lines = io::stdin().lock().lines().enumerate().peekable();

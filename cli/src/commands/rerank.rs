@@ -102,6 +102,7 @@ pub fn run(args: RerankArgs, output: &Output) -> anyhow::Result<()> {
     let mut reranked = Run::new("trawl");
     let (mut n_pairs, mut n_truncated) = (0, 0);
     let n_queries = run.len() as u64;
+    progress.update("rerank", "queries", 0, n_queries);
     for (position, list) in lists.iter().enumerate() {
         let pairs: Vec<(&str, &str)> = list
             .head

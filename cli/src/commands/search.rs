@@ -318,6 +318,7 @@ impl Session {
         let progress = Progress::new(output);
         let is_by_score = self.options.sort.is_none() && self.options.pins.is_empty();
         let mut run = Run::new("trawl");
+        progress.update("search", "queries", 0, queries.len() as u64);
         for (position, batch) in queries.chunks(BATCH).enumerate() {
             let inputs = batch.iter().map(|(_, input)| input.clone()).collect();
             for ((id, _), answer) in batch.iter().zip(self.search_many(inputs)?) {

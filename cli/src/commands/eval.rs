@@ -36,7 +36,7 @@ pub struct EvalArgs {
     #[command(subcommand)]
     command: Option<EvalCommand>,
     /// Collection to search with the queries of `--dataset`.
-    #[arg(requires = "dataset")]
+    #[arg(requires = "dataset", conflicts_with = "explain")]
     collection: Option<PathBuf>,
     /// Data set in BEIR's layout: its queries are searched, its judgments decide.
     #[arg(long, value_name = "DIR", requires = "collection")]

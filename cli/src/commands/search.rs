@@ -54,19 +54,14 @@ pub struct SearchArgs {
     #[arg(long, value_name = "FILE", requires = "run_out")]
     qrels: Option<PathBuf>,
     /// TREC run to write.
-    #[arg(long, value_name = "FILE", conflicts_with = "query")]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["query", "facets", "explain"])]
     run_out: Option<PathBuf>,
     /// Leave the passage that has the id of the query out of the run, whose list is then one shorter.
     #[arg(long, requires = "run_out")]
     ignore_identical_ids: bool,
     /// Metadata fields whose values are counted in the passages that pass the filter: keyword, integer, boolean (separated by
     /// commas, may repeat).
-    #[arg(
-        long,
-        value_name = "FIELD",
-        value_delimiter = ',',
-        conflicts_with = "queries"
-    )]
+    #[arg(long, value_name = "FIELD", value_delimiter = ',')]
     facets: Vec<String>,
     #[command(flatten)]
     query_vectors: QueryVectorArgs,

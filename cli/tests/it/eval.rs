@@ -217,9 +217,18 @@ fn arguments_without_an_effect_are_refused() {
     for (arguments, flag) in [
         ("--qrels-format trec", "--qrels-format"),
         ("--run-format trec", "--against"),
+        ("--explain", "--explain"),
     ] {
         folder.check_failure(&format!("{collection} {arguments}"), 2, flag);
     }
+    let run = "search data/one --queries queries.jsonl --run-out run.trec";
+    for (arguments, flag) in [("--explain", "--explain"), ("--facets lang", "--facets")] {
+        folder.check_failure(&format!("{run} {arguments}"), 2, flag);
+    }
+    let vectors = "search data/one --vectors q.npy --ids q.ids --run-out run.trec --facets lang";
+    folder.check_failure(vectors, 2, "--facets");
+    let suite = "eval suite sets/one --collections data --out out --explain";
+    folder.check_failure(suite, 2, "--explain");
     let answers = "eval --answers questions.jsonl --corpus corpus.jsonl --run run";
     for (arguments, flag) in [
         ("-l 2", "--relevance-level"),

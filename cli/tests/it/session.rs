@@ -102,6 +102,12 @@ fn a_build_refuses_what_would_have_no_effect() {
 }
 
 #[test]
+fn what_is_in_a_folder_is_not_copied_to_be_published() {
+    let errors = fail(2, ["index", "publish", "data/docs", "--work", "copies"]);
+    assert!(errors.contains("--work is for object storage"), "{errors}");
+}
+
+#[test]
 fn the_manifest_names_the_arithmetic_of_the_vectors() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let (corpus, collection) = (sample("corpus.jsonl"), folder.path().join("sample"));

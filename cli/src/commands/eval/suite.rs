@@ -30,7 +30,7 @@ pub struct SuiteArgs {
     #[arg(long, value_name = "DIR", required_unless_present = "collections", conflicts_with_all = searching())]
     runs: Option<PathBuf>,
     /// Folder of the collections to search.
-    #[arg(long, value_name = "DIR", conflicts_with = "runs")]
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["runs", "explain"])]
     collections: Option<PathBuf>,
     /// Folder of the results, and of the runs that were searched.
     #[arg(long, value_name = "DIR")]

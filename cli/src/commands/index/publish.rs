@@ -89,6 +89,10 @@ pub fn run(args: PublishArgs, output: &Output) -> anyhow::Result<()> {
         }
         return publish_there(&location, &args, output);
     }
+    if args.work.folder.is_some() {
+        let text = "--work is for object storage: the generations of a folder are there already";
+        return Err(Failure::usage(text).into());
+    }
     let collection = open(&args.collection)?;
     let alias = AliasName::parse(&args.alias)?;
     // Held from here on, so that what is compared is what is replaced.

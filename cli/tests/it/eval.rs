@@ -279,6 +279,7 @@ fn what_would_be_lost_at_the_end_is_refused_before_work_begins() {
         "search data/one --queries queries --run-out nowhere/run.trec",
         "rerank --run none --queries none --corpus none --run-out nowhere/run.trec",
         "bench search --base none.npy --queries none.npy --ids-out nowhere/ids.npy",
+        "bench serve --url http://127.0.0.1:1 --path /livez --rate 1 --plot nowhere/load.png",
     ] {
         folder.check_failure(arguments, 1, "cannot write into `nowhere`");
     }

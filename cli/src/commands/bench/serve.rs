@@ -254,6 +254,9 @@ fn latencies(asked: &[Asked]) -> Vec<Duration> {
 }
 
 pub fn run(args: ServeArgs, output: &Output) -> anyhow::Result<()> {
+    if let Some(path) = &args.plot {
+        output::check_folder(path)?;
+    }
     let progress = Progress::new(output);
     let target = Target {
         uri: uri(&args)?,

@@ -102,9 +102,17 @@ fn a_build_refuses_what_would_have_no_effect() {
 }
 
 #[test]
-fn what_is_in_a_folder_is_not_copied_to_be_published() {
-    let errors = fail(2, ["index", "publish", "data/docs", "--work", "copies"]);
-    assert!(errors.contains("--work is for object storage"), "{errors}");
+fn a_collection_in_a_folder_needs_no_other_folder_to_work_in() {
+    let encode = ["index", "encode", "--part", "0/2", "--corpus", "c.jsonl"];
+    let encode = [&encode[..], &["--collection", "data/docs"]].concat();
+    for arguments in [
+        &["index", "publish", "data/docs"][..],
+        &["index", "commit", "data/docs"][..],
+        &encode[..],
+    ] {
+        let errors = fail(2, [arguments, &["--work", "other"]].concat());
+        assert!(errors.contains("--work"), "{errors}");
+    }
 }
 
 #[test]

@@ -40,7 +40,12 @@ pub struct EncodeArgs {
     #[command(flatten)]
     content: ContentArgs,
     /// Folder of the collection, shared by all that encode parts; made when it is not there.
-    #[arg(long, value_name = "PATH", required_unless_present = "to")]
+    #[arg(
+        long,
+        value_name = "PATH",
+        required_unless_present = "to",
+        conflicts_with = "work"
+    )]
     collection: Option<PathBuf>,
     /// Where the collection is kept in object storage, in place of a folder that all share.
     #[arg(long, value_name = "URL", conflicts_with = "collection")]
@@ -170,6 +175,10 @@ pub fn commit(args: CommitArgs, output: &Output) -> anyhow::Result<()> {
     let (progress, cancelled) = (Progress::new(output), interrupt::flag()?);
     let collection = args.collection;
     let committed = match storage::location(&collection)? {
+        None if args.work.work.is_some() => {
+            let text = "--work is for object storage: a folder is worked in itself";
+            return Err(Failure::usage(text).into());
+        }
         None => {
             let config = CommitConfig {
                 collection: collection.clone(),

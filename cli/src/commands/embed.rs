@@ -1,10 +1,13 @@
 use std::io::{self, BufRead};
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use encoder::{Arithmetic, BiEncoder, Role, Text};
 use serde::Deserialize;
 
 use crate::failure::{Exit, Failure};
+use crate::interrupt;
 use crate::model::ModelArgs;
 use crate::npy::NpyFile;
 use crate::output::{self, Output};
@@ -57,6 +60,12 @@ pub fn run(args: EmbedArgs, output: &Output) -> anyhow::Result<()> {
     } else {
         encoder.prompt(role).to_owned()
     };
+    // A process that is ended at once would leave a part of the array behind, under another name.
+    let stopped = args
+        .output
+        .as_ref()
+        .map(|_| interrupt::flag())
+        .transpose()?;
     let mut sink = match &args.output {
         Some(path) => Sink::Npy(NpyFile::create(path, encoder.width())?),
         None => Sink::Lines,
@@ -73,6 +82,12 @@ pub fn run(args: EmbedArgs, output: &Output) -> anyhow::Result<()> {
             n_truncated += encode(&encoder, role, &prompt, &batch, &mut sink)?;
             n_texts += batch.len() as u64;
             progress.update("encode", "texts", n_texts, 0);
+            let has_stopped = |flag: &Arc<AtomicBool>| flag.load(Ordering::Relaxed);
+            if stopped.as_ref().is_some_and(has_stopped) {
+                progress.finish();
+                let text = "stopped; nothing is written";
+                return Err(Failure::new(Exit::Interrupted, text).into());
+            }
             batch.clear();
         }
     }

@@ -604,6 +604,37 @@ fn embed_prints_one_vector_a_line_and_writes_numpy() {
 }
 
 #[test]
+fn embed_that_is_interrupted_leaves_no_part_of_its_array() {
+    use std::io::{BufRead, BufReader, Write};
+    use std::process::{Command, Stdio};
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let n_files = || fs::read_dir(folder.path()).expect("a folder").count();
+    let npy = folder.path().join("vectors.npy");
+    let mut child = Command::new(env!("CARGO_BIN_EXE_trawl"))
+        .args(["--quiet", "embed", "--model", text(&tiny_model())])
+        .args(["--output", text(&npy)])
+        .stdin(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("starts");
+    let mut input = child.stdin.take().expect("piped");
+    input.write_all(b"one\n").expect("written");
+    while n_files() == 0 {
+        assert!(child.try_wait().expect("a child").is_none());
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    let pid = child.id().to_string();
+    let signal = Command::new("kill").args(["-INT", &pid]).status();
+    assert!(signal.expect("kill starts").success());
+    let mut errors = BufReader::new(child.stderr.take().expect("piped")).lines();
+    let is_said = |line: std::io::Result<String>| line.expect("UTF-8").contains("next safe point");
+    assert!(errors.any(is_said));
+    drop(input);
+    assert_eq!(child.wait().expect("ends").code(), Some(130));
+    assert_eq!(n_files(), 0);
+}
+
+#[test]
 fn a_line_that_is_no_text_is_named_and_bad_input() {
     use std::process::{Command, Stdio};
     let folder = tempfile::tempdir().expect("a temporary folder");

@@ -771,6 +771,13 @@ class HybridWeights(TypedDict):
     """The ranking by vectors."""
 
 
+class Limits(TypedDict):
+    """What requests may ask for at most."""
+
+    settings: dict[str, int]
+    """Limits by the names that errors give as `setting`; times are in milliseconds, sizes in bytes."""
+
+
 class Model(TypedDict):
     """A loaded model."""
 
@@ -1351,6 +1358,16 @@ class TaskList(TypedDict):
     """The newest 100, oldest first."""
 
 
+class Version(TypedDict):
+    """Which program answers."""
+
+    name: str
+    """Always `trawl`."""
+
+    version: str
+    """Its version."""
+
+
 BoostStage = Literal['retrieval', 'rerank']
 
 
@@ -1581,6 +1598,10 @@ class Client(Transport):
         """
         return self.call('POST', '/v1/embeddings', body)
 
+    def limits(self) -> Limits:
+        """What requests may ask for at most."""
+        return self.call('GET', '/v1/limits', None)
+
     def list_models(self) -> ModelList:
         """List the models, as OpenAI's API does."""
         return self.call('GET', '/v1/models', None)
@@ -1611,3 +1632,7 @@ class Client(Transport):
         It ends at its next step, and changes nothing then; one that has ended stays as it is.
         """
         return self.call('POST', f'/v1/tasks/{quote(task)}/cancel', None)
+
+    def version(self) -> Version:
+        """Which program answers."""
+        return self.call('GET', '/v1/version', None)

@@ -188,8 +188,9 @@ pub fn run(args: TrainArgs, output: &Output) -> anyhow::Result<()> {
     // The configuration that is kept says what the model decided.
     let outcome = match file.objective.clone() {
         ObjectiveSection::BiEncoder(mut config) => {
-            if let Some(guide) = &mut config.guide {
-                guide.model = model::find(&guide.model)?;
+            let guide = config.guide.as_mut().map(|guide| &mut guide.model);
+            for other in guide.into_iter().chain(&mut config.passage_model) {
+                *other = model::find(other)?;
             }
             let objective = BiEncoderObjective::load(&folder, &config, &engine)?;
             for warning in objective.warnings() {

@@ -625,6 +625,10 @@ fn what_a_configuration_cannot_say_is_refused_with_its_place() {
             &["`dev.", "` goes with `dev.dataset`"],
         );
     }
+    refused(
+        "objective={ name = \"bi_encoder\", untied = true, passage_model = \"nosuch\" }",
+        &["model `nosuch` is neither a directory nor in"],
+    );
     refused("dev.run=run.trec", &["`dev.run` is for cross-encoders"]);
     for (set, expected) in [
         ("run.measure=mrr@99", "mrr@99"),

@@ -28,22 +28,19 @@ pub(super) async fn limits(State(app): State<App>) -> Json<Limits> {
     let limits = serde_json::to_value(config.limits).expect("limits are numbers with names");
     let limits: BTreeMap<String, u64> =
         serde_json::from_value(limits).expect("limits are numbers with names");
-    let milliseconds = |time: std::time::Duration| time.as_millis() as u64;
-    let mut settings = BTreeMap::from(
-        [
-            ("server.max_body", config.max_body_bytes as u64),
-            (
-                "server.default_timeout",
-                milliseconds(config.default_timeout),
-            ),
-            ("server.max_timeout", milliseconds(config.max_timeout)),
-        ]
-        .map(|(name, limit)| (name.to_owned(), limit)),
-    );
-    settings.extend(
-        limits
-            .into_iter()
-            .map(|(name, limit)| (format!("limits.{name}"), limit)),
-    );
+    let limits = limits.into_iter();
+    let mut settings: BTreeMap<String, u64> = limits
+        .map(|(name, limit)| (format!("limits.{name}"), limit))
+        .collect();
+    for (name, limit) in [
+        ("server.max_body", config.max_body_bytes as u64),
+        (
+            "server.default_timeout",
+            config.default_timeout.as_millis() as u64,
+        ),
+        ("server.max_timeout", config.max_timeout.as_millis() as u64),
+    ] {
+        settings.insert(name.to_owned(), limit);
+    }
     Json(Limits { settings })
 }

@@ -6,7 +6,7 @@ use encoder::Tokens;
 use encoder::training::{Engine, Parameters, Stack, TrainingError, cross_entropy, first};
 use serde::{Deserialize, Serialize};
 
-use super::model::{MaskedLm, Mean, texts, with_first};
+use super::model::{MaskedLm, Mean, decoder_seed, texts, with_first};
 use super::{Masks, Method, StackStart, Terms};
 use crate::masking::Corrupted;
 
@@ -76,7 +76,7 @@ impl Condenser {
             "c_head",
             config.n_head_layers,
             StackStart::Normal,
-            config.seed,
+            decoder_seed(config.seed, 1),
         )?;
         Ok(Self {
             model,

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use encoder::training::{Engine, Parameters, Stack, TrainingError};
 use serde::{Deserialize, Serialize};
 
-use super::model::{MaskedLm, texts};
+use super::model::{MaskedLm, decoder_seed, texts};
 use super::{Masks, Method, StackStart, Terms};
 use crate::masking::Corrupted;
 
@@ -70,7 +70,7 @@ impl CotMae {
             "c_head",
             config.n_head_layers,
             StackStart::Normal,
-            config.seed,
+            decoder_seed(config.seed, 1),
         )?;
         Ok(Self {
             model,

@@ -5,7 +5,7 @@ use candle_core::Tensor;
 use encoder::training::{Engine, Parameters, Stack, TrainingError};
 use serde::{Deserialize, Serialize};
 
-use super::model::{MaskedLm, texts};
+use super::model::{MaskedLm, decoder_seed, texts};
 use super::{Masks, Method, StackStart, Terms};
 use crate::masking::{Corrupted, MasterStreams};
 
@@ -82,7 +82,7 @@ impl Master {
         let model = MaskedLm::load(folder, config.seed, engine)?;
         let mut heads = Vec::new();
         for (name, number) in HEADS.iter().zip(1..) {
-            let seed = config.seed.wrapping_add(number);
+            let seed = decoder_seed(config.seed, number);
             heads.push(model.decoder(name, config.n_head_layers, config.decoder_init, seed)?);
         }
         let mut parameters = Parameters::new();

@@ -11,6 +11,12 @@ use encoder::{Architecture, Checkpoint, Family, LoadError, Tokens};
 use super::{Drawn, Pretrained, StackStart};
 use crate::masking::Corrupted;
 
+/// Seed of a new decoder, by its number from 1. A random number is known by its seed and its place, and a drawn encoder has those of
+/// `seed` itself.
+pub(super) fn decoder_seed(seed: u64, number: u64) -> u64 {
+    seed.wrapping_add(number)
+}
+
 /// BERT with the head of masked language modelling: what all methods pre-train, and all that they leave.
 ///
 /// Parameters have the names of `BertForMaskedLM`; the projection to the vocabulary is the token table.

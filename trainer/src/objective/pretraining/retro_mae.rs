@@ -8,7 +8,7 @@ use encoder::training::{
 use encoder::{Architecture, Tokens};
 use serde::{Deserialize, Serialize};
 
-use super::model::{MaskedLm, Mean, texts, tokens};
+use super::model::{MaskedLm, Mean, decoder_seed, texts, tokens};
 use super::{Masks, Method, Terms};
 use crate::masking::{Corrupted, Visibility};
 
@@ -103,7 +103,8 @@ impl RetroMae {
         crate::objective::settings::at_least_0("bow_loss_weight", weight)?;
         let model = MaskedLm::load(folder, config.seed, engine)?;
         let architecture = model.encoder().architecture();
-        let mut decoder = EnhancedDecoder::new(architecture, config.seed, engine)?;
+        let seed = decoder_seed(config.seed, 1);
+        let mut decoder = EnhancedDecoder::new(architecture, seed, engine)?;
         let projection = match (config.bow_projection, config.bow_loss_weight) {
             (true, None) => {
                 let reason = "`bow_projection` goes with `bow_loss_weight`";
@@ -112,7 +113,7 @@ impl RetroMae {
             (true, Some(_)) => {
                 let (n, width) = (architecture.n_vocabulary, architecture.width);
                 // The streams of the decoder's layers come before.
-                let weight = normal(config.seed, 1 << 32, n * width, 0.02);
+                let weight = normal(seed, 1 << 32, n * width, 0.02);
                 let (name, values) = ("bow_projection", (weight, vec![0.0; n]));
                 Some(Linear::new(&mut decoder.parameters, name, values, engine)?)
             }

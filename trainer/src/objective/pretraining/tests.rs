@@ -1,12 +1,13 @@
 //! What holds for every method: what its decoders read, what reaches the encoder from them, and what they learn.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::iter;
 use std::path::Path;
 
 use candle_core::{Result, Tensor};
 use encoder::TextTokenizer;
 use encoder::training::{AdamW, AdamWConfig, Engine, EngineConfig, Parameters};
+use tempfile::TempDir;
 
 use super::*;
 use crate::batches::Draw;
@@ -391,6 +392,14 @@ pub(super) fn documents(texts: &[Vec<u32>]) -> Vec<SpanDocument> {
     (16..).zip(texts).map(document).collect()
 }
 
+/// A folder of a configuration alone, whose weights are drawn.
+fn untrained() -> TempDir {
+    let folder = tempfile::tempdir().expect("a folder");
+    let config = testkit::fixture("models/tiny-bert").join("config.json");
+    std::fs::copy(config, folder.path().join("config.json")).expect("copied");
+    folder
+}
+
 fn trained_cases(texts: &[Vec<u32>]) -> Vec<Case> {
     cases(&testkit::fixture("models/tiny-bert"), texts)
 }
@@ -523,9 +532,7 @@ fn decoders_need_the_vector_of_their_own_text() {
 /// From a config alone nobody knows anything: a token costs ln V, and what the tied table spreads the logits.
 #[test]
 fn drawn_weights_say_every_token_with_equal_chance() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let config = testkit::fixture("models/tiny-bert").join("config.json");
-    std::fs::copy(config, folder.path().join("config.json")).expect("copied");
+    let folder = untrained();
     let texts = texts(32);
     // The bag of words asks for each word once.
     let n_words = texts
@@ -541,6 +548,24 @@ fn drawn_weights_say_every_token_with_equal_chance() {
             assert!(
                 (loss / expected - 1.0).abs() < 0.03,
                 "{name:?}: {loss}, not {expected}"
+            );
+        }
+    }
+}
+
+/// SimLM's decoder is a copy. The numbers of a drawn matrix are known by its first.
+#[test]
+fn drawn_decoders_have_numbers_of_their_own() {
+    for case in cases(untrained().path(), &texts(4)) {
+        let mut names = BTreeMap::new();
+        for one in case.parameters.iter().filter(|one| one.shape().len() == 2) {
+            let first = one.values().expect("values")[0].to_bits();
+            let other = names.insert(first, one.name());
+            assert!(
+                other.is_none() || case.name == "SimLM",
+                "{}: {} and {other:?} are the same",
+                case.name,
+                one.name()
             );
         }
     }

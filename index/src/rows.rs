@@ -94,7 +94,7 @@ const STEP_BYTES: usize = 4;
 pub(crate) struct Rows<'a> {
     pub row_type: RowType,
     pub width: usize,
-    /// Whole rows, aligned to a value.
+    /// Whole rows. Those of a file are aligned to a value; what an allocator gives for bytes need not be.
     pub bytes: &'a [u8],
 }
 
@@ -122,15 +122,24 @@ impl<'a> Rows<'a> {
     pub fn read(self, i: usize, buffer: &mut Vec<f32>) -> Option<&'a [f32]> {
         let stored = self.stored(i);
         match self.row_type {
-            RowType::F32 => return Some(values(stored)),
-            RowType::F16 => {
-                buffer.resize(self.width, 0.0);
-                values::<f16>(stored).convert_to_f32_slice(buffer);
-            }
-            RowType::Bf16 => {
-                buffer.resize(self.width, 0.0);
-                values::<bf16>(stored).convert_to_f32_slice(buffer);
-            }
+            RowType::F32 => match aligned(stored) {
+                Some(row) => return Some(row),
+                None => decode(stored, f32::from_le_bytes, buffer),
+            },
+            RowType::F16 => match aligned::<f16>(stored) {
+                Some(row) => {
+                    buffer.resize(self.width, 0.0);
+                    row.convert_to_f32_slice(buffer);
+                }
+                None => decode(stored, |x| f16::from_le_bytes(x).to_f32(), buffer),
+            },
+            RowType::Bf16 => match aligned::<bf16>(stored) {
+                Some(row) => {
+                    buffer.resize(self.width, 0.0);
+                    row.convert_to_f32_slice(buffer);
+                }
+                None => decode(stored, |x| bf16::from_le_bytes(x).to_f32(), buffer),
+            },
             RowType::Int8 => {
                 let (codes, step) = stored.split_at(self.width);
                 let step = f32::from_le_bytes(step.try_into().expect("a step has four bytes"));
@@ -154,11 +163,46 @@ impl Plain for bf16 {}
 
 /// The numbers in a section of them.
 pub(crate) fn values<T: Plain>(section: &[u8]) -> &[T] {
+    aligned(section).expect("sections of numbers are aligned and whole")
+}
+
+/// The numbers in bytes, where they lie as such numbers have to.
+fn aligned<T: Plain>(bytes: &[u8]) -> Option<&[T]> {
     // SAFETY: every pattern of bytes is some number of the type.
-    let (before, values, after) = unsafe { section.align_to() };
-    assert!(
-        before.is_empty() && after.is_empty(),
-        "sections of numbers are aligned and whole"
-    );
-    values
+    let (before, values, after) = unsafe { bytes.align_to() };
+    (before.is_empty() && after.is_empty()).then_some(values)
+}
+
+/// The numbers in bytes wherever they lie.
+fn decode<const N: usize>(bytes: &[u8], value: impl Fn([u8; N]) -> f32, buffer: &mut Vec<f32>) {
+    buffer.clear();
+    buffer.extend(bytes.as_chunks::<N>().0.iter().map(|&x| value(x)));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_are_read_wherever_their_bytes_lie() {
+        let row = [1.0, -0.5, 0.25, 3.0, -2.0];
+        for row_type in [RowType::F32, RowType::F16, RowType::Bf16, RowType::Int8] {
+            let mut encoded = Vec::new();
+            row_type.encode(&row, &mut encoded);
+            let read = |offset: usize| {
+                let bytes = [vec![0; offset], encoded.repeat(2)].concat();
+                let rows = Rows {
+                    row_type,
+                    width: row.len(),
+                    bytes: &bytes[offset..],
+                };
+                [0, 1].map(|i| rows.row(i).into_owned())
+            };
+            let expected = read(0);
+            assert!((expected[0][3] - 3.0).abs() < 0.02, "{row_type:?}");
+            for offset in 1..4 {
+                assert_eq!(read(offset), expected, "{row_type:?} {offset}");
+            }
+        }
+    }
 }

@@ -238,8 +238,15 @@ impl TextTokenizer {
             "lower_case": lower_case,
             "truncation_side": truncation.as_ref(),
         });
+        // It asks the post-processor, which panics as the library's own reader does.
+        let word_pieces = catch_damage(|| Ok(WordPieces::new(&tokenizer))).map_err(|reason| {
+            LoadError::Tokenizer {
+                path: path.clone(),
+                reason,
+            }
+        })?;
         let tokenizer = Self {
-            word_pieces: WordPieces::new(&tokenizer),
+            word_pieces,
             tokenizer,
             truncation,
             has_types: config

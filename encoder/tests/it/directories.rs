@@ -157,6 +157,22 @@ fn damaged_json_is_named() {
 }
 
 #[test]
+fn a_template_of_tokens_that_it_does_not_list_is_named() {
+    for (kind, id) in [("SpecialToken", "[NEW]"), ("Sequence", "B")] {
+        check(
+            "tiny-bert",
+            "cannot use tokenizer `DIR/tokenizer.json`",
+            |folder| {
+                edit(&folder.join("tokenizer.json"), |tokenizer| {
+                    tokenizer["post_processor"]["single"][0] =
+                        json!({kind: {"id": id, "type_id": 0}});
+                });
+            },
+        );
+    }
+}
+
+#[test]
 fn weights_cut_short_are_named_wherever_the_cut_is() {
     let whole = fs::metadata(testkit::fixture("models/tiny-bert/model.safetensors"))
         .expect("weights")

@@ -194,7 +194,6 @@ impl Architecture {
         }
         for (name, size) in [
             ("type_vocab_size", self.n_types),
-            ("id2label", self.labels.n),
             ("buckets", self.n_buckets),
         ] {
             if size > MOST {
@@ -284,6 +283,9 @@ impl Labels {
             Some(labels) => labels.len(),
             None => config.count("num_labels")?.unwrap_or(2),
         };
+        if n > MOST_LABELS {
+            return Err(config.refuse(format!("{n} labels; supported are up to {MOST_LABELS}")));
+        }
         let name = |id: usize| {
             let stored = stored.and_then(|labels| labels.get(&id.to_string()));
             let stored = stored.and_then(Value::as_str).map(str::to_owned);
@@ -305,6 +307,9 @@ impl Labels {
 
 /// Largest size that is believed.
 const MOST: usize = 1 << 24;
+
+/// Most labels of a head for classification; each has a name.
+const MOST_LABELS: usize = 1 << 16;
 
 /// The entries of one configuration file, with its path for the errors.
 pub(crate) struct Entries<'a> {

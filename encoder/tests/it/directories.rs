@@ -470,6 +470,11 @@ fn configurations_that_cannot_be_are_refused() {
         ),
         ("is_decoder", json!(true), "is_decoder is true"),
         (
+            "num_labels",
+            json!(4_000_000_000_u64),
+            "4000000000 labels; supported are up to 65536",
+        ),
+        (
             "max_position_embeddings",
             json!(32),
             "tensor `embeddings.position_embeddings.weight`",

@@ -75,6 +75,8 @@ pub struct BiEncoder {
     dense: Vec<DenseLayer>,
     simd: Simd,
     width: usize,
+    /// Whether vectors have length 1.
+    normalizes: bool,
     query: OneSide,
     passage: OneSide,
     /// sha256 of the transformer's tensors.
@@ -170,6 +172,7 @@ impl BiEncoder {
                 width = config.n_out;
             }
         }
+        let kept = directory.truncate_width.unwrap_or(width).min(width);
         Ok(Self {
             name: name_of(path),
             threads: match &engine {
@@ -177,9 +180,9 @@ impl BiEncoder {
                 Engine::Accelerated(_) => Threads::shared(config.threads, 2)?, // they tokenise
             },
             config,
-            width: directory
-                .truncate_width
-                .map_or(width, |kept| kept.min(width)),
+            width: kept,
+            // What is cut off is cut off after the modules.
+            normalizes: kept == width && directory.steps.last() == Some(&Step::Normalize),
             weights,
             directory,
             backbone_config,
@@ -398,7 +401,7 @@ impl BiEncoder {
 
     /// Whether its vectors are brought to length 1.
     pub fn normalizes(&self) -> bool {
-        self.directory.steps.last() == Some(&Step::Normalize)
+        self.normalizes
     }
 
     /// Whether the model has a vector for every token; one that pools by a decoder has not.

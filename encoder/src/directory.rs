@@ -289,6 +289,12 @@ impl Directory {
         } else {
             SentenceTransformersConfig::default()
         };
+        if config.truncate_dim == Some(0) {
+            return Err(LoadError::Config {
+                path: config_path,
+                reason: "truncate_dim is 0".into(),
+            });
+        }
         let similarity = match config.similarity_fn_name.as_deref() {
             None | Some("cosine") => Similarity::Cosine,
             Some("dot" | "dot_score") => Similarity::InnerProduct,

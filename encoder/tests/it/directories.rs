@@ -423,6 +423,33 @@ fn a_null_of_the_sentence_configuration_says_nothing() {
 }
 
 #[test]
+fn vectors_that_are_cut_are_not_of_length_one() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    copy(&testkit::fixture("models/tiny-bert"), folder.path());
+    let load = |kept: usize| {
+        edit(
+            &folder.path().join("config_sentence_transformers.json"),
+            |config| config["truncate_dim"] = json!(kept),
+        );
+        BiEncoder::load(
+            folder.path(),
+            &ModelOptions::default(),
+            &EncoderConfig::default(),
+        )
+    };
+    for (kept, width, normalizes) in [(8, 8, false), (32, 32, true), (40, 32, true)] {
+        let encoder = load(kept).expect("the model loads");
+        assert_eq!((encoder.width(), encoder.normalizes()), (width, normalizes));
+        let vectors = encoder.encode_texts(Role::Passage, &["a stone in the river".into()]);
+        let vectors = vectors.expect("a text encodes");
+        let length: f32 = vectors.values.iter().map(|x| x * x).sum();
+        assert_eq!((length - 1.0).abs() < 1e-5, normalizes, "{kept}: {length}");
+    }
+    let error = load(0).err().expect("no vectors").to_string();
+    assert!(error.ends_with("truncate_dim is 0"), "{error}");
+}
+
+#[test]
 fn configurations_that_cannot_be_are_refused() {
     let changes = [
         (

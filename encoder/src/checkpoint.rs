@@ -1,7 +1,7 @@
 //! Tensors by name, from safetensors files or a PyTorch pickle.
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
@@ -21,6 +21,9 @@ use crate::error::LoadError;
 
 /// Longest header of a safetensors file; the format's own limit.
 const MAX_HEADER_BYTES: u64 = 100_000_000;
+
+/// The number that `torch.save` of PyTorch before 1.6 begins with, pickled.
+const OLD_PICKLE: &[u8] = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19";
 
 /// A tensor's name in the checkpoint, type and shape.
 type Used = BTreeMap<String, (&'static str, Vec<usize>)>;
@@ -64,7 +67,8 @@ enum Source {
     },
     Pickle {
         tensors: PthTensors,
-        names: HashSet<String>,
+        /// Of the file.
+        n_bytes: u64,
     },
 }
 
@@ -143,14 +147,29 @@ impl Checkpoint {
     }
 
     fn from_pickle(path: PathBuf) -> Result<Self, LoadError> {
-        open(&path)?;
+        let read = |source| LoadError::Read {
+            path: path.clone(),
+            source,
+        };
+        let file = open(&path)?;
+        let n_bytes = file.metadata().map_err(read)?.len();
+        let mut start = Vec::new();
+        file.take(OLD_PICKLE.len() as u64)
+            .read_to_end(&mut start)
+            .map_err(read)?;
+        if start == OLD_PICKLE {
+            return Err(LoadError::Config {
+                path,
+                reason: "its format is that of PyTorch before 1.6; save it again, best as model.safetensors"
+                    .into(),
+            });
+        }
         let tensors =
             unpickle(|| PthTensors::new(&path, None)).map_err(|reason| LoadError::Weights {
                 path: path.clone(),
                 reason,
             })?;
-        let names = tensors.tensor_infos().keys().cloned().collect();
-        Ok(Self::new(Source::Pickle { tensors, names }, path))
+        Ok(Self::new(Source::Pickle { tensors, n_bytes }, path))
     }
 
     fn new(source: Source, path: PathBuf) -> Self {
@@ -176,7 +195,7 @@ impl Checkpoint {
     fn holds(&self, name: &str) -> bool {
         match &self.source {
             Source::Safetensors { file_of, .. } => file_of.contains_key(name),
-            Source::Pickle { names, .. } => names.contains(name),
+            Source::Pickle { tensors, .. } => tensors.tensor_infos().contains_key(name),
         }
     }
 
@@ -294,15 +313,22 @@ impl Checkpoint {
             Source::Safetensors { files, file_of } => {
                 files[*file_of.get(name).ok_or_else(missing)?].read(name)
             }
-            Source::Pickle { tensors, names } => {
-                if !names.contains(name) {
-                    return Err(missing());
-                }
-                let raw = unpickle(|| tensors.get(name)?.as_ref().map(raw_of).transpose());
+            Source::Pickle { tensors, n_bytes } => {
+                let info = tensors.tensor_infos().get(name).ok_or_else(missing)?;
                 let damaged = |reason| LoadError::Weights {
                     path: self.path.clone(),
                     reason: format!("tensor `{name}`: {reason}"),
                 };
+                // candle makes room for as many values as the pickle says before it reads one.
+                let (shape, value_bytes) = (info.layout.dims(), info.dtype.size_in_bytes());
+                let size = shape
+                    .iter()
+                    .try_fold(value_bytes, |size, &n| size.checked_mul(n));
+                if size.is_none_or(|size| size as u64 > *n_bytes) {
+                    let reason = format!("{shape:?} values are more than the file holds");
+                    return Err(damaged(reason));
+                }
+                let raw = unpickle(|| tensors.get(name)?.as_ref().map(raw_of).transpose());
                 raw.map_err(damaged)?.ok_or_else(missing)
             }
         }

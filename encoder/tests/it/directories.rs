@@ -251,6 +251,37 @@ fn damaged_headers_of_weights_are_named() {
 }
 
 #[test]
+fn a_pickle_that_promises_more_than_it_holds_is_named() {
+    check(
+        "tiny-bert-bin",
+        "tensor `embeddings.word_embeddings.weight`: [65535, 255] values are more than the file holds",
+        |folder| {
+            let path = folder.join("pytorch_model.bin");
+            let mut bytes = fs::read(&path).expect("weights");
+            let stored = b"M\x40\x02K\x20\x86"; // the pickled shape, (576, 32)
+            let place = bytes.windows(stored.len()).position(|part| part == stored);
+            let place = place.expect("the shape is there");
+            bytes[place..][..stored.len()].copy_from_slice(b"M\xff\xffK\xff\x86");
+            fs::write(path, bytes).expect("weights are written");
+        },
+    );
+}
+
+#[test]
+fn weights_of_old_versions_of_pytorch_are_not_called_damaged() {
+    check(
+        "tiny-bert-bin",
+        "`DIR/pytorch_model.bin`: its format is that of PyTorch before 1.6",
+        |folder| {
+            // The protocol, and a long integer of ten bytes.
+            let magic = 0x1950_a86a_20f9_469c_fc6c_u128.to_le_bytes();
+            let bytes = [&b"\x80\x02\x8a\x0a"[..], &magic[..10], b"."].concat();
+            fs::write(folder.join("pytorch_model.bin"), bytes).expect("weights are written");
+        },
+    );
+}
+
+#[test]
 fn tensors_that_do_not_fit_are_named() {
     let query = "encoder.layer.1.attention.self.query.weight";
     check(

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -213,30 +213,11 @@ impl Directory {
         options: &ModelOptions,
     ) -> Result<Self, LoadError> {
         let modules: Vec<ModuleEntry> = read_json(modules_path)?;
-        let refuse = |index: usize| LoadError::Module {
-            path: modules_path.to_path_buf(),
-            index,
-            kind: modules
-                .get(index)
-                .map_or("missing", |module| &module.kind)
-                .to_owned(),
-        };
-        let kind = |index: usize| {
-            modules
-                .get(index)
-                .map_or("", |module| last_name(&module.kind))
-        };
-        // A module is a folder of the model: a path upwards could name any file of the machine.
+        let refuse = |index: usize| refuse_module(modules_path, &modules, index);
+        let kind = |index: usize| modules.get(index).map_or("", ModuleEntry::class);
         let folder = |index: usize| {
-            let relative = Path::new(&modules[index].path);
-            let inside = relative
-                .components()
-                .all(|part| matches!(part, std::path::Component::Normal(_)));
-            if inside {
-                Ok(path.join(relative))
-            } else {
-                Err(refuse(index))
-            }
+            let relative = modules[index].folder().ok_or_else(|| refuse(index))?;
+            Ok::<_, LoadError>(path.join(relative))
         };
         if kind(0) != "Transformer" {
             return Err(refuse(0));
@@ -386,6 +367,34 @@ struct ModuleEntry {
     path: String,
     #[serde(rename = "type")]
     kind: String,
+}
+
+impl ModuleEntry {
+    /// The class of sentence-transformers that it names; empty for code of anybody else, whatever that calls its classes.
+    fn class(&self) -> &str {
+        match self.kind.starts_with("sentence_transformers.") {
+            true => last_name(&self.kind),
+            false => "",
+        }
+    }
+
+    /// Its folder in the model's, where that is one: a path upwards could name any file of the machine.
+    fn folder(&self) -> Option<&Path> {
+        let folder = Path::new(&self.path);
+        let mut parts = folder.components();
+        parts
+            .all(|part| matches!(part, Component::Normal(_)))
+            .then_some(folder)
+    }
+}
+
+fn refuse_module(path: &Path, modules: &[ModuleEntry], index: usize) -> LoadError {
+    let kind = modules.get(index).map_or("missing", |module| &module.kind);
+    LoadError::Module {
+        path: path.to_path_buf(),
+        index,
+        kind: kind.to_owned(),
+    }
 }
 
 #[derive(Default, Deserialize)]

@@ -585,6 +585,17 @@ fn modules_that_are_not_known_are_refused() {
         "module 2 is `a.WordWeights`",
         modules(|modules| modules[2]["type"] = json!("a.WordWeights")),
     );
+    // Code that a model brings along computes what it likes under any name.
+    check(
+        "tiny-bert",
+        "module 0 is `custom_st.Transformer`",
+        modules(|modules| modules[0]["type"] = json!("custom_st.Transformer")),
+    );
+    check(
+        "tiny-bert",
+        "module 1 is `my_models.Pooling`",
+        modules(|modules| modules[1]["type"] = json!("my_models.Pooling")),
+    );
     let escape = |modules: &mut Value| modules[1]["path"] = json!("../1_Pooling");
     check(
         "tiny-bert",

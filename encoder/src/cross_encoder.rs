@@ -12,7 +12,7 @@ use crate::backbone::{Backbone, BackboneConfig, load_beside};
 use crate::batch;
 use crate::bi_encoder::{check_max_tokens, check_vocabulary, name_of};
 use crate::checkpoint::Checkpoint;
-use crate::directory::{OutputActivation, read_json};
+use crate::directory::{OutputActivation, PairConfig, read_json};
 use crate::error::{EncodeError, LoadError};
 use crate::fingerprint::Fingerprint;
 use crate::kernel::{self, Format, Rows};
@@ -113,9 +113,10 @@ impl CrossEncoder {
         let head_config = HeadConfig::new(&backbone_config).ok_or_else(|| {
             refuse("cross-encoders of this model_type are not supported, only bi-encoders")
         })?;
+        let pairs = PairConfig::read(path)?;
         let (simd, config) = backbone_config.resolve(&config_path, config)?;
         let (tokenizer, loaded) = load_beside(
-            || TextTokenizer::load(path, false),
+            || TextTokenizer::load(path, pairs.lower_case),
             || {
                 let mut checkpoint = Checkpoint::open(path)?;
                 let shape = (limits.width, labels.n);
@@ -137,8 +138,9 @@ impl CrossEncoder {
         );
         let tokenizer = tokenizer?;
         check_vocabulary(&config_path, limits, &tokenizer)?;
-        let stored = tokenizer
+        let stored = pairs
             .max_tokens
+            .or(tokenizer.max_tokens)
             .unwrap_or(usize::MAX)
             .min(limits.max_tokens);
         let max_tokens =

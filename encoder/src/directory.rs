@@ -21,6 +21,9 @@ const MAX_JSON_BYTES: u64 = 1 << 28;
 /// What a directory of sentence-transformers begins with.
 const MODULES: &str = "modules.json";
 
+/// What sentence-transformers says about a whole model.
+const SENTENCE_TRANSFORMERS_CONFIG: &str = "config_sentence_transformers.json";
+
 /// What OpenMatch puts beside a checkpoint.
 const OPENMATCH: &str = "openmatch_config.json";
 
@@ -255,21 +258,9 @@ impl Directory {
             Some(preset)
         })?;
 
-        let sentence_path = SENTENCE_CONFIGS
-            .iter()
-            .map(|name| transformer.join(name))
-            .find(|path| path.exists());
-        let sentence: SentenceConfig = sentence_path
-            .as_deref()
-            .map(read_json)
-            .transpose()?
-            .unwrap_or_default();
-        let config_path = path.join("config_sentence_transformers.json");
-        let config: SentenceTransformersConfig = if config_path.exists() {
-            read_json(&config_path)?
-        } else {
-            SentenceTransformersConfig::default()
-        };
+        let sentence = SentenceConfig::read(&transformer)?;
+        let config_path = path.join(SENTENCE_TRANSFORMERS_CONFIG);
+        let config = SentenceTransformersConfig::read(&config_path)?;
         if config.truncate_dim == Some(0) {
             return Err(LoadError::Config {
                 path: config_path,
@@ -405,6 +396,19 @@ struct SentenceConfig {
     do_lower_case: Option<bool>,
 }
 
+impl SentenceConfig {
+    /// That of a transformer's folder, which need not have one.
+    fn read(transformer: &Path) -> Result<Self, LoadError> {
+        let mut paths = SENTENCE_CONFIGS.iter().map(|name| transformer.join(name));
+        let path = paths.find(|path| path.exists());
+        Ok(path
+            .as_deref()
+            .map(read_json)
+            .transpose()?
+            .unwrap_or_default())
+    }
+}
+
 #[derive(Default, Deserialize)]
 struct SentenceTransformersConfig {
     #[serde(default)]
@@ -418,6 +422,14 @@ struct SentenceTransformersConfig {
 }
 
 impl SentenceTransformersConfig {
+    /// That of a file, which need not be there.
+    fn read(path: &Path) -> Result<Self, LoadError> {
+        match path.exists() {
+            true => read_json(path),
+            false => Ok(Self::default()),
+        }
+    }
+
     /// The prompt of a role: `query`, or the first of `document`, `passage` and `corpus` that says something, else the
     /// default prompt where none of them is stored.
     fn prompt(&self, role: Role) -> String {
@@ -443,6 +455,48 @@ impl SentenceTransformersConfig {
             .as_deref()
             .and_then(|name| stored(&name))
             .unwrap_or_default()
+    }
+}
+
+/// What sentence-transformers stores beside a cross-encoder about its texts.
+pub(crate) struct PairConfig {
+    /// Most tokens of a pair.
+    pub(crate) max_tokens: Option<usize>,
+    /// Lower-case before the tokenizer's own normalization.
+    pub(crate) lower_case: bool,
+}
+
+impl PairConfig {
+    /// Reads a cross-encoder's folder; refuses modules after the transformer and a default prompt, which change scores.
+    pub(crate) fn read(path: &Path) -> Result<Self, LoadError> {
+        let modules_path = path.join(MODULES);
+        if modules_path.exists() {
+            let modules: Vec<ModuleEntry> = read_json(&modules_path)?;
+            let is_root =
+                |module: &ModuleEntry| module.class() == "Transformer" && module.path.is_empty();
+            if !modules.first().is_some_and(is_root) {
+                return Err(refuse_module(&modules_path, &modules, 0));
+            }
+            if modules.len() > 1 {
+                return Err(refuse_module(&modules_path, &modules, 1));
+            }
+        }
+        let config_path = path.join(SENTENCE_TRANSFORMERS_CONFIG);
+        let config = SentenceTransformersConfig::read(&config_path)?;
+        let name = config.default_prompt_name.as_deref();
+        let prompt = name.and_then(|name| config.prompts.get(name)?.as_deref());
+        if prompt.is_some_and(|prompt| !prompt.is_empty()) {
+            return Err(LoadError::Config {
+                path: config_path,
+                reason: "default_prompt_name names a prompt, which is not supported for pairs"
+                    .into(),
+            });
+        }
+        let sentence = SentenceConfig::read(path)?;
+        Ok(Self {
+            max_tokens: sentence.max_seq_length,
+            lower_case: sentence.do_lower_case.unwrap_or(false),
+        })
     }
 }
 

@@ -638,6 +638,49 @@ fn modules_that_are_not_known_are_refused() {
 }
 
 #[test]
+fn what_stands_beside_a_cross_encoder_is_followed_or_refused() {
+    let dense = json!({"idx": 1, "name": "1", "path": "1_Dense", "type": "sentence_transformers.models.Dense"});
+    check(
+        "tiny-cross-bert",
+        "`DIR/modules.json`: module 1 is `sentence_transformers.models.Dense`",
+        |folder| {
+            edit(&folder.join("modules.json"), |modules| {
+                modules.as_array_mut().expect("a list").push(dense);
+            });
+        },
+    );
+    check(
+        "tiny-cross-bert",
+        "default_prompt_name names a prompt",
+        |folder| {
+            let path = folder.join("config_sentence_transformers.json");
+            edit(&path, |config| {
+                config["default_prompt_name"] = json!("search");
+                config["prompts"] = json!({"search": "is it an answer? "});
+            });
+        },
+    );
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    copy(&testkit::fixture("models/tiny-cross-bert"), folder.path());
+    edit(&folder.path().join("tokenizer_config.json"), |config| {
+        config["do_lower_case"] = json!(false);
+    });
+    let tokens = || {
+        let model = CrossEncoder::load(folder.path(), None, &EncoderConfig::default());
+        let model = model.expect("the model loads");
+        let pairs = [("the Moon", "a STONE"), ("the moon", "a stone")];
+        let tokens = model.tokenize(&pairs).expect("pairs tokenise");
+        (model.max_tokens(), tokens[0] == tokens[1])
+    };
+    assert_eq!(tokens(), (64, false));
+    edit(&folder.path().join("sentence_bert_config.json"), |config| {
+        config["max_seq_length"] = json!(20);
+        config["do_lower_case"] = json!(true);
+    });
+    assert_eq!(tokens(), (20, true));
+}
+
+#[test]
 fn a_bare_checkpoint_is_refused_without_a_preset_or_all_options() {
     let path = testkit::fixture("models/tiny-bert-plain");
     let load = |options: &ModelOptions| BiEncoder::load(&path, options, &EncoderConfig::default());

@@ -145,8 +145,11 @@ fn average(from: &[PathBuf], to: &Path, dtype: WeightType, output: &Output) -> a
         .iter()
         .map(|model| model::find(model))
         .collect::<anyhow::Result<_>>()?;
-    let converted = encoder::average(&from[0], &from[1..], to, dtype)
-        .with_context(|| format!("cannot make the average `{}`", to.display()))?;
+    let converted =
+        encoder::average(&from[0], &from[1..], to, dtype).with_context(|| match &from[..] {
+            [from] => format!("cannot convert `{}`", from.display()),
+            _ => format!("cannot make the average `{}`", to.display()),
+        })?;
     let (n_tensors, n_bytes) = (converted.n_tensors, converted.n_bytes);
     let shown =
         json!({ "path": to, "dtype": dtype.as_str(), "tensors": n_tensors, "bytes": n_bytes });

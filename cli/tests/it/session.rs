@@ -697,6 +697,10 @@ fn unknown_arguments_and_models_are_usage_errors() {
         errors.contains("--pooling") && errors.contains("--preset"),
         "{errors}"
     );
+    let model = text(&plain);
+    let errors = fail(1, ["model", "convert", model, model, "--dtype", "f16"]);
+    let expected = format!("cannot convert `{model}`");
+    assert!(errors.contains(&expected), "{errors}");
 }
 
 #[test]

@@ -9,8 +9,8 @@ use collection::Manifest;
 use compute::Level;
 use compute::accelerator::{AcceleratorError, DeviceInfo, SharedAccelerator};
 use encoder::{
-    AcceleratorConfig, Arithmetic, BiEncoder, CrossEncoder, EncoderConfig, ModelOptions, Pooling,
-    Preset, Similarity,
+    AcceleratorConfig, Arithmetic, BiEncoder, CrossEncoder, Directory, EncoderConfig, ModelOptions,
+    Pooling, Preset, Similarity,
 };
 use hub::{DEFAULT_RERANKER, ModelCache};
 use index::Metric;
@@ -262,6 +262,12 @@ pub fn find(model: &Path) -> anyhow::Result<PathBuf> {
         None => failure,
     }
     .into())
+}
+
+/// Finds a model as [`find`] does and returns the folder of its `config.json` and tokenizer, which is another one in the
+/// oldest layout of sentence-transformers.
+pub fn find_transformer(model: &Path) -> anyhow::Result<PathBuf> {
+    Ok(Directory::transformer_of(&find(model)?)?)
 }
 
 /// The name of a model's folder, which `.` has, too.

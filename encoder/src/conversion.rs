@@ -13,7 +13,7 @@ use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
 use crate::checkpoint::{Checkpoint, hex};
-use crate::directory::{modules, read_bytes, read_json};
+use crate::directory::{Directory, modules, read_bytes, read_json, transformer_in};
 use crate::error::LoadError;
 use crate::fingerprint::sha256_of_json;
 use crate::tokenizer::TextTokenizer;
@@ -144,11 +144,11 @@ pub fn average(
     to: &Path,
     kind: WeightType,
 ) -> Result<Converted, ConvertError> {
-    let checkpoint = Checkpoint::open(first)?;
+    let checkpoint = Checkpoint::open(&Directory::transformer_of(first)?)?;
     let shapes = checkpoint.shapes();
     let mut others_open = Vec::new();
     for path in others {
-        let other = Checkpoint::open(path)?;
+        let other = Checkpoint::open(&Directory::transformer_of(path)?)?;
         if let Some(what) = difference(first, &shapes, path, &other)? {
             let (path, first) = (path.clone(), first.to_path_buf());
             return Err(ConvertError::Different { path, first, what });
@@ -205,11 +205,15 @@ fn difference(
     if others.len() > shapes.len() {
         return Ok(Some("number of tensors".to_owned()));
     }
-    if tokenizer_digest(first)? != tokenizer_digest(path)? {
+    let folders = (
+        Directory::transformer_of(first)?,
+        Directory::transformer_of(path)?,
+    );
+    if tokenizer_digest(&folders.0)? != tokenizer_digest(&folders.1)? {
         return Ok(Some("tokenizer".to_owned()));
     }
-    let ours: Map<String, Value> = read_json(&first.join("config.json"))?;
-    let theirs: Map<String, Value> = read_json(&path.join("config.json"))?;
+    let ours: Map<String, Value> = read_json(&folders.0.join("config.json"))?;
+    let theirs: Map<String, Value> = read_json(&folders.1.join("config.json"))?;
     let other = ours.keys().chain(theirs.keys()).find(|key| {
         !RECORDS.contains(&key.as_str()) && ours.get(key.as_str()) != theirs.get(key.as_str())
     });
@@ -238,9 +242,9 @@ fn tokenizer_digest(folder: &Path) -> Result<Option<String>, LoadError> {
 /// Digests of the files of modules after the transformer, weights among them, by name.
 fn module_digests(folder: &Path) -> Result<BTreeMap<String, String>, LoadError> {
     let mut digests = BTreeMap::new();
-    for (_, name) in modules(folder)? {
+    for (kind, name) in modules(folder)? {
         let module = folder.join(&name);
-        if name.is_empty() || !module.is_dir() {
+        if kind == "Transformer" || name.is_empty() || !module.is_dir() {
             continue;
         }
         let failed = |source| LoadError::Read {
@@ -269,13 +273,16 @@ fn module_digests(folder: &Path) -> Result<BTreeMap<String, String>, LoadError> 
 pub(crate) struct ModelWriter<'a> {
     from: &'a Path,
     to: &'a Path,
+    /// The path of the transformer in both.
+    transformer: PathBuf,
 }
 
 impl<'a> ModelWriter<'a> {
     /// Makes the folder `to`, which may be there if it is empty.
     pub(crate) fn new(from: &'a Path, to: &'a Path) -> Result<Self, ConvertError> {
         let path = to.to_path_buf();
-        let config = from.join("config.json");
+        let transformer = transformer_in(from)?;
+        let config = from.join(&transformer).join("config.json");
         if !config.exists() {
             return Err(LoadError::Missing { path: config }.into());
         }
@@ -288,7 +295,11 @@ impl<'a> ModelWriter<'a> {
         fs::create_dir_all(to).map_err(failed(to))?;
         match fs::read_dir(to).map_err(failed(to))?.next() {
             Some(_) => Err(ConvertError::NotEmpty { path }),
-            None => Ok(Self { from, to }),
+            None => Ok(Self {
+                from,
+                to,
+                transformer,
+            }),
         }
     }
 
@@ -298,8 +309,8 @@ impl<'a> ModelWriter<'a> {
         tensors: Vec<(String, Stored)>,
         config: Option<Map<String, Value>>,
     ) -> Result<(), ConvertError> {
-        let to = self.to;
-        copy_around_weights(self.from, to).map_err(failed(to))?;
+        copy_around_weights(self.from, self.to, &self.transformer).map_err(failed(self.to))?;
+        let to = self.to.join(&self.transformer);
         if let Some(config) = config {
             let mut text = serde_json::to_string_pretty(&config).expect("a map is JSON");
             text.push('\n');
@@ -389,14 +400,18 @@ impl View for Stored {
     }
 }
 
-/// Copies a model directory but for the transformer's weights. Folders in it belong to modules after the transformer.
-fn copy_around_weights(from: &Path, to: &Path) -> io::Result<()> {
+/// Copies a model directory but for the transformer's weights, which lie in it or in the folder `transformer`. Other folders
+/// in it belong to modules after the transformer.
+fn copy_around_weights(from: &Path, to: &Path, transformer: &Path) -> io::Result<()> {
     for entry in fs::read_dir(from)? {
         let entry = entry?;
         let (name, target) = (entry.file_name(), to.join(entry.file_name()));
         let name = name.to_string_lossy();
         if entry.path().is_dir() {
-            if !OTHER_RUNTIMES.contains(&&*name) && !name.starts_with('.') {
+            if let Ok(rest) = transformer.strip_prefix(&*name) {
+                fs::create_dir(&target)?;
+                copy_around_weights(&entry.path(), &target, rest)?;
+            } else if !OTHER_RUNTIMES.contains(&&*name) && !name.starts_with('.') {
                 copy_all(&entry.path(), &target)?;
             }
         } else if !WEIGHT_ENDINGS.iter().any(|ending| name.ends_with(ending)) {
@@ -422,7 +437,7 @@ pub(crate) fn copy_all(from: &Path, to: &Path) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{CrossEncoder, EncoderConfig};
+    use crate::{BiEncoder, CrossEncoder, EncoderConfig, ModelOptions, TextSpec};
 
     #[test]
     fn sixteen_bits_give_nearly_the_same_scores() {
@@ -460,6 +475,62 @@ mod tests {
         let inside = convert(&model, &inside, WeightType::F16);
         assert!(matches!(inside, Err(ConvertError::Inside { .. })));
         assert!(!model.join("again").exists());
+    }
+
+    /// Writes a fixture as the oldest sentence-transformers did: the transformer in a folder of its own.
+    fn in_old_layout(name: &str, to: &Path) {
+        let from = testkit::fixture("models").join(name);
+        let transformer = to.join("0_Transformer");
+        copy_all(&from, &transformer).unwrap();
+        for entry in fs::read_dir(&from).unwrap() {
+            let name = entry.unwrap().file_name();
+            let is_root = ["modules.json", "config_sentence_transformers.json"]
+                .iter()
+                .any(|root| name == *root);
+            if is_root || from.join(&name).is_dir() {
+                fs::rename(transformer.join(&name), to.join(&name)).unwrap();
+            }
+        }
+        let path = to.join("modules.json");
+        let mut modules: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+        modules[0]["path"] = "0_Transformer".into();
+        fs::write(path, modules.to_string()).unwrap();
+    }
+
+    #[test]
+    fn the_transformer_may_have_a_folder_of_its_own() {
+        let folder = tempfile::tempdir().unwrap();
+        let [plain, old, half, mean] =
+            ["plain", "old", "half", "mean"].map(|name| folder.path().join(name));
+        in_old_layout("tiny-bert-cls-dense", &old);
+        fs::write(old.join("0_Transformer/pytorch_model.bin"), "others").unwrap();
+        let fixture = testkit::fixture("models/tiny-bert-cls-dense");
+        convert(&fixture, &plain, WeightType::F16).unwrap();
+        convert(&old, &half, WeightType::F16).unwrap();
+        let weights = |folder: &Path| fs::read(folder.join("model.safetensors")).unwrap();
+        assert_eq!(weights(&half.join("0_Transformer")), weights(&plain));
+        assert_eq!(
+            weights(&half.join("2_Dense")),
+            weights(&old.join("2_Dense"))
+        );
+        for absent in ["model.safetensors", "0_Transformer/pytorch_model.bin"] {
+            assert!(!half.join(absent).exists(), "{absent}");
+        }
+        let load = |folder: &Path| {
+            BiEncoder::load(folder, &ModelOptions::default(), &EncoderConfig::default()).unwrap()
+        };
+        let fingerprint = |folder: &Path| load(folder).fingerprint(&TextSpec::default());
+        assert_eq!(fingerprint(&half), fingerprint(&plain));
+
+        average(&old, std::slice::from_ref(&half), &mean, WeightType::F32).unwrap();
+        load(&mean);
+        let config = old.join("0_Transformer/config.json");
+        let text = fs::read_to_string(&config).unwrap();
+        fs::write(&config, text.replace("gelu_new", "relu")).unwrap();
+        let other = folder.path().join("other");
+        let error = average(&half, &[old], &other, WeightType::F32).unwrap_err();
+        let error = error.to_string();
+        assert!(error.contains("`hidden_act` of config.json"), "{error}");
     }
 
     #[test]

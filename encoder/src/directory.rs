@@ -155,6 +155,19 @@ impl Directory {
             .any(|name| path.join(name).exists())
     }
 
+    /// The folder of the transformer in a model's folder: in the oldest layout of sentence-transformers `0_Transformer`,
+    /// else that folder itself.
+    ///
+    /// # Errors
+    /// [`LoadError`], naming `modules.json`.
+    pub fn transformer_of(path: &Path) -> Result<PathBuf, LoadError> {
+        let folder = transformer_in(path)?;
+        Ok(match folder.as_os_str().is_empty() {
+            true => path.to_path_buf(),
+            false => path.join(folder),
+        })
+    }
+
     /// A checkpoint alone: everything else comes from the options or a preset.
     fn bare(path: &Path, options: &ModelOptions) -> Result<Self, LoadError> {
         // A folder without it is no model: options would not help.
@@ -589,6 +602,21 @@ fn read_dense(folder: PathBuf) -> Result<DenseConfig, LoadError> {
         activation,
         folder,
     })
+}
+
+/// The path of the transformer in a model's folder; empty where it is that folder.
+pub(crate) fn transformer_in(path: &Path) -> Result<PathBuf, LoadError> {
+    let modules_path = path.join(MODULES);
+    if !modules_path.exists() {
+        return Ok(PathBuf::new());
+    }
+    let modules: Vec<ModuleEntry> = read_json(&modules_path)?;
+    let folder = match modules.first() {
+        Some(first) if first.class() == "Transformer" => first.folder(),
+        _ => Some(Path::new("")),
+    };
+    let folder = folder.ok_or_else(|| refuse_module(&modules_path, &modules, 0))?;
+    Ok(folder.to_path_buf())
 }
 
 /// Kind and folder of each module that a model lists; none where it lists none.

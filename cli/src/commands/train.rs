@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use encoder::training::{Engine, EngineConfig};
-use encoder::{AcceleratorConfig, Arithmetic, EncoderConfig, ModelOptions};
+use encoder::{AcceleratorConfig, Arithmetic, Directory, EncoderConfig, ModelOptions};
 use evaluation::Measure;
 use serde_json::json;
 use trainer::data::Group;
@@ -201,12 +201,15 @@ pub fn run(args: TrainArgs, output: &Output) -> anyhow::Result<()> {
             session(&file).fine_tune(objective, n_vocabulary)
         }
         ObjectiveSection::CrossEncoder(config) => {
+            let folder = Directory::transformer_of(&folder)?;
             let objective = CrossEncoderObjective::load(&folder, &config, &engine)?;
             file.objective = ObjectiveSection::CrossEncoder(objective.config().clone());
             let n_vocabulary = objective.n_vocabulary();
             session(&file).fine_tune(objective, n_vocabulary)
         }
-        ObjectiveSection::Pretraining(section) => session(&file).pretrain(&section, &folder),
+        ObjectiveSection::Pretraining(section) => {
+            session(&file).pretrain(&section, &Directory::transformer_of(&folder)?)
+        }
     };
     if outcome.is_ok() {
         ranks.finish();

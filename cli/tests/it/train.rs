@@ -562,6 +562,48 @@ fn a_t5_is_trained_indexed_and_searched() {
 }
 
 #[test]
+fn the_transformer_of_a_model_may_have_a_folder_of_its_own() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let [old, masked] = ["old", "masked"].map(|name| folder.path().join(name));
+    for place in ["old/0_Transformer", "old/1_Pooling", "masked"] {
+        fs::create_dir_all(folder.path().join(place)).expect("a folder");
+    }
+    let files = [
+        "config.json",
+        "model.safetensors",
+        "sentence_bert_config.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    ];
+    for file in files {
+        let to = old.join("0_Transformer").join(file);
+        fs::copy(tiny_model().join(file), to).expect("copied");
+    }
+    for file in ["1_Pooling/config.json", "config_sentence_transformers.json"] {
+        fs::copy(tiny_model().join(file), old.join(file)).expect("copied");
+    }
+    let modules = fs::read_to_string(tiny_model().join("modules.json")).expect("a file");
+    let mut modules: Value = serde_json::from_str(&modules).expect("JSON");
+    modules[0]["path"] = "0_Transformer".into();
+    fs::write(old.join("modules.json"), modules.to_string()).expect("written");
+
+    let path = format!("model.path={}", old.display());
+    let corpus = crate::pretraining::files(&sample("corpus.jsonl"));
+    let objective = "name = \"mlm\"\nmasks = { max_tokens = 48, ratio = 0.3 }";
+    let masked = crate::pretraining::config(&masked, &corpus, objective);
+    let none: &[&str] = &[];
+    let set: &[&str] = &["--set", path.as_str()];
+    for config in [config(folder.path()), text(&masked).to_owned()] {
+        let all = ["--json", "--quiet", "train", config.as_str(), "--dry-run"];
+        let [plain, old] = [none, set].map(|more| {
+            let report = json([&all[..], more].concat());
+            report["loss_of_the_first_batch"].as_f64().expect("a loss")
+        });
+        assert_eq!(plain, old, "{config}");
+    }
+}
+
+#[test]
 fn a_dry_run_writes_nothing() {
     let folder = tempfile::tempdir().expect("a folder");
     let (config, out) = (config(folder.path()), folder.path().join("run"));

@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 use super::T5Architecture;
 use crate::checkpoint::Checkpoint;
 use crate::conversion::{ConvertError, ModelWriter, Stored, WeightType};
-use crate::directory::read_json;
+use crate::directory::{Directory, read_json};
 
 /// The factor by which the residual stream shrinks.
 const FACTOR: f64 = 0.01;
@@ -38,7 +38,8 @@ pub struct ScaledT5 {
 /// # Errors
 /// [`ConvertError`]; a folder that was begun has no weights.
 pub fn scale_t5(from: &Path, to: &Path) -> Result<ScaledT5, ConvertError> {
-    let config_path = from.join("config.json");
+    let transformer = Directory::transformer_of(from)?;
+    let config_path = transformer.join("config.json");
     let architecture = T5Architecture::read(&config_path)?;
     let mut config: Map<String, Value> = read_json(&config_path)?;
     if config.contains_key(MARK) {
@@ -49,7 +50,7 @@ pub fn scale_t5(from: &Path, to: &Path) -> Result<ScaledT5, ConvertError> {
     let epsilon = architecture.epsilon * FACTOR * FACTOR;
     config.insert("layer_norm_epsilon".to_owned(), Value::from(epsilon));
 
-    let checkpoint = Checkpoint::open(from)?;
+    let checkpoint = Checkpoint::open(&transformer)?;
     let writer = ModelWriter::new(from, to)?;
     let (tensors, scaled) = scale(&checkpoint)?;
     writer.write(tensors, Some(config))?;

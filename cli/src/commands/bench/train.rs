@@ -50,7 +50,7 @@ pub fn run(
 ) -> anyhow::Result<()> {
     let (shape, name_of_model) = match &model.model {
         Some(model) => {
-            let folder = model::find(model)?;
+            let folder = model::find_transformer(model)?;
             let shape = Architecture::read(&folder.join("config.json"))?;
             (shape, model.display().to_string())
         }

@@ -125,7 +125,7 @@ pub fn run(args: BuildTrainArgs, output: &Output) -> anyhow::Result<()> {
         let text = "a list has at least two passages: `--n-sample` is at least 2";
         return Err(Failure::usage(text).into());
     }
-    let folder = model::find(&args.tokenizer)?;
+    let folder = model::find_transformer(&args.tokenizer)?;
     let tokenizer = TextTokenizer::load(&folder, false)
         .with_context(|| format!("cannot load the tokenizer of `{}`", folder.display()))?;
     let default = Template::parse(TEMPLATE).expect("the template names fields");

@@ -51,7 +51,7 @@ pub struct TokenizerArgs {
 
 impl TokenizerArgs {
     pub fn load(&self) -> anyhow::Result<TextTokenizer> {
-        let folder = model::find(&self.tokenizer)?;
+        let folder = model::find_transformer(&self.tokenizer)?;
         TextTokenizer::load(&folder, false)
             .with_context(|| format!("cannot load the tokenizer of `{}`", folder.display()))
     }

@@ -15,13 +15,19 @@ TARGET = HERE / "trawl_client" / "api.py"
 # Routes made for the clients of other servers, and the document itself.
 LEFT_OUT = re.compile(r"tei_|cohere_|openapi$")
 
+# Headers that belong to one request, as arguments; what goes with every request is `Client(headers=…)`.
+HEADERS = {
+    "Idempotency-Key": ("idempotency_key", "idempotency_key", "A request that is repeated with its `idempotency_key` is written once."),
+    "If-Match": ("if_match", "entity_tag(if_match)", "With `if_match`, only while the alias names that generation."),
+}
+
 HEAD = '''"""Made of openapi/openapi.json by generate.py; changes here are lost."""
 
 from __future__ import annotations
 
 from typing import Any, Literal, NotRequired, TypedDict, Union, Unpack
 
-from .transport import Transport, quote
+from .transport import Transport, entity_tag, quote
 
 '''
 
@@ -95,6 +101,7 @@ def typed(document, name, schema):
 
 def method(document, verb, path, operation):
     parameters = [p for p in operation.get("parameters", []) if p["in"] == "path"]
+    headers = [(p["name"], *HEADERS[p["name"]]) for p in operation.get("parameters", []) if p["name"] in HEADERS]
     arguments = ["self", *(f"{p['name']}: str" for p in parameters)]
     if parameters:
         arguments.append("/")
@@ -105,18 +112,23 @@ def method(document, verb, path, operation):
         # One that may be left out is sent empty.
         schema = next((part for part in schema.get("oneOf", []) if "$ref" in part), schema)
         name = annotation(schema)
-        if resolve(document, schema).get("type") == "object":
-            arguments.append(f"**body: Unpack[{name}]")
-        else:
+        unpacked = resolve(document, schema).get("type") == "object"
+        if not unpacked:
             arguments.append(f"body: {name}")
+        if headers:
+            arguments += ["*", *(f"{argument}: str | None = None" for _, argument, _, _ in headers)]
+        if unpacked:
+            arguments.append(f"**body: Unpack[{name}]")
         given = "body"
     [(_, answer)] = [(s, r) for s, r in operation["responses"].items() if s.startswith("2")]
     kind, content = next(iter(answer.get("content", {}).items()), (None, None))
     kept, returned = ("return ", annotation(content["schema"])) if content else ("", "None")
-    words = "\n\n".join(filter(None, [operation["summary"] + ".", operation.get("description", "")]))
+    words = "\n\n".join(filter(None, [operation["summary"] + ".", operation.get("description", ""), *(said for *_, said in headers)]))
     where = re.sub(r"\{(\w+)\}", r"{quote(\1)}", path)
     where = f"f{where!r}" if parameters else repr(where)
     call = "call" if kind == "application/json" else "text"
+    if headers:
+        given += ", {" + ", ".join(f"{header.lower()!r}: {value}" for header, _, value, _ in headers) + "}"
     return (
         f"    def {operation['operationId']}({', '.join(arguments)}) -> {returned}:\n"
         + docstring(text({"description": words}, "        "), "        ")

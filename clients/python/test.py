@@ -50,8 +50,26 @@ class AgainstServer(unittest.TestCase):
         self.assertEqual(self.client.show_collection("notes")["counts"]["passages"], 1)
         self.assertEqual(len(self.client.list_generations("notes")["generations"]), 2)
         self.assertEqual({found["name"] for found in self.client.list_collections()["collections"]}, {"docs", "notes"})
-        back = self.client.roll_back_alias("notes", "live")
-        self.assertEqual(back["generation"], made["generation"])
+        live, before = self.client.show_alias("notes", "live")["generation"], made["generation"]
+        for change in [
+            lambda: self.client.set_alias("notes", "live", if_match=before, generation=before, gate=False),
+            lambda: self.client.roll_back_alias("notes", "live", if_match=before),
+        ]:
+            with self.assertRaises(TrawlError) as raised:
+                change()
+            self.assertEqual((raised.exception.code, raised.exception.status), ("precondition_failed", 412))
+        back = self.client.roll_back_alias("notes", "live", if_match=live)
+        self.assertEqual(back["generation"], before)
+        self.assertEqual(self.client.set_alias("notes", "live", if_match=before, generation=live, gate=False)["generation"], live)
+
+    def test_repeated_changes(self):
+        add = lambda text: self.client.add_documents("docs", [{"_id": "twice", "text": text}], idempotency_key="add")
+        self.assertEqual(add("salt"), add("salt"))
+        with self.assertRaises(TrawlError) as raised:
+            add("sand")
+        self.assertIn("Idempotency-Key", str(raised.exception))
+        delete = lambda: self.client.delete_documents("docs", ids=["twice"], idempotency_key="delete")
+        self.assertEqual(delete(), delete())
 
     def test_models(self):
         embedded = self.client.embed(model="all-MiniLM-L6-v2", input=["salt", "sand"])

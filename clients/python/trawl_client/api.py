@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal, NotRequired, TypedDict, Union, Unpack
 
-from .transport import Transport, quote
+from .transport import Transport, entity_tag, quote
 
 
 class Alias(TypedDict):
@@ -1497,22 +1497,26 @@ class Client(Transport):
         """Show what an alias names."""
         return self.call('GET', f'/v1/collections/{quote(name)}/aliases/{quote(alias)}', None)
 
-    def set_alias(self, name: str, alias: str, /, **body: Unpack[AliasRequest]) -> Alias:
+    def set_alias(self, name: str, alias: str, /, *, if_match: str | None = None, **body: Unpack[AliasRequest]) -> Alias:
         """Make an alias name another generation.
 
         The generation is compared with the one it replaces, opened, and has answered a search before the
         alias changes. The answer comes when this server answers from it, if the alias is the one that it
         serves. Other servers follow within a second. Where it is worse, `gate` of the answer is the report of
         the comparison.
-        """
-        return self.call('PUT', f'/v1/collections/{quote(name)}/aliases/{quote(alias)}', body)
 
-    def roll_back_alias(self, name: str, alias: str, /, **body: Unpack[RollbackRequest]) -> Alias:
+        With `if_match`, only while the alias names that generation.
+        """
+        return self.call('PUT', f'/v1/collections/{quote(name)}/aliases/{quote(alias)}', body, {'if-match': entity_tag(if_match)})
+
+    def roll_back_alias(self, name: str, alias: str, /, *, if_match: str | None = None, **body: Unpack[RollbackRequest]) -> Alias:
         """Make an alias name what it named before.
 
         A second rollback takes the first one back. Nothing is compared: the generation has been served.
+
+        With `if_match`, only while the alias names that generation.
         """
-        return self.call('POST', f'/v1/collections/{quote(name)}/aliases/{quote(alias)}/rollback', body)
+        return self.call('POST', f'/v1/collections/{quote(name)}/aliases/{quote(alias)}/rollback', body, {'if-match': entity_tag(if_match)})
 
     def compact(self, name: str, /) -> Task:
         """Fold the documents written since the last build into a new generation.
@@ -1522,24 +1526,28 @@ class Client(Transport):
         """
         return self.call('POST', f'/v1/collections/{quote(name)}/compact', None)
 
-    def add_documents(self, name: str, /, body: NewDocuments) -> DocumentsWritten:
+    def add_documents(self, name: str, /, body: NewDocuments, *, idempotency_key: str | None = None) -> DocumentsWritten:
         """Add documents to a collection.
 
         Each takes the place of the one with its id. The body is a JSON object, an array of them, or one on
         each line (`application/x-ndjson`): `_id`, `title`, `text`, and metadata; `vector` where the
         collection's vectors were brought. Documents that cannot be taken are named in `errors`, the others
         are written. Every search that begins after the answer sees them.
-        """
-        return self.call('POST', f'/v1/collections/{quote(name)}/documents', body)
 
-    def delete_documents(self, name: str, /, **body: Unpack[DocumentsDelete]) -> DocumentsDeleted:
+        A request that is repeated with its `idempotency_key` is written once.
+        """
+        return self.call('POST', f'/v1/collections/{quote(name)}/documents', body, {'idempotency-key': idempotency_key})
+
+    def delete_documents(self, name: str, /, *, idempotency_key: str | None = None, **body: Unpack[DocumentsDelete]) -> DocumentsDeleted:
         """Delete documents by their ids, or all that pass a filter.
 
         What a filter finds is deleted as a whole: the documents that are there when the deletion is written,
         and no others. A key that has a filter of its own deletes only what passes that, too. Every search
         that begins after the answer sees none of them.
+
+        A request that is repeated with its `idempotency_key` is written once.
         """
-        return self.call('POST', f'/v1/collections/{quote(name)}/documents/delete', body)
+        return self.call('POST', f'/v1/collections/{quote(name)}/documents/delete', body, {'idempotency-key': idempotency_key})
 
     def show_document(self, name: str, id: str, /) -> Document:
         """Show a document."""

@@ -14,6 +14,11 @@ def quote(part: str) -> str:
     return _quote(part, safe="@")
 
 
+def entity_tag(generation: str | None) -> str | None:
+    """A generation as `ETag` and `If-Match` have it."""
+    return None if generation is None else f'"{generation}"'
+
+
 class TrawlError(Exception):
     """A refusal or a failure: `status`, `code` and what the server says of it in `problem`."""
 
@@ -55,14 +60,15 @@ class Transport:
     def close(self) -> None:
         self._connection.close()
 
-    def call(self, method: str, path: str, body: Any = None) -> Any:
-        return json.loads(self._ask(method, path, body))
+    def call(self, method: str, path: str, body: Any = None, headers: Mapping[str, str | None] | None = None) -> Any:
+        return json.loads(self._ask(method, path, body, headers))
 
     def text(self, method: str, path: str, body: Any = None) -> str:
         return self._ask(method, path, body).decode()
 
-    def _ask(self, method: str, path: str, body: Any) -> bytes:
-        headers, data = self._headers, None
+    def _ask(self, method: str, path: str, body: Any, given: Mapping[str, str | None] | None = None) -> bytes:
+        headers = {**self._headers, **{name: value for name, value in (given or {}).items() if value is not None}}
+        data = None
         if body is not None:
             headers, data = {**headers, "content-type": "application/json"}, json.dumps(body).encode()
         try:

@@ -141,6 +141,14 @@ class AgainstAnything(unittest.TestCase):
             self.assertEqual(raised.exception.retry_after_ms, millis)
 
     def test_addresses(self):
+        for url, asked in [
+            ("http://[::1]", ("::1", 80)),
+            ("https://[::1]", ("::1", 443)),
+            ("http://[::1]:8080/trawl", ("::1", 8080)),
+            ("http://search.example", ("search.example", 80)),
+        ]:
+            connection = Client(url)._connection
+            self.assertEqual((connection.host, connection.port), asked)
         for url in ["127.0.0.1:8080", "localhost:8080", "search.example", "http://"]:
             with self.assertRaises(ValueError):
                 Client(url)

@@ -45,7 +45,9 @@ class Transport:
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ValueError(f"url is {url!r}, expected http://HOST:PORT or https://HOST:PORT")
         kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
-        self._connection = kind(parts.hostname, parts.port, timeout=timeout)
+        # Without a port, the class would look for one in the host, and find it in an IPv6 address.
+        port = kind.default_port if parts.port is None else parts.port
+        self._connection = kind(parts.hostname, port, timeout=timeout)
         self._prefix = parts.path.rstrip("/")
         self._headers = dict(headers or {})
         if key:

@@ -57,8 +57,11 @@ function timing(times, longest) {
   );
 }
 
+let nShown = 0;
+
 function shown(hit, ranks) {
-  const body = element("div", { class: "body", id: `hit-${crypto.randomUUID()}` });
+  nShown += 1;
+  const body = element("div", { class: "body", id: `hit-${nShown}` });
   const fragment = (field, text) => pieces(hit.highlights?.find((one) => one.field === field), text);
   const short = fragment("text", hit.text);
   body.append(element("p", { class: "text" }, short));

@@ -26,13 +26,14 @@ after(async () => {
   await server?.stop();
 });
 
-/** Runs `use` on a page of its own: with the key, and with nothing asked of others, logged as an error or against the policy. */
+/** Runs `use` on a page of its own, after the script `before`: with the key, and with nothing asked of others, logged as an error or against the policy. */
 async function onPage(address, options, use) {
   const context = await chromium.newContext({ viewport: WIDE, ...options.context });
   context.setDefaultTimeout(60_000);
   if (options.key !== null) {
     await context.addInitScript((key) => sessionStorage.setItem("trawl-key", key), options.key ?? KEY);
   }
+  if (options.before) await context.addInitScript(options.before);
   const page = await context.newPage();
   const wrong = [];
   page.on("request", (request) => request.url().startsWith(server.url) || wrong.push(`asked ${request.url()}`));
@@ -99,6 +100,16 @@ test("a search shows passages with their words marked, scores and times, and is 
     await page.getByRole("button", { name: "More", exact: true }).click();
     await page.locator(".hit").nth(19).waitFor();
     assert.deepEqual((await ids(page)).slice(0, 10), found);
+  });
+});
+
+test("passages are shown where the page came over plain HTTP from another machine", async () => {
+  // Chromium trusts 127.0.0.1; elsewhere it leaves this out without TLS.
+  await onPage("/ui?q=bread", { before: () => delete Crypto.prototype.randomUUID }, async (page) => {
+    await settled(page);
+    assert.equal(await page.locator(".hit").count(), 10);
+    const [first, second] = await page.locator(".title").all();
+    assert.notEqual(await first.getAttribute("aria-controls"), await second.getAttribute("aria-controls"));
   });
 });
 

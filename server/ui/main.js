@@ -48,6 +48,7 @@ async function search() {
   searching = new AbortController();
   const { signal } = searching;
   if (!state.query.trim() || !state.collection) {
+    columns.setAttribute("aria-busy", "false");
     columns.replaceChildren(welcome());
     return;
   }

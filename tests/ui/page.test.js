@@ -113,6 +113,19 @@ test("passages are shown where the page came over plain HTTP from another machin
   });
 });
 
+test("a query that is taken back while its search goes on leaves nothing to wait for", async () => {
+  await onPage("/ui", {}, async (page) => {
+    await page.route("**/search", () => {});
+    const asked = page.waitForRequest("**/search");
+    await page.getByLabel("Query").fill("bread");
+    await page.keyboard.press("Enter");
+    await asked;
+    await page.getByLabel("Query").fill("");
+    await page.keyboard.press("Enter");
+    await page.locator("#columns[aria-busy=false] .empty").waitFor();
+  });
+});
+
 test("filters and facets narrow what is found", async () => {
   await onPage("/ui?q=water&a.mode=lexical", {}, async (page) => {
     await settled(page);

@@ -77,6 +77,13 @@ class Manifests(unittest.TestCase):
             with self.assertRaises(kubernetes_validate.ValidationError):
                 self.check(wrong)
 
+    def test_a_server_has_time_to_read_its_volume_before_it_is_restarted(self):
+        probe = documents(ROOT / "docker/kubernetes/deployment.yaml")[0]["spec"]["template"]["spec"]["containers"][0]["startupProbe"]
+        data = documents(ROOT / "docker/kubernetes/volumes.yaml")[0]
+        self.assertEqual(data["metadata"]["name"], "trawl-data")
+        mebibytes = 1024 * int(data["spec"]["resources"]["requests"]["storage"].removesuffix("Gi"))
+        self.assertGreater(probe["periodSeconds"] * probe["failureThreshold"], mebibytes / 20)
+
     def test_as_many_parts_as_completions(self):
         of = {argument for argument in self.encode["spec"]["template"]["spec"]["containers"][0]["args"] if "--part" in argument}
         self.assertEqual(of, {f"--part=$(JOB_COMPLETION_INDEX)/{self.encode['spec']['completions']}"})

@@ -8,7 +8,8 @@ KEY=$(head -c 16 /dev/urandom | sha256sum | cut -d' ' -f1)
 PORT=${PORT:-18099}
 HOST=http://127.0.0.1:$PORT
 MODELS=$ROOT/tests/fixtures/models
-"$TRAWL" index build --corpus tests/fixtures/sample/corpus.jsonl --model "$MODELS/tiny-bert" --collection "$FOLDER/docs" > "$FOLDER/built" 2>&1
+"$TRAWL" index build --corpus tests/fixtures/sample/corpus.jsonl --model "$MODELS/tiny-bert" --collection "$FOLDER/docs" > "$FOLDER/built" 2>&1 ||
+  { cat "$FOLDER/built" >&2; exit 1; }
 mkdir "$FOLDER/data"
 cat > "$FOLDER/server.toml" <<CONFIG
 [server]
@@ -29,7 +30,7 @@ reranker = "ce-mini"
 CONFIG
 "$TRAWL" serve --config "$FOLDER/server.toml" 2> "$FOLDER/log" &
 SERVER=$!
-python3 - "$HOST/readyz" <<'PYTHON'
+python3 - "$HOST/readyz" <<'PYTHON' || { cat "$FOLDER/log" >&2; exit 1; }
 import sys, time, urllib.request
 for _ in range(300):
     try:

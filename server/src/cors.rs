@@ -13,7 +13,7 @@ use crate::problem::ApiError;
 
 const METHODS: &str = "GET, POST, PUT, DELETE";
 const ASKED: &str = "authorization, api-key, content-type, x-request-id, traceparent, idempotency-key, if-match, x-timeout-ms, x-priority";
-const EXPOSED: &str = "x-request-id, traceparent, x-index-generation, x-model-fingerprint, server-timing, retry-after, etag, \
+const EXPOSED: &str = "x-request-id, traceparent, x-index-generation, x-model-fingerprint, server-timing, retry-after, etag, idempotent-replayed, \
                        x-compute-time, x-compute-tokens, x-compute-characters, x-total-time, x-tokenization-time, x-queue-time, x-inference-time";
 
 /// The origin of the page that asks, where it is one of those allowed.

@@ -57,7 +57,8 @@ def main():
     widths = {rows.shape[1] for rows, _ in parts}
     if len(widths) > 1:
         raise SystemExit(f"error: the files have rows of different widths: {sorted(widths)}")
-    np.save(args.vectors, np.concatenate([rows for rows, _ in parts]))
+    with open(args.vectors, "wb") as file:  # by name, NumPy would put `.npy` behind one without it
+        np.save(file, np.concatenate([rows for rows, _ in parts]))
     args.ids.write_text("".join(f"{id}\n" for _, ids in parts for id in ids))
 
 

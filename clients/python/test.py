@@ -89,6 +89,7 @@ class AgainstServer(unittest.TestCase):
             with self.assertRaises(TrawlError) as raised:
                 ask()
             self.assertEqual((raised.exception.code, raised.exception.status), (code, status))
+            self.assertTrue(raised.exception.request_id)
         bulk = self.connect(key=os.environ["KEY"], headers={"x-priority": "nonsense"})
         with self.assertRaises(TrawlError) as raised:
             bulk.list_collections()

@@ -20,9 +20,9 @@ def entity_tag(generation: str | None) -> str | None:
 
 
 class TrawlError(Exception):
-    """A refusal or a failure: `status`, `code` and what the server says of it in `problem`."""
+    """A refusal or a failure: `status`, `code`, the `request_id` of the server's log, and what the server says of it in `problem`."""
 
-    def __init__(self, status: int, problem: Mapping[str, Any], retry_after: str | None = None):
+    def __init__(self, status: int, problem: Mapping[str, Any], retry_after: str | None = None, request_id: str | None = None):
         # The errors of /v1/embeddings and /v1/models are wrapped as OpenAI's are; those of a proxy may be a text.
         inner = problem.get("error", problem)
         if not isinstance(inner, Mapping):
@@ -30,6 +30,7 @@ class TrawlError(Exception):
         self.status = status
         self.problem = inner
         self.code: str = inner.get("code", "")
+        self.request_id = request_id
         self.retry_after_ms: int | None = inner.get("retry_after_ms")
         if self.retry_after_ms is None and retry_after and retry_after.isdecimal():
             self.retry_after_ms = 1000 * int(retry_after)
@@ -90,7 +91,7 @@ class Transport:
             problem = None
         if not isinstance(problem, dict):
             problem = {"detail": answer.decode(errors="replace")}
-        raise TrawlError(response.status, problem, response.getheader("retry-after"))
+        raise TrawlError(response.status, problem, response.getheader("retry-after"), response.getheader("x-request-id"))
 
     def _drop_ended(self) -> None:
         """Closes a connection that the server has ended meanwhile, as it does after half a minute without a request."""

@@ -45,7 +45,8 @@ impl Default for AdamWConfig {
 /// steps are put off until the row is read, or a whole table is, and then taken at once: over idle steps i = s+1…t the
 /// moments shrink by β₁ⁿ and β₂ⁿ, so all updates are multiples of one, `m / (√v + ε′)`, and their factors add up row by
 /// row in f64. Deviation from the dense rule: ε′ = ε √((1 − β₂ˢ⁺¹) / β₂) is that of the first idle step for all of them,
-/// which matters only where √v is near ε; factors below 1e-12 of the first are left out.
+/// which matters only where √v is near ε; factors below 1e-12 of the first are left out. With β₁ above β₂, or β₂ = 0, √v
+/// comes near ε before m is small, so each of the steps is taken then.
 pub struct AdamW {
     config: AdamWConfig,
     parameters: Parameters,
@@ -582,9 +583,27 @@ impl Moments {
         if since == self.n_steps {
             return;
         }
-        let idle = *known.entry(since).or_insert_with(|| self.idle(since));
         let range = row * width..(row + 1) * width;
         let simd = compute::Simd::detect();
+        let AdamWConfig { beta1, beta2, .. } = self.config;
+        if beta1 > beta2 || beta2 == 0.0 {
+            let zeros = vec![0.0; width];
+            for step in since + 1..=self.n_steps {
+                let (rate, _) = self.history[(step - self.history_start) as usize - 1];
+                let numbers = (self.config.weight_decay, rate, 1.0);
+                function::adamw(
+                    simd,
+                    &mut values[range.clone()],
+                    &zeros,
+                    &mut self.first[range.clone()],
+                    &mut self.second[range.clone()],
+                    AdamWStep::new(&self.config, step, numbers),
+                );
+            }
+            self.row_steps[row] = self.n_steps;
+            return;
+        }
+        let idle = *known.entry(since).or_insert_with(|| self.idle(since));
         function::adamw_idle(
             simd,
             &mut values[range.clone()],

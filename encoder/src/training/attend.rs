@@ -88,7 +88,8 @@ impl Attend<'_> {
     /// `seen` has ⌈n / 64⌉ numbers for each of a text's n tokens: bit `j % 64` of the `j / 64`-th says whether it sees token j.
     ///
     /// # Errors
-    /// When the shapes, the heads or the numbers do not fit, when a token sees none, and for heads of an odd width in bf16.
+    /// When the shapes, the heads or the numbers do not fit, for a text without tokens, when a token sees none, and for heads of an odd
+    /// width in bf16.
     pub fn seen(
         &self,
         parts: [&Tensor; 3],
@@ -99,6 +100,7 @@ impl Attend<'_> {
         let (n_tokens, width) = parts[0].dims2()?;
         if parts.iter().any(|part| part.shape() != parts[0].shape())
             || n_tokens != lengths.iter().sum::<usize>()
+            || lengths.contains(&0)
             || self.n_heads == 0
             || !width.is_multiple_of(self.n_heads)
         {
@@ -134,7 +136,7 @@ impl Attend<'_> {
             let sees_none = |row: &[u64]| {
                 row.iter().all(|&number| number == 0) || row[width - 1] & past_the_end != 0
             };
-            if let Some(token) = numbers.chunks(width.max(1)).position(sees_none) {
+            if let Some(token) = numbers.chunks(width).position(sees_none) {
                 candle_core::bail!(
                     "token {token} of text {text} sees none, or one that is not there"
                 );
@@ -482,6 +484,7 @@ mod tests {
             assert!(error.contains(expected), "{error}");
         };
         check(&[2], vec![vec![1; 2]], "for texts [2]");
+        check(&[3, 0], vec![vec![7; 3], vec![]], "for texts [3, 0]");
         let odd = Tensor::ones((1, 3), candle_core::DType::F32, &Device::Cpu).unwrap();
         let in_bf16 = Attend {
             n_heads: 1,

@@ -58,7 +58,7 @@ DEVICE float activated(u32 activation, float x) {
     switch (activation) {
         case 0: return 0.5f * x * (1.0f + erff(x * 0.70710678f));
         case 1: return 0.5f * x * (1.0f + tanhf(0.79788456f * (x + 0.044715f * x * x * x)));
-        case 2: return fmaxf(x, 0.0f);
+        case 2: return x < 0.0f ? 0.0f : x;  // NaN stays
         case 3: return x / (1.0f + expf(-x));
         default: return tanhf(x);
     }

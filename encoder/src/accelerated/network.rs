@@ -331,15 +331,14 @@ impl Network {
             Wanted::Logits => {
                 let head = self.head();
                 let inner = workspace.summed.address();
-                let operands = (
-                    workspace.hidden.address(),
-                    head.hidden.weight.address(),
-                    head.hidden.bias.address(),
-                );
+                let (weight, bias) = (head.hidden.weight.address(), head.hidden.bias.address());
+                let operands = (workspace.hidden.address(), weight);
                 // SAFETY: there is a row of `hidden` for every text, and one of `summed` for every token.
                 unsafe {
-                    let result = (inner, head.function);
-                    kernels.multiply_activated(n_texts, (width, width), operands, result)?;
+                    // A product that ends in ReLU may make 0 of NaN, and no residual follows that would keep it.
+                    let result = (inner, MatrixType::F32);
+                    kernels.multiply(n_texts, (width, width), operands, result)?;
+                    kernels.activate(inner, bias, (n_texts, width), head.function)?;
                     let classifier = (
                         inner,
                         head.classifier.weight.address(),

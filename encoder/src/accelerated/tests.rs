@@ -326,6 +326,24 @@ fn activations_follow_their_definitions() {
 }
 
 #[test]
+fn activations_keep_nan() {
+    for device in devices() {
+        for of in TYPES {
+            for function in FUNCTIONS {
+                let rows = upload(&device, &[f32::NAN; 8], of).expect("there is room");
+                let bias = upload(&device, &[0.0; 8], MatrixType::F32).expect("there is room");
+                let (at, added) = (rows.address(), bias.address());
+                // SAFETY: the buffers are as large as the shape says.
+                unsafe { kernels(&device, of).activate(at, added, (1, 8), function) }
+                    .expect("it runs");
+                let values = read(&rows, 8, of);
+                assert!(values.iter().all(|x| x.is_nan()), "{of:?} {function:?}");
+            }
+        }
+    }
+}
+
+#[test]
 fn products_end_in_bias_and_activation() {
     let emulated = EmulatedGpu::new("gpu:0", 1 << 28);
     let devices = [emulated.clone() as SharedAccelerator];

@@ -13,7 +13,7 @@ use encoder::{
 };
 use serde_json::json;
 
-use crate::directories::{copy, edit};
+use crate::directories::{copy, edit, edit_weights};
 
 const BI_ENCODERS: [&str; 9] = [
     "tiny-bert",
@@ -226,6 +226,40 @@ fn scores_are_those_of_the_reference_and_the_cpu() {
                     assert!(report.passed, "{name}: {report:?}");
                 }
             }
+        }
+    }
+}
+
+/// DistilBERT's head has ReLU, behind which a score could look like any other.
+#[test]
+fn scores_that_overflow_are_refused() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    copy(&fixture("tiny-cross-distilbert"), folder.path());
+    edit_weights(folder.path(), |name, _, data| {
+        if name.ends_with("layer.0.sa_layer_norm.weight") {
+            for value in data.chunks_exact_mut(4) {
+                value.copy_from_slice(&1e6f32.to_le_bytes()); // beyond f16
+            }
+        }
+        true
+    });
+    let pairs = texts(&[9, 5], n_vocabulary(folder.path()));
+    let emulated = shared(&[gpu(1 << 28)]);
+    for device in emulated.into_iter().chain(testkit::gpu()) {
+        let load = |arithmetic| {
+            let config = on_all(vec![device.clone()], arithmetic, 150);
+            CrossEncoder::load(folder.path(), None, &config).expect("the model loads")
+        };
+        let in_f32 = load(Arithmetic::F32).score(&pairs);
+        in_f32.expect("pairs are scored");
+        let encoder = load(Arithmetic::F16);
+        // The work of few tokens is recorded the second time.
+        for _ in 0..2 {
+            let error = encoder.score(&pairs).expect_err("no number is a score");
+            assert!(
+                matches!(error, EncodeError::NotFinite { row: 0, .. }),
+                "{error}"
+            );
         }
     }
 }

@@ -61,7 +61,7 @@ pub(crate) fn edit(path: &Path, change: impl FnOnce(&mut Value)) {
 }
 
 /// Writes `model.safetensors` anew: `change` sees name, shape and bytes of each tensor and says which to keep.
-fn edit_weights(
+pub(crate) fn edit_weights(
     folder: &Path,
     mut change: impl FnMut(&str, &mut Vec<usize>, &mut Vec<u8>) -> bool,
 ) {

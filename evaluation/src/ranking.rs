@@ -71,7 +71,11 @@ impl<'a> Ranking<'a> {
             MeasureKind::Dcg => self.discounted_gain(depth, f64::from),
             MeasureKind::Ndcg => self.normalized_gain(depth, cutoff, f64::from),
             MeasureKind::NdcgExp => {
-                self.normalized_gain(depth, cutoff, |grade| f64::from(grade).exp2() - 1.0)
+                // Both sums over 2^(highest grade), a power of two that changes no digit: 2^1024 is beyond f64.
+                let highest = f64::from(self.ideal.first().copied().unwrap_or_default());
+                self.normalized_gain(depth, cutoff, |grade| {
+                    (f64::from(grade) - highest).exp2() - (-highest).exp2()
+                })
             }
             MeasureKind::NdcgBin => {
                 let ones = |n: usize| (1..=n).map(discount).sum();

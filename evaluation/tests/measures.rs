@@ -311,6 +311,20 @@ fn graded_judgments() {
     );
 }
 
+#[test]
+fn exponential_gains_of_high_grades_stay_numbers() {
+    let second = 0.630_929_753_571;
+    let measures = config("ndcg_exp ndcg_exp@10");
+    // 2^2000 beside 2^1999: the second is half the first, and the ones that are taken away are nothing beside them.
+    let swapped = (0.5 + second) / (1.0 + second / 2.0);
+    for (high, low) in [(1024, 1023), (2000, 1999), (i32::MAX, i32::MAX - 1)] {
+        let judgments = format!("q a:{high} b:{low}");
+        check(&judgments, "q a:2 b:1", &measures, &[1.0; 2]);
+        check(&judgments, "q b:2 a:1", &measures, &[swapped; 2]);
+    }
+    check("q a:2000 b:1", "q b:2 a:1", &measures, &[second; 2]);
+}
+
 /// As pytrec_eval has them.
 #[test]
 fn ties_and_special_grades() {

@@ -290,12 +290,20 @@ fn read_table(
     reader: &mut impl Read,
     n_bytes: u64,
 ) -> anyhow::Result<(Table, String)> {
-    let mut header = [0; HEADER_BYTES];
-    let short = |_| damaged(path, "it is too short");
-    reader.read_exact(&mut header).map_err(short)?;
+    let mut header = Vec::new();
+    let mut start = reader.by_ref().take(HEADER_BYTES as u64);
+    let read = start.read_to_end(&mut header);
+    read.with_context(|| format!("cannot read `{}`", path.display()))?;
+    if header.iter().zip(MAGIC).any(|(found, byte)| found != byte) {
+        let text = format!("`{}` is not a bundle", path.display());
+        let hint = "`trawl bundle` makes one of a collection, which is a folder";
+        return Err(Failure::new(Exit::Failed, text).hint(hint).into());
+    }
+    let short = || damaged(path, "it is too short");
+    let header: [u8; HEADER_BYTES] = header.try_into().map_err(|_| short())?;
     let u32_at = |i: usize| u32::from_le_bytes(header[i..i + 4].try_into().expect("4 bytes"));
-    if header[..8] != MAGIC[..] || u32_at(12) != 0 {
-        return Err(damaged(path, "it is no bundle"));
+    if u32_at(12) != 0 {
+        return Err(damaged(path, "its header is not what was written"));
     }
     if u32_at(8) != VERSION {
         let text = format!(
@@ -307,10 +315,10 @@ fn read_table(
     }
     let table_bytes = u64::from_le_bytes(header[16..24].try_into().expect("8 bytes"));
     if table_bytes > MAX_TABLE_BYTES.min(n_bytes) {
-        return Err(damaged(path, "it is too short"));
+        return Err(short());
     }
     let mut table = vec![0; table_bytes as usize];
-    reader.read_exact(&mut table).map_err(short)?;
+    reader.read_exact(&mut table).map_err(|_| short())?;
     if Sha256::digest(&table)[..] != header[24..] {
         return Err(damaged(path, "its table is not what was written"));
     }

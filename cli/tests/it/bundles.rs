@@ -94,10 +94,33 @@ fn a_bundle_answers_as_its_collection_does_and_damage_is_named() {
         let cache = folder.join(format!("cache-{i}"));
         let output = elsewhere(&cache, &search);
         let error = String::from_utf8_lossy(&output.stderr);
-        let is_version = error.contains("has format version");
-        let code = if is_version { Some(1) } else { Some(5) };
+        let is_other = ["has format version", "is not a bundle"];
+        let is_other = is_other.iter().any(|text| error.contains(text));
+        let code = if is_other { Some(1) } else { Some(5) };
         assert_eq!(output.status.code(), code, "damage {i}: {error}");
         assert!(error.contains("sample.trawl"), "{error}");
+    }
+}
+
+#[test]
+fn a_file_that_was_never_a_bundle_is_not_called_a_damaged_one() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let file = folder.path().join("corpus.jsonl");
+    for (content, code, expected) in [
+        (
+            &b"{\"_id\": \"a\", \"text\": \"b\"}\n"[..],
+            1,
+            "is not a bundle",
+        ),
+        (&b"x"[..], 1, "is not a bundle"),
+        (&b"TRAWLBDL"[..], 5, "is damaged: it is too short"),
+        (&b""[..], 5, "is damaged: it is too short"),
+    ] {
+        fs::write(&file, content).expect("written");
+        let refused = elsewhere(folder.path(), &["search", text(&file), "bread"]);
+        let error = String::from_utf8_lossy(&refused.stderr);
+        assert_eq!(refused.status.code(), Some(code), "{error}");
+        assert!(error.contains(expected), "{error}");
     }
 }
 

@@ -22,6 +22,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::failure::{Exit, Failure};
+use crate::interrupt::{self, UntilStopped};
 use crate::model::folder_name;
 
 const MAGIC: &[u8; 8] = b"TRAWLBDL";
@@ -110,11 +111,12 @@ pub fn write(path: &Path, contents: &Contents<'_>) -> anyhow::Result<u64> {
     let folder = path
         .parent()
         .filter(|folder| !folder.as_os_str().is_empty());
+    let stopped = interrupt::flag()?;
     let mut temporary = tempfile::Builder::new()
         .permissions(Permissions::from_mode(0o666)) // less what the user's umask takes away
         .tempfile_in(folder.unwrap_or(Path::new(".")))?;
     let encoded = serde_json::to_vec(&table)?;
-    let mut writer = BufWriter::new(temporary.as_file_mut());
+    let mut writer = UntilStopped::new(BufWriter::new(temporary.as_file_mut()), stopped);
     writer.write_all(MAGIC)?;
     writer.write_all(&VERSION.to_le_bytes())?;
     writer.write_all(&0u32.to_le_bytes())?;

@@ -1,6 +1,6 @@
 //! How a failure ends the process: one report, one exit code, one hint.
 
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 use std::process::ExitCode;
 
 use collection::CollectionError;
@@ -102,7 +102,12 @@ fn of_device<'a>(cause: &'a (dyn std::error::Error + 'static)) -> Option<&'a Acc
 /// The one place that knows which library error means what to a user.
 fn classify(error_chain: &anyhow::Error) -> (Exit, Option<String>) {
     for cause in error_chain.chain() {
-        if let Some(failure) = cause.downcast_ref::<Failure>() {
+        // A writer that was stopped says so inside of its error, which is not behind it in the chain.
+        let inside = cause
+            .downcast_ref::<io::Error>()
+            .and_then(io::Error::get_ref);
+        let failure = cause.downcast_ref::<Failure>();
+        if let Some(failure) = failure.or_else(|| inside?.downcast_ref()) {
             return (failure.exit, failure.hint.clone());
         }
         if let Some(error) = cause.downcast_ref::<CorpusError>()

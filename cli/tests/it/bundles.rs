@@ -189,3 +189,47 @@ fn a_damaged_generation_is_not_packed() {
     fail(5, ["bundle", text(&built.collection), "--to", text(&to)]);
     assert!(!to.exists());
 }
+
+#[test]
+fn a_bundle_that_is_interrupted_leaves_no_part_of_its_file() {
+    use std::io::{BufRead, BufReader, Write};
+    use std::process::Stdio;
+    let built = build();
+    let (reranker, out) = (
+        built.folder.path().join("reranker"),
+        built.folder.path().join("out"),
+    );
+    fs::create_dir(&reranker).expect("made");
+    fs::create_dir(&out).expect("made");
+    // A file of the model that is read when this test writes into it.
+    let slow = reranker.join("slow");
+    let made = Command::new("mkfifo").arg(&slow).status();
+    assert!(made.expect("mkfifo starts").success());
+    let mut child = Command::new(env!("CARGO_BIN_EXE_trawl"))
+        .args(["--quiet", "bundle", text(&built.collection)])
+        .args(["--to", text(&out.join("sample.trawl"))])
+        .args(["--rerank", text(&reranker)])
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("starts");
+    let mut counted = fs::File::options().write(true).open(&slow).expect("open");
+    counted.write_all(b"x").expect("written");
+    drop(counted);
+    let n_files = || fs::read_dir(&out).expect("a folder").count();
+    while n_files() == 0 {
+        assert!(child.try_wait().expect("a child").is_none());
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    let pid = child.id().to_string();
+    let signal = Command::new("kill").args(["-INT", &pid]).status();
+    assert!(signal.expect("kill starts").success());
+    let mut errors = BufReader::new(child.stderr.take().expect("piped")).lines();
+    let is_said = |line: std::io::Result<String>| line.expect("UTF-8").contains("next safe point");
+    assert!(errors.any(is_said));
+    // Opened for both, so that this does not wait for a reader: the child may have stopped before it.
+    let mut both = fs::File::options();
+    let mut copied = both.read(true).write(true).open(&slow).expect("open");
+    copied.write_all(b"x").expect("written");
+    assert_eq!(child.wait().expect("ends").code(), Some(130));
+    assert_eq!(n_files(), 0);
+}

@@ -305,3 +305,41 @@ fn documents_become_blocks_that_training_reads() {
     assert!(errors.contains("joined is 0"), "{errors}");
     assert!(!out.exists());
 }
+
+#[test]
+fn blocks_that_are_interrupted_leave_no_part_of_their_file() {
+    use std::io::{BufRead, BufReader, Write};
+    use std::process::{Command, Stdio};
+    let folder = tempfile::tempdir().unwrap();
+    let (corpus, out) = (
+        folder.path().join("corpus.jsonl"),
+        folder.path().join("out"),
+    );
+    fs::create_dir(&out).unwrap();
+    let made = Command::new("mkfifo").arg(&corpus).status().unwrap();
+    assert!(made.success());
+    let mut child = Command::new(env!("CARGO_BIN_EXE_trawl"))
+        .args(["--quiet", "data", "blocks", text(&corpus)])
+        .args(["--tokenizer", text(&tiny_model())])
+        .args(["--out", text(&out.join("blocks.jsonl"))])
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let n_files = || fs::read_dir(&out).unwrap().count();
+    while n_files() == 0 {
+        assert!(child.try_wait().unwrap().is_none());
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    let mut input = fs::File::options().write(true).open(&corpus).unwrap();
+    input
+        .write_all(b"{\"_id\": \"a\", \"text\": \"The tide comes in twice a day.\"}\n")
+        .unwrap();
+    let pid = child.id().to_string();
+    let signal = Command::new("kill").args(["-INT", &pid]).status().unwrap();
+    assert!(signal.success());
+    let mut errors = BufReader::new(child.stderr.take().unwrap()).lines();
+    assert!(errors.any(|line| line.unwrap().contains("next safe point")));
+    drop(input);
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    assert_eq!(n_files(), 0);
+}

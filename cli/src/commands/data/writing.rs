@@ -3,11 +3,15 @@ use std::path::Path;
 
 use anyhow::Context;
 
-/// Writes a file under a temporary name first; `.gz` and `.zst` at the end of its name compress it.
+use crate::interrupt::{self, UntilStopped};
+
+/// Writes a file under a temporary name first; `.gz` and `.zst` at the end of its name compress it. Ctrl-C leaves neither behind.
 pub fn write_lines<T>(
     path: &Path,
     write: impl FnOnce(&mut dyn Write) -> io::Result<T>,
 ) -> anyhow::Result<T> {
+    let stopped = interrupt::flag()?;
+    let write = |writer: &mut dyn Write| write(&mut UntilStopped::new(writer, stopped));
     write_file(path, write).with_context(|| format!("cannot write `{}`", path.display()))
 }
 

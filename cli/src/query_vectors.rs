@@ -18,13 +18,13 @@ pub struct QueryVectorArgs {
     vectors: Option<PathBuf>,
     /// Text file with the id of each vector's query, one a line.
     #[arg(long, value_name = "FILE", requires = "vectors")]
-    ids: Option<PathBuf>,
+    pub ids: Option<PathBuf>,
     /// Tensor of `--vectors` (default: its only two-dimensional one).
     #[arg(long, value_name = "NAME", requires = "vectors")]
     vectors_name: Option<String>,
 }
 
-/// Ids and vectors of queries.
+/// Ids and vectors of queries, in the order of their lines.
 pub struct QueryVectors(pub Vec<(String, Vec<f32>)>);
 
 impl QueryVectorArgs {

@@ -264,6 +264,9 @@ pub enum Reason {
         /// Its first line.
         line: u64,
     },
+    /// An id that the TREC format cannot hold, where results are written in it.
+    #[error("id `{0}` is empty or has white space, which a TREC run cannot hold")]
+    UnwritableId(String),
     /// A relevance that is not an integer.
     #[error("relevance `{0}` is not an integer")]
     NotGrade(String),

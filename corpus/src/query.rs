@@ -17,6 +17,9 @@ pub struct Query {
     pub text: String,
     /// Every further field.
     pub metadata: Map<String, Value>,
+    /// Its line in its file, from 1; 0 when it is of no file.
+    #[serde(skip)]
+    pub line: u64,
 }
 
 /// Reads all queries of a file, in its order: JSON lines, tabs (`id text` or a header) or CSV with a header.
@@ -73,5 +76,10 @@ fn query_of(
     if !title.is_empty() {
         metadata.insert("title".to_owned(), Value::from(title));
     }
-    Ok(Query { id, text, metadata })
+    Ok(Query {
+        id,
+        text,
+        metadata,
+        line,
+    })
 }

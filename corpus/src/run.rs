@@ -310,10 +310,29 @@ fn parse_row(fields: &[&str], format: RunFormat, line: u64) -> Result<Row, Reaso
 }
 
 fn check_id(id: &str) -> Result<(), CorpusError> {
-    if id.is_empty() || id.contains(|c: char| c.is_ascii_whitespace()) {
-        return Err(CorpusError::UnwritableId { id: id.to_owned() });
+    match is_writable(id) {
+        true => Ok(()),
+        false => Err(CorpusError::UnwritableId { id: id.to_owned() }),
     }
-    Ok(())
+}
+
+fn is_writable(id: &str) -> bool {
+    !id.is_empty() && !id.contains(|c: char| c.is_ascii_whitespace())
+}
+
+/// Refuses the id of a query that [`Run::write`] would refuse, before the query is searched.
+///
+/// # Errors
+/// [`CorpusError::BadLine`] with [`Reason::UnwritableId`].
+pub fn check_query_id(id: &str, path: &Path, line: u64) -> Result<(), CorpusError> {
+    match is_writable(id) {
+        true => Ok(()),
+        false => Err(CorpusError::BadLine(crate::BadLine {
+            path: path.to_owned(),
+            line,
+            reason: Reason::UnwritableId(id.to_owned()),
+        })),
+    }
 }
 
 /// Temporary files are for their owner alone; a result is for everybody.

@@ -205,6 +205,7 @@ mod tests {
             id: id.into(),
             text: "?".into(),
             metadata: [("answers".to_owned(), answers)].into_iter().collect(),
+            line: 0,
         };
         let answers = Answers::from_queries(&[
             query("q1", serde_json::json!(["no", "x"])),

@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use corpus::{
-    CorpusConfig, CorpusError, CorpusReader, Dataset, Qrels, QrelsFormat, Run, RunFormat,
+    CorpusConfig, CorpusError, CorpusReader, Dataset, Qrels, QrelsFormat, Query, Run, RunFormat,
+    check_query_id,
 };
 use evaluation::{
     Answers, Averaging, ComparisonConfig, EvaluationConfig, Measure, Profile, Report,
@@ -202,10 +203,13 @@ pub fn run(args: EvalArgs, output: &Output) -> anyhow::Result<()> {
             let split = split_of(&dataset, args.split.as_deref())?;
             let qrels = dataset.qrels(&split).map_err(input_error)?;
             let truth = Truth::Qrels(args.measures.resolve(&qrels)?, qrels);
+            let queries = dataset.queries_of(&split).map_err(input_error)?;
+            if args.run_out.is_some() {
+                check_ids(&queries, &dataset.queries)?;
+            }
             let run = search(
                 collection,
-                &dataset,
-                &split,
+                &queries,
                 &args.how,
                 &args.model,
                 truth.config(),
@@ -328,22 +332,28 @@ fn texts_of(runs: &[&Run], paths: &[PathBuf]) -> anyhow::Result<HashMap<String, 
     Ok(texts)
 }
 
-/// Searches a collection for the queries of a split, as deep as the measures look.
+/// Refuses queries whose results no run can hold.
+fn check_ids(queries: &[Query], path: &Path) -> anyhow::Result<()> {
+    queries
+        .iter()
+        .try_for_each(|query| check_query_id(&query.id, path, query.line))
+        .map_err(input_error)
+}
+
+/// Searches a collection for queries, as deep as the measures look.
 fn search(
     collection: &Path,
-    dataset: &Dataset,
-    split: &str,
+    queries: &[Query],
     how: &HowArgs,
     model: &ModelArgs,
     config: &EvaluationConfig,
     output: &Output,
 ) -> anyhow::Result<Run> {
-    let queries = dataset.queries_of(split).map_err(input_error)?;
     let mut how = how.clone();
     how.top_k = how.top_k.max(depth(config));
     Session::open(collection, &how, model)?
         .by_document()
-        .run(&queries, output)
+        .run(queries, output)
 }
 
 /// The deepest rank that a measure looks at; one more where the query itself may be among the hits.

@@ -3,7 +3,7 @@ use std::time::Instant;
 
 use anyhow::Context;
 use collection::{Collection, Manifest};
-use corpus::{Run, Scored};
+use corpus::{Qrels, QrelsFormat, Query, Run, Scored, check_query_id};
 use encoder::Arithmetic;
 use openapi::Ordered;
 use retriever::{
@@ -301,7 +301,7 @@ impl Session {
     }
 
     /// Searches every query and returns the run.
-    pub fn run(&self, queries: &[corpus::Query], output: &Output) -> anyhow::Result<Run> {
+    pub fn run(&self, queries: &[Query], output: &Output) -> anyhow::Result<Run> {
         let texts = queries.iter().map(|query| {
             let text = QueryInput::Text(query.text.clone());
             (query.id.clone(), text)
@@ -412,12 +412,7 @@ pub fn run(args: SearchArgs, output: &Output) -> anyhow::Result<()> {
             show(&session.retriever, &answer, output)
         }
         (None, Some(run_out)) => {
-            let mut queries = queries(&args, session.retriever.manifest())?;
-            if let Some(path) = &args.qrels {
-                let qrels = corpus::Qrels::read(path, corpus::QrelsFormat::Auto)
-                    .with_context(|| format!("cannot read judgments `{}`", path.display()))?;
-                queries.retain(|(id, _)| qrels.get(id).is_some());
-            }
+            let queries = queries(&args, session.retriever.manifest())?;
             if queries.is_empty() {
                 return Err(Failure::new(Exit::BadInput, "no query to search").into());
             }
@@ -464,23 +459,35 @@ struct Shown<'a> {
     model_fingerprint: &'a str,
 }
 
-/// Ids and queries of `--vectors` or `--queries`.
+/// Ids and queries of `--vectors` or `--queries`, those in `--qrels` alone; a run can hold all of the ids.
 fn queries(args: &SearchArgs, manifest: &Manifest) -> anyhow::Result<Vec<(String, QueryInput)>> {
+    let qrels = args.qrels.as_deref().map(|path| {
+        Qrels::read(path, QrelsFormat::Auto)
+            .with_context(|| format!("cannot read judgments `{}`", path.display()))
+    });
+    let qrels = qrels.transpose()?;
+    let is_asked = |id: &str| qrels.as_ref().is_none_or(|qrels| qrels.get(id).is_some());
     let vectors = args.query_vectors.read(manifest.width, &manifest.metric)?;
-    if let Some(QueryVectors(rows)) = vectors {
-        let rows = rows.into_iter();
-        return Ok(rows
-            .map(|(id, row)| (id, QueryInput::Vector(row)))
-            .collect());
+    if let (Some(QueryVectors(rows)), Some(ids)) = (vectors, &args.query_vectors.ids) {
+        let mut queries = Vec::new();
+        for ((id, row), line) in rows.into_iter().zip(1..) {
+            if is_asked(&id) {
+                check_query_id(&id, ids, line)?;
+                queries.push((id, QueryInput::Vector(row)));
+            }
+        }
+        return Ok(queries);
     }
     let path = args.queries.as_deref();
     let path = path.ok_or_else(|| Failure::usage("give --queries or --vectors with --run-out"))?;
     let queries = corpus::read_queries(path)
         .with_context(|| format!("cannot read queries `{}`", path.display()))?;
-    let texts = queries.into_iter();
-    Ok(texts
-        .map(|query| (query.id, QueryInput::Text(query.text)))
-        .collect())
+    let asked = queries.into_iter().filter(|query| is_asked(&query.id));
+    let text = |query: Query| -> anyhow::Result<_> {
+        check_query_id(&query.id, path, query.line)?;
+        Ok((query.id, QueryInput::Text(query.text)))
+    };
+    asked.map(text).collect()
 }
 
 /// Prints the answer to one query.

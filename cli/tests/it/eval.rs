@@ -242,6 +242,36 @@ fn arguments_without_an_effect_are_refused() {
 }
 
 #[test]
+fn a_query_whose_results_no_run_can_hold_is_named_before_any_is_searched() {
+    let folder = small();
+    folder.write("corpus.jsonl", "{\"_id\": \"a\", \"text\": \"x\"}\n");
+    let (model, build) = (crate::tiny_model(), "index build --corpus corpus.jsonl");
+    folder.json(&format!(
+        "{build} --collection data/one --model {}",
+        crate::text(&model)
+    ));
+    dataset(&folder, "one", "test");
+    let queries = "{\"_id\": \"q1\", \"text\": \"x\"}\n\n{\"_id\": \"q 2\", \"text\": \"x\"}\n";
+    folder.write("sets/one/queries.jsonl", queries);
+    let search = "search data/one --lexical --queries sets/one/queries.jsonl --run-out run.trec";
+    let evaluate = "eval data/one --lexical --dataset sets/one -m mrr";
+    let suite = "eval suite sets/one --lexical --collections data --out out -m mrr";
+    let judged = "search data/one --lexical --queries sets/one/queries.jsonl --qrels sets/one/qrels/test.tsv";
+    // It is no query of the split.
+    folder.json(&format!("{judged} --run-out judged.trec"));
+    folder.json(&format!("{evaluate} --run-out judged.trec"));
+    let qrels = "query-id\tcorpus-id\tscore\nq 2\ta\t1\n";
+    folder.write("sets/one/qrels/test.tsv", qrels);
+    let expected = "sets/one/queries.jsonl:3: id `q 2` is empty or has white space";
+    folder.check_failure(search, 65, expected);
+    folder.check_failure(&format!("{judged} --run-out run.trec"), 65, expected);
+    folder.check_failure(&format!("{evaluate} --run-out run.trec"), 65, expected);
+    folder.check_failure(suite, 65, expected);
+    // Where no run is written it is a query like any other.
+    assert_eq!(folder.json(evaluate)["metrics"]["mrr"], 1.0);
+}
+
+#[test]
 fn who_has_stopped_reading_remarks_ends_nothing() {
     let folder = small();
     folder.write("corpus.jsonl", "{\"_id\": \"a\", \"text\": \"x\"}\n");

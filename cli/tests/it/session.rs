@@ -845,6 +845,12 @@ fn vectors_made_elsewhere_are_indexed_and_searched_without_a_model() {
         errors.contains("twice.ids:2: two vectors have the id `up`"),
         "{errors}"
     );
+    let blank = write("blank.ids", b"up\nto the right\n");
+    let errors = fail(65, search(&queries, &blank).iter().map(String::as_str));
+    assert!(
+        errors.contains("blank.ids:2: id `to the right` is empty or has white space"),
+        "{errors}"
+    );
     let wide = write("wide.bvecs", &[3, 0, 0, 0, 1, 2, 3]);
     let errors = fail(65, search(&wide, &ids).iter().map(String::as_str));
     assert!(errors.contains("has width 3, the index 2"), "{errors}");

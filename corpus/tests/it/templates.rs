@@ -69,6 +69,7 @@ fn templates_substitute_once() {
         id: "q".into(),
         text: "why".into(),
         metadata: Map::new(),
+        line: 1,
     };
     assert_eq!(
         Template::parse("query: <text>")

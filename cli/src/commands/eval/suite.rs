@@ -7,7 +7,7 @@ use evaluation::{EvaluationConfig, evaluate};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use super::{MeasureArgs, input_error, read_run, search, searching, split_of};
+use super::{MeasureArgs, check_ids, input_error, read_run, search, searching, split_of};
 use crate::commands::search::HowArgs;
 use crate::failure::{Exit, Failure};
 use crate::model::{self, ModelArgs, named};
@@ -129,15 +129,9 @@ fn evaluate_dataset(folder: &Path, args: &SuiteArgs, output: &Output) -> anyhow:
     let run = match &source {
         Source::Run(path) => read_run(path, args.run_format)?,
         Source::Collection(path) => {
-            let run = search(
-                path,
-                &dataset,
-                &split,
-                &args.how,
-                &args.model,
-                &config,
-                output,
-            )?;
+            let queries = dataset.queries_of(&split).map_err(input_error)?;
+            check_ids(&queries, &dataset.queries)?;
+            let run = search(path, &queries, &args.how, &args.model, &config, output)?;
             run.write(&run_path).map_err(input_error)?;
             run
         }

@@ -42,7 +42,7 @@ impl Source {
         let file = File::open(path).map_err(failed)?;
         let mut raw = BufReader::with_capacity(1 << 16, Counted { file, n_read });
         let head = raw.fill_buf().map_err(failed)?;
-        let (is_gzip, is_zstd) = (head.starts_with(&GZIP), head.starts_with(&ZSTD));
+        let (is_gzip, is_zstd) = (head.starts_with(&GZIP), is_zstd(head));
         let reader: Box<dyn BufRead + Send> = if is_gzip {
             Box::new(BufReader::with_capacity(1 << 16, MultiGzDecoder::new(raw)))
         } else if is_zstd {
@@ -174,6 +174,11 @@ pub(crate) fn read_error(
     } else {
         CorpusError::Read { path, line, source }
     }
+}
+
+/// Whether the first frame is zstd's, or one to be skipped (RFC 8878, §3.1.2), which pzstd puts before each.
+fn is_zstd(head: &[u8]) -> bool {
+    head.starts_with(&ZSTD) || matches!(head, [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..])
 }
 
 struct Counted {

@@ -37,6 +37,13 @@ fn json_lines_keep_every_further_field() {
         Ok(&expected),
     );
     check_corpus("c.jsonl.gz", text, Ok(&expected));
+    // As pzstd writes it: frames of zstd, each behind one that holds its length and is skipped.
+    let frames = text.as_bytes().chunks(40).flat_map(|part| {
+        let packed = zstd::encode_all(part, 1).unwrap();
+        let length = (packed.len() as u32).to_le_bytes();
+        [&b"\x50\x2a\x4d\x18\x04\0\0\0"[..], &length[..], &packed[..]].concat()
+    });
+    check_corpus("c.jsonl.zst", frames.collect::<Vec<u8>>(), Ok(&expected));
 }
 
 #[test]

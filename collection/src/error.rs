@@ -81,6 +81,9 @@ pub enum CollectionError {
     /// The file system or its permissions do not allow writing.
     #[error("not allowed to write `{}`", path.display())]
     NotWritable { path: PathBuf, source: io::Error },
+    /// Files that one of many processes creates need one or the other.
+    #[error("the file system of `{}` has neither hard links nor renames that replace nothing", path.display())]
+    NotExclusive { path: PathBuf, source: io::Error },
     /// Any other failure of the file system.
     #[error("cannot access `{}`", path.display())]
     Io { path: PathBuf, source: io::Error },
@@ -111,6 +114,19 @@ impl CollectionError {
                 Self::NotWritable { path, source }
             }
             _ => Self::Io { path, source },
+        }
+    }
+
+    /// Of a file that could be written under another name, and not be given its own.
+    pub(crate) fn create(path: &Path, source: io::Error) -> Self {
+        match source.kind() {
+            io::ErrorKind::PermissionDenied
+            | io::ErrorKind::Unsupported
+            | io::ErrorKind::InvalidInput => Self::NotExclusive {
+                path: path.to_path_buf(),
+                source,
+            },
+            _ => Self::write(path, source),
         }
     }
 

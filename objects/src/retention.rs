@@ -126,7 +126,9 @@ impl Objects {
             }
         }
         for (id, folder) in invisible.into_iter().rev() {
-            if folder.rests_since(since) && !awaited.contains(&id) {
+            // One that is named lost its manifest to somebody who was killed before it could be put back.
+            let is_needed = awaited.contains(&id) || kept.contains(&id);
+            if folder.rests_since(since) && !is_needed {
                 garbage.bytes += folder.n_bytes();
                 garbage.leftovers.push(format!("generations/{id}"));
             }

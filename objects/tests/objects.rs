@@ -395,6 +395,31 @@ fn what_nobody_needs_is_removed_and_nothing_else() {
 }
 
 #[test]
+fn the_files_of_a_named_generation_stay_without_its_manifest() {
+    for (objects, _kept) in storages() {
+        let folder = tempfile::tempdir().unwrap();
+        let generation = build(&collection(&folder, "from"), 3);
+        objects.push(&generation, watch()).unwrap();
+        let live = AliasName::parse("live").unwrap();
+        objects.set_alias(&live, &generation.id, None).unwrap();
+        let key = format!("generations/{}/manifest.json", generation.id);
+        objects.remove(&key).unwrap();
+        let since = std::time::SystemTime::now() + Duration::from_secs(3600);
+        let retention = Retention {
+            keep: 0,
+            keep_unfinished: false,
+        };
+        let removed = objects.gc(&retention, since).unwrap();
+        assert_eq!(removed, Garbage::default());
+        // Its manifest is all that a push has to send.
+        let pushed = objects.push(&generation, watch()).unwrap();
+        assert_eq!(pushed.n_files, 0);
+        assert_eq!(objects.resolve("live").unwrap(), generation.id);
+        assert_eq!(objects.generations().unwrap(), [generation.id]);
+    }
+}
+
+#[test]
 fn a_turn_is_had_by_one_until_it_ends_or_is_not_renewed() {
     for (objects, _kept) in storages() {
         let turn = |holder: &str, patience| {

@@ -25,8 +25,10 @@ use crate::ObjectsError;
 
 /// Time to connect.
 const CONNECT: Duration = Duration::from_secs(5);
-/// Time until an answer begins, after the request was sent.
+/// Time until an answer begins, beside that of sending the request.
 const ANSWER: Duration = Duration::from_secs(60);
+/// Bytes of a request that are sent in a second at least: four pieces of 8 MiB at once take 1 Mbit/s.
+const LEAST_PACE: u64 = 32 << 10;
 /// Time between two pieces of an answer.
 const PIECE: Duration = Duration::from_secs(30);
 
@@ -89,7 +91,8 @@ struct Service(Client<HttpsConnector<Tcp>, HttpRequestBody>);
 #[async_trait::async_trait]
 impl HttpService for Service {
     async fn call(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
-        let answered = timeout(ANSWER, self.0.request(request)).await;
+        let patience = patience(request.body().content_length());
+        let answered = timeout(patience, self.0.request(request)).await;
         let answer = answered.map_err(|_| late("no answer"))?.map_err(|error| {
             let kind = match error.is_connect() {
                 true => HttpErrorKind::Connect,
@@ -108,6 +111,11 @@ impl HttpService for Service {
         let body = HttpResponseBody::new(StreamBody::new(Box::pin(pieces.fuse())));
         Ok(HttpResponse::from_parts(head, body))
     }
+}
+
+/// Time until an answer begins to a request with so many bytes.
+fn patience(n_bytes: usize) -> Duration {
+    ANSWER + Duration::from_secs(n_bytes as u64 / LEAST_PACE)
 }
 
 fn late(what: &'static str) -> HttpError {
@@ -131,5 +139,16 @@ fn kind_of(error: &(dyn std::error::Error + 'static)) -> HttpErrorKind {
     match broken {
         true => HttpErrorKind::Interrupted,
         false => HttpErrorKind::Unknown,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_request_has_the_time_to_be_sent() {
+        assert_eq!(patience(1000), ANSWER);
+        assert_eq!(patience(8 << 20), ANSWER + Duration::from_secs(256));
     }
 }

@@ -167,7 +167,18 @@ impl MiningConfig {
                 return refuse(name, margin.to_string(), "it is at least 0");
             }
         }
-        if self.n_negatives + self.n_random == 0 {
+        // A limit that is no number would drop nothing.
+        let limits = [
+            ("max_score", self.max_score),
+            ("min_score", self.min_score),
+            ("teacher_margin", self.teacher_margin),
+        ];
+        for (name, limit) in limits {
+            if limit.is_some_and(f64::is_nan) {
+                return refuse(name, "NaN".to_owned(), "it is a number");
+            }
+        }
+        if self.n_negatives == 0 && self.n_random == 0 {
             return refuse("n_negatives", "0".to_owned(), "it is at least 1");
         }
         if self.skip >= self.depth {
@@ -320,7 +331,7 @@ impl<'a> QueryResults<'a> {
         }
         kept.truncate(config.n_negatives);
         counts.drop("not drawn", n_over);
-        if kept.len() + config.n_random < config.min_negatives {
+        if kept.len().saturating_add(config.n_random) < config.min_negatives {
             return leave_out(counts, "too few negatives", kept.len());
         }
         counts.n_kept += kept.len() as u64;

@@ -514,4 +514,38 @@ fn settings_that_cannot_be_are_refused() {
         teacher_margin: Some(3.0),
         ..config()
     });
+    // No score is above or below what is no number, so that it would drop nothing.
+    for wrong in [
+        MiningConfig {
+            max_score: Some(f64::NAN),
+            ..config()
+        },
+        MiningConfig {
+            min_score: Some(f64::NAN),
+            ..config()
+        },
+        MiningConfig {
+            teacher_margin: Some(f64::NAN),
+            ..config()
+        },
+    ] {
+        let teacher = wrong.teacher_margin.map(|_| &world.teacher);
+        let error = mine(&world.dataset, &world.run, None, teacher, &wrong).unwrap_err();
+        assert!(
+            error.to_string().ends_with("is NaN; it is a number"),
+            "{error}"
+        );
+    }
+}
+
+#[test]
+fn more_random_passages_than_can_be_counted_are_refused() {
+    let world = World::new();
+    let config = MiningConfig {
+        n_negatives: 1,
+        n_random: usize::MAX,
+        ..MiningConfig::default()
+    };
+    let error = mine(&world.dataset, &world.run, None, None, &config).unwrap_err();
+    assert!(matches!(error, DataError::TooFewOthers { .. }), "{error}");
 }

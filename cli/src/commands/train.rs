@@ -36,6 +36,9 @@ use crate::{interrupt, model};
 
 const EXAMPLE: &str = include_str!("train/example.toml");
 
+/// In seconds: the longest that other processes may be waited for, of which a clock can tell the end.
+const A_YEAR: u64 = 365 * 24 * 3600;
+
 /// Arguments of `trawl train`.
 #[derive(Debug, clap::Args)]
 #[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
@@ -75,10 +78,10 @@ pub struct TrainArgs {
     #[arg(long)]
     resume: bool,
     /// How long other processes of the run are waited for, and how long one may be silent.
-    #[arg(long, value_name = "SECONDS", default_value_t = 300, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "SECONDS", default_value_t = 300, value_parser = clap::value_parser!(u64).range(1..=A_YEAR))]
     rank_timeout: u64,
     /// How long rank 0 waits for a process that lives and hangs; the others wait for rank 0 and its dev figures twice as long.
-    #[arg(long, value_name = "SECONDS", default_value_t = 3600, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "SECONDS", default_value_t = 3600, value_parser = clap::value_parser!(u64).range(1..=A_YEAR))]
     rank_patience: u64,
     /// Where rank 0 listens (default: MASTER_PORT; of torchrun, which listens there itself, the one after it).
     #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
@@ -269,7 +272,8 @@ impl Session<'_> {
         let batches = Examples::read(data, seed, distils, n_vocabulary, &progress)?;
         progress.finish();
         let n_examples = batches.n_examples;
-        let (n_queries, n_passages) = (data.batch_size, data.batch_size * data.group_size);
+        let n_queries = data.batch_size;
+        let n_passages = n_queries.saturating_mul(data.group_size);
         self.train(
             objective,
             Work {
@@ -320,7 +324,7 @@ impl Session<'_> {
                 "steps": n_steps,
                 "batches_an_epoch": batches.len(0),
                 "tokens_a_batch": n_tokens,
-                "tokens": n_tokens * n_steps * config.optimizer.accumulate as u64,
+                "tokens": n_tokens.saturating_mul(n_steps).saturating_mul(config.optimizer.accumulate as u64),
                 "loss_of_the_first_batch": first.map(|report| report.loss),
                 "config": self.file.resolved()?,
             });
@@ -627,7 +631,7 @@ fn watch(event: &Event<'_>, progress: &Progress, seen: &mut Seen, tokens_a_batch
             progress.remark(&format!(
                 "{n_steps} steps, {n_batches} batches an epoch, about {:.1} million tokens; {:.1} of {:.1} million weights \
                  are trained",
-                (plan.n_all_batches * tokens_a_batch) as f64 / 1e6,
+                plan.n_all_batches as f64 * tokens_a_batch as f64 / 1e6,
                 millions(*n_trained),
                 millions(*n_values),
             ));

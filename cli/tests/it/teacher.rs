@@ -391,4 +391,11 @@ fn what_cannot_write_is_refused() {
         2,
         "texts per passage is 0",
     );
+    let many = "1000000000000000000";
+    for (name, expected) in [
+        ("--queries", "texts per passage is 1000000000000000000"),
+        ("--batch-size", "batch size is 1000000000000000000"),
+    ] {
+        check("generate-queries", t5, &[name, many], 2, expected);
+    }
 }

@@ -660,6 +660,32 @@ fn what_a_configuration_cannot_say_is_refused_with_its_place() {
     refused("objective.name=nothing", &["nothing"]);
     refused("optimizer.beta2=1.0", &["optimizer.beta2"]);
     refused("run.measure=mrr@99", &["mrr@99"]);
+    for (set, expected) in [
+        (
+            "data.group_size=1000000000000000000",
+            "group_size is 1000000000000000000; it is at least 1 and at most 65536",
+        ),
+        (
+            "schedule.epochs=1000000000000000000",
+            "`schedule.epochs` is not at most 1000000",
+        ),
+        (
+            "lora={ rank = 1000000000000000000 }",
+            "`lora.rank` is not at least 1 and at most 65536",
+        ),
+        (
+            "objective.head={ width = 1000000000000000000 }",
+            "head.width",
+        ),
+    ] {
+        refused(set, &[expected]);
+    }
+    let train = ["train", config.as_str(), "--dry-run"];
+    for name in ["--rank-timeout", "--rank-patience"] {
+        let most = [name, "18446744073709551615"]; // no clock reads so far
+        let errors = fail(2, train.into_iter().chain(most));
+        assert!(errors.contains(name), "{errors}");
+    }
     refused("optimizer.freeze=[\"bert\"]", &["`bert`"]);
     for key in ["max_queries = 5", "distractors = 5", "pair = true"] {
         refused(

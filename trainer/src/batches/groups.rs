@@ -85,6 +85,7 @@ impl GroupBatches {
     /// # Errors
     /// What [`Dataset::check`] finds, and settings that cannot be.
     pub fn new(datasets: Vec<Arc<Dataset>>, config: GroupsConfig) -> Result<Self, DataError> {
+        config.sampling.check()?;
         if config.batch_size == 0 {
             return Err(DataError::Setting {
                 name: "batch_size",
@@ -92,7 +93,7 @@ impl GroupBatches {
                 expected: "it is at least 1",
             });
         }
-        if config.batch_size * config.sampling.n_passages == 1 {
+        if config.batch_size == 1 && config.sampling.n_passages == 1 {
             return Err(DataError::Setting {
                 name: "batch_size",
                 value: "1".to_owned(),

@@ -94,7 +94,7 @@ impl StreamBatches {
             ),
             (
                 "batch_size",
-                config.batch_size * config.sampling.n_passages > 1,
+                config.batch_size > 1 || config.sampling.n_passages > 1,
                 config.batch_size.to_string(),
             ),
             ("buffer", config.buffer > 0, config.buffer.to_string()),

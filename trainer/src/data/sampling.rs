@@ -6,6 +6,9 @@ use serde::{Deserialize, Serialize};
 use super::DataError;
 use super::random::{Purpose, random};
 
+/// Passages of a group at most: far more than any encoder takes at once, and few enough to be held.
+const MOST_PASSAGES: usize = 65_536;
+
 /// How the group of a query is drawn from its passages: one positive and N − 1 negatives.
 ///
 /// A draw depends on the seed, the epoch and the number of the example in its data set alone.
@@ -82,14 +85,18 @@ impl Sampling {
     /// # Errors
     /// [`DataError::Setting`].
     pub fn check(&self) -> Result<(), DataError> {
-        let too_small = |name| DataError::Setting {
+        // By the names that configurations give them.
+        let wrong = |name, value: usize, expected| DataError::Setting {
             name,
-            value: "0".to_owned(),
-            expected: "it is at least 1",
+            value: value.to_string(),
+            expected,
         };
         match (self.n_passages, self.pool) {
-            (0, _) => Err(too_small("n_passages")),
-            (_, Some(0)) => Err(too_small("pool")),
+            (n, _) if !(1..=MOST_PASSAGES).contains(&n) => {
+                let expected = "it is at least 1 and at most 65536";
+                Err(wrong("group_size", n, expected))
+            }
+            (_, Some(0)) => Err(wrong("negative_pool", 0, "it is at least 1")),
             _ => Ok(()),
         }
     }

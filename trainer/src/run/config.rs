@@ -6,6 +6,9 @@ use super::error::TrainError;
 use super::lora::LoraConfig;
 use crate::batches::Batches;
 
+/// Times that the examples are gone through at most; steps have no limit.
+const MOST_EPOCHS: u64 = 1_000_000;
+
 /// How a run trains, whatever it trains.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -223,6 +226,12 @@ impl TrainConfig {
                 "schedule.epochs",
                 "at least 1",
             ),
+            // Each epoch is asked for its length.
+            (
+                s.epochs <= MOST_EPOCHS,
+                "schedule.epochs",
+                "at most 1000000",
+            ),
             (s.max_steps != Some(0), "schedule.max_steps", "at least 1"),
             (r.log_every > 0, "run.log_every", "at least 1"),
             (r.keep > 0, "run.keep", "at least 1"),
@@ -267,7 +276,7 @@ impl TrainConfig {
     /// Batches of a whole run; with a number of steps, about.
     pub(super) fn n_batches<B: Batches>(&self, batches: &B) -> u64 {
         match self.schedule.max_steps {
-            Some(n_steps) => n_steps * self.optimizer.accumulate as u64,
+            Some(n_steps) => n_steps.saturating_mul(self.optimizer.accumulate as u64),
             None => (0..self.schedule.epochs)
                 .map(|epoch| batches.len(epoch) as u64)
                 .sum(),

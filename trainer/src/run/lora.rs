@@ -9,6 +9,9 @@ use serde::{Deserialize, Serialize};
 
 use super::error::TrainError;
 
+/// The largest rank: no matrix that is trained has a larger one.
+const MOST_RANK: usize = 65_536;
+
 /// Low-rank adapters: Hu et al. 2021 (arXiv 2106.09685).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -37,7 +40,11 @@ impl Default for LoraConfig {
 impl LoraConfig {
     pub(super) fn check(&self) -> Result<(), TrainError> {
         let rules = [
-            (self.rank > 0, "lora.rank", "at least 1"),
+            (
+                (1..=MOST_RANK).contains(&self.rank),
+                "lora.rank",
+                "at least 1 and at most 65536",
+            ),
             (
                 self.alpha > 0.0 && self.alpha.is_finite(),
                 "lora.alpha",

@@ -10,6 +10,11 @@ use crate::data::DataError;
 use crate::data::random::{Purpose, random};
 use crate::parallel::map_in_order;
 
+/// Texts about a passage at most.
+const MOST_TEXTS: usize = 1000;
+/// Passages that are computed side by side at most.
+const MOST_PASSAGES: usize = 10_000;
+
 /// Which passages a model writes about, and how.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TeacherConfig {
@@ -97,8 +102,15 @@ impl TeacherConfig {
         } = self.sampling;
         let most = model.most_prompt_tokens(max_tokens);
         match self {
-            Self { n_texts: 0, .. } => wrong("texts per passage", &0, "it is at least 1"),
-            Self { batch_size: 0, .. } => wrong("batch size", &0, "it is at least 1"),
+            // All texts of a batch are written side by side.
+            Self { n_texts, .. } if !(1..=MOST_TEXTS).contains(n_texts) => {
+                let expected = "it is at least 1 and at most 1000";
+                wrong("texts per passage", n_texts, expected)
+            }
+            Self { batch_size, .. } if !(1..=MOST_PASSAGES).contains(batch_size) => {
+                let expected = "it is at least 1 and at most 10000";
+                wrong("batch size", batch_size, expected)
+            }
             _ if max_tokens == 0 => wrong("tokens of a text", &0, "it is at least 1"),
             _ if !(temperature > 0.0 && temperature.is_finite()) => {
                 wrong("temperature", &temperature, "it is above 0")

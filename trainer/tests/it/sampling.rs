@@ -371,8 +371,23 @@ fn data_sets_share_an_epoch() {
 
 #[test]
 fn settings_that_cannot_be_are_refused() {
-    for config in [config(0, 4), config(2, 0)] {
+    let refuse = |config, expected: &str| {
         let error = GroupBatches::new(vec![dataset("a", 3, 2)], config).unwrap_err();
         assert!(matches!(error, DataError::Setting { .. }), "{error}");
-    }
+        assert!(error.to_string().starts_with(expected), "{error}");
+    };
+    refuse(config(0, 4), "group_size is 0; ");
+    refuse(config(2, 0), "batch_size is 0; ");
+    let many = 1_000_000_000_000_000_000;
+    refuse(
+        config(many, 4),
+        "group_size is 1000000000000000000; it is at least 1 and at most 65536",
+    );
+}
+
+#[test]
+fn a_batch_may_have_room_for_more_than_all_examples() {
+    let batches = GroupBatches::new(vec![dataset("a", 3, 2)], config(3, usize::MAX)).unwrap();
+    assert_eq!(batches.len(0), 1);
+    assert_eq!(batches.batch(0, 0).unwrap().len(), 3);
 }

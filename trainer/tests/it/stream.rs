@@ -188,6 +188,17 @@ fn what_cannot_be_trained_on_is_refused_when_the_files_are_opened() {
 }
 
 #[test]
+fn a_streamed_batch_may_have_room_for_more_than_all_examples() {
+    let (_folder, source) = files();
+    let whole = StreamBatches::open(StreamConfig {
+        batch_size: usize::MAX,
+        ..config(&source)
+    })
+    .unwrap();
+    assert_eq!((whole.len(0), queries(&whole, 0).len()), (1, 22));
+}
+
+#[test]
 fn a_buffer_loses_nothing() {
     for capacity in [0, 1, 3, 10, 100] {
         let drawn: Vec<u32> = ShuffleBuffer::new(0..20, capacity, 1, 2).collect();

@@ -175,7 +175,9 @@ impl BiEncoderConfig {
             return Err(TrainingError::Settings { reason });
         }
         if let Some(head) = &self.head {
-            above_0("width of the head", head.width as f64)?;
+            let rule = "it is at least 1 and at most 65536";
+            let is_fine = (1..=65_536).contains(&head.width);
+            check(is_fine, "head.width", head.width as f64, rule)?;
         }
         let above = self.mask.above.unwrap_or(0.0);
         check(above.is_finite(), "mask.above", above, "it is finite")?;

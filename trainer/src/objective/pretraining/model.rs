@@ -30,6 +30,9 @@ pub struct MaskedLm {
     drawn: Drawn,
 }
 
+/// Layers of a decoder at most, more than any encoder has.
+const MOST_DECODER_LAYERS: usize = 64;
+
 const TRANSFORM: &str = "cls.predictions.transform.dense";
 const NORM: &str = "cls.predictions.transform.LayerNorm";
 const BIAS: &str = "cls.predictions.bias";
@@ -106,6 +109,13 @@ impl MaskedLm {
         start: StackStart,
         seed: u64,
     ) -> Result<Stack, TrainingError> {
+        if n_layers > MOST_DECODER_LAYERS {
+            return Err(TrainingError::Setting {
+                name: "number of decoder layers",
+                value: n_layers as f64,
+                rule: "it is at most 64",
+            });
+        }
         let initial = match start {
             StackStart::Normal => Initial::Normal { seed },
             StackStart::Uniform => Initial::Uniform { seed },

@@ -266,6 +266,17 @@ impl Session<'_> {
         if let Some((key, _)) = strange.iter().find(|(_, is_given)| *is_given) {
             return Err(Failure::usage(format!("`{key}` is for pre-training")).into());
         }
+        let masks_own = match &self.file.objective {
+            ObjectiveSection::BiEncoder(config) => {
+                config.mask.own && config.contrastive_weight > 0.0 && data.group_size > 1
+            }
+            _ => false,
+        };
+        if masks_own && data.batch_size == 1 {
+            let text = "`objective.mask.own` leaves out a query's own negatives: with `data.batch_size` 1 none is left, and \
+                        the contrastive loss is always 0";
+            return Err(Failure::usage(text).into());
+        }
         let progress = Progress::new(self.output);
         let seed = self.file.sections.run.seed;
         let distils = self.file.objective.distils();
@@ -273,6 +284,12 @@ impl Session<'_> {
         progress.finish();
         let n_examples = batches.n_examples;
         let n_queries = data.batch_size;
+        // What stands twice and waits, or several data sets that are kept apart, may leave other batches of one.
+        if masks_own && ends_alone(n_examples as usize, n_queries) && !data.drop_last {
+            let text = "the last batch of an epoch has one query, whose own negatives `objective.mask.own` leaves out: its \
+                        contrastive loss is 0; `data.drop_last` leaves it out";
+            self.output.remark(text);
+        }
         let n_passages = n_queries.saturating_mul(data.group_size);
         self.train(
             objective,
@@ -560,6 +577,11 @@ impl Session<'_> {
         }
         .render()
     }
+}
+
+/// Whether the last of the batches that so many examples make has a single one.
+fn ends_alone(n_examples: usize, batch_size: usize) -> bool {
+    batch_size > 1 && n_examples % batch_size == 1
 }
 
 fn cannot_start(folder: &Path) -> String {

@@ -585,6 +585,55 @@ fn spans_are_read_by_the_methods_that_compare_them() {
 }
 
 #[test]
+fn a_document_that_stands_alone_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let (spans, out) = (folder.path().join("spans.jsonl"), folder.path().join("run"));
+    let span = "{\"anchor\":[30],\"random_sampled\":[30],\"nearby\":[30],\"overlap\":[30]}";
+    let document = format!("{{\"spans\":[{span},{span}]}}\n");
+    fs::write(&spans, document.repeat(9)).unwrap();
+    let condenser = "name = \"condenser\"\ncontrastive = true\nmasks = { max_tokens = 32 }";
+    let config = config(folder.path(), &files(&spans), condenser);
+    let said = |sets: &[&str]| {
+        let sets: Vec<&str> = sets.iter().flat_map(|set| ["--set", set]).collect();
+        train(&config, &out, &[&sets[..], &["--dry-run"]].concat()).0
+    };
+    let (of_epoch, held_out) = (
+        "the last batch of an epoch has one document",
+        "one of the held-out documents stands alone",
+    );
+    let told = said(&["dev.texts=4", "data.batch_size=4"]);
+    assert!(
+        told.contains(of_epoch) && !told.contains(held_out),
+        "{told}"
+    );
+    let told = said(&["dev.texts=1", "data.batch_size=4"]);
+    assert!(
+        !told.contains(of_epoch) && told.contains(held_out),
+        "{told}"
+    );
+    let told = said(&["dev.texts=4", "data.batch_size=4", "data.drop_last=true"]);
+    assert!(!told.contains(of_epoch), "{told}");
+
+    let refused = |sets: [&'static str; 2], expected: &str| {
+        let all = ["train", text(&config), "--dry-run"];
+        let errors = fail(
+            2,
+            all.into_iter()
+                .chain(sets.iter().flat_map(|set| ["--set", set])),
+        );
+        assert!(errors.contains(expected), "{errors}");
+    };
+    refused(
+        ["dev.texts=0", "data.batch_size=1"],
+        "`data.batch_size` is at least 2",
+    );
+    refused(
+        ["dev.texts=8", "data.batch_size=4"],
+        "there is one to train on",
+    );
+}
+
+#[test]
 fn what_cannot_be_read_is_refused_with_its_place() {
     let folder = tempfile::tempdir().unwrap();
     let lines = folder.path().join("lines.jsonl");

@@ -733,6 +733,53 @@ fn what_a_configuration_cannot_say_is_refused_with_its_place() {
 }
 
 #[test]
+fn a_query_without_any_negative_is_told() {
+    let folder = tempfile::tempdir().expect("a folder");
+    reranking_set(folder.path());
+    let config = format!(
+        r#"
+[model]
+path = "{}"
+
+[data]
+batch_size = 7
+group_size = 2
+
+[[data.train]]
+dataset = "{data}"
+negatives = "{data}/run.trec"
+
+[objective]
+name = "bi_encoder"
+mask = {{ own = true }}
+
+[engine]
+precision = "f32"
+threads = 1
+"#,
+        tiny_model().display(),
+        data = folder.path().display()
+    );
+    let path = folder.path().join("train.toml");
+    fs::write(&path, config).expect("written");
+    let said = |set: &'static str| {
+        let output = crate::trawl(["train", text(&path), "--dry-run", "--set", set]);
+        let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+        (output.status.code(), errors)
+    };
+    let alone = "the last batch of an epoch has one query";
+    let (code, errors) = said("data.batch_size=7");
+    assert!(code == Some(0) && errors.contains(alone), "{errors}");
+    for set in ["data.batch_size=6", "data.drop_last=true"] {
+        let (code, errors) = said(set);
+        assert!(code == Some(0) && !errors.contains(alone), "{errors}");
+    }
+    let (code, errors) = said("data.batch_size=1");
+    let expected = "with `data.batch_size` 1 none is left";
+    assert!(code == Some(2) && errors.contains(expected), "{errors}");
+}
+
+#[test]
 fn a_device_that_is_not_there_is_named() {
     let folder = tempfile::tempdir().expect("a folder");
     let (config, out) = (config(folder.path()), folder.path().join("run"));

@@ -128,6 +128,11 @@ impl ObjectiveSection {
 }
 
 impl PretrainingSection {
+    /// Whether a document is compared with the others of its batch, as in coCondenser.
+    pub fn tells_documents_apart(&self) -> bool {
+        matches!(&self.method, MethodSection::Condenser(config, _) if config.contrastive)
+    }
+
     fn resolved(&self) -> Result<(Name, Table), toml::ser::Error> {
         use MethodSection::{Condenser, CotMae, DupMae, Master, Mlm, RetroMae, SimLm};
         fn both(

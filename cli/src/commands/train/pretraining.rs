@@ -16,9 +16,9 @@ use trainer::spans::SpanDocument;
 use trainer::{Batches, Draw, TextBatches, TextBatchesConfig, TextSource, Texts};
 
 use super::file::{CorpusSection, Sections};
-use super::objective::{MethodSection, PretrainingSection};
+use super::objective::{MethodSection, ObjectiveSection, PretrainingSection};
 use super::texts::{Reading, Source};
-use super::{Session, Work};
+use super::{Session, Work, ends_alone};
 use crate::failure::Failure;
 use crate::model;
 use crate::progress::Progress;
@@ -27,6 +27,10 @@ impl Session<'_> {
     /// Pre-trains the model of a folder.
     pub fn pretrain(&self, section: &PretrainingSection, folder: &Path) -> anyhow::Result<()> {
         let corpus = corpus(&self.file.sections)?;
+        if section.tells_documents_apart() && self.file.sections.data.batch_size == 1 {
+            let text = "`objective.contrastive` tells the documents of a batch from each other: `data.batch_size` is at least 2";
+            return Err(Failure::usage(text).into());
+        }
         if !self.args.dry_run && self.ranks.is_first() {
             self.check_folder()?;
         }
@@ -157,6 +161,28 @@ impl Session<'_> {
         self.pretrain_on(objective, reading, texts, draw)
     }
 
+    /// Says where a document stands alone in a batch of coCondenser, and refuses data of one.
+    fn remark_alone(&self, n_trained: usize, n_held_out: usize) -> anyhow::Result<()> {
+        let data = &self.file.sections.data;
+        match &self.file.objective {
+            ObjectiveSection::Pretraining(section) if section.tells_documents_apart() => {}
+            _ => return Ok(()),
+        }
+        if n_trained == 1 {
+            let text = "`objective.contrastive` tells documents from each other, and there is one to train on";
+            return Err(Failure::usage(text).into());
+        }
+        if ends_alone(n_trained, data.batch_size) && !data.drop_last {
+            let text = "the last batch of an epoch has one document: its contrastive loss is 0; `data.drop_last` leaves it out";
+            self.output.remark(text);
+        }
+        if ends_alone(n_held_out, data.batch_size) {
+            let text = "one of the held-out documents stands alone in its batch: its contrastive loss is 0";
+            self.output.remark(text);
+        }
+        Ok(())
+    }
+
     fn pretrain_on<M, T, D>(
         &self,
         objective: Pretraining<M>,
@@ -182,6 +208,13 @@ impl Session<'_> {
         let source = Arc::new(source);
         let (trained, held_out) = source.split(n_held_out, config.seed)?;
         let n_texts = trained.len();
+        let n_own = match config.shard {
+            Some(shard) => n_texts
+                .saturating_sub(shard.index)
+                .div_ceil(shard.count.max(1)),
+            None => n_texts,
+        };
+        self.remark_alone(n_own, held_out.len())?;
         let batches = TextBatches::new(Arc::clone(&source), trained, config)?;
         let held_out_config = TextBatchesConfig {
             drop_last: false,

@@ -517,16 +517,30 @@ impl Session<'_> {
 
     fn dev_set(&self, dev: &DevSection) -> anyhow::Result<Option<Arc<DevSet>>> {
         let Some(dataset) = &dev.dataset else {
+            let own = DevSection::default();
             let of_dataset = [
                 ("dev.run", dev.run.is_some()),
                 ("dev.max_queries", dev.max_queries.is_some()),
                 ("dev.distractors", dev.distractors.is_some()),
                 ("dev.passage_template", dev.passage_template.is_some()),
                 ("dev.pair", dev.pair),
+                // Files of resolved configurations say the defaults of these.
+                ("dev.split", dev.split != own.split),
+                ("dev.depth", dev.depth != own.depth),
+                ("dev.measures", dev.measures != own.measures),
+                (
+                    "dev.query_template",
+                    dev.query_template != own.query_template,
+                ),
             ];
             return match of_dataset.iter().find(|(_, is_given)| *is_given) {
                 Some((key, _)) => {
                     let text = format!("`{key}` goes with `dev.dataset`");
+                    Err(Failure::usage(text).into())
+                }
+                None if dev.examples.is_empty() => {
+                    let text =
+                        "`[dev]` has neither `dataset` nor `examples`, of which figures are taken";
                     Err(Failure::usage(text).into())
                 }
                 None => Ok(None),

@@ -687,12 +687,24 @@ fn what_a_configuration_cannot_say_is_refused_with_its_place() {
         assert!(errors.contains(name), "{errors}");
     }
     refused("optimizer.freeze=[\"bert\"]", &["`bert`"]);
-    for key in ["max_queries = 5", "distractors = 5", "pair = true"] {
+    for (key, value) in [
+        ("max_queries", "5"),
+        ("distractors", "5"),
+        ("pair", "true"),
+        ("split", "'test'"),
+        ("depth", "50"),
+        ("measures", "['mrr@10']"),
+        ("query_template", "'query: <text>'"),
+    ] {
         refused(
-            &format!("dev={{ {key} }}"),
-            &["`dev.", "` goes with `dev.dataset`"],
+            &format!("dev={{ {key} = {value} }}"),
+            &[&format!("`dev.{key}` goes with `dev.dataset`")],
         );
     }
+    refused(
+        "dev={ split = 'dev' }",
+        &["`[dev]` has neither `dataset` nor `examples`"],
+    );
     refused(
         "objective={ name = \"bi_encoder\", untied = true, passage_model = \"nosuch\" }",
         &["model `nosuch` is neither a directory nor in"],

@@ -233,37 +233,55 @@ impl PrecisionName {
 
 /// `[dev]`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(default, deny_unknown_fields)]
 pub struct DevSection {
     /// Folder in BEIR's layout, searched for the queries of a split.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub dataset: Option<PathBuf>,
-    #[serde(default = "dev")]
     pub split: String,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub max_queries: Option<usize>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub distractors: Option<usize>,
-    #[serde(default = "measures")]
     pub measures: Vec<Measure>,
-    #[serde(default = "depth")]
     pub depth: usize,
     /// For cross-encoders: the run whose first `depth` passages are reordered.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub run: Option<PathBuf>,
     /// What is read of a passage; `pair` reads title and text as two segments.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub passage_template: Option<Template>,
-    #[serde(default)]
     pub pair: bool,
-    #[serde(default = "Template::query_default")]
     pub query_template: Template,
     /// Held-out examples, of which the loss is taken.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub examples: Vec<SourceSection>,
     /// For pre-training: texts that are left out of it, of which the loss is taken.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub texts: Option<usize>,
+}
+
+impl Default for DevSection {
+    fn default() -> Self {
+        Self {
+            dataset: None,
+            split: "dev".to_owned(),
+            max_queries: None,
+            distractors: None,
+            measures: vec![
+                Measure::at(MeasureKind::Ndcg, 10),
+                Measure::at(MeasureKind::ReciprocalRank, 10),
+                Measure::at(MeasureKind::Recall, 100),
+            ],
+            depth: 100,
+            run: None,
+            passage_template: None,
+            pair: false,
+            query_template: Template::query_default(),
+            examples: Vec::new(),
+            texts: None,
+        }
+    }
 }
 
 fn batch_size() -> usize {
@@ -272,22 +290,6 @@ fn batch_size() -> usize {
 
 fn group_size() -> usize {
     8
-}
-
-fn dev() -> String {
-    "dev".to_owned()
-}
-
-fn measures() -> Vec<Measure> {
-    vec![
-        Measure::at(MeasureKind::Ndcg, 10),
-        Measure::at(MeasureKind::ReciprocalRank, 10),
-        Measure::at(MeasureKind::Recall, 100),
-    ]
-}
-
-fn depth() -> usize {
-    100
 }
 
 impl TrainFile {

@@ -184,7 +184,21 @@ fn openmatch_files_hold_token_ids() {
     assert_eq!(lines(&out.join("split00.hn.jsonl")), first);
     build("--n-sample 1 --seed 1 --passage-template <text>");
     assert_ne!(lines(&out.join("split00.jsonl")), first);
+    // One file in place of two would leave the second of other lines beside it.
     let (data, model_name, folder_name) = (fixture(""), text(&model), text(&out));
+    let one =
+        format!("data build-train --data {data} --tokenizer {model_name} --save-to {folder_name}");
+    let before = fs::read(&split).unwrap();
+    let error = fail(2, one.split(' '));
+    assert!(
+        error.contains("split01.jsonl` is of other data: 1 files are to be written"),
+        "{error}"
+    );
+    assert_eq!(fs::read(&split).unwrap(), before);
+    fs::remove_file(out.join("split01.jsonl")).unwrap();
+    succeed(one.split(' '));
+    assert_eq!(lines(&split).len(), 3);
+    assert_eq!(lines(&out.join("split01.hn.jsonl")).len(), 1);
     for name in ["--shard-size", "--truncate", "--truncate-query"] {
         let command = format!(
             "data build-train --data {data} --tokenizer {model_name} --save-to {folder_name} {name} 0"

@@ -55,7 +55,7 @@ pub struct BuildTrainArgs {
     /// Seed of the draw.
     #[arg(long, value_name = "N", default_value_t = 42)]
     seed: u64,
-    /// Folder to write `split00.jsonl`, `split01.jsonl`, … into.
+    /// Folder to write `split00.jsonl`, `split01.jsonl`, … into; files of these names are replaced, further ones refused.
     #[arg(long, value_name = "DIR")]
     save_to: PathBuf,
     /// Word in the names of the files, as in `split00.hn.jsonl`.
@@ -148,14 +148,17 @@ pub fn run(args: BuildTrainArgs, output: &Output) -> anyhow::Result<()> {
         ..args.judged.resolve()?
     };
     let dataset = super::read(&DataSource::Judged(Box::new(source)), output)?;
+    let end = match &args.suffix {
+        Some(suffix) => format!(".{suffix}.jsonl"),
+        None => ".jsonl".to_owned(),
+    };
+    let n_files = dataset.len().div_ceil(args.shard_size) as u64;
+    check_others(&args.save_to, &end, n_files)?;
     let progress = Progress::new(output);
     let mut counts = Counts::default();
     let starts = (0..dataset.len()).step_by(args.shard_size);
     for start in starts {
-        let name = match &args.suffix {
-            Some(suffix) => format!("split{:02}.{suffix}.jsonl", counts.n_files),
-            None => format!("split{:02}.jsonl", counts.n_files),
-        };
+        let name = format!("split{:02}{end}", counts.n_files);
         let shard = start..(start + args.shard_size).min(dataset.len());
         super::write_lines(&args.save_to.join(name), |writer| {
             for index in shard {
@@ -180,6 +183,34 @@ pub fn run(args: BuildTrainArgs, output: &Output) -> anyhow::Result<()> {
         .into());
     }
     show(&dataset, &counts, &args.save_to, output)
+}
+
+/// Refuses a folder with files of an earlier run that had more of them: who reads all would read theirs too.
+fn check_others(folder: &Path, end: &str, n_files: u64) -> anyhow::Result<()> {
+    let entries = match std::fs::read_dir(folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        entries => entries.with_context(|| format!("cannot read `{}`", folder.display()))?,
+    };
+    for entry in entries {
+        let name = entry
+            .with_context(|| format!("cannot read `{}`", folder.display()))?
+            .file_name();
+        let name = name.to_string_lossy();
+        let number = name
+            .strip_prefix("split")
+            .and_then(|name| name.strip_suffix(end))
+            .and_then(|number| number.parse::<u64>().ok());
+        if number.is_some_and(|number| number >= n_files) {
+            let text = format!(
+                "`{}` is of other data: {n_files} files are to be written",
+                folder.join(&*name).display()
+            );
+            return Err(Failure::usage(text)
+                .hint("remove it, or name another folder with `--save-to`")
+                .into());
+        }
+    }
+    Ok(())
 }
 
 /// Makes lines of examples.

@@ -181,8 +181,20 @@ impl RunDirectory {
     }
 
     /// Where the examples of a step that failed are named.
-    pub(super) fn failed_batch(&self) -> PathBuf {
+    fn failed_batch(&self) -> PathBuf {
         self.path.join(FAILED)
+    }
+
+    /// Names the examples of a step that failed, which other ranks may do at the same time.
+    pub(super) fn write_failed_batch(
+        &self,
+        rank: usize,
+        value: &impl Serialize,
+    ) -> Result<PathBuf, TrainError> {
+        let path = self.failed_batch();
+        let part = path.with_extension(format!("{rank}.part"));
+        write_through(&part, &path, &json_bytes(value))?;
+        Ok(path)
     }
 
     /// Where the trained model goes.
@@ -279,9 +291,12 @@ fn sync(path: &Path) -> Result<(), TrainError> {
 }
 
 pub(super) fn write(path: &Path, bytes: &[u8]) -> Result<(), TrainError> {
-    let part = path.with_extension("part");
-    fs::write(&part, bytes)
-        .and_then(|()| fs::rename(&part, path))
+    write_through(&path.with_extension("part"), path, bytes)
+}
+
+fn write_through(part: &Path, path: &Path, bytes: &[u8]) -> Result<(), TrainError> {
+    fs::write(part, bytes)
+        .and_then(|()| fs::rename(part, path))
         .map_err(TrainError::file(path))
 }
 
@@ -293,4 +308,30 @@ fn json_bytes(value: &impl Serialize) -> Vec<u8> {
     let mut text = serde_json::to_string_pretty(value).expect("our records are JSON");
     text.push('\n');
     text.into_bytes()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranks_that_fail_at_once_do_not_take_each_others_report() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let run = RunDirectory::join(folder.path());
+        std::thread::scope(|scope| {
+            for rank in 0..4 {
+                let run = &run;
+                scope.spawn(move || {
+                    for step in 0..200 {
+                        let value = serde_json::json!({ "step": step });
+                        run.write_failed_batch(rank, &value).expect("written");
+                    }
+                });
+            }
+        });
+        let text = fs::read(folder.path().join(FAILED)).expect("a report");
+        let report: serde_json::Value = serde_json::from_slice(&text).expect("a whole one");
+        assert_eq!(report["step"], 199);
+        assert_eq!(entries(folder.path()).expect("entries").len(), 1);
+    }
 }

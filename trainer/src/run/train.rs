@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::ahead::{Ahead, Ready};
 use super::checkpoint::{Best, State, Weights};
 use super::config::TrainConfig;
-use super::directory::{RunDirectory, write, write_json};
+use super::directory::{RunDirectory, write};
 use super::ema::Ema;
 use super::error::TrainError;
 use super::evaluator::Evaluator;
@@ -667,13 +667,10 @@ where
 
     /// Writes down what the batches of a step are.
     fn report(&self, step: u64, seen: &[B::Batch], reason: &str) -> Result<Box<Path>, TrainError> {
-        let path = self.run.failed_batch();
         let batches: Vec<Value> = seen.iter().map(Describe::describe).collect();
-        write_json(
-            &path,
-            &json!({ "step": step, "reason": reason, "batches": batches }),
-        )?;
-        Ok(path.into())
+        let report = json!({ "step": step, "reason": reason, "batches": batches });
+        let rank = self.job.ranks.rank();
+        Ok(self.run.write_failed_batch(rank, &report)?.into())
     }
 }
 

@@ -21,7 +21,7 @@ pub struct WordPieceReport {
 /// texts in any order, read by any number of threads, give equal pieces.
 ///
 /// # Errors
-/// A line that is not what the format asks for, with file and line, and a corpus without a text.
+/// A line that is not what the format asks for, with file and line, and a corpus without a text or a word.
 pub fn learn_word_pieces(
     corpus: &CorpusConfig,
     template: &Template,
@@ -57,6 +57,9 @@ pub fn learn_word_pieces(
     if report.n_texts == 0 {
         let path = corpus.paths.first().cloned().unwrap_or_default();
         return Err(DataError::Empty { path });
+    }
+    if words.is_empty() {
+        return Err(failed("no text has a word to learn pieces of".to_owned()));
     }
     let learned = LearnedWordPieces::learn(config, &words).map_err(failed)?;
     Ok((learned, report))

@@ -109,6 +109,18 @@ fn word_pieces_are_learned_and_make_a_model() {
         65,
         ["data", "word-pieces", text(&empty), "--out", text(&nowhere)],
     );
+    fs::write(
+        &empty,
+        "{\"_id\": \"a\", \"title\": \"Tides\", \"text\": \"\"}\n",
+    )
+    .unwrap();
+    let untitled = ["--passage-template", "<text>", "--out", text(&nowhere)];
+    let all = ["data", "word-pieces", text(&empty)];
+    let errors = fail(65, all.into_iter().chain(untitled));
+    assert!(
+        errors.contains("empty.jsonl`: no text has a word to learn pieces of"),
+        "{errors}"
+    );
     assert!(!nowhere.exists());
 }
 

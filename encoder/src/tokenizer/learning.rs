@@ -68,6 +68,11 @@ impl WordCounts {
         Ok(())
     }
 
+    /// Whether there is no word.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// Adds other counts.
     pub fn merge(&mut self, others: Self) {
         for (word, n) in others.0 {

@@ -233,6 +233,26 @@ fn examples_without_positives_are_refused() {
 }
 
 #[test]
+fn ids_of_several_texts_are_counted() {
+    let plain = Dataset::from_examples([example("a", 1, 1), example("b", 2, 1)]).unwrap();
+    assert_eq!(plain.ids_of_several_texts(), [None, None]);
+    // Passages numbered within each line, and a query under the id of another.
+    let numbered = ["a", "b", "c"].map(|name| {
+        let mut one = example(name, 1, 1);
+        one.positives[0].id = "0".to_owned();
+        one.negatives[0].id = "1".to_owned();
+        one
+    });
+    let mut repeated = example("d", 1, 0);
+    repeated.query_id = "c".to_owned();
+    let dataset = Dataset::from_examples(numbered.into_iter().chain([repeated])).unwrap();
+    assert_eq!(
+        dataset.ids_of_several_texts(),
+        [Some((2, "0")), Some((1, "c"))]
+    );
+}
+
+#[test]
 fn scores_are_demanded_before_the_first_step() {
     let mut one = example("a", 1, 2);
     one.positives[0].score = Some(1.0);

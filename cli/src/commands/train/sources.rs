@@ -138,6 +138,18 @@ pub fn read(
         if let Some(remark) = lack_of_negatives(&dataset, sampling) {
             progress.remark(&format!("{}: {remark}", describe(section)));
         }
+        for (what, repeated) in ["passages", "queries"]
+            .iter()
+            .zip(dataset.ids_of_several_texts())
+        {
+            if let Some((n, first)) = repeated {
+                progress.remark(&format!(
+                    "{}: {n} ids of {what} stand for several texts, the first is `{first}`; texts of one id count as one \
+                     where known positives are left out of a batch's negatives",
+                    describe(section)
+                ));
+            }
+        }
         datasets.push(Arc::new(dataset));
     }
     Ok(datasets)

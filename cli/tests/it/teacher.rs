@@ -215,7 +215,7 @@ fn unfinished_work_goes_on() {
         (&json!(1), &json!(0))
     );
     assert_eq!(fs::read_to_string(&out).unwrap(), expected);
-    fs::write(&corpus, good).unwrap();
+    fs::write(&corpus, &good).unwrap();
     fs::remove_file(&out).unwrap();
     let settings = begun(&all, &corpus, &kept, &out);
     let two: String = expected.split_inclusive('\n').take(2).collect();
@@ -225,6 +225,14 @@ fn unfinished_work_goes_on() {
         errors.contains("out.jsonl.unfinished` was begun with seed 42, now it is 7"),
         "{errors}"
     );
+    // Passages of the same ids with another text.
+    fs::write(&corpus, good.replace("Iron rusts", "Iron melts")).unwrap();
+    let errors = fail(2, all.clone());
+    assert!(
+        errors.contains("out.jsonl.unfinished` was begun with digest_of_passages "),
+        "{errors}"
+    );
+    fs::write(&corpus, &good).unwrap();
     let report = json(all.clone());
     assert_eq!(report["passages_before"], 2);
     assert_eq!(fs::read_to_string(&out).unwrap(), expected);

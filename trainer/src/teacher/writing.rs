@@ -4,10 +4,11 @@ use corpus::{BadLine, CorpusConfig, CorpusReader, Template};
 use encoder::{LanguageModel, Sampling};
 use rand::RngExt;
 use serde_json::{Value, json};
+use xxhash_rust::xxh3::Xxh3;
 
 use super::{TeacherError, TeacherLine, TeacherText, Unfinished};
-use crate::data::DataError;
 use crate::data::random::{Purpose, random};
+use crate::data::{DataError, OnBytes};
 use crate::parallel::map_in_order;
 
 /// Texts about a passage at most.
@@ -65,10 +66,33 @@ struct Item {
 }
 
 impl TeacherConfig {
-    /// What the texts depend on, for an [`Unfinished`] file.
-    pub fn settings(&self, model: &LanguageModel) -> Value {
+    /// Reads the corpus once, seconds beside the hours of writing, and returns how many passages there are and a number that
+    /// others, or other texts of theirs, would not give.
+    ///
+    /// # Errors
+    /// Bad lines, unless the corpus is read without them.
+    pub fn survey(&self, on_bytes: &mut OnBytes<'_>) -> Result<(u64, u64), DataError> {
+        let mut reader = CorpusReader::open(&self.corpus)?;
+        let (mut n_passages, mut hash) = (0, Xxh3::new());
+        while let Some(passage) = reader.next().transpose()? {
+            let text = self.template.render(&passage).text;
+            for part in [&passage.id, &text] {
+                hash.update(part.as_bytes());
+                hash.update(&[255]); // which no text holds
+            }
+            n_passages += 1;
+            if n_passages % 1024 == 0 {
+                on_bytes(reader.n_bytes_read(), reader.n_bytes_total());
+            }
+        }
+        Ok((n_passages, hash.digest()))
+    }
+
+    /// What the texts depend on, for an [`Unfinished`] file: the settings, the model and the passages' digest.
+    pub fn settings(&self, model: &LanguageModel, passages: u64) -> Value {
         json!({
             "corpus": self.corpus.paths,
+            "digest_of_passages": format!("{passages:016x}"),
             "columns": self.corpus.columns,
             "template": self.template.as_str(),
             "before": self.before,

@@ -7,9 +7,8 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 
 use anyhow::Context;
-use corpus::{CorpusConfig, CorpusReader};
 use encoder::{LanguageModel, Sampling, Writing};
-use serde_json::json;
+use serde_json::{Value, json};
 use trainer::teacher::{
     JudgedQueries, MasterSource, TeacherConfig, TeacherError, TeacherText, Unfinished,
     write_master_lines, write_teacher_text,
@@ -155,8 +154,13 @@ fn generate(args: GenerationArgs, task: Task, output: &Output) -> anyhow::Result
         corpus,
     };
     config.check(&language_model)?;
-    let n_passages = count(&config.corpus, output)?;
-    let mut file = unfinished(&args.out, &config, &language_model)?;
+    let progress = Progress::new(output);
+    let mut on_bytes = |done, total| progress.update("count", "bytes", done, total);
+    let surveyed = config.survey(&mut on_bytes);
+    progress.finish();
+    let (n_passages, digest) = surveyed?;
+    let settings = config.settings(&language_model, digest);
+    let mut file = unfinished(&args.out, &settings)?;
 
     let stop = interrupt::flag()?;
     let progress = Progress::new(output);
@@ -200,32 +204,7 @@ fn generate(args: GenerationArgs, task: Task, output: &Output) -> anyhow::Result
     })
 }
 
-/// Reads the corpus once, for the time left: that is seconds beside hours.
-fn count(corpus: &CorpusConfig, output: &Output) -> anyhow::Result<u64> {
-    let progress = Progress::new(output);
-    let mut reader = CorpusReader::open(corpus)?;
-    let mut n_passages = 0;
-    while let Some(passage) = reader.next() {
-        passage?;
-        n_passages += 1;
-        if n_passages % 1024 == 0 {
-            progress.update(
-                "count",
-                "bytes",
-                reader.n_bytes_read(),
-                reader.n_bytes_total(),
-            );
-        }
-    }
-    progress.finish();
-    Ok(n_passages)
-}
-
-fn unfinished(
-    out: &Path,
-    config: &TeacherConfig,
-    language_model: &LanguageModel,
-) -> anyhow::Result<Unfinished> {
+fn unfinished(out: &Path, settings: &Value) -> anyhow::Result<Unfinished> {
     if let Some(folder) = out.parent() {
         std::fs::create_dir_all(folder)
             .with_context(|| format!("cannot write `{}`", out.display()))?;
@@ -233,7 +212,7 @@ fn unfinished(
     let mut path = OsString::from(out);
     path.push(".unfinished");
     let path = PathBuf::from(path);
-    let opened = Unfinished::open(&path, &config.settings(language_model));
+    let opened = Unfinished::open(&path, settings);
     opened.map_err(|error| match error {
         TeacherError::Write(error) => {
             anyhow::Error::new(error).context(format!("cannot write `{}`", path.display()))

@@ -23,20 +23,20 @@ impl Unfinished {
     /// [`TeacherError::OtherSetting`] for a file with other settings, [`TeacherError::Locked`], and what the system says.
     pub fn open(path: &Path, settings: &Value) -> Result<Self, TeacherError> {
         let mut options = OpenOptions::new();
-        let mut file = options
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(path)?;
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                let path = path.to_owned();
-                return Err(TeacherError::Locked { path });
+        options.read(true).write(true).create(true).truncate(false);
+        let mut file = loop {
+            let file = options.open(path)?;
+            match file.try_lock() {
+                // Whoever had it may have come to its end meanwhile, and removed it.
+                Ok(()) if is_at(&file, path)? => break file,
+                Ok(()) => {}
+                Err(TryLockError::WouldBlock) => {
+                    let path = path.to_owned();
+                    return Err(TeacherError::Locked { path });
+                }
+                Err(TryLockError::Error(error)) => return Err(error.into()),
             }
-            Err(TryLockError::Error(error)) => return Err(error.into()),
-        }
+        };
         let (mut reader, mut line) = (BufReader::new(&file), Vec::new());
         reader.read_until(b'\n', &mut line)?;
         let mut start = line.len() as u64;
@@ -117,6 +117,24 @@ impl Unfinished {
     }
 }
 
+/// Whether a path leads to this file, and not to a later one of its name or to none.
+#[cfg(unix)]
+fn is_at(file: &File, path: &Path) -> io::Result<bool> {
+    use std::os::unix::fs::MetadataExt;
+    let own = file.metadata()?;
+    match std::fs::metadata(path) {
+        Ok(there) => Ok((there.dev(), there.ino()) == (own.dev(), own.ino())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// A file that is open has its name.
+#[cfg(not(unix))]
+fn is_at(_: &File, _: &Path) -> io::Result<bool> {
+    Ok(true)
+}
+
 /// Compares the settings of a file with those of now.
 fn check(path: &Path, line: &[u8], settings: &Value) -> Result<(), TeacherError> {
     let stored: Value = serde_json::from_slice(line).unwrap_or_default();
@@ -150,6 +168,19 @@ mod tests {
         let mut lines = Vec::new();
         file.copy_to(&mut lines).expect("memory takes all");
         String::from_utf8(lines).expect("lines are text")
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_file_that_was_removed_is_none_to_go_on_with() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("queries.unfinished");
+        let held = File::create(&path).expect("a new file");
+        assert!(is_at(&held, &path).expect("it is there"));
+        std::fs::remove_file(&path).expect("a file");
+        assert!(!is_at(&held, &path).expect("there is none"));
+        let _later = File::create(&path).expect("another one");
+        assert!(!is_at(&held, &path).expect("there is another"));
     }
 
     #[test]

@@ -167,8 +167,18 @@ impl RunDirectory {
         for folder in [self.path.clone(), self.path.join(CHECKPOINTS)] {
             for path in entries(&folder)? {
                 let name = path.file_name().unwrap_or_default().to_string_lossy();
-                if name.starts_with(SCRATCH) || name.starts_with(".step-") {
-                    remove(&path)?;
+                if !(name.starts_with(SCRATCH) || name.starts_with(".step-")) {
+                    continue;
+                }
+                // A checkpoint that was about to be replaced may be the only one.
+                let old = name
+                    .strip_prefix('.')
+                    .and_then(|name| name.strip_suffix(".old"));
+                match old.map(|name| folder.join(name)) {
+                    Some(place) if !place.exists() => {
+                        fs::rename(&path, &place).map_err(TrainError::file(&path))?;
+                    }
+                    _ => remove(&path)?,
                 }
             }
         }
@@ -313,6 +323,27 @@ fn json_bytes(value: &impl Serialize) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_checkpoint_that_was_about_to_be_replaced_is_kept() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let run = RunDirectory::create(folder.path(), "", 1).expect("a run");
+        let checkpoints = folder.path().join(CHECKPOINTS);
+        for name in ["step-2", ".step-2.old", ".step-4.part", ".step-4.old"] {
+            fs::create_dir(checkpoints.join(name)).expect("a folder");
+            fs::write(checkpoints.join(name).join("from"), name).expect("written");
+        }
+        let _lock = run.occupy().expect("it is free");
+        let found = run.checkpoints().expect("they can be listed");
+        let from = |(step, path): &(u64, PathBuf)| {
+            let from = fs::read_to_string(path.join("from")).expect("a file");
+            (*step, from)
+        };
+        let found: Vec<(u64, String)> = found.iter().map(from).collect();
+        let expected = [(2, "step-2"), (4, ".step-4.old")];
+        assert_eq!(found, expected.map(|(step, from)| (step, from.to_owned())));
+        assert_eq!(entries(&checkpoints).expect("entries").len(), 2);
+    }
 
     #[test]
     fn ranks_that_fail_at_once_do_not_take_each_others_report() {

@@ -152,13 +152,7 @@ impl Collection {
             Some(found) => found.reopen()?,
             None => OpenSegment::create(&folder, known + 1)?,
         };
-        if segment.next_position <= known {
-            return Err(CollectionError::LogEnd {
-                path: folder,
-                end: segment.next_position - 1,
-                known,
-            });
-        }
+        self.check_end(segment.next_position - 1, known)?;
         Ok(LogWriter {
             collection: self.clone(),
             config,
@@ -224,6 +218,17 @@ impl Collection {
         }
     }
 
+    /// As [`Self::log_positions`], of a log that has to reach every position that a generation or an alias knows.
+    ///
+    /// # Errors
+    /// As there, and [`CollectionError::LogEnd`] when it ends before.
+    pub fn check_log_positions(&self) -> Result<Range<u64>, CollectionError> {
+        let known = self.known_position()?; // First: what becomes known meanwhile is in the log by then.
+        let positions = self.log_positions()?;
+        self.check_end(positions.end - 1, known)?;
+        Ok(positions)
+    }
+
     /// What changes whenever the log does, to be compared: the name of its last segment and its length.
     #[must_use]
     pub fn log_stamp(&self) -> Option<(PathBuf, u64)> {
@@ -274,6 +279,18 @@ impl Collection {
                 path: self.log_folder(),
                 first,
                 after,
+            }),
+        }
+    }
+
+    /// A log that ends before what is known of it has lost records.
+    fn check_end(&self, end: u64, known: u64) -> Result<(), CollectionError> {
+        match end < known {
+            false => Ok(()),
+            true => Err(CollectionError::LogEnd {
+                path: self.log_folder(),
+                end,
+                known,
             }),
         }
     }

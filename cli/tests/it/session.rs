@@ -512,6 +512,32 @@ fn a_flipped_byte_of_the_write_log_is_found_by_verify_and_named() {
 }
 
 #[test]
+fn a_write_log_that_ends_before_what_a_generation_contains_is_found_by_verify() {
+    let built = build();
+    let path = text(&built.collection);
+    let document = built.folder.path().join("document.jsonl");
+    fs::write(&document, r#"{"_id": "new", "text": "salt and stone"}"#).expect("written");
+    let (model, verify) = (tiny_model(), ["--json", "index", "verify", path]);
+    let add = ["documents", "add", path, text(&document), "--model"];
+    succeed([&add[..], &[text(&model)]].concat());
+    succeed(["index", "compact", path]);
+    assert_eq!(json(verify)["log_records"], 1);
+    let log = built.collection.join("live/00000000000000000001.log");
+    let bytes = fs::read(&log).expect("read");
+    fs::write(&log, &bytes[..bytes.len() - 1]).expect("written");
+
+    let output = trawl(verify);
+    assert_eq!(output.status.code(), Some(5));
+    let shown: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!(shown["faults"].as_array().map(Vec::len), Some(1), "{shown}");
+    let said = shown["faults"][0]["fault"].as_str().expect("a text");
+    assert!(
+        said.contains("ends at position 0") && said.contains("know position 1"),
+        "{shown}"
+    );
+}
+
+#[test]
 fn a_generation_that_lacks_documents_of_the_log_is_named_and_goes_back_without_them() {
     let built = build();
     let path = text(&built.collection);

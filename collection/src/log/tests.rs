@@ -346,21 +346,26 @@ fn a_log_shorter_than_generations_know_is_damaged() {
     example(&collection);
     generation(&collection.writer("test").unwrap(), "one", 6);
     open(&collection).unwrap();
+    assert_eq!(collection.check_log_positions().unwrap(), 1..7);
     let path = file(&collection);
     let whole = fs::read(&path).unwrap();
     fs::write(&path, &whole[..whole.len() - 1]).unwrap();
-    let error = open(&collection).unwrap_err();
-    assert!(
-        matches!(
-            error,
-            CollectionError::LogEnd {
-                end: 3,
-                known: 6,
-                ..
-            }
-        ),
-        "{error}"
-    );
+    for error in [
+        open(&collection).unwrap_err(),
+        collection.check_log_positions().unwrap_err(),
+    ] {
+        assert!(
+            matches!(
+                error,
+                CollectionError::LogEnd {
+                    end: 3,
+                    known: 6,
+                    ..
+                }
+            ),
+            "{error}"
+        );
+    }
 }
 
 #[test]

@@ -105,7 +105,7 @@ pub fn run(args: VerifyArgs, output: &Output) -> anyhow::Result<()> {
     }
     progress.finish();
     // It belongs to the collection, whichever generation was named. Reading it compares all that it has with its checksums.
-    let n_records = match collection.log_positions() {
+    let n_records = match collection.check_log_positions() {
         Ok(positions) => positions.end - positions.start,
         Err(error) if error.is_corrupt() => {
             faults.push((None, chain(&error)));

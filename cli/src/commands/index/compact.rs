@@ -87,12 +87,31 @@ pub fn run(args: &CompactArgs, output: &Output) -> anyhow::Result<()> {
     })
 }
 
-/// Removes what every generation contains of the log, unless somebody else writes it, who will do so.
+/// Removes what every generation contains of the log, unless somebody else writes log or collection: then it is left to the next one.
 fn truncate(collection: &Collection) -> Result<u64, CollectionError> {
-    let log = collection.log_writer("trawl index compact", LogConfig::default());
-    match log {
-        Ok(mut log) => log.truncate(&collection.writer("trawl index compact")?),
+    let command = "trawl index compact";
+    let log = collection.log_writer(command, LogConfig::default());
+    match log.and_then(|mut log| log.truncate(&collection.writer(command)?)) {
         Err(CollectionError::Locked { .. }) => Ok(0),
-        Err(error) => Err(error),
+        outcome => outcome,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The log is folded by then: the command has done what it was asked for.
+    #[test]
+    fn a_log_is_left_as_it_is_while_others_write_the_collection() {
+        let folder = tempfile::tempdir().unwrap();
+        let collection = Collection::create(&folder.path().join("docs")).unwrap();
+        let config = LogConfig::default();
+        let writer = collection.writer("test").unwrap();
+        assert_eq!(truncate(&collection).unwrap(), 0);
+        drop(writer);
+        let log = collection.log_writer("test", config).unwrap();
+        assert_eq!(truncate(&collection).unwrap(), 0);
+        drop(log);
     }
 }

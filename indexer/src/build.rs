@@ -88,18 +88,26 @@ pub(crate) fn build_from(
         progress,
         cancelled,
     };
-    // Before the corpus is read: it does not have what is written meanwhile.
-    let log_end = match Collection::open(&config.collection) {
-        Ok(collection) => collection.log_positions()?.end - 1,
-        Err(CollectionError::NotACollection { .. }) => 0,
+    // Locked before the corpus is read, which may take long: who may not write is told at once, and nobody shortens the log.
+    let locked = match Collection::open(&config.collection) {
+        Ok(collection) => Some(collection.writer("index build")?),
+        Err(CollectionError::NotACollection { .. }) => None,
         Err(error) => return Err(error.into()),
+    };
+    // The corpus does not have what is written from here on.
+    let log_end = match &locked {
+        Some(writer) => writer.collection().log_positions()?.end - 1,
+        None => 0,
     };
     let first = FirstPass::read(config, source, watch)?;
     let (config, plan) = (&first.config, first.outline.plan);
-    // Only now, so that a corpus that cannot be read leaves no empty collection.
-    let collection = Collection::create(&config.collection)?;
-    let writer = collection.writer("index build")?;
-    let contained = log_position(&collection, config.log_position)?;
+    let writer = match locked {
+        Some(writer) => writer,
+        // Only now, so that a corpus that cannot be read leaves no empty collection.
+        None => Collection::create(&config.collection)?.writer("index build")?,
+    };
+    let collection = writer.collection();
+    let contained = log_position(collection, config.log_position)?;
     let mut encode_time = Duration::ZERO;
     let n_passages = u64::from(plan.n_passages);
     let (generation, n_resumed, not_reused) = match writer.begin(&first.spec, config.mode)? {
@@ -109,12 +117,12 @@ pub(crate) fn build_from(
             keep_log_end(&work, log_end)?;
             let contained = match config.log_position {
                 Some(LogPosition::End) => {
-                    log_position(&collection, Some(LogPosition::At(kept_log_end(&work)?)))?
+                    log_position(collection, Some(LogPosition::At(kept_log_end(&work)?)))?
                 }
                 _ => contained,
             };
             let fingerprint = &first.fingerprint;
-            let (base, not_reused) = match Base::open(&collection, config, source, fingerprint)? {
+            let (base, not_reused) = match Base::open(collection, config, source, fingerprint)? {
                 Ok(base) => (Some(base), None),
                 Err(reason) => (None, Some(reason)),
             };

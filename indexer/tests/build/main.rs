@@ -423,7 +423,11 @@ fn impossible_requests_have_names() {
         .unwrap()
         .writer("test")
         .unwrap();
-    check(base, "is being written by process");
+    check(base.clone(), "is being written by process");
+    // Before a corpus is read, which may take long.
+    let mut unreadable = base;
+    unreadable.corpus.paths = vec![folder.0.path().join("gone.jsonl")];
+    check(unreadable, "is being written by process");
     drop(writer);
 }
 

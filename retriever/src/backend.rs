@@ -6,7 +6,7 @@ use compute::accelerator::SharedAccelerator;
 use futures::future::BoxFuture;
 use index::{
     AcceleratedConfig, AcceleratedIndex, Bitmap, GraphIndex, Metric, Neighbor, NoRows, OpenError,
-    Plan, SearchParams, ShardedIndex, VectorIndex, Verify,
+    Plan, SearchError, SearchParams, ShardedIndex, VectorIndex, Verify,
 };
 use store::Filter;
 
@@ -171,7 +171,11 @@ impl SearchBackend for InProcess {
                     // One query of the batch is at fault: asked one by one, only that one fails.
                     Err(_) if n_queries > 1 => queries
                         .chunks_exact(width)
-                        .map(|query| one(&*index, query, k, filter.as_deref(), &params))
+                        .enumerate()
+                        .map(|(place, query)| {
+                            let found = one(&*index, query, k, filter.as_deref(), &params);
+                            found.map_err(|error| at_place(error, place))
+                        })
                         .collect(),
                     Err(error) => vec![Err(error.into())],
                 }
@@ -187,6 +191,19 @@ impl SearchBackend for InProcess {
 
     fn width(&self) -> usize {
         self.index.width()
+    }
+}
+
+/// An error of a query that was asked for by itself, as it is in its batch.
+fn at_place(error: BackendError, query: usize) -> BackendError {
+    match error {
+        BackendError::Search(SearchError::ZeroQuery { .. }) => {
+            SearchError::ZeroQuery { query }.into()
+        }
+        BackendError::Search(SearchError::NotFinite { dimension, .. }) => {
+            SearchError::NotFinite { query, dimension }.into()
+        }
+        error => error,
     }
 }
 

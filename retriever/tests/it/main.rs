@@ -17,11 +17,13 @@ use collection::Collection;
 use corpus::CorpusConfig;
 use encoder::{BiEncoder, CrossEncoder, EncoderConfig, ModelOptions, RankPrior, Role, Text};
 use futures::future::BoxFuture;
+use index::{Metric, NoRows, SearchParams};
 use indexer::{BuildConfig, NoProgress};
 use retriever::{
-    Deadline, DirectEncoder, DirectReranker, FingerprintError, Fusion, FusionMethod, Hit, Include,
-    Mode, ModelError, OnTimeout, OpenConfig, QueryInput, RerankRequest, Reranked, Reranker,
-    Retriever, SearchError, SearchOptions, SearchRequest, SearchResponse, Weights, check_encoder,
+    BackendRequest, Deadline, DirectEncoder, DirectReranker, FingerprintError, Fusion,
+    FusionMethod, Hit, InProcess, Include, Mode, ModelError, OnTimeout, OpenConfig, QueryInput,
+    RerankRequest, Reranked, Reranker, Retriever, SearchBackend, SearchError, SearchOptions,
+    SearchRequest, SearchResponse, Weights, check_encoder,
 };
 
 const EVEN: Weights = Weights {
@@ -414,6 +416,32 @@ async fn what_cannot_be_answered_is_named() {
         .search_batch(mixed, &default(), &WORLD.encoder, None)
         .await;
     assert!(matches!(answer, Err(SearchError::MixedBatch)));
+}
+
+#[tokio::test]
+async fn a_query_without_direction_is_named_by_its_place_and_takes_no_other_with_it() {
+    let index = NoRows {
+        width: 2,
+        metric: Metric::Cosine,
+    };
+    let request = BackendRequest {
+        queries: vec![1.0, 0.0, 0.0, 0.0, 0.0, 1.0],
+        k: 3,
+        passages: None,
+        filter: None,
+        params: SearchParams::default(),
+        deadline: Deadline::NONE,
+    };
+    let found = InProcess::new(Arc::new(index)).search(request).await;
+    let texts = found.into_iter().map(|found| match found {
+        Ok(found) => format!("{} found", found.len()),
+        Err(error) => error.to_string(),
+    });
+    let texts: Vec<String> = texts.collect();
+    assert_eq!(
+        texts,
+        ["0 found", "query 1 is zero, which has no cosine", "0 found"]
+    );
 }
 
 #[tokio::test]

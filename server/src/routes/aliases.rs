@@ -5,7 +5,7 @@ use axum::http::header::{ETAG, IF_MATCH};
 use axum::http::{HeaderMap, HeaderValue};
 use axum::response::{IntoResponse, Response};
 use collection::{AliasName, CollectionError, GenerationId, NameError, Writer};
-use indexer::{Entry, FingerprintRule, GateConfig, GateError, GateReport, gate};
+use indexer::{Entry, FingerprintRule, GateConfig, GateError, GateReport, LiveError, gate};
 use openapi::{
     Alias, AliasRequest, ErrorCode, Gate, GateSettings, GenerationList, RollbackRequest,
 };
@@ -268,7 +268,15 @@ async fn apply(
     };
     if *alias != source.alias {
         // The one that this server answers from is opened by the switch.
-        swap::named(app, slot, source.clone(), id.to_string()).await?;
+        let opened = swap::named(app, slot, source.clone(), id.to_string()).await;
+        match opened {
+            // What the log has no more is left out of it by what is written next.
+            Err(SwapError::Log(LiveError::Collection(CollectionError::LogGap { .. })))
+                if change.drop_live => {}
+            opened => {
+                opened?;
+            }
+        }
     }
     let target = (alias.clone(), id);
     let write = async move {

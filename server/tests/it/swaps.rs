@@ -379,15 +379,14 @@ fn a_request_says_what_the_gate_requires() {
     assert_eq!(server.served(), half);
 }
 
-#[test]
-fn a_generation_that_lacks_what_the_log_has_no_more_is_served_without_it() {
-    let server = TestServer::start();
+/// Makes another generation answer, and removes from the log what the one before lacks; returns both.
+fn with_a_gap(server: &TestServer) -> (String, String) {
     let first = server.served();
     let collection = Collection::open(&server.root).unwrap();
     let mut log = collection.log_writer("test", LogConfig::default()).unwrap();
     let absent = DocumentChange::Delete("absent".to_owned());
     log.append(&[absent.to_record()]).unwrap();
-    let second = build(&server, CORPUS, |config| {
+    let second = build(server, CORPUS, |config| {
         config.log_position = Some(LogPosition::End);
     });
     let body = json!({"generation": second, "gate": false});
@@ -401,12 +400,34 @@ fn a_generation_that_lacks_what_the_log_has_no_more_is_served_without_it() {
     assert!(log.truncate(&writer).unwrap() > 0);
     drop((log, writer));
     std::fs::rename(&aside, &folder).unwrap();
+    (first, second)
+}
 
+#[test]
+fn a_generation_that_lacks_what_the_log_has_no_more_is_served_without_it() {
+    let server = TestServer::start();
+    let (first, second) = with_a_gap(&server);
     let rollback = format!("{ALIAS}/rollback");
     assert_eq!(server.post(&rollback, &Value::Null).status, 500);
     assert_eq!(server.served(), second);
     server.post(&rollback, &json!({"drop_live": true})).ok();
     assert_eq!(server.served(), first);
+}
+
+#[test]
+fn an_alias_that_is_not_served_names_a_generation_without_what_the_log_has_no_more() {
+    let server = TestServer::start();
+    let (first, second) = with_a_gap(&server);
+    let next = "/v1/collections/docs/aliases/next";
+    let body = json!({"generation": first, "gate": false});
+    assert_eq!(server.put(next, "", &body).status, 500);
+    let body = json!({"generation": first, "gate": false, "drop_live": true});
+    let set = server.put(next, "", &body).ok();
+    assert_eq!(set["generation"], json!(first));
+    assert_eq!(server.served(), second);
+    let path = "/v1/collections/docs@next/search";
+    let found = server.post(path, &json!({"query": "bread"})).ok();
+    assert_eq!(found["generation"], json!(first));
 }
 
 #[test]

@@ -12,11 +12,11 @@ use openapi::{
     Document, DocumentError, DocumentPassage, DocumentsDelete, DocumentsDeleted, DocumentsWritten,
     ErrorCode, NewDocuments, Task, TaskList,
 };
-use retriever::{Condition, Deadline, Filter, Live, SelectError};
+use retriever::{Condition, Deadline, Filter, Live, SelectError, StoreError};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use super::aliases::writable;
+use super::aliases::{blocking, writable};
 use super::errors::{Body, Computing, Kept, Named, TooMany, Written};
 use super::headers::{Repeated, Waiting};
 use crate::Limits;
@@ -148,10 +148,14 @@ pub(super) async fn delete(
     let (ids, filter) = match (ids, filter, own) {
         // Those that are not there are written, too: a generation to come may have them.
         (Some(ids), _, None) => {
-            for id in ids.iter().collect::<BTreeSet<_>>() {
-                let found = live.view().passages_of(id).map_err(ApiError::internal)?;
-                answer.documents += usize::from(!found.is_empty());
-            }
+            let counting = blocking(move || {
+                for id in ids.iter().collect::<BTreeSet<_>>() {
+                    let found = live.view().passages_of(id)?;
+                    answer.documents += usize::from(!found.is_empty());
+                }
+                Ok::<_, StoreError>((ids, answer))
+            });
+            let (ids, answer) = counting.await?.map_err(ApiError::internal)?;
             let answer = serde_json::to_value(&answer).map_err(ApiError::internal)?;
             let changes = ids.into_iter().map(DocumentChange::Delete).collect();
             return commit(&app, &name, changes, key, request, answer).await;

@@ -4,9 +4,9 @@ use axum::extract::{Extension, Path, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use openapi::{ErrorCode, Feedback, FeedbackRequest, FeedbackResponse};
-use retriever::{Bitmap, SelectError, View};
+use retriever::{Bitmap, Filter, SelectError, View};
 
-use super::aliases::named;
+use super::aliases::{blocking, named};
 use super::errors::{Body, Opened, TooMany};
 use crate::Limits;
 use crate::auth::narrowed_error;
@@ -53,20 +53,15 @@ pub(super) async fn feedback(
         let setting = "limits.feedback";
         return Err(ApiError::too_many(code, "feedback:", given, limit, setting));
     }
-    let live = collection.retriever.live();
-    let passing = match context.filter() {
-        None => None,
-        Some(filter) => Some(live.view().select(filter).map_err(|error| match error {
-            SelectError::Filter(error) => narrowed_error(error, false),
-            SelectError::Store(error) => ApiError::internal(error),
-        })?),
-    };
+    let (live, filter) = (collection.retriever.live(), context.filter().cloned());
+    let ids: Vec<String> = body.feedback.iter().map(|given| given.id.clone()).collect();
+    let reading = blocking(move || documents(live.view(), filter.as_ref(), &ids));
+    let documents = reading.await??;
     let mut faults = Faults::default();
     let mut events = Vec::with_capacity(n_given);
-    for (position, given) in body.feedback.into_iter().enumerate() {
+    for ((position, given), document) in body.feedback.into_iter().enumerate().zip(documents) {
         let pointer = format!("/feedback/{position}");
         check(&given, &pointer, log.has_text, &app.limits(), &mut faults);
-        let document = document(live.view(), passing.as_ref(), &given.id)?;
         if document.is_none() {
             let text = "names no document";
             faults.add(&format!("{pointer}/id"), "unknown_value", text);
@@ -127,6 +122,21 @@ fn check(given: &Feedback, pointer: &str, has_text: bool, limits: &Limits, fault
     if let Some(rank) = given.rank {
         faults.range(&format!("{pointer}/rank"), rank, 1, usize::MAX, "");
     }
+}
+
+/// The document of each id, where a caller may know of what passes the filter.
+fn documents(
+    view: &View,
+    filter: Option<&Filter>,
+    ids: &[String],
+) -> Result<Vec<Option<String>>, ApiError> {
+    let passing = filter.map(|filter| view.select(filter)).transpose();
+    let passing = passing.map_err(|error| match error {
+        SelectError::Filter(error) => narrowed_error(error, false),
+        SelectError::Store(error) => ApiError::internal(error),
+    })?;
+    let document = |id: &String| document(view, passing.as_ref(), id);
+    ids.iter().map(document).collect()
 }
 
 /// The document of an id, which may be that of one of its passages, where the caller may know of it.

@@ -15,7 +15,7 @@ use crate::memory::{RememberedEncoder, RememberedReranker};
 use crate::pin::{Pinned, place};
 use crate::retriever::{Within, fill, hit};
 use crate::{
-    Hit, Include, Live, QueryEncoder, QueryInput, Relation, Reranker, Retriever, SearchError,
+    Hit, Include, Live, Mode, QueryEncoder, QueryInput, Relation, Reranker, Retriever, SearchError,
     SearchOptions, SearchResponse,
 };
 
@@ -148,6 +148,10 @@ impl Retriever {
             .clamp(MIN_CANDIDATES, MAX_CANDIDATES);
         // The best passage of a group may be the last in the order of a field, and there are no others than these.
         let n_sorted = options.sort.as_ref().map(|_| options.rank_window);
+        // A fusion may lift passages over a threshold that the other source has not brought yet.
+        let may_rise = matches!(options.mode, Mode::Hybrid(_))
+            && options.score_threshold.is_some()
+            && options.rerank.is_none();
         depth = depth.max(n_sorted.unwrap_or(0)).min(MAX_CANDIDATES);
         // An answer stays as it was when it had groups enough, so that it does not depend on the others of its batch.
         let mut finished: Vec<Option<SearchResponse>> = vec![None; queries.len()];
@@ -175,7 +179,7 @@ impl Retriever {
                     continue;
                 }
                 let hits = std::mem::take(&mut answer.hits);
-                let is_all = hits.len() < depth
+                let is_all = hits.len() < depth && !may_rise
                     || n_sorted.is_some_and(|n_sorted| hits.len() >= n_sorted)
                     || answer.total.relation == Relation::Eq
                         && answer.total.value == hits.len() as u64;
@@ -190,7 +194,7 @@ impl Retriever {
                 if !is_all && grouping.score != GroupScore::Max {
                     answer.degraded.push("group_scores_partial");
                 }
-                pin_groups(live, &mut answer.groups, &pinned, grouping).await?;
+                pin_groups(live, &mut answer.groups, &pinned, grouping, options.explain).await?;
                 finish_groups(live.view(), &mut answer, options, grouping, query.text())?;
                 *finished = Some(answer);
             }
@@ -291,12 +295,13 @@ async fn pin_groups(
     groups: &mut Vec<Group>,
     pinned: &[Pinned],
     grouping: &Grouping,
+    explain: bool,
 ) -> Result<(), SearchError> {
     let mut items: Vec<(usize, Group)> = Vec::with_capacity(pinned.len());
     for Pinned { rank, ordinals } in pinned {
         let mut hits = Vec::with_capacity(ordinals.len());
         for &ordinal in ordinals {
-            hits.push(hit(live.view(), &Candidate::unranked(ordinal), 0, false)?);
+            hits.push(hit(live.view(), &Candidate::unranked(ordinal), 0, explain)?);
         }
         let keys = keys(live, &hits, &grouping.by).await?;
         let is_one = |group: &Group| keys.iter().flatten().any(|key| *key == group.id);

@@ -9,9 +9,9 @@ use corpus::{CorpusConfig, FieldKind};
 use encoder::{BiEncoder, EncoderConfig, ModelOptions};
 use indexer::{BuildConfig, NoProgress};
 use retriever::{
-    DirectEncoder, Group, GroupBy, GroupScore, Grouping, Hit, Mode, OnTimeout, OpenConfig,
-    RerankRequest, Reranker, Retriever, SearchError, SearchOptions, SearchRequest, SearchResponse,
-    Sort, SortOrder,
+    DirectEncoder, Fusion, FusionMethod, Group, GroupBy, GroupScore, Grouping, Hit, Mode,
+    OnTimeout, OpenConfig, RerankRequest, Reranker, Retriever, SearchError, SearchOptions,
+    SearchRequest, SearchResponse, Sort, SortOrder,
 };
 
 use crate::{MODES, QUERY, WORLD, cross_encoder, search, text};
@@ -295,6 +295,33 @@ async fn rare_groups_are_looked_for_deeper() {
         .map(|group| group.id.as_str())
         .collect();
     assert_eq!(found, subjects);
+    assert!(answer.degraded.is_empty());
+}
+
+#[tokio::test]
+async fn groups_above_a_threshold_of_a_fusion_are_looked_for_deeper() {
+    let query = || text("water");
+    let by_words = SearchOptions {
+        mode: Mode::Lexical,
+        top_k: 1_000,
+        ..SearchOptions::default()
+    };
+    let by_words = search(query(), by_words, None).await.unwrap().hits;
+    let mut expected: Vec<String> = by_words.into_iter().map(|hit| hit.id).collect();
+    expected.sort();
+    // Every rank of a source counts about 10⁻⁶, so that the threshold passes what both sources bring.
+    let both = Mode::Hybrid(Fusion {
+        method: FusionMethod::ReciprocalRank { k: 1_000_000 },
+        ..Fusion::default()
+    });
+    let options = SearchOptions {
+        score_threshold: Some(1.5e-6),
+        ..grouped(both, Grouping::default(), expected.len())
+    };
+    let answer = search(query(), options, None).await.unwrap();
+    let mut found: Vec<String> = answer.groups.into_iter().map(|group| group.id).collect();
+    found.sort();
+    assert_eq!(found, expected);
     assert!(answer.degraded.is_empty());
 }
 

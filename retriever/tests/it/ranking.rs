@@ -1,8 +1,8 @@
 //! Boosts, order by a field and pins, against doing the same to a whole ranking the obvious way.
 
 use retriever::{
-    Boost, BoostFunction, BoostStage, DecayShape, GroupBy, Grouping, Hit, Mode, OnTimeout, Pin,
-    RerankRequest, Reranker, SearchError, SearchOptions, Sort, SortOrder,
+    Boost, BoostFunction, BoostStage, DecayShape, Explanation, GroupBy, Grouping, Hit, Mode,
+    OnTimeout, Pin, RerankRequest, Reranker, SearchError, SearchOptions, Sort, SortOrder,
 };
 use serde_json::{Value, json};
 use store::{Condition, Filter, Test};
@@ -475,6 +475,7 @@ async fn a_group_is_pinned_where_its_document_has_no_rank() {
         mode: Mode::Lexical,
         group: Some(Grouping::default()),
         pins: pins(&[(1, "kitchen-02")]),
+        explain: true,
         ..SearchOptions::default()
     };
     let plain = SearchOptions {
@@ -495,6 +496,8 @@ async fn a_group_is_pinned_where_its_document_has_no_rank() {
         ("kitchen-02", 0, 0.0)
     );
     assert!(hit.text.is_some());
+    // As of a passage that a pin brought to a list: nothing made its score.
+    assert_eq!(hit.explanation, Some(Explanation::default()));
     let followed: Vec<&str> = groups[1..].iter().map(|group| group.id.as_str()).collect();
     let expected: Vec<&str> = plain.iter().map(|group| group.id.as_str()).collect();
     assert_eq!(followed, expected[..followed.len()]);

@@ -176,8 +176,10 @@ class Bench:
     def command(self, peer, settings):
         args = self.args
         if peer.startswith("trawl-"):
-            return [args.trawl, "--quiet", "bench", "search", "--requests", "--base", self.paths["base"], "--m", args.m,
-                    "--ef-construction", args.ef_construction, "--kind", peer.removeprefix("trawl-"), "--threads", args.build_threads]
+            kind = peer.removeprefix("trawl-")
+            graph = ["--m", args.m, "--ef-construction", args.ef_construction] if kind in self.graphs else []
+            return [args.trawl, "--quiet", "bench", "search", "--requests", "--base", self.paths["base"], *graph,
+                    "--kind", kind, "--threads", args.build_threads]
         build = [f"threads={args.build_threads}", f"m={args.m}", f"ef_construction={args.ef_construction}", f"k={args.k}"]
         return [sys.executable, HERE / "search_worker.py", peer, self.paths["base"], *build, *settings]
 

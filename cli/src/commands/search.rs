@@ -82,7 +82,7 @@ pub struct HowArgs {
     #[arg(short = 'k', long, default_value_t = 10, value_name = "N")]
     pub top_k: usize,
     /// BM25 in place of vectors; needs no model.
-    #[arg(long, conflicts_with = "hybrid")]
+    #[arg(long, conflicts_with_all = ["hybrid", "exact", "ef"])]
     lexical: bool,
     /// Vectors and BM25, fused.
     #[arg(long)]
@@ -93,9 +93,9 @@ pub struct HowArgs {
     /// How much vectors and BM25 count.
     #[arg(long, value_name = "DENSE,BM25", default_value = "1,1", value_parser = weights, requires = "hybrid")]
     weights: Weights,
-    /// The constant of `--fusion rrf`: a passage at rank r gains weight / (k + r).
-    #[arg(long, value_name = "K", default_value = "60", requires = "hybrid", value_parser = clap::value_parser!(u32).range(1..))]
-    rrf_k: u32,
+    /// The constant of `--fusion rrf`: a passage at rank r gains weight / (k + r) (default: 60).
+    #[arg(long, value_name = "K", requires = "hybrid", value_parser = clap::value_parser!(u32).range(1..))]
+    rrf_k: Option<u32>,
     /// Search only passages with such metadata: terms (`=`, `!=`, `<`, `<=`, `>`, `>=`; values with spaces in double quotes) that
     /// all hold, or the JSON filter of the HTTP API; may repeat, and all hold.
     #[arg(long, value_name = "EXPR")]
@@ -138,7 +138,7 @@ impl HowArgs {
             hybrid: false,
             fusion: FusionName::Rrf,
             weights: Weights::default(),
-            rrf_k: 60,
+            rrf_k: None,
             filter: Vec::new(),
             score_threshold: None,
             ranking: RankingArgs::default(),
@@ -154,10 +154,14 @@ impl HowArgs {
 
     /// Everything but the filter, which the fields of the collection decide.
     fn options(&self) -> anyhow::Result<SearchOptions> {
+        if self.rrf_k.is_some() && self.fusion != FusionName::Rrf {
+            let text = "--rrf-k has an effect with `--fusion rrf` only";
+            return Err(Failure::usage(text).into());
+        }
         let mode = match (self.lexical, self.hybrid) {
             (true, _) => Mode::Lexical,
             (_, true) => Mode::Hybrid(Fusion {
-                method: self.fusion.method(self.rrf_k),
+                method: self.fusion.method(self.rrf_k.unwrap_or(60)),
                 weights: self.weights,
             }),
             _ => Mode::Dense,
@@ -203,6 +207,7 @@ impl Session {
         how: &HowArgs,
         model: &ModelArgs,
     ) -> anyhow::Result<Self> {
+        let options = how.options()?; // What is wrong with it is told before anything is read.
         let context = || format!("cannot open collection `{}`", collection.display());
         let bundle = model::bundle(collection)?;
         let (mut model, mut rerank) = (model.clone(), how.rerank.clone());
@@ -225,10 +230,7 @@ impl Session {
             documents::replay(&files, &retriever, model).with_context(context)?;
         }
         let filter = filter::resolve(&how.filter, &retriever)?;
-        let options = SearchOptions {
-            filter,
-            ..how.options()?
-        };
+        let options = SearchOptions { filter, ..options };
         retriever.check_fields(&options)?;
         let encoder: Box<dyn QueryEncoder> = match (asked, options.mode) {
             (Asked::Vectors, _) | (_, Mode::Lexical) => Box::new(NoEncoder),

@@ -295,6 +295,25 @@ fn bad_vectors_and_arguments_are_named() {
         errors.contains("filter:2: `two` is no row number"),
         "{errors}"
     );
+    for (arguments, expected) in [
+        (["--m", "8"], "--m has an effect"),
+        (
+            ["--ef-construction", "50"],
+            "--ef-construction has an effect",
+        ),
+        (["--ef", "20"], "--ef has an effect"),
+    ] {
+        for kind in ["flat", "flat-rows"] {
+            let errors = refused(2, &[&arguments[..], &["--kind", kind]].concat());
+            assert!(errors.contains(expected), "{errors}");
+        }
+    }
+    let errors = refused(2, &["--kind", "hnsw", "--device", "cuda:0"]);
+    assert!(errors.contains("--device has an effect"), "{errors}");
+    for flag in ["--repeats", "--exact-queries"] {
+        let errors = refused(2, &["--requests", flag, "3"]);
+        assert!(errors.contains(flag), "{errors}");
+    }
     refused(2, &["--metric", "hamming"]);
     refused(2, &["--batch", "0"]);
     refused(2, &["--device", "gpu"]);

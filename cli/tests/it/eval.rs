@@ -225,6 +225,17 @@ fn arguments_without_an_effect_are_refused() {
     for (arguments, flag) in [("--explain", "--explain"), ("--facets lang", "--facets")] {
         folder.check_failure(&format!("{run} {arguments}"), 2, flag);
     }
+    let search = "search data/one bread";
+    for (arguments, flag) in [
+        ("--lexical --exact", "--exact"),
+        ("--lexical --ef 20", "--ef"),
+        (
+            "--hybrid --fusion weighted --rrf-k 5",
+            "--rrf-k has an effect",
+        ),
+    ] {
+        folder.check_failure(&format!("{search} {arguments}"), 2, flag);
+    }
     let vectors = "search data/one --vectors q.npy --ids q.ids --run-out run.trec --facets lang";
     folder.check_failure(vectors, 2, "--facets");
     let suite = "eval suite sets/one --collections data --out out --explain";

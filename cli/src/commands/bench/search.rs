@@ -52,12 +52,12 @@ pub struct SearchArgs {
     /// How vectors are stored: f32, f16, bf16, int8.
     #[arg(long, value_name = "NAME", default_value = "f32", value_parser = named::<RowType>)]
     rows: RowType,
-    /// Links of a graph's node, as in the paper; layer 0 has twice as many.
-    #[arg(long, value_name = "N", default_value_t = HnswConfig::default().m)]
-    m: usize,
-    /// Candidates kept while a graph is built.
-    #[arg(long, value_name = "N", default_value_t = HnswConfig::default().ef_construction)]
-    ef_construction: usize,
+    /// Links of a node of `--kind hnsw`, as in the paper; layer 0 has twice as many (default: 16).
+    #[arg(long, value_name = "N")]
+    m: Option<usize>,
+    /// Candidates kept while a graph is built (default: 200).
+    #[arg(long, value_name = "N")]
+    ef_construction: Option<usize>,
     /// Candidates kept while a graph is searched (default: what the index chooses).
     #[arg(long, value_name = "N")]
     ef: Option<usize>,
@@ -80,10 +80,16 @@ pub struct SearchArgs {
     #[arg(long, value_name = "FILE")]
     filter: Option<PathBuf>,
     /// Passes that are measured.
-    #[arg(long, alias = "repeat", default_value = "5", value_name = "N")]
+    #[arg(
+        long,
+        alias = "repeat",
+        default_value = "5",
+        value_name = "N",
+        conflicts_with = "requests"
+    )]
     repeats: NonZeroUsize,
     /// Queries whose recall is taken, evenly spread (default: as many as 10^8 scores allow, at least 20).
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", conflicts_with = "requests")]
     exact_queries: Option<NonZeroUsize>,
     /// Write the rows found, shape (queries, k), as a NumPy array of 64-bit integers; -1 where there are too few.
     #[arg(long, value_name = "FILE.npy", conflicts_with = "requests")]
@@ -154,7 +160,30 @@ struct Report {
     machine_bytes_per_s: Option<f64>,
 }
 
+impl SearchArgs {
+    /// Refuses what would have no effect on the kind of index.
+    fn check_kind(&self) -> Result<(), Failure> {
+        let is_graph = self.kind == Kind::Hnsw;
+        let of_graphs = [
+            ("--m", self.m.is_some()),
+            ("--ef-construction", self.ef_construction.is_some()),
+            ("--ef", self.ef.is_some()),
+        ];
+        if let Some((flag, _)) = of_graphs.iter().find(|(_, given)| *given && !is_graph) {
+            let text = format!("{flag} has an effect with `--kind hnsw` only");
+            return Err(Failure::usage(text));
+        }
+        match is_graph && self.device != DeviceChoice::Cpu {
+            true => Err(Failure::usage(
+                "--device has an effect with `--kind flat` and `--kind flat-rows` only",
+            )),
+            false => Ok(()),
+        }
+    }
+}
+
 pub fn run(args: SearchArgs, output: &Output) -> anyhow::Result<()> {
+    args.check_kind()?;
     if let Some(path) = &args.ids_out {
         output::check_folder(path)?;
     }
@@ -173,12 +202,13 @@ pub fn run(args: SearchArgs, output: &Output) -> anyhow::Result<()> {
         ef: args.ef,
         filter: args.filter.as_deref().map(read_filter).transpose()?,
     };
+    let graph = HnswConfig::default();
     let config = BuildConfig {
         kind: args.kind,
         metric: args.metric,
         row_type: args.rows,
-        m: args.m,
-        ef_construction: args.ef_construction,
+        m: args.m.unwrap_or(graph.m),
+        ef_construction: args.ef_construction.unwrap_or(graph.ef_construction),
         threads: how.threads,
         devices: args.device.open()?,
     };

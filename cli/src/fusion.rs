@@ -3,7 +3,9 @@
 use retriever::{FusionMethod, Weights};
 
 /// How two rankings become one, as `--fusion` names it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, serde::Deserialize)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, serde::Deserialize, serde::Serialize,
+)]
 #[serde(rename_all = "snake_case")]
 pub enum FusionName {
     Rrf,

@@ -115,11 +115,12 @@ pub enum ModelRole {
     Reranker,
 }
 
-/// `[collections.NAME]`.
-#[derive(Clone, Debug, serde::Deserialize)]
+/// `[collections.NAME]`. What has a default is written, too.
+#[derive(Clone, Debug, serde::Deserialize, serde::Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct CollectionSection {
     /// Folder, bundle, or the URL of a collection in object storage.
+    #[serde(skip_serializing)]
     pub path: PathBuf,
     /// Of a collection in object storage: folder of the generations that were copied; one in the user's cache folder without.
     pub cache: Option<PathBuf>,
@@ -135,7 +136,7 @@ pub struct CollectionSection {
     #[serde(default = "live")]
     pub alias: String,
     /// Milvus cluster that searches the vectors: `milvus://host:port,host:port/name`.
-    #[serde(default, deserialize_with = "address")]
+    #[serde(default, deserialize_with = "address", skip_serializing)]
     pub search: Option<Address>,
     /// Time of a search at one of its proxies.
     #[serde(default = "search_timeout")]
@@ -147,7 +148,7 @@ pub struct CollectionSection {
 }
 
 /// `[collections.NAME.hybrid]`: what a hybrid search does that does not say otherwise.
-#[derive(Clone, Copy, Debug, serde::Deserialize)]
+#[derive(Clone, Copy, Debug, serde::Deserialize, serde::Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct HybridSection {
     pub fusion: FusionName,

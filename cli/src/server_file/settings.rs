@@ -1,11 +1,11 @@
 //! What is in force, setting by setting.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use toml::{Table, Value};
 
-use super::{PREFIX, ServerFile, refused, set};
+use super::{CollectionSection, ModelRole, PREFIX, ServerFile, refused, set};
 use crate::failure::Failure;
 
 impl ServerFile {
@@ -17,11 +17,22 @@ impl ServerFile {
         let (text, place) = Self::text(named)?;
         let ours = |(name, _): &(String, String)| name.starts_with(PREFIX);
         let variables: Vec<(String, String)> = variables.filter(ours).collect();
-        Self::merge(&text, &place, variables.clone().into_iter())?;
+        let file = Self::merge(&text, &place, variables.clone().into_iter())?;
 
         let mut settings = BTreeMap::new();
         for (name, section) in Self::default().sections()? {
             flatten(name, section, "default", &mut settings);
+        }
+        for (name, model) in &file.models {
+            if model.role == ModelRole::Encoder {
+                let name = format!("models.{name}.dimensions");
+                flatten(&name, Value::Array(Vec::new()), "default", &mut settings);
+            }
+        }
+        for name in file.collections.keys() {
+            let section = Value::try_from(CollectionSection::at(PathBuf::new()))?;
+            let name = format!("collections.{name}");
+            flatten(&name, section, "default", &mut settings);
         }
         let mut table: Table = text.parse().map_err(|error| refused(&place, &error))?;
         flatten(
@@ -102,7 +113,6 @@ fn flatten_changed(
 mod tests {
     use super::*;
     use crate::device::DeviceChoice;
-    use crate::server_file::CollectionSection;
 
     #[test]
     fn the_page_has_every_setting_with_its_default() {

@@ -11,7 +11,8 @@ fn settings_are_printed_with_where_they_come_from() {
     let file = folder.path().join("server.toml");
     fs::write(
         &file,
-        "[limits]\ntop_k = 50\n[models.enc]\npath = \"a\"\nrole = \"encoder\"\n",
+        "[limits]\ntop_k = 50\n[models.enc]\npath = \"a\"\nrole = \"encoder\"\n\
+         [collections.docs]\npath = \"b\"\nkeep = 3\n",
     )
     .unwrap();
     let printed = succeed(["config", "print", "--origin", "--config", text(&file)]);
@@ -27,6 +28,19 @@ fn settings_are_printed_with_where_they_come_from() {
     assert!(origin("limits.window").ends_with("# default"));
     assert!(origin("server.read_timeout").contains("\"30s\""));
     assert!(origin("models.enc.role").contains("\"encoder\""));
+    for (name, value, place) in [
+        ("models.enc.dimensions", "[]", "default"),
+        ("collections.docs.path", "\"b\"", text(&file)),
+        ("collections.docs.keep", "3", text(&file)),
+        ("collections.docs.alias", "\"live\"", "default"),
+        ("collections.docs.poll", "\"30s\"", "default"),
+        ("collections.docs.hybrid.fusion", "\"rrf\"", "default"),
+        ("collections.docs.hybrid.weights.bm25", "1.0", "default"),
+    ] {
+        let line = origin(name);
+        assert!(line.starts_with(&format!("{name} = {value}")), "{line}");
+        assert!(line.ends_with(&format!("# {place}")), "{line}");
+    }
 
     let print = ["--json", "config", "print", "--config", text(&file)];
     let printed = json(print);

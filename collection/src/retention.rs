@@ -69,12 +69,16 @@ impl Collection {
             }
         }
         let mut garbage = Garbage {
-            generations: all.into_iter().filter(|id| !kept.contains(id)).collect(),
+            generations: all
+                .iter()
+                .filter(|id| !kept.contains(*id))
+                .cloned()
+                .collect(),
             unfinished: match retention.keep_unfinished {
                 true => Vec::new(),
                 false => self.unfinished()?,
             },
-            leftovers: self.leftovers()?,
+            leftovers: self.leftovers(&all)?,
             bytes: 0,
         };
         let folders = garbage.generations.iter();
@@ -89,13 +93,18 @@ impl Collection {
         Ok(garbage)
     }
 
-    /// Temporary files, and generations that were not removed to the end.
-    fn leftovers(&self) -> Result<Vec<PathBuf>, CollectionError> {
+    /// Temporary files, generations that were not removed to the end, and reports of generations that were.
+    fn leftovers(&self, generations: &[GenerationId]) -> Result<Vec<PathBuf>, CollectionError> {
         let is_leftover = |name: &str| name.starts_with(REMOVED) || name.ends_with(".tmp");
+        let gate = self.root().join("gate");
+        let is_report_of_none = |name: &str| {
+            let id = name.strip_suffix(".json").map(GenerationId::parse);
+            id.is_some_and(|id| id.is_ok_and(|id| !generations.contains(&id)))
+        };
         let mut paths = Vec::new();
         for folder in [
             self.root().to_path_buf(),
-            self.root().join("gate"),
+            gate.clone(),
             self.generations_folder(),
         ] {
             let failed = |source| CollectionError::read(&folder, source);
@@ -105,7 +114,9 @@ impl Collection {
             };
             for entry in entries {
                 let entry = entry.map_err(failed)?;
-                if entry.file_name().to_str().is_some_and(is_leftover) {
+                let is_garbage =
+                    |name: &str| is_leftover(name) || folder == gate && is_report_of_none(name);
+                if entry.file_name().to_str().is_some_and(is_garbage) {
                     paths.push(entry.path());
                 }
             }

@@ -343,6 +343,10 @@ fn garbage_is_what_nothing_names_and_what_is_not_new() {
             .keep_gate_report(id, &json!({"passed": true}))
             .unwrap();
     }
+    // The report of one that was removed, when the process was killed.
+    let gone = GenerationId::parse("gone").unwrap();
+    let report = json!({"passed": true});
+    writer.keep_gate_report(&gone, &report).unwrap();
 
     let retention = Retention {
         keep: 1,
@@ -351,7 +355,7 @@ fn garbage_is_what_nothing_names_and_what_is_not_new() {
     let garbage = collection.garbage(&retention).unwrap();
     assert_eq!(garbage.generations, [ids[3].clone(), ids[4].clone()]);
     assert_eq!(garbage.unfinished, [] as [std::path::PathBuf; 0]);
-    assert_eq!(garbage.leftovers.len(), 2, "{garbage:?}");
+    assert_eq!(garbage.leftovers.len(), 3, "{garbage:?}");
     assert!(garbage.bytes > 0);
     assert_eq!(collection.generations().unwrap(), ids, "a dry run");
 
@@ -361,6 +365,7 @@ fn garbage_is_what_nothing_names_and_what_is_not_new() {
     assert_eq!(collection.generations().unwrap(), kept);
     assert_eq!(collection.gate_report(&ids[3]).unwrap(), None);
     assert!(collection.gate_report(&ids[5]).unwrap().is_some());
+    assert_eq!(collection.gate_report(&gone).unwrap(), None);
     assert!(half.path().is_dir() && !removed.exists());
 
     let retention = Retention {

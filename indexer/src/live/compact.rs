@@ -1,13 +1,14 @@
 //! A generation and what the write log has beyond it, made a new generation.
 
 use std::collections::{BTreeMap, HashMap};
+use std::ffi::OsStr;
 use std::fs;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
 use collection::{
-    AliasName, BuildMode, Collection, Counts, Generation, GenerationId, Manifest, Reused, Shard,
-    Start, sha256_hex,
+    AliasName, BuildMode, Collection, CollectionError, Counts, Generation, GenerationId, Manifest,
+    Reused, Shard, Start, Writer, sha256_hex,
 };
 use encoder::BiEncoder;
 use index::{HnswConfig, RowType, ShardedIndex, SketchPolicy, Verify};
@@ -99,6 +100,7 @@ pub fn compact(
         "after": start,
         "position": changes.position,
     });
+    discard_unfinished(&writer)?;
     let Start::Build(building) = writer.begin(&spec, BuildMode::Restart)? else {
         unreachable!("a restarted build is never done");
     };
@@ -108,8 +110,15 @@ pub fn compact(
         recipe: &recipe,
         changes: &changes,
     };
-    let contents = folding.write(building.path(), watch)?;
-    let generation = writer.promote(&building, contents)?;
+    let folded = folding.write(building.path(), watch);
+    let folded = folded.and_then(|contents| Ok(writer.promote(&building, contents)?));
+    let generation = match folded {
+        Ok(generation) => generation,
+        Err(error) => {
+            let _ = building.discard(); // Best effort: the next one removes what stays.
+            return Err(error);
+        }
+    };
     if config.publish {
         writer.set_alias(&config.alias, &generation.id)?;
     }
@@ -120,6 +129,23 @@ pub fn compact(
         n_kept: u64::from(live.view().store().len()) - changes.removed.len(),
         n_added: changes.n_passages() as u64,
     })
+}
+
+/// Removes what was left by folds that were killed: none goes on with it, and each has another name.
+fn discard_unfinished(writer: &Writer) -> Result<(), CollectionError> {
+    let collection = writer.collection();
+    for path in collection.unfinished()? {
+        let name = path.file_name().and_then(OsStr::to_str).unwrap_or_default();
+        let Ok(spec) = collection.spec(name) else {
+            continue;
+        };
+        if spec.get("compacted").is_some()
+            && let Start::Build(building) = writer.begin(&spec, BuildMode::Restart)?
+        {
+            building.discard()?;
+        }
+    }
+    Ok(())
 }
 
 /// What the log makes of a generation.

@@ -13,7 +13,9 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, mpsc};
 
-use collection::{AliasName, Collection, Durability, GenerationId, LIVE, LogConfig, Retention};
+use collection::{
+    AliasName, BuildMode, Collection, Durability, GenerationId, LIVE, LogConfig, Retention, Start,
+};
 use corpus::{CorpusConfig, Passage, Schema};
 use futures::future::BoxFuture;
 use index::{HnswConfig, Metric, RowType};
@@ -678,6 +680,47 @@ fn a_folded_log_has_the_digest_of_a_full_build() {
         assert_eq!(folded.manifest.counts, full.manifest.counts);
         assert_eq!(folded.manifest.shards, full.manifest.shards);
     }
+}
+
+#[test]
+fn a_fold_that_was_killed_or_cancelled_leaves_nothing_behind() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut trial = Trial::new(folder.path(), 3, 10, false);
+    trial.write();
+    let collection = &trial.collection;
+    let unfinished = || collection.unfinished().unwrap();
+    let config = CompactConfig {
+        alias: AliasName::parse(LIVE).unwrap(),
+        publish: true,
+    };
+    let fold = |cancelled: bool| {
+        let cancelled = AtomicBool::new(cancelled);
+        compact(collection, &config, None, &NoProgress, &cancelled)
+    };
+    let other = json!({"corpus": "of a build that can be resumed"});
+    let others = {
+        let writer = patiently(|| collection.writer("test"));
+        writer.begin(&other, BuildMode::New).unwrap();
+        let others = unfinished();
+        let killed = json!({"compacted": "another", "position": 1});
+        let Start::Build(killed) = writer.begin(&killed, BuildMode::New).unwrap() else {
+            panic!("a new build is never done");
+        };
+        fs::write(killed.path().join("ids"), "half").unwrap();
+        others
+    };
+    assert_eq!((others.len(), unfinished().len()), (1, 2));
+    let error = loop {
+        let error = fold(true).unwrap_err();
+        if !format!("{error:?}").contains("Locked") {
+            break error;
+        }
+    };
+    assert!(matches!(error, BuildError::Interrupted { .. }), "{error}");
+    assert_eq!(unfinished(), others);
+    let folded = patiently(|| fold(false));
+    assert!(matches!(folded, CompactReport::Folded { .. }));
+    assert_eq!(unfinished(), others);
 }
 
 #[test]

@@ -69,7 +69,7 @@ pub(super) async fn add(
     }
     let live = served.retriever.live();
     check_memory(&live, limits.live_bytes)?;
-    let key = idempotency_key(&headers, &name)?;
+    let key = idempotency_key(&headers, &name, &context)?;
     let deadline = context.deadline(None, app.config.max_timeout, &app)?;
     let class = context.class(Class::Bulk);
     let (upserts, errors) = encode(&served, texts, class, deadline).await?;
@@ -136,7 +136,7 @@ pub(super) async fn delete(
     {
         return Err(too_many("ids:", ids.len(), limits.documents));
     }
-    let key = idempotency_key(&headers, &name)?;
+    let key = idempotency_key(&headers, &name, &context)?;
     let live = slot.current().retriever.live();
     let mut answer = DocumentsDeleted {
         collection: name.clone(),
@@ -621,8 +621,12 @@ fn check_memory(live: &Live, limit: usize) -> Result<(), ApiError> {
     Err(ApiError::new(ErrorCode::InsufficientStorage, text))
 }
 
-/// What the log remembers of a key: a digest of it and of the collection.
-fn idempotency_key(headers: &HeaderMap, collection: &str) -> Result<Option<String>, ApiError> {
+/// What the log remembers of a key: a digest of it, of the collection, and of who asks, whose filter may be another's.
+fn idempotency_key(
+    headers: &HeaderMap,
+    collection: &str,
+    context: &Context,
+) -> Result<Option<String>, ApiError> {
     let Some(value) = headers.get("idempotency-key") else {
         return Ok(None);
     };
@@ -632,7 +636,15 @@ fn idempotency_key(headers: &HeaderMap, collection: &str) -> Result<Option<Strin
             format!("header `Idempotency-Key` has {n_bytes} bytes, expected 1 to {MAX_KEY_BYTES}");
         return Err(ApiError::new(ErrorCode::BadRequest, text));
     }
-    Ok(Some(hex(&[collection.as_bytes(), b"\0", value.as_bytes()])))
+    let caller = context.caller();
+    let caller = caller.map_or_else(String::new, |caller| format!("\0{caller}"));
+    let parts = [
+        collection.as_bytes(),
+        b"\0",
+        value.as_bytes(),
+        caller.as_bytes(),
+    ];
+    Ok(Some(hex(&parts)))
 }
 
 fn hex(parts: &[&[u8]]) -> String {

@@ -258,6 +258,17 @@ fn a_tenant_deletes_its_own_documents_only() {
     post("english", "documents", &document).problem(403, "forbidden");
     delete("all", json!({"ids": ["owls"]})).problem(403, "forbidden");
     assert_eq!(all(), expected);
+
+    // One key of repetition in two hands is two keys.
+    let nightly = |name: &str| {
+        let headers = format!("{}idempotency-key: nightly\r\n", bearer(name));
+        let path = "/v1/collections/docs/documents/delete";
+        ask(&server, "POST", path, &headers, &json!({"filter": wide}))
+    };
+    assert_eq!(nightly("french").ok()["documents"], 0);
+    let deleted = nightly("english").ok()["documents"].as_u64();
+    assert!(deleted.unwrap() > 0);
+    assert_eq!(nightly("english").header("idempotent-replayed"), "true");
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! What every index offers, whatever is behind it.
 
 use std::num::NonZeroUsize;
+use std::time::Instant;
 
 use compute::Simd;
 use compute::accelerator::AcceleratorError;
@@ -90,6 +91,8 @@ pub struct SearchParams {
     pub threads: Option<NonZeroUsize>,
     /// Vector instructions at most; the answer does not depend on them. `None`: all that the machine has.
     pub simd: Option<Simd>,
+    /// When the answer is of no more use: a scan on the host that has rows left by then ends with an error.
+    pub deadline: Option<Instant>,
 }
 
 /// What an exact search read, over all of its queries.
@@ -125,6 +128,9 @@ pub enum SearchError {
     /// A query is zero, which has no direction and so no cosine.
     #[error("query {query} is zero, which has no cosine")]
     ZeroQuery { query: usize },
+    /// [`SearchParams::deadline`] passed before all rows were read.
+    #[error("deadline passed while rows were read")]
+    DeadlineExceeded,
     /// The device that holds the rows did not answer.
     #[error(transparent)]
     Device(#[from] AcceleratorError),

@@ -19,7 +19,7 @@ pub enum BackendError {
     /// The index refused the query.
     #[error(transparent)]
     Search(#[from] index::SearchError),
-    /// The deadline passed before the search was started.
+    /// The deadline passed before the search was done.
     #[error("deadline passed before the index was searched")]
     DeadlineExceeded,
     /// The search ended without an answer.
@@ -156,6 +156,10 @@ impl SearchBackend for InProcess {
             deadline,
             ..
         } = request;
+        let params = SearchParams {
+            deadline: deadline.moment(),
+            ..params
+        };
         let index = Arc::clone(&self.index);
         let width = index.width();
         let n_queries = queries.len() / width;
@@ -168,6 +172,9 @@ impl SearchBackend for InProcess {
                 }
                 match index.search(&queries, k, filter.as_deref(), &params) {
                     Ok(lists) => lists.into_iter().map(Ok).collect(),
+                    Err(SearchError::DeadlineExceeded) => (0..n_queries)
+                        .map(|_| Err(BackendError::DeadlineExceeded))
+                        .collect(),
                     // One query of the batch is at fault: asked one by one, only that one fails.
                     Err(_) if n_queries > 1 => queries
                         .chunks_exact(width)
@@ -203,6 +210,7 @@ fn at_place(error: BackendError, query: usize) -> BackendError {
         BackendError::Search(SearchError::NotFinite { dimension, .. }) => {
             SearchError::NotFinite { query, dimension }.into()
         }
+        BackendError::Search(SearchError::DeadlineExceeded) => BackendError::DeadlineExceeded,
         error => error,
     }
 }

@@ -15,8 +15,9 @@ mod sketches;
 
 use std::mem;
 use std::ops::Range;
-use std::sync::atomic::{AtomicI32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
 
 use compute::Simd;
 use rayon::prelude::*;
@@ -72,9 +73,14 @@ pub(crate) fn search(
     // Threads take the next span when they are done with one; which thread sees which span does not matter,
     // because the k best of all rows do not depend on the order in which they are offered.
     let next = AtomicUsize::new(0);
+    let is_late = AtomicBool::new(false);
     let scan = |_thread: usize| {
         let mut scan = Scan::new(&search);
         while let Some((shard, rows)) = search.spans.get(next.fetch_add(1, Ordering::Relaxed)) {
+            if params.deadline.is_some_and(|end| end <= Instant::now()) {
+                is_late.store(true, Ordering::Relaxed);
+                break;
+            }
             scan.offer(shard, rows);
         }
         scan.finish()
@@ -91,6 +97,9 @@ pub(crate) fn search(
                 work
             })
     };
+    if is_late.into_inner() {
+        return Err(SearchError::DeadlineExceeded);
+    }
     Ok((
         search.best.into_iter().map(Best::into_ranking).collect(),
         work,

@@ -1,5 +1,6 @@
 use std::num::NonZeroUsize;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use index::{
     Bitmap, FlatShard, Metric, Neighbor, RowType, SearchError, SearchParams, ShardedIndex,
@@ -380,6 +381,25 @@ fn cosine_ignores_lengths() {
         .unwrap();
     assert_eq!(found[0][0].ordinal, 0);
     assert!((found[0][0].score - 1.0).abs() < 1e-6);
+}
+
+#[test]
+fn a_scan_ends_where_its_deadline_passed() {
+    let folder = tempfile::tempdir().unwrap();
+    let shard = open_one(folder.path(), Metric::L2, 2, &[1.0, 2.0, 3.0, 4.0]);
+    let index = ShardedIndex::from_shards(vec![shard]).unwrap();
+    for n in [1, 3] {
+        let within = |deadline| SearchParams {
+            deadline,
+            ..threads(n)
+        };
+        let find = |params: SearchParams| index.search(&[1.0, 1.0], 1, None, &params);
+        let now = Instant::now();
+        let error = find(within(Some(now))).unwrap_err();
+        assert_eq!(error, SearchError::DeadlineExceeded);
+        let later = now.checked_add(Duration::from_secs(3600));
+        assert_eq!(find(within(later)).unwrap(), find(within(None)).unwrap());
+    }
 }
 
 #[test]

@@ -18,7 +18,7 @@ use crate::Deadline;
 pub enum BackendError {
     /// The index refused the query.
     #[error(transparent)]
-    Search(#[from] index::SearchError),
+    Search(#[from] SearchError),
     /// The deadline passed before the search was done.
     #[error("deadline passed before the index was searched")]
     DeadlineExceeded,

@@ -311,7 +311,7 @@ pub(super) async fn show(
     let generation = served.retriever.generation().id.to_string();
     let reading = tokio::task::spawn_blocking(move || {
         let ordinals = live.view().passages_of(&id)?;
-        Ok::<_, retriever::StoreError>((live.view().passages(&ordinals)?, live.position(), id))
+        Ok::<_, StoreError>((live.view().passages(&ordinals)?, live.position(), id))
     });
     let read = reading.await.map_err(ApiError::internal)?;
     let (passages, log_position, id) = read.map_err(ApiError::internal)?;

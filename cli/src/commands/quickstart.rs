@@ -14,7 +14,7 @@ use serde_json::json;
 use server::{QueueConfig, Server, ServerConfig};
 
 use super::search::{HowArgs, Session, hits_table};
-use super::serve::run_until_stopped;
+use super::serve::{Stops, run_until_stopped};
 use crate::model::{self, DEFAULT_MODEL, ModelArgs};
 use crate::output::{self, Output};
 use crate::progress::Progress;
@@ -52,6 +52,7 @@ pub struct QuickstartArgs {
 }
 
 pub fn run(args: QuickstartArgs, output: &Output) -> anyhow::Result<()> {
+    let stops = Stops::listen()?;
     let pulled = model::cache()?
         .pull(DEFAULT_MODEL, &mut |line| output.remark(line))
         .with_context(|| format!("cannot get model `{DEFAULT_MODEL}`"))?;
@@ -125,7 +126,7 @@ pub fn run(args: QuickstartArgs, output: &Output) -> anyhow::Result<()> {
         Some(DEFAULT_MODEL),
         Some(DEFAULT_RERANKER),
     )?;
-    run_until_stopped(server, None, output)
+    run_until_stopped(server, None, stops, output)
 }
 
 /// How the collection is asked from here on.

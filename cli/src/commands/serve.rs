@@ -11,7 +11,10 @@ use encoder::{Arithmetic, BiEncoder, CrossEncoder, ModelOptions};
 use objects::{Location, Watch};
 use retriever::{OpenConfig, Retriever};
 use server::{Control, QueueConfig, Remote, Server, ServerConfig};
+use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
 
 use super::config::variables;
 use crate::bundle::Bundle;
@@ -67,6 +70,7 @@ pub struct ServeArgs {
 }
 
 pub fn run(mut args: ServeArgs, output: &Output) -> anyhow::Result<()> {
+    let stops = Stops::listen()?;
     let file = ServerFile::read(args.config.as_deref(), variables())?;
     let device = &mut args.model.kernel.device;
     device.get_or_insert_with(|| file.server.device.clone());
@@ -107,6 +111,7 @@ pub fn run(mut args: ServeArgs, output: &Output) -> anyhow::Result<()> {
     run_until_stopped(
         setup.server,
         ServerFile::place(args.config.as_deref()),
+        stops,
         output,
     )
 }
@@ -420,19 +425,57 @@ fn free_name(name: &str, taken: &[&str]) -> String {
 /// How long work that was told to stop may take for it.
 const AFTER_GRACE: Duration = Duration::from_secs(1);
 
+/// Ctrl-C and SIGTERM, from before there is a server: the first process of a container does not get signals that it has not
+/// asked for.
+pub struct Stops {
+    runtime: Runtime,
+    opened: oneshot::Sender<()>,
+    /// Gives the signals back once there is a server. What came meanwhile is in them still.
+    listening: JoinHandle<(Signal, Signal)>,
+}
+
+impl Stops {
+    /// From here on a signal ends the process with exit code 130, until [`run_until_stopped`] takes over.
+    pub fn listen() -> anyhow::Result<Self> {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .enable_all()
+            .build()?;
+        let (mut interrupt, mut terminate) = {
+            let _entered = runtime.enter();
+            let interrupt = signal(SignalKind::interrupt())?;
+            (interrupt, signal(SignalKind::terminate())?)
+        };
+        let (opened, is_opened) = oneshot::channel();
+        let listening = runtime.spawn(async move {
+            tokio::select! {
+                () = either(&mut interrupt, &mut terminate) => std::process::exit(130),
+                Ok(()) = is_opened => (interrupt, terminate),
+            }
+        });
+        Ok(Self {
+            runtime,
+            opened,
+            listening,
+        })
+    }
+}
+
 /// Serves until Ctrl-C or SIGTERM, then finishes the requests in flight; a second signal ends the process at once. Keys, limits
 /// and certificate are read again from `file` when it changes, and on SIGHUP.
 pub fn run_until_stopped(
     server: Server,
     file: Option<&Path>,
+    stops: Stops,
     output: &Output,
 ) -> anyhow::Result<()> {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()?;
+    let Stops {
+        runtime,
+        opened,
+        listening,
+    } = stops;
     let outcome = runtime.block_on(async {
-        let mut interrupt = signal(SignalKind::interrupt())?;
-        let mut terminate = signal(SignalKind::terminate())?;
+        let _ = opened.send(()); // Somebody listens, or the next line fails.
+        let (mut interrupt, mut terminate) = listening.await?;
         let server = server.bind().await?;
         let address = server.address();
         output.remark(format!(

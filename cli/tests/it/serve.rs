@@ -110,6 +110,22 @@ fn a_file_under_variables_is_served_until_sigterm() {
 }
 
 #[test]
+fn sigterm_before_there_is_a_server_ends_with_130() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("server.toml");
+    let made = Command::new("mkfifo").arg(&file).status().unwrap();
+    assert!(made.success());
+    let process = Command::new(env!("CARGO_BIN_EXE_trawl"))
+        .args(["serve", "--config", text(&file)])
+        .spawn()
+        .unwrap();
+    // Opens when the process reads its configuration, which does not end while this is open.
+    let _writing = fs::OpenOptions::new().write(true).open(&file).unwrap();
+    let address = String::new();
+    assert_eq!(Serving { process, address }.stop(), Some(130));
+}
+
+#[test]
 fn a_collection_alone_has_the_default_reranker_unless_it_shall_not() {
     let built = build();
     let (collection, models) = (text(&built.collection), tempfile::tempdir().unwrap());

@@ -106,7 +106,7 @@ pub struct LogWriter {
     collection: Collection,
     config: LogConfig,
     segment: OpenSegment,
-    /// A write failed and could not be taken back.
+    /// A write failed and could not be taken back so far.
     broken: bool,
     buffer: Vec<u8>,
     _lock: File,
@@ -530,6 +530,13 @@ impl OpenSegment {
             next_position: first_position,
         })
     }
+
+    /// Cuts off what is behind the last frame.
+    fn take_back(&mut self) -> io::Result<()> {
+        self.file.set_len(self.n_bytes)?;
+        self.file.seek(SeekFrom::Start(self.n_bytes))?;
+        self.file.sync_all()
+    }
 }
 
 impl LogWriter {
@@ -555,15 +562,15 @@ impl LogWriter {
     ///
     /// # Errors
     /// Whatever the file system says, and [`CollectionError::LogFrame`] for more than [`MAX_FRAME_BYTES`]: nothing was written.
-    /// [`CollectionError::LogBroken`] after a failure that could not be undone; the log has to be opened again.
+    /// [`CollectionError::LogBroken`] after a failure that could not be undone, for as long as it cannot. Where a whole frame is
+    /// left of it, others may have read that: the log has to be opened again.
     pub fn append(&mut self, records: &[NewRecord]) -> Result<Range<u64>, CollectionError> {
         let first = self.segment.next_position;
         if records.is_empty() {
             return Ok(first..first);
         }
         if self.broken {
-            let path = self.segment.path.clone();
-            return Err(CollectionError::LogBroken { path });
+            self.mend()?;
         }
         let n_body: usize = records
             .iter()
@@ -587,17 +594,25 @@ impl LogWriter {
             Durability::Os => Ok(()),
         });
         if let Err(source) = synced {
-            let undone = segment
-                .file
-                .set_len(segment.n_bytes)
-                .and_then(|()| segment.file.seek(SeekFrom::Start(segment.n_bytes)))
-                .and_then(|_| segment.file.sync_all());
-            self.broken = undone.is_err();
+            self.broken = segment.take_back().is_err();
             return Err(CollectionError::write(&segment.path, source));
         }
         segment.n_bytes += self.buffer.len() as u64;
         segment.next_position += records.len() as u64;
         Ok(first..segment.next_position)
+    }
+
+    /// Takes a write that failed back after all; the buffer still has its frame.
+    fn mend(&mut self) -> Result<(), CollectionError> {
+        let segment = &mut self.segment;
+        let whole = segment.n_bytes + self.buffer.len() as u64;
+        let is_part = segment.file.metadata().is_ok_and(|of| of.len() < whole);
+        if !is_part || segment.take_back().is_err() {
+            let path = segment.path.clone();
+            return Err(CollectionError::LogBroken { path });
+        }
+        self.broken = false;
+        Ok(())
     }
 
     fn encode(&mut self, records: &[NewRecord], n_body: usize) {

@@ -380,3 +380,49 @@ fn too_much_at_once_is_refused_and_nothing_is_written() {
     assert!(matches!(error, CollectionError::LogFrame { .. }), "{error}");
     assert_eq!(log.append(&[record(1, 1)]).unwrap(), 1..2);
 }
+
+#[test]
+fn what_could_not_be_taken_back_is_taken_back_before_the_next_write() {
+    let (_folder, collection) = empty();
+    let mut log = open(&collection).unwrap();
+    log.append(&[record(1, 9)]).unwrap();
+    let path = file(&collection);
+    // A file that is open for reading can neither be written nor cut off.
+    let fail = |log: &mut LogWriter| {
+        let reading = File::open(&path).unwrap();
+        let writing = std::mem::replace(&mut log.segment.file, reading);
+        let error = log.append(&[record(2, 9)]).unwrap_err();
+        assert!(
+            !matches!(error, CollectionError::LogBroken { .. }),
+            "{error}"
+        );
+        let error = log.append(&[record(2, 9)]).unwrap_err();
+        assert!(
+            matches!(error, CollectionError::LogBroken { .. }),
+            "{error}"
+        );
+        log.segment.file = writing;
+    };
+    let leave = |bytes: &[u8]| {
+        let mut file = OpenOptions::new().append(true).open(&path).unwrap();
+        file.write_all(bytes).unwrap();
+    };
+    fail(&mut log);
+    leave(&log.buffer[..10]);
+    assert_eq!(log.append(&[record(3, 9)]).unwrap(), 2..3);
+    assert_eq!(read(&collection, 0).unwrap(), [record(1, 9), record(3, 9)]);
+
+    // A whole frame stays, and is there for whoever opens the log.
+    fail(&mut log);
+    leave(&log.buffer);
+    let error = log.append(&[record(4, 9)]).unwrap_err();
+    assert!(
+        matches!(error, CollectionError::LogBroken { .. }),
+        "{error}"
+    );
+    drop(log);
+    let mut log = open(&collection).unwrap();
+    assert_eq!(log.append(&[record(4, 9)]).unwrap(), 4..5);
+    let all = [record(1, 9), record(3, 9), record(2, 9), record(4, 9)];
+    assert_eq!(read(&collection, 0).unwrap(), all);
+}

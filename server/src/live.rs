@@ -28,6 +28,8 @@ pub(crate) struct Log {
     committer: tokio::sync::Mutex<Option<Arc<Committer>>>,
     /// Name and length of the last segment when it was last read.
     stamp: Mutex<Option<(PathBuf, u64)>>,
+    /// Whether the log has what could not be shown. Changed by who may change what searches see.
+    behind: Arc<AtomicBool>,
     compacting: AtomicBool,
 }
 
@@ -107,16 +109,24 @@ impl Slot {
         }
         let answering = self.answering();
         let collection = source.collection.clone();
+        let behind = Arc::clone(&self.log.behind);
         let opening = tokio::task::spawn_blocking(move || {
             let log = collection.log_writer("trawl serve: documents", config)?;
             {
                 // What others wrote before.
                 let answering = answering.lock();
                 catch_up(&collection, &answering.current())?;
+                behind.store(false, Ordering::Release);
             }
             Committer::start(log, move |changes, position| {
                 let answering = answering.lock();
-                show(&answering.current(), changes, position)
+                let served = answering.current();
+                let shown = match behind.load(Ordering::Acquire) {
+                    false => show(&served, changes, position),
+                    true => catch_up(&collection, &served).map(drop),
+                };
+                behind.store(shown.is_err(), Ordering::Release);
+                shown
             })
         });
         let committer = opening.await.map_err(|_| LiveError::Closed)??;
@@ -125,14 +135,16 @@ impl Slot {
         Ok(committer)
     }
 
-    /// Applies what another process wrote to the log, where this server does not write it; and leaves out what is to be left out of
-    /// the generation that answers since it was published once more.
+    /// Applies what another process wrote to the log, where this server does not write it, and what could not be shown when this one
+    /// wrote it; and leaves out what is to be left out of the generation that answers since it was published once more.
     pub(crate) async fn follow_log(&self, source: &Source) -> Result<(), LiveError> {
         let Ok(held) = self.log.committer.try_lock() else {
             return Ok(());
         };
         let stamp = source.collection.log_stamp();
-        let is_written = held.is_none() && *lock(&self.log.stamp) != stamp;
+        let behind = Arc::clone(&self.log.behind);
+        let is_written =
+            behind.load(Ordering::Acquire) || held.is_none() && *lock(&self.log.stamp) != stamp;
         let retriever = &self.current().retriever;
         let start = source.collection.replayed_after(retriever.generation())?;
         if !is_written && start <= retriever.live().start() {
@@ -141,7 +153,9 @@ impl Slot {
         let (answering, collection) = (self.answering(), source.collection.clone());
         let reading = tokio::task::spawn_blocking(move || {
             let answering = answering.lock();
-            catch_up(&collection, &answering.current())
+            catch_up(&collection, &answering.current())?;
+            behind.store(false, Ordering::Release);
+            Ok::<_, LiveError>(())
         });
         reading.await.map_err(|_| LiveError::Closed)??;
         *lock(&self.log.stamp) = stamp;

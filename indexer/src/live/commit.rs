@@ -255,9 +255,9 @@ impl<F: FnMut(Vec<DocumentChange>, u64) -> Result<(), LiveError>> Writing<F> {
         let shown = match written {
             Ok(Range { start, end }) => match (self.show)(group.changes, end - 1) {
                 Ok(()) => Ok(start),
-                Err(error) => Err(error),
+                Err(error) => Err((error, "changes were written, but cannot be shown")),
             },
-            Err(error) => Err(LiveError::Collection(error)),
+            Err(error) => Err((LiveError::Collection(error), "changes were not written")),
         };
         match shown {
             Ok(start) => {
@@ -279,11 +279,8 @@ impl<F: FnMut(Vec<DocumentChange>, u64) -> Result<(), LiveError>> Writing<F> {
                     }));
                 }
             }
-            Err(error) => {
-                tracing::error!(
-                    error = &error as &dyn std::error::Error,
-                    "changes were not written"
-                );
+            Err((error, what)) => {
+                tracing::error!(error = &error as &dyn std::error::Error, "{what}");
                 let error = Arc::new(error);
                 let again = group.again.into_iter().map(|(_, _, reply)| reply);
                 for reply in group

@@ -1,6 +1,7 @@
 //! Documents written over HTTP: seen by the next search, whatever generation answers.
 
 use std::collections::BTreeSet;
+use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -376,6 +377,31 @@ fn what_another_process_writes_is_noticed_until_this_one_writes() {
     drop(log);
     assert_eq!(server.post(DOCUMENTS, &document).ok()["log_position"], 2);
     server.get(&format!("{DOCUMENTS}/{id}")).ok();
+}
+
+#[test]
+fn what_could_not_be_shown_is_shown_with_what_is_written_next() {
+    let server = TestServer::start();
+    let generation = Collection::open(&server.root).unwrap();
+    let generation = generation.resolve("live").unwrap();
+    let path = generation.path.join("passages");
+    let intact = std::fs::read(&path).unwrap();
+    let middle = intact.len() / 2;
+    let put = |byte: u8| {
+        let file = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
+        file.write_all_at(&[byte], middle as u64).unwrap();
+    };
+    // The text of a passage is needed to delete it.
+    put(!intact[middle]);
+    let delete = json!({"ids": ["bees"]});
+    let failed = server.post(&format!("{DOCUMENTS}/delete"), &delete);
+    failed.problem(500, "internal");
+    put(intact[middle]);
+    let document = json!({"_id": "new", "text": "quicksilver"});
+    assert_eq!(server.post(DOCUMENTS, &document).ok()["log_position"], 2);
+    assert_eq!(ids(&words(&server, "quicksilver")), ["new"]);
+    let gone = server.get(&format!("{DOCUMENTS}/bees"));
+    gone.problem(404, "not_found");
 }
 
 #[test]

@@ -46,7 +46,9 @@ const MAX_KEY_BYTES: usize = 255;
     ),
     request_body = NewDocuments,
     responses(
-        (status = 200, description = "What was written", body = DocumentsWritten),
+        (status = 200, description = "What was written", body = DocumentsWritten, headers(
+            ("idempotent-replayed" = String, description = "`true` where this is the answer to an earlier request with the key"),
+        )),
         Body, Written, Kept, Computing,
     ),
 )]
@@ -116,7 +118,9 @@ pub(super) async fn add(
     ),
     request_body = DocumentsDelete,
     responses(
-        (status = 200, description = "They are gone", body = DocumentsDeleted),
+        (status = 200, description = "They are gone", body = DocumentsDeleted, headers(
+            ("idempotent-replayed" = String, description = "`true` where this is the answer to an earlier request with the key"),
+        )),
         Body, Written, Kept, TooMany,
     ),
 )]

@@ -63,6 +63,16 @@ impl Slot {
         self.hand(source, config, hand).await
     }
 
+    /// What was answered to a request with this key, if it was written.
+    pub(crate) async fn answered(
+        &self,
+        source: &Source,
+        config: LogConfig,
+        key: &str,
+    ) -> Result<Option<Committed>, LiveError> {
+        Ok(self.committer(source, config).await?.answered(key))
+    }
+
     /// As [`Self::commit`], of a batch that `find` makes of what searches see when everything before it is written.
     pub(crate) async fn commit_found(
         &self,

@@ -2,8 +2,8 @@
 
 use std::collections::HashMap;
 use std::ops::Range;
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 
 use collection::{CollectionError, LogWriter, NewRecord, Writer};
@@ -78,6 +78,7 @@ enum Job {
 pub struct Committer {
     sender: Option<SyncSender<Job>>,
     thread: Option<JoinHandle<()>>,
+    answers: Arc<Mutex<Answers>>,
 }
 
 impl Committer {
@@ -106,9 +107,13 @@ impl Committer {
         failed?;
         let (sender, receiver) = sync_channel(MAX_WAITING);
         let thread = thread::Builder::new().name("write log".to_owned());
-        let run = move || {
-            Writing { log, answers, show }.run(&receiver);
+        let answers = Arc::new(Mutex::new(answers));
+        let writing = Writing {
+            log,
+            answers: Arc::clone(&answers),
+            show,
         };
+        let run = move || writing.run(&receiver);
         let thread = thread.spawn(run).map_err(|source| CollectionError::Io {
             path: "write log".into(),
             source,
@@ -116,7 +121,14 @@ impl Committer {
         Ok(Self {
             sender: Some(sender),
             thread: Some(thread),
+            answers,
         })
+    }
+
+    /// What was answered to a request with this key: [`Committed::Before`], if it was.
+    #[must_use]
+    pub fn answered(&self, key: &str) -> Option<Committed> {
+        lock(&self.answers).before(key)
     }
 
     /// Hands over a batch; `reply` is called, on another thread, when it is written and shown. Waits while 1,024 batches wait.
@@ -168,7 +180,7 @@ impl Drop for Committer {
 
 struct Writing<F> {
     log: LogWriter,
-    answers: Answers,
+    answers: Arc<Mutex<Answers>>,
     show: F,
 }
 
@@ -215,11 +227,9 @@ impl<F: FnMut(Vec<DocumentChange>, u64) -> Result<(), LiveError>> Writing<F> {
     fn take(&mut self, group: &mut Group, batch: Batch, reply: Reply) {
         let key = batch.answer.as_ref().map(|answer| &answer.key);
         if let Some(key) = key {
-            if let Some((position, remembered)) = self.answers.by_key.get(key) {
-                return reply(Ok(Committed::Before {
-                    position: *position,
-                    remembered: remembered.clone(),
-                }));
+            let before = lock(&self.answers).before(key);
+            if let Some(before) = before {
+                return reply(Ok(before));
             }
             if let Some(waiting) = group.answers.iter().find(|(_, answer)| answer.key == *key) {
                 let remembered = waiting.1.clone();
@@ -262,7 +272,7 @@ impl<F: FnMut(Vec<DocumentChange>, u64) -> Result<(), LiveError>> Writing<F> {
         match shown {
             Ok(start) => {
                 for (index, answer) in group.answers {
-                    self.answers.add(start + index as u64, answer);
+                    lock(&self.answers).add(start + index as u64, answer);
                 }
                 for (n_records, n_changes, reply) in group.replies {
                     let position = start + n_records as u64 - 1;
@@ -311,13 +321,21 @@ struct Group {
 }
 
 /// The newest answers.
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Answers {
     by_key: HashMap<String, (u64, Remembered)>,
     in_order: std::collections::VecDeque<String>,
 }
 
 impl Answers {
+    fn before(&self, key: &str) -> Option<Committed> {
+        let (position, remembered) = self.by_key.get(key)?;
+        Some(Committed::Before {
+            position: *position,
+            remembered: remembered.clone(),
+        })
+    }
+
     fn add(&mut self, position: u64, answer: Remembered) {
         if self.in_order.len() == MAX_ANSWERS
             && let Some(oldest) = self.in_order.pop_front()
@@ -327,4 +345,8 @@ impl Answers {
         self.in_order.push_back(answer.key.clone());
         self.by_key.insert(answer.key.clone(), (position, answer));
     }
+}
+
+fn lock(answers: &Mutex<Answers>) -> MutexGuard<'_, Answers> {
+    answers.lock().unwrap_or_else(PoisonError::into_inner)
 }

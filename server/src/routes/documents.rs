@@ -69,11 +69,15 @@ pub(super) async fn add(
     if texts.len() > limits.documents {
         return Err(too_many("documents:", texts.len(), limits.documents));
     }
-    let live = served.retriever.live();
-    check_memory(&live, limits.live_bytes)?;
     let key = idempotency_key(&headers, &name, &context)?;
     let deadline = context.deadline(None, app.config.max_timeout, &app)?;
     let class = context.class(Class::Bulk);
+    // What was written is neither encoded again nor refused for the room that it takes.
+    if let Some(before) = answered(&app, &name, key.clone()).await? {
+        return respond(before, &digest, Value::Null);
+    }
+    let live = served.retriever.live();
+    check_memory(&live, limits.live_bytes)?;
     let (upserts, errors) = encode(&served, texts, class, deadline).await?;
     if upserts.is_empty() && !errors.is_empty() {
         let faults = errors.iter().map(|error| openapi::FieldError {
@@ -412,6 +416,24 @@ pub(super) async fn cancel(
 
 fn no_task(id: &str) -> ApiError {
     ApiError::new(ErrorCode::NotFound, format!("there is no task `{id}`"))
+}
+
+/// What was answered to a request with this key before.
+async fn answered(
+    app: &App,
+    name: &str,
+    key: Option<String>,
+) -> Result<Option<Committed>, ApiError> {
+    let Some(key) = key else {
+        return Ok(None);
+    };
+    let (app, name) = (App::clone(app), name.to_owned());
+    in_task(async move {
+        let (slot, source) = writable(&app, &name)?;
+        let answered = slot.answered(&source, app.config.log, &key).await;
+        answered.map_err(|error| of_live(&error))
+    })
+    .await
 }
 
 /// Writes changes, and says to which position; to a request that was answered before, what was answered then.

@@ -310,6 +310,24 @@ fn a_request_with_a_key_is_written_once() {
 }
 
 #[test]
+fn a_request_with_a_key_is_answered_again_when_there_is_no_room_for_more() {
+    let server = TestServer::start_with(
+        |config| config.limits.live_bytes = 1_500,
+        server::QueueConfig::default(),
+    );
+    let three = json!(["x", "y", "z"].map(|id| json!({"_id": id, "text": "salt"}))).to_string();
+    let key = "idempotency-key: one\r\n";
+    let first = server.post_with(DOCUMENTS, key, three.as_bytes()).ok();
+    let full = server.post_with(DOCUMENTS, "", three.as_bytes());
+    full.problem(507, "insufficient_storage");
+    let again = server.post_with(DOCUMENTS, key, three.as_bytes());
+    assert_eq!(again.header("idempotent-replayed"), "true");
+    assert_eq!(again.ok(), first);
+    let other = server.post_with(DOCUMENTS, key, b"{\"_id\": \"x\", \"text\": \"sand\"}");
+    other.problem(422, "validation");
+}
+
+#[test]
 fn writes_while_generations_change_are_neither_lost_nor_doubled() {
     let server = TestServer::start();
     let (stop, n_written) = (AtomicBool::new(false), AtomicUsize::new(0));

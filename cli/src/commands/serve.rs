@@ -71,7 +71,10 @@ pub struct ServeArgs {
 
 pub fn run(mut args: ServeArgs, output: &Output) -> anyhow::Result<()> {
     let stops = Stops::listen()?;
-    let file = ServerFile::read(args.config.as_deref(), variables())?;
+    let place = ServerFile::place(args.config.as_deref()).map(Path::to_owned);
+    let at = place.as_deref().and_then(changed);
+    let file = ServerFile::read(place.as_deref(), variables())?;
+    let seen = place.map(|place| Watched::new(place, at, Some(&file)));
     let device = &mut args.model.kernel.device;
     device.get_or_insert_with(|| file.server.device.clone());
     let config = resolve(&args, &file)?;
@@ -108,12 +111,7 @@ pub fn run(mut args: ServeArgs, output: &Output) -> anyhow::Result<()> {
         output.remark(format!("collection `{name}`: {}", section.path.display()));
     }
     setup.server.add_created()?;
-    run_until_stopped(
-        setup.server,
-        ServerFile::place(args.config.as_deref()),
-        stops,
-        output,
-    )
+    run_until_stopped(setup.server, seen, stops, output)
 }
 
 fn resolve(args: &ServeArgs, file: &ServerFile) -> anyhow::Result<ServerConfig> {
@@ -461,10 +459,10 @@ impl Stops {
 }
 
 /// Serves until Ctrl-C or SIGTERM, then finishes the requests in flight; a second signal ends the process at once. Keys, limits
-/// and certificate are read again from `file` when it changes, and on SIGHUP.
+/// and certificate are read again when the files that were `seen` change, and on SIGHUP.
 pub fn run_until_stopped(
     server: Server,
-    file: Option<&Path>,
+    seen: Option<Watched>,
     stops: Stops,
     output: &Output,
 ) -> anyhow::Result<()> {
@@ -492,7 +490,7 @@ pub fn run_until_stopped(
         let control = server.control();
         tokio::select! {
             outcome = server.run(stop) => outcome?,
-            () = follow(file, &control, output) => {}
+            () = follow(seen, &control, output) => {}
         }
         Ok(())
     });
@@ -502,26 +500,25 @@ pub fn run_until_stopped(
 }
 
 /// Keeps keys, limits and certificate as the file has them. What cannot be used is told, and what was in force stays.
-async fn follow(file: Option<&Path>, control: &Control, output: &Output) {
+async fn follow(seen: Option<Watched>, control: &Control, output: &Output) {
     const EVERY: Duration = Duration::from_secs(2);
-    let (Some(path), Ok(mut hangup)) = (file, signal(SignalKind::hangup())) else {
+    let (Some(mut seen), Ok(mut hangup)) = (seen, signal(SignalKind::hangup())) else {
         return std::future::pending().await;
     };
-    let mut seen = Watched::look(path);
     loop {
         let asked = tokio::select! {
             _ = hangup.recv() => true,
             () = tokio::time::sleep(EVERY) => false,
         };
-        let now = Watched::look(path);
+        let now = seen.look_again();
         if !asked && !now.is_due(&seen) {
             continue;
         }
         seen = now;
-        match reload(path, control) {
+        match reload(&seen.place, control) {
             Ok(()) => output.remark(format!(
                 "keys, limits and certificate read again from `{}`",
-                path.display()
+                seen.place.display()
             )),
             Err(error) => output.remark(format!("nothing changed: {error:#}")),
         }
@@ -540,32 +537,43 @@ fn reload(path: &Path, control: &Control) -> anyhow::Result<()> {
 }
 
 /// The files that settings come from, as they were at one time.
-struct Watched {
+pub struct Watched {
+    place: PathBuf,
     changed: Vec<Option<SystemTime>>,
     read: Instant,
     most: Duration,
 }
 
 impl Watched {
-    fn look(path: &Path) -> Self {
-        let mut paths = vec![path.to_path_buf()];
+    /// `place` was changed at a time that is from before `file` was read from it: what changes meanwhile is noticed later.
+    fn new(place: PathBuf, at: Option<SystemTime>, file: Option<&ServerFile>) -> Self {
+        let mut times = vec![at];
         let mut most = Duration::MAX;
-        let file = ServerFile::read(Some(path), variables()).ok();
-        if let Some(tls) = file.and_then(|file| file.server.tls) {
-            paths.extend([tls.cert, tls.key]);
+        if let Some(tls) = file.and_then(|file| file.server.tls.as_ref()) {
+            times.extend([changed(&tls.cert), changed(&tls.key)]);
             most = tls.reload.0;
         }
-        let changed = |path: &PathBuf| path.metadata().and_then(|of| of.modified()).ok();
         Self {
-            changed: paths.iter().map(changed).collect(),
+            place,
+            changed: times,
             read: Instant::now(),
             most,
         }
     }
 
+    fn look_again(&self) -> Self {
+        let at = changed(&self.place);
+        let file = ServerFile::read(Some(&self.place), variables()).ok();
+        Self::new(self.place.clone(), at, file.as_ref())
+    }
+
     fn is_due(&self, before: &Self) -> bool {
         self.changed != before.changed || self.read.duration_since(before.read) >= before.most
     }
+}
+
+fn changed(path: &Path) -> Option<SystemTime> {
+    path.metadata().and_then(|of| of.modified()).ok()
 }
 
 async fn either(interrupt: &mut Signal, terminate: &mut Signal) {

@@ -4,6 +4,8 @@ use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
@@ -123,6 +125,39 @@ fn sigterm_before_there_is_a_server_ends_with_130() {
     let _writing = fs::OpenOptions::new().write(true).open(&file).unwrap();
     let address = String::new();
     assert_eq!(Serving { process, address }.stop(), Some(130));
+}
+
+#[test]
+fn a_file_that_changes_while_collections_are_opened_is_read_again() {
+    let built = build();
+    let file = write_file(&built);
+    let log = built.folder.path().join("queries.log");
+    let with_log = fs::read_to_string(&file).unwrap() + &format!("[query_log]\npath = {log:?}\n");
+    fs::write(&file, &with_log).unwrap();
+    let mut process = Command::new(env!("CARGO_BIN_EXE_trawl"))
+        .args(["serve", "--config", &file])
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(process.stderr.as_mut().unwrap()).lines();
+    let mut line_with = |text: &str| {
+        let line = lines.find_map(|line| Some(line.unwrap()).filter(|line| line.contains(text)));
+        line.expect("a server that starts says so")
+    };
+    // The file has been read by then, and models and collections have not.
+    line_with("query log: ");
+    fs::write(&file, with_log.replace("top_k = 50", "top_k = 7")).unwrap();
+    let line = line_with("serving on http://");
+    let (_, rest) = line.split_once("http://").unwrap();
+    let address = rest.split(',').next().unwrap().to_owned();
+    let server = Serving { process, address };
+    let body = json!({"query": "onions", "top_k": 8});
+    let start = Instant::now();
+    while server.post("/v1/collections/docs/search", &body).0 == 200 {
+        assert!(start.elapsed() < Duration::from_secs(60));
+        thread::sleep(Duration::from_millis(50));
+    }
+    assert_eq!(server.stop(), Some(0));
 }
 
 #[test]

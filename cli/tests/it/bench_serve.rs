@@ -232,6 +232,10 @@ fn what_cannot_be_asked_is_refused() {
         "`localhost/v1/collections/docs/search` is no address",
     );
     check(&["--path", "/x", "--body", "{"], "`--body` is no JSON");
+    check(&["--path", "/x"], "`--queries` has no effect");
+    for more in ["--top-k", "--rerank"] {
+        check(&["--path", "/x", more, "5"], "cannot be used with");
+    }
     check(
         &["--collection", "docs", "--rate", "0"],
         "a rate is a number",

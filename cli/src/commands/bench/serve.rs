@@ -47,10 +47,10 @@ pub struct ServeArgs {
     #[arg(long, value_name = "FILE", required_unless_present = "path")]
     queries: Option<PathBuf>,
     /// Passages in an answer.
-    #[arg(long, value_name = "N", default_value_t = 10, conflicts_with = "body")]
+    #[arg(long, value_name = "N", default_value_t = 10, conflicts_with = "path")]
     top_k: usize,
     /// Passages that are reranked (default: none).
-    #[arg(long, value_name = "N", conflicts_with = "body")]
+    #[arg(long, value_name = "N", conflicts_with = "path")]
     rerank: Option<usize>,
     /// Another route than that of searches; without `--body` it is asked with GET.
     #[arg(long, value_name = "PATH", conflicts_with = "collection")]
@@ -348,7 +348,13 @@ fn uri(args: &ServeArgs) -> anyhow::Result<Uri> {
 /// None where the route is asked with GET.
 fn bodies(args: &ServeArgs) -> anyhow::Result<Vec<Bytes>> {
     if args.path.is_some() && args.body.is_none() {
-        return Ok(Vec::new());
+        return match args.queries {
+            None => Ok(Vec::new()),
+            Some(_) => {
+                let text = "`--queries` has no effect on a `--path` without `--body`";
+                Err(Failure::usage(text).into())
+            }
+        };
     }
     let Some(path) = &args.queries else {
         unreachable!("clap asks for them where there is a body");

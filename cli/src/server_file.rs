@@ -54,6 +54,7 @@ pub struct ServerSection {
     pub read_timeout: Time,
     pub write_timeout: Time,
     pub shutdown_grace: Time,
+    #[serde(deserialize_with = "interval")]
     pub check_interval: Time,
     pub query_cache: Size,
     pub strict_arithmetic: bool,
@@ -125,7 +126,7 @@ pub struct CollectionSection {
     /// Of a collection in object storage: folder of the generations that were copied; one in the user's cache folder without.
     pub cache: Option<PathBuf>,
     /// How often the alias in object storage is looked at.
-    #[serde(default = "poll")]
+    #[serde(default = "poll", deserialize_with = "interval")]
     pub poll: Time,
     /// The newest generations that the cache keeps, beside what is served and was served before.
     #[serde(default = "keep")]
@@ -473,6 +474,15 @@ impl<'de> Deserialize<'de> for Time {
     }
 }
 
+/// A time between two things that are done again and again.
+fn interval<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Time, D::Error> {
+    let time = Time::deserialize(deserializer)?;
+    match time.0.is_zero() {
+        false => Ok(time),
+        true => Err(de::Error::custom("is 0, expected a time above that")),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -549,6 +559,18 @@ mod tests {
             (1000, 0.5)
         );
         assert_eq!(file.queue.max_wait, Time(Duration::from_millis(200)));
+    }
+
+    #[test]
+    fn what_is_done_again_and_again_is_not_done_without_a_pause() {
+        for text in [
+            "[server]\ncheck_interval = \"0s\"",
+            "[collections.docs]\npath = \"s3://bucket/docs\"\npoll = \"0ms\"",
+        ] {
+            let refused = merge(text, &[]).unwrap_err().to_string();
+            assert!(refused.contains("is 0, expected a time above"), "{refused}");
+            assert!(merge(&text.replace("\"0", "\"1"), &[]).is_ok(), "{text}");
+        }
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Rows that are not yet in a shard.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use compute::Simd;
 
@@ -104,7 +105,8 @@ impl MemoryRows {
         Ok(())
     }
 
-    /// Returns the `k` nearest of the rows that pass for each query, as [`VectorIndex::search`] does.
+    /// Returns the `k` nearest of the rows that pass for each query, as [`VectorIndex::search`] does with this
+    /// [`SearchParams::deadline`].
     ///
     /// # Errors
     /// As there.
@@ -113,6 +115,7 @@ impl MemoryRows {
         queries: &[f32],
         k: usize,
         passes: &dyn Fn(u32) -> bool,
+        deadline: Option<Instant>,
     ) -> Result<Vec<Vec<Neighbor>>, SearchError> {
         let queries = prepare_queries(queries, self.width, self.metric)?;
         let mut best: Vec<TopK> = queries
@@ -123,6 +126,9 @@ impl MemoryRows {
         let mut ordinals = self.first_ordinal..;
         let mut buffer = Vec::new();
         for chunk in &self.chunks {
+            if deadline.is_some_and(|end| end <= Instant::now()) {
+                return Err(SearchError::DeadlineExceeded);
+            }
             let rows = Rows {
                 row_type: self.row_type,
                 width: self.width,
@@ -190,6 +196,8 @@ impl VectorIndex for NoRows {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::{FlatShard, ShardConfig, ShardWriter, SketchPolicy, Verify};
 
@@ -233,14 +241,26 @@ mod tests {
                 for k in [0, 1, 10, n_rows] {
                     let params = SearchParams::default();
                     let all = shard.search(&queries, k, None, &params).unwrap();
-                    assert_eq!(memory.search(&queries, k, &|_| true).unwrap(), all);
+                    assert_eq!(memory.search(&queries, k, &|_| true, None).unwrap(), all);
                     let some = shard.search(&queries, k, Some(&odd), &params).unwrap();
                     let passes = |ordinal| odd.contains(ordinal);
-                    assert_eq!(memory.search(&queries, k, &passes).unwrap(), some);
+                    assert_eq!(memory.search(&queries, k, &passes, None).unwrap(), some);
                 }
                 std::fs::remove_file(&path).unwrap();
             }
         }
+    }
+
+    #[test]
+    fn a_search_ends_where_its_deadline_passed() {
+        let mut rows = MemoryRows::new(1, Metric::InnerProduct, RowType::F32, 0);
+        rows.push(&[1.0]).unwrap();
+        let find = |deadline| rows.search(&[1.0], 1, &|_| true, deadline);
+        let now = Instant::now();
+        assert_eq!(find(Some(now)), Err(SearchError::DeadlineExceeded));
+        let later = now.checked_add(Duration::from_secs(3600));
+        assert_eq!(find(later), find(None));
+        assert_eq!(find(None).unwrap()[0].len(), 1);
     }
 
     #[test]
@@ -255,7 +275,7 @@ mod tests {
             assert!(error.contains(expected), "{error}");
         }
         assert!(rows.is_empty());
-        assert!(rows.search(&[0.0, 0.0], 1, &|_| true).is_err());
+        assert!(rows.search(&[0.0, 0.0], 1, &|_| true, None).is_err());
         let none = NoRows {
             width: 2,
             metric: Metric::Cosine,

@@ -91,8 +91,16 @@ pub struct SearchParams {
     pub threads: Option<NonZeroUsize>,
     /// Vector instructions at most; the answer does not depend on them. `None`: all that the machine has.
     pub simd: Option<Simd>,
-    /// When the answer is of no more use: a scan on the host that has rows left by then ends with an error.
+    /// When the answer is of no more use: a search that is not done by then ends with an error. It is looked at before
+    /// each span of rows of a scan, each shard of a walk, and each batch of queries on a device.
     pub deadline: Option<Instant>,
+}
+
+impl SearchParams {
+    /// Whether the deadline has passed.
+    pub(crate) fn is_late(&self) -> bool {
+        self.deadline.is_some_and(|end| end <= Instant::now())
+    }
 }
 
 /// What an exact search read, over all of its queries.
@@ -128,8 +136,8 @@ pub enum SearchError {
     /// A query is zero, which has no direction and so no cosine.
     #[error("query {query} is zero, which has no cosine")]
     ZeroQuery { query: usize },
-    /// [`SearchParams::deadline`] passed before all rows were read.
-    #[error("deadline passed while rows were read")]
+    /// [`SearchParams::deadline`] passed before the search was done.
+    #[error("deadline passed before the search was done")]
     DeadlineExceeded,
     /// The device that holds the rows did not answer.
     #[error(transparent)]

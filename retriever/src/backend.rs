@@ -18,9 +18,9 @@ use crate::Deadline;
 pub enum BackendError {
     /// The index refused the query.
     #[error(transparent)]
-    Search(#[from] SearchError),
+    Search(SearchError),
     /// The deadline passed before the search was done.
-    #[error("deadline passed before the index was searched")]
+    #[error("deadline passed before the search was done")]
     DeadlineExceeded,
     /// The search ended without an answer.
     #[error("search stopped without an answer")]
@@ -28,6 +28,15 @@ pub enum BackendError {
     /// The cluster that holds the vectors gave no answer.
     #[error(transparent)]
     Milvus(#[from] Arc<milvus::MilvusError>),
+}
+
+impl From<SearchError> for BackendError {
+    fn from(error: SearchError) -> Self {
+        match error {
+            SearchError::DeadlineExceeded => Self::DeadlineExceeded,
+            error => Self::Search(error),
+        }
+    }
 }
 
 /// What is asked of a backend.
@@ -210,7 +219,6 @@ fn at_place(error: BackendError, query: usize) -> BackendError {
         BackendError::Search(SearchError::NotFinite { dimension, .. }) => {
             SearchError::NotFinite { query, dimension }.into()
         }
-        BackendError::Search(SearchError::DeadlineExceeded) => BackendError::DeadlineExceeded,
         error => error,
     }
 }
@@ -224,4 +232,15 @@ fn one(
 ) -> Result<Vec<Neighbor>, BackendError> {
     let mut lists = index.search(query, k, filter, params)?;
     lists.pop().ok_or(BackendError::Stopped)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_search_that_ran_late_is_no_fault_of_its_query() {
+        let error = BackendError::from(SearchError::DeadlineExceeded);
+        assert!(matches!(error, BackendError::DeadlineExceeded), "{error:?}");
+    }
 }

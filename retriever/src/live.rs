@@ -5,6 +5,8 @@ use std::sync::Arc;
 use index::{MemoryRows, Metric, Neighbor, RowType};
 use store::{Added, Bitmap, StoreError, View, WriteError};
 
+use crate::Deadline;
+
 /// A generation with the changes of the write log up to a position, as searches see it at one moment.
 ///
 /// A clone is a snapshot, and cheap: whoever changes it changes nothing that others see.
@@ -139,11 +141,12 @@ impl Live {
         queries: &[f32],
         k: usize,
         passages: Option<&Bitmap>,
+        deadline: Deadline,
     ) -> Result<Vec<Vec<Neighbor>>, index::SearchError> {
         let passes = |ordinal| match passages {
             Some(passages) => passages.contains(ordinal),
             None => self.view.contains(ordinal),
         };
-        self.rows.search(queries, k, &passes)
+        self.rows.search(queries, k, &passes, deadline.moment())
     }
 }

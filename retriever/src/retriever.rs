@@ -574,6 +574,7 @@ impl Retriever {
     ) -> Result<Vec<Vec<Neighbor>>, SearchError> {
         let added = (!live.has_no_rows()).then(|| request.queries.clone());
         let (depth, passages) = (request.k, request.passages.take());
+        let deadline = request.deadline;
         request.passages = live.of_generation(passages.as_ref());
         let lists = self.backend.search(request).await;
         let lists: Result<Vec<Vec<Neighbor>>, BackendError> = lists.into_iter().collect();
@@ -581,7 +582,7 @@ impl Retriever {
         if let Some(queries) = added {
             let live = Arc::clone(live);
             let task = tokio::task::spawn_blocking(move || {
-                live.search(&queries, depth, passages.as_deref())
+                live.search(&queries, depth, passages.as_deref(), deadline)
             });
             let added = task.await.map_err(|_| SearchError::Stopped)?;
             let added = added.map_err(|error| SearchError::Backend(error.into()))?;

@@ -15,7 +15,7 @@ use super::plan::{MemoryPlan, Stretch, steps};
 use super::{AcceleratedConfig, MAX_K, SEARCH_KERNELS};
 use crate::neighbor::Neighbor;
 use crate::scan::upper_norm;
-use crate::search::Bitmap;
+use crate::search::{Bitmap, SearchError, SearchParams};
 use crate::shard::FlatShard;
 use crate::sketch::{Coordinates, QuerySketch};
 use crate::{Metric, RowType};
@@ -175,7 +175,8 @@ impl DeviceRows {
         queries: &Queries<'_>,
         k: usize,
         filter: Option<&Bitmap>,
-    ) -> Result<(Vec<Vec<Neighbor>>, u64), AcceleratorError> {
+        params: &SearchParams,
+    ) -> Result<(Vec<Vec<Neighbor>>, u64), SearchError> {
         let workspace = self
             .workspace
             .lock()
@@ -183,6 +184,9 @@ impl DeviceRows {
         let filters = self.upload_filter(&workspace, filter)?;
         let (mut lists, mut n_rescored) = (Vec::new(), 0);
         for queries in queries.chunks(self.config.max_queries) {
+            if params.is_late() {
+                return Err(SearchError::DeadlineExceeded);
+            }
             let n = queries.len();
             let search = Search {
                 device: &self.device,

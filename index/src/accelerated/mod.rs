@@ -225,6 +225,7 @@ impl AcceleratedIndex {
         queries: &[f32],
         k: usize,
         filter: Option<&Bitmap>,
+        params: &SearchParams,
     ) -> Result<(Vec<Vec<Neighbor>>, u64), SearchError> {
         assert!(k <= MAX_K, "{k} neighbours of at most {MAX_K}");
         let (width, metric) = (self.width(), self.metric());
@@ -238,7 +239,7 @@ impl AcceleratedIndex {
             metric,
         };
         let shards = self.flat.shards();
-        let search = |device: &DeviceRows| device.search(shards, &queries, k, filter);
+        let search = |device: &DeviceRows| device.search(shards, &queries, k, filter, params);
         let (first, rest) = self.devices.split_first().expect("`load` wants a device");
         let (mut lists, n_rescored) = thread::scope(|scope| {
             let spawned = rest
@@ -254,7 +255,7 @@ impl AcceleratedIndex {
                 }
                 n_rescored += n;
             }
-            Ok::<_, AcceleratorError>((lists, n_rescored))
+            Ok::<_, SearchError>((lists, n_rescored))
         })?;
         if !rest.is_empty() {
             for list in &mut lists {
@@ -312,6 +313,6 @@ impl VectorIndex for AcceleratedIndex {
         if k > MAX_K {
             return self.flat.search(queries, k, filter, params);
         }
-        Ok(self.search_counted(queries, k, filter)?.0)
+        Ok(self.search_counted(queries, k, filter, params)?.0)
     }
 }

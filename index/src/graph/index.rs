@@ -95,7 +95,7 @@ impl GraphIndex {
                 if k == 0 {
                     return Ok(vec![Vec::new(); prepared.len() / self.width()]);
                 }
-                let mut answers = self.walk(&prepared, k, filter, params);
+                let mut answers = self.walk(&prepared, k, filter, params)?;
                 self.complete(&mut answers, queries, k, filter, params)?;
                 Ok(answers)
             }
@@ -190,7 +190,7 @@ impl GraphIndex {
         k: usize,
         filter: Option<&Bitmap>,
         params: &SearchParams,
-    ) -> Vec<Vec<Neighbor>> {
+    ) -> Result<Vec<Vec<Neighbor>>, SearchError> {
         let simd = params.simd.unwrap_or_else(Simd::detect);
         let all_pass = filter.is_none() && self.unrepaired.is_empty();
         let reach = |shard| {
@@ -212,14 +212,18 @@ impl GraphIndex {
             let mut best = TopK::new(k);
             let shards = self.flat.shards().iter().zip(&self.graphs);
             for ((shard, graph), reach) in shards.zip(&reaches) {
+                if params.is_late() {
+                    return Err(SearchError::DeadlineExceeded);
+                }
                 search::search(graph, shard, &query, reach, walker, &mut best);
             }
-            best.into_ranking()
+            Ok(best.into_ranking())
         };
         let answer_all = |queries: &[f32]| {
             let mut walker = self.walkers().pop().unwrap_or_default();
             let queries = queries.chunks_exact(self.width());
-            let answers: Vec<_> = queries.map(|query| answer(&mut walker, query)).collect();
+            let answers: Result<Vec<_>, _> =
+                queries.map(|query| answer(&mut walker, query)).collect();
             self.walkers().push(walker);
             answers
         };
@@ -231,8 +235,8 @@ impl GraphIndex {
             return answer_all(queries);
         }
         let per_thread = n_queries.div_ceil(n_threads) * self.width();
-        let answers: Vec<_> = queries.par_chunks(per_thread).map(answer_all).collect();
-        answers.into_iter().flatten().collect()
+        let answers: Result<Vec<_>, _> = queries.par_chunks(per_thread).map(answer_all).collect();
+        Ok(answers?.into_iter().flatten().collect())
     }
 
     fn walkers(&self) -> std::sync::MutexGuard<'_, Vec<Walker>> {

@@ -17,7 +17,6 @@ use std::mem;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
-use std::time::Instant;
 
 use compute::Simd;
 use rayon::prelude::*;
@@ -77,7 +76,7 @@ pub(crate) fn search(
     let scan = |_thread: usize| {
         let mut scan = Scan::new(&search);
         while let Some((shard, rows)) = search.spans.get(next.fetch_add(1, Ordering::Relaxed)) {
-            if params.deadline.is_some_and(|end| end <= Instant::now()) {
+            if params.is_late() {
                 is_late.store(true, Ordering::Relaxed);
                 break;
             }

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use compute::accelerator::{AcceleratorError, SharedAccelerator};
 use emulated_gpu::EmulatedGpu;
@@ -251,7 +252,9 @@ fn few_candidates_of_many_rows_are_rescored() {
         let index = AcceleratedIndex::load(flat, &shared(&gpu), &config).unwrap();
         for n_queries in [1, 17] {
             let queries = &query[..16 * n_queries];
-            let (found, candidates) = index.search_counted(queries, 10, None).unwrap();
+            let (found, candidates) = index
+                .search_counted(queries, 10, None, &SearchParams::default())
+                .unwrap();
             let expected = index.flat();
             let expected = expected.search(queries, 10, None, &SearchParams::default());
             assert_eq!(found, expected.unwrap());
@@ -345,6 +348,29 @@ fn bad_queries_are_refused_as_on_the_host() {
         .search(&rows[..4], 5000, None, &SearchParams::default())
         .unwrap();
     assert_eq!(all[0].len(), 10);
+}
+
+#[test]
+fn a_search_ends_where_its_deadline_passed() {
+    let folder = tempfile::tempdir().unwrap();
+    let rows = Kind::Random.vectors(&mut Random(1), 10, 4, false);
+    let kind = (SketchPolicy::Never, RowType::F32);
+    for n_devices in [1, 2] {
+        let flat = open(folder.path(), Metric::L2, kind, 4, &rows, 1);
+        let devices = vec![gpu(1 << 30) as SharedAccelerator; n_devices];
+        let index = AcceleratedIndex::load(flat, &devices, &SMALL).unwrap();
+        let find = |deadline| {
+            let params = SearchParams {
+                deadline,
+                ..SearchParams::default()
+            };
+            index.search(&rows[..8], 1, None, &params)
+        };
+        let now = Instant::now();
+        assert_eq!(find(Some(now)), Err(SearchError::DeadlineExceeded));
+        let later = now.checked_add(Duration::from_secs(3600));
+        assert_eq!(find(later).unwrap(), find(None).unwrap());
+    }
 }
 
 #[test]

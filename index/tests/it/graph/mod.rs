@@ -5,11 +5,12 @@ mod files;
 use std::num::NonZeroUsize;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use compute::Simd;
 use index::{
-    Bitmap, FlatShard, GraphIndex, HnswConfig, Metric, Neighbor, Plan, RowType, SearchParams,
-    ShardedIndex, SketchPolicy, VectorIndex, Verify, WriteError, build_graph,
+    Bitmap, FlatShard, GraphIndex, HnswConfig, Metric, Neighbor, Plan, RowType, SearchError,
+    SearchParams, ShardedIndex, SketchPolicy, VectorIndex, Verify, WriteError, build_graph,
 };
 
 use crate::{METRICS, Random, write_shards};
@@ -498,6 +499,32 @@ fn many_threads_build_a_graph_as_good() {
             .unwrap()
     });
     assert_eq!(parallel, together);
+}
+
+#[test]
+fn a_walk_ends_where_its_deadline_passed() {
+    let folder = tempfile::tempdir().unwrap();
+    let rows = clustered(&mut Random(6), 60);
+    let index = index_of(folder.path(), Metric::L2, WIDTH, &rows, 2);
+    for n_threads in [1, 3] {
+        let find = |n_queries: usize, deadline| {
+            let params = SearchParams {
+                deadline,
+                threads: NonZeroUsize::new(n_threads),
+                ..ef(60)
+            };
+            let queries = &rows[..n_queries * WIDTH];
+            index.search_by(Plan::Graph, queries, K, None, &params)
+        };
+        for n_queries in [1, 5] {
+            let now = Instant::now();
+            let late = find(n_queries, Some(now));
+            assert_eq!(late, Err(SearchError::DeadlineExceeded));
+            let later = now.checked_add(Duration::from_secs(3600));
+            let found = find(n_queries, later).unwrap();
+            assert_eq!(found, find(n_queries, None).unwrap());
+        }
+    }
 }
 
 #[test]

@@ -152,7 +152,7 @@ impl View {
                 .map_or(self.store.len().into(), |kept| kept.len())
     }
 
-    /// Memory of what was added, about.
+    /// Memory of what was added and of the words of what was deleted, about.
     #[must_use]
     pub fn n_bytes(&self) -> u64 {
         self.n_bytes
@@ -244,6 +244,8 @@ impl View {
             }
             let words = self.removed.last_mut().expect("one was just made sure of");
             Arc::make_mut(words).push(&passage, &self.analyzer);
+            // Its words are about as much as its text.
+            self.n_bytes += (passage.title.len() + passage.text.len()) as u64 + 256;
         }
         if !of_store.is_empty() {
             let kept = self.kept.get_or_insert_with(|| {

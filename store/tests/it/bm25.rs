@@ -1,11 +1,12 @@
 //! BM25: its order, and its quality beside the figures of the data sets' README.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use corpus::{CorpusConfig, CorpusReader, Dataset, Query, Run, Scored};
 use evaluation::{EvaluationConfig, evaluate};
 use serde_json::json;
-use store::{Bitmap, LexicalHit, Store, StoreConfig, StoreWriter};
+use store::{Bitmap, LexicalHit, Store, StoreConfig, StoreWriter, View};
 
 use crate::{open, passage, write};
 
@@ -214,4 +215,20 @@ fn scores_equal_the_formula_over_title_and_text() {
             .collect();
         assert_eq!(filtered, expected, "{query}: a filter changes no score");
     }
+}
+
+#[test]
+fn the_words_of_a_deleted_passage_count_as_memory() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = "salt and brine ".repeat(100);
+    let passages = ["a", "b"].map(|id| passage(id, "", &text, &json!({})));
+    let config = StoreConfig::default();
+    write(folder.path(), &config, &passages);
+    let mut view = View::new(Arc::new(open(folder.path())), Arc::new(config.schema));
+    assert_eq!(view.n_bytes(), 0);
+    assert_eq!(view.delete("a").unwrap(), 1);
+    assert!(view.n_bytes() >= text.len() as u64, "{}", view.n_bytes());
+    let before = view.n_bytes();
+    assert_eq!(view.delete("a").unwrap(), 0);
+    assert_eq!(view.n_bytes(), before);
 }

@@ -203,11 +203,21 @@ impl TrainConfig {
                 "at least 0 and below 1",
             ),
             // As f32, which the optimizer computes with.
-            (o.epsilon as f32 > 0.0, "optimizer.epsilon", "above 0"),
             (
-                o.weight_decay >= 0.0,
+                o.epsilon as f32 > 0.0 && (o.epsilon as f32).is_finite(),
+                "optimizer.epsilon",
+                "above 0 and finite",
+            ),
+            (
+                positive(o.weight_decay),
                 "optimizer.weight_decay",
-                "at least 0",
+                "finite and at least 0",
+            ),
+            // A step that takes a whole weight away and more: rows that no batch sees add up ln(1 − η λ).
+            (
+                o.learning_rate * o.weight_decay < 1.0,
+                "optimizer.weight_decay",
+                "below 1 when multiplied with optimizer.learning_rate",
             ),
             (positive(o.max_norm), "optimizer.max_norm", "at least 0"),
             (o.accumulate > 0, "optimizer.accumulate", "at least 1"),

@@ -773,6 +773,24 @@ fn what_makes_no_sense_is_refused_before_anything_is_trained() {
         &|config| config.optimizer.epsilon = 0.0,
         "optimizer.epsilon",
     );
+    for infinite in [f64::INFINITY, 1e39] {
+        // 1e39 has no f32.
+        check(
+            &|config| config.optimizer.epsilon = infinite,
+            "optimizer.epsilon",
+        );
+    }
+    check(
+        &|config| config.optimizer.weight_decay = f64::INFINITY,
+        "`optimizer.weight_decay` is not finite",
+    );
+    check(
+        &|config| {
+            config.optimizer.learning_rate = 0.5;
+            config.optimizer.weight_decay = 2.0;
+        },
+        "`optimizer.weight_decay` is not below 1 when multiplied with optimizer.learning_rate",
+    );
     check(&|config| config.run.patience = Some(3), "run.measure");
     check(
         &|config| config.optimizer.freeze = vec!["bert".to_owned()],

@@ -296,6 +296,37 @@ fn openmatch_distillation_files_carry_a_teachers_scores() {
         assert_eq!(found, [1, 1], "{layout}");
     }
 
+    // No line at all leaves the files of before, and makes no empty ones.
+    let (none, new) = (folder.path().join("none"), folder.path().join("new"));
+    fs::write(&none, "q1 0 4.5\n").unwrap();
+    let before = fs::read(out.join("split00.jsonl")).unwrap();
+    for save_to in [&out, &new] {
+        let (data, run, model) = (fixture(""), fixture("run.trec"), tiny_model());
+        let command = [
+            "data",
+            "build-train",
+            "--data",
+            &data,
+            "--run",
+            &run,
+            "--tokenizer",
+            text(&model),
+            "--save-to",
+            text(save_to),
+            "--layout",
+            "pairwise",
+            "--scores",
+            text(&none),
+        ];
+        let error = fail(65, command);
+        assert!(
+            error.contains("no query has both a positive and a negative"),
+            "{error}"
+        );
+    }
+    assert_eq!(fs::read(out.join("split00.jsonl")).unwrap(), before);
+    assert!(!new.exists());
+
     // Both are read again, the lists with the best passage as the positive.
     build("listwise", &scores);
     let (split, native) = (

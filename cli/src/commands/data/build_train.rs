@@ -154,6 +154,10 @@ pub fn run(args: BuildTrainArgs, output: &Output) -> anyhow::Result<()> {
     };
     let n_files = dataset.len().div_ceil(args.shard_size) as u64;
     check_others(&args.save_to, &end, n_files)?;
+    if !lines.has_some(&dataset)? {
+        let text = "no query has both a positive and a negative with a token";
+        return Err(Failure::new(Exit::BadInput, text).into());
+    }
     let progress = Progress::new(output);
     let mut counts = Counts::default();
     let starts = (0..dataset.len()).step_by(args.shard_size);
@@ -175,13 +179,6 @@ pub fn run(args: BuildTrainArgs, output: &Output) -> anyhow::Result<()> {
         counts.n_files += 1;
     }
     progress.finish();
-    if counts.n_lines == 0 {
-        return Err(Failure::new(
-            Exit::BadInput,
-            "no query has both a positive and a negative with a token",
-        )
-        .into());
-    }
     show(&dataset, &counts, &args.save_to, output)
 }
 
@@ -250,6 +247,18 @@ impl LineWriter {
         passages.retain(|(ids, _)| !ids.is_empty());
         counts.n_empty_passages += (candidates.len() - passages.len()) as u64;
         Ok(passages)
+    }
+
+    /// Whether any example gives a line: without one, files of an earlier run are not replaced by empty ones.
+    fn has_some(&self, dataset: &Dataset) -> io::Result<bool> {
+        let mut counts = Counts::default();
+        for example in dataset.examples() {
+            self.write(example, &mut io::sink(), &mut counts)?;
+            if counts.n_lines > 0 {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Writes the lines of an example.

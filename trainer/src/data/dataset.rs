@@ -478,7 +478,7 @@ impl DatasetBuilder {
 
     /// Makes the data set. Passages without content are left out of the lists, and examples that have no positive then.
     ///
-    /// A negative that is a positive too, by ordinal or by content, is left out.
+    /// A negative that is a positive too, by id or by content, is left out.
     pub(super) fn finish(mut self, path: &Path) -> Result<Dataset, DataError> {
         let (passages, renumbered) = self.passages.finish();
         let mut report = self.report;
@@ -498,15 +498,14 @@ impl DatasetBuilder {
                 report.leave_out("queries without a positive in the corpus", || id.clone());
                 continue;
             }
-            let positives: HashSet<u64> = entry
+            let (ids, contents): (HashSet<&str>, HashSet<u64>) = entry
                 .known_positives()
-                .map(|passage| passages.content(passage).digest())
-                .collect();
-            let (query_id, digest) = (&entry.query_id, |link: &Link| {
-                passages.content(link.passage).digest()
-            });
+                .map(|passage| (passages.id(passage), passages.content(passage).digest()))
+                .unzip();
+            let query_id = &entry.query_id;
             entry.negatives.retain(|link| {
-                let is_positive = positives.contains(&digest(link));
+                let is_positive = ids.contains(passages.id(link.passage))
+                    || contents.contains(&passages.content(link.passage).digest());
                 if is_positive {
                     let place = || format!("{} of {query_id}", passages.id(link.passage));
                     report.leave_out("negatives that are positives", place);

@@ -93,11 +93,14 @@ pub struct Group {
 }
 
 impl Example {
-    /// Leaves out negatives whose content is that of a positive, and returns how many there were.
+    /// Leaves out negatives whose id or content is that of a positive, and returns how many there were.
     pub fn drop_false_negatives(&mut self) -> usize {
         let (positives, n_before) = (&self.positives, self.negatives.len());
-        self.negatives
-            .retain(|negative| positives.iter().all(|one| one.content != negative.content));
+        self.negatives.retain(|negative| {
+            let is_other =
+                |one: &Candidate| one.id != negative.id && one.content != negative.content;
+            positives.iter().all(is_other)
+        });
         n_before - self.negatives.len()
     }
 

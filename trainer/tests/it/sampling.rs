@@ -214,11 +214,16 @@ fn a_positive_among_the_negatives_is_left_out() {
         id: "copy".to_owned(),
         ..positive.clone()
     };
-    examples[0].negatives.extend([positive, copy]);
+    // And so is another text under the same id.
+    let edited = Candidate {
+        content: Content::Text("another wording".to_owned()),
+        ..positive.clone()
+    };
+    examples[0].negatives.extend([positive, copy, edited]);
     let dataset = Dataset::from_examples(examples).unwrap();
     assert_eq!(dataset.example(0), example("a", 2, 3));
     let report = dataset.report();
-    assert_eq!(report.left_out["negatives that are positives"], 2);
+    assert_eq!(report.left_out["negatives that are positives"], 3);
     assert_eq!((report.n_positives, report.n_negatives), (2, 3));
 }
 

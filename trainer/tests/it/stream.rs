@@ -172,6 +172,13 @@ fn what_cannot_be_trained_on_is_refused_when_the_files_are_opened() {
         "b:1: a group takes 2 negatives, and there are 0",
         "a positive is no negative"
     );
+    let same_id = "{\"query\": \"q\", \"positives\": [{\"id\": \"1\", \"text\": \"p\"}], \"negatives\": [{\"id\": \"1\", \"text\": \"n\"}]}\n";
+    fs::write(folder.path().join("b"), same_id).unwrap();
+    assert_eq!(
+        error(config(&source)),
+        "b:1: a group takes 2 negatives, and there are 0",
+        "by its id either"
+    );
     let tokens = "{\"query\": [9], \"positives\": [{\"tokens\": [4, 100]}], \"negatives\": [{\"text\": \"n\"}, {\"text\": \"m\"}]}\n";
     fs::write(folder.path().join("b"), tokens).unwrap();
     let with = |n_vocabulary| StreamConfig {

@@ -168,6 +168,16 @@ impl Directory {
         })
     }
 
+    /// Whether a file beside a transformer, such as `sentence_bert_config.json`, asks for lower-casing before the
+    /// tokenizer's own normalization.
+    ///
+    /// # Errors
+    /// [`LoadError`], naming the file.
+    pub fn lower_cases(transformer: &Path) -> Result<bool, LoadError> {
+        let config = SentenceConfig::read(transformer)?;
+        Ok(config.do_lower_case.unwrap_or(false))
+    }
+
     /// A checkpoint alone: everything else comes from the options or a preset.
     fn bare(path: &Path, options: &ModelOptions) -> Result<Self, LoadError> {
         // A folder without it is no model: options would not help.

@@ -82,6 +82,8 @@ pub struct CrossEncoderExport<'a> {
     pub source: &'a Path,
     /// Weights of the transformer, with the prefix of its class, and of the head.
     pub weights: Tensors,
+    /// As in [`BiEncoderExport`].
+    pub lower_case: bool,
     /// Most tokens of a pair, special tokens included.
     pub max_tokens: usize,
     /// What the order of the first stage adds to the scores.
@@ -187,9 +189,7 @@ impl BiEncoderExport<'_> {
         if decodes {
             return self.write_openmatch(folder, &class);
         }
-        let lengths =
-            json!({ "max_seq_length": self.max_tokens, "do_lower_case": self.lower_case });
-        write_json(&folder.join("sentence_bert_config.json"), &lengths)?;
+        write_sentence_config(folder, self.max_tokens, self.lower_case)?;
 
         let mut modules = Vec::new();
         let mut module = |path: &str, kind: &str| -> Result<PathBuf, TrainingError> {
@@ -310,6 +310,9 @@ impl CrossEncoderExport<'_> {
         write_json(&folder.join("config.json"), &config)?;
         self.weights.write(folder)?;
         copy_tokenizer(self.source, folder)?;
+        if self.lower_case {
+            write_sentence_config(folder, self.max_tokens, true)?;
+        }
         // transformers and sentence-transformers cut pairs at what the tokenizer says.
         let path = folder.join("tokenizer_config.json");
         let mut tokenizer = match path.exists() {
@@ -319,6 +322,15 @@ impl CrossEncoderExport<'_> {
         tokenizer["model_max_length"] = Value::from(self.max_tokens);
         write_json(&path, &tokenizer)
     }
+}
+
+fn write_sentence_config(
+    folder: &Path,
+    max_tokens: usize,
+    lower_case: bool,
+) -> Result<(), TrainingError> {
+    let config = json!({ "max_seq_length": max_tokens, "do_lower_case": lower_case });
+    write_json(&folder.join("sentence_bert_config.json"), &config)
 }
 
 fn model_type(config: &Value) -> &str {

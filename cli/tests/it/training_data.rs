@@ -226,6 +226,37 @@ fn openmatch_files_hold_token_ids() {
 }
 
 #[test]
+fn openmatch_files_are_lower_cased_where_the_model_asks_for_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = folder.path().join("model");
+    fs::create_dir(&model).unwrap();
+    for name in ["config.json", "tokenizer.json"] {
+        fs::copy(tiny_model().join(name), model.join(name)).unwrap();
+    }
+    // The tokenizer keeps capitals, sentence-transformers does not let it see them.
+    for name in ["tokenizer_config.json", "sentence_bert_config.json"] {
+        let is_lower = name.starts_with("sentence");
+        let config = json!({ "do_lower_case": is_lower });
+        fs::write(model.join(name), config.to_string()).unwrap();
+    }
+    let build = |model: &Path, name: &str| {
+        let (data, out) = (fixture(""), folder.path().join(name));
+        succeed([
+            "data",
+            "build-train",
+            "--data",
+            &data,
+            "--tokenizer",
+            text(model),
+            "--save-to",
+            text(&out),
+        ]);
+        lines(&out.join("split00.jsonl"))
+    };
+    assert_eq!(build(&model, "found"), build(&tiny_model(), "expected"));
+}
+
+#[test]
 fn openmatch_distillation_files_carry_a_teachers_scores() {
     let folder = tempfile::tempdir().unwrap();
     let (teacher, out) = (folder.path().join("teacher"), folder.path().join("train"));

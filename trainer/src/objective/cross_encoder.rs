@@ -3,7 +3,7 @@ use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
 use encoder::training::{Dropout, Encoder, Engine, Parameters, TrainingError};
-use encoder::{Architecture, LoadError, RankPrior, Tokens, Truncation};
+use encoder::{Architecture, Directory, LoadError, RankPrior, Tokens, Truncation};
 use serde::{Deserialize, Serialize};
 
 use super::distillation::{DistillationConfig, DistillationLoss};
@@ -100,6 +100,8 @@ pub enum RankingLoss {
 pub struct CrossEncoderObjective {
     config: CrossEncoderConfig,
     folder: PathBuf,
+    /// Before the tokenizer's own normalization.
+    lower_case: bool,
     pairs: Arc<Pairs>,
     encoder: Encoder,
     head: Head,
@@ -150,7 +152,8 @@ impl CrossEncoderObjective {
                 ),
             }));
         }
-        let tokenization = Tokenization::load(folder, false, architecture.max_tokens())?;
+        let lower_case = Directory::lower_cases(folder)?;
+        let tokenization = Tokenization::load(folder, lower_case, architecture.max_tokens())?;
         tokenization.check_length("pair", config.max_tokens)?;
         let mut parameters = encoder.parameters().clone();
         let head = Head::load(folder, &encoder, &mut parameters, config.head_seed)?;
@@ -159,6 +162,7 @@ impl CrossEncoderObjective {
             rates: config.dropout.map_or(own, Rates::all),
             config: config.clone(),
             folder: folder.to_path_buf(),
+            lower_case,
             pairs: Arc::new(Pairs {
                 tokenization,
                 max_tokens: config.max_tokens,
@@ -458,6 +462,7 @@ impl Objective for CrossEncoderObjective {
         let export = CrossEncoderExport {
             source: &self.folder,
             weights,
+            lower_case: self.lower_case,
             max_tokens: self.config.max_tokens,
             rank_prior: self.config.rank_prior,
         };

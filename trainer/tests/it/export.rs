@@ -117,6 +117,7 @@ fn a_cross_encoder_comes_back_with_its_logits() {
     CrossEncoderExport {
         source: &fixture,
         weights,
+        lower_case: false,
         max_tokens: 48,
         rank_prior: None,
     }

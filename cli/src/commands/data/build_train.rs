@@ -3,7 +3,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use corpus::Template;
-use encoder::TextTokenizer;
+use encoder::{Directory, TextTokenizer};
 use serde_json::json;
 use trainer::data::{Candidate, Content, DataSource, Dataset, Example, JudgedSource, PassageText};
 
@@ -126,7 +126,7 @@ pub fn run(args: BuildTrainArgs, output: &Output) -> anyhow::Result<()> {
         return Err(Failure::usage(text).into());
     }
     let folder = model::find_transformer(&args.tokenizer)?;
-    let tokenizer = TextTokenizer::load(&folder, false)
+    let tokenizer = TextTokenizer::load(&folder, Directory::lower_cases(&folder)?)
         .with_context(|| format!("cannot load the tokenizer of `{}`", folder.display()))?;
     let default = Template::parse(TEMPLATE).expect("the template names fields");
     let passage = args.judged.corpus.passage(PassageText::Template(default));

@@ -74,6 +74,41 @@ fn a_rank_prior_is_exported_and_stays_with_the_model() {
     }
 }
 
+#[test]
+fn texts_are_lower_cased_where_the_model_asks_for_it() {
+    let source = model("tiny-cross-bert");
+    let folders = [(); 2].map(|()| tempfile::tempdir().expect("a folder"));
+    let [folder, exported] = folders.each_ref().map(tempfile::TempDir::path);
+    for name in ["config.json", "model.safetensors", "tokenizer.json"] {
+        std::fs::copy(source.join(name), folder.join(name)).expect("a copy");
+    }
+    for name in ["tokenizer_config.json", "sentence_bert_config.json"] {
+        let is_lower = name.starts_with("sentence");
+        let text = format!("{{\"do_lower_case\": {is_lower}}}");
+        std::fs::write(folder.join(name), text).expect("a file");
+    }
+    let objective = CrossEncoderObjective::load(folder, &config(), &engine()).expect("it loads");
+    let score = |first: &str, second: &str| {
+        let pair = [first, second].map(|text| Content::Text(text.to_owned()));
+        let [query, passage] = pair;
+        objective.score(&[(query, passage)]).expect("a score")[0]
+    };
+    let expected = score("is it the end", "the end");
+    assert_eq!(score("IS IT THE END", "The End"), expected);
+    objective.export(exported).expect("an export");
+    for folder in [folder, exported] {
+        let model = CrossEncoder::load(folder, Some(48), &EncoderConfig::default());
+        let model = model.expect("the model loads");
+        let tokens = model.tokenize(&[("IS IT THE END", "The End")]);
+        let scores = model.score(&tokens.expect("texts tokenise"));
+        let found = scores.expect("scores").logits[0];
+        assert!(
+            (found - expected).abs() < 1e-5,
+            "{folder:?}: {found}, not {expected}"
+        );
+    }
+}
+
 fn check_served(objective: &CrossEncoderObjective, folder: &Path) {
     let pairs = pairs(&groups(3, 3));
     let found = objective.score(&pairs).expect("scores");

@@ -179,10 +179,14 @@ impl Tcp {
         let (end, ended) = channel();
         let every = ALIVE_EVERY.min(timeout / 4);
         let alive = spawn(move || {
-            while let Err(RecvTimeoutError::Timeout) = ended.recv_timeout(every) {
+            // At once, too: who joined first has heard nothing while the last was waited for.
+            loop {
                 for writer in &writers {
                     // Who is gone is found out by those who wait for it.
                     let _ = Frame::write(&mut *lock(writer), Kind::Alive, &[]);
+                }
+                if !matches!(ended.recv_timeout(every), Err(RecvTimeoutError::Timeout)) {
+                    return;
                 }
             }
         });

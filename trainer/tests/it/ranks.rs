@@ -1,6 +1,6 @@
 //! Ranks on threads: what they exchange, and what becomes of a rank that is missing.
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::thread;
 use std::time::Duration;
@@ -123,6 +123,21 @@ fn greet(listener: &TcpListener, numbers: [u32; 3], fingerprint: &[u8; 16]) -> T
     }
     stream.write_all(fingerprint).unwrap();
     stream
+}
+
+/// Who joined first may have waited for the last rank for nearly as long as one may be silent.
+#[test]
+fn rank_0_says_that_it_lives_as_soon_as_all_have_joined() {
+    let listener = listener();
+    let config = config(&listener, 0, 2);
+    let mut guest = greet(&listener, [1, 2, 1], &config.fingerprint);
+    thread::scope(|scope| {
+        scope.spawn(move || drop(Tcp::host(listener, &config).unwrap()));
+        let mut said = Vec::new();
+        guest.read_to_end(&mut said).unwrap();
+        assert_eq!(said, [3, 0, 0, 0, 0], "a frame without a payload");
+        drop(guest);
+    });
 }
 
 #[test]

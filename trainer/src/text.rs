@@ -31,6 +31,13 @@ impl Tokenization {
         })
     }
 
+    /// Whether the tokenizer of another model has the same pieces and lower-cases as this one does.
+    pub(crate) fn agrees_with(&self, folder: &Path, lower_case: bool) -> Result<bool, LoadError> {
+        let other = TextTokenizer::load(folder, lower_case)?;
+        let probe = |tokenizer: &TextTokenizer| tokenizer.ids("Is THE Ápex aN end").ok();
+        Ok(self.tokenizer.pieces() == other.pieces() && probe(&self.tokenizer) == probe(&other))
+    }
+
     /// Refuses lengths that leave no room for a token, or that the model has no positions for.
     pub(crate) fn check_length(
         &self,

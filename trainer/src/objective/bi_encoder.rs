@@ -114,6 +114,12 @@ impl BiEncoderObjective {
         let most = own.max_tokens().min(others.max_tokens());
         let (transformer, lower_case) = (&query.directory.transformer, query.directory.lower_case);
         let tokenization = Tokenization::load(transformer, lower_case, most)?;
+        if config.passage_model.is_some() {
+            // Each tower is exported with a tokenizer of its own; trained are both with one.
+            let other = &passages.directory;
+            let agrees = tokenization.agrees_with(&other.transformer, other.lower_case)?;
+            differ("tokenizer", !agrees)?;
+        }
         let side = |what, prompt: &Option<String>, own: &str, max_tokens| {
             tokenization.check_length(what, max_tokens)?;
             let prompt = prompt.clone().unwrap_or_else(|| own.to_owned());

@@ -556,6 +556,35 @@ fn what_cannot_be_trained_is_refused() {
 }
 
 #[test]
+fn towers_of_different_tokenizers_are_refused() {
+    let source = model("tiny-bert-plain");
+    let load = |do_lower_case: bool| {
+        let folder = tempfile::tempdir().expect("a folder");
+        for name in ["config.json", "model.safetensors", "tokenizer.json"] {
+            std::fs::copy(source.join(name), folder.path().join(name)).expect("a copy");
+        }
+        let settings = format!("{{\"do_lower_case\": {do_lower_case}}}");
+        std::fs::write(folder.path().join("tokenizer_config.json"), settings).expect("a file");
+        let config = BiEncoderConfig {
+            pooling: Some(Pooling::Mean),
+            normalize: Some(true),
+            untied: true,
+            passage_model: Some(folder.path().to_owned()),
+            query_tokens: 16,
+            passage_tokens: 32,
+            ..BiEncoderConfig::default()
+        };
+        bi_encoder("tiny-bert-plain", &config).map(drop)
+    };
+    load(true).expect("equal tokenizers");
+    let error = load(false).expect_err("capitals would be other tokens in the export");
+    assert!(
+        error.to_string().contains("its tokenizer is another"),
+        "{error}"
+    );
+}
+
+#[test]
 fn unknown_settings_are_refused_and_known_ones_come_back() {
     let refused = serde_json::from_str::<BiEncoderConfig>(r#"{"temprature": 0.1}"#);
     assert!(

@@ -127,7 +127,7 @@ impl BiEncoderObjective {
         };
         let (own, passage_own) = (
             &query.directory.query_prompt,
-            &query.directory.passage_prompt,
+            &passages.directory.passage_prompt,
         );
         let query_side = side("query", &config.query_prompt, own, config.query_tokens)?;
         let passage_side = side(

@@ -556,6 +556,45 @@ fn what_cannot_be_trained_is_refused() {
 }
 
 #[test]
+fn passages_have_the_prompt_of_their_own_model() {
+    let (source, folder) = (model("tiny-bert"), tempfile::tempdir().expect("a folder"));
+    std::fs::create_dir(folder.path().join("1_Pooling")).expect("a folder");
+    for name in [
+        "config.json",
+        "model.safetensors",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "modules.json",
+        "1_Pooling/config.json",
+    ] {
+        std::fs::copy(source.join(name), folder.path().join(name)).expect("a copy");
+    }
+    let prompts =
+        r#"{"prompts": {"query": "ask: ", "document": "read: "}, "similarity_fn_name": "cosine"}"#;
+    let path = folder.path().join("config_sentence_transformers.json");
+    std::fs::write(path, prompts).expect("a file");
+    let config = BiEncoderConfig {
+        untied: true,
+        passage_model: Some(folder.path().to_owned()),
+        query_tokens: 16,
+        passage_tokens: 32,
+        ..BiEncoderConfig::default()
+    };
+    let own = bi_encoder(
+        "tiny-bert",
+        &BiEncoderConfig {
+            untied: true,
+            passage_model: None,
+            ..config.clone()
+        },
+    );
+    let own = own.expect("the model loads").config().clone();
+    let found = bi_encoder("tiny-bert", &config).expect("the models load");
+    assert_eq!(found.config().query_prompt, own.query_prompt);
+    assert_eq!(found.config().passage_prompt.as_deref(), Some("read: "));
+}
+
+#[test]
 fn towers_of_different_tokenizers_are_refused() {
     let source = model("tiny-bert-plain");
     let load = |do_lower_case: bool| {

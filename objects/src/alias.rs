@@ -51,13 +51,7 @@ impl Objects {
         };
         self.change(|table| {
             if table.now.get(alias) == Some(id) {
-                table.now.remove(alias);
-                table.now.extend(
-                    before
-                        .now
-                        .get_key_value(alias)
-                        .map(|(alias, id)| (alias.clone(), id.clone())),
-                );
+                restore(table, &before, alias);
             }
             Ok(())
         })?;
@@ -111,5 +105,45 @@ impl Objects {
             reason,
         })?;
         Ok((table, Some(found.version)))
+    }
+}
+
+/// Makes an alias what it was in an earlier table: what it names, and what it named before that.
+fn restore(table: &mut AliasTable, earlier: &AliasTable, alias: &AliasName) {
+    for (now, then) in [
+        (&mut table.now, &earlier.now),
+        (&mut table.before, &earlier.before),
+    ] {
+        match then.get(alias) {
+            Some(id) => now.insert(alias.clone(), id.clone()),
+            None => now.remove(alias),
+        };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_change_that_is_taken_back_leaves_what_a_rollback_goes_to() {
+        let id = |name| GenerationId::parse(name).unwrap();
+        let [live, other] = ["live", "other"].map(|name| AliasName::parse(name).unwrap());
+        let mut earlier = AliasTable::default();
+        for name in ["g1", "g2", "g3"] {
+            let mut table = earlier.clone();
+            table.set(&live, &id(name));
+            let set = table.clone();
+            restore(&mut table, &earlier, &live);
+            assert_eq!(table, earlier, "{name}");
+            earlier = set;
+        }
+        // Of other aliases it keeps what was changed meanwhile.
+        let mut table = earlier.clone();
+        table.set(&live, &id("g4"));
+        table.set(&other, &id("g1"));
+        restore(&mut table, &earlier, &live);
+        assert_eq!(table.now.get(&other), Some(&id("g1")));
+        assert_eq!(table.before.get(&live), Some(&id("g2")));
     }
 }

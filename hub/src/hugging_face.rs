@@ -16,6 +16,8 @@ use crate::{PullError, is_model, is_name};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+/// Without a byte, in the middle of a file.
+const STALL_TIMEOUT: Duration = Duration::from_secs(60);
 const MAX_LISTING_BYTES: u64 = 16 << 20;
 
 #[derive(Deserialize)]
@@ -50,16 +52,18 @@ pub fn fetch(
         name
     };
     say(&format!("asking {hub} for {id}"));
-    let config = Agent::config_builder()
-        .timeout_connect(Some(CONNECT_TIMEOUT))
-        .timeout_recv_response(Some(ANSWER_TIMEOUT))
-        .build();
-    let agent = Agent::new_with_config(config);
+    let agent = agent(STALL_TIMEOUT);
     let listing = list(&agent, &format!("{hub}/api/models/{id}?blobs=true"))?;
     if !is_name(&listing.sha) {
         return Err(PullError::Name { name: listing.sha });
     }
-    for file in wanted(&listing.siblings) {
+    let wanted = wanted(&listing.siblings);
+    if !wanted.iter().any(|file| is_weights(&file.rfilename)) {
+        return Err(PullError::NoWeights {
+            from: format!("{hub}/{id}"),
+        });
+    }
+    for file in wanted {
         let name = &file.rfilename;
         let megabytes = file.size.unwrap_or(0) as f64 / 1e6;
         say(&format!("getting {name} ({megabytes:.1} MB)"));
@@ -84,6 +88,16 @@ pub fn fetch(
     Ok(format!("{hub}/{id} at {}", listing.sha))
 }
 
+/// Asks with timeouts; a file may take as long as it comes at all.
+fn agent(stall: Duration) -> Agent {
+    let config = Agent::config_builder()
+        .timeout_connect(Some(CONNECT_TIMEOUT))
+        .timeout_recv_response(Some(ANSWER_TIMEOUT))
+        .timeout_per_read(Some(stall))
+        .build();
+    Agent::new_with_config(config)
+}
+
 /// Configuration and tokenizer files, and the weights of each folder once: safetensors before the older format. The modules of
 /// a model may have another format than its transformer.
 fn wanted(siblings: &[Sibling]) -> Vec<&Sibling> {
@@ -104,11 +118,16 @@ fn wanted(siblings: &[Sibling]) -> Vec<&Sibling> {
             has(folder, "model.safetensors") || has(folder, "model.safetensors.index.json");
         let weights = match has_safetensors {
             true => name.starts_with("model") && name.ends_with(".safetensors"),
-            false => name.starts_with("pytorch_model") && name.ends_with(".bin"),
+            false => name == "pytorch_model.bin",
         };
         (root || module) && (text || weights)
     };
     siblings.iter().filter(wanted).collect()
+}
+
+/// Whether a file that is fetched holds weights.
+fn is_weights(path: &str) -> bool {
+    path.ends_with(".safetensors") || path.ends_with(".bin")
 }
 
 fn list(agent: &Agent, url: &str) -> Result<Listing, PullError> {
@@ -201,6 +220,12 @@ mod tests {
                     ),
                     "old?blobs=true" => r#"{"sha":"abc","siblings":[{"rfilename":"modules.json"},
                         {"rfilename":"0_Transformer/config.json"},{"rfilename":"0_Transformer/pytorch_model.bin"}]}"#
+                        .to_owned(),
+                    "shards?blobs=true" => r#"{"sha":"abc","siblings":[{"rfilename":"config.json"},
+                        {"rfilename":"pytorch_model.bin.index.json"},{"rfilename":"pytorch_model-00001-of-00001.bin"}]}"#
+                        .to_owned(),
+                    "onnx?blobs=true" => r#"{"sha":"abc","siblings":[{"rfilename":"config.json"},
+                        {"rfilename":"onnx/model.onnx"},{"rfilename":"model.onnx"}]}"#
                         .to_owned(),
                     "config.json" => "{}".to_owned(),
                     "model.safetensors" => "abcd".to_owned(),
@@ -303,6 +328,20 @@ mod tests {
     }
 
     #[test]
+    fn weights_that_no_loader_reads_are_told_before_anything_is_fetched() {
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["lab/shards", "lab/onnx"] {
+            let (url, server) = hub(1, SHA256_OF_ABCD);
+            let cache = ModelCache::new(folder.path().join("models")).with_hub(url);
+            let error = cache.pull(name, &mut |_| ()).unwrap_err().to_string();
+            let expected = format!("{name} has no weights that are read");
+            assert!(error.contains(&expected), "{error}");
+            assert_eq!(server.join().unwrap().len(), 1);
+            assert!(!cache.contains(name));
+        }
+    }
+
+    #[test]
     fn a_connection_that_breaks_is_no_failure_to_write() {
         let folder = tempfile::tempdir().unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -320,5 +359,26 @@ mod tests {
         assert!(matches!(error, PullError::Http { .. }), "{error}");
         assert!(error.to_string().contains(&url), "{error}");
         server.join().unwrap();
+    }
+
+    #[test]
+    fn a_download_that_stalls_ends() {
+        let folder = tempfile::tempdir().unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}/weights", listener.local_addr().unwrap());
+        let serve = move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut lines = BufReader::new(stream.try_clone().unwrap()).lines();
+            while lines.next().is_some_and(|line| !line.unwrap().is_empty()) {}
+            let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 8\r\n\r\nabcd";
+            stream.write_all(answer).unwrap();
+            lines.next().is_none_or(|line| line.is_err()) // open until the other side gives up
+        };
+        let server = std::thread::spawn(serve);
+        let agent = agent(Duration::from_millis(200));
+        let error = download(&agent, &url, &folder.path().join("weights")).unwrap_err();
+        assert!(matches!(error, PullError::Http { .. }), "{error}");
+        drop(agent);
+        assert!(server.join().unwrap());
     }
 }

@@ -52,6 +52,11 @@ pub enum PullError {
     /// A file that the model needs is not there.
     #[error("{from} has no `{file}`")]
     Missing { file: String, from: String },
+    /// Weights are read of safetensors, and of an older file if that is one.
+    #[error(
+        "{from} has no weights that are read: `model.safetensors` or its shards, or `pytorch_model.bin`"
+    )]
+    NoWeights { from: String },
     /// The network, or the other side.
     #[error("cannot get `{url}`")]
     Http {

@@ -167,6 +167,15 @@ impl CrossEncoder {
         })
     }
 
+    /// Whether a directory holds a `…ForSequenceClassification`, as its `config.json` says.
+    ///
+    /// # Errors
+    /// [`LoadError`], naming the file.
+    pub fn is_in(path: &Path) -> Result<bool, LoadError> {
+        let config = BackboneConfig::read(&path.join("config.json"))?;
+        Ok(config.labels().has_classifier)
+    }
+
     /// Name of the model directory.
     pub fn name(&self) -> &str {
         &self.name

@@ -1,7 +1,11 @@
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::Context;
-use encoder::{Arithmetic, BiEncoder, CrossEncoder, Golden, Role, TextSpec, WeightType};
+use encoder::{
+    Arithmetic, BiEncoder, CrossEncoder, Fingerprint, Golden, LoadError, ModelOptions, Role,
+    TextSpec, WeightType,
+};
 use serde_json::json;
 
 use crate::failure::{Exit, Failure};
@@ -29,7 +33,7 @@ enum ModelCommand {
         #[arg(long, value_name = "DIR")]
         to: Option<PathBuf>,
     },
-    /// Describe a model: architecture, width, lengths, pooling, prompts.
+    /// Describe a model: architecture, width, lengths, pooling, prompts; of a cross-encoder its values.
     #[command(after_help = "Example: trawl model info all-MiniLM-L6-v2")]
     Info(OneModelArgs),
     /// Print a model's fingerprint: the digest and what went into it.
@@ -114,8 +118,7 @@ pub fn run(args: ModelCommandArgs, output: &Output) -> anyhow::Result<()> {
         ModelCommand::Info(args) => info(&args.resolve(), output),
         ModelCommand::Fingerprint(args) => {
             let args = args.resolve();
-            let encoder = args.load(&args.directory()?, Arithmetic::F32)?;
-            let fingerprint = encoder.fingerprint(&TextSpec::default());
+            let fingerprint = Model::load(&args, &args.directory()?)?.fingerprint();
             let shown = json!({ "digest": fingerprint.digest(), "fingerprint": fingerprint });
             output.result(&shown, |_| fingerprint.digest())
         }
@@ -178,20 +181,72 @@ fn scale(from: &Path, to: &Path, output: &Output) -> anyhow::Result<()> {
     })
 }
 
+/// A model of either kind.
+enum Model {
+    Bi(Arc<BiEncoder>),
+    Cross(Arc<CrossEncoder>),
+}
+
+impl Model {
+    /// A directory without a pooling is a cross-encoder where its `config.json` says so.
+    fn load(args: &ModelArgs, directory: &Path) -> anyhow::Result<Self> {
+        let refused = match args.load(directory, Arithmetic::F32) {
+            Ok(encoder) => return Ok(Self::Bi(encoder)),
+            Err(refused) => refused,
+        };
+        let has_no_pooling = matches!(
+            refused.downcast_ref(),
+            Some(LoadError::NotSentenceTransformers { .. } | LoadError::Module { .. })
+        );
+        if !has_no_pooling || !CrossEncoder::is_in(directory).unwrap_or(false) {
+            return Err(refused);
+        }
+        if args.options() != ModelOptions::default() {
+            let text = format!(
+                "`{}` is a cross-encoder, which has no pooling, prompt or roles, so no option for them",
+                directory.display()
+            );
+            return Err(Failure::usage(text).into());
+        }
+        let config = args.encoder_config(Arithmetic::F32)?;
+        Ok(Self::Cross(model::load_reranker(directory, &config)?))
+    }
+
+    fn fingerprint(&self) -> Fingerprint {
+        match self {
+            Self::Bi(encoder) => encoder.fingerprint(&TextSpec::default()),
+            Self::Cross(reranker) => reranker.fingerprint(),
+        }
+    }
+}
+
 fn info(args: &ModelArgs, output: &Output) -> anyhow::Result<()> {
     let directory = args.directory()?;
-    let encoder = args.load(&directory, Arithmetic::F32)?;
-    let fingerprint = encoder.fingerprint(&TextSpec::default());
-    let shown = json!({
-        "path": directory,
-        "architecture": fingerprint.space["architecture"],
-        "width": encoder.width(),
-        "pooling": fingerprint.space["pooling"],
-        "similarity": encoder.similarity(),
-        "query": { "prompt": encoder.prompt(Role::Query), "max_tokens": encoder.max_tokens(Role::Query) },
-        "passage": { "prompt": encoder.prompt(Role::Passage), "max_tokens": encoder.max_tokens(Role::Passage) },
-        "fingerprint": fingerprint.digest(),
-    });
+    let model = Model::load(args, &directory)?;
+    let fingerprint = model.fingerprint();
+    let shown = match &model {
+        Model::Bi(encoder) => json!({
+            "path": directory,
+            "kind": "bi-encoder",
+            "architecture": fingerprint.space["architecture"],
+            "width": encoder.width(),
+            "pooling": fingerprint.space["pooling"],
+            "similarity": encoder.similarity(),
+            "query": { "prompt": encoder.prompt(Role::Query), "max_tokens": encoder.max_tokens(Role::Query) },
+            "passage": { "prompt": encoder.prompt(Role::Passage), "max_tokens": encoder.max_tokens(Role::Passage) },
+            "fingerprint": fingerprint.digest(),
+        }),
+        Model::Cross(reranker) => json!({
+            "path": directory,
+            "kind": "cross-encoder",
+            "architecture": fingerprint.space["architecture"],
+            "labels": reranker.labels(),
+            "activation": fingerprint.space["activation"],
+            "max_tokens": reranker.max_tokens(),
+            "rank_prior": reranker.rank_prior(),
+            "fingerprint": fingerprint.digest(),
+        }),
+    };
     output.result(&shown, |shown| {
         let line = |name: &str, value: &serde_json::Value| match value {
             serde_json::Value::String(text) => format!("{name:<13} {text}\n"),

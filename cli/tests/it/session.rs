@@ -896,3 +896,24 @@ fn vectors_made_elsewhere_are_indexed_and_searched_without_a_model() {
         "{errors}"
     );
 }
+
+#[test]
+fn cross_encoders_are_described_as_what_they_are() {
+    for (name, n_labels) in [
+        ("tiny-cross-bert-3", 3),     // as sentence-transformers saves it
+        ("tiny-cross-distilbert", 1), // a checkpoint alone
+    ] {
+        let model = testkit::fixture("models").join(name);
+        let shown = json(["--json", "model", "info", text(&model)]);
+        assert_eq!(shown["kind"], "cross-encoder");
+        assert_eq!(shown["labels"].as_array().unwrap().len(), n_labels);
+        let printed = json(["--json", "model", "fingerprint", text(&model)]);
+        assert_eq!(printed["digest"], shown["fingerprint"]);
+        let arguments = ["model", "info", text(&model), "--pooling", "cls"];
+        let errors = fail(2, arguments);
+        assert!(errors.contains("is a cross-encoder"), "{errors}");
+    }
+    let model = testkit::fixture("models/tiny-bert-plain");
+    let errors = fail(2, ["model", "info", text(&model)]);
+    assert!(errors.contains("--preset"), "{errors}");
+}

@@ -17,23 +17,33 @@ pub struct Answers {
 }
 
 impl Answers {
-    /// Takes the answers from the field `answers` or `answer` of queries: a string, or an array of strings. A query
+    /// Takes the answers from the field `answers` or `answer` of queries: a string, a number, or an array of them. A query
     /// without one is left out.
-    pub fn from_queries(queries: &[Query]) -> Self {
+    ///
+    /// # Errors
+    /// [`EvaluationError::NotAnAnswer`] for anything else.
+    pub fn from_queries(queries: &[Query]) -> Result<Self, EvaluationError> {
         let mut answers = Self::default();
         for query in queries {
-            let found: Vec<&str> = match query
-                .metadata
-                .get("answers")
-                .or_else(|| query.metadata.get("answer"))
-            {
-                Some(Value::String(answer)) => vec![answer],
-                Some(Value::Array(found)) => found.iter().filter_map(Value::as_str).collect(),
-                _ => continue,
+            let metadata = &query.metadata;
+            let given = match metadata.get("answers").or_else(|| metadata.get("answer")) {
+                None | Some(Value::Null) => continue,
+                Some(Value::Array(given)) => given.as_slice(),
+                Some(given) => std::slice::from_ref(given),
             };
+            let text_of = |answer: &Value| match answer {
+                Value::String(text) => Ok(text.clone()),
+                Value::Number(number) => Ok(number.to_string()),
+                other => Err(EvaluationError::NotAnAnswer {
+                    query: query.id.clone(),
+                    found: other.to_string(),
+                }),
+            };
+            let found: Vec<String> = given.iter().map(text_of).collect::<Result<_, _>>()?;
+            let found: Vec<&str> = found.iter().map(String::as_str).collect();
             answers.insert(&query.id, &found);
         }
-        answers
+        Ok(answers)
     }
 
     /// Sets the answers to a query. One without a word or sign is left out, for it would be in every text.
@@ -211,8 +221,9 @@ mod tests {
             query("q1", serde_json::json!(["no", "x"])),
             query("q2", serde_json::json!("z")),
             query("q3", serde_json::json!([])),
-            query("not asked", serde_json::json!(7)),
-        ]);
+            query("not asked", Value::Null),
+        ])
+        .unwrap();
         assert_eq!(answers.len(), 3);
         let mut run = Run::new("sys");
         for id in ["q1", "q3", "other"] {

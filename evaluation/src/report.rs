@@ -61,6 +61,14 @@ pub enum EvaluationError {
         /// What there is.
         what: &'static str,
     },
+    /// An answer that has no text.
+    #[error("answer `{found}` to query `{query}` is neither text nor a number")]
+    NotAnAnswer {
+        /// The query.
+        query: String,
+        /// The answer, as JSON.
+        found: String,
+    },
     /// A ranked passage has no text to look for answers in.
     #[error("passage `{passage}` of query `{query}` has no text")]
     UnknownPassage {

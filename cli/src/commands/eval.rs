@@ -262,7 +262,10 @@ impl Truth {
             .answers
             .as_ref()
             .context("neither --qrels nor --answers")?;
-        let answers = Answers::from_queries(&corpus::read_queries(path).map_err(input_error)?);
+        let questions = corpus::read_queries(path).map_err(input_error)?;
+        let answers = Answers::from_queries(&questions).map_err(|error| {
+            Failure::new(Exit::BadInput, format!("`{}`: {error}", path.display()))
+        })?;
         if answers.is_empty() {
             let text = format!("no query of `{}` has a field `answers`", path.display());
             return Err(Failure::new(Exit::BadInput, text).into());

@@ -158,6 +158,17 @@ fn answers_are_looked_for_in_texts() {
     );
     let other = "eval --answers questions.jsonl --corpus corpus.jsonl --run other";
     folder.check_failure(other, 65, "passage `z` of query `q1` has no text");
+
+    let asked = |answers| format!("{{\"_id\": \"q1\", \"text\": \"?\", \"answers\": {answers}}}\n");
+    folder.write("corpus.jsonl", "{\"_id\": \"a\", \"text\": \"in 1969\"}\n{\"_id\": \"b\", \"text\": \"x\"}\n{\"_id\": \"c\", \"text\": \"x\"}\n");
+    let numbers = "eval --answers questions.jsonl --corpus corpus.jsonl --run run -m answer@2";
+    for answers in ["1969", "[7, 1969]"] {
+        folder.write("questions.jsonl", &asked(answers));
+        assert_eq!(folder.json(numbers)["metrics"], json!({"answer@2": 1.0}));
+    }
+    folder.write("questions.jsonl", &asked("[\"Blue\", true]"));
+    let expected = "answer `true` to query `q1` is neither text nor a number";
+    folder.check_failure(numbers, 65, expected);
 }
 
 #[test]

@@ -1,16 +1,10 @@
 //! The texts of a measurement: JSON lines or plain lines, gzip or zstd or neither, ids not needed.
 
-use std::fs::File;
-use std::io::{self, BufRead, BufReader, Read};
+use std::iter::Enumerate;
 use std::path::{Path, PathBuf};
 
-use corpus::{BadLine, CorpusError, MAX_LINE_BYTES, Passage, Reason, Template};
-use flate2::bufread::MultiGzDecoder;
+use corpus::{BadLine, CorpusError, Passage, Reason, Template};
 use serde_json::{Map, Value};
-
-const GZIP: [u8; 3] = [0x1f, 0x8b, 0x08];
-const ZSTD: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
-const BYTE_ORDER_MARK: &str = "\u{feff}";
 
 /// One text of a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,103 +17,62 @@ pub struct Line {
 
 /// Yields the texts of a file in order, blank lines left out. After an error there is nothing to be read.
 pub struct Lines {
-    path: PathBuf,
-    reader: Box<dyn BufRead>,
-    compressed: bool,
-    n_lines: u64,
+    source: Source,
     /// Whether the lines are JSON objects, which the first one tells.
     json: Option<bool>,
 }
 
+enum Source {
+    File(Box<corpus::Lines>),
+    /// The lines of a text inside the binary, numbered.
+    Sample(Enumerate<std::str::Lines<'static>>),
+}
+
 impl Lines {
     pub fn open(path: &Path) -> Result<Self, CorpusError> {
-        let failed = |source| CorpusError::Open {
-            path: path.to_owned(),
-            source,
-        };
-        let mut raw = BufReader::new(File::open(path).map_err(failed)?);
-        let head = raw.fill_buf().map_err(failed)?;
-        let (is_gzip, is_zstd) = (head.starts_with(&GZIP), head.starts_with(&ZSTD));
-        let reader: Box<dyn BufRead> = if is_gzip {
-            Box::new(BufReader::new(MultiGzDecoder::new(raw)))
-        } else if is_zstd {
-            let decoder = zstd::stream::read::Decoder::with_buffer(raw).map_err(failed)?;
-            Box::new(BufReader::new(decoder))
-        } else {
-            Box::new(raw)
-        };
-        Ok(Self::new(path, reader, is_gzip || is_zstd))
+        Ok(Self {
+            source: Source::File(Box::new(corpus::Lines::open(path)?)),
+            json: None,
+        })
     }
 
     /// The lines of a text inside the binary.
     pub fn of_sample(text: &'static str) -> Self {
-        Self::new(Path::new("sample"), Box::new(text.as_bytes()), false)
-    }
-
-    fn new(path: &Path, reader: Box<dyn BufRead>, compressed: bool) -> Self {
         Self {
-            path: path.to_owned(),
-            reader,
-            compressed,
-            n_lines: 0,
+            source: Source::Sample(text.lines().enumerate()),
             json: None,
         }
     }
 
     fn next_line(&mut self) -> Result<Option<Line>, CorpusError> {
-        loop {
-            let mut bytes = Vec::new();
-            let limit = MAX_LINE_BYTES as u64 + 1;
-            let n_read = (&mut self.reader)
-                .take(limit)
-                .read_until(b'\n', &mut bytes)
-                .map_err(|source| self.read_error(source))?;
-            if n_read == 0 {
-                return Ok(None);
+        let (path, next) = match &mut self.source {
+            Source::File(lines) => (lines.path().to_owned(), lines.next_line()?),
+            Source::Sample(lines) => {
+                let mut lines = lines.map(|(place, line)| (place as u64 + 1, line));
+                let next = lines.find(|(_, line)| !line.trim().is_empty());
+                (PathBuf::from("sample"), next)
             }
-            self.n_lines += 1;
-            if n_read as u64 == limit && bytes.last() != Some(&b'\n') {
-                return Err(self.bad_line(Reason::TooLong));
-            }
-            let line = String::from_utf8(bytes).map_err(|error| {
-                self.bad_line(Reason::NotUtf8(error.utf8_error().valid_up_to() + 1))
-            })?;
-            let line = match self.n_lines {
-                1 => line.strip_prefix(BYTE_ORDER_MARK).unwrap_or(&line),
-                _ => &line,
-            };
-            let line = line.trim();
-            if line.is_empty() {
-                continue;
-            }
-            let json = *self.json.get_or_insert(line.starts_with('{'));
-            let line = match json {
-                true => line_of_object(line).map_err(|reason| self.bad_line(reason))?,
-                false => Line {
-                    query: None,
-                    text: line.to_owned(),
-                },
-            };
-            return Ok(Some(line));
-        }
-    }
-
-    fn bad_line(&self, reason: Reason) -> CorpusError {
-        CorpusError::BadLine(BadLine {
-            path: self.path.clone(),
-            line: self.n_lines,
-            reason,
-        })
-    }
-
-    /// The decoders' own errors have no number of the operating system.
-    fn read_error(&self, source: io::Error) -> CorpusError {
-        let (path, line) = (self.path.clone(), self.n_lines);
-        if self.compressed && source.raw_os_error().is_none() {
-            CorpusError::Corrupt { path, line, source }
-        } else {
-            CorpusError::Read { path, line, source }
-        }
+        };
+        let Some((number, line)) = next else {
+            return Ok(None);
+        };
+        let line = line.trim();
+        let json = *self.json.get_or_insert(line.starts_with('{'));
+        let read = match json {
+            true => line_of_object(line),
+            false => Ok(Line {
+                query: None,
+                text: line.to_owned(),
+            }),
+        };
+        let bad_line = |reason| {
+            CorpusError::BadLine(BadLine {
+                path,
+                line: number,
+                reason,
+            })
+        };
+        read.map(Some).map_err(bad_line)
     }
 }
 
@@ -177,7 +130,7 @@ mod tests {
     #[test]
     fn the_first_line_tells_objects_from_plain_text() {
         check(
-            "\u{feff}one\r\n\n  two \n{\n",
+            "one\r\n\n  two \n{\n",
             &[(None, "one"), (None, "two"), (None, "{")],
         );
         check(
@@ -185,6 +138,20 @@ mod tests {
             &[(Some("why"), "tides"), (None, "Moon pulls")],
         );
         check("", &[]);
+    }
+
+    #[test]
+    fn files_are_unpacked_as_a_corpus_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("texts");
+        // As pzstd writes it: frames of zstd, each behind one that holds its length and is skipped.
+        let packed = zstd::encode_all(&b"\xef\xbb\xbfone\n\ntwo\n"[..], 1).unwrap();
+        let length = (packed.len() as u32).to_le_bytes();
+        let head = b"\x50\x2a\x4d\x18\x04\0\0\0";
+        std::fs::write(&path, [&head[..], &length, &packed].concat()).unwrap();
+        let lines: Result<Vec<Line>, CorpusError> = Lines::open(&path).unwrap().collect();
+        let texts: Vec<String> = lines.unwrap().into_iter().map(|line| line.text).collect();
+        assert_eq!(texts, ["one", "two"]);
     }
 
     fn check_refused(text: &'static str, expected: &str) {

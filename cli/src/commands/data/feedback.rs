@@ -58,6 +58,12 @@ pub fn run(args: FromFeedbackArgs, output: &Output) -> anyhow::Result<()> {
     }
     let collection = gathered.collection(args.collection.as_deref())?;
     let judged = gathered.judge(&collection, args.min_clicks, args.click_grade);
+    if let Some(id) = judged.unwritable.first() {
+        let n_ids = judged.unwritable.len();
+        output.remark(format!(
+            "documents {UNWRITABLE} are left out: {n_ids}, {id:?} for one"
+        ));
+    }
     if judged.queries.is_empty() {
         let text = format!("no query of collection `{collection}` has a relevant document");
         let hint = format!("left out: {}", json!(judged.report.left_out));
@@ -103,6 +109,9 @@ pub fn run(args: FromFeedbackArgs, output: &Output) -> anyhow::Result<()> {
     })
 }
 
+/// What judgments, a line each with tabs between its fields, cannot hold.
+const UNWRITABLE: &str = "with a tab or line feed in the id";
+
 /// Quotes an identifier as BEIR's writer does.
 fn quoted(id: &str) -> String {
     match id.contains('"') {
@@ -135,6 +144,8 @@ struct Gathered {
 struct Judged {
     /// By id, which the text makes.
     queries: BTreeMap<String, JudgedQuery>,
+    /// Ids that cannot be written.
+    unwritable: BTreeSet<String>,
     report: Report,
 }
 
@@ -243,9 +254,15 @@ impl Gathered {
         left_out("unreadable lines", self.n_unreadable);
         let mut pairs: BTreeMap<String, BTreeMap<String, Pair>> = BTreeMap::new();
         let mut clicked: BTreeSet<(SearchKey, String)> = BTreeSet::new();
+        let mut unwritable = BTreeSet::new();
         for (line, given) in self.feedback.into_iter().enumerate() {
             if given.collection != collection {
                 left_out("of other collections", 1);
+                continue;
+            }
+            if given.id.contains(['\t', '\n']) {
+                left_out(UNWRITABLE, 1);
+                unwritable.insert(given.id);
                 continue;
             }
             let key = given.request_id.map(|id| (given.key, id, given.place));
@@ -333,7 +350,11 @@ impl Gathered {
         }
         report.left_out.retain(|_, n| *n > 0);
         report.n_queries = queries.len();
-        Judged { queries, report }
+        Judged {
+            queries,
+            unwritable,
+            report,
+        }
     }
 }
 
@@ -486,6 +507,16 @@ mod tests {
             assert_eq!(found.report.left_out, left_out.into_iter().collect());
             feedback.reverse();
         }
+    }
+
+    #[test]
+    fn documents_whose_id_no_judgments_can_hold_are_left_out() {
+        let feedback = ["a", "a\tb", "a\nb", "a\nb"].map(|id| judgment(1, "the sea", id, 1));
+        let found = judged(feedback.to_vec(), 1);
+        assert_eq!(grades(&found), [("the sea", vec![("a", 1)])]);
+        assert_eq!(found.report.left_out[UNWRITABLE], 3);
+        let unwritable: Vec<&str> = found.unwritable.iter().map(String::as_str).collect();
+        assert_eq!(unwritable, ["a\tb", "a\nb"]);
     }
 
     #[test]

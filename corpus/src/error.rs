@@ -36,6 +36,15 @@ pub enum CorpusError {
         /// What the decoder found.
         source: io::Error,
     },
+    /// The zstd stream looks back further than is allowed, so that a file cannot fill the memory.
+    #[error(
+        "`{}` takes more than 128 MiB to unpack, as files of `zstd --long=28` and above do; pack it again with less",
+        path.display()
+    )]
+    Window {
+        /// The file.
+        path: PathBuf,
+    },
     /// A line does not hold what it should.
     #[error("{0}")]
     BadLine(BadLine),

@@ -13,6 +13,8 @@ pub const MAX_LINE_BYTES: usize = 64 << 20;
 
 const GZIP: [u8; 3] = [0x1f, 0x8b, 0x08];
 const ZSTD: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
+/// What zstd says of a window of more than 128 MiB, its default limit; the decoder gives nothing but the text.
+const WINDOW_TOO_LARGE: &str = "Frame requires too much memory for decoding";
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
 /// A file, decompressed when its first bytes say so, read by lines.
@@ -169,7 +171,9 @@ pub(crate) fn read_error(
     source: io::Error,
 ) -> CorpusError {
     let path = path.to_owned();
-    if compressed && source.raw_os_error().is_none() {
+    if compressed && source.to_string() == WINDOW_TOO_LARGE {
+        CorpusError::Window { path }
+    } else if compressed && source.raw_os_error().is_none() {
         CorpusError::Corrupt { path, line, source }
     } else {
         CorpusError::Read { path, line, source }

@@ -342,6 +342,27 @@ fn damaged_compression_is_bad_input() {
 }
 
 #[test]
+fn a_window_over_the_limit_of_zstd_is_told() {
+    let line = b"{\"_id\": \"a\", \"text\": \"x\"}\n";
+    // One raw block, RFC 8878, §3.1.1: no content size, a window of 2^`log` bytes.
+    let frame = |log: u8| {
+        let block = (((line.len() as u32) << 3) | 1).to_le_bytes();
+        [
+            &b"\x28\xb5\x2f\xfd\0"[..],
+            &[(log - 10) << 3],
+            &block[..3],
+            line,
+        ]
+        .concat()
+    };
+    let expected = [passage("a", "", "x", json!({}))];
+    check_corpus("c.jsonl", frame(27), Ok(&expected));
+    let expected = "`c.jsonl` takes more than 128 MiB to unpack, as files of `zstd --long=28` and above do; \
+                    pack it again with less";
+    check_corpus("c.jsonl", frame(28), Err(expected));
+}
+
+#[test]
 fn the_digest_is_of_the_records_and_not_of_the_files() {
     let folder = Folder::new();
     let json = "{\"_id\": \"1\", \"text\": \"x\", \"b\": \"2\", \"a\": \"1\"}\n{\"_id\": 2, \"title\": \"T\", \"text\": \"\\u0079\", \"a\": \"é\"}\n";

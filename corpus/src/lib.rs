@@ -29,7 +29,7 @@ pub use query::{Query, read_queries};
 pub use reader::{CorpusConfig, CorpusReader, Passage};
 pub use record::{CorpusFormat, parse_passage};
 pub use rows::Rows;
-pub use run::{Run, RunFormat, Scored, check_query_id, ranked};
+pub use run::{Run, RunFormat, Scored, check_query_id, check_run_id, ranked};
 pub use schema::{Field, FieldKind, Schema, parse_date};
 pub use source::MAX_LINE_BYTES;
 pub use survey::{Survey, SurveyProgress, survey, survey_each};

@@ -181,7 +181,7 @@ impl Run {
         } else {
             &self.tag
         };
-        check_id(tag)?;
+        check_run_id(tag)?;
         let folder = path
             .parent()
             .filter(|folder| !folder.as_os_str().is_empty())
@@ -193,10 +193,10 @@ impl Run {
             .map_err(failed)?;
         let mut writer = BufWriter::new(file);
         for (query, passages) in self.queries() {
-            check_id(query)?;
+            check_run_id(query)?;
             let mut ranked: Vec<(f32, &str)> = Vec::with_capacity(passages.len());
             for Scored { id, score } in passages {
-                check_id(id)?;
+                check_run_id(id)?;
                 if score.is_nan() {
                     return Err(CorpusError::UnwritableScore {
                         query: query.to_owned(),
@@ -309,7 +309,11 @@ fn parse_row(fields: &[&str], format: RunFormat, line: u64) -> Result<Row, Reaso
     })
 }
 
-fn check_id(id: &str) -> Result<(), CorpusError> {
+/// Refuses an id that [`Run::write`] would refuse.
+///
+/// # Errors
+/// [`CorpusError::UnwritableId`].
+pub fn check_run_id(id: &str) -> Result<(), CorpusError> {
     match is_writable(id) {
         true => Ok(()),
         false => Err(CorpusError::UnwritableId { id: id.to_owned() }),

@@ -5,7 +5,7 @@ use std::time::Instant;
 use anyhow::Context;
 use corpus::{
     CorpusConfig, CorpusReader, Passage, Qrels, QrelsFormat, Run, RunFormat, Scored, Template,
-    ranked,
+    check_run_id, ranked,
 };
 use encoder::{Arithmetic, RankPrior};
 use hub::DEFAULT_RERANKER;
@@ -85,6 +85,11 @@ pub fn run(args: RerankArgs, output: &Output) -> anyhow::Result<()> {
             .get(query_id)
             .ok_or_else(|| missing("query", query_id, &args.queries))?;
         lists.push(Listed::new(query_id, query, hits, args.depth, &relevant));
+    }
+    if let Some(path) = &args.qrels {
+        let mut ids = lists.iter().flat_map(|list| &list.head);
+        ids.try_for_each(|id| check_run_id(id))
+            .with_context(|| format!("cannot score what `{}` has", path.display()))?;
     }
     let texts = passages_of(&lists, &args, &template)?;
     let reranker = model::load_reranker(

@@ -142,6 +142,33 @@ fn first_passage() -> serde_json::Value {
     serde_json::from_str(corpus.lines().next().expect("a line")).expect("JSON")
 }
 
+/// The model is not looked for before that.
+#[test]
+fn judged_passages_that_no_run_can_hold_are_refused_before_any_is_scored() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = |name: &str, content: &str| {
+        let path = folder.path().join(name);
+        fs::write(&path, content).expect("written");
+        path
+    };
+    let corpus = file(
+        "corpus.jsonl",
+        "{\"_id\": \"a\", \"text\": \"x\"}\n{\"_id\": \"b c\", \"text\": \"y\"}\n",
+    );
+    let queries = file("queries.jsonl", "{\"_id\": \"q\", \"text\": \"z\"}\n");
+    let run = file("run.trec", "q Q0 a 1 1 x\n");
+    let qrels = file("qrels.tsv", "query-id\tcorpus-id\tscore\nq\tb c\t1\n");
+    let out = folder.path().join("out.trec");
+    let mut arguments = vec!["rerank", "--model", "no-such-model", "--run", text(&run)];
+    arguments.extend(["--queries", text(&queries), "--corpus", text(&corpus)]);
+    arguments.extend(["--qrels", text(&qrels), "--run-out", text(&out)]);
+    let errors = fail(65, arguments);
+    assert!(
+        errors.contains("id `b c` is empty or has white space"),
+        "{errors}"
+    );
+}
+
 /// The run's own order decides where a model leaves everything to it.
 #[test]
 fn a_reranked_run_has_the_rank_prior_unless_it_is_raw() {

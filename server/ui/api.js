@@ -15,12 +15,13 @@ export class Problem extends Error {
   }
 }
 
+/** Paths are below what the page itself is below, which behind a proxy need not be the root. */
 async function ask(path, options = {}) {
   const headers = { ...options.headers };
   if (key.get()) headers.authorization = `Bearer ${key.get()}`;
   let response;
   try {
-    response = await fetch(path, { ...options, headers });
+    response = await fetch(new URL(`../${path}`, import.meta.url), { ...options, headers });
   } catch (error) {
     if (error.name === "AbortError") throw error;
     throw new Problem({ title: "Server cannot be reached", detail: error.message });
@@ -31,16 +32,16 @@ async function ask(path, options = {}) {
   throw new Problem(body?.title ? body : { title: `Status ${status}`, detail: "The answer cannot be read", status });
 }
 
-export const collections = () => ask("/v1/collections");
+export const collections = () => ask("v1/collections");
 
-export const collection = (name) => ask(`/v1/collections/${encodeURIComponent(name)}`);
+export const collection = (name) => ask(`v1/collections/${encodeURIComponent(name)}`);
 
-export const generations = (name) => ask(`/v1/collections/${encodeURIComponent(name)}/generations`);
+export const generations = (name) => ask(`v1/collections/${encodeURIComponent(name)}/generations`);
 
 /** Searches a collection, or the generation of it that is named. */
 export function search(name, generation, body, signal) {
   const place = encodeURIComponent(generation ? `${name}@${generation}` : name);
-  return ask(`/v1/collections/${place}/search`, {
+  return ask(`v1/collections/${place}/search`, {
     method: "POST",
     headers: { "content-type": "application/json" },
     body: JSON.stringify(body),

@@ -11,6 +11,8 @@ let state = states.read(location.search);
 /** The collection that is open: its schema, models and generations. */
 let open = { schema: {}, hasReranker: false, generations: [] };
 let searching = new AbortController();
+/** How often the page was begun with: answers to an earlier time, which may come last, change nothing. */
+let nStarts = 0;
 
 /** Takes over what was changed, with the query as it stands there now, and searches anew. */
 function change(changes) {
@@ -83,10 +85,12 @@ async function more() {
   titles()[0]?.[shown]?.focus();
 }
 
-/** Reads what is known of the collection; without it, a search still works. */
-async function openCollection() {
-  const detail = await api.collection(state.collection);
-  const generations = await api.generations(state.collection).catch(() => ({ generations: [] }));
+/** Reads what is known of the collection, and takes it over unless another one was chosen meanwhile. */
+async function openCollection(isLast) {
+  const { collection } = state;
+  const detail = await api.collection(collection);
+  const generations = await api.generations(collection).catch(() => ({ generations: [] }));
+  if (!isLast()) return;
   const schema = detail.schema?.fields ?? {};
   open = { schema, hasReranker: Boolean(detail.reranker), generations: generations.generations };
   at("facts").textContent = `${detail.passages.toLocaleString("en")} passages · ${detail.encoder ?? "no encoder"}`;
@@ -95,18 +99,24 @@ async function openCollection() {
 }
 
 async function start() {
+  nStarts += 1;
+  const place = nStarts;
+  const isLast = () => place === nStarts;
   show();
   try {
     const { collections } = await api.collections();
+    if (!isLast()) return;
     const names = collections.map(({ name }) => name);
     at("collection").replaceChildren(...names.map((name) => element("option", { value: name }, name)));
     if (!names.includes(state.collection)) state.collection = names[0] ?? "";
     if (!state.collection) {
       throw new api.Problem({ title: "No collection", detail: "This server has none that may be searched." });
     }
-    await openCollection();
+    await openCollection(isLast);
+    if (!isLast()) return;
     show();
   } catch (problem) {
+    if (!isLast()) return;
     columns.replaceChildren(failure("collections", problem));
     if (problem.status === 401) askForKey();
     return;

@@ -126,6 +126,36 @@ test("a query that is taken back while its search goes on leaves nothing to wait
   });
 });
 
+test("of two quick changes of the collection the last one counts, whichever is answered last", async () => {
+  await onPage("/ui?q=bread", {}, async (page) => {
+    let release;
+    const held = new Promise((done) => (release = done));
+    const slow = { name: "slow", passages: 1, encoder: "none", schema: { fields: { color: { kind: "keyword" } } } };
+    await page.route("**/v1/collections", (route) => route.fulfill({ json: { collections: [{ name: "sample" }, slow] } }));
+    await page.route("**/v1/collections/slow", async (route) => {
+      await held;
+      await route.fulfill({ json: slow });
+    });
+    await page.route("**/v1/collections/slow/generations", (route) => route.fulfill({ json: { generations: [] } }));
+    await page.reload();
+    await settled(page);
+    const facts = await page.locator("#facts").textContent();
+    const asked = page.waitForRequest("**/v1/collections/slow");
+    await page.getByLabel("Collection").selectOption("slow");
+    await asked;
+    const searched = page.waitForRequest("**/v1/collections/sample/search");
+    await page.getByLabel("Collection").selectOption("sample");
+    await searched;
+    await settled(page);
+    const answered = page.waitForResponse("**/v1/collections/slow/generations");
+    release();
+    await answered;
+    await page.evaluate(() => new Promise((done) => setTimeout(done)));
+    assert.equal(await page.locator("#facts").textContent(), facts);
+    assert.equal(await page.locator("#filter-field option", { hasText: "color" }).count(), 0);
+  });
+});
+
 test("filters and facets narrow what is found", async () => {
   await onPage("/ui?q=water&a.mode=lexical", {}, async (page) => {
     await settled(page);

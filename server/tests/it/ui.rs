@@ -8,20 +8,30 @@ fn named<'a>(text: &'a str, prefix: &str) -> Vec<&'a str> {
     quoted.filter(|name| name.starts_with(prefix)).collect()
 }
 
+/// Behind a proxy the page is found below any path, so that it names none from the root.
+#[track_caller]
+fn check_prefix(text: &str) {
+    let from_the_root = named(text, "/").into_iter().find(|name| name.len() > 1);
+    assert_eq!(from_the_root, None);
+    assert!(!text.contains("`/"));
+}
+
 #[test]
 fn every_file_that_the_page_names_is_there_and_nothing_else_may_be_loaded() {
     let server = TestServer::start();
     let page = server.get("/ui");
-    let mut files: Vec<String> = named(&page.text, "/ui/")
+    let mut files: Vec<String> = named(&page.text, "ui/")
         .into_iter()
-        .map(String::from)
+        .map(|path| format!("/{path}"))
         .collect();
+    check_prefix(&page.text);
     assert!(files.contains(&"/ui/main.js".to_owned()), "{files:?}");
     let mut seen = 0;
     while let Some(path) = files.get(seen).cloned() {
         seen += 1;
         let file = server.get(&path);
         assert_eq!(file.status, 200, "{path}");
+        check_prefix(&file.text);
         for name in [
             "content-security-policy",
             "cache-control",

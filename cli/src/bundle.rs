@@ -31,6 +31,9 @@ const HEADER_BYTES: usize = 56;
 /// More than a million files.
 const MAX_TABLE_BYTES: u64 = 256 << 20;
 
+/// What the names of folders begin with that are being unpacked into.
+const TEMPORARY: &str = ".bundle-";
+
 /// What is in a bundle.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -247,8 +250,15 @@ impl Bundle {
             )
         };
         fs::create_dir_all(folder).with_context(unpacked)?;
+        // One process at a time: another one's temporary folder is that of a process that was ended.
+        let lock = File::create(folder.join(".lock")).with_context(unpacked)?;
+        lock.lock().with_context(unpacked)?;
+        if is_whole(&target, &table) {
+            return Ok(bundle);
+        }
+        remove_unfinished(folder).with_context(unpacked)?;
         let temporary = tempfile::Builder::new()
-            .prefix(".bundle-")
+            .prefix(TEMPORARY)
             .tempdir_in(folder)
             .with_context(unpacked)?;
         for entry in &table.files {
@@ -271,10 +281,7 @@ impl Bundle {
         if target.exists() {
             fs::remove_dir_all(&target).with_context(unpacked)?; // Damaged.
         }
-        match fs::rename(temporary.path(), &target) {
-            Err(_) if is_whole(&target, &table) => {} // Another process was faster.
-            renamed => renamed.with_context(unpacked)?,
-        }
+        fs::rename(temporary.path(), &target).with_context(unpacked)?;
         sync_folder(folder).with_context(unpacked)?;
         Ok(bundle)
     }
@@ -343,6 +350,17 @@ fn read_table(
         Some(expected) if expected == n_bytes => Ok((table, digest)),
         _ => Err(damaged(path, "its length is not that of its files")),
     }
+}
+
+/// Removes what was not unpacked to its end.
+fn remove_unfinished(folder: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        if entry.file_name().to_string_lossy().starts_with(TEMPORARY) {
+            fs::remove_dir_all(entry.path())?;
+        }
+    }
+    Ok(())
 }
 
 /// Whether a folder has every file of the bundle with its length, and the models with their checksums; a generation is checked

@@ -50,7 +50,12 @@ fn a_bundle_answers_as_its_collection_does_and_damage_is_named() {
     fs::rename(&built.collection, folder.join("away")).expect("renamed");
     let search = ["--json", "search", text(&bundle), query];
     let search = [&search[..], &how, &["tiny-cross-bert"]].concat();
+    // What a process left that was ended while it unpacked.
+    let left = cache.join("trawl/bundles/.bundle-left");
+    fs::create_dir_all(left.join("models")).expect("a folder");
+    fs::write(left.join("models/half"), "").expect("written");
     let first = elsewhere(&cache, &search);
+    assert!(!left.exists());
     let error = String::from_utf8_lossy(&first.stderr);
     assert!(first.status.success(), "{error}");
     let found: serde_json::Value = serde_json::from_slice(&first.stdout).expect("JSON");
@@ -68,6 +73,7 @@ fn a_bundle_answers_as_its_collection_does_and_damage_is_named() {
     let unpacked = fs::read_dir(cache.join("trawl/bundles")).expect("a folder");
     let unpacked = unpacked
         .map(|entry| entry.expect("an entry").path())
+        .filter(|path| path.is_dir())
         .collect::<Vec<_>>();
     assert_eq!(unpacked.len(), 1, "{unpacked:?}");
     let weights = unpacked[0].join("models/tiny-bert/model.safetensors");

@@ -341,9 +341,8 @@ mod tests {
         }
     }
 
-    #[test]
-    fn a_connection_that_breaks_is_no_failure_to_write() {
-        let folder = tempfile::tempdir().unwrap();
+    /// Serves half of a file at an address; then it breaks the connection, or holds it until the other side gives up.
+    fn half_a_file(holds: bool) -> (String, std::thread::JoinHandle<()>) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let url = format!("http://{}/weights", listener.local_addr().unwrap());
         let serve = move || {
@@ -352,8 +351,15 @@ mod tests {
             while lines.next().is_some_and(|line| !line.unwrap().is_empty()) {}
             let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 8\r\n\r\nabcd";
             stream.write_all(answer).unwrap();
+            assert!(!holds || lines.next().is_none_or(|line| line.is_err()));
         };
-        let server = std::thread::spawn(serve);
+        (url, std::thread::spawn(serve))
+    }
+
+    #[test]
+    fn a_connection_that_breaks_is_no_failure_to_write() {
+        let folder = tempfile::tempdir().unwrap();
+        let (url, server) = half_a_file(false);
         let agent = Agent::new_with_config(Agent::config_builder().build());
         let error = download(&agent, &url, &folder.path().join("weights")).unwrap_err();
         assert!(matches!(error, PullError::Http { .. }), "{error}");
@@ -364,21 +370,11 @@ mod tests {
     #[test]
     fn a_download_that_stalls_ends() {
         let folder = tempfile::tempdir().unwrap();
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let url = format!("http://{}/weights", listener.local_addr().unwrap());
-        let serve = move || {
-            let (mut stream, _) = listener.accept().unwrap();
-            let mut lines = BufReader::new(stream.try_clone().unwrap()).lines();
-            while lines.next().is_some_and(|line| !line.unwrap().is_empty()) {}
-            let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 8\r\n\r\nabcd";
-            stream.write_all(answer).unwrap();
-            lines.next().is_none_or(|line| line.is_err()) // open until the other side gives up
-        };
-        let server = std::thread::spawn(serve);
+        let (url, server) = half_a_file(true);
         let agent = agent(Duration::from_millis(200));
         let error = download(&agent, &url, &folder.path().join("weights")).unwrap_err();
         assert!(matches!(error, PullError::Http { .. }), "{error}");
         drop(agent);
-        assert!(server.join().unwrap());
+        server.join().unwrap();
     }
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::{Command, Output};
 
 use crate::session::build;
-use crate::{fail, json, text, tiny_model};
+use crate::{fail, interrupt, json, text, tiny_model};
 
 /// Runs `trawl` where there are no models, with a cache folder of its own.
 fn elsewhere(cache: &Path, arguments: &[&str]) -> Output {
@@ -198,7 +198,7 @@ fn a_damaged_generation_is_not_packed() {
 
 #[test]
 fn a_bundle_that_is_interrupted_leaves_no_part_of_its_file() {
-    use std::io::{BufRead, BufReader, Write};
+    use std::io::Write;
     use std::process::Stdio;
     let built = build();
     let (reranker, out) = (
@@ -226,12 +226,7 @@ fn a_bundle_that_is_interrupted_leaves_no_part_of_its_file() {
         assert!(child.try_wait().expect("a child").is_none());
         std::thread::sleep(std::time::Duration::from_millis(10));
     }
-    let pid = child.id().to_string();
-    let signal = Command::new("kill").args(["-INT", &pid]).status();
-    assert!(signal.expect("kill starts").success());
-    let mut errors = BufReader::new(child.stderr.take().expect("piped")).lines();
-    let is_said = |line: std::io::Result<String>| line.expect("UTF-8").contains("next safe point");
-    assert!(errors.any(is_said));
+    interrupt(&mut child);
     // Opened for both, so that this does not wait for a reader: the child may have stopped before it.
     let mut both = fs::File::options();
     let mut copied = both.read(true).write(true).open(&slow).expect("open");

@@ -9,6 +9,7 @@ mod bundles;
 mod config;
 mod damage;
 mod disk;
+mod embed;
 mod eval;
 mod filters;
 mod gate;
@@ -25,9 +26,11 @@ mod session;
 mod teacher;
 mod train;
 mod training_data;
+mod write_log;
 
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Child, Command, Output};
 
 /// Runs `trawl` with the arguments given and returns how it ended.
 pub fn trawl<'a>(arguments: impl IntoIterator<Item = &'a str>) -> Output {
@@ -56,6 +59,16 @@ pub fn fail<'a>(exit: i32, arguments: impl IntoIterator<Item = &'a str>) -> Stri
     let errors = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(exit), "{errors}");
     errors
+}
+
+/// Sends Ctrl-C to a command whose stderr is piped, and waits until it says that it stops.
+pub fn interrupt(child: &mut Child) {
+    let pid = child.id().to_string();
+    let signal = Command::new("kill").args(["-INT", &pid]).status();
+    assert!(signal.expect("kill starts").success());
+    let mut errors = BufReader::new(child.stderr.take().expect("piped")).lines();
+    let is_said = |line: std::io::Result<String>| line.expect("UTF-8").contains("next safe point");
+    assert!(errors.any(is_said));
 }
 
 /// A path as an argument.

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use crate::{fail, json, sample, succeed, text, tiny_model, trawl};
+use crate::{fail, interrupt, json, sample, succeed, text, tiny_model, trawl};
 
 fn read(path: &Path) -> Value {
     serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap()
@@ -320,7 +320,7 @@ fn documents_become_blocks_that_training_reads() {
 
 #[test]
 fn blocks_that_are_interrupted_leave_no_part_of_their_file() {
-    use std::io::{BufRead, BufReader, Write};
+    use std::io::Write;
     use std::process::{Command, Stdio};
     let folder = tempfile::tempdir().unwrap();
     let (corpus, out) = (
@@ -346,11 +346,7 @@ fn blocks_that_are_interrupted_leave_no_part_of_their_file() {
     input
         .write_all(b"{\"_id\": \"a\", \"text\": \"The tide comes in twice a day.\"}\n")
         .unwrap();
-    let pid = child.id().to_string();
-    let signal = Command::new("kill").args(["-INT", &pid]).status().unwrap();
-    assert!(signal.success());
-    let mut errors = BufReader::new(child.stderr.take().unwrap()).lines();
-    assert!(errors.any(|line| line.unwrap().contains("next safe point")));
+    interrupt(&mut child);
     drop(input);
     assert_eq!(child.wait().unwrap().code(), Some(130));
     assert_eq!(n_files(), 0);

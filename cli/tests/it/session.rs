@@ -3,8 +3,6 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use collection::{Collection, LogConfig};
-
 use crate::{fail, json, sample, succeed, text, tiny_model, trawl};
 
 pub struct Built {
@@ -505,104 +503,6 @@ fn a_flipped_byte_is_found_by_verify_and_named() {
     fail(5, ["search", text(&built.collection), "tides"]);
 }
 
-#[test]
-fn a_flipped_byte_of_the_write_log_is_found_by_verify_and_named() {
-    let built = build();
-    let collection = text(&built.collection);
-    let document = built.folder.path().join("document.jsonl");
-    fs::write(&document, r#"{"_id": "new", "text": "salt and stone"}"#).expect("written");
-    let (model, verify) = (tiny_model(), ["--json", "index", "verify", collection]);
-    let add = ["documents", "add", collection, text(&document), "--model"];
-    assert_eq!(json(verify)["log_records"], 0);
-    succeed([&add[..], &[text(&model)]].concat());
-    assert_eq!(json(verify)["log_records"], 1);
-    let mut files = Vec::new();
-    list_files(&built.collection.join("live"), &mut files);
-    let log = files
-        .iter()
-        .find(|path| path.extension().is_some_and(|extension| extension == "log"))
-        .expect("a segment");
-    let mut bytes = fs::read(log).expect("read");
-    let middle = bytes.len() / 2;
-    bytes[middle] ^= 1;
-    fs::write(log, bytes).expect("written");
-    let output = trawl(verify);
-    assert_eq!(output.status.code(), Some(5));
-    let shown: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
-    let fault = &shown["faults"][0];
-    assert!(fault["generation"].is_null(), "{shown}");
-    let text = fault["fault"].as_str().expect("a text");
-    assert!(
-        text.contains("write log") && text.contains(".log"),
-        "{shown}"
-    );
-}
-
-#[test]
-fn a_write_log_that_ends_before_what_a_generation_contains_is_found_by_verify() {
-    let built = build();
-    let path = text(&built.collection);
-    let document = built.folder.path().join("document.jsonl");
-    fs::write(&document, r#"{"_id": "new", "text": "salt and stone"}"#).expect("written");
-    let (model, verify) = (tiny_model(), ["--json", "index", "verify", path]);
-    let add = ["documents", "add", path, text(&document), "--model"];
-    succeed([&add[..], &[text(&model)]].concat());
-    succeed(["index", "compact", path]);
-    assert_eq!(json(verify)["log_records"], 1);
-    let log = built.collection.join("live/00000000000000000001.log");
-    let bytes = fs::read(&log).expect("read");
-    fs::write(&log, &bytes[..bytes.len() - 1]).expect("written");
-
-    let output = trawl(verify);
-    assert_eq!(output.status.code(), Some(5));
-    let shown: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
-    assert_eq!(shown["faults"].as_array().map(Vec::len), Some(1), "{shown}");
-    let said = shown["faults"][0]["fault"].as_str().expect("a text");
-    assert!(
-        said.contains("ends at position 0") && said.contains("know position 1"),
-        "{shown}"
-    );
-}
-
-#[test]
-fn a_generation_that_lacks_documents_of_the_log_is_named_and_goes_back_without_them() {
-    let built = build();
-    let path = text(&built.collection);
-    let document = built.folder.path().join("document.jsonl");
-    fs::write(&document, r#"{"_id": "new", "text": "salt and stone"}"#).expect("written");
-    let (model, verify) = (tiny_model(), ["--json", "index", "verify", path]);
-    let add = ["documents", "add", path, text(&document), "--model"];
-    succeed([&add[..], &[text(&model)]].concat());
-    let collection = Collection::open(&built.collection).expect("a collection");
-    let first = collection.resolve("live").expect("a generation");
-    succeed(["index", "compact", path]);
-    // Removed here, and pulled from elsewhere when the log was folded.
-    let aside = built.folder.path().join("aside");
-    fs::rename(&first.path, &aside).expect("moved");
-    let log = collection.log_writer("test", LogConfig::default());
-    let writer = collection.writer("test").expect("the lock");
-    let freed = log.expect("the log").truncate(&writer).expect("removed");
-    assert!(freed > 0);
-    drop(writer);
-    fs::rename(&aside, &first.path).expect("moved");
-
-    let output = trawl(verify);
-    assert_eq!(output.status.code(), Some(5));
-    let shown: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
-    assert_eq!(shown["faults"].as_array().map(Vec::len), Some(1), "{shown}");
-    let fault = &shown["faults"][0];
-    assert_eq!(fault["generation"], first.id.as_str(), "{shown}");
-    let said = fault["fault"].as_str().expect("a text");
-    assert!(said.contains("begins at position 2"), "{shown}");
-
-    let refused = fail(5, ["index", "rollback", path]);
-    assert!(refused.contains("begins at position 2"), "{refused}");
-    succeed(["index", "rollback", path, "--drop-live"]);
-    let live = collection.resolve("live").expect("a generation");
-    assert_eq!(live.id, first.id);
-    succeed(verify);
-}
-
 /// Adds every file below a folder.
 pub fn list_files(folder: &Path, files: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(folder).expect("a folder") {
@@ -613,94 +513,6 @@ pub fn list_files(folder: &Path, files: &mut Vec<PathBuf>) {
             files.push(path)
         }
     }
-}
-
-#[test]
-fn embed_prints_one_vector_a_line_and_writes_numpy() {
-    use std::io::Write;
-    use std::process::{Command, Stdio};
-    let folder = tempfile::tempdir().expect("a temporary folder");
-    let npy = folder.path().join("vectors.npy");
-    let run = |more: &[&str]| {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_trawl"))
-            .args(["embed", "--model", text(&tiny_model())])
-            .args(more)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("starts");
-        child
-            .stdin
-            .take()
-            .expect("piped")
-            .write_all(b"one\n\nthree\n")
-            .expect("written");
-        let output = child.wait_with_output().expect("ends");
-        assert!(output.status.success());
-        String::from_utf8(output.stdout).expect("UTF-8")
-    };
-    let printed = run(&[]);
-    let rows: Vec<Vec<f32>> = printed
-        .lines()
-        .map(|line| serde_json::from_str(line).expect("an array"))
-        .collect();
-    assert_eq!(rows.iter().map(Vec::len).collect::<Vec<_>>(), [32, 32, 32]);
-    run(&["--output", text(&npy)]);
-    let bytes = fs::read(npy).expect("written");
-    assert_eq!(bytes.len(), 128 + 3 * 32 * 4);
-    assert!(String::from_utf8_lossy(&bytes[..128]).contains("'shape': (3, 32)"));
-    let values: Vec<f32> = bytes[128..]
-        .chunks_exact(4)
-        .map(|bytes| f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]))
-        .collect();
-    assert_eq!(values, rows.concat());
-}
-
-#[test]
-fn embed_that_is_interrupted_leaves_no_part_of_its_array() {
-    use std::io::{BufRead, BufReader, Write};
-    use std::process::{Command, Stdio};
-    let folder = tempfile::tempdir().expect("a temporary folder");
-    let n_files = || fs::read_dir(folder.path()).expect("a folder").count();
-    let npy = folder.path().join("vectors.npy");
-    let mut child = Command::new(env!("CARGO_BIN_EXE_trawl"))
-        .args(["--quiet", "embed", "--model", text(&tiny_model())])
-        .args(["--output", text(&npy)])
-        .stdin(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("starts");
-    let mut input = child.stdin.take().expect("piped");
-    input.write_all(b"one\n").expect("written");
-    while n_files() == 0 {
-        assert!(child.try_wait().expect("a child").is_none());
-        std::thread::sleep(std::time::Duration::from_millis(10));
-    }
-    let pid = child.id().to_string();
-    let signal = Command::new("kill").args(["-INT", &pid]).status();
-    assert!(signal.expect("kill starts").success());
-    let mut errors = BufReader::new(child.stderr.take().expect("piped")).lines();
-    let is_said = |line: std::io::Result<String>| line.expect("UTF-8").contains("next safe point");
-    assert!(errors.any(is_said));
-    drop(input);
-    assert_eq!(child.wait().expect("ends").code(), Some(130));
-    assert_eq!(n_files(), 0);
-}
-
-#[test]
-fn a_line_that_is_no_text_is_named_and_bad_input() {
-    use std::process::{Command, Stdio};
-    let folder = tempfile::tempdir().expect("a temporary folder");
-    let lines = folder.path().join("lines");
-    fs::write(&lines, b"one\ntwo \xff\nthree\n").expect("written");
-    let output = Command::new(env!("CARGO_BIN_EXE_trawl"))
-        .args(["embed", "--model", text(&tiny_model())])
-        .stdin(Stdio::from(fs::File::open(&lines).expect("opened")))
-        .output()
-        .expect("starts");
-    let errors = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(65), "{errors}");
-    assert!(errors.contains("line 2: not UTF-8"), "{errors}");
 }
 
 #[test]

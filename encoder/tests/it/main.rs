@@ -3,6 +3,7 @@
 mod accelerated;
 mod directories;
 mod fingerprints;
+mod foreign;
 mod invariance;
 mod parity;
 mod texts;

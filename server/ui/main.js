@@ -7,12 +7,18 @@ import * as states from "./state.js";
 const at = (id) => document.getElementById(id);
 const columns = at("columns");
 
-let state = states.read(location.search);
+let state;
 /** The collection that is open: its schema, models and generations. */
 let open = { schema: {}, hasReranker: false, generations: [] };
 let searching = new AbortController();
 /** How often the page was begun with: answers to an earlier time, which may come last, change nothing. */
 let nStarts = 0;
+
+/** Takes over the state from the address, with its query in place of what stands there. */
+function readAddress() {
+  state = states.read(location.search);
+  at("query").value = state.query;
+}
 
 /** Takes over what was changed, with the query as it stands there now, and searches anew. */
 function change(changes) {
@@ -22,9 +28,8 @@ function change(changes) {
   return search();
 }
 
-/** Brings the controls in line with the state. */
+/** Brings the controls in line with the state, but for the query: it may be being typed. */
 function show() {
-  at("query").value = state.query;
   at("compare").checked = state.compare;
   at("collection").value = state.collection;
   at("side-b").hidden = !state.compare;
@@ -175,9 +180,9 @@ at("search").addEventListener("submit", (event) => {
 at("compare").addEventListener("change", (event) => change({ compare: event.target.checked }));
 at("collection").addEventListener("change", async (event) => {
   const usual = states.initial();
-  const { query, compare, a, b } = state;
+  const { compare, a, b } = state;
   const plain = (side) => ({ ...side, generation: "" });
-  state = { ...usual, query, compare, a: plain(a), b: plain(b), collection: event.target.value };
+  state = { ...usual, query: at("query").value, compare, a: plain(a), b: plain(b), collection: event.target.value };
   history.pushState(null, "", states.write(state));
   await start();
 });
@@ -197,10 +202,11 @@ at("key-form").addEventListener("submit", (event) => {
 });
 addEventListener("keydown", onKey);
 addEventListener("popstate", () => {
-  state = states.read(location.search);
+  readAddress();
   start();
 });
 
+readAddress();
 if (!state.query) at("query").focus();
 // Room for the passages: on a phone the filters are closed until they are asked for.
 if (matchMedia("(max-width: 48rem)").matches) at("narrow").open = false;

@@ -126,6 +126,25 @@ test("a query that is taken back while its search goes on leaves nothing to wait
   });
 });
 
+test("what is typed while the page reads about its collections stays there", async () => {
+  await onPage("/ui", {}, async (page) => {
+    let release;
+    const held = new Promise((done) => (release = done));
+    await page.route("**/v1/collections", async (route) => {
+      await held;
+      await route.continue();
+    });
+    const asked = page.waitForRequest("**/v1/collections");
+    await page.reload();
+    await asked;
+    await page.getByLabel("Query").fill("bread");
+    release();
+    await page.locator("#facts", { hasText: "passages" }).waitFor();
+    await page.locator("#columns[aria-busy=false] .empty").waitFor();
+    assert.equal(await page.getByLabel("Query").inputValue(), "bread");
+  });
+});
+
 test("of two quick changes of the collection the last one counts, whichever is answered last", async () => {
   await onPage("/ui?q=bread", {}, async (page) => {
     let release;

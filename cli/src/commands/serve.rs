@@ -72,6 +72,8 @@ pub struct ServeArgs {
 pub fn run(mut args: ServeArgs, output: &Output) -> anyhow::Result<()> {
     let stops = Stops::listen()?;
     let place = ServerFile::place(args.config.as_deref()).map(Path::to_owned);
+    // Without a file there is nothing to read again, and the signal ends the process, as that of a terminal that is closed.
+    let hangup = place.as_ref().map(|_| stops.hangup()).transpose()?;
     let at = place.as_deref().and_then(changed);
     let file = ServerFile::read(place.as_deref(), variables())?;
     let seen = place.map(|place| Watched::new(place, at, Some(&file)));
@@ -111,7 +113,7 @@ pub fn run(mut args: ServeArgs, output: &Output) -> anyhow::Result<()> {
         output.remark(format!("collection `{name}`: {}", section.path.display()));
     }
     setup.server.add_created()?;
-    run_until_stopped(setup.server, seen, stops, output)
+    run_until_stopped(setup.server, seen.zip(hangup), stops, output)
 }
 
 fn resolve(args: &ServeArgs, file: &ServerFile) -> anyhow::Result<ServerConfig> {
@@ -456,13 +458,19 @@ impl Stops {
             listening,
         })
     }
+
+    /// SIGHUP, kept from here on until it is asked for.
+    fn hangup(&self) -> anyhow::Result<Signal> {
+        let _entered = self.runtime.enter();
+        Ok(signal(SignalKind::hangup())?)
+    }
 }
 
 /// Serves until Ctrl-C or SIGTERM, then finishes the requests in flight; a second signal ends the process at once. Keys, limits
-/// and certificate are read again when the files that were `seen` change, and on SIGHUP.
+/// and certificate are read again when the files that were `seen` change, and on the signal beside them.
 pub fn run_until_stopped(
     server: Server,
-    seen: Option<Watched>,
+    seen: Option<(Watched, Signal)>,
     stops: Stops,
     output: &Output,
 ) -> anyhow::Result<()> {
@@ -500,9 +508,9 @@ pub fn run_until_stopped(
 }
 
 /// Keeps keys, limits and certificate as the file has them. What cannot be used is told, and what was in force stays.
-async fn follow(seen: Option<Watched>, control: &Control, output: &Output) {
+async fn follow(seen: Option<(Watched, Signal)>, control: &Control, output: &Output) {
     const EVERY: Duration = Duration::from_secs(2);
-    let (Some(mut seen), Ok(mut hangup)) = (seen, signal(SignalKind::hangup())) else {
+    let Some((mut seen, mut hangup)) = seen else {
         return std::future::pending().await;
     };
     loop {

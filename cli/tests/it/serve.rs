@@ -161,6 +161,35 @@ fn a_file_that_changes_while_collections_are_opened_is_read_again() {
 }
 
 #[test]
+fn sighup_while_collections_are_opened_is_heeded_when_the_server_is_up() {
+    let built = build();
+    let file = write_file(&built);
+    let log = built.folder.path().join("queries.log");
+    let with_log = fs::read_to_string(&file).unwrap() + &format!("[query_log]\npath = {log:?}\n");
+    fs::write(&file, with_log).unwrap();
+    let mut process = Command::new(env!("CARGO_BIN_EXE_trawl"))
+        .args(["serve", "--config", &file])
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let id = process.id().to_string();
+    let mut lines = BufReader::new(process.stderr.as_mut().unwrap()).lines();
+    let mut wait_for = |text: &str| {
+        let said = lines.any(|line| line.unwrap().contains(text));
+        assert!(said, "the process ended before it said `{text}`");
+    };
+    // Models and collections have not been read by then.
+    wait_for("query log: ");
+    let sent = Command::new("kill").args(["-HUP", &id]).status().unwrap();
+    assert!(sent.success());
+    wait_for("serving on http://");
+    // The file has not changed.
+    wait_for("read again from");
+    let address = String::new();
+    assert_eq!(Serving { process, address }.stop(), Some(0));
+}
+
+#[test]
 fn a_collection_alone_has_the_default_reranker_unless_it_shall_not() {
     let built = build();
     let (collection, models) = (text(&built.collection), tempfile::tempdir().unwrap());

@@ -243,7 +243,7 @@ pub struct ObservabilitySection {
 pub struct DocumentsSection {
     /// What an acknowledged document survives: `fsync`, a machine that stops; `os`, a process that is killed.
     pub durability: Durability,
-    /// Passages in the write log of a collection from which on it is folded into a new generation; 0 never does.
+    /// Passages, or records, in the write log of a collection from which on it is folded into a new generation; 0 never does.
     pub compact_after: u32,
 }
 

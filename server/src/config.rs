@@ -47,7 +47,7 @@ pub struct ServerConfig {
     /// How documents are written to the logs of collections (`documents.durability`).
     #[serde(skip)]
     pub log: LogConfig,
-    /// Passages in the write log of a collection from which on it is folded into a new generation without being asked
+    /// Passages, or records, in the write log of a collection from which on it is folded into a new generation without being asked
     /// (`documents.compact_after`); never without.
     pub compact_after: Option<u32>,
     /// Where spans of requests are sent, as `http://127.0.0.1:4318` (`observability.otlp_endpoint`); nowhere without.
@@ -124,7 +124,7 @@ pub struct Limits {
     pub rerank_documents: usize,
     /// Documents that one request adds or deletes.
     pub documents: usize,
-    /// Memory of the documents of a collection that are in its write log; more are refused until they are folded.
+    /// Memory of the documents of a collection that its write log adds or deletes; more are refused until they are folded.
     pub live_bytes: usize,
     /// Bytes of all headers of a request.
     pub header_bytes: usize,

@@ -28,6 +28,7 @@ use crate::live::begin_compaction;
 use crate::problem::{ApiError, filter_fault};
 use crate::scheduler::Class;
 use crate::state::{App, ServedCollection};
+use crate::swap::{Slot, Source};
 
 /// Longest header `Idempotency-Key`.
 const MAX_KEY_BYTES: usize = 255;
@@ -103,10 +104,7 @@ pub(super) async fn add(
     let changes: Vec<_> = upserts.into_iter().map(DocumentChange::Upsert).collect();
     let answer = serde_json::to_value(&body).map_err(ApiError::internal)?;
     let answer = commit(&app, &name, changes, key, digest, answer).await?;
-    let n_added = slot.current().retriever.live().view().n_added();
-    if app.config.compact_after.is_some_and(|most| n_added >= most) {
-        begin_compaction(&app, &name, &slot, source);
-    }
+    fold_grown(&app, &name, &slot, source);
     Ok(answer)
 }
 
@@ -135,7 +133,7 @@ pub(super) async fn delete(
     headers: HeaderMap,
     Json(body): Json<DocumentsDelete>,
 ) -> Result<Response, ApiError> {
-    let (slot, _) = writable(&app, &name)?;
+    let (slot, source) = writable(&app, &name)?;
     let limits = app.limits();
     let request = hex(&[&serde_json::to_vec(&body).map_err(ApiError::internal)?]);
     let (ids, filter) = deleted(body, &limits)?;
@@ -145,7 +143,11 @@ pub(super) async fn delete(
         return Err(too_many("ids:", ids.len(), limits.documents));
     }
     let key = idempotency_key(&headers, &name, &context)?;
+    if let Some(before) = answered(&app, &name, key.clone()).await? {
+        return respond(before, &request, Value::Null);
+    }
     let live = slot.current().retriever.live();
+    check_memory(&live, limits.live_bytes)?;
     let mut answer = DocumentsDeleted {
         collection: name.clone(),
         documents: 0,
@@ -166,7 +168,9 @@ pub(super) async fn delete(
             let (ids, answer) = counting.await?.map_err(ApiError::internal)?;
             let answer = serde_json::to_value(&answer).map_err(ApiError::internal)?;
             let changes = ids.into_iter().map(DocumentChange::Delete).collect();
-            return commit(&app, &name, changes, key, request, answer).await;
+            let answer = commit(&app, &name, changes, key, request, answer).await?;
+            fold_grown(&app, &name, &slot, source);
+            return Ok(answer);
         }
         (ids, filter, own) => (ids, narrow(filter, own).unwrap_or_default()),
     };
@@ -179,14 +183,17 @@ pub(super) async fn delete(
         request: request.clone(),
         answer: answer.clone(),
     };
-    let (app, of) = (App::clone(&app), name.clone());
+    let (app_of_task, of) = (App::clone(&app), name.clone());
     let writing = in_task(async move {
-        let (slot, source) = writable(&app, &of)?;
+        let (slot, source) = writable(&app_of_task, &of)?;
         let find = |live: &Live| find.batch(live);
-        Ok(slot.commit_found(&source, app.config.log, find).await)
+        Ok(slot
+            .commit_found(&source, app_of_task.config.log, find)
+            .await)
     });
     match writing.await? {
         Ok(committed) => {
+            fold_grown(&app, &name, &slot, source);
             if let Committed::Written { n_changes, .. } = committed {
                 answer.documents = n_changes;
             }
@@ -635,6 +642,18 @@ fn brought(recipe: &Recipe, mut document: Passage) -> Result<Upsert, String> {
         .map_err(|error| described(&error))
 }
 
+/// Begins to fold a log that has grown to `documents.compact_after`.
+fn fold_grown(app: &App, name: &str, slot: &Slot, source: Source) {
+    let live = slot.current().retriever.live();
+    // Deletions and remembered answers bring no passages, but make the log longer.
+    let n_records = live.position() - live.start();
+    let grown = n_records.max(live.view().n_added().into());
+    let most = app.config.compact_after.map(u64::from);
+    if most.is_some_and(|most| grown >= most) {
+        begin_compaction(app, name, slot, source);
+    }
+}
+
 /// Refuses more while what is in the log takes too much memory.
 fn check_memory(live: &Live, limit: usize) -> Result<(), ApiError> {
     let held = live.n_bytes();
@@ -642,7 +661,7 @@ fn check_memory(live: &Live, limit: usize) -> Result<(), ApiError> {
         return Ok(());
     }
     let text = format!(
-        "documents written since the last build take {held} bytes of memory, limit is {limit} (`limits.live_bytes`); fold them"
+        "documents written and deleted since the last build take {held} bytes of memory, limit is {limit} (`limits.live_bytes`); fold them"
     );
     Err(ApiError::new(ErrorCode::InsufficientStorage, text))
 }

@@ -233,7 +233,7 @@ fn check_type(rule: &Value, value: &Value) -> Result<(), String> {
 }
 
 /// Statuses that no request alone brings about, by route, or `*` for all; and what shows them.
-const ELSEWHERE: [(&str, u16, &str); 3] = [
+const ELSEWHERE: [(&str, u16, &str); 2] = [
     (
         "*",
         500,
@@ -243,11 +243,6 @@ const ELSEWHERE: [(&str, u16, &str); 3] = [
         "*",
         503,
         "while a server starts; the unit tests of `routes` ask one that never ends",
-    ),
-    (
-        "POST /v1/collections/{name}/documents/delete",
-        507,
-        "a full disk",
     ),
 ];
 

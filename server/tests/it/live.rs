@@ -328,6 +328,30 @@ fn a_request_with_a_key_is_answered_again_when_there_is_no_room_for_more() {
 }
 
 #[test]
+fn deletions_are_refused_when_there_is_no_room_for_more() {
+    let server = TestServer::start_with(
+        |config| config.limits.live_bytes = 1,
+        server::QueueConfig::default(),
+    );
+    let delete = format!("{DOCUMENTS}/delete");
+    let (key, owls) = ("idempotency-key: one\r\n", br#"{"ids": ["owls"]}"#);
+    let first = server.post_with(&delete, key, owls).ok();
+    let french = json!({"must": [{"key": "lang", "match": {"value": "fr"}}]});
+    for more in [json!({"ids": ["sky"]}), json!({"filter": french})] {
+        let refused = server.post(&delete, &more);
+        refused.problem(507, "insufficient_storage");
+    }
+    server.get(&format!("{DOCUMENTS}/sky")).ok();
+    server.get(&format!("{DOCUMENTS}/bread")).ok();
+    let again = server.post_with(&delete, key, owls);
+    assert_eq!(again.header("idempotent-replayed"), "true");
+    assert_eq!(again.ok(), first);
+    compact(&server);
+    let deleted = server.post(&delete, &json!({"ids": ["sky"]})).ok();
+    assert_eq!(deleted["documents"], 1);
+}
+
+#[test]
 fn writes_while_generations_change_are_neither_lost_nor_doubled() {
     let server = TestServer::start();
     let (stop, n_written) = (AtomicBool::new(false), AtomicUsize::new(0));
@@ -446,6 +470,27 @@ fn a_log_that_has_grown_is_folded_without_being_asked() {
             .count(),
         6
     );
+}
+
+#[test]
+fn a_log_of_deletions_is_folded_without_being_asked() {
+    let of = |lang: &str| json!({"must": [{"key": "lang", "match": {"value": lang}}]});
+    for body in [
+        json!({"ids": ["nobody", "nothing"]}),
+        json!({"filter": of("en")}),
+    ] {
+        let server = TestServer::start_with(
+            |config| config.compact_after = Some(2),
+            server::QueueConfig::default(),
+        );
+        let before = server.search(json!({"query": "a"})).ok()["generation"].clone();
+        server.post(&format!("{DOCUMENTS}/delete"), &body).ok();
+        let start = Instant::now();
+        while server.search(json!({"query": "a"})).ok()["generation"] == before {
+            assert!(start.elapsed() < Duration::from_secs(60), "{body}");
+            thread::sleep(Duration::from_millis(50));
+        }
+    }
 }
 
 #[test]

@@ -181,19 +181,21 @@ impl SearchBackend for InProcess {
                 }
                 match index.search(&queries, k, filter.as_deref(), &params) {
                     Ok(lists) => lists.into_iter().map(Ok).collect(),
-                    Err(SearchError::DeadlineExceeded) => (0..n_queries)
-                        .map(|_| Err(BackendError::DeadlineExceeded))
-                        .collect(),
                     // One query of the batch is at fault: asked one by one, only that one fails.
-                    Err(_) if n_queries > 1 => queries
-                        .chunks_exact(width)
-                        .enumerate()
-                        .map(|(place, query)| {
-                            let found = one(&*index, query, k, filter.as_deref(), &params);
-                            found.map_err(|error| at_place(error, place))
-                        })
-                        .collect(),
-                    Err(error) => vec![Err(error.into())],
+                    Err(SearchError::NotFinite { .. } | SearchError::ZeroQuery { .. })
+                        if n_queries > 1 =>
+                    {
+                        queries
+                            .chunks_exact(width)
+                            .enumerate()
+                            .map(|(place, query)| {
+                                let found = one(&*index, query, k, filter.as_deref(), &params);
+                                found.map_err(|error| at_place(error, place))
+                            })
+                            .collect()
+                    }
+                    // The time, or the device: each query alone would only meet it again.
+                    Err(error) => vec![Err(error.into()); n_queries.max(1)],
                 }
             });
             task.await
@@ -236,7 +238,74 @@ fn one(
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use compute::accelerator::AcceleratorError;
+    use index::{Capabilities, Device};
+
     use super::*;
+
+    /// Counts the searches that its device fails at.
+    #[derive(Default)]
+    struct Failing(AtomicUsize);
+
+    impl VectorIndex for Failing {
+        fn len(&self) -> usize {
+            1
+        }
+
+        fn width(&self) -> usize {
+            2
+        }
+
+        fn metric(&self) -> Metric {
+            Metric::InnerProduct
+        }
+
+        fn capabilities(&self) -> Capabilities {
+            Capabilities {
+                filter: true,
+                exact: true,
+                device: Device::Cuda,
+            }
+        }
+
+        fn search(
+            &self,
+            _: &[f32],
+            _: usize,
+            _: Option<&Bitmap>,
+            _: &SearchParams,
+        ) -> Result<Vec<Vec<Neighbor>>, SearchError> {
+            self.0.fetch_add(1, Ordering::Relaxed);
+            Err(SearchError::Device(AcceleratorError::NotAvailable {
+                reason: "it is gone".to_owned(),
+            }))
+        }
+    }
+
+    #[test]
+    fn a_device_that_fails_a_batch_is_not_asked_again_for_each_query() {
+        let index = Arc::new(Failing::default());
+        let backend = InProcess::new(Arc::clone(&index) as Arc<dyn VectorIndex>);
+        let request = BackendRequest {
+            queries: vec![1.0; 6],
+            k: 1,
+            passages: None,
+            filter: None,
+            params: SearchParams::default(),
+            deadline: Deadline::NONE,
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread().build();
+        let lists = runtime.unwrap().block_on(backend.search(request));
+        assert_eq!(lists.len(), 3);
+        for list in lists {
+            let error = list.unwrap_err();
+            let device = matches!(error, BackendError::Search(SearchError::Device(_)));
+            assert!(device, "{error:?}");
+        }
+        assert_eq!(index.0.load(Ordering::Relaxed), 1);
+    }
 
     #[test]
     fn a_search_that_ran_late_is_no_fault_of_its_query() {

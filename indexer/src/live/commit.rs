@@ -82,7 +82,8 @@ pub struct Committer {
 }
 
 impl Committer {
-    /// Starts the thread. `show` gets the changes of every group and the position of its last record, in the order of the log.
+    /// Starts the thread. `show` gets the changes of every group and the position of its last record, in the order of the log;
+    /// after a call that failed, the next one shows what that did not, too.
     ///
     /// # Errors
     /// When the log cannot be read, or no thread be started.
@@ -111,6 +112,7 @@ impl Committer {
         let writing = Writing {
             log,
             answers: Arc::clone(&answers),
+            unshown: Vec::new(),
             show,
         };
         let run = move || writing.run(&receiver);
@@ -181,6 +183,8 @@ impl Drop for Committer {
 struct Writing<F> {
     log: LogWriter,
     answers: Arc<Mutex<Answers>>,
+    /// Answers to what was written, by the position of their record, until it is shown.
+    unshown: Vec<(u64, Remembered)>,
     show: F,
 }
 
@@ -231,10 +235,20 @@ impl<F: FnMut(Vec<DocumentChange>, u64) -> Result<(), LiveError>> Writing<F> {
             if let Some(before) = before {
                 return reply(Ok(before));
             }
-            if let Some(waiting) = group.answers.iter().find(|(_, answer)| answer.key == *key) {
-                let remembered = waiting.1.clone();
-                let index = waiting.0;
-                group.again.push((index, remembered, reply));
+            let first = self.log.position() + 1;
+            let waiting = group.answers.iter();
+            let waiting = waiting.map(|(index, answer)| (first + *index as u64, answer));
+            let unshown = self.unshown.iter();
+            let before = unshown
+                .map(|(position, answer)| (*position, answer))
+                .chain(waiting)
+                .find(|(_, answer)| answer.key == *key)
+                .map(|(position, answer)| Committed::Before {
+                    position,
+                    remembered: answer.clone(),
+                });
+            if let Some(before) = before {
+                group.again.push((before, reply));
                 return;
             }
         }
@@ -263,16 +277,21 @@ impl<F: FnMut(Vec<DocumentChange>, u64) -> Result<(), LiveError>> Writing<F> {
     fn write(&mut self, group: Group) {
         let written = self.log.append(&group.records);
         let shown = match written {
-            Ok(Range { start, end }) => match (self.show)(group.changes, end - 1) {
-                Ok(()) => Ok(start),
-                Err(error) => Err((error, "changes were written, but cannot be shown")),
-            },
+            Ok(Range { start, end }) => {
+                let answers = group.answers.into_iter();
+                let answers = answers.map(|(index, answer)| (start + index as u64, answer));
+                self.unshown.extend(answers);
+                match (self.show)(group.changes, end - 1) {
+                    Ok(()) => Ok(start),
+                    Err(error) => Err((error, "changes were written, but cannot be shown")),
+                }
+            }
             Err(error) => Err((LiveError::Collection(error), "changes were not written")),
         };
         match shown {
             Ok(start) => {
-                for (index, answer) in group.answers {
-                    lock(&self.answers).add(start + index as u64, answer);
+                for (position, answer) in self.unshown.drain(..) {
+                    lock(&self.answers).add(position, answer);
                 }
                 for (n_records, n_changes, reply) in group.replies {
                     let position = start + n_records as u64 - 1;
@@ -281,18 +300,14 @@ impl<F: FnMut(Vec<DocumentChange>, u64) -> Result<(), LiveError>> Writing<F> {
                         n_changes,
                     }));
                 }
-                for (index, remembered, reply) in group.again {
-                    let position = start + index as u64;
-                    reply(Ok(Committed::Before {
-                        position,
-                        remembered,
-                    }));
+                for (before, reply) in group.again {
+                    reply(Ok(before));
                 }
             }
             Err((error, what)) => {
                 tracing::error!(error = &error as &dyn std::error::Error, "{what}");
                 let error = Arc::new(error);
-                let again = group.again.into_iter().map(|(_, _, reply)| reply);
+                let again = group.again.into_iter().map(|(_, reply)| reply);
                 for reply in group
                     .replies
                     .into_iter()
@@ -316,8 +331,8 @@ struct Group {
     answers: Vec<(usize, Remembered)>,
     /// With the number of records up to the end of their batch, and of its changes.
     replies: Vec<(usize, usize, Reply)>,
-    /// Those who asked what another one of the group asks.
-    again: Vec<(usize, Remembered, Reply)>,
+    /// Those who asked what another one of the group asks, or what is written and not shown yet; with their answers.
+    again: Vec<(Committed, Reply)>,
 }
 
 /// The newest answers.

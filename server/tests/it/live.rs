@@ -421,24 +421,48 @@ fn what_another_process_writes_is_noticed_until_this_one_writes() {
     server.get(&format!("{DOCUMENTS}/{id}")).ok();
 }
 
+/// Damages the text of `bees`, which is needed to delete it, or repairs it.
+fn flip_text_of_bees(server: &TestServer) {
+    let generation = Collection::open(&server.root).unwrap();
+    let path = generation.resolve("live").unwrap().path.join("passages");
+    let bytes = std::fs::read(&path).unwrap();
+    let middle = bytes.len() / 2;
+    let file = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
+    file.write_all_at(&[!bytes[middle]], middle as u64).unwrap();
+}
+
+#[test]
+fn a_request_with_a_key_that_could_not_be_shown_is_written_once() {
+    let server = TestServer::start();
+    let delete = || {
+        let (headers, body) = ("idempotency-key: one\r\n", br#"{"ids": ["bees"]}"#);
+        server.post_with(&format!("{DOCUMENTS}/delete"), headers, body)
+    };
+    flip_text_of_bees(&server);
+    delete().problem(500, "internal");
+    flip_text_of_bees(&server);
+    let again = delete();
+    assert_eq!(again.header("idempotent-replayed"), "true");
+    let again = again.ok();
+    assert_eq!(
+        (&again["documents"], &again["log_position"]),
+        (&json!(1), &json!(2))
+    );
+    server
+        .get(&format!("{DOCUMENTS}/bees"))
+        .problem(404, "not_found");
+    let document = json!({"_id": "new", "text": "quicksilver"});
+    assert_eq!(server.post(DOCUMENTS, &document).ok()["log_position"], 3);
+}
+
 #[test]
 fn what_could_not_be_shown_is_shown_with_what_is_written_next() {
     let server = TestServer::start();
-    let generation = Collection::open(&server.root).unwrap();
-    let generation = generation.resolve("live").unwrap();
-    let path = generation.path.join("passages");
-    let intact = std::fs::read(&path).unwrap();
-    let middle = intact.len() / 2;
-    let put = |byte: u8| {
-        let file = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
-        file.write_all_at(&[byte], middle as u64).unwrap();
-    };
-    // The text of a passage is needed to delete it.
-    put(!intact[middle]);
+    flip_text_of_bees(&server);
     let delete = json!({"ids": ["bees"]});
     let failed = server.post(&format!("{DOCUMENTS}/delete"), &delete);
     failed.problem(500, "internal");
-    put(intact[middle]);
+    flip_text_of_bees(&server);
     let document = json!({"_id": "new", "text": "quicksilver"});
     assert_eq!(server.post(DOCUMENTS, &document).ok()["log_position"], 2);
     assert_eq!(ids(&words(&server, "quicksilver")), ["new"]);

@@ -13,6 +13,10 @@
 //! leave of a write that was not finished. Anything else that does not match its checksum is damage, and an error that names
 //! file and byte.
 //!
+//! Readers need no lock, so they may have read a whole frame before it is on disk. One that does not get there is not
+//! acknowledged, and not taken back either: what came in its place would have its positions, and whoever read it would never
+//! see that. The log takes no more records then, and has the frame when it is opened again.
+//!
 //! With [`Durability::Os`] frames are acknowledged when the kernel has them: a killed process loses nothing, a machine that
 //! stops loses what the kernel had not yet written. What a manifest or an alias is to know of the log is made durable before.
 
@@ -20,6 +24,7 @@ use std::fs::{self, File, OpenOptions};
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io::{self, Seek, SeekFrom, Write};
 use std::ops::Range;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -106,6 +111,8 @@ pub struct LogWriter {
     collection: Collection,
     config: LogConfig,
     segment: OpenSegment,
+    /// How a frame becomes as durable as was asked for.
+    sync: fn(&File) -> io::Result<()>,
     /// A write failed and could not be taken back so far.
     broken: bool,
     buffer: Vec<u8>,
@@ -157,6 +164,10 @@ impl Collection {
             collection: self.clone(),
             config,
             segment,
+            sync: match config.durability {
+                Durability::Fsync => File::sync_data,
+                Durability::Os => |_| Ok(()),
+            },
             broken: false,
             buffer: Vec::new(),
             _lock: lock,
@@ -561,9 +572,10 @@ impl LogWriter {
     /// Writes records, all or none of them, and returns their positions when they are as durable as was asked for.
     ///
     /// # Errors
-    /// Whatever the file system says, and [`CollectionError::LogFrame`] for more than [`MAX_FRAME_BYTES`]: nothing was written.
-    /// [`CollectionError::LogBroken`] after a failure that could not be undone, for as long as it cannot. Where a whole frame is
-    /// left of it, others may have read that: the log has to be opened again.
+    /// Whatever the file system says, and [`CollectionError::LogFrame`] for more than [`MAX_FRAME_BYTES`]: nothing was written,
+    /// unless the frame was whole and only its sync failed. [`CollectionError::LogBroken`] after a failure that could not be
+    /// undone, for as long as it cannot. Where a whole frame is left of it, others may have read that: the log has to be opened
+    /// again.
     pub fn append(&mut self, records: &[NewRecord]) -> Result<Range<u64>, CollectionError> {
         let first = self.segment.next_position;
         if records.is_empty() {
@@ -588,13 +600,14 @@ impl LogWriter {
         }
         self.encode(records, n_body);
         let segment = &mut self.segment;
-        let written = segment.file.write_all(&self.buffer);
-        let synced = written.and_then(|()| match self.config.durability {
-            Durability::Fsync => segment.file.sync_data(),
-            Durability::Os => Ok(()),
-        });
-        if let Err(source) = synced {
+        if let Err(source) = segment.file.write_all(&self.buffer) {
             self.broken = segment.take_back().is_err();
+            return Err(CollectionError::write(&segment.path, source));
+        }
+        if let Err(source) = (self.sync)(&segment.file) {
+            self.broken = true;
+            // A sync that failed may have given up the pages: the one of whoever opens the log again is to write them.
+            let _ = segment.file.write_all_at(&self.buffer, segment.n_bytes);
             return Err(CollectionError::write(&segment.path, source));
         }
         segment.n_bytes += self.buffer.len() as u64;

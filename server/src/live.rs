@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use collection::{Collection, CollectionError, LogConfig, Writer};
 use indexer::{
@@ -96,6 +96,7 @@ impl Slot {
         hand: impl FnOnce(&Committer, Reply) + Send + 'static,
     ) -> Result<Committed, Arc<LiveError>> {
         let committer = self.committer(source, config).await?;
+        let handed = Arc::downgrade(&committer);
         let (sender, receiver) = tokio::sync::oneshot::channel();
         let reply: Reply = Box::new(move |committed| {
             let _ = sender.send(committed); // Nobody waits any more.
@@ -104,7 +105,21 @@ impl Slot {
         let handing = tokio::task::spawn_blocking(move || hand(&committer, reply));
         let closed = || Arc::new(LiveError::Closed);
         handing.await.map_err(|_| closed())?;
-        receiver.await.map_err(|_| closed())?
+        let committed = receiver.await.map_err(|_| closed())?;
+        if let Err(error) = &committed
+            && let LiveError::Collection(CollectionError::LogBroken { .. }) = &**error
+        {
+            self.give_up(&handed).await;
+        }
+        committed
+    }
+
+    /// Gives the log back where it takes no more records: who writes next opens it again.
+    async fn give_up(&self, broken: &Weak<Committer>) {
+        let mut held = self.log.committer.lock().await;
+        let broken = held.take_if(|held| std::ptr::eq(Arc::as_ptr(held), broken.as_ptr()));
+        // Its lock is free when its thread has ended.
+        let _ = tokio::task::spawn_blocking(move || drop(broken)).await;
     }
 
     /// Becomes the writer of the log when first asked.

@@ -426,3 +426,24 @@ fn what_could_not_be_taken_back_is_taken_back_before_the_next_write() {
     let all = [record(1, 9), record(3, 9), record(2, 9), record(4, 9)];
     assert_eq!(read(&collection, 0).unwrap(), all);
 }
+
+#[test]
+fn a_frame_that_others_may_have_read_is_not_taken_back() {
+    let (_folder, collection) = empty();
+    let mut log = open(&collection).unwrap();
+    log.append(&[record(1, 9)]).unwrap();
+    log.sync = |_| Err(io::Error::other("the disk does not answer"));
+    let error = log.append(&[record(2, 9)]).unwrap_err();
+    assert!(matches!(error, CollectionError::Io { .. }), "{error}");
+    assert_eq!(read(&collection, 1).unwrap(), [record(2, 9)]);
+    let error = log.append(&[record(3, 9)]).unwrap_err();
+    assert!(
+        matches!(error, CollectionError::LogBroken { .. }),
+        "{error}"
+    );
+    drop(log);
+    let mut log = open(&collection).unwrap();
+    assert_eq!(log.append(&[record(3, 9)]).unwrap(), 3..4);
+    let all = [record(1, 9), record(2, 9), record(3, 9)];
+    assert_eq!(read(&collection, 0).unwrap(), all);
+}

@@ -286,7 +286,7 @@ impl<F: FnMut(Vec<DocumentChange>, u64) -> Result<(), LiveError>> Writing<F> {
                     Err(error) => Err((error, "changes were written, but cannot be shown")),
                 }
             }
-            Err(error) => Err((LiveError::Collection(error), "changes were not written")),
+            Err(error) => Err((LiveError::Collection(error), "changes could not be written")),
         };
         match shown {
             Ok(start) => {

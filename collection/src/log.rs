@@ -667,7 +667,11 @@ impl LogWriter {
     ///
     /// # Errors
     /// When generations cannot be read, or files not removed; what is still needed is never removed.
+    /// [`CollectionError::LogBroken`] as of [`Self::append`]: a generation may have what is left of a write that failed.
     pub fn truncate(&mut self, writer: &Writer) -> Result<u64, CollectionError> {
+        if self.broken {
+            self.mend()?;
+        }
         let collection = writer.collection();
         let mut contained = self.position();
         for id in collection.generations()? {

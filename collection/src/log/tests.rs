@@ -447,3 +447,25 @@ fn a_frame_that_others_may_have_read_is_not_taken_back() {
     let all = [record(1, 9), record(2, 9), record(3, 9)];
     assert_eq!(read(&collection, 0).unwrap(), all);
 }
+
+#[test]
+fn a_broken_log_is_not_shortened_below_what_a_generation_has_of_it() {
+    let (_folder, collection) = empty();
+    let mut log = open(&collection).unwrap();
+    log.append(&[record(1, 9)]).unwrap();
+    log.sync = |_| Err(io::Error::other("the disk does not answer"));
+    log.append(&[record(2, 9)]).unwrap_err();
+    // It was folded from what is there to be read.
+    let writer = collection.writer("test").unwrap();
+    generation(&writer, "folded", 2);
+    let error = log.truncate(&writer).unwrap_err();
+    assert!(
+        matches!(error, CollectionError::LogBroken { .. }),
+        "{error}"
+    );
+    drop(log);
+    let mut log = open(&collection).unwrap();
+    assert!(log.truncate(&writer).unwrap() > 0);
+    assert_eq!(log.append(&[record(3, 9)]).unwrap(), 3..4);
+    assert_eq!(read(&collection, 2).unwrap(), [record(3, 9)]);
+}

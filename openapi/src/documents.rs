@@ -2,8 +2,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
-use crate::Filter;
 use crate::filter::filter_or_null;
+use crate::{EvalReport, Filter};
 
 /// A document to add; fields beside these are metadata.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -126,7 +126,7 @@ pub struct DocumentPassage {
 }
 
 /// Work that goes on behind requests.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 #[schema(example = json!({
     "task": "compact-1", "kind": "compact", "collection": "docs", "state": "done",
     "generation": "20261120T200000Z-77aa01", "error": null
@@ -134,16 +134,31 @@ pub struct DocumentPassage {
 pub struct Task {
     /// Its id.
     pub task: String,
-    /// What it does: `compact`.
+    /// What it does: `compact` or `eval`.
     pub kind: String,
     /// The collection.
     pub collection: String,
     /// How far it is.
     pub state: TaskState,
-    /// The generation that answers since, when it is done.
+    /// The generation that answers since, when the write log has been folded into it.
     pub generation: Option<String>,
+    /// How much of an evaluation is done.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub progress: Option<TaskProgress>,
+    /// What an evaluation found, when it is done.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub evaluation: Option<EvalReport>,
     /// Why it failed.
     pub error: Option<String>,
+}
+
+/// Steps of a task.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct TaskProgress {
+    /// Those that are done.
+    pub done: u64,
+    /// All of them.
+    pub of: u64,
 }
 
 /// How far a task is.
@@ -161,7 +176,7 @@ pub enum TaskState {
 }
 
 /// The tasks of a server.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct TaskList {
     /// The newest 100, oldest first.
     pub tasks: Vec<Task>,

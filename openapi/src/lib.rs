@@ -11,6 +11,7 @@ mod cohere;
 mod collections;
 mod documents;
 mod embeddings;
+mod eval;
 mod feedback;
 mod filter;
 mod gate;
@@ -38,12 +39,13 @@ pub use collections::{
 };
 pub use documents::{
     Document, DocumentError, DocumentPassage, DocumentsDelete, DocumentsDeleted, DocumentsWritten,
-    NewDocument, NewDocuments, Task, TaskList, TaskState,
+    NewDocument, NewDocuments, Task, TaskList, TaskProgress, TaskState,
 };
 pub use embeddings::{
     Embedding, EmbeddingInput, EmbeddingRequest, EmbeddingResponse, EmbeddingUsage,
     EmbeddingValues, EncodingFormat, InputType, OpenAiError, OpenAiErrorBody,
 };
+pub use eval::{EvalReport, EvalRequest};
 pub use feedback::{Feedback, FeedbackRequest, FeedbackResponse};
 pub use filter::{Condition, FieldKey, Filter, Match, Range};
 pub use gate::{Gate, GateChange, GateFingerprint, GateLimit, GateRequirements, GateSettings};

@@ -289,7 +289,7 @@ pub(crate) fn pointer(path: &Path) -> String {
     pointer
 }
 
-fn escape(key: &str) -> String {
+pub(crate) fn escape(key: &str) -> String {
     key.replace('~', "~0").replace('/', "~1")
 }
 

@@ -114,6 +114,8 @@ pub struct Limits {
     pub highlight_chars: usize,
     /// Searches of one batch.
     pub batch_queries: usize,
+    /// Queries of one evaluation, each with up to `top_k` ids in memory while it goes on; 0 refuses all of them.
+    pub eval_queries: usize,
     /// Texts of one embeddings request.
     pub embedding_inputs: usize,
     /// Tokens whose vectors one `/embed_all` request gets: each is as large as that of a whole text.
@@ -162,6 +164,7 @@ impl Default for Limits {
             query_bytes: 16 << 10,
             highlight_chars: 1000,
             batch_queries: 64,
+            eval_queries: 0,
             embedding_inputs: 2048,
             embed_all_tokens: 32_768,
             tokenize_bytes: 1 << 20,

@@ -10,7 +10,7 @@ use indexer::{
     Batch, Committed, Committer, CompactConfig, CompactReport, DocumentChange, LiveError,
     NoProgress, Recipe, apply,
 };
-use openapi::{Task, TaskState};
+use openapi::{EvalReport, Task, TaskProgress, TaskState};
 use retriever::Live;
 
 use crate::state::{App, ServedCollection};
@@ -258,39 +258,92 @@ impl Tasks {
         }
     }
 
-    fn begin(&self, kind: &str, collection: &str) -> (Task, Arc<AtomicBool>) {
+    /// As [`Self::begin`], unless a task of the kind goes on: then that one is the error.
+    pub(crate) fn begin_alone(
+        &self,
+        kind: &str,
+        collection: &str,
+    ) -> Result<(Task, Arc<AtomicBool>), Task> {
         let mut tasks = lock(&self.tasks);
-        tasks.0 += 1;
-        let task = Task {
-            task: format!("{kind}-{}", tasks.0),
-            kind: kind.to_owned(),
-            collection: collection.to_owned(),
-            state: TaskState::Running,
-            generation: None,
-            error: None,
+        let goes_on = |known: &&Known| {
+            let Known { task, .. } = known;
+            task.kind == kind && task.state == TaskState::Running
         };
-        if tasks.1.len() == MAX_TASKS {
-            tasks.1.pop_front();
+        match tasks.1.iter().find(goes_on) {
+            Some(known) => Err(known.task.clone()),
+            None => Ok(begin(&mut tasks, kind, collection)),
         }
-        let cancelled = Arc::default();
-        tasks.1.push_back(Known {
-            task: task.clone(),
-            cancelled: Arc::clone(&cancelled),
-        });
-        (task, cancelled)
     }
 
-    fn end(&self, task: &str, outcome: Result<String, String>) {
+    fn begin(&self, kind: &str, collection: &str) -> (Task, Arc<AtomicBool>) {
+        begin(&mut lock(&self.tasks), kind, collection)
+    }
+
+    pub(crate) fn advance(&self, task: &str, progress: TaskProgress) {
         let mut tasks = lock(&self.tasks);
-        let known = tasks.1.iter_mut().find(|known| known.task.task == task);
-        if let Some(Known { task, cancelled }) = known {
-            (task.state, task.generation, task.error) = match outcome {
-                Ok(generation) => (TaskState::Done, Some(generation), None),
-                Err(_) if cancelled.load(Ordering::Acquire) => (TaskState::Cancelled, None, None),
-                Err(error) => (TaskState::Failed, None, Some(error)),
+        if let Some(known) = find(&mut tasks, task) {
+            known.task.progress = Some(progress);
+        }
+    }
+
+    pub(crate) fn end(&self, task: &str, outcome: Result<Done, String>) {
+        let mut tasks = lock(&self.tasks);
+        if let Some(Known { task, cancelled }) = find(&mut tasks, task) {
+            task.state = match outcome {
+                Ok(Done::Folded(generation)) => {
+                    task.generation = Some(generation);
+                    TaskState::Done
+                }
+                Ok(Done::Evaluated(report)) => {
+                    task.evaluation = Some(report);
+                    TaskState::Done
+                }
+                Err(_) if cancelled.load(Ordering::Acquire) => TaskState::Cancelled,
+                Err(error) => {
+                    task.error = Some(error);
+                    TaskState::Failed
+                }
             };
         }
     }
+}
+
+/// What a task did.
+pub(crate) enum Done {
+    /// The write log is in this generation, which answers.
+    Folded(String),
+    Evaluated(EvalReport),
+}
+
+fn begin(
+    tasks: &mut (u64, VecDeque<Known>),
+    kind: &str,
+    collection: &str,
+) -> (Task, Arc<AtomicBool>) {
+    tasks.0 += 1;
+    let task = Task {
+        task: format!("{kind}-{}", tasks.0),
+        kind: kind.to_owned(),
+        collection: collection.to_owned(),
+        state: TaskState::Running,
+        generation: None,
+        progress: None,
+        evaluation: None,
+        error: None,
+    };
+    if tasks.1.len() == MAX_TASKS {
+        tasks.1.pop_front();
+    }
+    let cancelled = Arc::default();
+    tasks.1.push_back(Known {
+        task: task.clone(),
+        cancelled: Arc::clone(&cancelled),
+    });
+    (task, cancelled)
+}
+
+fn find<'a>(tasks: &'a mut (u64, VecDeque<Known>), id: &str) -> Option<&'a mut Known> {
+    tasks.1.iter_mut().find(|known| known.task.task == id)
 }
 
 /// Begins to fold the log of a collection into a new generation; none while that goes on already.
@@ -307,7 +360,7 @@ pub(crate) fn begin_compaction(app: &App, name: &str, slot: &Slot, source: Sourc
         let outcome = outcome.inspect_err(
             |error| tracing::error!(collection = %name, error, "the write log was not folded"),
         );
-        app.tasks.end(&id, outcome);
+        app.tasks.end(&id, outcome.map(Done::Folded));
     });
     Some(task)
 }
@@ -363,4 +416,34 @@ async fn fold(
 
 fn lock<T>(value: &Mutex<T>) -> MutexGuard<'_, T> {
     value.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_task_of_a_kind_goes_on_alone() {
+        let tasks = Tasks::default();
+        let (first, _) = tasks.begin_alone("eval", "docs").unwrap();
+        tasks.begin("compact", "docs");
+        assert_eq!(tasks.begin_alone("eval", "plain").unwrap_err(), first);
+        tasks.end(&first.task, Err("it could not".to_owned()));
+        let (second, cancelled) = tasks.begin_alone("eval", "plain").unwrap();
+        tasks.cancel(&second.task).unwrap();
+        assert!(cancelled.load(Ordering::Acquire));
+        tasks.end(&second.task, Err("it was told to".to_owned()));
+        let states: Vec<_> = tasks
+            .list()
+            .into_iter()
+            .map(|task| (task.state, task.error))
+            .collect();
+        let failed = Some("it could not".to_owned());
+        let expected = [
+            (TaskState::Failed, failed),
+            (TaskState::Running, None),
+            (TaskState::Cancelled, None),
+        ];
+        assert_eq!(states, expected);
+    }
 }

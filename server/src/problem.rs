@@ -122,6 +122,19 @@ impl ApiError {
         }])
     }
 
+    /// Names a field of the body that the faulty one was made of.
+    pub(crate) fn moved(mut self, from: &str, to: &str) -> Self {
+        for field in &mut self.fields {
+            if field.pointer == from {
+                field.pointer = to.to_owned();
+            }
+        }
+        match self.code {
+            ErrorCode::Validation if !self.fields.is_empty() => Self::fields(self.fields),
+            _ => self,
+        }
+    }
+
     /// More than a setting allows, in a list or body as a whole.
     pub(crate) fn too_many(
         code: ErrorCode,

@@ -454,6 +454,63 @@ class EmbeddingUsage(TypedDict):
     """The same."""
 
 
+class EvalReport(TypedDict):
+    """How well a generation answers queries."""
+
+    degraded: int
+    """Those of them whose answers lack a part, as where reranking took longer than its `timeout_ms`."""
+
+    generation: str
+    """The generation that was searched."""
+
+    measures: dict[str, float]
+    """The mean of each measure; of one that counts, the sum."""
+
+    model_fingerprint: str
+    """Fingerprint of its model and texts."""
+
+    queries: int
+    """Queries with judgments: the means are over all of them."""
+
+
+class EvalRequest(TypedDict):
+    """Queries with judgments, and how a collection is searched for them."""
+
+    boosts: NotRequired[list[Boost]]
+    """As in a search."""
+
+    collection: str
+    """Name of the collection; `name@alias` or `name@generation` is another generation of it."""
+
+    filter: NotRequired[Union[Filter, None]]
+
+    hybrid: NotRequired[Union[HybridOptions, None]]
+
+    measures: NotRequired[list[str]]
+    """What is measured, as `trawl eval` and trec_eval name it."""
+
+    mode: NotRequired[SearchMode]
+    """As in a search."""
+
+    qrels: dict[str, dict[str, int]]
+    """The judgments: grades by the id of the query, then by that of the document; above 0 is relevant. Limit on
+    the queries: `limits.eval_queries`.
+    """
+
+    queries: dict[str, str]
+    """The texts of the queries, by id. Those without judgments are not searched."""
+
+    rerank: NotRequired[Union[RerankOptions, None]]
+
+    search: NotRequired[SearchOptions]
+    """As in a search."""
+
+    top_k: NotRequired[Union[int, None]]
+    """Passages that each search finds, documents where these were split into passages. Unless given, as many as
+    the measures look at, 100 where one of them looks at all. Limit: `limits.top_k`.
+    """
+
+
 class Feedback(TypedDict):
     """A click on a document, or with a `grade` a judgment of it, for the query of a search or for a text."""
 
@@ -1338,11 +1395,15 @@ class Task(TypedDict):
     error: NotRequired[Union[str, None]]
     """Why it failed."""
 
+    evaluation: NotRequired[Union[EvalReport, None]]
+
     generation: NotRequired[Union[str, None]]
-    """The generation that answers since, when it is done."""
+    """The generation that answers since, when the write log has been folded into it."""
 
     kind: str
-    """What it does: `compact`."""
+    """What it does: `compact` or `eval`."""
+
+    progress: NotRequired[Union[TaskProgress, None]]
 
     state: TaskState
     """How far it is."""
@@ -1356,6 +1417,16 @@ class TaskList(TypedDict):
 
     tasks: list[Task]
     """The newest 100, oldest first."""
+
+
+class TaskProgress(TypedDict):
+    """Steps of a task."""
+
+    done: int
+    """Those that are done."""
+
+    of: int
+    """All of them."""
 
 
 class Version(TypedDict):
@@ -1605,6 +1676,16 @@ class Client(Transport):
         Errors have OpenAI's form. Texts over the model's length are cut there.
         """
         return self.call('POST', '/v1/embeddings', body)
+
+    def evaluate(self, **body: Unpack[EvalRequest]) -> Task:
+        """Measure how well a collection answers queries with judgments.
+
+        Searches go through the queues behind those of other callers, and neither into the query log nor into
+        a comparison with a shadow. Where documents were split into passages, documents are found, by their
+        best passage. One evaluation goes on at a time. `limits.eval_queries` is 0 unless the server is told
+        otherwise, and refuses all of them.
+        """
+        return self.call('POST', '/v1/eval', body)
 
     def limits(self) -> Limits:
         """What requests may ask for at most."""

@@ -3,9 +3,10 @@ use std::time::Duration;
 use openapi::{
     Alias, AliasRequest, BatchSearchRequest, BatchSearchResponse, Collection, CollectionDetail,
     CollectionList, CollectionRequest, Document, DocumentsDelete, DocumentsDeleted,
-    DocumentsWritten, EmbeddingRequest, EmbeddingResponse, FeedbackRequest, FeedbackResponse,
-    GenerationList, Health, Limits, Model, ModelList, NewDocument, RerankRequest, RerankResponse,
-    RollbackRequest, SearchRequest, SearchResponse, Shadow, ShadowRequest, Task, TaskList, Version,
+    DocumentsWritten, EmbeddingRequest, EmbeddingResponse, EvalRequest, FeedbackRequest,
+    FeedbackResponse, GenerationList, Health, Limits, Model, ModelList, NewDocument, RerankRequest,
+    RerankResponse, RollbackRequest, SearchRequest, SearchResponse, Shadow, ShadowRequest, Task,
+    TaskList, Version,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -138,6 +139,11 @@ impl Client {
     /// Begins to make a generation of the present one and of what was written since; [`Self::show_task`] says how far it is.
     pub fn compact(&self, collection: &str) -> Result<Task, Error> {
         self.call(operation::COMPACT, &[collection])
+    }
+
+    /// Begins to measure how well a collection answers queries with judgments; [`Self::show_task`] has the measures in the end.
+    pub fn evaluate(&self, request: &EvalRequest) -> Result<Task, Error> {
+        self.send(operation::EVALUATE, &[], &[], request)
     }
 
     /// The newest tasks.

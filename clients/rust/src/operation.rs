@@ -56,6 +56,7 @@ operations! {
     ADD_DOCUMENTS: "add_documents", "POST", "/v1/collections/{name}/documents";
     SHOW_DOCUMENT: "show_document", "GET", "/v1/collections/{name}/documents/{id}";
     DELETE_DOCUMENTS: "delete_documents", "POST", "/v1/collections/{name}/documents/delete";
+    EVALUATE: "evaluate", "POST", "/v1/eval";
     COMPACT: "compact", "POST", "/v1/collections/{name}/compact";
     LIST_TASKS: "list_tasks", "GET", "/v1/tasks";
     SHOW_TASK: "show_task", "GET", "/v1/tasks/{task}";

@@ -8,6 +8,7 @@ mod collections;
 mod documents;
 mod embeddings;
 mod errors;
+mod eval;
 mod feedback;
 mod headers;
 mod health;
@@ -54,6 +55,7 @@ static SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
         search::search,
         batch::search_batch,
         feedback::feedback,
+        eval::evaluate,
         collections::list,
         collections::show,
         collections::create,
@@ -184,6 +186,7 @@ pub(crate) fn router(app: App) -> Router {
             "/v1/collections/{name}/shadow",
             get(shadow::show).put(shadow::set).delete(shadow::end),
         )
+        .route("/v1/eval", post(eval::evaluate))
         .route("/v1/embeddings", post(embeddings::embed))
         .route("/v1/rerank", post(rerank::rerank))
         .route("/v1/models", get(models::list))

@@ -277,6 +277,10 @@ fn request(operation: &str) -> (String, Value) {
         "set_shadow" => ("/shadow", json!({"generation": "nosuch"})),
         "list_tasks" => ("/v1/tasks", Value::Null),
         "show_task" => ("/v1/tasks/compact-1", Value::Null),
+        "evaluate" => (
+            "/v1/eval",
+            json!({"collection": "docs", "queries": {"1": "a"}, "qrels": {"1": {"tides": 1}}}),
+        ),
         "embed" => ("/v1/embeddings", json!({"model": "tiny", "input": "a"})),
         "list_models" => ("/v1/models", Value::Null),
         "show_model" => ("/v1/models/tiny", Value::Null),
@@ -317,6 +321,7 @@ fn of_nothing(operation: &str) -> (String, Value) {
     match operation {
         "create_collection" => body["encoder"] = json!("nosuch"),
         "delete_collection" => {}
+        "evaluate" => body["collection"] = json!("nosuch"),
         "show_task" | "cancel_task" | "show_model" | "tei_info" => {
             return (
                 path.replace("compact-1", "nosuch")
@@ -441,7 +446,10 @@ fn ask_with_keys(operations: &[Asked], seen: &mut Seen) {
     ];
     let folder = tempfile::tempdir().unwrap();
     let server = TestServer::start_set(
-        |config| config.data = Some(folder.path().to_owned()),
+        |config| {
+            config.data = Some(folder.path().to_owned());
+            config.limits.eval_queries = 1;
+        },
         |server| {
             server.set_auth(keys_only(keys)).unwrap();
             let log = QueryLogConfig::new(folder.path().join("queries.jsonl"));
@@ -667,6 +675,9 @@ fn ask_of_generations(operations: &[Asked], seen: &mut Seen) {
             let (path, mut body) = request(asked.id);
             if ["set_alias", "set_shadow"].contains(&asked.id) {
                 body["generation"] = json!(generation);
+            }
+            if asked.id == "evaluate" {
+                body["collection"] = json!(format!("docs@{generation}"));
             }
             let path = match asked.id {
                 "search" | "search_batch" | "show_collection" | "feedback" => {

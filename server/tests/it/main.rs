@@ -6,6 +6,7 @@ mod batches;
 mod client;
 mod compat;
 mod contract;
+mod evaluation;
 mod feedback;
 mod figures;
 mod filters;

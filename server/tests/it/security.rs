@@ -125,6 +125,12 @@ fn every_route_asks_for_its_scope() {
             search,
         ),
         ("POST", "/v1/collections/docs/compact", json!(null), admin),
+        (
+            "POST",
+            "/v1/eval",
+            json!({"collection": "docs", "queries": {}, "qrels": {}}),
+            admin,
+        ),
         ("GET", "/v1/tasks", json!(null), admin),
         ("GET", "/v1/tasks/compact-1", json!(null), admin),
         ("PUT", "/v1/collections/docs/aliases/live", json!({}), admin),

@@ -1,0 +1,196 @@
+//! Collections measured by queries with judgments.
+
+use std::collections::BTreeMap;
+use std::thread;
+use std::time::Duration;
+
+use corpus::{Qrels, Run, Scored};
+use evaluation::EvaluationConfig;
+use openapi::TaskProgress;
+use serde_json::{Value, json};
+use server::{QueueConfig, Scope};
+
+use crate::harness::{Answer, TestServer};
+use crate::ids;
+use crate::security::{bearer, key, keys};
+
+const QUERIES: [(&str, &str, &[(&str, i32)]); 4] = [
+    ("q1", "why is the sky blue", &[("sky", 2), ("glass", 1)]),
+    ("q2", "yeast in the dough", &[("bread", 1)]),
+    (
+        "q/3",
+        "the long way home over the sea",
+        &[("bees", 1), ("tides", 2), ("none", 1)],
+    ),
+    ("q4", "silent flight", &[("owls", 1), ("sky", 0)]),
+];
+
+fn start(eval_queries: usize) -> TestServer {
+    TestServer::start_with(
+        |config| config.limits.eval_queries = eval_queries,
+        QueueConfig::default(),
+    )
+}
+
+/// The queries and their judgments, searched as `how` says.
+fn request(how: &Value) -> Value {
+    let texts: BTreeMap<_, _> = QUERIES.iter().map(|(id, text, _)| (id, text)).collect();
+    let mut qrels = BTreeMap::new();
+    for (id, _, judged) in QUERIES {
+        qrels.insert(id, judged.iter().copied().collect::<BTreeMap<_, _>>());
+    }
+    let mut body = json!({"collection": "docs", "queries": texts, "qrels": qrels});
+    body["queries"]["unjudged"] = json!("glass");
+    body["qrels"]["empty"] = json!({});
+    for (name, value) in how.as_object().unwrap() {
+        body[name] = value.clone();
+    }
+    body
+}
+
+fn evaluate(server: &TestServer, body: &Value) -> Answer {
+    server.post("/v1/eval", body)
+}
+
+/// What a task says that has ended.
+fn ended(server: &TestServer, begun: &Answer) -> Value {
+    assert_eq!(begun.status, 202, "{}", begun.text);
+    let id = begun.json()["task"].as_str().unwrap().to_owned();
+    loop {
+        let task = server.get(&format!("/v1/tasks/{id}")).ok();
+        if task["state"] != "running" {
+            return task;
+        }
+        thread::sleep(Duration::from_millis(10));
+    }
+}
+
+#[test]
+fn the_measures_are_those_of_the_searches() {
+    let server = start(4);
+    let measures = json!(["ndcg@3", "mrr@10", "recall@3", "num_rel_ret"]);
+    let english = json!({"must": [{"key": "lang", "match": {"value": "en"}}]});
+    for mut how in [
+        json!({}),
+        json!({"mode": "lexical"}),
+        json!({"mode": "hybrid", "filter": english}),
+        json!({"rerank": {"candidates": 3}}),
+    ] {
+        let mut qrels = Qrels::default();
+        let mut run = Run::new("searches");
+        for (id, text, judged) in QUERIES {
+            for (document, grade) in judged {
+                qrels.insert(id, *document, *grade);
+            }
+            let mut search = how.clone();
+            search["query"] = json!(text);
+            search["top_k"] = json!(10);
+            let found = server.search(search).ok();
+            let places = ids(&found).into_iter().enumerate();
+            let scored = places.map(|(place, id)| Scored {
+                id: id.to_owned(),
+                score: -(place as f64),
+            });
+            run.insert(id, scored.collect());
+        }
+        let config = EvaluationConfig {
+            measures: serde_json::from_value(measures.clone()).unwrap(),
+            ..EvaluationConfig::default()
+        };
+        let expected = evaluation::evaluate(&qrels, &run, &config).unwrap();
+
+        how["measures"] = measures.clone();
+        let begun = evaluate(&server, &request(&how));
+        let task = ended(&server, &begun);
+        assert_eq!(task["state"], "done", "{task}");
+        let report = &task["evaluation"];
+        assert_eq!(
+            (&report["queries"], &report["degraded"]),
+            (&json!(4), &json!(0))
+        );
+        let collection = server.get("/v1/collections/docs").ok();
+        assert_eq!(report["generation"], collection["generation"]);
+        for (measure, mean) in config.measures.iter().zip(expected.mean) {
+            assert_eq!(
+                report["measures"][measure.to_string()],
+                mean,
+                "{how} {measure}"
+            );
+        }
+        assert!(
+            report["measures"]["mrr@10"].as_f64().unwrap() > 0.0,
+            "{report}"
+        );
+        let progress: TaskProgress = serde_json::from_value(task["progress"].clone()).unwrap();
+        assert_eq!(progress, TaskProgress { done: 4, of: 4 });
+    }
+}
+
+#[test]
+fn what_cannot_be_measured_is_refused() {
+    let off = evaluate(&start(0), &request(&json!({}))).problem(413, "batch_too_large");
+    assert_eq!(off["errors"][0]["setting"], "limits.eval_queries");
+    assert_eq!(
+        (&off["errors"][0]["given"], &off["errors"][0]["limit"]),
+        (&json!(4), &json!(0))
+    );
+
+    let server = start(4);
+    for (how, pointer) in [
+        (json!({"qrels": {"q1": {}}}), "/qrels"),
+        (
+            json!({"qrels": {"q/3": {"a": 1}, "no/one": {"a": 1}}}),
+            "/qrels/no~1one",
+        ),
+        (
+            json!({"queries": {"q/3": " "}, "qrels": {"q/3": {"a": 1}}}),
+            "/queries/q~13",
+        ),
+        (json!({"measures": []}), "/measures"),
+        (json!({"measures": ["ndcg@10", "best"]}), "/measures/1"),
+        (json!({"measures": ["mrr", "recip_rank"]}), "/measures/1"),
+        (json!({"measures": ["answer@5"]}), "/measures/0"),
+        (json!({"measures": ["recall@100"], "top_k": 99}), "/top_k"),
+        (json!({"measures": ["recall@2000"]}), "/top_k"),
+        (json!({"hybrid": {}}), "/hybrid"),
+        (
+            json!({"filter": {"must": [{"exists": {"key": ""}, "match": {}}]}}),
+            "/filter/must/0",
+        ),
+        (json!({"offset": 3}), "/offset"),
+    ] {
+        let problem = evaluate(&server, &request(&how)).problem(422, "validation");
+        assert_eq!(problem["errors"][0]["pointer"], pointer, "{how}: {problem}");
+    }
+    let many: BTreeMap<String, Value> = (0..5)
+        .map(|place| (place.to_string(), json!({"sky": 1})))
+        .collect();
+    let many = evaluate(&server, &request(&json!({"qrels": many})));
+    many.problem(413, "batch_too_large");
+    for name in ["no", "docs@no", ""] {
+        let unknown = evaluate(&server, &request(&json!({"collection": name})));
+        unknown.problem(404, "not_found");
+    }
+    // What only the collection knows is said by the task.
+    let filter = json!({"must": [{"exists": {"key": "no"}}]});
+    let begun = evaluate(&server, &request(&json!({"filter": filter})));
+    let task = ended(&server, &begun);
+    assert_eq!(task["state"], "failed");
+    let error = task["error"].as_str().unwrap();
+    assert!(error.contains("/filter/must/0/exists/key"), "{error}");
+}
+
+#[test]
+fn a_key_measures_its_own_collections_only() {
+    let mut theirs = key("theirs", &[Scope::Admin]);
+    theirs.collections = vec!["plain".to_owned()];
+    let auth = keys(vec![theirs, key("all", &[Scope::Admin])]);
+    let server = TestServer::start_set(
+        |config| config.limits.eval_queries = 4,
+        |server| server.set_auth(auth).unwrap(),
+    );
+    let body = request(&json!({})).to_string();
+    let ask = |name| server.post_with("/v1/eval", &bearer(name), body.as_bytes());
+    ask("theirs").problem(403, "forbidden");
+    assert_eq!(ask("all").status, 202);
+}

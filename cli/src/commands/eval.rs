@@ -213,6 +213,7 @@ pub fn run(args: EvalArgs, output: &Output) -> anyhow::Result<()> {
                 &args.how,
                 &args.model,
                 truth.config(),
+                args.run_out.as_deref(),
                 output,
             )?;
             if let Some(path) = &args.run_out {
@@ -350,13 +351,14 @@ fn search(
     how: &HowArgs,
     model: &ModelArgs,
     config: &EvaluationConfig,
+    run_out: Option<&Path>,
     output: &Output,
 ) -> anyhow::Result<Run> {
     let mut how = how.clone();
     how.top_k = how.top_k.max(depth(config));
     Session::open(collection, &how, model)?
         .by_document()
-        .run(queries, output)
+        .run(queries, run_out, output)
 }
 
 /// The deepest rank that a measure looks at; one more where the query itself may be among the hits.

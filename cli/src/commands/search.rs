@@ -3,7 +3,7 @@ use std::time::Instant;
 
 use anyhow::Context;
 use collection::{Collection, Manifest};
-use corpus::{Qrels, QrelsFormat, Query, Run, Scored, check_query_id};
+use corpus::{Qrels, QrelsFormat, Query, Run, Scored, check_query_id, check_run_id};
 use encoder::Arithmetic;
 use openapi::Ordered;
 use retriever::{
@@ -302,16 +302,26 @@ impl Session {
         Ok(self.runtime.block_on(search)?)
     }
 
-    /// Searches every query and returns the run.
-    pub fn run(&self, queries: &[Query], output: &Output) -> anyhow::Result<Run> {
+    /// Searches every query and returns the run, which `run_out` is to hold where it is given.
+    pub fn run(
+        &self,
+        queries: &[Query],
+        run_out: Option<&Path>,
+        output: &Output,
+    ) -> anyhow::Result<Run> {
         let texts = queries.iter().map(|query| {
             let text = QueryInput::Text(query.text.clone());
             (query.id.clone(), text)
         });
-        self.run_all(&texts.collect::<Vec<_>>(), output)
+        self.run_all(&texts.collect::<Vec<_>>(), run_out, output)
     }
 
-    fn run_all(&self, queries: &[(String, QueryInput)], output: &Output) -> anyhow::Result<Run> {
+    fn run_all(
+        &self,
+        queries: &[(String, QueryInput)],
+        run_out: Option<&Path>,
+        output: &Output,
+    ) -> anyhow::Result<Run> {
         let progress = Progress::new(output);
         let is_by_score = self.options.sort.is_none() && self.options.pins.is_empty();
         let mut run = Run::new("trawl");
@@ -319,7 +329,15 @@ impl Session {
         for (position, batch) in queries.chunks(BATCH).enumerate() {
             let inputs = batch.iter().map(|(_, input)| input.clone()).collect();
             for ((id, _), answer) in batch.iter().zip(self.search_many(inputs)?) {
-                run.insert(id.clone(), scored(run_hits(answer), is_by_score));
+                let hits = scored(run_hits(answer), is_by_score);
+                if let Some(path) = run_out {
+                    let mut ids = hits.iter().map(|hit| &hit.id);
+                    ids.try_for_each(|id| check_run_id(id)).with_context(|| {
+                        let path = path.display();
+                        format!("cannot write the results of query `{id}` to run `{path}`")
+                    })?;
+                }
+                run.insert(id.clone(), hits);
             }
             let done = (position * BATCH + batch.len()) as u64;
             progress.update("search", "queries", done, queries.len() as u64);
@@ -419,7 +437,7 @@ pub fn run(args: SearchArgs, output: &Output) -> anyhow::Result<()> {
                 return Err(Failure::new(Exit::BadInput, "no query to search").into());
             }
             let start = Instant::now();
-            let mut run = session.run_all(&queries, output)?;
+            let mut run = session.run_all(&queries, Some(run_out), output)?;
             if args.ignore_identical_ids {
                 run = without_identical_ids(&run);
             }

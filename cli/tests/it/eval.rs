@@ -294,6 +294,37 @@ fn a_query_whose_results_no_run_can_hold_is_named_before_any_is_searched() {
 }
 
 #[test]
+fn a_passage_that_no_run_can_hold_ends_the_search_at_the_query_that_finds_it() {
+    let folder = small();
+    dataset(&folder, "one", "test");
+    let (model, build) = (crate::tiny_model(), "index build --corpus corpus.jsonl");
+    folder.write("corpus.jsonl", "{\"_id\": \"a b\", \"text\": \"x\"}\n");
+    folder.write(
+        "sets/one/queries.jsonl",
+        "{\"_id\": \"q1\", \"text\": \"x\"}\n",
+    );
+    folder.json(&format!(
+        "{build} --collection data/one --model {}",
+        crate::text(&model)
+    ));
+    let search = "search data/one --lexical --queries sets/one/queries.jsonl --run-out run.trec";
+    let evaluate = "eval data/one --lexical --dataset sets/one -m mrr";
+    let evaluate_out = format!("{evaluate} --run-out run.trec");
+    let suite = "eval suite sets/one --lexical --collections data --out out -m mrr";
+    for (command, run) in [
+        (search, "run.trec"),
+        (evaluate_out.as_str(), "run.trec"),
+        (suite, "out/one.test.trec"),
+    ] {
+        let expected = format!("cannot write the results of query `q1` to run `{run}`");
+        folder.check_failure(command, 65, &expected);
+        folder.check_failure(command, 65, "id `a b` is empty or has white space");
+    }
+    // Where no run is written it is a passage like any other.
+    assert_eq!(folder.json(evaluate)["metrics"]["mrr"], 0.0);
+}
+
+#[test]
 fn who_has_stopped_reading_remarks_ends_nothing() {
     let folder = small();
     folder.write("corpus.jsonl", "{\"_id\": \"a\", \"text\": \"x\"}\n");

@@ -131,7 +131,8 @@ fn evaluate_dataset(folder: &Path, args: &SuiteArgs, output: &Output) -> anyhow:
         Source::Collection(path) => {
             let queries = dataset.queries_of(&split).map_err(input_error)?;
             check_ids(&queries, &dataset.queries)?;
-            let run = search(path, &queries, &args.how, &args.model, &config, output)?;
+            let (how, model) = (&args.how, &args.model);
+            let run = search(path, &queries, how, model, &config, Some(&run_path), output)?;
             run.write(&run_path).map_err(input_error)?;
             run
         }

@@ -17,7 +17,7 @@ pub struct Qrels {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum QrelsFormat {
-    /// Told from the first line.
+    /// Told from the first line; where tabs make such fields of it, ids may hold spaces.
     #[default]
     Auto,
     /// `query iteration passage grade`, separated by white space; MS MARCO's are the same with tabs.
@@ -113,13 +113,16 @@ fn detect_format(text: &str) -> QrelsFormat {
     if is_header(text) {
         return QrelsFormat::Beir;
     }
-    match (
-        text.split_ascii_whitespace().count(),
-        text.split('\t').count(),
-    ) {
-        (4, _) | (_, 4) => QrelsFormat::Trec,
-        (2, _) | (_, 2) => QrelsFormat::Pairs,
-        _ => QrelsFormat::Beir,
+    let fields: Vec<&str> = text.split('\t').map(str::trim).collect();
+    match fields.as_slice() {
+        [_, _, _, _] => QrelsFormat::Trec,
+        [_, _, grade] if grade.parse::<i32>().is_ok() => QrelsFormat::Beir,
+        [query, passage] if !query.is_empty() && !passage.is_empty() => QrelsFormat::Pairs,
+        _ => match text.split_ascii_whitespace().count() {
+            4 => QrelsFormat::Trec,
+            2 => QrelsFormat::Pairs,
+            _ => QrelsFormat::Beir,
+        },
     }
 }
 

@@ -72,6 +72,16 @@ fn judgments_are_read_in_every_layout() {
     let beir = "query-id\tcorpus-id\tscore\nq 1\t\"d\"\"1\"\t1\n";
     let beir = Qrels::read(&folder.write("qrels", beir), QrelsFormat::Auto).unwrap();
     assert_eq!(beir.grade("q 1", "d\"1"), Some(1));
+    for (text, query, passage, grade) in [
+        ("q 1\td1\t2\nq1\td1\t1\n", "q 1", "d1", 2),
+        ("q1\td 1\t2\nq1\td1\t1\n", "q1", "d 1", 2),
+        ("q 1\t0\td 1\t2\nq1\t0\td1\t1\n", "q 1", "d 1", 2),
+        ("q 1\td 1\nq1\td1\n", "q 1", "d 1", 1),
+        ("q1 0 d1 2\t\n", "q1", "d1", 2),
+    ] {
+        let found = Qrels::read(&folder.write("qrels", text), QrelsFormat::Auto).unwrap();
+        assert_eq!(found.grade(query, passage), Some(grade), "{text:?}");
+    }
     for (text, message) in [
         (
             "q 0 d 1\nq 0 d 2\n",

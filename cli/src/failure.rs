@@ -203,6 +203,10 @@ fn classify(error_chain: &anyhow::Error) -> (Exit, Option<String>) {
                 | LoadError::Arithmetic { .. }
                 | LoadError::MaxTokens { .. }
                 | LoadError::Contradiction { .. } => return (Exit::Usage, None),
+                LoadError::CrossEncoder { .. } => {
+                    let hint = "`trawl rerank --model`, `search --rerank` and `serve --rerank` take a cross-encoder";
+                    return (Exit::Usage, Some(hint.to_owned()));
+                }
                 LoadError::NotAccelerated { .. } => {
                     let hint =
                         "`--device cpu` computes it, and `--device auto` where no device can";

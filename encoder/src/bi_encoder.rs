@@ -11,6 +11,7 @@ use crate::accelerated;
 use crate::backbone::{Backbone, BackboneConfig, Limits, load_beside};
 use crate::batch;
 use crate::checkpoint::Checkpoint;
+use crate::cross_encoder::CrossEncoder;
 use crate::directory::{DenseConfig, Directory, OutputActivation, Step};
 use crate::error::{EncodeError, LoadError};
 use crate::fingerprint::{Fingerprint, TextSpec};
@@ -108,13 +109,22 @@ impl BiEncoder {
     ///
     /// # Errors
     /// [`LoadError`], naming the file; [`LoadError::NotSentenceTransformers`] when neither the directory nor the
-    /// options say how vectors are made.
+    /// options say how vectors are made, and [`LoadError::CrossEncoder`] where such a directory holds one.
     pub fn load(
         path: &Path,
         options: &ModelOptions,
         config: &EncoderConfig,
     ) -> Result<Self, LoadError> {
-        let directory = Directory::read(path, options)?;
+        let directory = Directory::read(path, options).map_err(|refused| match refused {
+            LoadError::NotSentenceTransformers { .. } | LoadError::Module { .. }
+                if CrossEncoder::is_in(path).unwrap_or(false) =>
+            {
+                LoadError::CrossEncoder {
+                    path: path.to_path_buf(),
+                }
+            }
+            refused => refused,
+        })?;
         let config_path = directory.transformer.join("config.json");
         let mut backbone_config = BackboneConfig::read(&config_path)?;
         if directory.pooling == [Pooling::Decoder] {

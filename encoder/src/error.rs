@@ -55,6 +55,12 @@ pub enum LoadError {
         /// The flags that neither the options nor a preset have given.
         missing: Vec<&'static str>,
     },
+    /// The directory holds a cross-encoder, where vectors are asked for.
+    #[error("`{}` is a cross-encoder: it scores pairs of query and passage and makes no vectors", path.display())]
+    CrossEncoder {
+        /// The directory.
+        path: PathBuf,
+    },
     /// modules.json names a module that is not known, or known ones in an order that makes no sense.
     #[error("`{}`: module {index} is `{kind}`, which is not supported there", path.display())]
     Module {

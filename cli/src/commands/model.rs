@@ -194,11 +194,7 @@ impl Model {
             Ok(encoder) => return Ok(Self::Bi(encoder)),
             Err(refused) => refused,
         };
-        let has_no_pooling = matches!(
-            refused.downcast_ref(),
-            Some(LoadError::NotSentenceTransformers { .. } | LoadError::Module { .. })
-        );
-        if !has_no_pooling || !CrossEncoder::is_in(directory).unwrap_or(false) {
+        if !matches!(refused.downcast_ref(), Some(LoadError::CrossEncoder { .. })) {
             return Err(refused);
         }
         if args.options() != ModelOptions::default() {

@@ -756,3 +756,21 @@ fn cross_encoders_are_described_as_what_they_are() {
     let errors = fail(2, ["model", "info", text(&model)]);
     assert!(errors.contains("--preset"), "{errors}");
 }
+
+#[test]
+fn a_cross_encoder_in_place_of_an_encoder_is_told_what_it_is_for() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let collection = folder.path().join("collection");
+    let corpus = sample("corpus.jsonl");
+    let mut build = vec!["index", "build", "--corpus", text(&corpus)];
+    build.extend(["--collection", text(&collection)]);
+    for name in ["tiny-cross-bert-3", "tiny-cross-distilbert"] {
+        let model = testkit::fixture("models").join(name);
+        for command in [vec!["embed"], build.clone()] {
+            let errors = fail(2, [command, vec!["--model", text(&model)]].concat());
+            assert!(errors.contains("is a cross-encoder"), "{errors}");
+            assert!(errors.contains("`search --rerank`"), "{errors}");
+            assert!(!errors.contains("--preset"), "{errors}");
+        }
+    }
+}

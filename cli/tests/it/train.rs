@@ -429,6 +429,31 @@ examples = [{{ files = ["{lines}"] }}]
     refused(table, "trawl data convert");
 }
 
+#[test]
+fn ids_of_several_texts_are_told_where_lines_are_streamed_too() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let lines = folder.path().join("lines.jsonl");
+    let line = |word: &str| {
+        let query = format!("\"query_id\": \"{word}\", \"query\": \"{word}\"");
+        let positive = format!("{{\"id\": \"0\", \"text\": \"{word} one\"}}");
+        let negative = format!("{{\"id\": \"1\", \"text\": \"{word} two\"}}");
+        format!("{{{query}, \"positives\": [{positive}], \"negatives\": [{negative}]}}\n")
+    };
+    fs::write(&lines, line("red") + &line("blue")).expect("written");
+    let config = config(folder.path());
+    let train = format!("data.train=[{{ files = [\"{}\"] }}]", lines.display());
+    for stream in ["data.stream=false", "data.stream=true"] {
+        let mut arguments = vec!["train", config.as_str(), "--dry-run"];
+        arguments.extend(["--set", train.as_str(), "--set", stream]);
+        arguments.extend(["--set", "data.batch_size=2", "--set", "data.group_size=2"]);
+        let output = crate::trawl(arguments);
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{errors}");
+        let expected = "lines.jsonl: 2 ids of passages stand for several texts, the first is `0`";
+        assert!(errors.contains(expected), "{stream}: {errors}");
+    }
+}
+
 /// A data set in BEIR's layout: 32 queries of one word, each answered by a passage with another word.
 fn pairs(folder: &Path) {
     let word = |n: usize| {

@@ -9,7 +9,10 @@ use xxhash_rust::xxh3::Xxh3;
 
 use super::Batches;
 use crate::data::random::{Purpose, random};
-use crate::data::{DataError, Example, Group, LineSource, Sampling, parse_line};
+use crate::data::{DataError, Example, Group, LineSource, Sampling, SeveralTexts, parse_line};
+
+/// Ids of passages, and of queries, that are compared with what stands under them later: some 50 MB.
+const MOST_IDS: usize = 1 << 20;
 
 /// How groups are read from files that do not fit into memory.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -59,6 +62,7 @@ pub struct StreamBatches {
     n_examples: u64,
     /// Of all lines.
     digest: u64,
+    ids_of_several_texts: [Option<(usize, String)>; 2],
     cursor: Mutex<Option<Cursor>>,
 }
 
@@ -116,9 +120,15 @@ impl StreamBatches {
             }
         }
         let (mut n_examples, mut hash) = (0, Xxh3::new());
+        let [mut passages, mut queries] = [(); 2].map(|()| SeveralTexts::new(MOST_IDS));
         for raw in RawExamples::new(&config.source) {
             let raw = raw?;
-            raw.group(&config, 0)?;
+            let example = raw.example(&config)?;
+            queries.add(&example.query_id, &example.query);
+            for passage in example.positives.iter().chain(&example.negatives) {
+                passages.add(&passage.id, &passage.content);
+            }
+            raw.group(example, &config, 0)?;
             hash.update(raw.text.as_bytes());
             hash.update(b"\n");
             n_examples += 1;
@@ -133,6 +143,7 @@ impl StreamBatches {
             config,
             n_examples,
             digest: hash.digest(),
+            ids_of_several_texts: [passages.found(), queries.found()],
             cursor: Mutex::new(None),
         })
     }
@@ -140,6 +151,12 @@ impl StreamBatches {
     /// Examples of the files.
     pub fn n_examples(&self) -> u64 {
         self.n_examples
+    }
+
+    /// Counts the ids of passages, and those of queries, that stand for several texts, each with the first: of the first
+    /// million of each.
+    pub fn ids_of_several_texts(&self) -> [Option<(usize, String)>; 2] {
+        self.ids_of_several_texts.clone()
     }
 
     /// Examples of an epoch in this share.
@@ -175,7 +192,7 @@ impl Batches for StreamBatches {
         drop(kept);
         lines
             .into_iter()
-            .map(|line| line.group(&self.config, epoch))
+            .map(|line| line.group(line.example(&self.config)?, &self.config, epoch))
             .collect()
     }
 
@@ -224,16 +241,29 @@ struct RawExample {
 }
 
 impl RawExample {
-    fn group(&self, config: &StreamConfig, epoch: u64) -> Result<Group, DataError> {
-        let refuse = |reason| DataError::Line {
+    fn refuse(&self, reason: String) -> DataError {
+        DataError::Line {
             path: self.path.clone(),
             line: self.line,
             reason,
-        };
+        }
+    }
+
+    fn example(&self, config: &StreamConfig) -> Result<Example, DataError> {
         let LineSource {
             format, passage, ..
         } = &config.source;
-        let mut example = parse_line(*format, &self.text, passage).map_err(refuse)?;
+        parse_line(*format, &self.text, passage).map_err(|reason| self.refuse(reason))
+    }
+
+    /// Draws the group of this line's example.
+    fn group(
+        &self,
+        mut example: Example,
+        config: &StreamConfig,
+        epoch: u64,
+    ) -> Result<Group, DataError> {
+        let refuse = |reason| self.refuse(reason);
         example.drop_false_negatives();
         let Example {
             positives,

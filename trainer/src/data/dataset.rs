@@ -1,16 +1,16 @@
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 use serde::Serialize;
-use xxhash_rust::xxh3::{Xxh3, xxh3_64};
+use xxhash_rust::xxh3::Xxh3;
 
 use super::judged::place_of;
 use super::passages::{Link, PassageTable};
 use super::random::{Purpose, random};
-use super::{Candidate, Content, DataError, Example, Group, Passages, Sampling};
+use super::{Candidate, Content, DataError, Example, Group, Passages, Sampling, SeveralTexts};
 use crate::mining::Lists;
 
 /// Training examples whose passages are held once.
@@ -272,12 +272,15 @@ impl Dataset {
     /// Counts the ids of passages, and those of queries, that stand for several texts, each with the first.
     ///
     /// What is known to be relevant is told by ids: of one batch all texts of an id count as one.
-    pub fn ids_of_several_texts(&self) -> [Option<(usize, &str)>; 2] {
-        let passages = (0..self.passages.len() as u32)
-            .map(|passage| (self.passages.id(passage), self.passages.content(passage)));
-        let queries = self.examples.iter();
-        let queries = queries.map(|entry| (entry.query_id.as_str(), &entry.query));
-        [several_texts(passages), several_texts(queries)]
+    pub fn ids_of_several_texts(&self) -> [Option<(usize, String)>; 2] {
+        let [mut passages, mut queries] = [(); 2].map(|()| SeveralTexts::new(usize::MAX));
+        for passage in 0..self.passages.len() as u32 {
+            passages.add(self.passages.id(passage), self.passages.content(passage));
+        }
+        for entry in &self.examples {
+            queries.add(&entry.query_id, &entry.query);
+        }
+        [passages.found(), queries.found()]
     }
 
     /// Checks that a model of so many tokens knows all that stand here.
@@ -346,26 +349,6 @@ impl Dataset {
         }
         Ok(())
     }
-}
-
-/// How many ids come with several contents, and the first of them.
-fn several_texts<'a>(
-    texts: impl Iterator<Item = (&'a str, &'a Content)>,
-) -> Option<(usize, &'a str)> {
-    let mut contents = HashMap::new();
-    let (mut n, mut first) = (0, None);
-    for (id, content) in texts {
-        let digest = content.digest();
-        let (known, is_counted) = contents
-            .entry(xxh3_64(id.as_bytes()))
-            .or_insert((digest, false));
-        if *known != digest && !*is_counted {
-            *is_counted = true;
-            n += 1;
-            first.get_or_insert(id);
-        }
-    }
-    Some((n, first?))
 }
 
 /// The passages of a data set without some and without those of equal content, to be drawn at random.

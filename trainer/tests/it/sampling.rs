@@ -253,7 +253,7 @@ fn ids_of_several_texts_are_counted() {
     let dataset = Dataset::from_examples(numbered.into_iter().chain([repeated])).unwrap();
     assert_eq!(
         dataset.ids_of_several_texts(),
-        [Some((2, "0")), Some((1, "c"))]
+        [Some((2, "0".to_owned())), Some((1, "c".to_owned()))]
     );
 }
 

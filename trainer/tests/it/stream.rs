@@ -195,6 +195,29 @@ fn what_cannot_be_trained_on_is_refused_when_the_files_are_opened() {
 }
 
 #[test]
+fn ids_of_several_texts_are_counted_in_a_stream() {
+    let (folder, source) = files();
+    let plain = StreamBatches::open(config(&source)).unwrap();
+    assert_eq!(plain.ids_of_several_texts(), [None, None]);
+    // Passages numbered within each line, and one query id for all.
+    let line = |name: &str| {
+        let passage = |i: u32| format!("{{\"id\": \"{i}\", \"text\": \"{name}{i}\"}}");
+        format!(
+            "{{\"query_id\": \"q\", \"query\": \"{name}\", \"positives\": [{}], \"negatives\": [{}, {}]}}\n",
+            passage(0),
+            passage(1),
+            passage(2)
+        )
+    };
+    fs::write(folder.path().join("b"), line("x") + &line("y")).unwrap();
+    let numbered = StreamBatches::open(config(&source)).unwrap();
+    assert_eq!(
+        numbered.ids_of_several_texts(),
+        [Some((3, "0".to_owned())), Some((1, "q".to_owned()))]
+    );
+}
+
+#[test]
 fn a_streamed_batch_may_have_room_for_more_than_all_examples() {
     let (_folder, source) = files();
     let whole = StreamBatches::open(StreamConfig {

@@ -89,6 +89,7 @@ impl Examples {
             share: (0, 1),
         });
         let batches = batches.with_context(|| format!("cannot train on {}", describe(section)))?;
+        remark_on_ids(section, batches.ids_of_several_texts(), progress);
         Ok(Self {
             n_examples: batches.n_examples(),
             batches: Box::new(batches),
@@ -138,21 +139,27 @@ pub fn read(
         if let Some(remark) = lack_of_negatives(&dataset, sampling) {
             progress.remark(&format!("{}: {remark}", describe(section)));
         }
-        for (what, repeated) in ["passages", "queries"]
-            .iter()
-            .zip(dataset.ids_of_several_texts())
-        {
-            if let Some((n, first)) = repeated {
-                progress.remark(&format!(
-                    "{}: {n} ids of {what} stand for several texts, the first is `{first}`; texts of one id count as one \
-                     where known positives are left out of a batch's negatives",
-                    describe(section)
-                ));
-            }
-        }
+        remark_on_ids(section, dataset.ids_of_several_texts(), progress);
         datasets.push(Arc::new(dataset));
     }
     Ok(datasets)
+}
+
+/// Tells the ids of passages and of queries that stand for several texts.
+fn remark_on_ids(
+    section: &SourceSection,
+    repeated: [Option<(usize, String)>; 2],
+    progress: &Progress,
+) {
+    for (what, repeated) in ["passages", "queries"].iter().zip(repeated) {
+        if let Some((n, first)) = repeated {
+            progress.remark(&format!(
+                "{}: {n} ids of {what} stand for several texts, the first is `{first}`; texts of one id count as one \
+                 where known positives are left out of a batch's negatives",
+                describe(section)
+            ));
+        }
+    }
 }
 
 /// What stands in groups for negatives that examples do not have.

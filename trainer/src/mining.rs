@@ -411,8 +411,7 @@ impl<'a> QueryResults<'a> {
         }
         let entry = self.dataset.entry(self.index);
         let results = entry.negatives.iter().map(|link| link.passage);
-        let taken = entry.known_positives().chain(results);
-        let mut others = Others::new(self.dataset.passages(), taken);
+        let mut others = Others::new(self.dataset, self.index, results);
         let mut numbers = random(config.seed, key, 0, Purpose::Fill);
         for found in 0..config.n_random {
             let passage = others

@@ -1,11 +1,11 @@
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 use serde::Serialize;
-use xxhash_rust::xxh3::Xxh3;
+use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
 use super::judged::place_of;
 use super::passages::{Link, PassageTable};
@@ -19,7 +19,12 @@ pub struct Dataset {
     passages: Arc<Passages>,
     examples: Vec<Entry>,
     report: DataReport,
+    /// Made when random passages are first drawn.
+    relevant: OnceLock<RelevantByQuery>,
 }
+
+/// For queries that stand in several examples, by id and by content: hashes of ids and of contents of what is relevant to them.
+type RelevantByQuery = HashMap<u64, HashSet<u64>>;
 
 /// An example whose passages are ordinals.
 #[derive(Debug)]
@@ -37,6 +42,11 @@ impl Entry {
     pub(crate) fn known_positives(&self) -> impl Iterator<Item = u32> {
         let positives = self.positives.iter().map(|link| link.passage);
         positives.chain(self.also_positive.iter().copied())
+    }
+
+    /// Hashes of the query's id and content: examples that share one are of one query.
+    fn keys(&self) -> [u64; 2] {
+        [xxh3_64(self.query_id.as_bytes()), self.query.digest()]
     }
 }
 
@@ -192,6 +202,7 @@ impl Dataset {
             passages: Arc::clone(&self.passages),
             examples,
             report,
+            relevant: OnceLock::new(),
         })
     }
 
@@ -318,7 +329,7 @@ impl Dataset {
         links.push(entry.positives[draw.positive]);
         links.extend(draw.negatives.iter().map(|&number| entry.negatives[number]));
         if links.len() < sampling.n_passages {
-            self.fill(entry, &mut links, epoch, index, sampling)?;
+            self.fill(&mut links, epoch, index, sampling)?;
         }
         Ok(links)
     }
@@ -326,19 +337,18 @@ impl Dataset {
     /// Adds random passages that are neither positives of the query nor in the group.
     fn fill(
         &self,
-        entry: &Entry,
         links: &mut Vec<Link>,
         epoch: u64,
         index: usize,
         sampling: &Sampling,
     ) -> Result<(), DataError> {
         let in_group = links.iter().map(|link| link.passage);
-        let taken = entry.known_positives().chain(in_group);
-        let mut others = Others::new(&self.passages, taken);
+        let mut others = Others::new(self, index, in_group);
         let mut numbers = random(sampling.seed, epoch, index as u64, Purpose::Fill);
         while links.len() < sampling.n_passages {
             let passage = others.draw(&mut numbers).ok_or_else(|| {
-                let (query, needed) = (entry.query_id.clone(), sampling.n_negatives());
+                let query = self.examples[index].query_id.clone();
+                let needed = sampling.n_negatives();
                 DataError::TooFewNegatives {
                     query,
                     needed,
@@ -349,23 +359,60 @@ impl Dataset {
         }
         Ok(())
     }
+
+    fn relevant(&self) -> &RelevantByQuery {
+        self.relevant.get_or_init(|| {
+            let (mut seen, mut relevant) = (HashSet::new(), RelevantByQuery::new());
+            for key in self.examples.iter().flat_map(Entry::keys) {
+                if !seen.insert(key) {
+                    relevant.entry(key).or_default();
+                }
+            }
+            for entry in &self.examples {
+                for key in entry.keys() {
+                    let Some(of_query) = relevant.get_mut(&key) else {
+                        continue;
+                    };
+                    for passage in entry.known_positives() {
+                        of_query.insert(xxh3_64(self.passages.id(passage).as_bytes()));
+                        of_query.insert(self.passages.content(passage).digest());
+                    }
+                }
+            }
+            relevant
+        })
+    }
 }
 
-/// The passages of a data set without some and without those of equal content, to be drawn at random.
+/// The passages of a data set, to be drawn at random as negatives of one of its queries: without those that are relevant to it,
+/// in any example, by id or by content, without some more, and without those of equal content.
 pub(crate) struct Others<'a> {
     passages: &'a Passages,
     taken: HashSet<u32>,
     contents: HashSet<u64>,
+    /// Of the example's positives.
+    ids: HashSet<&'a str>,
+    /// Of other examples of the query.
+    relevant: [Option<&'a HashSet<u64>>; 2],
 }
 
 impl<'a> Others<'a> {
-    pub(crate) fn new(passages: &'a Passages, taken: impl Iterator<Item = u32>) -> Self {
-        let taken: HashSet<u32> = taken.collect();
+    /// Those of an example, without what is `taken`.
+    pub(crate) fn new(
+        dataset: &'a Dataset,
+        index: usize,
+        taken: impl Iterator<Item = u32>,
+    ) -> Self {
+        let (entry, passages) = (&dataset.examples[index], &*dataset.passages);
+        let taken: HashSet<u32> = entry.known_positives().chain(taken).collect();
         let digest = |&passage: &u32| passages.content(passage).digest();
+        let positives = entry.known_positives();
         Self {
             passages,
             contents: taken.iter().map(digest).collect(),
             taken,
+            ids: positives.map(|passage| passages.id(passage)).collect(),
+            relevant: entry.keys().map(|key| dataset.relevant().get(&key)),
         }
     }
 
@@ -373,7 +420,7 @@ impl<'a> Others<'a> {
     pub(crate) fn draw(&mut self, numbers: &mut ChaCha8Rng) -> Option<u32> {
         while self.taken.len() < self.passages.len() {
             let passage = numbers.random_range(0..self.passages.len() as u32);
-            let is_free = self.taken.insert(passage);
+            let is_free = self.taken.insert(passage) && !self.is_relevant(passage);
             if is_free
                 && self
                     .contents
@@ -383,6 +430,15 @@ impl<'a> Others<'a> {
             }
         }
         None
+    }
+
+    fn is_relevant(&self, passage: u32) -> bool {
+        let id = self.passages.id(passage);
+        let is_in = |of_query: &&HashSet<u64>| {
+            of_query.contains(&xxh3_64(id.as_bytes()))
+                || of_query.contains(&self.passages.content(passage).digest())
+        };
+        self.ids.contains(id) || self.relevant.iter().flatten().any(is_in)
     }
 }
 
@@ -508,6 +564,7 @@ impl DatasetBuilder {
             passages: Arc::new(passages),
             examples,
             report,
+            relevant: OnceLock::new(),
         })
     }
 }

@@ -206,6 +206,34 @@ fn what_a_list_lacks_is_drawn_from_the_whole_set_and_is_never_a_positive() {
 }
 
 #[test]
+fn a_random_negative_is_no_positive_of_the_query_by_its_id_or_in_another_example() {
+    let mut examples: Vec<Example> = ["a", "b", "c", "d"].map(|name| example(name, 1, 0)).into();
+    // Another wording of the first positive, and a copy of the query with another positive.
+    let positive = examples[0].positives[0].clone();
+    examples[1].positives.push(Candidate {
+        content: Content::Text("another wording".to_owned()),
+        ..positive
+    });
+    examples[2].query_id = "a".to_owned();
+    // The same query under another id.
+    examples[3].query = examples[0].query.clone();
+    let others = ["e", "f"].map(|name| example(name, 1, 0));
+    let dataset = Dataset::from_examples(examples.into_iter().chain(others)).unwrap();
+    for epoch in 0..20 {
+        let rule = sampling(SamplingRule::Retromae, 4, 0);
+        let group = dataset.group(0, epoch, &rule).unwrap();
+        let found: BTreeSet<&str> = ids(&group).into_iter().collect();
+        assert_eq!(found, BTreeSet::from(["a+0", "b+0", "e+0", "f+0"]));
+        assert_eq!(
+            group.passages[0].content,
+            Content::Text("text of a+0".to_owned())
+        );
+    }
+    let error = dataset.group(0, 0, &sampling(SamplingRule::Retromae, 5, 0));
+    assert!(matches!(error, Err(DataError::TooFewNegatives { .. })));
+}
+
+#[test]
 fn a_positive_among_the_negatives_is_left_out() {
     let mut examples = vec![example("a", 2, 3)];
     let positive = examples[0].positives[1].clone();

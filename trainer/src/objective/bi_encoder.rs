@@ -34,7 +34,8 @@ pub struct BiEncoderObjective {
     /// None where passages go through the queries' tower.
     passage: Option<Tower>,
     parameters: Parameters,
-    rates: Rates,
+    /// Of queries and of passages.
+    rates: [Rates; 2],
     temperature: f64,
     guide: Option<Guide>,
 }
@@ -140,7 +141,11 @@ impl BiEncoderObjective {
         if let Some(passage) = &passage {
             parameters.extend(passage.parameters());
         }
-        let (normalized, rates) = (query.normalizes, Rates::read(transformer)?);
+        let normalized = query.normalizes;
+        let rates = [
+            Rates::read(transformer)?,
+            Rates::read(&passages.directory.transformer)?,
+        ];
         let temperature = config
             .temperature
             .unwrap_or(if normalized { 0.05 } else { 1.0 });
@@ -155,7 +160,7 @@ impl BiEncoderObjective {
             ..config.clone()
         };
         Ok(Self {
-            rates: config.dropout.map_or(rates, Rates::all),
+            rates: config.dropout.map_or(rates, |p| [Rates::all(p); 2]),
             config,
             sides: Arc::new(Sides {
                 tokenization,
@@ -276,7 +281,7 @@ impl BiEncoderObjective {
         &self,
         tokens: &'a TokenizedBatch,
         groups: &Range<usize>,
-        dropout: impl Fn(u64, First) -> Dropout,
+        dropout: impl Fn(usize, First) -> Dropout,
     ) -> Vec<Part<'a>> {
         let whole = GradCacheConfig {
             queries: usize::MAX,
@@ -296,7 +301,7 @@ impl BiEncoderObjective {
             parts.extend(ranges.into_iter().map(|range| Part {
                 is_query,
                 dropout: dropout(
-                    u64::from(!is_query),
+                    usize::from(!is_query),
                     passes::behind(&all[..start + range.start]),
                 ),
                 texts: &texts[range],
@@ -314,7 +319,7 @@ impl BiEncoderObjective {
         (cached, ranks): (bool, &dyn Collective),
     ) -> Result<StepReport, TrainingError> {
         let target = self.target(batch, Some(step))?;
-        let dropout = |stream, first| self.rates.at(step, stream, first);
+        let dropout = |side: usize, first| self.rates[side].at(step, side as u64, first);
         let parts = self.parts(tokens, &ranks.share(batch.len()), dropout);
         let mut measures = Measures::default();
         let loss = passes::backward(
@@ -607,6 +612,43 @@ mod tests {
             ..plain
         };
         check_grad_cache(&everything, 4, 5);
+    }
+
+    #[test]
+    fn each_tower_drops_what_its_own_model_says() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let fixture = testkit::fixture("models/tiny-bert-plain");
+        for file in [
+            "tokenizer.json",
+            "tokenizer_config.json",
+            "model.safetensors",
+        ] {
+            std::fs::copy(fixture.join(file), folder.path().join(file)).expect("copied");
+        }
+        let text = std::fs::read_to_string(fixture.join("config.json")).expect("a file");
+        let mut settings: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+        for rate in ["hidden_dropout_prob", "attention_probs_dropout_prob"] {
+            settings[rate] = serde_json::json!(0.4);
+        }
+        std::fs::write(folder.path().join("config.json"), settings.to_string()).expect("written");
+        let own = BiEncoderConfig {
+            untied: true,
+            passage_model: Some(folder.path().to_owned()),
+            pooling: Some(encoder::Pooling::Cls),
+            normalize: Some(true),
+            query_tokens: 16,
+            passage_tokens: 32,
+            ..BiEncoderConfig::default()
+        };
+        let one = BiEncoderConfig {
+            dropout: Some(0.2),
+            ..own.clone()
+        };
+        for (config, expected) in [(own, [0.1, 0.4]), (one, [0.2, 0.2])] {
+            let objective =
+                tiny(|folder, engine| BiEncoderObjective::load(folder, &config, engine));
+            assert_eq!(objective.rates, expected.map(Rates::all));
+        }
     }
 
     #[test]

@@ -55,6 +55,8 @@ const GREETING: usize = 32;
 /// How long somebody who connects may take to say who they are, and somebody who leaves to say why.
 const GREETING_TIMEOUT: Duration = Duration::from_secs(5);
 const RETRY: Duration = Duration::from_millis(50);
+/// How often a rank that is there is looked for when another process says that it is that rank.
+const N_LOOKS: usize = 20;
 /// How often a rank at most says that it lives.
 const ALIVE_EVERY: Duration = Duration::from_secs(10);
 
@@ -94,7 +96,7 @@ impl Tcp {
     ) -> Result<Self, CollectiveError> {
         let refuse = address(config);
         listener.set_nonblocking(true).map_err(&refuse)?;
-        let mut joined: Vec<Option<TcpStream>> = (1..config.world_size).map(|_| None).collect();
+        let mut joined: Vec<Option<Peer>> = (1..config.world_size).map(|_| None).collect();
         let mut refused = None;
         let outcome = loop {
             if joined.iter().all(Option::is_some) {
@@ -110,7 +112,10 @@ impl Tcp {
             }
             match listener.accept() {
                 Ok((mut stream, from)) => match greet(&mut stream, config, &joined) {
-                    Ok(Some(rank)) => joined[rank - 1] = Some(stream),
+                    // Who is gone already can come again.
+                    Ok(Some(rank)) => {
+                        joined[rank - 1] = Peer::start(rank, stream, config.timeout).ok();
+                    }
                     Ok(None) => {}
                     Err(error) => {
                         // Who is gone needs no reason.
@@ -128,13 +133,15 @@ impl Tcp {
             }
         };
         if let Err(error) = outcome {
-            for stream in joined.iter_mut().flatten() {
+            for peer in joined.iter().flatten() {
+                let mut writer = lock(&peer.writer);
                 // Who is gone needs no reason.
-                let _ = Frame::write(stream, Kind::End, error.to_string().as_bytes());
+                let _ = Frame::write(&mut *writer, Kind::End, error.to_string().as_bytes());
+                let _ = writer.shutdown(Shutdown::Write);
             }
             return Err(error);
         }
-        Self::start((1..).zip(joined.into_iter().flatten()), config)
+        Ok(Self::start(joined.into_iter().flatten().collect(), config))
     }
 
     fn join(config: &TcpConfig, deadline: Instant) -> Result<Self, CollectiveError> {
@@ -163,18 +170,12 @@ impl Tcp {
         }
         greeting.extend(config.fingerprint);
         stream.write_all(&greeting).map_err(failed)?;
-        Self::start([(0, stream)].into_iter(), config)
+        let first = Peer::start(0, stream, config.timeout).map_err(failed)?;
+        Ok(Self::start(vec![first], config))
     }
 
-    fn start(
-        peers: impl Iterator<Item = (usize, TcpStream)>,
-        config: &TcpConfig,
-    ) -> Result<Self, CollectiveError> {
+    fn start(peers: Vec<Peer>, config: &TcpConfig) -> Self {
         let timeout = config.timeout;
-        let peer = |(rank, stream)| {
-            Peer::start(rank, stream, timeout).map_err(|error| failure(rank, timeout, error))
-        };
-        let peers: Vec<Peer> = peers.map(peer).collect::<Result<_, _>>()?;
         let writers: Vec<_> = peers.iter().map(|peer| Arc::clone(&peer.writer)).collect();
         let (end, ended) = channel();
         let every = ALIVE_EVERY.min(timeout / 4);
@@ -190,7 +191,7 @@ impl Tcp {
                 }
             }
         });
-        Ok(Self {
+        Self {
             rank: config.rank,
             world_size: config.world_size,
             timeout,
@@ -199,7 +200,7 @@ impl Tcp {
             turn: Mutex::default(),
             has_failed: AtomicBool::new(false),
             alive: Some((end, alive)),
-        })
+        }
     }
 
     /// Takes a turn, and tells the others when it fails.
@@ -383,6 +384,18 @@ impl Peer {
         })
     }
 
+    /// Whether its connection has ended; that it has may take a moment to be known.
+    fn is_gone(&self) -> bool {
+        let is_ended = || self.reader.as_ref().is_none_or(JoinHandle::is_finished);
+        for _ in 0..N_LOOKS {
+            if is_ended() {
+                return true;
+            }
+            sleep(RETRY);
+        }
+        is_ended()
+    }
+
     fn send(&self, kind: Kind, payload: &[u8], timeout: Duration) -> Result<(), CollectiveError> {
         Frame::write(&mut *lock(&self.writer), kind, payload).map_err(|error| {
             // Rank 0 may have said why it left.
@@ -479,7 +492,7 @@ fn listen(config: &TcpConfig, deadline: Instant) -> Result<TcpListener, Collecti
 fn greet(
     stream: &mut TcpStream,
     config: &TcpConfig,
-    joined: &[Option<TcpStream>],
+    joined: &[Option<Peer>],
 ) -> Result<Option<usize>, CollectiveError> {
     let Ok(greeting) = read_greeting(stream, GREETING_TIMEOUT) else {
         return Ok(None);
@@ -509,6 +522,8 @@ fn greet(
     }
     match joined.get(rank.wrapping_sub(1)) {
         Some(None) => Ok(Some(rank)),
+        // Its launcher has started it again.
+        Some(Some(peer)) if peer.is_gone() => Ok(Some(rank)),
         None if rank != 0 => Err(CollectiveError::NoRank {
             rank,
             world_size: config.world_size,

@@ -208,6 +208,30 @@ fn ranks_that_do_not_come_are_named() {
     assert_eq!(error.to_string(), "rank 0 has not joined within 0.3 s");
 }
 
+#[test]
+fn a_rank_that_left_before_all_had_joined_can_come_again() {
+    let listener = listener();
+    let [host, first, second] = [0, 1, 2].map(|rank| config(&listener, rank, 3));
+    let mut gone = greet(&listener, [1, 3, 1], &host.fingerprint);
+    gone.write_all(&[3, 0, 0, 0, 0]).unwrap(); // It lived.
+    drop(gone);
+    // Rank 0 greets them in this order.
+    let guests = [first, second].map(|config| Tcp::connect(&config).unwrap());
+    thread::scope(|scope| {
+        for guest in guests {
+            scope.spawn(move || guest.barrier().unwrap());
+        }
+        Tcp::host(listener, &host).unwrap().barrier().unwrap();
+    });
+
+    // One that is still there is not replaced.
+    let listener = self::listener();
+    let host = config(&listener, 0, 3);
+    let _both = [1, 1].map(|rank| greet(&listener, [1, 3, rank], &host.fingerprint));
+    let error = Tcp::host(listener, &host).err().unwrap();
+    assert_eq!(error.to_string(), "rank 1 is there twice");
+}
+
 /// What rank 0 of two says to somebody who greets it.
 fn refused(numbers: [u32; 3], fingerprint: &[u8; 16]) -> CollectiveError {
     let listener = listener();

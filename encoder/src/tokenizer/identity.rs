@@ -412,6 +412,39 @@ fn settings_beside_a_tokenizer_stand_above_its_own() {
 }
 
 #[test]
+fn the_space_before_byte_pieces_is_that_of_the_settings_beside_them() {
+    let source = testkit::fixture("models/tiny-roberta");
+    let stored = fs::read(source.join("tokenizer.json")).expect("tokenizer.json");
+    let stored: Value = serde_json::from_slice(&stored).expect("JSON");
+    let load_with = |own: bool, config: Value| {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let mut stored = stored.clone();
+        stored["pre_tokenizer"]["add_prefix_space"] = own.into();
+        for (name, value) in [
+            ("tokenizer.json", stored),
+            ("tokenizer_config.json", config),
+        ] {
+            fs::write(folder.path().join(name), value.to_string()).expect("a written file");
+        }
+        load(folder.path(), false)
+    };
+    let plain = load_with(false, json!({}));
+    let ids = |tokenizer: &TextTokenizer, text: &str| tokenizer.ids(text).expect("tokens");
+    let (bare, spaced) = (ids(&plain, "the sky"), ids(&plain, " the sky"));
+    assert_ne!(bare, spaced);
+    for (own, config, expected) in [
+        (false, json!({ "add_prefix_space": true }), &spaced),
+        (true, json!({ "add_prefix_space": false }), &bare),
+        (true, json!({}), &spaced),
+        (false, json!({ "add_prefix_space": null }), &bare),
+    ] {
+        let shown = config.to_string();
+        let found = ids(&load_with(own, config), "the sky");
+        assert_eq!(found, *expected, "{shown}");
+    }
+}
+
+#[test]
 fn what_the_fast_path_does_not_know_is_left_to_the_crate() {
     let tokenizer = default_tokenizer();
     for (text, is_known) in [

@@ -124,6 +124,9 @@ struct TokenizerConfig {
     strip_accents: Option<Option<bool>>,
     #[serde(default)]
     tokenize_chinese_chars: Option<bool>,
+    /// Whether byte pieces read a text as if a space stood before it.
+    #[serde(default)]
+    add_prefix_space: Option<bool>,
 }
 
 /// Tells a key that is null from one that is not there.
@@ -165,12 +168,31 @@ impl TokenizerConfig {
         }
         is_changed
     }
+
+    /// Does the same for byte pieces, whatever the class, and their offsets.
+    fn set_prefix_space(&self, stored: &mut Value) -> bool {
+        let Some(value) = self.add_prefix_space.map(Value::from) else {
+            return false;
+        };
+        let is_of_bytes = stored["pre_tokenizer"]["type"] == "ByteLevel";
+        if !is_of_bytes || stored["pre_tokenizer"]["add_prefix_space"] == value {
+            return false;
+        }
+        for part in ["pre_tokenizer", "post_processor"] {
+            let part = stored.get_mut(part).and_then(Value::as_object_mut);
+            if let Some(entry) = part.and_then(|part| part.get_mut("add_prefix_space")) {
+                *entry = value.clone();
+            }
+        }
+        true
+    }
 }
 
 impl TextTokenizer {
     /// Reads `tokenizer.json`, else builds BERT's tokenizer from `vocab.txt`, which is all that old checkpoints have.
     ///
-    /// Where `tokenizer_config.json` says otherwise than BERT's normalizer in `tokenizer.json`, it is followed, as transformers does.
+    /// Where `tokenizer_config.json` says otherwise than BERT's normalizer in `tokenizer.json`, or of the space before byte pieces,
+    /// it is followed, as transformers does.
     /// `lower_case` puts a step before the tokenizer's own, as `sentence_bert_config.json` may ask for.
     ///
     /// # Errors
@@ -195,7 +217,11 @@ impl TextTokenizer {
                 path: path.clone(),
                 source,
             })?;
-        let bytes = match config.set_normalizer(&mut stored) {
+        let is_changed = [
+            config.set_normalizer(&mut stored),
+            config.set_prefix_space(&mut stored),
+        ];
+        let bytes = match is_changed.contains(&true) {
             true => stored.to_string().into_bytes(),
             false => bytes,
         };

@@ -138,11 +138,11 @@ impl Architecture {
         let distil = family == Family::DistilBert;
         let name =
             |bert: &'static str, distilbert: &'static str| if distil { distilbert } else { bert };
-        let padding_id = config
-            .count("pad_token_id")?
-            .unwrap_or(usize::from(!distil && family != Family::Bert))
-            as u32;
-        let counts_from_padding = matches!(family, Family::Roberta | Family::Mpnet);
+        let padding_id = match family {
+            Family::Roberta => Some(config.count("pad_token_id")?.unwrap_or(1) as u32),
+            Family::Mpnet => Some(1), // transformers does not ask config.json
+            Family::Bert | Family::DistilBert => None,
+        };
         let architecture = Self {
             family,
             n_vocabulary: config.need("vocab_size")?,
@@ -155,12 +155,8 @@ impl Architecture {
                 Family::Bert | Family::Roberta => config.count("type_vocab_size")?.unwrap_or(2),
                 Family::DistilBert | Family::Mpnet => 0,
             },
-            first_position: if counts_from_padding {
-                padding_id as usize + 1
-            } else {
-                0
-            },
-            padding_id: counts_from_padding.then_some(padding_id),
+            first_position: padding_id.map_or(0, |id| id as usize + 1),
+            padding_id,
             n_buckets: match family {
                 Family::Mpnet => config
                     .count("relative_attention_num_buckets")?

@@ -6,7 +6,7 @@ use encoder::{
 };
 use safetensors::SafeTensors;
 
-use crate::directories::copy;
+use crate::directories::{copy, edit};
 
 fn fingerprint_with(name: &str, options: &ModelOptions, texts: &TextSpec) -> Fingerprint {
     let path = testkit::fixture("models").join(name);
@@ -132,6 +132,30 @@ fn a_changed_bit_counts_where_the_forward_reads_it() {
     assert_eq!(
         fingerprint("tiny-bert").digest(),
         changed("pooler.dense.weight").digest()
+    );
+}
+
+/// As in transformers, where MPNet counts positions from 2 and RoBERTa from behind the padding id of `config.json`.
+#[test]
+fn the_padding_id_counts_where_positions_begin_behind_it() {
+    let changed = |name: &str| {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        copy(&testkit::fixture("models").join(name), folder.path());
+        edit(&folder.path().join("config.json"), |config| {
+            config["pad_token_id"] = serde_json::json!(3);
+        });
+        let (options, config) = (ModelOptions::default(), EncoderConfig::default());
+        let encoder = BiEncoder::load(folder.path(), &options, &config);
+        encoder
+            .expect("the model loads")
+            .fingerprint(&TextSpec::default())
+    };
+    let (own, other) = (fingerprint("tiny-mpnet"), changed("tiny-mpnet"));
+    assert_eq!(own.first_difference(&other), None);
+    check_difference(
+        &fingerprint("tiny-roberta"),
+        &changed("tiny-roberta"),
+        "space.architecture.first_position",
     );
 }
 

@@ -665,13 +665,16 @@ fn what_cannot_be_read_is_refused_with_its_place() {
     refused(2, passage, none, &[], "masks.max_masks is 0");
     let sim_lm = format!("name = \"sim_lm\"\ngenerator_weight = 0.2\n{masks}");
     refused(2, passage, &sim_lm, &[], "goes with `generator`");
-    for (name, key) in [
-        ("condenser", "n_head_layers"),
-        ("sim_lm", "n_decoder_layers"),
+    for (name, key, n) in [
+        ("condenser", "n_head_layers", "1000000000000"),
+        ("sim_lm", "n_decoder_layers", "1000000000000"),
+        ("sim_lm", "n_decoder_layers", "3"), // the encoder has 2
+        ("sim_lm", "n_decoder_layers", "0"),
+        ("master", "n_head_layers", "0"),
     ] {
-        let deep = format!("name = \"{name}\"\n{key} = 1000000000000\n{masks}");
-        let expected = "number of decoder layers is 1000000000000; it is at most 64";
-        refused(2, passage, &deep, &[], expected);
+        let layers = format!("name = \"{name}\"\n{key} = {n}\n{masks}");
+        let expected = format!("{key} is {n}; it is from 1 to 64");
+        refused(2, passage, &layers, &[], &expected);
     }
 
     let refused = |set: &str, expected: &str| {

@@ -74,7 +74,7 @@ impl Condenser {
         }
         let head = model.decoder(
             "c_head",
-            config.n_head_layers,
+            ("n_head_layers", config.n_head_layers),
             StackStart::Normal,
             decoder_seed(config.seed, 1),
         )?;

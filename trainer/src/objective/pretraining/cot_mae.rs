@@ -68,7 +68,7 @@ impl CotMae {
         let model = MaskedLm::load(folder, config.seed, engine)?;
         let head = model.decoder(
             "c_head",
-            config.n_head_layers,
+            ("n_head_layers", config.n_head_layers),
             StackStart::Normal,
             decoder_seed(config.seed, 1),
         )?;

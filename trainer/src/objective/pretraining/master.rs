@@ -83,7 +83,8 @@ impl Master {
         let mut heads = Vec::new();
         for (name, number) in HEADS.iter().zip(1..) {
             let seed = decoder_seed(config.seed, number);
-            heads.push(model.decoder(name, config.n_head_layers, config.decoder_init, seed)?);
+            let n_layers = ("n_head_layers", config.n_head_layers);
+            heads.push(model.decoder(name, n_layers, config.decoder_init, seed)?);
         }
         let mut parameters = Parameters::new();
         heads

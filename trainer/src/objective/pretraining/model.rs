@@ -101,19 +101,23 @@ impl MaskedLm {
         &self.encoder
     }
 
-    /// Makes a stack of decoder layers named `{name}.{layer}`.
+    /// Makes a stack of decoder layers named `{name}.{layer}`, as many as the setting `key` says.
     pub(super) fn decoder(
         &self,
         name: &str,
-        n_layers: usize,
+        (key, n_layers): (&'static str, usize),
         start: StackStart,
         seed: u64,
     ) -> Result<Stack, TrainingError> {
-        if n_layers > MOST_DECODER_LAYERS {
+        let most = match start {
+            StackStart::Last => self.encoder.architecture().n_layers,
+            StackStart::Normal | StackStart::Uniform => MOST_DECODER_LAYERS,
+        };
+        if !(1..=most.min(MOST_DECODER_LAYERS)).contains(&n_layers) {
             return Err(TrainingError::Setting {
-                name: "number of decoder layers",
+                name: key,
                 value: n_layers as f64,
-                rule: "it is at most 64",
+                rule: "it is from 1 to 64, and at most the encoder's where its layers are copied",
             });
         }
         let initial = match start {

@@ -94,7 +94,8 @@ impl SimLm {
             return Err(TrainingError::Settings { reason });
         }
         let model = MaskedLm::load(folder, config.seed, engine)?;
-        let decoder = model.decoder("decoder", config.n_decoder_layers, StackStart::Last, 0)?;
+        let n_layers = ("n_decoder_layers", config.n_decoder_layers);
+        let decoder = model.decoder("decoder", n_layers, StackStart::Last, 0)?;
         let generator = config.generator.as_deref();
         let generator = generator
             .map(|path| Generator::load_for(&model, path, engine))

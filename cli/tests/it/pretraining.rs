@@ -655,6 +655,14 @@ fn what_cannot_be_read_is_refused_with_its_place() {
     let span = "{\"anchor\":[30],\"random_sampled\":[30],\"nearby\":[30],\"overlap\":[30]}";
     let one = format!("{{\"spans\":[{span}]}}\n");
     refused(65, &one, &cot_mae, &[], "lines.jsonl:1: a document has");
+    for (other, expected) in [
+        ("\"nearby\":[70000]", "lines.jsonl:2: token 70000"),
+        ("\"nearby\":[]", "lines.jsonl:2: `nearby` has no token"),
+    ] {
+        let other = span.replace("\"nearby\":[30]", other);
+        let documents = format!("{{\"spans\":[{span},{span}]}}\n{{\"spans\":[{span},{other}]}}\n");
+        refused(65, &documents, &cot_mae, &[], expected);
+    }
     let mlm = format!("name = \"mlm\"\n{masks}");
     let passage = "{\"id\":\"a\",\"text\":\"one two\"}\n";
     let broken = format!("{passage}{{\"id\":\n");

@@ -5,8 +5,8 @@
         --sample tests/fixtures/sample --corpus tests/fixtures/training/corpus.jsonl --out tests/golden/pretraining
 
 Written are
-- `masks.json`: whole-word masks, keyword masks and RetroMAE's visibility of small lists of tokens, each with its exact
-  chance: all orders of the words are walked through. The keyword masks are also drawn 200,000 times by MASTER's rounds of
+- `masks.json`: whole-word masks, keyword masks by counts and by tf-idf, and RetroMAE's visibility of small lists of tokens, each
+  with its exact chance: all orders of the words are walked through. The keyword masks are also drawn 200,000 times by MASTER's rounds of
   ten draws with replacement, and the script ends with an error if these differ from the exact chances;
 - `spans.json`: documents given by the lengths of their sentences, the spans they are packed into with CoT-MAE's
   `short_sentence_prob` 0, and for each span every pair that may be drawn, as first and last token;
@@ -20,6 +20,7 @@ Needs Python 3.9 and, for `master.jsonl`, the tokenizers library (0.23).
 import argparse
 import itertools
 import json
+import math
 import random
 from collections import Counter
 from pathlib import Path
@@ -66,14 +67,27 @@ def whole_words(tokens, skipped, ratio):
     return words, most, dict(sorted(chances.items()))
 
 
-def keyword_weights(tokens, counts):
-    words = group(tokens, SPECIAL)
-    return words, [1 / counts.get("".join(tokens[position] for position in word), 1) for word in words]
+def spelled(tokens):
+    return ["".join(tokens[position] for position in word) for word in group(tokens, SPECIAL)]
 
 
-def keywords(tokens, counts, ratio):
+def inverse_counts(tokens, counts):
+    return [1 / counts.get(word, 1) for word in spelled(tokens)]
+
+
+def tf_idf(tokens, texts):
+    """Returns the weight of each word as scikit-learn's TfidfVectorizer(norm=None) has it."""
+    own, of_texts = spelled(tokens), [set(spelled(text.split())) for text in texts]
+
+    def idf(word):
+        return math.log((1 + len(texts)) / (1 + sum(word in words for words in of_texts))) + 1
+
+    return [own.count(word) * idf(word) for word in own]
+
+
+def keywords(tokens, weights, ratio):
     """Returns each keyword mask and its chance: words are drawn without replacement, by their weights."""
-    words, weights = keyword_weights(tokens, counts)
+    words = group(tokens, SPECIAL)
     least = budget(sum(map(len, words)), ratio)
     chances = Counter()
 
@@ -87,12 +101,12 @@ def keywords(tokens, counts, ratio):
             draw(rest, hidden | set(words[word]), chance * weights[word] / total)
 
     draw(list(range(len(words))), set(), 1.0)
-    return words, weights, least, dict(sorted(chances.items()))
+    return least, dict(sorted(chances.items()))
 
 
-def keywords_by_rounds(tokens, counts, ratio, n_draws):
+def keywords_by_rounds(tokens, weights, ratio, n_draws):
     """Returns how often each mask comes of rounds of ten draws with replacement, as MASTER draws them."""
-    words, weights = keyword_weights(tokens, counts)
+    words = group(tokens, SPECIAL)
     least, generator, found = budget(sum(map(len, words)), ratio), random.Random(1), Counter()
     for _ in range(n_draws):
         left, hidden = list(range(len(words))), set()
@@ -106,8 +120,19 @@ def keywords_by_rounds(tokens, counts, ratio, n_draws):
     return found
 
 
+def keyword_case(text, weights, ratio):
+    tokens, n_draws = text.split(), 200_000
+    least, chances = keywords(tokens, weights, ratio)
+    rounds = keywords_by_rounds(tokens, weights, ratio, n_draws)
+    for mask in set(chances) | set(rounds):
+        chance = chances.get(mask, 0)
+        bound = 5 * (n_draws * chance * (1 - chance)) ** 0.5
+        assert abs(rounds[mask] - n_draws * chance) <= bound, (text, mask, rounds[mask] / n_draws, chance)
+    return {"ratio": ratio, "budget": least, "weights": weights, "chances": chances}
+
+
 def make_masks():
-    cases = {"whole_words": [], "keywords": [], "visibility": []}
+    cases = {"whole_words": [], "keywords": [], "keywords_by_tf_idf": [], "visibility": []}
     for text, skipped, ratio in [
         ("a b c d", "special", 0.5),
         ("a ##b x", "special", 0.5),  # 1.5 rounds to 2
@@ -130,15 +155,12 @@ def make_masks():
         ("a a a a", {"a": 9}, 0.3),
         ("##fish the", {"##fish": 4, "the": 4}, 0.3),
     ]:
-        tokens, n_draws = text.split(), 200_000
-        words, weights, least, chances = keywords(tokens, counts, ratio)
-        rounds = keywords_by_rounds(tokens, counts, ratio, n_draws)
-        for mask in set(chances) | set(rounds):
-            chance = chances.get(mask, 0)
-            bound = 5 * (n_draws * chance * (1 - chance)) ** 0.5
-            assert abs(rounds[mask] - n_draws * chance) <= bound, (text, mask, rounds[mask] / n_draws, chance)
-        case = {"tokens": text, "counts": counts, "ratio": ratio, "budget": least, "weights": weights}
-        cases["keywords"].append({**case, "chances": chances})
+        case = keyword_case(text, inverse_counts(text.split(), counts), ratio)
+        cases["keywords"].append({"tokens": text, "counts": counts, **case})
+    texts = ["the cat ##fish sat", "the the dog dog", "[CLS] the zzz [SEP] cat", "a dog [UNK] ##fish the"]
+    for text, ratio in [("the cat ##fish the dog [SEP] new", 0.5), ("##fish dog dog the", 0.3)]:
+        case = keyword_case(text, tf_idf(text.split(), texts), ratio)
+        cases["keywords_by_tf_idf"].append({"tokens": text, "texts": texts, **case})
     for text, ratio in [("[CLS] a ##b x [SEP]", 0.5), ("[CLS] a [UNK] ##b x y [SEP]", 0.3)]:
         tokens = text.split()
         _, _, chances = whole_words(tokens, ["[CLS]", "[SEP]"], ratio)

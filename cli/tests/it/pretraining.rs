@@ -332,6 +332,41 @@ fn a_dictionary_may_be_compressed() {
     assert_eq!(loss("words.json.zst"), plain);
 }
 
+#[test]
+fn keywords_may_be_drawn_by_tf_idf() {
+    let folder = tempfile::tempdir().unwrap();
+    let texts = format!("{}, format = \"texts\"", files(&sample("corpus.jsonl")));
+    let objective = "name = \"master\"\nmasks = { max_tokens = 48 }";
+    let config = config(folder.path(), &texts, objective);
+    let all = ["train", "--json", "--quiet", "--dry-run", text(&config)];
+    let with = |set| all.into_iter().chain(["--set", set]);
+    let loss = |set| json(with(set))["loss_of_the_first_batch"].as_f64().unwrap();
+    let counted = loss("objective.keyword_weights=inverse_count");
+    assert_eq!(loss("objective.seed=0"), counted);
+    let tf_idf = "objective.keyword_weights=tf_idf";
+    assert_ne!(loss(tf_idf), counted);
+
+    let errors = fail(2, with("objective.keyword_weights=bm25"));
+    assert!(errors.contains("`tf_idf`"), "{errors}");
+    let dictionary = ["--set", "objective.dictionary=words.json"];
+    let errors = fail(2, with(tf_idf).chain(dictionary));
+    assert!(
+        errors.contains("`objective.dictionary` does not go with"),
+        "{errors}"
+    );
+
+    // A run keeps the key, and goes on with it.
+    let run = folder.path().join("run");
+    let set = ["--set", tf_idf, "--set", "schedule.max_steps=1"];
+    train(&config, &run, &set);
+    let resolved = fs::read_to_string(run.join("config.toml")).unwrap();
+    assert!(
+        resolved.contains("keyword_weights = \"tf_idf\""),
+        "{resolved}"
+    );
+    train(&config, &run, &[&set[..], &["--resume"]].concat());
+}
+
 /// Two epochs of four of MASTER's lines, and one that is none.
 #[test]
 fn what_texts_lack_and_what_is_cut_is_counted_each_epoch() {

@@ -1,23 +1,36 @@
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io::{self, Write};
 use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
 
 use corpus::{CorpusConfig, Lines, Template};
 use encoder::TextTokenizer;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
-use super::{Vocabulary, Words};
+use super::{Skipped, Vocabulary, Words};
 use crate::data::{DataError, LineChunk, LineChunks, OnBytes, TextChunk, TextChunks, from_json};
 use crate::parallel::map_in_order;
 
-/// How often each whole word occurs in a corpus, from which MASTER's keyword masks are drawn.
+/// How often each whole word occurs in a corpus, or in how many of its texts, from which MASTER's keyword masks are drawn.
 ///
 /// A word is the texts of its pieces one behind the other, with their `##`: `cat##fish`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct FrequencyDictionary {
     counts: HashMap<String, NonZeroU64>,
+    /// Texts of the corpus, where a count is of those that have the word; such counts are not written.
+    n_texts: Option<u64>,
+}
+
+/// What a word weighs in the draw of keywords ([`FrequencyDictionary::weights`]).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum KeywordWeights {
+    /// One divided by how often it occurs in the corpus: the published code.
+    #[default]
+    InverseCount,
+    /// How often it stands in the text, times the logarithm of how few texts have it.
+    TfIdf,
 }
 
 /// What is counted, and how.
@@ -66,7 +79,10 @@ impl FromIterator<(String, u64)> for FrequencyDictionary {
             let sum = |count: &mut NonZeroU64| *count = count.saturating_add(n.get());
             counts.entry(word).and_modify(sum).or_insert(n);
         }
-        Self { counts }
+        Self {
+            counts,
+            n_texts: None,
+        }
     }
 }
 
@@ -142,11 +158,39 @@ impl FrequencyDictionary {
         Ok(counted.into_dictionary(vocabulary))
     }
 
+    /// Counts, for each whole word, the texts that have it, among texts that were read before.
+    ///
+    /// # Errors
+    /// The first of the texts'.
+    pub fn document_frequencies<T: AsRef<[u32]>, E>(
+        texts: impl IntoIterator<Item = Result<T, E>>,
+        vocabulary: &Vocabulary,
+    ) -> Result<Self, E> {
+        let (mut counted, mut n_texts) = (Counted::new(vocabulary), 0);
+        for text in texts {
+            let text = text?;
+            let ids = text.as_ref();
+            let words = Words::group(vocabulary, ids, Skipped::Special);
+            let mut own = BTreeSet::<Vec<u32>>::new();
+            for word in 0..words.len() {
+                let pieces = words.word(word).iter();
+                own.insert(pieces.map(|&position| ids[position]).collect());
+            }
+            own.iter().for_each(|word| counted.count_word(word));
+            n_texts += 1;
+        }
+        Ok(Self {
+            n_texts: Some(n_texts),
+            ..counted.into_dictionary(vocabulary)
+        })
+    }
+
     /// A number that another dictionary would not have.
     pub fn digest(&self) -> u64 {
         let digest =
             |(word, count): (&String, &NonZeroU64)| xxh3_64_with_seed(word.as_bytes(), count.get());
-        self.counts.iter().map(digest).fold(0, u64::wrapping_add)
+        let digests = self.counts.iter().map(digest);
+        digests.fold(self.n_texts.unwrap_or(0), u64::wrapping_add)
     }
 
     /// Reads a JSON object of words and counts, gzip and zstd unpacked.
@@ -162,7 +206,10 @@ impl FrequencyDictionary {
         let counts: HashMap<_, _> = counts.map_err(|error| refuse(error.to_string()))?;
         match counts.is_empty() {
             true => Err(refuse("it has no word".to_owned())),
-            false => Ok(Self { counts }),
+            false => Ok(Self {
+                counts,
+                n_texts: None,
+            }),
         }
     }
 
@@ -174,7 +221,7 @@ impl FrequencyDictionary {
         let sorted: BTreeMap<_, _> = self.counts.iter().collect();
         let formatter = serde_json::ser::PrettyFormatter::with_indent(b"");
         let mut serializer = serde_json::Serializer::with_formatter(&mut *writer, formatter);
-        serde::Serialize::serialize(&sorted, &mut serializer)?;
+        sorted.serialize(&mut serializer)?;
         writer.write_all(b"\n")
     }
 
@@ -188,24 +235,41 @@ impl FrequencyDictionary {
         self.counts.is_empty()
     }
 
-    /// How often a word occurs.
+    /// How often a word occurs, or in how many texts.
     pub fn frequency(&self, word: &str) -> u64 {
         self.counts.get(word).map_or(0, |count| count.get())
     }
 
-    /// Returns the weight of each word in a draw of keywords: one divided by its frequency, and 1 for a word that is not
-    /// in the dictionary, such as the end of a word that a window cut.
+    /// Returns the weight of each word in a draw of keywords. A word that is not in the dictionary may be the end of one that a
+    /// window cut.
     ///
-    /// The code's plain count; that the paper weighs words as tf-idf does is not what was published.
+    /// With counts of occurrences it is one divided by the count, and 1 for a word that is not in the dictionary: the published
+    /// code, which knows neither texts nor logarithms.
+    ///
+    /// With counts of texts it is tf-idf: `tf · (ln((1 + N) / (1 + df)) + 1)` for a word that stands tf times among these and in df of
+    /// N texts, as scikit-learn has it without a norm. Which form of tf-idf MASTER's paper has is not known.
     pub fn weights(&self, vocabulary: &Vocabulary, ids: &[u32], words: &Words) -> Vec<f64> {
-        let mut text = String::new();
-        let weight = |word| {
-            text.clear();
+        let text = |word| {
             let pieces = words.word(word).iter();
-            text.extend(pieces.map(|&position| vocabulary.piece(ids[position])));
-            1.0 / self.frequency(&text).max(1) as f64
+            pieces
+                .map(|&position| vocabulary.piece(ids[position]))
+                .collect::<String>()
         };
-        (0..words.len()).map(weight).collect()
+        let texts: Vec<String> = (0..words.len()).map(text).collect();
+        let Some(n_texts) = self.n_texts else {
+            let weight = |text: &String| 1.0 / self.frequency(text).max(1) as f64;
+            return texts.iter().map(weight).collect();
+        };
+        let mut own = HashMap::<&str, f64>::new(); // tf
+        for text in &texts {
+            *own.entry(text).or_default() += 1.0;
+        }
+        let idf = |text: &str| {
+            let (all, with) = (1.0 + n_texts as f64, 1.0 + self.frequency(text) as f64);
+            (all / with).ln() + 1.0
+        };
+        let weight = |text: &String| own[text.as_str()] * idf(text);
+        texts.iter().map(weight).collect()
     }
 }
 

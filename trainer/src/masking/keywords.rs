@@ -6,7 +6,7 @@ use super::{Words, budget};
 /// Draws MASTER's keyword mask: rare words are hidden, frequent ones almost never.
 ///
 /// `words` are grouped with [`super::Skipped::Special`], and `weights` holds one weight a word, the inverse of its
-/// frequency ([`super::FrequencyDictionary::weights`]). Words are drawn without replacement, the next one being word i
+/// frequency or its tf-idf ([`super::FrequencyDictionary::weights`]). Words are drawn without replacement, the next one being word i
 /// with chance `wᵢ / Σ w` over what is left, until at least [`budget`]`(n_pieces, ratio)` tokens are hidden; the last
 /// word may go beyond that. `SimXNS:MASTER/pretrain/data.py`.
 ///

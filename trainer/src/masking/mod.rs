@@ -18,7 +18,9 @@ mod window;
 
 pub use corruption::{Corrupted, Corruption};
 pub use derived::{complement, extra_ratio, union};
-pub use frequency::{DictionaryConfig, DictionaryReport, FrequencyDictionary, WordSource};
+pub use frequency::{
+    DictionaryConfig, DictionaryReport, FrequencyDictionary, KeywordWeights, WordSource,
+};
 pub use keywords::mask_keywords;
 pub use master::{MasterMasks, MasterStreams, MasterText};
 pub use visibility::Visibility;

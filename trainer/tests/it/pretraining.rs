@@ -2,6 +2,7 @@
 //! (`docs/reference/pretraining_data_golden.py`), and what is wrong with damaged files.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::convert::Infallible;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -70,6 +71,7 @@ fn read_tokens(text: &str) -> (Vocabulary, Vec<u32>) {
 struct Masks {
     whole_words: Vec<WholeWordCase>,
     keywords: Vec<KeywordCase>,
+    keywords_by_tf_idf: Vec<TfIdfCase>,
     visibility: Vec<VisibilityCase>,
 }
 
@@ -87,6 +89,16 @@ struct WholeWordCase {
 struct KeywordCase {
     tokens: String,
     counts: BTreeMap<String, u64>,
+    ratio: f64,
+    budget: usize,
+    weights: Vec<f64>,
+    chances: Chances,
+}
+
+#[derive(Deserialize)]
+struct TfIdfCase {
+    tokens: String,
+    texts: Vec<String>,
     ratio: f64,
     budget: usize,
     weights: Vec<f64>,
@@ -129,6 +141,33 @@ fn keyword_masks_have_the_published_chances() {
         assert_eq!(budget(words.n_pieces(), case.ratio), case.budget);
         check_chances(&case.tokens, &case.chances, |example| {
             let mut random = example_random(12, 0, example);
+            mask_keywords(&words, &weights, case.ratio, &mut random)
+        });
+    }
+}
+
+#[test]
+fn keyword_masks_by_tf_idf_have_their_chances() {
+    for case in read_golden::<Masks>("masks.json").keywords_by_tf_idf {
+        let all = [std::slice::from_ref(&case.tokens), &case.texts].concat();
+        let (vocabulary, all_ids) = read_tokens(&all.join(" "));
+        let (mut rest, mut lists) = (all_ids.as_slice(), Vec::new());
+        for text in &all {
+            let (own, behind) = rest.split_at(text.split(' ').count());
+            lists.push(own);
+            rest = behind;
+        }
+        let (ids, texts) = (lists[0], lists[1..].iter().map(Ok::<_, Infallible>));
+        let Ok(dictionary) = FrequencyDictionary::document_frequencies(texts, &vocabulary);
+        let words = Words::group(&vocabulary, ids, Skipped::Special);
+        let weights = dictionary.weights(&vocabulary, ids, &words);
+        assert_eq!(weights.len(), case.weights.len(), "{}", case.tokens);
+        for (found, expected) in weights.iter().zip(&case.weights) {
+            assert!((found - expected).abs() < 1e-12, "{weights:?}");
+        }
+        assert_eq!(budget(words.n_pieces(), case.ratio), case.budget);
+        check_chances(&case.tokens, &case.chances, |example| {
+            let mut random = example_random(14, 0, example);
             mask_keywords(&words, &weights, case.ratio, &mut random)
         });
     }

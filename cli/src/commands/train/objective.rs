@@ -7,7 +7,7 @@ use serde::de::{DeserializeOwned, Error as _};
 use serde::{Deserialize, Serialize};
 use toml::de::{DeTable, DeValue, ValueDeserializer};
 use toml::{Spanned, Table, Value};
-use trainer::masking::MasterMasks;
+use trainer::masking::{KeywordWeights, MasterMasks};
 use trainer::objective::pretraining::{
     CondenserConfig, CotMaeConfig, CotMaeMasks, MasterConfig, MlmConfig, RetroMaeConfig,
     RetroMaeMasks, SimLmConfig, SimLmMasks, TextMasks,
@@ -42,8 +42,16 @@ pub enum MethodSection {
     DupMae(RetroMaeConfig, RetroMaeMasks),
     CotMae(CotMaeConfig, CotMaeMasks),
     SimLm(SimLmConfig, SimLmMasks),
-    /// With the file of word counts; they are counted in the texts without one.
-    Master(MasterConfig, MasterMasks, Option<PathBuf>),
+    Master(MasterConfig, MasterMasks, Keywords),
+}
+
+/// What MASTER's keywords are drawn by.
+#[derive(Clone, Debug)]
+pub struct Keywords {
+    /// The file of word counts; they are counted in the texts without one.
+    pub dictionary: Option<PathBuf>,
+    /// What the counts are made of, and what a word weighs.
+    pub weights: KeywordWeights,
 }
 
 /// Names of objectives.
@@ -150,10 +158,15 @@ impl PretrainingSection {
             DupMae(config, masks) => (Name::DupMae, both(config, masks)?),
             CotMae(config, masks) => (Name::CotMae, both(config, masks)?),
             SimLm(config, masks) => (Name::SimLm, both(config, masks)?),
-            Master(config, masks, dictionary) => {
+            Master(config, masks, keywords) => {
                 let mut table = both(config, masks)?;
-                if let Some(path) = dictionary {
+                if let Some(path) = &keywords.dictionary {
                     table.insert("dictionary".to_owned(), Value::try_from(path)?);
+                }
+                // Runs of before had no such key.
+                if keywords.weights != KeywordWeights::default() {
+                    let weights = Value::try_from(keywords.weights)?;
+                    table.insert("keyword_weights".to_owned(), weights);
                 }
                 (Name::Master, table)
             }
@@ -215,8 +228,12 @@ impl MethodSection {
                 Self::SimLm(Deserialize::deserialize(rest(table))?, masks)
             }
             Name::Master => {
-                let (masks, dictionary) = (masks(t)?, take(t, "dictionary")?);
-                Self::Master(Deserialize::deserialize(rest(table))?, masks, dictionary)
+                let masks = masks(t)?;
+                let keywords = Keywords {
+                    dictionary: take(t, "dictionary")?,
+                    weights: take(t, "keyword_weights")?.unwrap_or_default(),
+                };
+                Self::Master(Deserialize::deserialize(rest(table))?, masks, keywords)
             }
             Name::BiEncoder | Name::CrossEncoder => unreachable!("these are no methods"),
         })

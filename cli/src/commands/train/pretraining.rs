@@ -6,7 +6,7 @@ use std::sync::Arc;
 use anyhow::Context;
 use encoder::TextTokenizer;
 use trainer::data::{Ids, TokenCache};
-use trainer::masking::{FrequencyDictionary, MasterText, Vocabulary};
+use trainer::masking::{FrequencyDictionary, KeywordWeights, MasterText, Vocabulary};
 use trainer::objective::pretraining::{
     Condenser, CotMae, Drawn, Electra, ElectraMlm, Master, MasterDraw, Method, Mlm, Pretrained,
     Pretraining, RetroMae, SimLm,
@@ -76,9 +76,16 @@ impl Session<'_> {
                 let method = SimLm::load(folder, &config, engine)?;
                 self.pretrain_by(section, method, reading, masks.clone())
             }
-            MethodSection::Master(config, masks, dictionary) => {
+            MethodSection::Master(config, masks, keywords) => {
+                let is_tf_idf = keywords.weights == KeywordWeights::TfIdf;
+                if is_tf_idf && keywords.dictionary.is_some() {
+                    let text = "`objective.dictionary` does not go with `keyword_weights = \"tf_idf\"`, which counts the texts that \
+                                have a word";
+                    return Err(Failure::usage(text).into());
+                }
                 let method = Master::load(folder, config, engine)?;
-                let dictionary = dictionary.as_deref().map(FrequencyDictionary::read);
+                let dictionary = keywords.dictionary.as_deref();
+                let dictionary = dictionary.map(FrequencyDictionary::read);
                 let dictionary = dictionary.transpose()?;
                 let counts_words = dictionary.is_none();
                 let mut draw = MasterDraw {
@@ -90,7 +97,15 @@ impl Session<'_> {
                 self.remark_missing(&texts)?;
                 if counts_words {
                     let texts = texts.iter().map(|line| line.map(|line| line.text));
-                    draw.dictionary = FrequencyDictionary::of_texts(texts, &reading.vocabulary)?;
+                    let vocabulary = &reading.vocabulary;
+                    draw.dictionary = match keywords.weights {
+                        KeywordWeights::InverseCount => {
+                            FrequencyDictionary::of_texts(texts, vocabulary)?
+                        }
+                        KeywordWeights::TfIdf => {
+                            FrequencyDictionary::document_frequencies(texts, vocabulary)?
+                        }
+                    };
                 }
                 self.pretrain_on(objective, reading, texts, draw)
             }

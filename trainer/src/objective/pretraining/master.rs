@@ -51,8 +51,8 @@ type Decoded = (Stream, &'static str, usize);
 /// The loss is the sum of three encoder terms and five decoder terms, each a mean over hidden tokens, 0 without any.
 ///
 /// Deviations from the paper, as in the published code: the neighbouring passage is the second half of the text; keywords are drawn by
-/// 1 / count in the corpus, whatever else the paper weighs them by, without the number of texts that have a word and without a
-/// logarithm ([`crate::masking::mask_keywords`]). From the code: a step without a label in a stream adds 0, where the mean of none
+/// 1 / count in the corpus, without the number of texts that have a word and without a logarithm, unless they are drawn by tf-idf
+/// ([`crate::masking::KeywordWeights`]). From the code: a step without a label in a stream adds 0, where the mean of none
 /// was no number; keywords are drawn one by one, not in rounds of ten, with the same chances.
 pub struct Master {
     model: MaskedLm,

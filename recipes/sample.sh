@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# Sourced by the toy runs: the sample corpus in the columns of MS MARCO, and the checks that end a run.
+# Sourced by other scripts: the sample corpus in the columns of MS MARCO, the checks that end a run, and what its texts lacked.
 
 # Prints `row<TAB>id<TAB>title<TAB>text` of a corpus in the sample's layout; rows count from 0, as MS MARCO's ids do.
 sample_rows() {
@@ -39,4 +39,20 @@ expect_above() {
   printf '%s: %s, was %s\n' "$1" "$4" "$2"
   awk -v low="$2" -v margin="$3" -v high="$4" 'BEGIN { exit !(high >= low + margin) }' ||
     fail "$1 is $4, not $3 above $2"
+}
+
+# lacking METRICS.jsonl prints how many texts of the last epoch of MASTER had nothing that a teacher writes; of other methods nothing.
+lacking() {
+  awk -F '[{,:}]' '
+    /"kind":"epoch"/ {
+      for (i = 1; i < NF; i++) {
+        if ($i == "\"texts\"") texts = $(i + 1)
+        if ($i == "\"without_queries\"") queries = $(i + 1)
+        if ($i == "\"without_continuation\"") continuations = $(i + 1)
+      }
+    }
+    END {
+      if (queries + continuations > 0)
+        printf "%d of %d texts without queries, %d without continuation", queries, texts, continuations
+    }' "$1"
 }

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The table of what run.sh has done so far: cost of pre-training, nDCG@10 and recall@100 of each set, and the 95 % interval of what nDCG@10 is
-# above AGAINST, the method with the same seed (default: none). What is not there of METHODS, SEEDS and POOLINGS, as run.sh has them, and of
+# above AGAINST, the method with the same seed (default: none). Of MASTER it says how many texts had no queries and no continuation. What is not there of METHODS, SEEDS and POOLINGS, as run.sh has them, and of
 # AGAINST is named below.
 #   DATA=data WORK=runs/pre-training AGAINST=mlm recipes/pre-training/table.sh
 set -euo pipefail
@@ -8,6 +8,8 @@ set -euo pipefail
 TRAWL=${TRAWL:-trawl} AGAINST=${AGAINST:-none} SEEDS=${SEEDS:-42}
 METHODS=${METHODS-none mlm condenser cot_mae sim_lm retro_mae dup_mae master}
 sets="squad medquad squadshifts-amazon"
+# shellcheck source-path=SCRIPTDIR source=../sample.sh
+. "$(dirname "$0")/../sample.sh"
 split() { if [ "$1" = medquad ]; then echo test; else echo dev; fi; }
 
 # Tokens in millions, 10^15 operations, and minutes of one processor, of trainings.
@@ -54,7 +56,8 @@ for run in "$WORK"/*-[0-9]*/; do
             [ -e "$run/$pooling/$set.trec" ] && [ -e "$other/$pooling/$set.trec" ] || continue 2
             row="$row $(figures "$run/$pooling/$set.trec" "$other/$pooling/$set.trec" "$DATA/$set/qrels/$(split "$set").tsv") |"
         done
-        echo "| $name | $(cost "${folders[@]}") | $pooling |$row"
+        note=$(lacking "$run/pre-training/metrics.jsonl")
+        echo "| $name${note:+ ($note)} | $(cost "${folders[@]}") | $pooling |$row"
     done
 done
 missing=

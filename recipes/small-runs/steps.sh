@@ -141,9 +141,10 @@ stages() {
 
 # Figures of each stage against those without pre-training, and curves.
 report() {
-  local run
+  local run note
+  note=$(lacking "$WORK/pretrained/metrics.jsonl")
   for run in pretrained stage-1 stage-2; do
-    echo "$run against the same fine-tuning without pre-training, $(basename "$DATA") $EVAL"
+    echo "$run${note:+ ($note)} against the same fine-tuning without pre-training, $(basename "$DATA") $EVAL"
     "$TRAWL" --quiet eval --run "$WORK/$run/eval.trec" --against "$WORK/without/eval.trec" --qrels "$evaluated" \
       -m ndcg@10,mrr@10,recall@100
   done | tee "$WORK/table.txt"

@@ -142,7 +142,10 @@ fn cotmaes_workflow_runs() {
 
 #[test]
 fn masters_workflow_runs() {
-    run_pretraining("master");
+    let work = run_script("master/run.sh", &[]);
+    let table = fs::read_to_string(work.path().join("table.txt")).unwrap();
+    // No teacher wrote anything for these passages.
+    assert!(table.contains(" texts without queries, "), "{table}");
 }
 
 /// The comparison with MASTER, which reads plain texts in it: the sample corpus as each of the four sets, two steps.
@@ -181,6 +184,11 @@ fn the_comparison_of_pre_trainings_runs() {
         .collect();
     let of = |run: &str| rows.iter().filter(|row| row.starts_with(run)).count();
     assert_eq!((of("| none-42 "), of("| master-42 ")), (2, 2), "{table}");
+    assert_eq!(
+        of("| master-42 (64 of 64 texts without queries, 64 without continuation) |"),
+        2,
+        "{table}"
+    );
     assert!(!table.contains("Missing"), "{table}");
     let settings = [("METHODS", "master mlm"), ("POOLINGS", "cls")];
     let table = printed(run_on(

@@ -49,11 +49,10 @@ use crate::ranks::{Collective, gather_numbers};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum StackStart {
-    /// As BERT's: normal with a deviation of 0.02. Deviation: the numbers are those that an encoder of random weights begins with
-    /// under the same seed, in other places, where published code draws on; it matters to no encoder that is read from a file.
+    /// As BERT's: normal with a deviation of 0.02.
     #[default]
     Normal,
-    /// As PyTorch's linear layers: even within ±1/√(values that come in); the numbers as above.
+    /// As PyTorch's linear layers: even within ±1/√(values that come in).
     Uniform,
     /// As the encoder's last layers.
     Last,

@@ -114,6 +114,8 @@ fn check(corpus: &str, objective: &str) -> Vec<String> {
     }
     let is_stray = |name: &String| name.contains("head") || name.contains("pooler");
     assert!(!names.iter().any(is_stray), "{names:?}");
+    let config = fs::read_to_string(export.join("config.json")).unwrap();
+    assert!(config.contains("\"BertForMaskedLM\""), "{config}");
     let card = fs::read_to_string(export.join("README.md")).unwrap();
     assert!(
         card.contains("- the sample corpus") && card.contains("AutoModelForMaskedLM"),

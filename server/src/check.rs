@@ -87,10 +87,11 @@ const TEXT: &str = "The quick brown fox jumps over the lazy dog.";
 /// the last bits, a wrong model moves the first.
 const TOLERANCE: f32 = 1e-2;
 
-pub(crate) async fn known_answers(app: &Shared) -> Result<(), CheckError> {
+/// As [`Class::Bulk`] it waits for its turn however long that takes; as [`Class::Interactive`] it is refused where requests are, too.
+pub(crate) async fn known_answers(app: &Shared, class: Class) -> Result<(), CheckError> {
     for encoder in app.encoders.values() {
-        let first = encode(encoder, TEXT.to_owned(), Role::Query).await?;
-        if first != encode(encoder, TEXT.to_owned(), Role::Query).await? {
+        let first = encode(encoder, TEXT.to_owned(), Role::Query, class).await?;
+        if first != encode(encoder, TEXT.to_owned(), Role::Query, class).await? {
             return Err(CheckError::Unstable {
                 model: encoder.name.clone(),
             });
@@ -101,22 +102,23 @@ pub(crate) async fn known_answers(app: &Shared) -> Result<(), CheckError> {
             Input::pairs(TEXT, vec![TEXT.to_owned()]),
             PairCut::default(),
         );
-        let scored = reranker
-            .score(inputs, cut, Class::Interactive, Deadline::NONE)
-            .await;
+        let scored = reranker.score(inputs, cut, class, Deadline::NONE).await;
         scored.map_err(|source| CheckError::Model {
             model: reranker.name.clone(),
             source,
         })?;
     }
     for (_, slot) in app.slots() {
-        check_collection(&slot.current()).await?;
+        check_collection(&slot.current(), class).await?;
     }
     Ok(())
 }
 
 /// Asks a collection for its first passage.
-pub(crate) async fn check_collection(served: &Arc<ServedCollection>) -> Result<(), CheckError> {
+pub(crate) async fn check_collection(
+    served: &Arc<ServedCollection>,
+    class: Class,
+) -> Result<(), CheckError> {
     let Some(encoder) = served.encoder.as_deref() else {
         return Ok(());
     };
@@ -146,13 +148,14 @@ pub(crate) async fn check_collection(served: &Arc<ServedCollection>) -> Result<(
                 .model
                 .tokenize(Role::Passage, &pair)
                 .map_err(ModelError::from);
-            answer(encoder, tokens).await?
+            answer(encoder, tokens, class).await?
         }
         _ => {
             encode(
                 encoder,
                 served.retriever.render_passage(&passage),
                 Role::Passage,
+                class,
             )
             .await?
         }
@@ -173,7 +176,7 @@ pub(crate) async fn check_collection(served: &Arc<ServedCollection>) -> Result<(
     };
     let on_behalf = OnBehalf {
         model: encoder,
-        class: Class::Interactive,
+        class,
     };
     let answer = served
         .retriever
@@ -205,23 +208,28 @@ pub(crate) async fn check_collection(served: &Arc<ServedCollection>) -> Result<(
     Ok(())
 }
 
-async fn encode(encoder: &ServedEncoder, text: String, role: Role) -> Result<Vec<f32>, CheckError> {
+async fn encode(
+    encoder: &ServedEncoder,
+    text: String,
+    role: Role,
+    class: Class,
+) -> Result<Vec<f32>, CheckError> {
     let tokens = encoder
         .model
         .tokenize(role, &[Text::Single(&text)])
         .map_err(ModelError::from);
-    answer(encoder, tokens).await
+    answer(encoder, tokens, class).await
 }
 
 async fn answer(
     encoder: &ServedEncoder,
     tokens: Result<Vec<Tokens>, ModelError>,
+    class: Class,
 ) -> Result<Vec<f32>, CheckError> {
     let encoded = match tokens {
         Ok(tokens) => {
-            let (class, none) = (Class::Interactive, Duration::ZERO);
             encoder
-                .encode_tokens(tokens.into(), class, Deadline::NONE, none)
+                .encode_tokens(tokens.into(), class, Deadline::NONE, Duration::ZERO)
                 .await
         }
         Err(error) => Err(error),

@@ -21,6 +21,7 @@ use crate::metrics::Metrics;
 use crate::query_log::QueryLog;
 use crate::remote::{self, Remote};
 use crate::routes::router;
+use crate::scheduler::Class;
 use crate::state::{App, AttachError, Phase, Shared};
 use crate::swap::follow;
 use crate::unread::GivesUp;
@@ -287,7 +288,8 @@ async fn accept_until(
 ) -> Result<(), ServeError> {
     let mut shutdown = std::pin::pin!(shutdown);
     let checked = Arc::clone(app);
-    let mut check = tokio::spawn(async move { known_answers(&checked).await });
+    // A model that is slow to begin, as on a busy machine, is no reason not to start.
+    let mut check = tokio::spawn(async move { known_answers(&checked, Class::Bulk).await });
     loop {
         tokio::select! {
             () = &mut shutdown => {
@@ -442,7 +444,11 @@ async fn check_again(app: App) {
         if app.phase() != Phase::Ready {
             continue;
         }
-        let outcome = timeout(app.config.max_timeout, known_answers(&app)).await;
+        let outcome = timeout(
+            app.config.max_timeout,
+            known_answers(&app, Class::Interactive),
+        )
+        .await;
         let failure = match outcome {
             Ok(Ok(())) => None,
             // Too much to do is no illness.

@@ -17,6 +17,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 use crate::check::{CheckError, check_collection};
 use crate::live::{Log, catch_up};
 use crate::remote::Remote;
+use crate::scheduler::Class;
 use crate::shadow::Shadow;
 use crate::state::{App, AttachError, ServedCollection, Shared};
 
@@ -305,7 +306,7 @@ async fn prepare(
         }
     };
     // An exact search: it reads the vectors, so that the first request need not.
-    check_collection(&next).await?;
+    check_collection(&next, Class::Bulk).await?;
     Ok(next)
 }
 

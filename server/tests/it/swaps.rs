@@ -158,6 +158,19 @@ fn swaps_and_rollbacks_under_load_lose_and_mix_no_answer() {
 }
 
 #[test]
+fn a_server_starts_and_switches_though_no_request_may_wait() {
+    let queue = QueueConfig {
+        max_wait: Duration::ZERO,
+        ..QueueConfig::default()
+    };
+    let server = TestServer::start_with(|_| {}, queue);
+    let second = second(&server);
+    let body = json!({"generation": second, "gate": false});
+    server.put(ALIAS, "", &body).ok();
+    assert_eq!(server.served(), second);
+}
+
+#[test]
 fn an_alias_is_changed_only_if_it_names_what_the_caller_thinks() {
     let server = TestServer::start();
     let first = server.served();

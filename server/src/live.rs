@@ -14,7 +14,7 @@ use openapi::{EvalReport, Task, TaskProgress, TaskState};
 use retriever::Live;
 
 use crate::state::{App, ServedCollection};
-use crate::swap::{Slot, Source, SwapError, switch};
+use crate::swap::{Slot, Source, switch_to_named};
 
 /// Tasks that are remembered.
 const MAX_TASKS: usize = 100;
@@ -403,8 +403,8 @@ async fn fold(
         CompactReport::Folded { generation, .. } => *generation,
     };
     let id = generation.id.to_string();
-    let switched = switch(app, slot, generation, std::future::ready(Ok(()))).await;
-    switched.map_err(|error: SwapError| error.to_string())?;
+    let switched = switch_to_named(app, slot, source, generation).await;
+    switched.map_err(|error| error.to_string())?;
     if let Ok(writer) = source
         .collection
         .writer("trawl serve: shorten the write log")

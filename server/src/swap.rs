@@ -234,6 +234,31 @@ pub(crate) async fn switch<E: From<SwapError>>(
     Ok(())
 }
 
+/// As [`switch`], to the generation that the alias was found to name; unless it names another one by now: then somebody else
+/// switches, or has switched already.
+pub(crate) async fn switch_to_named(
+    app: &App,
+    slot: &Slot,
+    source: &Source,
+    generation: Generation,
+) -> Result<(), SwapError> {
+    let (source, id) = (source.clone(), generation.id.clone());
+    let is_named = async move {
+        let reading = tokio::task::spawn_blocking(move || {
+            let aliases = source.collection.aliases()?;
+            Ok::<_, SwapError>(aliases.get(&source.alias) == Some(&id))
+        });
+        match reading.await.map_err(|_| SwapError::Stopped)?? {
+            true => Ok(()),
+            false => Err(None::<SwapError>),
+        }
+    };
+    match switch(app, slot, generation, is_named).await {
+        Ok(()) | Err(None) => Ok(()),
+        Err(Some(error)) => Err(error),
+    }
+}
+
 /// The generation that an alias or an id names. It is opened where it is not open yet, in place of the one that was asked for longest ago.
 pub(crate) async fn named(
     app: &App,
@@ -359,12 +384,12 @@ pub(crate) async fn follow(app: App) {
                 tracing::error!(collection = %name, error = &error as &dyn std::error::Error, "cannot apply the write log");
             }
             let current = slot.current().retriever.generation().id.clone();
+            let looked_at = source.clone();
             let named = tokio::task::spawn_blocking(move || {
-                let named = source.collection.aliases()?.remove(&source.alias);
+                let Source { collection, alias } = looked_at;
+                let named = collection.aliases()?.remove(&alias);
                 let changed = named.filter(|id| *id != current);
-                changed
-                    .map(|id| source.collection.generation(&id))
-                    .transpose()
+                changed.map(|id| collection.generation(&id)).transpose()
             });
             let next = match named.await {
                 Ok(Ok(Some(next))) => next,
@@ -381,12 +406,74 @@ pub(crate) async fn follow(app: App) {
             {
                 continue;
             }
-            let done = switch(&app, slot, next, std::future::ready(Ok(()))).await;
-            if let Err(error) = done {
-                let error: SwapError = error;
+            if let Err(error) = switch_to_named(&app, slot, &source, next).await {
                 tracing::error!(collection = %name, generation = %id, error = &error as &dyn std::error::Error, "the generation is not served");
                 failed.push((name.clone(), id, Instant::now()));
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicBool;
+
+    use corpus::CorpusConfig;
+    use encoder::{BiEncoder, EncoderConfig, ModelOptions};
+    use indexer::{BuildConfig, NoProgress};
+    use retriever::OpenConfig;
+
+    use super::*;
+    use crate::ServerConfig;
+    use crate::metrics::Metrics;
+
+    #[tokio::test]
+    async fn what_an_alias_named_a_while_ago_is_not_switched_to() {
+        let folder = tempfile::tempdir().unwrap();
+        let (file, root) = (
+            folder.path().join("corpus.jsonl"),
+            folder.path().join("docs"),
+        );
+        std::fs::write(&file, "{\"_id\": \"a\", \"text\": \"salt\"}\n").unwrap();
+        let model = testkit::fixture("models/tiny-bert");
+        let config = EncoderConfig::default();
+        let model = BiEncoder::load(&model, &ModelOptions::default(), &config).unwrap();
+        let build = || {
+            let corpus = CorpusConfig {
+                paths: vec![file.clone()],
+                ..CorpusConfig::default()
+            };
+            let config = BuildConfig::new(root.clone(), corpus, None);
+            let stop = AtomicBool::new(false);
+            let report = indexer::build(&config, &model, &NoProgress, &stop).unwrap();
+            report.generation
+        };
+        let (first, second) = (build(), build());
+        let files = Collection::open(&root).unwrap();
+        let generation = |id: &GenerationId| files.generation(id).unwrap();
+
+        let metrics = Metrics::new().unwrap();
+        let mut shared = Shared::new(ServerConfig::default(), metrics);
+        let retriever = Retriever::open(generation(&first), OpenConfig::default()).unwrap();
+        let added = shared.add_collection("docs", retriever, (None, None), None);
+        added.unwrap();
+        let live = AliasName::parse("live").unwrap();
+        shared.follow("docs", files.clone(), live).unwrap();
+        let app = App::new(shared);
+        let slot = app.slot("docs").unwrap();
+        let source = slot.source.clone().unwrap();
+        let current = || slot.current().retriever.generation().id.clone();
+
+        // As somebody saw it before the alias was set back.
+        let seen = generation(&second);
+        let switched = switch_to_named(&app, &slot, &source, seen.clone()).await;
+        switched.unwrap();
+        assert_eq!(current(), first);
+        let writer = files.writer("test").unwrap();
+        writer.publish(&second).unwrap();
+        drop(writer);
+        let switched = switch_to_named(&app, &slot, &source, seen).await;
+        switched.unwrap();
+        assert_eq!(current(), second);
     }
 }

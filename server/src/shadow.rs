@@ -243,13 +243,14 @@ impl Comparing {
                 Ok(answer) => {
                     let difference = Difference::of(&search.answer, &answer);
                     let (live, candidate) = (search.answer.elapsed, answer.elapsed);
-                    lock(&self.figures).add(difference, live, candidate);
+                    // Before the report has it: who reads both finds no less here.
                     let metrics = &self.app.metrics;
                     metrics.shadow(name, difference.overlap, live, candidate);
+                    lock(&self.figures).add(difference, live, candidate);
                 }
                 Err(error) => {
-                    lock(&self.figures).n_failed += 1;
                     self.app.metrics.count_shadow(name, "failed", 1);
+                    lock(&self.figures).n_failed += 1;
                     tracing::warn!(collection = %name, error, "the candidate gave no answer");
                 }
             }

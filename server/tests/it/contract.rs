@@ -518,7 +518,6 @@ fn ask_wrongly(operations: &[Asked], seen: &mut Seen) {
     let folder = tempfile::tempdir().unwrap();
     let server = TestServer::start_set(
         |config| {
-            config.read_timeout = Duration::from_millis(500);
             config.max_body_bytes = 1000;
             config.data = Some(folder.path().to_owned());
         },
@@ -571,17 +570,28 @@ fn ask_wrongly(operations: &[Asked], seen: &mut Seen) {
                     &server.raw(format!("{head}{rest}").as_bytes()),
                 );
             }
-            let mut client = server.connect();
-            client.send(
-                format!("{head}content-type: application/json\r\ncontent-length: 2\r\n\r\n{{")
-                    .as_bytes(),
-            );
-            slow.push((asked, client));
+            let rest = "content-type: application/json\r\ncontent-length: 2\r\n\r\n{";
+            slow.push((asked, format!("{head}{rest}")));
         }
     }
-    for (asked, mut client) in slow {
-        seen.add(&asked.route, &client.answer());
-    }
+    let server = TestServer::start_with(
+        |config| {
+            config.read_timeout = Duration::from_millis(500);
+            config.data = Some(folder.path().to_owned());
+        },
+        QueueConfig::default(),
+    );
+    std::thread::scope(|scope| {
+        let ask = |(asked, request): (&Asked, String)| {
+            let server = &server;
+            let asking = scope.spawn(move || server.insist(request.as_bytes()));
+            (asked.route.clone(), asking)
+        };
+        let asking: Vec<_> = slow.into_iter().map(ask).collect();
+        for (route, asking) in asking {
+            seen.add(&route, &asking.join().unwrap());
+        }
+    });
 }
 
 /// While another process writes, or this one does.

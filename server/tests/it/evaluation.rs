@@ -1,8 +1,6 @@
 //! Collections measured by queries with judgments.
 
 use std::collections::BTreeMap;
-use std::thread;
-use std::time::Duration;
 
 use corpus::{Qrels, Run, Scored};
 use evaluation::EvaluationConfig;
@@ -10,7 +8,7 @@ use openapi::TaskProgress;
 use serde_json::{Value, json};
 use server::{QueueConfig, Scope};
 
-use crate::harness::{Answer, TestServer};
+use crate::harness::{Answer, TestServer, wait_until};
 use crate::ids;
 use crate::security::{bearer, key, keys};
 
@@ -56,13 +54,13 @@ fn evaluate(server: &TestServer, body: &Value) -> Answer {
 fn ended(server: &TestServer, begun: &Answer) -> Value {
     assert_eq!(begun.status, 202, "{}", begun.text);
     let id = begun.json()["task"].as_str().unwrap().to_owned();
-    loop {
-        let task = server.get(&format!("/v1/tasks/{id}")).ok();
-        if task["state"] != "running" {
-            return task;
-        }
-        thread::sleep(Duration::from_millis(10));
-    }
+    let mut task = Value::Null;
+    let has_ended = || {
+        task = server.get(&format!("/v1/tasks/{id}")).ok();
+        task["state"] != "running"
+    };
+    wait_until(has_ended, "the evaluation does not end");
+    task
 }
 
 #[test]

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use server::{AuthConfig, QueryLogConfig, QueueConfig, Scope};
 
 use crate::SEARCH;
-use crate::harness::{TestServer, build, encoder, lossy_encoder, open};
+use crate::harness::{PATIENCE, TestServer, build, encoder, lossy_encoder, open};
 use crate::security::{ask, bearer, key, keys};
 
 fn names(text: &str) -> BTreeSet<String> {
@@ -27,23 +27,30 @@ fn the_dashboard_asks_for_figures_that_are_there() {
     };
     let folder = tempfile::tempdir().unwrap();
     let log = QueryLogConfig::new(folder.path().join("queries.jsonl"));
+    // No request may wait for this model, so that those of people never reach it.
+    let hurried = QueueConfig {
+        max_wait: Duration::ZERO,
+        ..QueueConfig::default()
+    };
+    let model = encoder("models/tiny-bert");
     let server = TestServer::start_set(
         |config| config.check_interval = Duration::from_millis(20),
-        |server| server.set_query_log(&log).unwrap(),
+        |server| {
+            server.set_query_log(&log).unwrap();
+            server.add_encoder("hurried", model, hurried).unwrap();
+        },
     );
     server.control.set_auth(auth).unwrap();
     let query = json!({"query": "a"});
     ask(&server, "POST", SEARCH, &bearer("all"), &query).ok();
-    // A request whose time is over before it is computed.
-    let texts = vec!["a tide ".repeat(30); 400];
-    let body = json!({"model": "tiny", "input": texts}).to_string();
+    let body = json!({"model": "hurried", "input": "a tide"}).to_string();
     while server
         .get("/metrics")
         .text
         .find("trawl_queue_dropped_total{")
         .is_none()
     {
-        let headers = format!("x-timeout-ms: 12\r\n{}", bearer("all"));
+        let headers = format!("x-priority: interactive\r\n{}", bearer("all"));
         server.post_with("/v1/embeddings", &headers, body.as_bytes());
     }
     let there = names(&server.get("/metrics").text);
@@ -99,7 +106,10 @@ fn a_query_is_remembered_for_the_arithmetic_that_encoded_it() {
     let server = TestServer::start_set(
         |_| {},
         |server| {
-            let queue = QueueConfig::default();
+            let queue = QueueConfig {
+                max_wait: PATIENCE,
+                ..QueueConfig::default()
+            };
             server.add_encoder("lossy", lossy_encoder(), queue).unwrap();
             let retriever = open(&root);
             let added = server.add_collection("rough", retriever, Some("lossy"), None);

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use collection::{AliasName, Collection};
 use corpus::CorpusConfig;
@@ -27,6 +27,19 @@ pub const CORPUS: &str = r#"{"_id": "tides", "title": "Tides", "text": "The sea 
 {"_id": "glass", "title": "Glass", "text": "Sand melts and cools into a clear solid.", "lang": "en"}
 {"_id": "owls", "title": "Owls", "text": "Soft feathers make their flight silent.", "lang": "en"}
 "#;
+
+/// Longer than a busy machine holds a thread up. Where a test is about a time that runs out, it sets that time itself.
+pub const PATIENCE: Duration = Duration::from_secs(600);
+
+/// Waits until something is so; `said` is what it was when time is up.
+#[track_caller]
+pub fn wait_until(mut is_so: impl FnMut() -> bool, said: &str) {
+    let start = Instant::now();
+    while !is_so() {
+        assert!(start.elapsed() < PATIENCE, "{said}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
 
 pub fn small_config() -> EncoderConfig {
     EncoderConfig {
@@ -131,16 +144,25 @@ impl TestServer {
         builder: &BiEncoder,
         tweak: impl FnOnce(&mut ServerConfig),
         setup: impl FnOnce(&mut Server),
-        queue: QueueConfig,
+        mut queue: QueueConfig,
     ) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let encoder = encoder("models/tiny-bert");
         let root = build(folder.path(), builder);
         let mut config = ServerConfig {
             bind: SocketAddr::from(([127, 0, 0, 1], 0)),
+            default_timeout: PATIENCE,
+            max_timeout: PATIENCE,
+            read_timeout: PATIENCE,
+            write_timeout: PATIENCE,
+            check_interval: PATIENCE,
+            shutdown_grace: PATIENCE,
             ..ServerConfig::default()
         };
         tweak(&mut config);
+        if queue.max_wait == QueueConfig::default().max_wait {
+            queue.max_wait = PATIENCE;
+        }
         let mut server = Server::new(config);
         server.add_encoder("tiny", encoder, queue).unwrap();
         server.set_dimensions("tiny", vec![8, 16]).unwrap();
@@ -195,13 +217,12 @@ impl TestServer {
     }
 
     fn wait_until_ready(&self) {
-        for _ in 0..500 {
-            if self.get("/readyz").status == 200 {
-                return;
-            }
-            std::thread::sleep(Duration::from_millis(10));
-        }
-        panic!("the server did not become ready");
+        let request = b"GET /readyz HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n";
+        let is_ready = || {
+            let answer = self.connect().ask(request);
+            answer.is_some_and(|answer| answer.status == 200)
+        };
+        wait_until(is_ready, "the server did not become ready");
     }
 
     pub fn get(&self, path: &str) -> Answer {
@@ -238,10 +259,16 @@ impl TestServer {
 
     pub fn connect(&self) -> Client {
         let stream = TcpStream::connect(self.address).unwrap();
-        stream
-            .set_read_timeout(Some(Duration::from_secs(30)))
-            .unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
         Client(stream, Vec::new())
+    }
+
+    /// The answer of a server that gives requests little time. Where this thread is held up for longer than that, the connection is
+    /// closed without an answer, and the request is sent again.
+    #[track_caller]
+    pub fn insist(&self, request: &[u8]) -> Answer {
+        let answer = (0..50).find_map(|_| self.connect().ask(request));
+        answer.expect("the server answers")
     }
 
     /// Begins the shutdown.
@@ -290,6 +317,21 @@ impl Client {
 
     pub fn close_sending(&self) {
         self.0.shutdown(Shutdown::Write).unwrap();
+    }
+
+    /// Sends a request as far as the server takes it; its answer, if there is one.
+    #[track_caller]
+    pub fn ask(&mut self, request: &[u8]) -> Option<Answer> {
+        let _ = self.0.write_all(request);
+        self.1.extend(request);
+        let mut bytes = Vec::new();
+        let _ = self.0.read_to_end(&mut bytes);
+        if bytes.is_empty() {
+            return None;
+        }
+        let answer = Answer::parse(&bytes);
+        contract::check(&self.1, &answer);
+        Some(answer)
     }
 
     /// Reads until the server closes; the answer is one that the document foresees.

@@ -4,13 +4,12 @@ use std::collections::BTreeSet;
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
-use std::time::{Duration, Instant};
 
 use collection::{Collection, LogConfig};
 use indexer::DocumentChange;
 use serde_json::{Value, json};
 
-use crate::harness::{Answer, TestServer};
+use crate::harness::{Answer, TestServer, wait_until};
 use crate::ids;
 
 const DOCUMENTS: &str = "/v1/collections/docs/documents";
@@ -32,16 +31,11 @@ fn compact_of(server: &TestServer, collection: &str) -> Value {
     let begun = server.post(&path, &Value::Null);
     assert_eq!(begun.status, 202);
     let path = format!("/v1/tasks/{}", begun.json()["task"].as_str().unwrap());
-    let start = Instant::now();
-    loop {
-        let task = server.get(&path).ok();
-        if task["state"] != "running" {
-            assert_eq!(task["state"], "done", "{task}");
-            return task;
-        }
-        assert!(start.elapsed() < Duration::from_secs(60), "{task}");
-        thread::sleep(Duration::from_millis(20));
-    }
+    let task = || server.get(&path).ok();
+    wait_until(|| task()["state"] != "running", "the log is not folded");
+    let task = task();
+    assert_eq!(task["state"], "done", "{task}");
+    task
 }
 
 #[test]
@@ -402,11 +396,8 @@ fn what_another_process_writes_is_noticed_until_this_one_writes() {
     let id = ids(&first)[0].to_owned();
     let delete = DocumentChange::Delete(id.clone()).to_record();
     log.append(&[delete]).unwrap();
-    let start = Instant::now();
-    while server.get(&format!("{DOCUMENTS}/{id}")).status == 200 {
-        assert!(start.elapsed() < Duration::from_secs(30));
-        thread::sleep(Duration::from_millis(20));
-    }
+    let is_gone = || server.get(&format!("{DOCUMENTS}/{id}")).status != 200;
+    wait_until(is_gone, "the change is not noticed");
     let document = json!({"_id": id, "text": "back again"});
     let refused = server.post(DOCUMENTS, &document).problem(409, "locked");
     assert!(
@@ -482,11 +473,8 @@ fn a_log_that_has_grown_is_folded_without_being_asked() {
             .post(DOCUMENTS, &json!({"_id": format!("n{n}"), "text": "salt"}))
             .ok();
     }
-    let start = Instant::now();
-    while server.search(json!({"query": "a"})).ok()["generation"] == before {
-        assert!(start.elapsed() < Duration::from_secs(60));
-        thread::sleep(Duration::from_millis(50));
-    }
+    let is_folded = || server.search(json!({"query": "a"})).ok()["generation"] != before;
+    wait_until(is_folded, "the log is not folded");
     assert_eq!(
         ids(&words(&server, "salt"))
             .iter()
@@ -509,11 +497,8 @@ fn a_log_of_deletions_is_folded_without_being_asked() {
         );
         let before = server.search(json!({"query": "a"})).ok()["generation"].clone();
         server.post(&format!("{DOCUMENTS}/delete"), &body).ok();
-        let start = Instant::now();
-        while server.search(json!({"query": "a"})).ok()["generation"] == before {
-            assert!(start.elapsed() < Duration::from_secs(60), "{body}");
-            thread::sleep(Duration::from_millis(50));
-        }
+        let is_folded = || server.search(json!({"query": "a"})).ok()["generation"] != before;
+        wait_until(is_folded, "the log is not folded");
     }
 }
 

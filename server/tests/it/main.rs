@@ -21,12 +21,12 @@ mod swaps;
 mod traces;
 mod ui;
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use encoder::{Role, Text};
-use harness::{TestServer, build, encoder, lossy_encoder, open, reranker};
+use harness::{PATIENCE, TestServer, build, encoder, lossy_encoder, open, reranker};
 use retriever::{OpenConfig, Retriever};
 use serde_json::{Value, json};
 use server::{AttachError, CheckError, QueueConfig, ServeError, Server, ServerConfig};
@@ -242,7 +242,10 @@ fn a_bad_body_is_refused_with_its_place() {
     assert_eq!(problem["errors"][0]["limit"], 1000);
     let limits = server.get("/v1/limits").ok();
     assert_eq!(limits["settings"]["limits.top_k"], 1000);
-    assert_eq!(limits["settings"]["server.max_timeout"], 30_000);
+    assert_eq!(
+        limits["settings"]["server.max_timeout"],
+        PATIENCE.as_millis() as u64
+    );
     let both = json!({"query": "", "top_k": 0});
     assert_eq!(
         server.search(both).json()["errors"]
@@ -336,21 +339,24 @@ fn a_body_of_the_wrong_type_or_size_is_refused() {
 
 #[test]
 fn a_body_that_breaks_off_or_stalls_is_refused() {
-    let read_timeout = Duration::from_millis(300);
-    let server = TestServer::start_with(
-        |config| config.read_timeout = read_timeout,
-        QueueConfig::default(),
-    );
+    let server = TestServer::start();
     let mut client = server.connect();
     client.begin(SEARCH, 100);
     client.send(b"{\"query\": ");
     client.close_sending();
     client.answer().problem(400, "bad_request");
 
-    let mut client = server.connect();
-    client.begin(SEARCH, 100);
-    client.send(b"{\"query\": ");
-    let problem = client.answer().problem(408, "slow_client");
+    let read_timeout = Duration::from_millis(300);
+    let server = TestServer::start_with(
+        |config| config.read_timeout = read_timeout,
+        QueueConfig::default(),
+    );
+    let request = format!(
+        "POST {SEARCH} HTTP/1.1\r\nhost: a\r\nconnection: close\r\ncontent-type: application/json\r\n\
+         content-length: 100\r\n\r\n{{\"query\": "
+    );
+    let answer = server.insist(request.as_bytes());
+    let problem = answer.problem(408, "slow_client");
     assert_eq!(problem["retryable"], true);
 }
 
@@ -386,7 +392,7 @@ fn unknown_routes_methods_and_names_are_told_apart() {
 
 #[test]
 fn a_time_beyond_the_limit_is_refused_by_where_it_was_asked() {
-    let most = Duration::from_secs(20);
+    let most = Duration::from_secs(200);
     let server = TestServer::start_with(
         |config| {
             config.max_timeout = most;
@@ -395,17 +401,17 @@ fn a_time_beyond_the_limit_is_refused_by_where_it_was_asked() {
         QueueConfig::default(),
     );
     let ask = |body: Value| {
-        let headers = "x-timeout-ms: 20001\r\n";
+        let headers = "x-timeout-ms: 200001\r\n";
         let answer = server.post_with(SEARCH, headers, body.to_string().as_bytes());
         answer.problem(422, "validation")["detail"].to_string()
     };
     let detail = ask(json!({"query": "a"}));
     assert!(
-        detail.contains("header `x-timeout-ms` is 20001"),
+        detail.contains("header `x-timeout-ms` is 200001"),
         "{detail}"
     );
-    let detail = ask(json!({"query": "a", "timeout_ms": 20001}));
-    assert!(detail.contains("/timeout_ms is 20001"), "{detail}");
+    let detail = ask(json!({"query": "a", "timeout_ms": 200_001}));
+    assert!(detail.contains("/timeout_ms is 200001"), "{detail}");
     // Who asks for none has no more than anybody may ask for.
     server.search(json!({"query": "a"})).ok();
 }
@@ -647,20 +653,22 @@ fn a_request_out_of_time_ends_and_says_so() {
     let server = TestServer::start();
     let long = vec!["tide and time wait for no man ".repeat(200); 500];
     let body = json!({"query": "a", "documents": long}).to_string();
-    let start = Instant::now();
     let answer = server.post_with("/v1/rerank", "x-timeout-ms: 5\r\n", body.as_bytes());
     answer.problem(504, "deadline_exceeded");
-    assert!(
-        start.elapsed() < Duration::from_secs(5),
-        "{:?}",
-        start.elapsed()
-    );
     let body = json!({"model": "tiny", "input": long}).to_string();
     let answer = server.post_with("/v1/embeddings", "x-timeout-ms: 5\r\n", body.as_bytes());
     assert_eq!(
         (answer.status, &answer.json()["error"]["code"]),
         (504, &json!("deadline_exceeded"))
     );
+    // Nothing was computed for nobody: there are the rows of the known answers only.
+    let figures = server.get("/metrics").text;
+    for model in ["tiny", "tiny-cross"] {
+        let rows = format!("trawl_batch_rows_sum{{model=\"{model}\"}} ");
+        let n_rows = figures.lines().find_map(|line| line.strip_prefix(&rows));
+        let n_rows: f64 = n_rows.unwrap().parse().unwrap();
+        assert!(n_rows < long.len() as f64, "{model}: {n_rows}");
+    }
 }
 
 #[test]
@@ -688,14 +696,10 @@ fn a_shutdown_does_not_wait_longer_than_its_grace() {
     );
     let mut stuck = server.connect();
     stuck.begin(SEARCH, 100);
-    let start = Instant::now();
     server.stop();
     server.wait().unwrap();
-    assert!(
-        start.elapsed() < Duration::from_secs(5),
-        "{:?}",
-        start.elapsed()
-    );
+    // Else it would have been answered when the time for its body was over.
+    assert!(stuck.ask(b"").is_none());
 }
 
 #[test]

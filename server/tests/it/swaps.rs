@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use collection::{AliasName, Collection, GenerationId, LogConfig};
 use compute::accelerator::SharedAccelerator;
@@ -14,7 +14,7 @@ use retriever::OpenConfig;
 use serde_json::{Value, json};
 use server::QueueConfig;
 
-use crate::harness::{self, Answer, CORPUS, TestServer, encoder};
+use crate::harness::{self, Answer, CORPUS, TestServer, encoder, wait_until};
 
 const ALIAS: &str = "/v1/collections/docs/aliases/live";
 
@@ -84,14 +84,7 @@ impl TestServer {
     }
 
     fn wait_until_served(&self, id: &str) {
-        let start = Instant::now();
-        while self.served() != id {
-            assert!(
-                start.elapsed() < Duration::from_secs(30),
-                "{id} is not served"
-            );
-            thread::sleep(Duration::from_millis(20));
-        }
+        wait_until(|| self.served() == id, &format!("{id} is not served"));
     }
 }
 
@@ -513,11 +506,7 @@ fn what_was_written_is_left_out_where_that_is_asked_for() {
     );
     let id = GenerationId::parse(&first).unwrap();
     writer.set_alias_without(&alias, &id, end - 1).unwrap();
-    let start = Instant::now();
-    while !found().is_empty() {
-        assert!(start.elapsed() < Duration::from_secs(30));
-        thread::sleep(Duration::from_millis(20));
-    }
+    wait_until(|| found().is_empty(), "it is not left out");
     write("d");
     assert_eq!(found(), ["d"]);
 }
@@ -671,15 +660,9 @@ impl TestServer {
 
     /// Waits for so many comparisons.
     fn compared(&self, n: u64) -> Value {
-        let start = Instant::now();
-        loop {
-            let shown = self.get(SHADOW).ok();
-            if shown["compared"].as_u64() >= Some(n) {
-                return shown;
-            }
-            assert!(start.elapsed() < Duration::from_secs(30), "{shown}");
-            thread::sleep(Duration::from_millis(20));
-        }
+        let shown = || self.get(SHADOW).ok();
+        wait_until(|| shown()["compared"].as_u64() >= Some(n), "not compared");
+        shown()
     }
 }
 

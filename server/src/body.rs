@@ -26,7 +26,7 @@ impl<T: DeserializeOwned> FromRequest<App> for Json<T> {
     async fn from_request(request: Request, app: &App) -> Result<Self, ApiError> {
         let (parts, body) = request.into_parts();
         if let Err(error) = check_type(&parts.headers) {
-            discard(body);
+            discard(body, app.config.read_timeout);
             return Err(error);
         }
         let bytes = read(&parts.headers, body, app).await?;
@@ -46,7 +46,7 @@ impl<T: DeserializeOwned + Default> FromRequest<App> for Optional<T> {
         if content_type(&parts.headers).is_some()
             && let Err(error) = checked
         {
-            discard(body);
+            discard(body, app.config.read_timeout);
             return Err(error);
         }
         let bytes = read(&parts.headers, body, app).await?;
@@ -77,7 +77,7 @@ impl FromRequest<App> for Lines {
             ["application/x-ndjson", "application/jsonl"].contains(&essence.as_str())
         });
         if !is_lines && let Err(error) = check_type(&parts.headers) {
-            discard(body);
+            discard(body, app.config.read_timeout);
             return Err(error);
         }
         let bytes = read(&parts.headers, body, app).await?;
@@ -129,14 +129,14 @@ async fn read(headers: &HeaderMap, mut body: Body, app: &App) -> Result<Vec<u8>,
     if let Some(given) = declared_length(headers)
         && given > max_bytes as u64
     {
-        discard(body);
+        discard(body, app.config.read_timeout);
         return Err(too_large(Some(given)));
     }
     let collected = timeout(app.config.read_timeout, collect(&mut body, max_bytes)).await;
     match collected {
         Ok(Ok(Some(bytes))) => Ok(bytes),
         Ok(Ok(None)) => {
-            discard(body);
+            discard(body, app.config.read_timeout);
             Err(too_large(None))
         }
         Ok(Err(error)) => {
@@ -193,14 +193,13 @@ async fn collect(body: &mut Body, max_bytes: usize) -> Result<Option<Vec<u8>>, a
     Ok(Some(bytes))
 }
 
-/// Reads on for a while and forgets what it reads. A client that is still sending would otherwise meet a closed connection
-/// before it has read why.
-pub(crate) fn discard(mut body: Body) {
-    const LONGEST: Duration = Duration::from_secs(10);
+/// Reads on, for as long as a body has to arrive, and forgets what it reads. A client that is still sending would otherwise meet a
+/// closed connection before it has read why.
+pub(crate) fn discard(mut body: Body, read_timeout: Duration) {
     if body.is_end_stream() {
         return;
     }
-    tokio::spawn(timeout(LONGEST, async move {
+    tokio::spawn(timeout(read_timeout, async move {
         while let Some(Ok(_)) = body.frame().await {}
     }));
 }

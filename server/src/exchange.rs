@@ -126,7 +126,7 @@ pub(crate) async fn exchange(State(app): State<App>, mut request: Request, next:
                     .unwrap_or_else(|panic| ApiError::internal(panic_text(&*panic)).into_response())
             }
             Err(error) => {
-                discard(request.into_body());
+                discard(request.into_body(), app.config.read_timeout);
                 error.into_response()
             }
         },

@@ -21,7 +21,7 @@ mod ui;
 
 use std::time::Duration;
 
-use axum::extract::Request;
+use axum::extract::{Request, State};
 use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::middleware::{from_fn_with_state, map_response};
 use axum::response::Response;
@@ -218,16 +218,16 @@ pub(crate) fn router(app: App) -> Router {
         .with_state(app)
 }
 
-async fn no_route(request: Request) -> ApiError {
+async fn no_route(State(app): State<App>, request: Request) -> ApiError {
     let text = format!("there is no route `{}`", request.uri().path());
-    discard(request.into_body());
+    discard(request.into_body(), app.config.read_timeout);
     ApiError::new(ErrorCode::NotFound, text)
 }
 
-async fn no_method(request: Request) -> ApiError {
+async fn no_method(State(app): State<App>, request: Request) -> ApiError {
     let (method, path) = (request.method(), request.uri().path());
     let text = format!("`{path}` does not take {method}; the header `Allow` says what it takes");
-    discard(request.into_body());
+    discard(request.into_body(), app.config.read_timeout);
     ApiError::new(ErrorCode::MethodNotAllowed, text)
 }
 

@@ -11,6 +11,9 @@ use serde_json::{Value, json};
 
 use crate::{fail, json as json_of, text};
 
+/// Milliseconds in which a request is answered however busy the machine is.
+const PATIENT: &str = "600000";
+
 /// A server of one connection at a time, which answers each request after a pause with the next of the statuses.
 struct Slow {
     url: String,
@@ -96,6 +99,8 @@ fn searched(server: &Slow, queries: &Path, load: &[&str]) -> Value {
         text(queries),
         "--seconds",
         "1",
+        "--timeout-ms",
+        PATIENT,
         "--json",
         "--quiet",
     ];
@@ -152,8 +157,8 @@ fn a_client_asks_anew_once_it_has_its_answer() {
 fn a_route_without_a_body_is_asked_with_get() {
     let server = Slow::start(Duration::ZERO, &[200]);
     let command = ["bench", "serve", "--url", &server.url, "--path", "/livez"];
-    let load = ["--rate", "5", "--seconds", "1", "--json", "--quiet"];
-    let report = json_of(command.into_iter().chain(load));
+    let load = ["--rate", "5", "--seconds", "1", "--timeout-ms", PATIENT];
+    let report = json_of([&command[..], &load, &["--json", "--quiet"]].concat());
     assert_eq!(report[0]["n_answered"], 5);
     assert_eq!(*server.bodies.lock().unwrap(), vec![Value::Null; 6]);
 }
@@ -183,6 +188,8 @@ fn what_is_not_answered_is_counted_by_what_became_of_it() {
         "1",
         "--max-open",
         "1",
+        "--timeout-ms",
+        PATIENT,
         "--json",
         "--quiet",
     ]);

@@ -14,7 +14,18 @@ use crate::{Collection, CollectionError};
 #[derive(Debug)]
 pub struct Writer {
     pub(crate) collection: Collection,
-    _lock: File,
+    _lock: Lock,
+}
+
+/// A file that is locked until this is dropped.
+#[derive(Debug)]
+pub(crate) struct Lock(File);
+
+impl Drop for Lock {
+    /// To close the file is not enough: a program that another thread is about to start has it open, too, until it runs.
+    fn drop(&mut self) {
+        let _ = self.0.unlock(); // Else it ends when the file is closed everywhere.
+    }
 }
 
 impl Collection {
@@ -31,8 +42,8 @@ impl Collection {
     }
 }
 
-/// Locks the file at `path` for as long as it is open, and notes in it who has it and what for.
-pub(crate) fn acquire(path: &Path, root: &Path, command: &str) -> Result<File, CollectionError> {
+/// Locks the file at `path`, and notes in it who has it and what for.
+pub(crate) fn acquire(path: &Path, root: &Path, command: &str) -> Result<Lock, CollectionError> {
     let failed = |source| CollectionError::write(path, source);
     let mut file = OpenOptions::new()
         .read(true)
@@ -60,7 +71,7 @@ pub(crate) fn acquire(path: &Path, root: &Path, command: &str) -> Result<File, C
     let _ = file
         .set_len(0)
         .and_then(|()| write!(file, "process {process} on {host} since {since}: {command}"));
-    Ok(file)
+    Ok(Lock(file))
 }
 
 impl Writer {
@@ -90,5 +101,23 @@ fn read_holder(file: &mut File) -> String {
         "another process".to_owned()
     } else {
         name
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lock_ends_though_a_program_that_begins_has_its_file_open() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("lock");
+        let lock = acquire(&path, folder.path(), "test").unwrap();
+        let inherited = lock.0.try_clone().unwrap();
+        let refused = acquire(&path, folder.path(), "test");
+        assert!(matches!(refused, Err(CollectionError::Locked { .. })));
+        drop(lock);
+        let again = acquire(&path, folder.path(), "test").unwrap();
+        drop((inherited, again));
     }
 }

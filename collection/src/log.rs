@@ -31,7 +31,7 @@ use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use crate::durable::sync_folder;
-use crate::lock::acquire;
+use crate::lock::{Lock, acquire};
 use crate::{Collection, CollectionError, Writer};
 
 // A segment, all numbers little-endian:
@@ -116,7 +116,7 @@ pub struct LogWriter {
     /// A write failed and could not be taken back so far.
     broken: bool,
     buffer: Vec<u8>,
-    _lock: File,
+    _lock: Lock,
 }
 
 #[derive(Debug)]

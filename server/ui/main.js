@@ -107,6 +107,9 @@ async function start() {
   nStarts += 1;
   const place = nStarts;
   const isLast = () => place === nStarts;
+  // What is shown is of another state, and so would be the answer that is waited for.
+  searching.abort();
+  columns.setAttribute("aria-busy", "true");
   show();
   try {
     const { collections } = await api.collections();
@@ -114,6 +117,7 @@ async function start() {
     const names = collections.map(({ name }) => name);
     at("collection").replaceChildren(...names.map((name) => element("option", { value: name }, name)));
     if (!names.includes(state.collection)) state.collection = names[0] ?? "";
+    at("collection").value = state.collection;
     if (!state.collection) {
       throw new api.Problem({ title: "No collection", detail: "This server has none that may be searched." });
     }
@@ -122,6 +126,8 @@ async function start() {
     show();
   } catch (problem) {
     if (!isLast()) return;
+    searching.abort();
+    columns.setAttribute("aria-busy", "false");
     columns.replaceChildren(failure("collections", problem));
     if (problem.status === 401) askForKey();
     return;

@@ -74,8 +74,14 @@ async function settled(page) {
   await page.locator("#columns[aria-busy=false] .column").first().waitFor();
 }
 
+/** The page that knows its collections and has nothing to search for: its controls are not made anew any more. */
+async function begun(page) {
+  await page.locator("#columns[aria-busy=false] .empty").waitFor();
+}
+
 test("a search shows passages with their words marked, scores and times, and is in the address", async () => {
   await onPage("/ui", {}, async (page) => {
+    await begun(page);
     await look(page, "empty");
     await page.keyboard.type("why do onions make you weep");
     await page.locator("#side-a .mode", { hasText: "hybrid" }).click();
@@ -145,6 +151,38 @@ test("what is typed while the page reads about its collections stays there", asy
   });
 });
 
+test("who goes back sees nothing more of the search that was left", async () => {
+  await onPage("/ui?q=bread", {}, async (page) => {
+    await settled(page);
+    let begin, answer;
+    const beginning = new Promise((done) => (begin = done));
+    const answered = new Promise((done) => (answer = done));
+    let isLeft = true;
+    await page.route("**/v1/collections", async (route) => {
+      await beginning;
+      await route.continue();
+    });
+    await page.route("**/search", async (route) => {
+      if (isLeft) await answered;
+      await route.continue().catch(() => {}); // Its request is gone.
+    });
+    const searched = page.waitForRequest("**/search");
+    await page.getByLabel("Query").fill("water");
+    await page.keyboard.press("Enter");
+    await searched;
+    const asked = page.waitForRequest("**/v1/collections");
+    await page.goBack();
+    await asked;
+    isLeft = false;
+    answer();
+    await page.evaluate(() => fetch("ui/icon.svg").then((icon) => icon.text()));
+    assert.equal(await page.locator("#columns").getAttribute("aria-busy"), "true");
+    begin();
+    await settled(page);
+    assert.equal(await page.getByLabel("Query").inputValue(), "bread");
+  });
+});
+
 test("of two quick changes of the collection the last one counts, whichever is answered last", async () => {
   await onPage("/ui?q=bread", {}, async (page) => {
     let release;
@@ -162,6 +200,7 @@ test("of two quick changes of the collection the last one counts, whichever is a
     const asked = page.waitForRequest("**/v1/collections/slow");
     await page.getByLabel("Collection").selectOption("slow");
     await asked;
+    assert.equal(await page.getByLabel("Collection").inputValue(), "slow");
     const searched = page.waitForRequest("**/v1/collections/sample/search");
     await page.getByLabel("Collection").selectOption("sample");
     await searched;
@@ -201,6 +240,7 @@ test("filters and facets narrow what is found", async () => {
 
     await page.goBack();
     await page.getByRole("button", { name: "Remove year ≥ 1900" }).waitFor({ state: "detached" });
+    await settled(page);
     await page.getByRole("button", { name: "Remove subject = kitchen" }).click();
     await page.getByRole("button", { name: "Remove subject = kitchen" }).waitFor({ state: "detached" });
     await settled(page);

@@ -36,8 +36,7 @@ use crate::write_corpus;
 const WIDTH: usize = 3;
 const WORDS: [&str; 6] = ["tide", "moon", "salt", "wind", "stone", "river"];
 
-/// Tries again while the collection is locked: between fork and exec, a process that another test starts holds every lock of
-/// this one.
+/// Tries again while another thread has the collection locked.
 fn patiently<T, E: std::fmt::Debug>(mut work: impl FnMut() -> Result<T, E>) -> T {
     loop {
         match work() {

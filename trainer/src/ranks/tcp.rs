@@ -102,14 +102,6 @@ impl Tcp {
             if joined.iter().all(Option::is_some) {
                 break Ok(());
             }
-            if Instant::now() >= deadline {
-                let ranks = (1..).zip(&joined).filter(|(_, joined)| joined.is_none());
-                let absent = CollectiveError::Absent {
-                    ranks: ranks.map(|(rank, _)| rank).collect(),
-                    timeout: config.timeout,
-                };
-                break Err(refused.unwrap_or(absent));
-            }
             match listener.accept() {
                 Ok((mut stream, from)) => match greet(&mut stream, config, &joined) {
                     // Who is gone already can come again.
@@ -128,6 +120,17 @@ impl Tcp {
                         refused = Some(error);
                     }
                 },
+                // Whoever has connected is heard first: this process may have been stopped, too.
+                Err(error)
+                    if error.kind() == ErrorKind::WouldBlock && Instant::now() >= deadline =>
+                {
+                    let ranks = (1..).zip(&joined).filter(|(_, joined)| joined.is_none());
+                    let absent = CollectiveError::Absent {
+                        ranks: ranks.map(|(rank, _)| rank).collect(),
+                        timeout: config.timeout,
+                    };
+                    break Err(refused.unwrap_or(absent));
+                }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => sleep(RETRY),
                 Err(error) => break Err(refuse(error)),
             }

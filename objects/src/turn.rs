@@ -61,11 +61,12 @@ impl Turn {
             None => true,
             Some(holder) if holder == self.holder => true,
             Some(_) => {
+                let now = Instant::now();
                 let since = match self.seen.take() {
                     Some((version, since)) if version == found.version => since,
-                    _ => Instant::now(),
+                    _ => now,
                 };
-                let is_over = since.elapsed() >= self.patience;
+                let is_over = now.duration_since(since) >= self.patience;
                 self.seen = Some((found.version.clone(), since));
                 is_over
             }

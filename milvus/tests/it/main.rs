@@ -38,6 +38,7 @@ fn cluster(proxies: &[&GrpcServer], timeout: Duration) -> Cluster {
     };
     let config = Config {
         timeout,
+        admin_timeout: timeout,
         ..Config::default()
     };
     Cluster::new(&address, config).unwrap()

@@ -5,8 +5,10 @@ use testkit::{GrpcReply, GrpcServer};
 
 use crate::{cluster, golden, proxy, search};
 
-/// Long enough for a proxy on this machine, and waited for only where one is silent.
-const TIMEOUT: Duration = Duration::from_secs(2);
+/// Waited for by nobody: every proxy answers.
+const TIMEOUT: Duration = Duration::from_secs(60);
+/// Waited for where a proxy is silent, and enough for another one on this machine.
+const OF_SILENT: Duration = Duration::from_secs(5);
 
 fn asked(proxies: &[&GrpcServer]) -> Vec<usize> {
     proxies.iter().map(|proxy| proxy.asked().len()).collect()
@@ -14,13 +16,13 @@ fn asked(proxies: &[&GrpcServer]) -> Vec<usize> {
 
 #[test]
 fn another_proxy_answers_for_one_that_does_not() {
-    for failing in [
-        GrpcReply::Status("14"),
-        GrpcReply::Silence,
-        GrpcReply::Message(vec![0xff]),
+    for (failing, timeout) in [
+        (GrpcReply::Status("14"), TIMEOUT),
+        (GrpcReply::Silence, OF_SILENT),
+        (GrpcReply::Message(vec![0xff]), TIMEOUT),
     ] {
         let (bad, good) = (proxy(failing), proxy(GrpcReply::Message(golden("found"))));
-        let found = search(&cluster(&[&bad, &good], TIMEOUT), None);
+        let found = search(&cluster(&[&bad, &good], timeout), None);
         assert_eq!(found.unwrap().len(), 2);
         assert_eq!(asked(&[&bad, &good]), [1, 1]);
     }
@@ -87,13 +89,17 @@ fn a_search_ends_with_the_time_of_its_caller() {
 #[test]
 fn proxies_that_failed_often_are_left_alone() {
     let proxy = proxy(GrpcReply::Status("14"));
-    let cluster = cluster(&[&proxy], TIMEOUT);
+    let (cluster, start) = (cluster(&[&proxy], TIMEOUT), Instant::now());
     for _ in 0..20 {
         search(&cluster, None).unwrap_err();
     }
     // One more after each second that this takes.
+    let most = 5 + start.elapsed().as_secs() as usize;
     let n_asked = proxy.asked().len();
-    assert!((5..=7).contains(&n_asked), "{n_asked} attempts were made");
+    assert!(
+        (5..=most).contains(&n_asked),
+        "{n_asked} attempts were made"
+    );
 }
 
 #[test]
@@ -103,12 +109,12 @@ fn a_silent_proxy_leaves_time_for_another_and_is_left_alone() {
         proxy(GrpcReply::Message(golden("found"))),
     );
     let patient = cluster(&[&bad, &good], Duration::from_secs(3600));
-    let found = search(&patient, Some(Instant::now() + TIMEOUT));
+    let found = search(&patient, Some(Instant::now() + 2 * OF_SILENT));
     assert_eq!(found.unwrap().len(), 2);
     assert_eq!(asked(&[&bad, &good]), [1, 1]);
     // Every other search begins with the silent one.
     for _ in 0..40 {
-        let deadline = Instant::now() + Duration::from_millis(100);
+        let deadline = Instant::now() + Duration::from_secs(1);
         // One may fail where this process was stopped.
         let _ = search(&patient, Some(deadline));
     }

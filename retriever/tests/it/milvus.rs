@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use collection::{Counts, Generation, GenerationId, Manifest, Shard};
 use compute::accelerator::SharedAccelerator;
@@ -154,8 +155,14 @@ fn cluster(described: Vec<u8>, n_rows: u32, answers: &[&[u32]]) -> (GrpcServer, 
         })
     });
     let address = format!("milvus://{}/docs", server.address).parse().unwrap();
+    // A call that is made again takes an answer that is another's.
+    let config = Config {
+        timeout: Duration::from_secs(60),
+        admin_timeout: Duration::from_secs(60),
+        ..Config::default()
+    };
     let milvus = Milvus {
-        cluster: Arc::new(Cluster::new(&address, Config::default()).unwrap()),
+        cluster: Arc::new(Cluster::new(&address, config).unwrap()),
         name: "docs".to_owned(),
     };
     (server, milvus)

@@ -5,15 +5,15 @@ FOLDER=$(mktemp -d)
 SERVER=
 trap '[ -z "$SERVER" ] || kill $SERVER; rm -rf "$FOLDER"' EXIT
 KEY=$(head -c 16 /dev/urandom | sha256sum | cut -d' ' -f1)
-PORT=${PORT:-18099}
-HOST=http://127.0.0.1:$PORT
 MODELS=$ROOT/tests/fixtures/models
 "$TRAWL" index build --corpus tests/fixtures/sample/corpus.jsonl --model "$MODELS/tiny-bert" --collection "$FOLDER/docs" > "$FOLDER/built" 2>&1 ||
   { cat "$FOLDER/built" >&2; exit 1; }
 mkdir "$FOLDER/data"
 cat > "$FOLDER/server.toml" <<CONFIG
 [server]
-bind = "127.0.0.1:$PORT"
+bind = "127.0.0.1:0"
+default_timeout = "60s"
+max_timeout = "60s"
 data = "$FOLDER/data"
 [auth]
 keys = [{ name = "all", sha256 = "$(printf %s "$KEY" | sha256sum | cut -d' ' -f1)", scopes = ["admin"] }]
@@ -30,12 +30,17 @@ reranker = "ce-mini"
 CONFIG
 "$TRAWL" serve --config "$FOLDER/server.toml" 2> "$FOLDER/log" &
 SERVER=$!
-python3 - "$HOST/readyz" <<'PYTHON' || { cat "$FOLDER/log" >&2; exit 1; }
-import sys, time, urllib.request
-for _ in range(300):
+HOST=$(python3 - "$FOLDER/log" $SERVER <<'PYTHON'
+import os, re, sys, time, urllib.request
+log, server = sys.argv[1:]
+end = time.monotonic() + 300
+while time.monotonic() < end and os.path.exists(f"/proc/{server}/exe"):
     try:
-        sys.exit(urllib.request.urlopen(sys.argv[1]).status != 200)
-    except OSError:
+        address = re.search(r"serving on (http://127\.0\.0\.1:\d+)", open(log, errors="replace").read())[1]
+        urllib.request.urlopen(f"{address}/readyz")
+        sys.exit(print(address))
+    except (OSError, TypeError):
         time.sleep(0.1)
 sys.exit("the server did not become ready")
 PYTHON
+) || { cat "$FOLDER/log" >&2; exit 1; }

@@ -111,7 +111,7 @@ class Jobs(ClusterTest):
         user = str(pod["securityContext"]["runAsUser"])
         inside = ["env", "-i", *(f"{name}={value}" for name, value in variables.items()), "/entry/trawl", *arguments]
         command = ["unshare", "--mount", "sh", "-c", CONTAINER, "container", str(root), user, self.trawl, *mounts, "--", *inside]
-        return subprocess.run(command, capture_output=True, text=True, timeout=120)
+        return subprocess.run(command, capture_output=True, text=True, timeout=600)
 
     def work(self, job):
         """An empty folder, as a pod's own volume is."""

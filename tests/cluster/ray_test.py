@@ -1,6 +1,7 @@
 """A rebuild on a Ray cluster of two nodes on this machine, one of which is killed in its middle."""
 
 import json
+import random
 import socket
 import subprocess
 import sys
@@ -16,9 +17,15 @@ HEAD, OTHER = "127.0.0.2", "127.0.0.3"  # Ray takes 127.0.0.1 for any address of
 
 
 def free_port():
-    with socket.socket() as taken:
-        taken.bind((HEAD, 0))
-        return taken.getsockname()[1]
+    """A port that no connection is given by chance before it is used, as those from 32768 on are."""
+    while True:
+        port = random.randrange(20000, 32000)
+        with socket.socket() as taken:
+            try:
+                taken.bind((HEAD, port))
+                return port
+            except OSError:
+                pass
 
 
 class Rebuild(ClusterTest):
@@ -70,7 +77,7 @@ class Rebuild(ClusterTest):
         self.until(lambda: not list(self.of_node("node-b")))
         print(f"all processes of the node ended within {time.monotonic() - killed:.1f} s", flush=True)
         n_requests = self.records.n_requests["node-b"]
-        out, errors = driver.communicate(timeout=180)
+        out, errors = driver.communicate(timeout=600)
         print(*(line for line in out.splitlines() if line.startswith("part ")), sep="\n")
         print(f"complete {time.monotonic() - killed:.1f} s after the kill", flush=True)
         self.assertEqual(driver.returncode, 0, errors)
@@ -83,7 +90,7 @@ class Rebuild(ClusterTest):
         bad.write_text("not json\n")
         trawl, attempts = self.counting("bad")
         driver = self.rebuild(f"s3://{BUCKET}/bad", "--corpus", bad, *CONTENT[2:], trawl=trawl, parts=1)
-        out, errors = driver.communicate(timeout=120)
+        out, errors = driver.communicate(timeout=600)
         self.assertEqual(driver.returncode, 1)
         self.assertIn("exit code 65", errors)
         self.assertEqual(len(attempts.read_text().splitlines()), 1)
@@ -94,7 +101,7 @@ class Rebuild(ClusterTest):
         trawl, attempts = self.counting("failing", f"mkdir {once} 2>/dev/null && exit 7")
         for _ in range(2):
             driver = self.rebuild(url, *CONTENT, trawl=trawl, parts=2)
-            out, errors = driver.communicate(timeout=120)
+            out, errors = driver.communicate(timeout=600)
             self.assertEqual(driver.returncode, 0, errors)
             self.assertEqual(json.loads(out.splitlines()[-1])["content_digest"], self.alone["content_digest"])
         commands = [line.split()[3] for line in attempts.read_text().splitlines()]

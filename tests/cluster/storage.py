@@ -80,7 +80,7 @@ class ClusterTest(unittest.TestCase):
     @classmethod
     def run_trawl(cls, *arguments):
         command = [cls.trawl, "--json", "--quiet", *map(str, arguments)]
-        ended = subprocess.run(command, capture_output=True, text=True, env=cls.environment, timeout=120)
+        ended = subprocess.run(command, capture_output=True, text=True, env=cls.environment, timeout=600)
         assert ended.returncode == 0, f"{command}: {ended.stderr}"
         return json.loads(ended.stdout)
 
@@ -124,7 +124,7 @@ class ClusterTest(unittest.TestCase):
                 process.poll()
             time.sleep(0.1)
 
-    def until(self, what, seconds=120):
+    def until(self, what, seconds=300):
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             if found := what():

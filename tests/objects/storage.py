@@ -35,7 +35,7 @@ class Gate:
     """Stands before the server, and kills a process at its n-th request. Each process has a session token of its own."""
 
     def __init__(self, app):
-        self.app, self.lock, self.doomed = app, threading.Lock(), {}
+        self.app, self.lock, self.doomed, self.n_running = app, threading.Condition(), {}, {}
 
     def __call__(self, environ, start_response):
         token = environ.get("HTTP_X_AMZ_SECURITY_TOKEN")
@@ -45,7 +45,16 @@ class Gate:
                 self.doomed[token] = (process, n_left - 1)
                 if n_left == 1:
                     process.send_signal(signal.SIGKILL)
-        return self.app(environ, start_response)
+                elif n_left < 1:  # It sent this before it was killed.
+                    start_response("503 Slow Down", [])
+                    return []
+            self.n_running[token] = self.n_running.get(token, 0) + 1
+        try:
+            return self.app(environ, start_response)
+        finally:
+            with self.lock:
+                self.n_running[token] -= 1
+                self.lock.notify_all()
 
     def kill(self, n, *arguments):
         """Runs trawl up to its n-th request; returns whether it ended before."""
@@ -53,8 +62,10 @@ class Gate:
         with self.lock:  # No request passes until its process is known.
             process = start(*arguments, AWS_SESSION_TOKEN=token)
             self.doomed[token] = (process, n)
-        out, errors = process.communicate(timeout=120)
+        out, errors = process.communicate(timeout=600)
         assert process.returncode in (0, -signal.SIGKILL), errors
+        with self.lock:  # What it asked for last is done before anybody looks.
+            self.lock.wait_for(lambda: not self.n_running.get(token))
         return process.returncode == 0
 
 
@@ -65,7 +76,7 @@ def start(*arguments, **environment):
 
 
 def finish(process, code=0):
-    out, errors = process.communicate(timeout=120)
+    out, errors = process.communicate(timeout=600)
     assert process.returncode == code, f"{process.args}: {process.returncode}, expected {code}: {errors}"
     return json.loads(out) if code == 0 else errors
 
@@ -360,7 +371,7 @@ class Storage(unittest.TestCase):
         """A server that follows the alias, and its address."""
         config = self.path(f"{name}.toml")
         config.write_text(
-            f'[server]\nbind = "127.0.0.1:0"\n[models.tiny]\npath = "{MODEL}"\nrole = "encoder"\n'
+            f'[server]\nbind = "127.0.0.1:0"\ndefault_timeout = "30s"\n[models.tiny]\npath = "{MODEL}"\nrole = "encoder"\n'
             f'[collections.docs]\npath = "{url}"\ncache = "{self.path(cache or name)}"\npoll = "100ms"\nkeep = 1\nencoder = "tiny"\n'
         )
         variables = os.environ | KEYS | {"AWS_ENDPOINT_URL": Storage.endpoint} | environment
@@ -378,7 +389,7 @@ class Storage(unittest.TestCase):
         self.until(lambda: self.get(address + "/readyz")[0] == 200)
         return address
 
-    def until(self, what, seconds=60):
+    def until(self, what, seconds=300):
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             if found := what():
@@ -391,7 +402,7 @@ class Storage(unittest.TestCase):
         head = {"content-type": "application/json"}
         request = urllib.request.Request(url, body and json.dumps(body).encode(), head, method=method)
         try:
-            with urllib.request.urlopen(request, timeout=30) as answer:
+            with urllib.request.urlopen(request, timeout=60) as answer:
                 return answer.status, json.loads(answer.read() or b"null")
         except urllib.error.HTTPError as error:
             return error.code, json.loads(error.read() or b"null")
@@ -420,7 +431,8 @@ class Storage(unittest.TestCase):
         trawl("index", "push", self.docs, url, "--generation", second, "--publish")
         copies = [self.path(f"server-{i}/generations/{second}") for i in range(2)]
         self.until(lambda: all(copy.is_dir() for copy in copies))
-        for _ in range(20):
+        for n_written in range(2, 22):
+            self.write(turn, json.dumps({"holder": "somebody", "n_written": n_written}))
             self.assertEqual({self.generation_of(server) for server in servers}, {first})
             time.sleep(0.05)
         self.s3.delete_object(Bucket=BUCKET, Key=turn)

@@ -29,7 +29,7 @@ export async function serve() {
   }
   const config = join(folder, "server.toml");
   const digest = createHash("sha256").update(KEY).digest("hex");
-  writeFileSync(config, `[server]\ndefault_timeout = "10m"\nmax_timeout = "10m"\n[auth]\nkeys = [{ name = "page", sha256 = "${digest}", scopes = ["search"] }]\n`);
+  writeFileSync(config, `[server]\ndefault_timeout = "10m"\nmax_timeout = "10m"\n[queue]\nmax_wait = "10m"\n[auth]\nkeys = [{ name = "page", sha256 = "${digest}", scopes = ["search"] }]\n`);
   const serving = ["serve", collection, "--config", config, "--bind", "127.0.0.1:0"];
   const server = spawn(process.env.TRAWL, serving, { stdio: ["ignore", "inherit", "pipe"] });
   const ended = new Promise((done) => server.once("exit", done));

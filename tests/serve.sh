@@ -15,6 +15,8 @@ bind = "127.0.0.1:0"
 default_timeout = "60s"
 max_timeout = "60s"
 data = "$FOLDER/data"
+[queue]
+max_wait = "60s"
 [auth]
 keys = [{ name = "all", sha256 = "$(printf %s "$KEY" | sha256sum | cut -d' ' -f1)", scopes = ["admin"] }]
 [models.all-MiniLM-L6-v2]

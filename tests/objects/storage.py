@@ -371,7 +371,7 @@ class Storage(unittest.TestCase):
         """A server that follows the alias, and its address."""
         config = self.path(f"{name}.toml")
         config.write_text(
-            f'[server]\nbind = "127.0.0.1:0"\ndefault_timeout = "30s"\n[models.tiny]\npath = "{MODEL}"\nrole = "encoder"\n'
+            f'[server]\nbind = "127.0.0.1:0"\ndefault_timeout = "30s"\n[queue]\nmax_wait = "30s"\n[models.tiny]\npath = "{MODEL}"\nrole = "encoder"\n'
             f'[collections.docs]\npath = "{url}"\ncache = "{self.path(cache or name)}"\npoll = "100ms"\nkeep = 1\nencoder = "tiny"\n'
         )
         variables = os.environ | KEYS | {"AWS_ENDPOINT_URL": Storage.endpoint} | environment

@@ -3,7 +3,7 @@
 ROOT=$PWD
 FOLDER=$(mktemp -d)
 SERVER=
-trap '[ -z "$SERVER" ] || kill $SERVER; rm -rf "$FOLDER"' EXIT
+trap '[ -z "$SERVER" ] || { kill $SERVER && wait $SERVER; } || true; rm -rf "$FOLDER"' EXIT
 KEY=$(head -c 16 /dev/urandom | sha256sum | cut -d' ' -f1)
 MODELS=$ROOT/tests/fixtures/models
 "$TRAWL" index build --corpus tests/fixtures/sample/corpus.jsonl --model "$MODELS/tiny-bert" --collection "$FOLDER/docs" > "$FOLDER/built" 2>&1 ||

@@ -15,6 +15,8 @@ bind = "127.0.0.1:0"
 default_timeout = "60s"
 max_timeout = "60s"
 data = "$FOLDER/data"
+[limits]
+eval_queries = 100
 [queue]
 max_wait = "60s"
 [auth]

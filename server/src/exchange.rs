@@ -43,8 +43,9 @@ impl Context {
         self.key.as_ref().map_or(Ok(()), |key| key.require(scope))
     }
 
-    /// Whether the caller may know of a collection.
-    pub(crate) fn may_use(&self, collection: &str) -> bool {
+    /// Whether the caller may know of a collection, which may be named by one of its generations.
+    pub(crate) fn may_use(&self, name: &str) -> bool {
+        let collection = name.split('@').next().unwrap_or_default();
         self.key.as_ref().is_none_or(|key| key.may_use(collection))
     }
 

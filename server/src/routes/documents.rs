@@ -380,8 +380,12 @@ pub(super) async fn compact(
         (status = 200, description = "The newest, oldest first", body = TaskList),
     ),
 )]
-pub(super) async fn tasks(State(app): State<App>) -> axum::Json<TaskList> {
-    let tasks = app.tasks.list();
+pub(super) async fn tasks(
+    State(app): State<App>,
+    Extension(context): Extension<Context>,
+) -> axum::Json<TaskList> {
+    let mut tasks = app.tasks.list();
+    tasks.retain(|task| context.may_use(&task.collection));
     axum::Json(TaskList { tasks })
 }
 
@@ -396,10 +400,10 @@ pub(super) async fn tasks(State(app): State<App>) -> axum::Json<TaskList> {
 )]
 pub(super) async fn task(
     State(app): State<App>,
+    Extension(context): Extension<Context>,
     Path(id): Path<String>,
 ) -> Result<axum::Json<Task>, ApiError> {
-    let found = app.tasks.list().into_iter().find(|task| task.task == id);
-    found.map(axum::Json).ok_or_else(|| no_task(&id))
+    known(&app, &context, &id).map(axum::Json)
 }
 
 /// End a task
@@ -415,10 +419,19 @@ pub(super) async fn task(
 )]
 pub(super) async fn cancel(
     State(app): State<App>,
+    Extension(context): Extension<Context>,
     Path(id): Path<String>,
 ) -> Result<axum::Json<Task>, ApiError> {
+    known(&app, &context, &id)?;
     let task = app.tasks.cancel(&id).ok_or_else(|| no_task(&id))?;
     Ok(axum::Json(task))
+}
+
+/// A task of a collection that the caller may know of.
+fn known(app: &App, context: &Context, id: &str) -> Result<Task, ApiError> {
+    let tasks = app.tasks.list().into_iter();
+    let mut found = tasks.filter(|task| task.task == id && context.may_use(&task.collection));
+    found.next().ok_or_else(|| no_task(id))
 }
 
 fn no_task(id: &str) -> ApiError {

@@ -47,7 +47,7 @@ pub(super) async fn evaluate(
     Json(body): Json<EvalRequest>,
 ) -> Result<Response, ApiError> {
     let name = body.collection.clone();
-    if !context.may_use(name.split('@').next().unwrap_or_default()) {
+    if !context.may_use(&name) {
         let text = "the key may not be used on this collection";
         return Err(ApiError::new(ErrorCode::Forbidden, text));
     }

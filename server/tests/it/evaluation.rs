@@ -10,7 +10,7 @@ use server::{QueueConfig, Scope};
 
 use crate::harness::{Answer, TestServer, wait_until};
 use crate::ids;
-use crate::security::{bearer, key, keys};
+use crate::security::{self, bearer, key, keys};
 
 const QUERIES: [(&str, &str, &[(&str, i32)]); 4] = [
     ("q1", "why is the sky blue", &[("sky", 2), ("glass", 1)]),
@@ -190,5 +190,19 @@ fn a_key_measures_its_own_collections_only() {
     let body = request(&json!({})).to_string();
     let ask = |name| server.post_with("/v1/eval", &bearer(name), body.as_bytes());
     ask("theirs").problem(403, "forbidden");
-    assert_eq!(ask("all").status, 202);
+    let begun = ask("all");
+    assert_eq!(begun.status, 202);
+
+    // Nor does it learn what another has measured.
+    let task = format!("/v1/tasks/{}", begun.json()["task"].as_str().unwrap());
+    let cancel = format!("{task}/cancel");
+    let of = |name: &str, method: &str, path: &str| {
+        security::ask(&server, method, path, &bearer(name), &json!({}))
+    };
+    assert_eq!(of("theirs", "GET", "/v1/tasks").ok()["tasks"], json!([]));
+    of("theirs", "GET", &task).problem(404, "not_found");
+    of("theirs", "POST", &cancel).problem(404, "not_found");
+    let tasks = of("all", "GET", "/v1/tasks").ok();
+    assert_eq!(tasks["tasks"][0]["collection"], "docs");
+    of("all", "POST", &cancel).ok();
 }

@@ -178,6 +178,6 @@ pub enum TaskState {
 /// The tasks of a server.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct TaskList {
-    /// The newest 100, oldest first.
+    /// Those that go on and the newest that have ended, 100 in all; oldest first.
     pub tasks: Vec<Task>,
 }

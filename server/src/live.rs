@@ -16,7 +16,7 @@ use retriever::Live;
 use crate::state::{App, ServedCollection};
 use crate::swap::{Slot, Source, switch_to_named};
 
-/// Tasks that are remembered.
+/// Tasks that are remembered, more only while more go on.
 const MAX_TASKS: usize = 100;
 
 type Reply = Box<dyn FnOnce(Result<Committed, Arc<LiveError>>) + Send>;
@@ -331,8 +331,12 @@ fn begin(
         evaluation: None,
         error: None,
     };
-    if tasks.1.len() == MAX_TASKS {
-        tasks.1.pop_front();
+    // One that goes on is kept: it is asked for, and told to end when the server does.
+    let is_over = |known: &Known| known.task.state != TaskState::Running;
+    if tasks.1.len() >= MAX_TASKS
+        && let Some(oldest) = tasks.1.iter().position(is_over)
+    {
+        tasks.1.remove(oldest);
     }
     let cancelled = Arc::default();
     tasks.1.push_back(Known {
@@ -445,5 +449,20 @@ mod tests {
             (TaskState::Cancelled, None),
         ];
         assert_eq!(states, expected);
+    }
+
+    #[test]
+    fn a_task_that_goes_on_is_not_forgotten_for_newer_ones() {
+        let tasks = Tasks::default();
+        let (first, cancelled) = tasks.begin_alone("eval", "docs").unwrap();
+        for _ in 0..2 * MAX_TASKS {
+            let (newer, _) = tasks.begin("compact", "docs");
+            tasks.end(&newer.task, Ok(Done::Folded("a generation".to_owned())));
+        }
+        let known = tasks.list();
+        assert_eq!((known.len(), &known[0]), (MAX_TASKS, &first));
+        assert_eq!(tasks.begin_alone("eval", "docs").unwrap_err(), first);
+        tasks.cancel_all();
+        assert!(cancelled.load(Ordering::Acquire));
     }
 }

@@ -1416,7 +1416,7 @@ class TaskList(TypedDict):
     """The tasks of a server."""
 
     tasks: list[Task]
-    """The newest 100, oldest first."""
+    """Those that go on and the newest that have ended, 100 in all; oldest first."""
 
 
 class TaskProgress(TypedDict):

@@ -74,16 +74,22 @@ pub(super) async fn evaluate(
             Ok(outcome) => outcome,
             Err(error) => Err(ApiError::internal(error)),
         };
-        let outcome = outcome.map_err(|error| {
-            if error.code == ErrorCode::Internal {
-                let cause = error.causes();
-                tracing::error!(task = id, cause, "evaluation failed");
-            }
-            error.detail
-        });
+        let outcome = outcome.map_err(|error| told(&id, error));
         app.tasks.end(&id, outcome.map(Done::Evaluated));
     });
     Ok((StatusCode::ACCEPTED, axum::Json(task)).into_response())
+}
+
+/// What a task says of its error. No request waits for it, so what the server keeps to itself is in the log under the task.
+fn told(task: &str, error: ApiError) -> String {
+    let cause = error.causes();
+    if !cause.is_empty() {
+        tracing::error!(task, cause, "evaluation failed");
+    }
+    match error.code {
+        ErrorCode::Internal => "the server's log has the cause under the id of the task".to_owned(),
+        _ => error.detail,
+    }
 }
 
 /// An evaluation in which nothing is wrong as far as can be told before anything is searched.
@@ -270,4 +276,17 @@ fn ranked(answer: SearchResponse) -> Vec<Scored> {
             score: -(place as f64),
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_task_says_where_the_cause_is_and_not_the_cause() {
+        let said = told("eval-1", ApiError::internal("cannot read `/srv/docs`"));
+        assert!(said.ends_with("under the id of the task"), "{said}");
+        let said = told("eval-1", ApiError::search_unavailable("10.0.0.1: refused"));
+        assert!(said.starts_with("the cluster"), "{said}");
+    }
 }

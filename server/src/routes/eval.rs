@@ -7,7 +7,9 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use corpus::{Qrels, Run, Scored};
 use evaluation::{EvaluationConfig, Measure, MeasureKind};
-use openapi::{ErrorCode, EvalReport, EvalRequest, SearchRequest, Task, TaskProgress};
+use openapi::{
+    ErrorCode, EvalReport, EvalRequest, OnTimeout, RerankOptions, SearchRequest, Task, TaskProgress,
+};
 use retriever::{Deadline, QueryInput, SearchOptions, SearchResponse};
 
 use super::aliases::named;
@@ -145,7 +147,7 @@ impl Work {
                 boosts: body.boosts.clone(),
                 hybrid: body.hybrid,
                 search: body.search,
-                rerank: body.rerank,
+                rerank: body.rerank.map(patient),
                 group_by: is_split.then(|| "document".to_owned()),
                 include: Vec::new(),
                 ..SearchRequest::default()
@@ -179,7 +181,9 @@ impl Work {
     ) -> Result<EvalReport, ApiError> {
         let mut run = Run::new("trawl");
         let mut n_degraded = 0;
-        for step in self.queries.chunks(STEP) {
+        // Queries are reranked one by one anyway, and a full queue makes all of a step be done again.
+        let n_step = self.options.rerank.map_or(STEP, |_| 1);
+        for step in self.queries.chunks(n_step) {
             let progress = TaskProgress {
                 done: run.len() as u64,
                 of: self.queries.len() as u64,
@@ -237,6 +241,17 @@ impl Work {
     }
 }
 
+/// Without a time of its own only a full queue leaves a reranking out, and an evaluation waits for that as for any other.
+fn patient(rerank: RerankOptions) -> RerankOptions {
+    match rerank.timeout_ms {
+        Some(_) => rerank,
+        None => RerankOptions {
+            on_timeout: OnTimeout::Fail,
+            ..rerank
+        },
+    }
+}
+
 fn measures(names: &[String], faults: &mut Faults) -> Vec<Measure> {
     let mut measures = Vec::new();
     if names.is_empty() {
@@ -281,6 +296,15 @@ fn ranked(answer: SearchResponse) -> Vec<Scored> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_full_queue_is_waited_for_where_reranking_has_no_time_of_its_own() {
+        let mut rerank = RerankOptions::default();
+        assert_eq!(rerank.on_timeout, OnTimeout::Skip);
+        assert_eq!(patient(rerank).on_timeout, OnTimeout::Fail);
+        rerank.timeout_ms = Some(50);
+        assert_eq!(patient(rerank), rerank);
+    }
 
     #[test]
     fn a_task_says_where_the_cause_is_and_not_the_cause() {

@@ -12,7 +12,7 @@ use openapi::{
 };
 use retriever::{Deadline, QueryInput, SearchOptions, SearchResponse};
 
-use super::aliases::named;
+use super::aliases::{blocking, named};
 use super::errors::{Body, Opened, TooMany};
 use super::search::Asker;
 use crate::body::{Json, escape};
@@ -198,13 +198,15 @@ impl Work {
         }
         let of = self.queries.len() as u64;
         app.tasks.advance(task, TaskProgress { done: of, of });
-        let manifest = collection.retriever.manifest();
         let config = EvaluationConfig {
             measures: self.measures,
             ..EvaluationConfig::default()
         };
-        let report = evaluation::evaluate(&self.qrels, &run, &config);
-        let report = report.map_err(ApiError::internal)?;
+        let qrels = self.qrels;
+        // Long lists take a while, in which other callers are answered.
+        let measuring = blocking(move || evaluation::evaluate(&qrels, &run, &config));
+        let report = measuring.await?.map_err(ApiError::internal)?;
+        let manifest = collection.retriever.manifest();
         let names = report.config.measures.iter().map(Measure::to_string);
         Ok(EvalReport {
             generation: manifest.generation.to_string(),

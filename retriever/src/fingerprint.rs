@@ -80,7 +80,7 @@ pub fn check_encoder(manifest: &Manifest, encoder: &BiEncoder) -> Result<(), Fin
     }
 }
 
-fn stride(side: &Value) -> Option<usize> {
+pub(crate) fn stride(side: &Value) -> Option<usize> {
     let stride = side.pointer("/split/stride")?.as_u64()?;
     usize::try_from(stride).ok()
 }

@@ -12,6 +12,7 @@ use store::{LexicalHit, Store, View};
 use crate::backend::{open_accelerated, open_index};
 use crate::boost::{BoostStage, Scorer};
 use crate::candidates::{Candidate, Candidates};
+use crate::fingerprint::stride;
 use crate::pin::{Pinned, pin};
 use crate::selection::Selection;
 use crate::{
@@ -201,6 +202,12 @@ impl Retriever {
     #[must_use]
     pub fn store(&self) -> &Store {
         &self.store
+    }
+
+    /// Whether documents are split into passages, those that are written later, too.
+    #[must_use]
+    pub fn splits_documents(&self) -> bool {
+        stride(&self.manifest().fingerprint["passage"]).is_some()
     }
 
     /// How its vectors are stored and compared.

@@ -264,8 +264,7 @@ impl Session {
     /// Answers by document where documents were split into passages and no other grouping was asked for: judgments are of
     /// documents.
     pub fn by_document(mut self) -> Self {
-        let is_split = self.retriever.store().n_documents().is_some();
-        if is_split && self.options.group.is_none() {
+        if self.retriever.splits_documents() && self.options.group.is_none() {
             self.options.group = Some(Grouping::default());
         }
         self

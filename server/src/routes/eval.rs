@@ -134,7 +134,7 @@ impl Work {
             return Err(ApiError::fields(faults.0));
         }
         // Judgments are of documents.
-        let is_split = asker.collection.retriever.store().n_documents().is_some();
+        let is_split = asker.collection.retriever.splits_documents();
         let mut texts = std::mem::take(&mut body.queries);
         let mut queries = Vec::with_capacity(n_queries);
         let mut options = None;

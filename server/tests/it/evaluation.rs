@@ -125,6 +125,35 @@ fn the_measures_are_those_of_the_searches() {
 }
 
 #[test]
+fn documents_are_measured_where_all_that_are_split_were_written_later() {
+    let data = tempfile::tempdir().unwrap();
+    let server = TestServer::start_with(
+        |config| {
+            config.data = Some(data.path().to_owned());
+            config.limits.eval_queries = 1;
+        },
+        QueueConfig::default(),
+    );
+    let made = server.put("/v1/collections/long", "", &json!({"stride": 32}));
+    assert_eq!(made.status, 201, "{made:?}");
+    let text = "The sea comes in and goes out twice a day. ".repeat(60);
+    let documents = json!([{"_id": "a", "text": text}, {"_id": "b", "text": "Sand melts."}]);
+    let written = server.post("/v1/collections/long/documents", &documents);
+    assert_ne!(written.ok()["passages"], 2);
+    let body = json!({
+        "collection": "long", "mode": "lexical", "measures": ["mrr@10", "recall@10"],
+        "queries": {"q1": "sea"}, "qrels": {"q1": {"a": 1}},
+    });
+    let task = ended(&server, &evaluate(&server, &body));
+    let measured = &task["evaluation"]["measures"];
+    assert_eq!(
+        measured,
+        &json!({"mrr@10": 1.0, "recall@10": 1.0}),
+        "{task}"
+    );
+}
+
+#[test]
 fn what_cannot_be_measured_is_refused() {
     let off = evaluate(&start(0), &request(&json!({}))).problem(413, "batch_too_large");
     assert_eq!(off["errors"][0]["setting"], "limits.eval_queries");

@@ -97,12 +97,22 @@ impl Tcp {
         let refuse = address(config);
         listener.set_nonblocking(true).map_err(&refuse)?;
         let mut joined: Vec<Option<Peer>> = (1..config.world_size).map(|_| None).collect();
-        let mut refused = None;
+        let (mut refused, mut late_since) = (None, None);
         let outcome = loop {
             if joined.iter().all(Option::is_some) {
                 break Ok(());
             }
-            match listener.accept() {
+            // This process may have been stopped, too: whoever has connected by then is heard, but nobody who connects on and on.
+            let now = Instant::now();
+            let is_late = now >= deadline;
+            let is_over =
+                is_late && now.duration_since(*late_since.get_or_insert(now)) >= GREETING_TIMEOUT;
+            let accepted = if is_over {
+                Err(ErrorKind::WouldBlock.into())
+            } else {
+                listener.accept()
+            };
+            match accepted {
                 Ok((mut stream, from)) => match greet(&mut stream, config, &joined) {
                     // Who is gone already can come again.
                     Ok(Some(rank)) => {
@@ -120,10 +130,7 @@ impl Tcp {
                         refused = Some(error);
                     }
                 },
-                // Whoever has connected is heard first: this process may have been stopped, too.
-                Err(error)
-                    if error.kind() == ErrorKind::WouldBlock && Instant::now() >= deadline =>
-                {
+                Err(error) if error.kind() == ErrorKind::WouldBlock && is_late => {
                     let ranks = (1..).zip(&joined).filter(|(_, joined)| joined.is_none());
                     let absent = CollectiveError::Absent {
                         ranks: ranks.map(|(rank, _)| rank).collect(),
@@ -559,6 +566,49 @@ fn read_greeting(stream: &mut TcpStream, within: Duration) -> std::io::Result<[u
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Two ranks that meet where somebody listens.
+    fn ranks(listener: &TcpListener) -> [TcpConfig; 2] {
+        let address = listener.local_addr().expect("it is bound").to_string();
+        [0, 1].map(|rank| TcpConfig {
+            rank,
+            world_size: 2,
+            address: address.clone(),
+            fingerprint: [0; 16],
+            timeout: Duration::from_secs(60),
+            patience: Duration::from_secs(60),
+        })
+    }
+
+    #[test]
+    fn who_has_connected_in_time_is_heard_when_it_is_over() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let [host, guest] = ranks(&listener);
+        let guest = Tcp::connect(&guest).expect("it listens");
+        let host = Tcp::host_until(listener, &host, Instant::now()).expect("rank 1 is there");
+        // Each waits for the other.
+        let leaving = spawn(move || drop(guest));
+        drop(host);
+        leaving.join().expect("it ends");
+    }
+
+    #[test]
+    fn who_connects_on_and_on_and_says_nothing_does_not_hold_the_end_up() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let address = listener.local_addr().expect("it is bound");
+        let [host, _] = ranks(&listener);
+        let (end, ended) = channel::<()>();
+        let mut silent = vec![TcpStream::connect(address).expect("it listens")];
+        let connecting = spawn(move || {
+            while ended.recv_timeout(10 * RETRY) == Err(RecvTimeoutError::Timeout) {
+                silent.extend(TcpStream::connect(address));
+            }
+        });
+        let error = Tcp::host_until(listener, &host, Instant::now()).err();
+        drop(end);
+        connecting.join().expect("it ends");
+        assert!(matches!(error, Some(CollectiveError::Absent { .. })));
+    }
 
     #[test]
     fn a_greeting_that_comes_byte_by_byte_is_not_waited_for() {

@@ -209,8 +209,9 @@ fn ranks_that_do_not_belong_together_are_refused() {
         piped.stdout(Stdio::null()).spawn().unwrap()
     };
     let same = port().to_string();
-    let other = ["--set", "run.seed=7"];
-    let ranks = [("0", &[][..]), ("1", &other[..])];
+    // Rank 0 waits for the right one to the end of this time, and the wrong one has to come within it.
+    let brief = ["--rank-timeout", "30"];
+    let ranks = [("0", &brief[..]), ("1", &["--set", "run.seed=7"])];
     let ranks = ranks.map(|(number, more)| rank(number, &same, more));
     for output in wait(ranks.into()) {
         let errors = String::from_utf8_lossy(&output.stderr);

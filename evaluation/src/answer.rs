@@ -8,7 +8,7 @@ use unicode_normalization::UnicodeNormalization;
 
 use crate::ranking::order;
 use crate::report::EvaluationError;
-use crate::{EvaluationConfig, MeasureKind, Report};
+use crate::{EvaluationConfig, MeasureKind, QueryReport, Report};
 
 /// The answers to questions, by query id; a passage that has one of them in its text is right.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -110,13 +110,11 @@ pub fn evaluate_answers(
         .map(|measure| measure.cutoff.unwrap_or(usize::MAX))
         .max()
         .unwrap_or(0);
-    let mut values = BTreeMap::new();
+    let mut per_query = BTreeMap::new();
     for (query, answers) in &answers.queries {
-        let Some(scored) = run.get(query) else {
-            continue;
-        };
+        let scored = run.get(query);
         let mut first = None;
-        for (passage, rank) in order(query, scored, config)?
+        for (passage, rank) in order(query, scored.unwrap_or_default(), config)?
             .into_iter()
             .take(depth)
             .zip(1..)
@@ -135,16 +133,18 @@ pub fn evaluate_answers(
         let measured = config
             .measures
             .iter()
-            .map(|measure| f64::from(u8::from(value(measure.cutoff))))
-            .collect();
-        values.insert(query.as_str(), measured);
+            .map(|measure| f64::from(u8::from(value(measure.cutoff))));
+        let measured = QueryReport {
+            is_missing: scored.is_none(),
+            values: measured.collect(),
+        };
+        per_query.insert(query.clone(), measured);
     }
-    let queries: Vec<&str> = answers.queries.keys().map(String::as_str).collect();
     let n_ignored = run
         .queries()
         .filter(|(query, _)| !answers.queries.contains_key(*query))
         .count();
-    Ok(Report::new(config.clone(), &queries, values, n_ignored))
+    Ok(Report::new(config.clone(), per_query, n_ignored))
 }
 
 fn tokens(text: &str) -> Vec<String> {

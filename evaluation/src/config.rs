@@ -49,7 +49,8 @@ impl Default for EvaluationConfig {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Averaging {
-    /// All judged queries; one that the run lacks has zeros (`trec_eval -c`).
+    /// All judged queries; one that the run lacks has an empty ranking, and with it zeros in all but `num_rel`
+    /// (`trec_eval -c`).
     Complete,
     /// The judged queries that the run has (`trec_eval`, `pytrec_eval`).
     Intersection,

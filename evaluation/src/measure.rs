@@ -60,7 +60,7 @@ pub enum MeasureKind {
     Answer,
     /// `num_ret`: n; summed over queries.
     NumRetrieved,
-    /// `num_rel`: R; summed over queries.
+    /// `num_rel`: R, also of queries that the run lacks where they count; summed over queries.
     NumRelevant,
     /// `num_rel_ret`: relevant passages retrieved; summed over queries.
     NumRelevantRetrieved,

@@ -27,7 +27,7 @@ pub struct Report {
 /// The measures of one query.
 #[derive(Clone, Debug, PartialEq)]
 pub struct QueryReport {
-    /// Whether the run does not have the query; its values are zeros then.
+    /// Whether the run does not have the query; its values are those of an empty ranking then.
     pub is_missing: bool,
     /// One value for each measure of the report.
     pub values: Vec<f64>,
@@ -111,40 +111,36 @@ pub fn evaluate(
                 .flat_map(|(_, passages)| passages.keys().map(String::as_str)),
         );
     }
-    let mut values = BTreeMap::new();
+    let mut per_query = BTreeMap::new();
     for (query, judgments) in qrels.queries() {
-        let Some(scored) = run.get(query) else {
-            continue;
-        };
-        let ranking = Ranking::new(query, scored, judgments, config)?;
+        let scored = run.get(query);
+        let ranking = Ranking::new(query, scored.unwrap_or_default(), judgments, config)?;
         let measure = |&measure| ranking.measure(measure, config.relevance_level, &judged_anywhere);
-        values.insert(query, config.measures.iter().map(measure).collect());
+        let measured = QueryReport {
+            is_missing: scored.is_none(),
+            values: config.measures.iter().map(measure).collect(),
+        };
+        per_query.insert(query.to_owned(), measured);
     }
-    let queries: Vec<&str> = qrels.queries().map(|(query, _)| query).collect();
     let n_ignored = run
         .queries()
         .filter(|(query, _)| qrels.get(query).is_none())
         .count();
-    Ok(Report::new(config.clone(), &queries, values, n_ignored))
+    Ok(Report::new(config.clone(), per_query, n_ignored))
 }
 
 impl Report {
-    /// Averages the values of the queries that the run has; `queries` are all that it should have.
+    /// Averages the values of queries, which are all that the run should have.
     pub(crate) fn new(
         config: EvaluationConfig,
-        queries: &[&str],
-        mut values: BTreeMap<&str, Vec<f64>>,
+        mut per_query: BTreeMap<String, QueryReport>,
         n_ignored: usize,
     ) -> Self {
-        let n_missing = queries.len() - values.len();
-        let mut per_query = BTreeMap::new();
-        for &query in queries {
-            let found = values.remove(query);
-            if found.is_some() || config.averaging != Averaging::Intersection {
-                let is_missing = found.is_none();
-                let values = found.unwrap_or_else(|| vec![0.0; config.measures.len()]);
-                per_query.insert(query.to_owned(), QueryReport { is_missing, values });
-            }
+        let n_queries = per_query.len();
+        let is_missing = |query: &&QueryReport| query.is_missing;
+        let n_missing = per_query.values().filter(is_missing).count();
+        if config.averaging == Averaging::Intersection {
+            per_query.retain(|_, query| !query.is_missing);
         }
         let mean = |(position, &measure): (usize, &Measure)| {
             let is_complete = config.averaging.is_complete_for(measure);
@@ -164,7 +160,7 @@ impl Report {
         Self {
             mean,
             per_query,
-            n_queries: queries.len(),
+            n_queries,
             n_missing,
             n_ignored,
             config,

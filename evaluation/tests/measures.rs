@@ -200,6 +200,9 @@ fn binary_judgments_and_a_missing_query() {
         ("hole@3", [third, 2.0 / 3.0], [0.5, third]),
         ("unj@3", [2.0 / 3.0, 2.0 / 3.0], [2.0 / 3.0, 4.0 / 9.0]),
         ("judged@3", [third, third], [third, 2.0 / 9.0]),
+        // What a run does not find is still there to be found.
+        ("num_rel", [3.0, 1.0], [4.0, 5.0]),
+        ("num_rel_ret", [2.0, 1.0], [3.0, 3.0]),
     ];
     for (measure, per_query, [intersection, complete]) in rows {
         for (averaging, mean) in [

@@ -122,13 +122,16 @@ def evaluate(level, qrels, run):
     return expected
 
 
-def mean(expected, measure, n_queries):
-    values = [values[measure] for values in expected.values()]
-    if measure.startswith("num_"):
-        return pytrec_eval.compute_aggregated_measure(measure, values)
-    if n_queries == len(values):
-        return pytrec_eval.compute_aggregated_measure(measure, values)
-    return sum(values) / n_queries
+def mean(expected, measure):
+    return pytrec_eval.compute_aggregated_measure(measure, [values[measure] for values in expected.values()])
+
+
+def complete(expected, measure, level, qrels):
+    if measure == "num_rel":  # as trec_eval -c: of all judged queries
+        return float(sum(grade >= level for grades in qrels.values() for grade in grades.values()))
+    if measure.startswith("num_") or len(qrels) == len(expected):
+        return mean(expected, measure)
+    return sum(values[measure] for values in expected.values()) / len(qrels)
 
 
 def main():
@@ -146,8 +149,8 @@ def main():
                 "run": run,
                 "expected": {query: [values[m] for m in MEASURES] for query, values in expected.items()},
                 "mean": {
-                    "intersection": [mean(expected, m, len(expected)) for m in MEASURES],
-                    "complete": [mean(expected, m, len(qrels)) for m in MEASURES],
+                    "intersection": [mean(expected, m) for m in MEASURES],
+                    "complete": [complete(expected, m, level, qrels) for m in MEASURES],
                 },
             }
         )

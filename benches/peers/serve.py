@@ -291,7 +291,8 @@ def warm_up(args, peers, row, queries):
 
 
 def median(reports, field):
-    return statistics.median(report[field] for report in reports)
+    # A server that answers nothing has no latency.
+    return statistics.median(math.inf if report[field] is None else report[field] for report in reports)
 
 
 def run(args, work):

@@ -201,12 +201,13 @@ fn color(name: usize) -> [u8; 3] {
     COLORS[name % COLORS.len()].map(|part| (f32::from(part) * shade) as u8)
 }
 
-/// The smallest and the largest value, apart from each other.
+/// The smallest and the largest value, apart from each other; of no value 0 and 1.
 fn range(values: impl Iterator<Item = f64>) -> Range {
     let empty = (f64::INFINITY, f64::NEG_INFINITY);
     let (from, to) = values.fold(empty, |(from, to), value| (from.min(value), to.max(value)));
     match to - from {
         apart if apart > 0.0 => (from, to),
+        apart if apart < 0.0 => (0.0, 1.0),
         _ => (from - 0.5, from + 0.5),
     }
 }
@@ -353,6 +354,9 @@ mod tests {
             labels((0.0, 40_000.0), 4.0),
             ["0", "10k", "20k", "30k", "40k"]
         );
+        // A panel may have no value, and one value alone.
+        assert_eq!(labels(range([].into_iter()), 2.0), ["0", "0.5", "1.0"]);
+        assert_eq!(labels(range([7.0].into_iter()), 2.0), ["6.5", "7.0", "7.5"]);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 """A trawl server under load, its figures, and checks of them."""
 
 import json
+import math
 import re
 import subprocess
 import time
@@ -60,9 +61,10 @@ class Check:
 
 
 def bench(trawl, server, queries, *more):
-    """The report of `trawl bench serve`."""
+    """The report of `trawl bench serve`; latencies are infinite where nothing was answered."""
     command = [trawl, "bench", "serve", "--url", server.url, "--queries", queries, *map(str, more), "--json", "--quiet"]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(done.stderr)
-    return json.loads(done.stdout)[0]
+    report = json.loads(done.stdout)[0]
+    return {name: math.inf if value is None else value for name, value in report.items()}

@@ -162,7 +162,7 @@ impl fmt::Display for Load {
     }
 }
 
-/// What one load led to. Latencies are of answers with status 200, in milliseconds from when the request was due.
+/// What one load led to. Latencies are of answers with status 200, in milliseconds from when the request was due; null without one.
 #[derive(Debug, Serialize)]
 struct Report {
     #[serde(flatten)]
@@ -171,10 +171,10 @@ struct Report {
     n_answered: usize,
     /// Answers a second, from the start until the last request was due or the last outcome known.
     answered_per_s: f64,
-    p50_ms: f64,
-    p90_ms: f64,
-    p99_ms: f64,
-    max_ms: f64,
+    p50_ms: Option<f64>,
+    p90_ms: Option<f64>,
+    p99_ms: Option<f64>,
+    max_ms: Option<f64>,
     /// 429.
     n_refused: usize,
     n_refused_without_retry_after: usize,
@@ -192,7 +192,7 @@ impl Report {
         let count =
             |is: &dyn Fn(Outcome) -> bool| asked.iter().filter(|asked| is(asked.outcome)).count();
         let latencies = latencies(asked);
-        let percentile = |percent| percentile_ms(&latencies, percent);
+        let percentile = |percent| percentile_of(&latencies, percent);
         let end = asked.iter().map(|asked| asked.due + asked.latency).max();
         let end = end.unwrap_or_default().as_secs_f64().max(seconds as f64);
         let mut by_status = BTreeMap::new();
@@ -238,11 +238,16 @@ impl Report {
             self.n_requests.to_string(),
             format!("{:.1}", self.answered_per_s),
         ];
-        row.extend(times.map(|time| format!("{time:.1}")));
+        row.extend(times.map(|time| time.map_or("–".to_owned(), |time| format!("{time:.1}"))));
         row.extend([self.n_refused, self.n_timed_out, self.n_broken].map(|n| n.to_string()));
         row.push(other);
         row
     }
+}
+
+/// None of no times: a server that answers nothing is not a fast one.
+fn percentile_of(times: &[Duration], percent: usize) -> Option<f64> {
+    (!times.is_empty()).then(|| percentile_ms(times, percent))
 }
 
 /// Of the requests that were answered.
@@ -394,10 +399,10 @@ fn filled(template: &Value, query: &str) -> Value {
 }
 
 fn over_loads(reports: &[Report]) -> Vec<Panel> {
-    let curve = |name, value: &dyn Fn(&Report) -> f64| {
+    let curve = |name, value: &dyn Fn(&Report) -> Option<f64>| {
         let points = reports
             .iter()
-            .map(|report| (report.load.number(), value(report)));
+            .filter_map(|report| Some((report.load.number(), value(report)?)));
         Curve {
             name,
             has_dots: true,
@@ -407,7 +412,7 @@ fn over_loads(reports: &[Report]) -> Vec<Panel> {
     panels([
         curve(0, &|report| report.p50_ms),
         curve(1, &|report| report.p99_ms),
-        curve(2, &|report| report.answered_per_s),
+        curve(2, &|report| Some(report.answered_per_s)),
     ])
 }
 
@@ -430,12 +435,9 @@ fn over_time(asked: &[Asked], seconds: u64) -> Vec<Panel> {
             points: points.collect(),
         }
     };
-    let percentile = |percent| {
-        move |times: &[Duration]| (!times.is_empty()).then(|| percentile_ms(times, percent))
-    };
     panels([
-        curve(0, &percentile(50)),
-        curve(1, &percentile(99)),
+        curve(0, &|times| percentile_of(times, 50)),
+        curve(1, &|times| percentile_of(times, 99)),
         curve(2, &|times| Some(times.len() as f64 / part)),
     ])
 }
@@ -503,7 +505,29 @@ mod tests {
             (1, 1, 1)
         );
         assert_eq!(report.by_status, BTreeMap::from([(503, 1)]));
-        assert_eq!((report.p50_ms, report.max_ms), (10.0, 20.0));
+        assert_eq!((report.p50_ms, report.max_ms), (Some(10.0), Some(20.0)));
         assert_eq!(report.answered_per_s, 2.0);
+    }
+
+    #[test]
+    fn what_was_not_answered_has_no_latency() {
+        let asked = [Outcome::TimedOut, Outcome::Broken].map(|outcome| Asked {
+            due: Duration::ZERO,
+            late: Duration::ZERO,
+            latency: Duration::from_secs(10),
+            outcome,
+        });
+        let report = Report::new(Load::Rate(2.0), 1, &asked);
+        let shown = json!(report);
+        for name in ["p50_ms", "p90_ms", "p99_ms", "max_ms"] {
+            assert_eq!(shown[name], Value::Null, "{name}");
+        }
+        assert_eq!(report.row()[2..7], ["0.0", "–", "–", "–", "–"]);
+        let n_points: Vec<usize> = over_loads(&[report])
+            .iter()
+            .flat_map(|panel| &panel.curves)
+            .map(|curve| curve.points.len())
+            .collect();
+        assert_eq!(n_points, [0, 0, 1]);
     }
 }

@@ -17,6 +17,9 @@ use std::path::{Path, PathBuf};
 
 pub use shipped::DEFAULT_RERANKER;
 
+/// What the names of folders begin with that are being filled. No name of a model begins with a dot.
+const UNFINISHED: &str = ".pull-";
+
 /// The folder that models are kept in.
 #[derive(Clone, Debug)]
 pub struct ModelCache {
@@ -139,7 +142,8 @@ impl ModelCache {
     /// Puts a model in place and says where it came from; one that is in place stays as it is.
     ///
     /// `name` is an id on the hub (`owner/name`), the default model's short name, or [`DEFAULT_RERANKER`], for which
-    /// nobody is asked. Lines for the person waiting go to `say`. Two processes that pull at once wait for each other.
+    /// nobody is asked. Lines for the person waiting go to `say`. Two processes that pull at once wait for each other, and
+    /// what one that was killed has left is removed.
     ///
     /// # Errors
     /// [`PullError`]; nothing is left behind.
@@ -160,6 +164,7 @@ impl ModelCache {
         if self.contains(name) {
             return Ok(there(path));
         }
+        self.remove_unfinished();
         let mut reasons = Vec::new();
         let sources: &[Source] = match name == DEFAULT_RERANKER {
             true => &[Self::unpack],
@@ -167,7 +172,7 @@ impl ModelCache {
         };
         for fetch in sources {
             let temporary = tempfile::Builder::new()
-                .prefix(".pull-")
+                .prefix(UNFINISHED)
                 .tempdir_in(&self.root)
                 .map_err(|source| PullError::write(&self.root, source))?;
             match fetch(self, name, temporary.path(), say) {
@@ -220,6 +225,16 @@ impl ModelCache {
         say: &mut dyn FnMut(&str),
     ) -> Result<String, PullError> {
         python::fetch(name, into, say)
+    }
+
+    /// Removes what was being fetched when its process was killed, as far as it may: another user's stays. Whoever has the
+    /// lock is the only one who fetches.
+    fn remove_unfinished(&self) {
+        for entry in fs::read_dir(&self.root).into_iter().flatten().flatten() {
+            if entry.file_name().to_string_lossy().starts_with(UNFINISHED) {
+                let _ = fs::remove_dir_all(entry.path());
+            }
+        }
     }
 
     fn lock(&self) -> Result<File, PullError> {
@@ -306,6 +321,20 @@ mod tests {
         let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name()).collect();
         names.sort();
         assert_eq!(names, [".lock", ".shipped"]);
+    }
+
+    #[test]
+    fn what_a_killed_pull_left_goes_with_the_next_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let cache = ModelCache::new(folder.path().to_owned());
+        let own = folder.path().join("lab");
+        for place in [folder.path().join(".pull-Xy12Zw/1_Pooling"), own.clone()] {
+            fs::create_dir_all(&place).unwrap();
+            fs::write(place.join("model.safetensors"), "half of it").unwrap();
+        }
+        cache.pull(DEFAULT_RERANKER, &mut |_| ()).unwrap();
+        assert!(!folder.path().join(".pull-Xy12Zw").exists());
+        assert!(own.join("model.safetensors").is_file());
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::io::{IsTerminal, Write};
 use std::path::Path;
 
 use anyhow::Context;
-use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
+use comfy_table::{CellAlignment, ColumnConstraint, ContentArrangement, Table, Width, presets};
 use serde::Serialize;
 
 /// Options of every command.
@@ -121,21 +121,44 @@ pub fn check_folder(path: &Path) -> anyhow::Result<()> {
 
 /// Characters of a line that is printed into a file or a pipe.
 const WIDTH_OF_NO_TERMINAL: u16 = 120;
+/// Words of a table that are no longer stay whole; a table of many columns is rather too wide.
+const MAX_WHOLE_CHARS: u16 = 24;
 
 /// A table with a header; columns named in `numbers` are aligned to the right.
 pub fn table(header: &[&str], numbers: &[&str], rows: Vec<Vec<String>>) -> String {
+    let width = (!std::io::stdout().is_terminal()).then_some(WIDTH_OF_NO_TERMINAL);
+    table_within(width, header, numbers, rows)
+}
+
+fn table_within(
+    width: Option<u16>,
+    header: &[&str],
+    numbers: &[&str],
+    rows: Vec<Vec<String>>,
+) -> String {
     let mut table = Table::new();
     table.load_style(presets::UTF8_FULL_CONDENSED);
     table.set_content_arrangement(ContentArrangement::Dynamic);
-    if !std::io::stdout().is_terminal() {
-        table.set_width(WIDTH_OF_NO_TERMINAL);
+    if let Some(width) = width {
+        table.set_width(width);
     }
+    let longest_word = |position: usize| {
+        let cells = rows.iter().filter_map(|row| row.get(position));
+        let cells = cells.map(String::as_str).chain([header[position]]);
+        let words = cells.flat_map(str::split_whitespace);
+        words.map(|word| word.chars().count()).max().unwrap_or(0)
+    };
+    let longest_words: Vec<usize> = (0..header.len()).map(longest_word).collect();
     table.set_header(header.to_vec());
     table.add_rows(rows);
-    for (position, name) in header.iter().enumerate() {
-        if numbers.contains(name)
-            && let Some(column) = table.column_mut(position)
-        {
+    for (position, (name, n_chars)) in header.iter().zip(longest_words).enumerate() {
+        let Some(column) = table.column_mut(position) else {
+            continue;
+        };
+        let n_chars = u16::try_from(n_chars).map_or(MAX_WHOLE_CHARS, |n| n.min(MAX_WHOLE_CHARS));
+        // A space on both sides is counted in.
+        column.set_constraint(ColumnConstraint::LowerBoundary(Width::Fixed(n_chars + 2)));
+        if numbers.contains(name) {
             column.set_cell_alignment(CellAlignment::Right);
         }
     }
@@ -151,5 +174,36 @@ pub fn beginning(text: &str, max_chars: usize) -> String {
             let cut = line[..end].rfind(' ').unwrap_or(end);
             format!("{}…", &line[..cut])
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn figures_of_many_columns_are_not_broken() {
+        let names: Vec<String> = (1..=30).map(|k| format!("recall@{k}")).collect();
+        let header: Vec<&str> = std::iter::once("data set")
+            .chain(names.iter().map(String::as_str))
+            .collect();
+        let figures: Vec<String> = (1..=30).map(|k| format!("0.{k:04}")).collect();
+        let row = [vec!["nfcorpus".to_owned()], figures.clone()].concat();
+        let text = table_within(Some(120), &header, &header[1..], vec![row]);
+        for word in names.iter().chain(&figures) {
+            assert!(text.contains(word), "{word} in {text}");
+        }
+        assert!(text.contains("nfcorpus"), "{text}");
+    }
+
+    #[test]
+    fn long_texts_take_the_lines_that_they_need() {
+        let long = "word ".repeat(60) + &"x".repeat(300);
+        let rows = vec![vec!["1".to_owned(), long]];
+        let text = table_within(Some(80), &["rank", "text"], &["rank"], rows);
+        assert!(
+            text.lines().all(|line| line.chars().count() <= 80),
+            "{text}"
+        );
     }
 }

@@ -295,6 +295,12 @@ fn bad_vectors_and_arguments_are_named() {
         errors.contains("filter:2: `two` is no row number"),
         "{errors}"
     );
+    fs::write(&filter, "299\n300\n").unwrap();
+    let errors = refused(65, &["--filter", text(&filter)]);
+    assert!(
+        errors.contains("filter:2: row 300, expected one below 300"),
+        "{errors}"
+    );
     for (arguments, expected) in [
         (["--m", "8"], "--m has an effect"),
         (

@@ -200,7 +200,10 @@ pub fn run(args: SearchArgs, output: &Output) -> anyhow::Result<()> {
             None => NonZeroUsize::new(thread_budget(None)).unwrap_or(NonZeroUsize::MIN),
         },
         ef: args.ef,
-        filter: args.filter.as_deref().map(read_filter).transpose()?,
+        filter: match &args.filter {
+            Some(path) => Some(read_filter(path, base.n_rows())?),
+            None => None,
+        },
     };
     let graph = HnswConfig::default();
     let config = BuildConfig {
@@ -340,17 +343,20 @@ fn zero_rows(metric: Metric) -> ZeroRows {
     }
 }
 
-/// Reads row numbers, one a line.
-fn read_filter(path: &Path) -> anyhow::Result<Bitmap> {
+/// Reads row numbers below `n_rows`, one a line.
+fn read_filter(path: &Path, n_rows: u64) -> anyhow::Result<Bitmap> {
     let text = std::fs::read_to_string(path)
         .with_context(|| format!("cannot read `{}`", path.display()))?;
     let rows = text.lines().enumerate().map(|(i, line)| {
-        line.trim().parse::<u32>().map_err(|_| {
-            let place = format!("{}:{}", path.display(), i + 1);
-            Failure::new(
-                Exit::BadInput,
-                format!("{place}: `{line}` is no row number"),
-            )
+        let row = line.trim().parse::<u32>().ok();
+        let within = row.filter(|&row| u64::from(row) < n_rows);
+        within.ok_or_else(|| {
+            let what = match row {
+                Some(row) => format!("row {row}, expected one below {n_rows}"),
+                None => format!("`{line}` is no row number"),
+            };
+            let text = format!("{}:{}: {what}", path.display(), i + 1);
+            Failure::new(Exit::BadInput, text)
         })
     });
     Ok(rows.collect::<Result<Bitmap, Failure>>()?)

@@ -57,7 +57,7 @@ fn serve(line: &str, built: &Built, default: &How) -> anyhow::Result<Value> {
         threads: request.threads.unwrap_or(default.threads),
         ef: request.ef.or(default.ef),
         filter: match &request.filter {
-            Some(path) => Some(read_filter(path)?),
+            Some(path) => Some(read_filter(path, index.len() as u64)?),
             None => default.filter.clone(),
         },
     };

@@ -150,6 +150,11 @@ fn training_steps_are_measured() {
         &[&common[..], &["--max-texts", "3"]].concat(),
         "--max-texts",
     );
+    refused(
+        2,
+        &[&common[..], &["--passage-tokens", "64"]].concat(),
+        "no option for pooling, prompts or lengths",
+    );
 }
 
 #[test]

@@ -166,6 +166,10 @@ pub fn run(args: EncodeArgs, output: &Output) -> anyhow::Result<()> {
             let text = format!("`{flag}` has no meaning for training steps");
             return Err(Failure::usage(text).into());
         }
+        if args.model.options() != ModelOptions::default() {
+            let text = "training steps have fixed texts and a loss of their own, so no option for pooling, prompts or lengths";
+            return Err(Failure::usage(text).into());
+        }
         return train::run(workload, &args.model, args.repeats.get(), &stopped, output);
     }
     let model = Model::load(&args, args.model.encoder_config(Arithmetic::Auto)?)?;

@@ -234,6 +234,34 @@ fn requests_are_answered_line_by_line() {
     assert!(child.wait().unwrap().success());
 }
 
+/// Seven threads are those of whatever does not say how many it wants, and end with the process.
+#[cfg(target_os = "linux")]
+#[test]
+fn one_thread_builds_where_one_is_asked_for() {
+    let files = Files::new();
+    // As many rows have sketches.
+    fs::write(files.path("base.fvecs"), fvecs(&rows(3000, 1))).unwrap();
+    let mut child = Command::new(env!("CARGO_BIN_EXE_trawl"))
+        .args(files.arguments(&["--requests", "--threads", "1"]))
+        .env("RAYON_NUM_THREADS", "7")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut input = child.stdin.take().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let request = json!({"queries": files.path("queries.fvecs")});
+    writeln!(input, "{request}").unwrap();
+    let answer: Value = serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap();
+    assert_eq!(answer["n_queries"], 7);
+    let threads = fs::read_dir(format!("/proc/{}/task", child.id())).unwrap();
+    let n_threads = threads.count();
+    assert!(n_threads < 7, "{n_threads} threads");
+    drop(input);
+    assert!(child.wait().unwrap().success());
+}
+
 #[test]
 fn bad_vectors_and_arguments_are_named() {
     let files = Files::new();

@@ -215,7 +215,7 @@ pub fn run(args: SearchArgs, output: &Output) -> anyhow::Result<()> {
         threads: how.threads,
         devices: args.device.open()?,
     };
-    let built = on_threads(how.threads, || built::build(&base, &config))?;
+    let built = in_pool(how.threads, || built::build(&base, &config))?;
     if args.requests {
         output.remark(format!("{} rows, ready", built.index.as_dyn().len()));
         return requests::answer(&built, &how);
@@ -318,11 +318,19 @@ fn on_threads<T: Send>(
 ) -> anyhow::Result<T> {
     match threads.get() {
         1 => run(),
-        n => rayon::ThreadPoolBuilder::new()
-            .num_threads(n)
-            .build()?
-            .install(run),
+        _ => in_pool(threads, run),
     }
+}
+
+/// Runs where whatever divides its work among the threads that it finds, as the writer of sketches does, finds so many.
+fn in_pool<T: Send>(
+    threads: NonZeroUsize,
+    run: impl FnOnce() -> anyhow::Result<T> + Send,
+) -> anyhow::Result<T> {
+    rayon::ThreadPoolBuilder::new()
+        .num_threads(threads.get())
+        .build()?
+        .install(run)
 }
 
 /// Reads query vectors that fit the index.

@@ -149,6 +149,12 @@ pub enum MeasureError {
         /// The text.
         name: String,
     },
+    /// A grade in parentheses, of a measure for which no passage is relevant or not.
+    #[error("`{name}` takes no `(rel=N)`: it does not ask which passages are relevant")]
+    NoLevel {
+        /// The text.
+        name: String,
+    },
     /// Several measures where one is expected.
     #[error("`{name}` names {found} measures instead of one")]
     Several {
@@ -212,6 +218,9 @@ impl Measure {
             .find(|(.., names)| names.iter().any(|name| name.eq_ignore_ascii_case(head)))
             .map(|&(kind, cutoff, _)| (kind, cutoff))
             .ok_or_else(|| MeasureError::Unknown { name: name() })?;
+        if relevance_level.is_some() && !kind.has_level() {
+            return Err(MeasureError::NoLevel { name: name() });
+        }
         match (cutoff, cutoffs) {
             (Cutoff::Required, None) => Err(MeasureError::NeedsCutoff { name: name() }),
             (Cutoff::Refused, Some(_)) => Err(MeasureError::NoCutoff { name: name() }),
@@ -237,6 +246,16 @@ impl Measure {
     /// Whether the values of all queries are summed instead of averaged.
     pub fn is_count(self) -> bool {
         matches!(self.kind, NumRetrieved | NumRelevant | NumRelevantRetrieved)
+    }
+}
+
+impl MeasureKind {
+    /// Whether the measure asks which passages are relevant.
+    fn has_level(self) -> bool {
+        !matches!(
+            self,
+            Ndcg | NdcgExp | Dcg | Hole | Unjudged | Judged | Answer | NumRetrieved
+        )
     }
 }
 
@@ -370,6 +389,14 @@ mod tests {
             "mrr(level)@10",
             Err("`mrr(level)@10` has no `(rel=N)` between its parentheses"),
         );
+        for text in ["ndcg(rel=2)@10", "judged(rel=2)@10", "num_ret(rel=2)"] {
+            check(
+                text,
+                Err(&format!(
+                    "`{text}` takes no `(rel=N)`: it does not ask which passages are relevant"
+                )),
+            );
+        }
         assert!(matches!(
             Measure::parse_list("é"),
             Err(MeasureError::Unknown { .. })

@@ -258,19 +258,19 @@ impl Tasks {
         }
     }
 
-    /// As [`Self::begin`], unless a task of the kind goes on: then that one is the error.
+    /// As [`Self::begin`], unless a task of the kind goes on: then the id of that one is the error.
     pub(crate) fn begin_alone(
         &self,
         kind: &str,
         collection: &str,
-    ) -> Result<(Task, Arc<AtomicBool>), Task> {
+    ) -> Result<(Task, Arc<AtomicBool>), String> {
         let mut tasks = lock(&self.tasks);
         let goes_on = |known: &&Known| {
             let Known { task, .. } = known;
             task.kind == kind && task.state == TaskState::Running
         };
         match tasks.1.iter().find(goes_on) {
-            Some(known) => Err(known.task.clone()),
+            Some(known) => Err(known.task.task.clone()),
             None => Ok(begin(&mut tasks, kind, collection)),
         }
     }
@@ -431,7 +431,7 @@ mod tests {
         let tasks = Tasks::default();
         let (first, _) = tasks.begin_alone("eval", "docs").unwrap();
         tasks.begin("compact", "docs");
-        assert_eq!(tasks.begin_alone("eval", "plain").unwrap_err(), first);
+        assert_eq!(tasks.begin_alone("eval", "plain").unwrap_err(), first.task);
         tasks.end(&first.task, Err("it could not".to_owned()));
         let (second, cancelled) = tasks.begin_alone("eval", "plain").unwrap();
         tasks.cancel(&second.task).unwrap();
@@ -461,7 +461,7 @@ mod tests {
         }
         let known = tasks.list();
         assert_eq!((known.len(), &known[0]), (MAX_TASKS, &first));
-        assert_eq!(tasks.begin_alone("eval", "docs").unwrap_err(), first);
+        assert_eq!(tasks.begin_alone("eval", "docs").unwrap_err(), first.task);
         tasks.cancel_all();
         assert!(cancelled.load(Ordering::Acquire));
     }

@@ -64,7 +64,7 @@ pub(super) async fn evaluate(
     let work = Work::resolve(&asker, body)?;
     let begun = app.tasks.begin_alone("eval", &name);
     let (task, cancelled) = begun.map_err(|other| {
-        let text = format!("evaluation `{}` goes on", other.task);
+        let text = format!("evaluation `{other}` goes on");
         ApiError::overloaded(text, Duration::from_secs(1))
     })?;
     let id = task.task.clone();

@@ -12,7 +12,11 @@ use crate::harness::{Answer, TestServer, wait_until};
 use crate::ids;
 use crate::security::{self, bearer, key, keys};
 
-const QUERIES: [(&str, &str, &[(&str, i32)]); 4] = [
+/// The documents judged for a query, with their grades.
+type Judged = &'static [(&'static str, i32)];
+
+/// Ids, texts and judgments.
+const QUERIES: [(&str, &str, Judged); 4] = [
     ("q1", "why is the sky blue", &[("sky", 2), ("glass", 1)]),
     ("q2", "yeast in the dough", &[("bread", 1)]),
     (

@@ -58,7 +58,8 @@ impl ModelKind {
                 "```python\nfrom transformers import AutoModelForMaskedLM, AutoTokenizer\n\
                  model = AutoModelForMaskedLM.from_pretrained(\"path/to/this/folder\")\n\
                  tokenizer = AutoTokenizer.from_pretrained(\"path/to/this/folder\")\n```\n\n\
-                 A masked language model, pre-trained for retrieval: fine-tune it with `pooling = \"cls\"` before searching with it."
+                 A masked language model, pre-trained for retrieval: fine-tune it with `pooling = \"cls\"` \
+                 and `normalize = true` or `false` before searching with it."
                     .to_owned()
             }
             Self::CrossEncoder => python(
@@ -140,5 +141,10 @@ mod tests {
             assert!(card.contains(part), "{part} is not in\n{card}");
         }
         assert!(ModelKind::Towers.usage().contains("this/folder/passage"));
+        // Fine-tuning refuses an export of pre-training without both.
+        let usage = ModelKind::MaskedLanguageModel.usage();
+        for key in ["`pooling = \"cls\"`", "`normalize = true` or `false`"] {
+            assert!(usage.contains(key), "{key} is not in\n{usage}");
+        }
     }
 }

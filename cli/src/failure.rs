@@ -322,6 +322,10 @@ fn of_training(cause: &(dyn std::error::Error + 'static)) -> Option<(Exit, Optio
             let hint = "`--resume` goes on with that run, `--out` names another folder";
             return Some((Exit::Usage, Some(hint)));
         }
+        Some(TrainError::NoRun { .. }) => {
+            let hint = "without `--resume` it begins there, `--out` names another folder";
+            return Some((Exit::Usage, Some(hint)));
+        }
         Some(TrainError::RepeatedMeasure { .. }) => {
             let hint = "`dev.examples` have that one too; a cutoff gives one of `dev.measures` another name, such as `mrr@100`";
             return Some((Exit::Usage, Some(hint)));

@@ -132,6 +132,13 @@ fn a_run_ends_in_a_model_that_can_be_used() {
     ];
     let errors = fail(2, other);
     assert!(errors.contains("`seed = 42`, not `seed = 7`"), "{errors}");
+    let none = folder.path().join("none");
+    let none = ["train", config.as_str(), "--out", text(&none), "--resume"];
+    let errors = fail(2, none);
+    assert!(
+        errors.contains("none` holds no run") && errors.contains("without `--resume`"),
+        "{errors}"
+    );
 }
 
 /// A data set in BEIR's layout: eight queries, each with a passage that answers it and three that do not, and a run in

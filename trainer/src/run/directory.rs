@@ -114,10 +114,17 @@ impl RunDirectory {
     /// Opens a run to go on with it: from its last checkpoint, from the beginning where it has none.
     ///
     /// # Errors
-    /// [`TrainError::OtherConfig`] when it was started with another configuration; [`TrainError::File`].
+    /// [`TrainError::NoRun`] when there is none; [`TrainError::OtherConfig`] when it was started with another configuration;
+    /// [`TrainError::File`].
     pub fn resume(path: &Path, config: &str) -> Result<Self, TrainError> {
         let file = path.join(CONFIG);
-        let recorded = fs::read_to_string(&file).map_err(TrainError::file(&file))?;
+        let recorded = match fs::read_to_string(&file) {
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                let path = path.to_owned();
+                return Err(TrainError::NoRun { path });
+            }
+            read => read.map_err(TrainError::file(&file))?,
+        };
         if recorded != config {
             let (mut recorded, mut given) = (recorded.lines(), config.lines());
             let (recorded, given) = loop {

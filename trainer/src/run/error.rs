@@ -141,6 +141,12 @@ pub enum TrainError {
         /// The folder.
         path: PathBuf,
     },
+    /// There is no run to go on with.
+    #[error("`{}` holds no run", path.display())]
+    NoRun {
+        /// The folder.
+        path: PathBuf,
+    },
     /// Another process works in the folder.
     #[error("`{}` is in use by another process", path.display())]
     InUse {

@@ -824,7 +824,8 @@ fn what_makes_no_sense_is_refused_before_anything_is_trained() {
         error.to_string().contains("it has `b = 2`, not `b = 3`"),
         "{error}"
     );
-    assert!(RunDirectory::resume(&folder.path().join("nothing"), "").is_err());
+    let error = RunDirectory::resume(&folder.path().join("nothing"), "").unwrap_err();
+    assert!(matches!(error, TrainError::NoRun { .. }), "{error}");
     let none = Numbers::new(0);
     let config = config();
     let error = Setup {

@@ -276,6 +276,15 @@ fn classify(error_chain: &anyhow::Error) -> (Exit, Option<String>) {
             }
             _ => {}
         }
+        if let Some(BuildError::Builds { n_builds, .. }) = cause.downcast_ref() {
+            let hint = match *n_builds {
+                0 => {
+                    "`trawl index encode` makes parts; `--build DIGEST` names a build that is complete already"
+                }
+                _ => "`--build DIGEST` says which; `trawl index status` shows them",
+            };
+            return (Exit::Failed, Some(hint.to_owned()));
+        }
         let hint = match cause.downcast_ref() {
             Some(CollectionError::InProgress { .. }) => {
                 "`--resume` continues that build, `--restart` drops it"

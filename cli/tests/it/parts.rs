@@ -56,7 +56,17 @@ fn parts_are_encoded_anywhere_and_committed_once() {
         built["generation"]
     );
     let error = fail(1, ["index", "commit", collection]);
-    assert!(error.contains("0 builds"), "{error}");
+    assert!(
+        error.contains("0 builds") && error.contains("`trawl index encode` makes parts"),
+        "{error}"
+    );
+    encode(&["encode", "--part", "0/2", "--rows", "f16"]);
+    encode(&["encode", "--part", "0/2", "--rows", "bf16"]);
+    let error = fail(1, ["index", "commit", collection]);
+    assert!(
+        error.contains("2 builds") && error.contains("`--build DIGEST` says which"),
+        "{error}"
+    );
     succeed(["--quiet", "search", collection, "bread", "-k", "1"]);
 
     fail(2, into(collection, &["encode", "--part", "2/2"]));

@@ -294,6 +294,20 @@ fn a_worse_candidate_is_refused_with_the_queries_that_lost_most() {
     assert!(shown.contains("overlap 0."), "{shown}");
     assert!(shown.contains("nDCG 0.0000 (live 1.0000)"), "{shown}");
 
+    // A smaller one that finds all that it has: no question lost anything.
+    let few: String = corpus
+        .lines()
+        .take(half)
+        .map(|line| format!("{line}\n"))
+        .collect();
+    fs::write(&path, few).expect("written");
+    let smaller = fixture.build(&path, &testkit::default_model(), &[]);
+    let output = crate::trawl(["index", "publish", text(&collection), &smaller]);
+    assert_eq!(output.status.code(), Some(3));
+    let shown = String::from_utf8_lossy(&output.stdout);
+    assert!(shown.contains("more than 20 % below live"), "{shown}");
+    assert!(!shown.contains("nDCG"), "{shown}");
+
     // Judged queries and limits of one's own.
     let gate = fixture.folder.path().join("gate.toml");
     let queries = sample("queries.jsonl");

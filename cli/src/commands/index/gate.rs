@@ -167,10 +167,18 @@ pub fn show(report: &GateReport) -> String {
     }
     text += "\n";
     text += &output::table(&header, &["candidate", "live"], rows.collect());
-    for worst in &report.worst {
+    for worst in report.worst.iter().filter(|worst| has_lost(worst)) {
         text += &side_by_side(worst);
     }
     text
+}
+
+/// Of a candidate that is refused for its size, say, no question need have lost anything.
+fn has_lost(question: &WorstQuestion) -> bool {
+    question.overlap < 1.0
+        || question
+            .ndcg
+            .is_some_and(|(candidate, live)| candidate < live)
 }
 
 fn side_by_side(worst: &WorstQuestion) -> String {

@@ -72,7 +72,12 @@ struct AddArgs {
   trawl documents delete data/docs --ids gone.txt
   trawl documents delete data/docs --filter 'lang=en year<2020'
 
-A filter deletes what passes it now, documents included that were written since the last build; what is deleted is printed.")]
+A filter deletes what passes it now, documents included that were written since the last build; how many those are is printed.")]
+#[command(
+    override_usage = "trawl documents delete [OPTIONS] <COLLECTION> <DOCUMENTS>...
+       trawl documents delete [OPTIONS] <COLLECTION> --ids <FILE>
+       trawl documents delete [OPTIONS] <COLLECTION> --filter <EXPR>"
+)]
 struct DeleteArgs {
     /// Folder of the collection.
     collection: PathBuf,

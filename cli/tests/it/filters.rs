@@ -251,4 +251,9 @@ fn what_passes_is_deleted() {
         refused.contains("--ids <FILE>|--filter <EXPR>"),
         "{refused}"
     );
+    // In the order in which they have to be typed.
+    assert!(
+        refused.contains("delete [OPTIONS] <COLLECTION> <DOCUMENTS>..."),
+        "{refused}"
+    );
 }

@@ -405,6 +405,14 @@ fn a_suite_is_averaged_and_not_done_twice() {
         "{errors}"
     );
     assert!(text(&output.stdout).contains("mean of 2"));
+    // All measures of a profile are too many to stand side by side.
+    let wide = "eval suite sets/one sets/two --runs runs --out wide --profile beir";
+    let shown = folder.trawl(wide);
+    let shown = text(&shown.stdout);
+    for name in ["ndcg@1 ", "ndcg@1000 ", "recall@1000 ", "P@100 ", "mrr@10 "] {
+        assert!(shown.contains(name), "{name}:\n{shown}");
+    }
+    assert_eq!(shown.matches("mean of 2").count(), 5, "{shown}");
     let found = folder.json(suite);
     assert_eq!(
         (&found["macro_average"], &found["n_datasets"]),

@@ -256,38 +256,49 @@ fn value_of(outcome: &Outcome, measure: &str) -> f64 {
         .unwrap_or(f64::NAN)
 }
 
+/// Measures in one table: with more of them columns get too narrow to be read. BEIR has as many cutoffs of each measure.
+const MEASURES_ACROSS: usize = 6;
+
 fn table(outcomes: &[Outcome], average: &Map<String, Value>) -> String {
     let measures = outcomes
         .first()
         .map(|outcome| outcome.measures.as_slice())
         .unwrap_or_default();
-    let count = |outcome: &Outcome, name: &str| outcome.report[name].to_string();
-    let mut rows: Vec<Vec<String>> = outcomes
-        .iter()
-        .map(|outcome| {
-            let mut row = vec![outcome.dataset.clone(), outcome.split.clone()];
-            row.extend([count(outcome, "num_q"), count(outcome, "num_q_missing")]);
-            row.extend(
-                measures
-                    .iter()
-                    .map(|measure| format!("{:.4}", value_of(outcome, measure))),
-            );
-            row
-        })
-        .collect();
-    let mut last = vec![
-        format!("mean of {}", outcomes.len()),
-        String::new(),
-        String::new(),
-        String::new(),
-    ];
-    last.extend(
-        measures
+    let mut text = String::new();
+    for (part, measures) in measures.chunks(MEASURES_ACROSS).enumerate() {
+        let counts: &[(&str, &str)] = match part {
+            0 => &[("queries", "num_q"), ("missing", "num_q_missing")],
+            _ => &[],
+        };
+        let mut rows: Vec<Vec<String>> = outcomes
             .iter()
-            .map(|measure| format!("{:.4}", average[measure].as_f64().unwrap_or(f64::NAN))),
-    );
-    rows.push(last);
-    let mut header = vec!["data set", "split", "queries", "missing"];
-    header.extend(measures.iter().map(String::as_str));
-    output::table(&header, &header[2..], rows)
+            .map(|outcome| {
+                let mut row = vec![outcome.dataset.clone(), outcome.split.clone()];
+                row.extend(
+                    counts
+                        .iter()
+                        .map(|(_, name)| outcome.report[*name].to_string()),
+                );
+                row.extend(
+                    measures
+                        .iter()
+                        .map(|measure| format!("{:.4}", value_of(outcome, measure))),
+                );
+                row
+            })
+            .collect();
+        let mut last = vec![format!("mean of {}", outcomes.len()), String::new()];
+        last.extend(counts.iter().map(|_| String::new()));
+        last.extend(
+            measures
+                .iter()
+                .map(|measure| format!("{:.4}", average[measure].as_f64().unwrap_or(f64::NAN))),
+        );
+        rows.push(last);
+        let mut header = vec!["data set", "split"];
+        header.extend(counts.iter().map(|(shown, _)| *shown));
+        header.extend(measures.iter().map(String::as_str));
+        text += &output::table(&header, &header[2..], rows);
+    }
+    text
 }

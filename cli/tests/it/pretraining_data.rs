@@ -179,6 +179,9 @@ fn words_of_ids_and_of_texts_are_counted() {
 
     let errors = fail(2, [&arguments[..], &["--columns", "id,text"]].concat());
     assert!(errors.contains("--texts"), "{errors}");
+    fs::write(&bad, "{\"_id\": \"a\", \"text\": \"words\"}\n").unwrap();
+    let errors = fail(65, arguments.clone());
+    assert!(errors.contains("`--texts` counts plain texts"), "{errors}");
     let other = testkit::fixture("models/tiny-roberta");
     let all = [
         "data",

@@ -138,6 +138,11 @@ pub(crate) fn from_json<'de, T: Deserialize<'de>>(line: &'de str) -> Result<T, S
         .map_err(|error| error.to_string().replace(" at line 1 column ", " at byte "))
 }
 
+/// Whether a line is one of a corpus of texts, where ids of tokens are read.
+pub(crate) fn is_plain_text(line: &str) -> bool {
+    serde_json::from_str(line).is_ok_and(|line: serde_json::Value| line["text"].is_string())
+}
+
 /// An id, which some write as a number.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(untagged, expecting = "an id is text or a whole number")]

@@ -32,7 +32,7 @@ pub use error::DataError;
 pub use example::{Candidate, Content, Example, Group};
 pub use judged::{JudgedSource, Judgments, NegativeSource};
 pub use line::{ExampleReader, LineFormat};
-pub(crate) use line::{from_json, parse as parse_line};
+pub(crate) use line::{from_json, is_plain_text, parse as parse_line};
 pub(crate) use lines::{LineChunk, LineChunks};
 pub use named::{NamedFormat, NamedSource};
 pub use passage_text::PassageText;

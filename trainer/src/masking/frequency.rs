@@ -9,7 +9,9 @@ use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::{Skipped, Vocabulary, Words};
-use crate::data::{DataError, LineChunk, LineChunks, OnBytes, TextChunk, TextChunks, from_json};
+use crate::data::{
+    DataError, LineChunk, LineChunks, OnBytes, TextChunk, TextChunks, from_json, is_plain_text,
+};
 use crate::parallel::map_in_order;
 
 /// How often each whole word occurs in a corpus, or in how many of its texts, from which MASTER's keyword masks are drawn.
@@ -358,7 +360,10 @@ fn ids_of(line: &str, vocabulary: &Vocabulary) -> Result<Vec<u32>, String> {
     struct Line {
         text: Vec<u32>,
     }
-    let Line { text } = from_json(line)?;
+    let Line { text } = from_json(line).map_err(|error| match is_plain_text(line) {
+        true => "`text` is words, not ids of tokens; `--texts` counts plain texts".to_owned(),
+        false => error,
+    })?;
     vocabulary.check(&text)?;
     Ok(text)
 }

@@ -5,7 +5,7 @@ use super::{
     Corrupted, Corruption, FrequencyDictionary, Skipped, Vocabulary, Words, complement, crop,
     mask_keywords, wrap, wrap_mask,
 };
-use crate::data::from_json;
+use crate::data::{from_json, is_plain_text};
 
 /// Share of tokens that the encoder hides where the decoder hides all others. Not a setting of the published code either.
 const COMPLEMENTARY_RATIO: f64 = 0.5;
@@ -77,14 +77,10 @@ impl MasterText {
     /// # Errors
     /// What is wrong with it: another shape, an id that the vocabulary does not have, no token.
     pub fn parse(line: &str, vocabulary: &Vocabulary) -> Result<Self, String> {
-        let parsed: Self = from_json(line).map_err(|error| {
-            let parsed: serde_json::Value = serde_json::from_str(line).unwrap_or_default();
-            if parsed["text"].is_string() {
-                "`text` is words, not ids of tokens; `format = \"texts\"` reads plain texts"
-                    .to_owned()
-            } else {
-                error
-            }
+        let parsed: Self = from_json(line).map_err(|error| match is_plain_text(line) {
+            true => "`text` is words, not ids of tokens; `format = \"texts\"` reads plain texts"
+                .to_owned(),
+            false => error,
         })?;
         let lists = [&parsed.text].into_iter();
         for ids in lists.chain(&parsed.queries).chain(&parsed.next) {

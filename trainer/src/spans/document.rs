@@ -3,7 +3,7 @@ use std::str::FromStr;
 use rand::{Rng, RngExt};
 use serde::{Deserialize, Serialize};
 
-use crate::data::{DataError, from_json};
+use crate::data::{DataError, from_json, is_plain_text};
 use crate::masking::Vocabulary;
 
 /// A document as its line says it: its spans, at least two, each with others beside it.
@@ -110,7 +110,12 @@ impl SpanDocument {
     /// What is wrong with it: another shape, an id that the vocabulary does not have, fewer than two spans, a span without a
     /// token.
     pub fn parse(line: &str, vocabulary: &Vocabulary) -> Result<Self, String> {
-        let parsed: Self = from_json(line)?;
+        let parsed: Self = from_json(line).map_err(|error| match is_plain_text(line) {
+            true => {
+                "`text` is words, not spans, which `trawl data span-pairs` makes of it".to_owned()
+            }
+            false => error,
+        })?;
         for span in &parsed.spans {
             let lists = [
                 ("anchor", &span.anchor),
@@ -195,6 +200,18 @@ mod tests {
         check_chances("mixed", [1.0 / 3.0; 3]);
         check_chances("overlap", [0.0, 0.0, 1.0]);
         check_chances("nearby+overlap", [0.0, 0.5, 0.5]);
+    }
+
+    #[test]
+    fn a_corpus_of_texts_is_told_from_bad_lines() {
+        let special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"];
+        let vocabulary = Vocabulary::new(special.map(str::to_owned).to_vec());
+        let vocabulary = vocabulary.expect("the special tokens are there");
+        let error = SpanDocument::parse("{\"text\": \"a line of words\"}", &vocabulary);
+        let error = error.expect_err("no spans");
+        assert!(error.contains("`trawl data span-pairs` makes"), "{error}");
+        let error = SpanDocument::parse("{\"text\": [5]}", &vocabulary).expect_err("no spans");
+        assert!(error.contains("missing field `spans`"), "{error}");
     }
 
     #[test]

@@ -562,9 +562,16 @@ fn of_how_many(answer: &SearchResponse) -> String {
         Relation::Eq => "",
         Relation::Gte => "at least ",
     };
+    let hits = answer.hits.iter().map(|hit| hit.pinned);
+    let groups = answer.groups.iter().map(|group| group.pinned);
+    // The ranking, which the total counts, need not have them.
+    let pinned = match hits.chain(groups).filter(|&pinned| pinned).count() {
+        0 => String::new(),
+        n_pinned => format!(", {n_pinned} pinned"),
+    };
     match answer.groups.len() {
-        0 => format!("{} of {least}{value} passages\n", answer.hits.len()),
-        n_groups => format!("{n_groups} groups of {least}{value} passages\n"),
+        0 => format!("{} of {least}{value} passages{pinned}\n", answer.hits.len()),
+        n_groups => format!("{n_groups} groups of {least}{value} passages{pinned}\n"),
     }
 }
 

@@ -193,6 +193,14 @@ fn boosts_orders_and_pins_change_the_order_and_are_explained() {
     let with = |more: &[&'static str]| [&arguments[..], more].concat();
     let shown = succeed(with(&["--boost", "year:log1p weight=0.1", "--explain"]));
     assert!(shown.contains("log1p of year +0."), "{shown}");
+    // A pin that the ranking does not have is more than all that it has.
+    let shown = succeed(with(&[
+        "--score-threshold",
+        "1000000",
+        "--pin",
+        "1:kitchen-01",
+    ]));
+    assert!(shown.contains("1 of 0 passages, 1 pinned\n"), "{shown}");
     for (more, message) in [
         (["--boost", "yaer:log1p"], "did you mean `year`"),
         (["--boost", "year:log1p stage=rerank"], "`--rerank` only"),

@@ -270,7 +270,7 @@ fn bad_lines_are_named_or_counted() {
             "token 4000000 is not one of the tokenizer's",
         ),
         ("{\"text\": [-1]}", "invalid value"),
-        ("{\"text\": \"words\"}", "invalid type"),
+        ("{\"text\": \"words\"}", "`text` is words"),
         ("{\"text\": [1, 2", "EOF"),
     ] {
         // Far enough behind the beginning that several threads have work.

@@ -34,6 +34,9 @@ const MAX_TABLE_BYTES: u64 = 256 << 20;
 /// What the names of folders begin with that are being unpacked into.
 const TEMPORARY: &str = ".bundle-";
 
+/// Which generation is live, in a bundle that is unpacked.
+const ALIASES: &str = "collection/aliases.json";
+
 /// What is in a bundle.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -278,10 +281,11 @@ impl Bundle {
         }
         let collection = Collection::open(&temporary.path().join("collection"))?;
         collection.writer("bundle")?.publish(&table.generation)?;
-        if target.exists() {
-            fs::remove_dir_all(&target).with_context(unpacked)?; // Damaged.
-        }
-        fs::rename(temporary.path(), &target).with_context(unpacked)?;
+        let placed = match target.exists() {
+            true => mend(&target, temporary.path(), &table),
+            false => fs::rename(temporary.path(), &target),
+        };
+        placed.with_context(unpacked)?;
         sync_folder(folder).with_context(unpacked)?;
         Ok(bundle)
     }
@@ -352,6 +356,26 @@ fn read_table(
     }
 }
 
+/// Puts the files of a bundle in the place of those of a damaged copy. What else is in that stays: documents that were written to
+/// its collection are nowhere else.
+fn mend(target: &Path, unpacked: &Path, table: &Table) -> io::Result<()> {
+    let replace = |name: &str| {
+        let to = target.join(name);
+        let folder = to.parent().expect("it is below the folder");
+        fs::create_dir_all(folder)?;
+        fs::rename(unpacked.join(name), &to)?;
+        sync_folder(folder)
+    };
+    for entry in &table.files {
+        replace(&entry.path)?;
+    }
+    // What is live may be a generation that has what was written.
+    match target.join(ALIASES).is_file() {
+        true => Ok(()),
+        false => replace(ALIASES),
+    }
+}
+
 /// Removes what was not unpacked to its end.
 fn remove_unfinished(folder: &Path) -> io::Result<()> {
     for entry in fs::read_dir(folder)? {
@@ -381,7 +405,7 @@ fn is_whole(folder: &Path, table: &Table) -> bool {
             table.generation
         )))
         .is_ok()
-        && folder.join("collection/aliases.json").is_file()
+        && folder.join(ALIASES).is_file()
 }
 
 fn damaged(path: &Path, reason: &str) -> anyhow::Error {

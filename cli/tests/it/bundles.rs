@@ -2,11 +2,11 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use crate::session::build;
-use crate::{fail, interrupt, json, text, tiny_model};
+use crate::{fail, interrupt, json, succeed, text, tiny_model};
 
 /// Runs `trawl` where there are no models, with a cache folder of its own.
 fn elsewhere(cache: &Path, arguments: &[&str]) -> Output {
@@ -16,6 +16,17 @@ fn elsewhere(cache: &Path, arguments: &[&str]) -> Output {
         .env("XDG_CACHE_HOME", cache)
         .output()
         .expect("the binary of this package starts")
+}
+
+/// The one bundle that is unpacked in a cache folder.
+fn unpacked(cache: &Path) -> PathBuf {
+    let folders = fs::read_dir(cache.join("trawl/bundles")).expect("a folder");
+    let mut folders = folders
+        .map(|entry| entry.expect("an entry").path())
+        .filter(|path| path.is_dir())
+        .collect::<Vec<_>>();
+    assert_eq!(folders.len(), 1, "{folders:?}");
+    folders.remove(0)
 }
 
 #[test]
@@ -70,13 +81,7 @@ fn a_bundle_answers_as_its_collection_does_and_damage_is_named() {
     assert!(checked.status.success(), "{error}");
 
     // What was unpacked is checked, and unpacked again.
-    let unpacked = fs::read_dir(cache.join("trawl/bundles")).expect("a folder");
-    let unpacked = unpacked
-        .map(|entry| entry.expect("an entry").path())
-        .filter(|path| path.is_dir())
-        .collect::<Vec<_>>();
-    assert_eq!(unpacked.len(), 1, "{unpacked:?}");
-    let weights = unpacked[0].join("models/tiny-bert/model.safetensors");
+    let weights = unpacked(&cache).join("models/tiny-bert/model.safetensors");
     fs::write(&weights, "damaged").expect("written");
     let again = elsewhere(&cache, &search);
     assert_eq!(
@@ -106,6 +111,43 @@ fn a_bundle_answers_as_its_collection_does_and_damage_is_named() {
         assert_eq!(output.status.code(), code, "damage {i}: {error}");
         assert!(error.contains("sample.trawl"), "{error}");
     }
+}
+
+#[test]
+fn documents_that_were_written_to_a_bundle_stay_when_it_is_unpacked_again() {
+    let built = build();
+    let folder = built.folder.path();
+    let (bundle, cache) = (folder.join("sample.trawl"), folder.join("cache"));
+    let reranker = testkit::fixture("models/tiny-cross-bert");
+    let pack = ["--json", "bundle", text(&built.collection), "--to"];
+    json([&pack[..], &[text(&bundle), "--rerank", text(&reranker)]].concat());
+    let search = || {
+        let found = elsewhere(&cache, &["search", text(&bundle), "bread"]);
+        let error = String::from_utf8_lossy(&found.stderr);
+        assert!(found.status.success(), "{error}");
+    };
+    search();
+    let copy = unpacked(&cache);
+    let (collection, model) = (copy.join("collection"), tiny_model());
+    let collection = text(&collection);
+    let document = folder.join("document.jsonl");
+    fs::write(&document, r#"{"_id": "new", "text": "salt and stone"}"#).expect("written");
+    let with_model = ["--model", text(&model)];
+    let add = ["documents", "add", collection, text(&document)];
+    succeed([&add[..], &with_model].concat());
+    let weights = copy.join("models/tiny-bert/model.safetensors");
+    let whole = fs::read(&weights).expect("read");
+    let repair = || {
+        fs::write(&weights, "damaged").expect("written");
+        search();
+        assert!(fs::read(&weights).expect("read") == whole);
+        let get = ["documents", "get", collection, "new"];
+        succeed([&get[..], &with_model].concat());
+    };
+    repair();
+    // As part of a generation that the bundle does not have.
+    succeed(["index", "compact", collection]);
+    repair();
 }
 
 #[test]

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::{fail, json as json_of, text};
+use crate::{fail, json as json_of, text, trawl};
 
 /// Milliseconds in which a request is answered however busy the machine is.
 const PATIENT: &str = "600000";
@@ -105,6 +105,18 @@ fn searched(server: &Slow, queries: &Path, load: &[&str]) -> Value {
         "--quiet",
     ];
     json_of([&command[..], &more[..], load].concat())
+}
+
+#[test]
+fn the_last_line_of_progress_has_the_whole_time() {
+    let (files, server) = (Files::new(), Slow::start(Duration::ZERO, &[200]));
+    let queries = files.path("queries.jsonl");
+    let command = ["bench", "serve", "--url", &server.url];
+    let asked = ["--collection", "docs", "--queries", text(&queries)];
+    let load = ["--clients", "1", "--seconds", "1", "--timeout-ms", PATIENT];
+    let output = trawl([&command[..], &asked, &load].concat());
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(errors.contains("1 client: 1 s of load in "), "{errors}");
 }
 
 #[test]

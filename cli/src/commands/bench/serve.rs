@@ -148,9 +148,12 @@ impl Load {
             }
             Self::Clients(n_clients) => {
                 let duration = Duration::from_secs(seconds);
-                load::by_clients(target, n_clients as usize, duration, |over| {
-                    progress.update(&phase, "seconds", over.as_secs(), seconds);
-                })
+                let asked = load::by_clients(target, n_clients as usize, duration, |over| {
+                    progress.update(&phase, "s of load", over.as_secs(), seconds);
+                })?;
+                // The last tick comes before the end.
+                progress.update(&phase, "s of load", seconds, seconds);
+                Ok(asked)
             }
         }
     }

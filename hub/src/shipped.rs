@@ -1,6 +1,7 @@
 //! The default reranker, which travels inside the binary.
 
-use std::fs;
+use std::fs::File;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
@@ -51,7 +52,11 @@ pub fn folder() -> PathBuf {
 pub fn unpack(into: &Path) -> Result<String, PullError> {
     for (name, bytes) in FILES {
         let path = into.join(name);
-        fs::write(&path, bytes).map_err(|source| PullError::write(&path, source))?;
+        let written = File::create(&path).and_then(|mut file| {
+            file.write_all(bytes)?;
+            file.sync_all()
+        });
+        written.map_err(|source| PullError::write(&path, source))?;
     }
     Ok("this binary".to_owned())
 }

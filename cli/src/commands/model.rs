@@ -139,7 +139,7 @@ fn pull(name: &str, to: Option<PathBuf>, output: &Output) -> anyhow::Result<()> 
         .with_context(|| format!("cannot get model `{name}`"))?;
     let shown = json!({ "path": pulled.path, "source": pulled.source });
     output.result(&shown, |_| {
-        format!("{} (from {})", pulled.path.display(), pulled.source)
+        format!("{} ({})", pulled.path.display(), pulled.source)
     })
 }
 

@@ -774,3 +774,13 @@ fn a_cross_encoder_in_place_of_an_encoder_is_told_what_it_is_for() {
         }
     }
 }
+
+#[test]
+fn a_pull_says_where_the_model_came_from_or_that_it_is_there() {
+    let folder = tempfile::tempdir().unwrap();
+    let pull = ["model", "pull", "trawl-reranker-small", "--to"];
+    for expected in [" (this binary)\n", " (already there)\n"] {
+        let shown = succeed([&pull[..], &[text(folder.path())]].concat());
+        assert!(shown.ends_with(expected), "{shown}");
+    }
+}

@@ -7,9 +7,9 @@ use corpus::{Qrels, QrelsFormat, Query, Run, Scored, check_query_id, check_run_i
 use encoder::Arithmetic;
 use openapi::Ordered;
 use retriever::{
-    DirectEncoder, DirectReranker, Fusion, Group, Grouping, Hit, Include, Mode, OpenConfig,
-    QueryEncoder, QueryInput, Relation, RerankRequest, Reranker, Retriever, SearchOptions,
-    SearchRequest, SearchResponse, Total, Usage, Weights,
+    DirectEncoder, DirectReranker, FilterError, Fusion, Group, Grouping, Hit, Include, Mode,
+    OpenConfig, QueryEncoder, QueryInput, Relation, RerankRequest, Reranker, Retriever,
+    SearchError, SearchOptions, SearchRequest, SearchResponse, Total, Usage, Weights,
 };
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -231,7 +231,7 @@ impl Session {
         }
         let filter = filter::resolve(&how.filter, &retriever)?;
         let options = SearchOptions { filter, ..options };
-        retriever.check_fields(&options)?;
+        retriever.check_fields(&options).map_err(placed)?;
         let encoder: Box<dyn QueryEncoder> = match (asked, options.mode) {
             (Asked::Vectors, _) | (_, Mode::Lexical) => Box::new(NoEncoder),
             (Asked::Texts, Mode::Dense | Mode::Hybrid(_)) => {
@@ -279,7 +279,7 @@ impl Session {
         let search = self
             .retriever
             .search(request, &*self.encoder, self.reranker.as_deref());
-        Ok(self.runtime.block_on(search)?)
+        Ok(self.runtime.block_on(search).map_err(placed)?)
     }
 
     /// Answers many queries with ids and scores only.
@@ -396,6 +396,23 @@ fn scored(hits: Vec<Hit>, is_by_score: bool) -> Vec<Scored> {
     ids.zip(scores)
         .map(|(id, score)| Scored { id, score })
         .collect()
+}
+
+/// The place of a fault as the command line has it, where no list has a number: the entry of a boost, if its field does not say
+/// it.
+fn placed(error: SearchError) -> SearchError {
+    let of_entry = |FilterError { pointer, fault }| {
+        let entry = pointer.rsplit('/').next();
+        let entry = entry.filter(|entry| ["origin", "scale", "offset", "weight"].contains(entry));
+        let pointer = entry.unwrap_or_default().to_owned();
+        FilterError { pointer, fault }
+    };
+    match error {
+        SearchError::Facets(error) => SearchError::Facets(of_entry(error)),
+        SearchError::Boosts(error) => SearchError::Boosts(of_entry(error)),
+        SearchError::Sort(error) => SearchError::Sort(of_entry(error)),
+        error => error,
+    }
 }
 
 /// The run without passages that have the id of their query: where the queries are passages, each finds itself.

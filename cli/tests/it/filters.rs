@@ -148,7 +148,7 @@ fn what_is_wrong_with_a_filter_is_said_with_exit_code_2() {
         ),
         (
             ["--facets", "yaer"],
-            "/0: there is no field `yaer`, did you mean `year`?",
+            "cause: there is no field `yaer`, did you mean `year`?",
         ),
         (["--weights", "1,1"], "--hybrid"),
     ] {
@@ -202,9 +202,16 @@ fn boosts_orders_and_pins_change_the_order_and_are_explained() {
     ]));
     assert!(shown.contains("1 of 0 passages, 1 pinned\n"), "{shown}");
     for (more, message) in [
-        (["--boost", "yaer:log1p"], "did you mean `year`"),
+        (
+            ["--boost", "yaer:log1p"],
+            "cause: there is no field `yaer`, did you mean `year`",
+        ),
+        (
+            ["--boost", "year:exp_decay origin=soon scale=3"],
+            "cause: origin: field `year`",
+        ),
         (["--boost", "year:log1p stage=rerank"], "`--rerank` only"),
-        (["--sort", "titel"], "there is no field `titel`"),
+        (["--sort", "titel"], "cause: there is no field `titel`"),
         (["--pin", "kitchen-02"], "expected a rank"),
     ] {
         let errors = fail(2, with(&more));

@@ -154,7 +154,7 @@ impl ErrorCode {
         match self {
             Self::BadRequest => (400, "bad_request", "Request cannot be read"),
             Self::Unauthorized => (401, "unauthorized", "A key is needed"),
-            Self::Forbidden => (403, "forbidden", "The key may not do this"),
+            Self::Forbidden => (403, "forbidden", "This is not allowed"),
             Self::NotFound => (404, "not_found", "No such thing"),
             Self::ModelNotFound => (404, "model_not_found", "No such model"),
             Self::MethodNotAllowed => (405, "method_not_allowed", "Method is not allowed here"),

@@ -615,9 +615,15 @@ fn a_collection_is_made_and_answers_after_a_restart() {
     );
     assert!(!path.join(".new-left-by-a-crash").exists());
 
-    server
+    let refused = server
         .delete("/v1/collections/docs")
         .problem(403, "forbidden");
+    // Nobody has a key here.
+    assert_eq!(refused["title"], "This is not allowed");
+    assert_eq!(
+        refused["detail"],
+        "collection `docs` was not made over HTTP"
+    );
     let n_folders = || std::fs::read_dir(&path).unwrap().count();
     assert_eq!(n_folders(), 2);
     assert_eq!(server.delete("/v1/collections/notes").status, 204);

@@ -441,11 +441,16 @@ fn a_suite_is_averaged_and_not_done_twice() {
         "{errors}"
     );
 
+    // What is kept of the first stays: neither is evaluated.
+    dataset(&folder, "../more/one", "test");
+    let kept = || std::fs::read(folder.0.path().join("out/one.test.json")).unwrap();
+    let before = kept();
     folder.check_failure(
-        "eval suite sets/one sets/one --runs runs --out out",
+        "eval suite sets/one more/one --runs runs --out out -m mrr@10",
         2,
         "two data sets are named `one`",
     );
+    assert_eq!(kept(), before);
     folder.check_failure(
         "eval suite sets/one --runs runs --out out --split train",
         65,

@@ -1,3 +1,4 @@
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
@@ -64,17 +65,19 @@ struct Outcome {
 pub fn run(args: SuiteArgs, output: &Output) -> anyhow::Result<()> {
     std::fs::create_dir_all(&args.out)
         .with_context(|| format!("cannot create `{}`", args.out.display()))?;
-    let mut outcomes: Vec<Outcome> = Vec::new();
+    let failed = |folder: &Path| format!("cannot evaluate data set `{}`", folder.display());
+    // Before anything is evaluated: the second would take the place of what is kept of the first.
+    let mut names = BTreeSet::new();
     for folder in &args.datasets {
-        let outcome = evaluate_dataset(folder, &args, output)
-            .with_context(|| format!("cannot evaluate data set `{}`", folder.display()))?;
-        if outcomes
-            .iter()
-            .any(|other| other.dataset == outcome.dataset && other.split == outcome.split)
-        {
-            let text = format!("two data sets are named `{}`", outcome.dataset);
+        let (name, split) = name_and_split(folder, &args).with_context(|| failed(folder))?;
+        if !names.insert((name.clone(), split)) {
+            let text = format!("two data sets are named `{name}`");
             return Err(Failure::usage(text).into());
         }
+    }
+    let mut outcomes: Vec<Outcome> = Vec::new();
+    for folder in &args.datasets {
+        let outcome = evaluate_dataset(folder, &args, output).with_context(|| failed(folder))?;
         if outcomes
             .first()
             .is_some_and(|first| first.measures != outcome.measures)
@@ -100,6 +103,12 @@ pub fn run(args: SuiteArgs, output: &Output) -> anyhow::Result<()> {
     let shown =
         json!({ "datasets": outcomes, "n_datasets": outcomes.len(), "macro_average": average });
     output.result(&shown, |_| table(&outcomes, &average))
+}
+
+fn name_and_split(folder: &Path, args: &SuiteArgs) -> anyhow::Result<(String, String)> {
+    let dataset = Dataset::open(folder).map_err(input_error)?;
+    let split = split_of(&dataset, args.split.as_deref())?;
+    Ok((dataset.name, split))
 }
 
 /// Returns the kept result if its inputs are the same, else evaluates and keeps it.

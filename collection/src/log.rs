@@ -569,6 +569,12 @@ impl LogWriter {
         self.segment.next_position - 1
     }
 
+    /// Whether a write failed that could not be undone: the log takes no records until it can be, or is opened again.
+    #[must_use]
+    pub fn is_broken(&self) -> bool {
+        self.broken
+    }
+
     /// Writes records, all or none of them, and returns their positions when they are as durable as was asked for.
     ///
     /// # Errors

@@ -106,18 +106,17 @@ impl Slot {
         let closed = || Arc::new(LiveError::Closed);
         handing.await.map_err(|_| closed())?;
         let committed = receiver.await.map_err(|_| closed())?;
-        if let Err(error) = &committed
-            && let LiveError::Collection(CollectionError::LogBroken { .. }) = &**error
-        {
-            self.give_up(&handed).await;
+        if committed.is_err() {
+            self.give_up_broken(&handed).await;
         }
         committed
     }
 
     /// Gives the log back where it takes no more records: who writes next opens it again.
-    async fn give_up(&self, broken: &Weak<Committer>) {
+    async fn give_up_broken(&self, handed: &Weak<Committer>) {
         let mut held = self.log.committer.lock().await;
-        let broken = held.take_if(|held| std::ptr::eq(Arc::as_ptr(held), broken.as_ptr()));
+        let broken = held
+            .take_if(|held| std::ptr::eq(Arc::as_ptr(held), handed.as_ptr()) && held.is_broken());
         // Its lock is free when its thread has ended.
         let _ = tokio::task::spawn_blocking(move || drop(broken)).await;
     }

@@ -435,6 +435,8 @@ fn a_frame_that_others_may_have_read_is_not_taken_back() {
     log.sync = |_| Err(io::Error::other("the disk does not answer"));
     let error = log.append(&[record(2, 9)]).unwrap_err();
     assert!(matches!(error, CollectionError::Io { .. }), "{error}");
+    // Whoever has the log knows that it is to be opened again before the next write fails.
+    assert!(log.is_broken());
     assert_eq!(read(&collection, 1).unwrap(), [record(2, 9)]);
     let error = log.append(&[record(3, 9)]).unwrap_err();
     assert!(
@@ -443,6 +445,7 @@ fn a_frame_that_others_may_have_read_is_not_taken_back() {
     );
     drop(log);
     let mut log = open(&collection).unwrap();
+    assert!(!log.is_broken());
     assert_eq!(log.append(&[record(3, 9)]).unwrap(), 3..4);
     let all = [record(1, 9), record(2, 9), record(3, 9)];
     assert_eq!(read(&collection, 0).unwrap(), all);

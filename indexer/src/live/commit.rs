@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -79,6 +80,7 @@ pub struct Committer {
     sender: Option<SyncSender<Job>>,
     thread: Option<JoinHandle<()>>,
     answers: Arc<Mutex<Answers>>,
+    broken: Arc<AtomicBool>,
 }
 
 impl Committer {
@@ -109,8 +111,10 @@ impl Committer {
         let (sender, receiver) = sync_channel(MAX_WAITING);
         let thread = thread::Builder::new().name("write log".to_owned());
         let answers = Arc::new(Mutex::new(answers));
+        let broken = Arc::new(AtomicBool::new(false));
         let writing = Writing {
             log,
+            broken: Arc::clone(&broken),
             answers: Arc::clone(&answers),
             unshown: Vec::new(),
             show,
@@ -124,7 +128,14 @@ impl Committer {
             sender: Some(sender),
             thread: Some(thread),
             answers,
+            broken,
         })
+    }
+
+    /// Whether the log is [broken](LogWriter::is_broken) after the last write that was answered.
+    #[must_use]
+    pub fn is_broken(&self) -> bool {
+        self.broken.load(Ordering::Acquire)
     }
 
     /// What was answered to a request with this key: [`Committed::Before`], if it was.
@@ -182,6 +193,8 @@ impl Drop for Committer {
 
 struct Writing<F> {
     log: LogWriter,
+    /// What others know of it.
+    broken: Arc<AtomicBool>,
     answers: Arc<Mutex<Answers>>,
     /// Answers to what was written, by the position of their record, until it is shown.
     unshown: Vec<(u64, Remembered)>,
@@ -276,6 +289,7 @@ impl<F: FnMut(Vec<DocumentChange>, u64) -> Result<(), LiveError>> Writing<F> {
 
     fn write(&mut self, group: Group) {
         let written = self.log.append(&group.records);
+        self.broken.store(self.log.is_broken(), Ordering::Release);
         let shown = match written {
             Ok(Range { start, end }) => {
                 let answers = group.answers.into_iter();

@@ -372,7 +372,7 @@ fn depth(config: &EvaluationConfig) -> usize {
     if config.judged_only {
         deepest.max(FULL_DEPTH)
     } else {
-        deepest + usize::from(config.ignore_identical_ids)
+        deepest.saturating_add(usize::from(config.ignore_identical_ids))
     }
 }
 
@@ -519,4 +519,24 @@ fn comparison_text(comparison: &[Significance], per_query: bool) -> String {
         }
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use evaluation::MeasureKind;
+
+    use super::*;
+
+    #[test]
+    fn the_deepest_cutoff_has_no_rank_after_it() {
+        let deepest = |cutoff| {
+            depth(&EvaluationConfig {
+                measures: vec![Measure::at(MeasureKind::Ndcg, cutoff)],
+                ignore_identical_ids: true,
+                ..EvaluationConfig::default()
+            })
+        };
+        assert_eq!(deepest(10), 11);
+        assert_eq!(deepest(usize::MAX), usize::MAX);
+    }
 }

@@ -289,9 +289,13 @@ fn openmatch_distillation_files_carry_a_teachers_scores() {
     // One line for each negative with a score; the query of whose positives none has a score is left out.
     let counts = build("pairwise", &scores);
     assert_eq!(
-        (&counts["lines"], &counts["queries_without_tokens"]),
+        (
+            &counts["lines"],
+            &counts["queries_without_scored_positives"]
+        ),
         (&json!(3), &json!(1))
     );
+    assert_eq!(counts["queries_without_tokens"], 0);
     let pairs = lines(&out.join("split00.jsonl"));
     let margins: Vec<f64> = pairs
         .iter()

@@ -81,6 +81,7 @@ struct Counts {
     n_files: u64,
     n_empty_passages: u64,
     n_without_positive: u64,
+    n_without_scored_positive: u64,
     n_without_negative: u64,
 }
 
@@ -268,8 +269,12 @@ impl LineWriter {
         writer: &mut dyn Write,
         counts: &mut Counts,
     ) -> io::Result<()> {
-        if self.layout != Layout::Train {
+        if self.layout != Layout::Train && !example.positives.is_empty() {
             example.positives.retain(|one| one.score.is_some());
+            if example.positives.is_empty() {
+                counts.n_without_scored_positive += 1;
+                return Ok(());
+            }
         }
         if self.layout == Layout::Listwise {
             // A list is drawn from all that the teacher scored.
@@ -333,17 +338,19 @@ fn show(dataset: &Dataset, counts: &Counts, folder: &Path, output: &Output) -> a
         n_files,
         n_empty_passages,
         n_without_positive,
+        n_without_scored_positive,
         n_without_negative,
     } = counts;
     let more = json!({
         "lines": n_lines, "files": n_files, "empty_passages": n_empty_passages,
-        "queries_without_tokens": n_without_positive, "queries_without_negatives": n_without_negative, "out": folder,
+        "queries_without_tokens": n_without_positive, "queries_without_scored_positives": n_without_scored_positive,
+        "queries_without_negatives": n_without_negative, "out": folder,
     });
     output.result(&super::summary(dataset.report(), more), |_| {
         format!(
             "{n_lines} lines in {n_files} files written to {}; {n_empty_passages} passages without a token and \
-             {n_without_positive} queries without a positive or a token left out, {n_without_negative} without a second \
-             passage that has a score",
+             {n_without_positive} queries without a positive or a token left out, {n_without_scored_positive} without a \
+             positive that has a score, {n_without_negative} without a second passage that has one",
             folder.display()
         )
     })

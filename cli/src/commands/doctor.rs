@@ -1,6 +1,6 @@
 use compute::accelerator::AcceleratorError;
 use compute::accelerator::cuda::{self, CudaInfo};
-use encoder::TextSpec;
+use encoder::{Role, TextSpec};
 use serde_json::{Value, json};
 
 use crate::model::{self, DEFAULT_MODEL};
@@ -117,10 +117,12 @@ fn default_model(present: bool) -> (Value, Option<String>) {
             )),
         );
     }
-    let loaded = model::find(DEFAULT_MODEL.as_ref()).and_then(|directory| {
-        model::load_encoder(&directory, &Default::default(), &Default::default())
+    let tried = model::find(DEFAULT_MODEL.as_ref()).and_then(|directory| {
+        let encoder = model::load_encoder(&directory, &Default::default(), &Default::default())?;
+        encoder.encode_texts(Role::Query, &["word".into()])?;
+        Ok(encoder)
     });
-    match loaded {
+    match tried {
         Ok(encoder) => (
             json!(encoder.fingerprint(&TextSpec::default()).digest()),
             None,

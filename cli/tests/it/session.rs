@@ -784,3 +784,41 @@ fn a_pull_says_where_the_model_came_from_or_that_it_is_there() {
         assert!(shown.ends_with(expected), "{shown}");
     }
 }
+
+#[test]
+fn doctor_tells_of_a_default_model_whose_vectors_are_no_numbers() {
+    let models = tempfile::tempdir().unwrap();
+    let model = models.path().join("all-MiniLM-L6-v2");
+    let mut files = Vec::new();
+    list_files(&tiny_model(), &mut files);
+    for file in files {
+        let to = model.join(file.strip_prefix(tiny_model()).unwrap());
+        fs::create_dir_all(to.parent().unwrap()).unwrap();
+        fs::copy(file, to).unwrap();
+    }
+    let problem = || {
+        let output = std::process::Command::new(env!("CARGO_BIN_EXE_trawl"))
+            .args(["doctor", "--json"])
+            .env("TRAWL_MODELS", models.path())
+            .output()
+            .unwrap();
+        let shown: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        shown["default_model_problem"].clone()
+    };
+    assert_eq!(problem(), serde_json::Value::Null);
+    // Embeddings that are numbers, and whose sum is none.
+    let weights = model.join("model.safetensors");
+    let mut bytes = fs::read(&weights).unwrap();
+    let data = 8 + u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    let header: serde_json::Value = serde_json::from_slice(&bytes[8..data]).unwrap();
+    for name in ["word", "position", "token_type"] {
+        let place = &header[format!("embeddings.{name}_embeddings.weight")]["data_offsets"];
+        let [start, end] = [0_usize, 1].map(|i| data + place[i].as_u64().unwrap() as usize);
+        for value in bytes[start..end].chunks_exact_mut(4) {
+            value.copy_from_slice(&f32::MAX.to_le_bytes());
+        }
+    }
+    fs::write(&weights, bytes).unwrap();
+    let found = problem();
+    assert!(found.as_str().unwrap().contains("damaged: "), "{found}");
+}

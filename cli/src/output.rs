@@ -165,6 +165,12 @@ fn table_within(
     format!("{table}\n")
 }
 
+/// A number of things, of which more than one have an `s`.
+pub fn counted(n: u64, one: &str) -> String {
+    let end = if n == 1 { "" } else { "s" };
+    format!("{n} {one}{end}")
+}
+
 /// The first characters of a text on one line, cut at a word.
 pub fn beginning(text: &str, max_chars: usize) -> String {
     let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
@@ -180,6 +186,12 @@ pub fn beginning(text: &str, max_chars: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn one_thing_is_no_plural() {
+        let counts = [0, 1, 2].map(|n| counted(n, "chunk"));
+        assert_eq!(counts, ["0 chunks", "1 chunk", "2 chunks"]);
+    }
 
     #[test]
     fn figures_of_many_columns_are_not_broken() {

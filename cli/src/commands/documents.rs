@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use crate::failure::{Exit, Failure};
 use crate::filter;
 use crate::model::{self, ModelArgs, named};
-use crate::output::Output;
+use crate::output::{Output, counted};
 use crate::progress::Progress;
 
 /// Documents that are encoded together at most.
@@ -210,9 +210,11 @@ fn add(args: &AddArgs, output: &Output) -> anyhow::Result<()> {
     output.result(&shown, |_| {
         let bad = match n_bad {
             0 => String::new(),
-            n => format!("{n} bad lines skipped\n"),
+            n => format!("{} skipped\n", counted(n, "bad line")),
         };
-        format!("{n_documents} documents, {n_passages} passages, write log at {position}\n{bad}")
+        let documents = counted(n_documents as u64, "document");
+        let passages = counted(n_passages as u64, "passage");
+        format!("{documents}, {passages}, write log at {position}\n{bad}")
     })
 }
 
@@ -316,7 +318,8 @@ fn delete(args: &DeleteArgs, output: &Output) -> anyhow::Result<()> {
                 Some(_) => "",
                 None => " where they were there",
             };
-            format!("{n_documents} documents are deleted{there}, write log at {position}")
+            let documents = counted(n_documents as u64, "document");
+            format!("{documents} deleted{there}, write log at {position}")
         },
     )
 }

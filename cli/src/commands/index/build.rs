@@ -11,7 +11,7 @@ use super::content::ContentArgs;
 use super::gate::GateArgs;
 use super::{open, publish};
 use crate::interrupt;
-use crate::output::Output;
+use crate::output::{Output, counted};
 use crate::progress::Progress;
 
 #[derive(Debug, clap::Args)]
@@ -174,11 +174,12 @@ pub fn summary(report: &BuildReport, max_tokens: Option<usize>, seconds: f64) ->
     let mut text = format!("generation {generation} ({state})\n");
     let documents = match counts.documents {
         0 => String::new(),
-        n => format!(" of {n} documents"),
+        n => format!(" of {}", counted(n, "document")),
     };
     text += &format!(
-        "{} passages{documents}, {} tokens, {seconds:.1} s\n",
-        counts.passages, counts.tokens
+        "{}{documents}, {}, {seconds:.1} s\n",
+        counted(counts.passages, "passage"),
+        counted(counts.tokens, "token")
     );
     match &report.reuse {
         Reuse::From {
@@ -187,7 +188,9 @@ pub fn summary(report: &BuildReport, max_tokens: Option<usize>, seconds: f64) ->
         } => {
             let n_new = counts.passages - n_passages;
             text += &format!(
-                "{n_passages} vectors taken over from {generation}, {n_new} passages encoded\n"
+                "{} taken over from {generation}, {} encoded\n",
+                counted(*n_passages, "vector"),
+                counted(n_new, "passage")
             );
         }
         Reuse::Nothing(

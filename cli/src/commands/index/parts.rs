@@ -18,7 +18,7 @@ use super::build;
 use super::content::{ContentArgs, RoomArgs};
 use crate::failure::Failure;
 use crate::interrupt;
-use crate::output::{self, Output};
+use crate::output::{self, Output, counted};
 use crate::progress::Progress;
 use crate::storage;
 
@@ -163,8 +163,12 @@ pub fn encode(args: EncodeArgs, output: &Output) -> anyhow::Result<()> {
     output.result(&shown, |_| match &report.generation {
         Some(generation) => format!("the build is complete: generation {generation}"),
         None => format!(
-            "part {}: {} passages in {} chunks, {} of them encoded now, {seconds:.1} s\nbuild {}",
-            args.part, report.passages, report.chunks, report.encoded_chunks, report.build
+            "part {}: {} in {}, {} encoded now, {seconds:.1} s\nbuild {}",
+            args.part,
+            counted(report.passages, "passage"),
+            counted(report.chunks as u64, "chunk"),
+            report.encoded_chunks,
+            report.build
         ),
     })
 }

@@ -52,6 +52,8 @@ pub struct ServerConfig {
     pub compact_after: Option<u32>,
     /// Where spans of requests are sent, as `http://127.0.0.1:4318` (`observability.otlp_endpoint`); nowhere without.
     pub otlp_endpoint: Option<String>,
+    /// Time that a collector has to take them; then they are dropped.
+    pub otlp_timeout: Duration,
     /// What one request may ask for.
     pub limits: Limits,
 }
@@ -77,6 +79,7 @@ impl Default for ServerConfig {
             log: LogConfig::default(),
             compact_after: Some(100_000),
             otlp_endpoint: None,
+            otlp_timeout: Duration::from_secs(10),
             limits: Limits::default(),
         }
     }

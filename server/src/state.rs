@@ -190,7 +190,9 @@ pub(crate) type App = Arc<Shared>;
 impl Shared {
     pub(crate) fn new(config: ServerConfig, metrics: Metrics) -> Self {
         let metrics = Arc::new(metrics);
-        let export = |endpoint: &String| Exporter::start(endpoint, Arc::clone(&metrics));
+        let export = |endpoint: &String| {
+            Exporter::start(endpoint, config.otlp_timeout, Arc::clone(&metrics))
+        };
         Self {
             traces: config.otlp_endpoint.as_ref().map(export),
             metrics,

@@ -17,9 +17,6 @@ const MAX_WAITING: usize = 2048;
 /// Requests whose spans are sent together.
 const MAX_TOGETHER: usize = 256;
 
-/// How long a collector has.
-const TIMEOUT: Duration = Duration::from_secs(10);
-
 /// A request within a trace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Trace {
@@ -103,12 +100,12 @@ pub(crate) struct Exporter {
 }
 
 impl Exporter {
-    /// `endpoint` is that of OTLP over HTTP, such as `http://127.0.0.1:4318`.
-    pub(crate) fn start(endpoint: &str, metrics: Arc<Metrics>) -> Self {
+    /// `endpoint` is that of OTLP over HTTP, such as `http://127.0.0.1:4318`; `timeout` is what it has to take spans.
+    pub(crate) fn start(endpoint: &str, timeout: Duration, metrics: Arc<Metrics>) -> Self {
         let url = format!("{}/v1/traces", endpoint.trim_end_matches('/'));
         let (queue, waiting) = sync_channel(MAX_WAITING);
         let counted = Arc::clone(&metrics);
-        std::thread::spawn(move || send_all(&url, &waiting, &counted));
+        std::thread::spawn(move || send_all(&url, timeout, &waiting, &counted));
         Self { queue, metrics }
     }
 
@@ -121,8 +118,13 @@ impl Exporter {
 }
 
 /// Sends what waits until the server is gone.
-fn send_all(url: &str, waiting: &Receiver<(SystemTime, Answered)>, metrics: &Metrics) {
-    let config = ureq::Agent::config_builder().timeout_global(Some(TIMEOUT));
+fn send_all(
+    url: &str,
+    timeout: Duration,
+    waiting: &Receiver<(SystemTime, Answered)>,
+    metrics: &Metrics,
+) {
+    let config = ureq::Agent::config_builder().timeout_global(Some(timeout));
     let agent: ureq::Agent = config.build().into();
     while let Ok(first) = waiting.recv() {
         let mut answered = vec![first];

@@ -148,6 +148,7 @@ fn resolve(args: &ServeArgs, file: &ServerFile) -> anyhow::Result<ServerConfig> 
         compact_after: Some(file.documents.compact_after).filter(|n| *n > 0),
         otlp_endpoint: Some(file.observability.otlp_endpoint.clone())
             .filter(|endpoint| !endpoint.is_empty()),
+        otlp_timeout: ServerConfig::default().otlp_timeout,
         limits: file.limits,
     })
 }

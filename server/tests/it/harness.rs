@@ -157,6 +157,7 @@ impl TestServer {
             write_timeout: PATIENCE,
             check_interval: PATIENCE,
             shutdown_grace: PATIENCE,
+            otlp_timeout: PATIENCE,
             ..ServerConfig::default()
         };
         tweak(&mut config);

@@ -162,8 +162,8 @@ pub fn at_rate(
     asked
 }
 
-/// `n_clients` ask for `duration`, each anew as soon as it has its answer. `progress` is told the time that is over, about
-/// ten times a second.
+/// `n_clients` ask for `duration`, each anew as soon as it has its answer, and at least once. `progress` is told the time that is
+/// over, about ten times a second.
 ///
 /// # Errors
 /// Threads that cannot be started.
@@ -183,7 +183,7 @@ pub fn by_clients(
     let start = Instant::now();
     let ask_until_over = |sender: Arc<Sender>, next: Arc<AtomicUsize>| async move {
         let mut asked = Vec::new();
-        while start.elapsed() < duration {
+        loop {
             let number = next.fetch_add(1, Ordering::Relaxed);
             let due = start.elapsed();
             let outcome = sender.ask(number, start + due).await;
@@ -193,8 +193,10 @@ pub fn by_clients(
                 latency: start.elapsed() - due,
                 outcome,
             });
+            if start.elapsed() >= duration {
+                return asked;
+            }
         }
-        asked
     };
     runtime.block_on(async {
         let ask = |_| tokio::spawn(ask_until_over(Arc::clone(&sender), Arc::clone(&next)));
@@ -248,5 +250,24 @@ impl Sender {
             429 => Outcome::Refused { has_retry_after },
             status => Outcome::Status(status),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_client_that_begins_late_asks_once() {
+        let target = Arc::new(Target {
+            uri: Uri::from_static("http://127.0.0.1:1/"),
+            headers: HeaderMap::new(),
+            bodies: Vec::new(),
+            timeout: Duration::from_secs(600),
+            max_open: 1,
+        });
+        let asked = by_clients(&target, 3, Duration::ZERO, |_| {}).unwrap();
+        let outcomes: Vec<Outcome> = asked.iter().map(|asked| asked.outcome).collect();
+        assert_eq!(outcomes, [Outcome::Broken; 3]);
     }
 }

@@ -1,6 +1,8 @@
 //! The OpenAPI document is kept: every exchange of every test is held against it, and every status it names can be had.
 
 use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::process::Command;
 use std::sync::LazyLock;
 use std::time::Duration;
 
@@ -8,7 +10,7 @@ use collection::{Collection, LogConfig};
 use serde_json::{Map, Value, json};
 use server::{QueryLogConfig, QueueConfig, Scope};
 
-use crate::harness::{Answer, CORPUS, TestServer};
+use crate::harness::{Answer, CORPUS, TestServer, wait_until};
 use crate::security::{ask, bearer, key, keys as keys_only};
 use crate::swaps;
 
@@ -501,16 +503,32 @@ fn ask_with_keys(operations: &[Asked], seen: &mut Seen) {
     }
 }
 
-/// Asks for what goes on already.
+/// Asks for what goes on already: a fold that waits for the manifest of the generation, which is a pipe that nobody writes.
 fn fold_twice(server: &TestServer, route: &str, seen: &mut Seen) {
-    let path = "/v1/collections/docs/compact";
-    for _ in 0..1000 {
-        let answer = ask(server, "POST", path, &bearer("all"), &Value::Null);
-        seen.add(route, &answer);
-        if answer.status == 409 {
-            return;
-        }
-    }
+    let asked = |method, path: &str| ask(server, method, path, &bearer("all"), &Value::Null);
+    let is_over = |task: &str| {
+        let task = asked("GET", &format!("/v1/tasks/{task}")).ok();
+        task["state"] != "running"
+    };
+    wait_until(|| is_over("compact-1"), "the fold before does not end");
+    let live = Collection::open(&server.root).unwrap().resolve("live");
+    let manifest = live.unwrap().path.join("manifest.json");
+    let kept = manifest.with_extension("kept");
+    fs::rename(&manifest, &kept).unwrap();
+    let made = Command::new("mkfifo").arg(&manifest).status().unwrap();
+    assert!(made.success());
+    let fold = || asked("POST", "/v1/collections/docs/compact");
+    let (first, second) = (fold(), fold());
+    let let_go = || drop(File::options().read(true).write(true).open(&manifest));
+    let first = first.json()["task"].take();
+    let ends = || {
+        let_go();
+        is_over(first.as_str().unwrap())
+    };
+    wait_until(ends, "the fold does not end");
+    fs::rename(&kept, &manifest).unwrap();
+    assert_eq!(second.status, 409, "{second:?}");
+    seen.add(route, &second);
 }
 
 /// What is wrong with a request alone.
@@ -607,7 +625,7 @@ fn ask_while_it_is_written(operations: &[Asked], seen: &mut Seen) {
         .unwrap();
     let _writer = collection.writer("another process").unwrap();
     server.put("/v1/collections/passing", "", &json!({})).json();
-    let made = std::fs::read_dir(folder.path()).unwrap().next().unwrap();
+    let made = fs::read_dir(folder.path()).unwrap().next().unwrap();
     let made = Collection::open(&made.unwrap().path()).unwrap();
     let _made_writer = made.writer("another process").unwrap();
     for asked in operations

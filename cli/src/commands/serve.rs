@@ -74,9 +74,9 @@ pub fn run(mut args: ServeArgs, output: &Output) -> anyhow::Result<()> {
     let place = ServerFile::place(args.config.as_deref()).map(Path::to_owned);
     // Without a file there is nothing to read again, and the signal ends the process, as that of a terminal that is closed.
     let hangup = place.as_ref().map(|_| stops.hangup()).transpose()?;
-    let at = place.as_deref().and_then(changed);
+    let state = place.as_deref().and_then(State::of);
     let file = ServerFile::read(place.as_deref(), variables())?;
-    let seen = place.map(|place| Watched::new(place, at, Some(&file)));
+    let seen = place.map(|place| Watched::new(place, state, Some(&file)));
     let device = &mut args.model.kernel.device;
     device.get_or_insert_with(|| file.server.device.clone());
     let config = resolve(&args, &file)?;
@@ -548,46 +548,85 @@ fn reload(path: &Path, control: &Control) -> anyhow::Result<()> {
 /// The files that settings come from, as they were at one time.
 pub struct Watched {
     place: PathBuf,
-    changed: Vec<Option<SystemTime>>,
+    states: Vec<Option<State>>,
     read: Instant,
     most: Duration,
 }
 
 impl Watched {
-    /// `place` was changed at a time that is from before `file` was read from it: what changes meanwhile is noticed later.
-    fn new(place: PathBuf, at: Option<SystemTime>, file: Option<&ServerFile>) -> Self {
-        let mut times = vec![at];
+    /// `state` is that of `place` from before `file` was read from it: what changes meanwhile is noticed later.
+    fn new(place: PathBuf, state: Option<State>, file: Option<&ServerFile>) -> Self {
+        let mut states = vec![state];
         let mut most = Duration::MAX;
         if let Some(tls) = file.and_then(|file| file.server.tls.as_ref()) {
-            times.extend([changed(&tls.cert), changed(&tls.key)]);
+            states.extend([State::of(&tls.cert), State::of(&tls.key)]);
             most = tls.reload.0;
         }
         Self {
             place,
-            changed: times,
+            states,
             read: Instant::now(),
             most,
         }
     }
 
     fn look_again(&self) -> Self {
-        let at = changed(&self.place);
+        let state = State::of(&self.place);
         let file = ServerFile::read(Some(&self.place), variables()).ok();
-        Self::new(self.place.clone(), at, file.as_ref())
+        Self::new(self.place.clone(), state, file.as_ref())
     }
 
     fn is_due(&self, before: &Self) -> bool {
-        self.changed != before.changed || self.read.duration_since(before.read) >= before.most
+        self.states != before.states || self.read.duration_since(before.read) >= before.most
     }
 }
 
-fn changed(path: &Path) -> Option<SystemTime> {
-    path.metadata().and_then(|of| of.modified()).ok()
+/// By what a change of a file is noticed. The clock of a file system may be too coarse to tell two changes in a row apart, so that
+/// the content counts, too; not that of a pipe, which can be read once.
+#[derive(PartialEq)]
+struct State {
+    modified: Option<SystemTime>,
+    content: Option<Vec<u8>>,
+}
+
+impl State {
+    /// None where there is no file.
+    fn of(path: &Path) -> Option<Self> {
+        let metadata = path.metadata().ok()?;
+        let content = metadata.is_file().then(|| std::fs::read(path).ok());
+        Some(Self {
+            modified: metadata.modified().ok(),
+            content: content.flatten(),
+        })
+    }
 }
 
 async fn either(interrupt: &mut Signal, terminate: &mut Signal) {
     tokio::select! {
         _ = interrupt.recv() => {}
         _ = terminate.recv() => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{self, File};
+
+    use super::*;
+
+    #[test]
+    fn a_change_is_noticed_though_the_clock_stands_still() {
+        let folder = tempfile::tempdir().unwrap();
+        let place = folder.path().join("server.toml");
+        let write = |text: &str| {
+            fs::write(&place, text).unwrap();
+            let file = File::options().write(true).open(&place).unwrap();
+            file.set_modified(SystemTime::UNIX_EPOCH).unwrap();
+        };
+        write("[limits]\ntop_k = 50\n");
+        let before = Watched::new(place.clone(), State::of(&place), None);
+        assert!(!before.look_again().is_due(&before));
+        write("[limits]\ntop_k = 70\n");
+        assert!(before.look_again().is_due(&before));
     }
 }

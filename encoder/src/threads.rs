@@ -69,9 +69,14 @@ mod tests {
     use super::*;
     use crate::{BiEncoder, CrossEncoder, EncoderConfig, ModelOptions, Role};
 
+    /// A number of threads that no other test asks for: those name few, or take one for each processor.
+    fn own(number: usize) -> usize {
+        compute::thread_budget(None).max(32) + number
+    }
+
     #[test]
     fn few_texts_are_tokenised_while_the_threads_are_busy() {
-        let n_threads = 22; // that no other test has
+        let n_threads = own(1);
         let config = EncoderConfig {
             threads: n_threads,
             ..EncoderConfig::default()
@@ -100,15 +105,15 @@ mod tests {
     fn models_with_equally_many_threads_have_the_same_ones() {
         let start = |n, least| Threads::shared(n, least).expect("threads start");
         assert!(start(1, 2).is_none());
-        // Numbers that no other test has.
+        let (number, another) = (own(2), own(3));
         let shared = |n| start(n, 2).expect("enough of them");
-        let first = shared(23);
-        assert_eq!(first.pool.current_num_threads(), 23);
-        assert!(Arc::ptr_eq(&first, &shared(23)));
-        assert!(!Arc::ptr_eq(&first, &shared(24)));
+        let first = shared(number);
+        assert_eq!(first.pool.current_num_threads(), number);
+        assert!(Arc::ptr_eq(&first, &shared(number)));
+        assert!(!Arc::ptr_eq(&first, &shared(another)));
         let kept = Arc::downgrade(&first);
         drop(first);
         assert!(kept.upgrade().is_none(), "they end with the last model");
-        assert_eq!(shared(23).pool.current_num_threads(), 23);
+        assert_eq!(shared(number).pool.current_num_threads(), number);
     }
 }

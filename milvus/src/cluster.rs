@@ -366,7 +366,11 @@ mod tests {
             name: "docs".to_owned(),
             bucket: None,
         };
-        let cluster = Cluster::new(&address, Config::default()).unwrap();
+        let config = Config {
+            admin_timeout: Duration::from_secs(600),
+            ..Config::default()
+        };
+        let cluster = Cluster::new(&address, config).unwrap();
         let later = Instant::now() + Duration::from_secs(3600);
         for _ in 0..5 {
             cluster.inner.proxies[0].breaker.failed(later);

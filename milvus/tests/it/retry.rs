@@ -113,11 +113,17 @@ fn a_silent_proxy_leaves_time_for_another_and_is_left_alone() {
     assert_eq!(found.unwrap().len(), 2);
     assert_eq!(asked(&[&bad, &good]), [1, 1]);
     // Every other search begins with the silent one.
+    let start = Instant::now();
     for _ in 0..40 {
         let deadline = Instant::now() + Duration::from_secs(1);
         // One may fail where this process was stopped.
         let _ = search(&patient, Some(deadline));
     }
+    // One more after each second that this takes.
+    let most = 5 + start.elapsed().as_secs() as usize;
     let n_asked = bad.asked().len();
-    assert!((5..15).contains(&n_asked), "{n_asked} attempts were made");
+    assert!(
+        (5..=most).contains(&n_asked),
+        "{n_asked} attempts were made"
+    );
 }

@@ -155,31 +155,8 @@ impl Tcp {
     }
 
     fn join(config: &TcpConfig, deadline: Instant) -> Result<Self, CollectiveError> {
-        let mut stream = loop {
-            match TcpStream::connect(&config.address) {
-                Ok(stream) => break stream,
-                Err(error) if Instant::now() >= deadline => {
-                    return match error.kind() {
-                        ErrorKind::ConnectionRefused | ErrorKind::TimedOut => {
-                            Err(CollectiveError::Absent {
-                                ranks: vec![0],
-                                timeout: config.timeout,
-                            })
-                        }
-                        _ => Err(address(config)(error)),
-                    };
-                }
-                Err(_) => sleep(RETRY),
-            }
-        };
         let failed = |error| failure(0, config.timeout, error);
-        let mut greeting = Vec::with_capacity(GREETING);
-        greeting.extend(MAGIC);
-        for number in [PROTOCOL, config.world_size as u32, config.rank as u32] {
-            greeting.extend(number.to_le_bytes());
-        }
-        greeting.extend(config.fingerprint);
-        stream.write_all(&greeting).map_err(failed)?;
+        let stream = introduce(config, deadline, || reach(config, deadline))?;
         let first = Peer::start(0, stream, config.timeout).map_err(failed)?;
         Ok(Self::start(vec![first], config))
     }
@@ -498,6 +475,65 @@ fn listen(config: &TcpConfig, deadline: Instant) -> Result<TcpListener, Collecti
     }
 }
 
+/// Connects with rank 0, which may not listen yet.
+fn reach(config: &TcpConfig, deadline: Instant) -> Result<TcpStream, CollectiveError> {
+    loop {
+        match TcpStream::connect(&config.address) {
+            Ok(stream) => return Ok(stream),
+            Err(error) if Instant::now() >= deadline => {
+                return match error.kind() {
+                    ErrorKind::ConnectionRefused | ErrorKind::TimedOut => {
+                        Err(CollectiveError::Absent {
+                            ranks: vec![0],
+                            timeout: config.timeout,
+                        })
+                    }
+                    _ => Err(address(config)(error)),
+                };
+            }
+            Err(_) => sleep(RETRY),
+        }
+    }
+}
+
+/// Says who this is over a connection with rank 0. A process that was stopped after it had connected may come too late for
+/// that: then it tries again.
+fn introduce(
+    config: &TcpConfig,
+    deadline: Instant,
+    mut connect: impl FnMut() -> Result<TcpStream, CollectiveError>,
+) -> Result<TcpStream, CollectiveError> {
+    let mut greeting = Vec::with_capacity(GREETING);
+    greeting.extend(MAGIC);
+    for number in [PROTOCOL, config.world_size as u32, config.rank as u32] {
+        greeting.extend(number.to_le_bytes());
+    }
+    greeting.extend(config.fingerprint);
+    loop {
+        let mut stream = connect()?;
+        let sent = stream.write_all(&greeting);
+        match sent.and_then(|()| check_open(&stream)) {
+            Ok(()) => return Ok(stream),
+            Err(error) if Instant::now() >= deadline => {
+                return Err(failure(0, config.timeout, error));
+            }
+            Err(_) => sleep(RETRY),
+        }
+    }
+}
+
+/// An error where the other end has closed the connection and said nothing.
+fn check_open(stream: &TcpStream) -> std::io::Result<()> {
+    stream.set_nonblocking(true)?;
+    let outcome = match stream.peek(&mut [0]) {
+        Ok(0) => Err(ErrorKind::UnexpectedEof.into()),
+        Err(error) if error.kind() != ErrorKind::WouldBlock => Err(error),
+        _ => Ok(()),
+    };
+    stream.set_nonblocking(false)?;
+    outcome
+}
+
 /// Learns who has connected; none for somebody who speaks something else.
 fn greet(
     stream: &mut TcpStream,
@@ -590,6 +626,29 @@ mod tests {
         let leaving = spawn(move || drop(guest));
         drop(host);
         leaving.join().expect("it ends");
+    }
+
+    #[test]
+    fn who_was_given_up_before_the_greeting_tries_again() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let [host, guest] = ranks(&listener);
+        let deadline = Instant::now() + guest.timeout;
+        let mut n_given_up = 0;
+        let connect = || -> Result<TcpStream, CollectiveError> {
+            let stream = reach(&guest, deadline)?;
+            if n_given_up < 2 {
+                n_given_up += 1;
+                drop(listener.accept().expect("it has connected"));
+                // As a process finds it that goes on after it was stopped.
+                assert_eq!(stream.peek(&mut [0]).expect("it is closed"), 0);
+            }
+            Ok(stream)
+        };
+        let stream = introduce(&guest, deadline, connect).expect("it listens");
+        assert_eq!(n_given_up, 2);
+        let joined = Tcp::host(listener, &host).expect("rank 1 is there");
+        drop(stream);
+        drop(joined);
     }
 
     #[test]

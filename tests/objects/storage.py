@@ -371,14 +371,14 @@ class Storage(unittest.TestCase):
         """A server that follows the alias, and its address."""
         config = self.path(f"{name}.toml")
         config.write_text(
-            f'[server]\nbind = "127.0.0.1:0"\ndefault_timeout = "30s"\n[queue]\nmax_wait = "30s"\n[models.tiny]\npath = "{MODEL}"\nrole = "encoder"\n'
+            f'[server]\nbind = "127.0.0.1:0"\ndefault_timeout = "600s"\nmax_timeout = "600s"\n[queue]\nmax_wait = "600s"\n[models.tiny]\npath = "{MODEL}"\nrole = "encoder"\n'
             f'[collections.docs]\npath = "{url}"\ncache = "{self.path(cache or name)}"\npoll = "100ms"\nkeep = 1\nencoder = "tiny"\n'
         )
         variables = os.environ | KEYS | {"AWS_ENDPOINT_URL": Storage.endpoint} | environment
         log = open(self.path(f"{name}.log"), "w+")
         process = subprocess.Popen([TRAWL, "serve", "--config", str(config)], stdout=log, stderr=log, env=variables)
         self.addCleanup(log.close)
-        self.addCleanup(process.wait, 60)
+        self.addCleanup(process.wait, 300)
         self.addCleanup(process.terminate)
 
         def serving():
@@ -402,7 +402,7 @@ class Storage(unittest.TestCase):
         head = {"content-type": "application/json"}
         request = urllib.request.Request(url, body and json.dumps(body).encode(), head, method=method)
         try:
-            with urllib.request.urlopen(request, timeout=60) as answer:
+            with urllib.request.urlopen(request, timeout=600) as answer:
                 return answer.status, json.loads(answer.read() or b"null")
         except urllib.error.HTTPError as error:
             return error.code, json.loads(error.read() or b"null")
@@ -427,12 +427,18 @@ class Storage(unittest.TestCase):
 
         # While somebody else has the turn, it is copied, and no server changes.
         turn = f"{prefix}/turns/live.json"
-        self.write(turn, json.dumps({"holder": "somebody", "n_written": 1}))
+        n_written = itertools.count(1)
+
+        def hold():
+            self.write(turn, json.dumps({"holder": "somebody", "n_written": next(n_written)}))
+
+        hold()
         trawl("index", "push", self.docs, url, "--generation", second, "--publish")
         copies = [self.path(f"server-{i}/generations/{second}") for i in range(2)]
-        self.until(lambda: all(copy.is_dir() for copy in copies))
-        for n_written in range(2, 22):
-            self.write(turn, json.dumps({"holder": "somebody", "n_written": n_written}))
+        # A turn that is not renewed is over after a minute, and a copy may take longer.
+        self.until(lambda: hold() or all(copy.is_dir() for copy in copies))
+        for _ in range(20):
+            hold()
             self.assertEqual({self.generation_of(server) for server in servers}, {first})
             time.sleep(0.05)
         self.s3.delete_object(Bucket=BUCKET, Key=turn)

@@ -12,13 +12,15 @@ mkdir "$FOLDER/data"
 cat > "$FOLDER/server.toml" <<CONFIG
 [server]
 bind = "127.0.0.1:0"
-default_timeout = "60s"
-max_timeout = "60s"
+default_timeout = "600s"
+max_timeout = "600s"
+read_timeout = "600s"
+write_timeout = "600s"
 data = "$FOLDER/data"
 [limits]
 eval_queries = 100
 [queue]
-max_wait = "60s"
+max_wait = "600s"
 [auth]
 keys = [{ name = "all", sha256 = "$(printf %s "$KEY" | sha256sum | cut -d' ' -f1)", scopes = ["admin"] }]
 [models.all-MiniLM-L6-v2]

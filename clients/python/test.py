@@ -14,7 +14,7 @@ class AgainstServer(unittest.TestCase):
         self.client = self.connect(key=os.environ["KEY"])
 
     def connect(self, **options):
-        client = Client(os.environ["HOST"], **options)
+        client = Client(os.environ["HOST"], timeout=600, **options)
         self.addCleanup(client.close)
         return client
 
@@ -125,7 +125,7 @@ class AgainstAnything(unittest.TestCase):
         with Client(url) as client:
             for _ in range(3):
                 self.assertEqual(client.readyz()["status"], "ready")
-                self.assertTrue(ended.acquire(timeout=60))
+                self.assertTrue(ended.acquire(timeout=600))
 
     def test_errors_of_others(self):
         wrapped = '{"error": {"message": "later", "code": "overloaded"}}'

@@ -47,7 +47,7 @@ class Server:
         self.args = args
         config = Path(folder, "server.toml")
         config.write_text(
-            '[server]\nbind = "127.0.0.1:0"\n'
+            '[server]\nbind = "127.0.0.1:0"\ndefault_timeout = "600s"\nmax_timeout = "600s"\n[queue]\nmax_wait = "600s"\n'
             f"[models.enc]\npath = {json.dumps(args.model)}\nrole = \"encoder\"\ndimensions = {WIDTHS}\n"
             f"[models.ce]\npath = {json.dumps(args.reranker)}\nrole = \"reranker\"\n"
         )
@@ -74,7 +74,8 @@ class Server:
         assert self.order == [result["index"] for result in raw]
 
     def wait_until_ready(self):
-        for _ in range(600):
+        end = time.monotonic() + 600
+        while time.monotonic() < end:
             try:
                 return urllib.request.urlopen(self.url + "/readyz").close()
             except urllib.error.HTTPError:
@@ -82,7 +83,7 @@ class Server:
                 if self.process.returncode is not None:
                     raise SystemExit("the server ended before it was ready")
                 time.sleep(0.1)
-        raise SystemExit("the server did not become ready in a minute")
+        raise SystemExit("the server did not become ready in ten minutes")
 
     def post(self, path, body):
         request = urllib.request.Request(self.url + path, json.dumps(body).encode(), {"content-type": "application/json"})
@@ -91,7 +92,7 @@ class Server:
 
     def stop(self):
         self.process.send_signal(signal.SIGTERM)
-        code = self.process.wait(timeout=60)
+        code = self.process.wait(timeout=300)
         if code != 0:
             raise SystemExit(f"the server ended with {code}")
 

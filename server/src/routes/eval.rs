@@ -117,11 +117,14 @@ impl Work {
             return Err(ApiError::too_many(code, what, given, limit, setting));
         }
         let mut faults = Faults::default();
-        let measures = measures(&body.measures, &mut faults);
-        let depth = depth(&measures);
-        let top_k = body.top_k.unwrap_or(depth.unwrap_or(FULL_DEPTH));
-        if let Some(depth) = depth.filter(|&depth| top_k < depth) {
-            let text = format!("is {top_k}, and a measure looks at {depth}");
+        let measures = measures(&body.measures, limits.top_k, &mut faults);
+        let depths = measures.iter().map(|measure| measure.cutoff);
+        let deepest = depths.clone().flatten().max().unwrap_or(0);
+        let full_depth = FULL_DEPTH.min(limits.top_k);
+        let unasked = depths.map(|depth| depth.unwrap_or(full_depth)).max();
+        let top_k = body.top_k.or(unasked).unwrap_or(0);
+        if top_k < deepest {
+            let text = format!("is {top_k}, and a measure looks at {deepest}");
             faults.add("/top_k", "conflict", &text);
         }
         for id in body.qrels.keys() {
@@ -254,7 +257,8 @@ fn patient(rerank: RerankOptions) -> RerankOptions {
     }
 }
 
-fn measures(names: &[String], faults: &mut Faults) -> Vec<Measure> {
+/// None of them looks at more than `most` passages.
+fn measures(names: &[String], most: usize, faults: &mut Faults) -> Vec<Measure> {
     let mut measures = Vec::new();
     if names.is_empty() {
         faults.add("/measures", "too_small", "is empty");
@@ -269,17 +273,17 @@ fn measures(names: &[String], faults: &mut Faults) -> Vec<Measure> {
             Ok(measure) if measures.contains(&measure) => {
                 faults.add(&pointer, "duplicate", "is there twice");
             }
-            Ok(measure) => measures.push(measure),
+            Ok(measure) => match measure.cutoff {
+                Some(depth) if depth > most => {
+                    let text = format!("looks at {depth}, limit is {most} (`limits.top_k`)");
+                    faults.add(&pointer, "too_large", &text);
+                }
+                _ => measures.push(measure),
+            },
             Err(error) => faults.add(&pointer, "unknown_value", &error.to_string()),
         }
     }
     measures
-}
-
-/// Passages that the measures look at; none where one looks at all.
-fn depth(measures: &[Measure]) -> Option<usize> {
-    let cutoffs = measures.iter().map(|measure| measure.cutoff);
-    cutoffs.collect::<Option<Vec<_>>>()?.into_iter().max()
 }
 
 /// What was found, in the order of the answer, which need not be that of scores: reranked passages stand before the others.

@@ -158,6 +158,39 @@ fn documents_are_measured_where_all_that_are_split_were_written_later() {
 }
 
 #[test]
+fn a_measure_that_looks_at_all_leaves_the_others_what_they_look_at() {
+    let check = |most, measures: Value, expected: f64| {
+        let data = tempfile::tempdir().unwrap();
+        let server = TestServer::start_with(
+            |config| {
+                config.data = Some(data.path().to_owned());
+                config.limits.eval_queries = 1;
+                config.limits.top_k = most;
+            },
+            QueueConfig::default(),
+        );
+        let made = server.put("/v1/collections/many", "", &json!({}));
+        assert_eq!(made.status, 201, "{made:?}");
+        let documents: Vec<Value> = (0..110)
+            .map(|number| json!({"_id": number.to_string(), "text": format!("tide {number}")}))
+            .collect();
+        let written = server.post("/v1/collections/many/documents", &json!(documents));
+        assert_eq!(written.ok()["documents"], 110);
+        let body = json!({
+            "collection": "many", "mode": "lexical", "measures": measures,
+            "queries": {"q1": "tide"}, "qrels": {"q1": {"0": 1}},
+        });
+        let task = ended(&server, &evaluate(&server, &body));
+        let found = &task["evaluation"]["measures"]["num_ret"];
+        assert_eq!(found.as_f64(), Some(expected), "{measures}: {task}");
+    };
+    check(1000, json!(["num_ret", "recall@105"]), 105.0);
+    check(1000, json!(["num_ret", "recall@10"]), 100.0);
+    // Nor does it look at more than a search may find.
+    check(50, json!(["num_ret"]), 50.0);
+}
+
+#[test]
 fn what_cannot_be_measured_is_refused() {
     let off = evaluate(&start(0), &request(&json!({}))).problem(413, "batch_too_large");
     assert_eq!(off["errors"][0]["setting"], "limits.eval_queries");
@@ -182,7 +215,11 @@ fn what_cannot_be_measured_is_refused() {
         (json!({"measures": ["mrr", "recip_rank"]}), "/measures/1"),
         (json!({"measures": ["answer@5"]}), "/measures/0"),
         (json!({"measures": ["recall@100"], "top_k": 99}), "/top_k"),
-        (json!({"measures": ["recall@2000"]}), "/top_k"),
+        (
+            json!({"measures": ["map", "recall@100"], "top_k": 99}),
+            "/top_k",
+        ),
+        (json!({"measures": ["mrr", "recall@2000"]}), "/measures/1"),
         (json!({"hybrid": {}}), "/hybrid"),
         (
             json!({"filter": {"must": [{"exists": {"key": ""}, "match": {}}]}}),

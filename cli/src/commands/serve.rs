@@ -184,8 +184,8 @@ fn collections(
         .collect())
 }
 
-/// A collection in object storage, and the folder into which it was copied. When the storage does not answer, what was copied
-/// before is served.
+/// A collection in object storage, and the folder into which it was copied. When the storage does not answer, or has lost the
+/// alias, what was copied before is served.
 fn copied(
     section: &CollectionSection,
     location: &Location,
@@ -214,18 +214,18 @@ fn copied(
         },
     );
     progress.finish();
-    match fetched {
-        Ok(Some(_)) => {}
+    let error: anyhow::Error = match fetched {
+        Ok(Some(_)) => return Ok((remote, path)),
         Ok(None) => {
-            let text = format!("`{location}` has no alias `{alias}`");
-            return Err(Failure::new(Exit::Failed, text).into());
+            Failure::new(Exit::Failed, format!("`{location}` has no alias `{alias}`")).into()
         }
-        Err(error) if cache.aliases()?.contains_key(&alias) => {
-            let why = failure::texts(&error.into()).join(": ");
-            output.remark(format!("{why}; what was copied before is served"));
-        }
-        Err(error) => return Err(error.into()),
+        Err(error) => error.into(),
+    };
+    if !cache.aliases()?.contains_key(&alias) {
+        return Err(error);
     }
+    let why = failure::texts(&error).join(": ");
+    output.remark(format!("{why}; what was copied before is served"));
     Ok((remote, path))
 }
 

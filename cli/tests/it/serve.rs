@@ -210,6 +210,39 @@ fn sighup_while_collections_are_opened_is_heeded_when_the_server_is_up() {
 }
 
 #[test]
+fn what_was_copied_is_served_when_the_storage_has_lost_everything() {
+    let built = build();
+    let folder = built.folder.path();
+    let (bucket, file) = (folder.join("bucket"), folder.join("server.toml"));
+    let url = format!("file://{}", bucket.display());
+    succeed(["index", "push", text(&built.collection), url.as_str()]);
+    let follow_with = |cache: &str| {
+        let (encoder, cache) = (tiny_model(), folder.join(cache));
+        let settings = format!(
+            "[server]\nbind = \"127.0.0.1:0\"\n\
+             [models.enc]\npath = {encoder:?}\nrole = \"encoder\"\n\
+             [collections.docs]\npath = {url:?}\ncache = {cache:?}\nencoder = \"enc\"\n",
+        );
+        fs::write(&file, settings).unwrap();
+    };
+    follow_with("cache");
+    let found = || {
+        let server = Serving::start(&["--config", text(&file)], ("TRAWL__LIMITS__TOP_K", "7"));
+        let body = json!({"query": "onions", "top_k": 7});
+        let (status, mut found) = server.post("/v1/collections/docs/search", &body);
+        assert_eq!((status, server.stop()), (200, Some(0)), "{found}");
+        found["results"].take()
+    };
+    let before = found();
+    fs::remove_dir_all(&bucket).unwrap();
+    assert_eq!(found(), before);
+    // Nobody has copied anything here.
+    follow_with("empty");
+    let error = fail(1, ["serve", "--config", text(&file)]);
+    assert!(error.contains("has no alias `live`"), "{error}");
+}
+
+#[test]
 fn a_collection_alone_has_the_default_reranker_unless_it_shall_not() {
     let built = build();
     let (collection, models) = (text(&built.collection), tempfile::tempdir().unwrap());

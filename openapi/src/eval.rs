@@ -26,7 +26,7 @@ pub struct EvalRequest {
     #[serde(default = "usual")]
     #[schema(default = json!(["ndcg@10", "mrr@10", "recall@100"]))]
     pub measures: Vec<String>,
-    /// Passages that each search finds, documents where these were split into passages. Unless given, as many as the measures look at, 100 where one of them looks at all.
+    /// Passages that each search finds, documents where these were split into passages. Unless given, as many as the measures look at; one that looks at all counts as 100.
     /// Limit: `limits.top_k`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 1)]

@@ -507,7 +507,7 @@ class EvalRequest(TypedDict):
 
     top_k: NotRequired[Union[int, None]]
     """Passages that each search finds, documents where these were split into passages. Unless given, as many as
-    the measures look at, 100 where one of them looks at all. Limit: `limits.top_k`.
+    the measures look at; one that looks at all counts as 100. Limit: `limits.top_k`.
     """
 
 

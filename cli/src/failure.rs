@@ -9,7 +9,7 @@ use corpus::CorpusError;
 use encoder::LoadError;
 use encoder::training::TrainingError;
 use indexer::{BuildError, GateError, LiveError, VectorsError};
-use objects::ObjectsError;
+use objects::{Location, ObjectsError};
 use retriever::{FingerprintError, SearchError};
 use server::{AttachError, ServeError};
 use store::StoreError;
@@ -288,6 +288,9 @@ fn classify(error_chain: &anyhow::Error) -> (Exit, Option<String>) {
         let hint = match cause.downcast_ref() {
             Some(CollectionError::InProgress { .. }) => {
                 "`--resume` continues that build, `--restart` drops it"
+            }
+            Some(CollectionError::NotACollection { path }) if Location::is_url(path) => {
+                "`trawl index pull` copies a collection from object storage, `trawl serve` follows it there"
             }
             Some(CollectionError::NotACollection { .. }) => {
                 "a collection is the folder that `trawl index build --collection` names"

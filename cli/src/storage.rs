@@ -35,3 +35,12 @@ pub fn location(path: &Path) -> anyhow::Result<Option<Location>> {
         .ok_or_else(|| Failure::usage("a URL is plain text"))?;
     Ok(Some(Location::parse(text)?))
 }
+
+/// Refuses a URL where a folder is written.
+pub fn check_folder(path: &Path, hint: &str) -> anyhow::Result<()> {
+    if Location::is_url(path) {
+        let text = format!("`{}` is a URL, expected a folder", path.display());
+        return Err(Failure::usage(text).hint(hint).into());
+    }
+    Ok(())
+}

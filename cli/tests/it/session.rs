@@ -569,6 +569,26 @@ fn unknown_arguments_and_models_are_usage_errors() {
 }
 
 #[test]
+fn object_storage_is_not_taken_for_a_folder() {
+    let (corpus, model, url) = (sample("corpus.jsonl"), tiny_model(), "s3://bucket/docs");
+    let content = ["--corpus", text(&corpus), "--model", text(&model)];
+    let check = |exit, command: &[&str], hint: &str| {
+        let errors = fail(exit, command.iter().copied());
+        assert!(
+            errors.contains(&format!("hint: `{hint}")),
+            "{command:?}: {errors}"
+        );
+    };
+    let into = ["--collection", url];
+    let build = [&["index", "build"][..], &content, &into].concat();
+    check(2, &build, "trawl index push");
+    let encode = [&["index", "encode", "--part", "0/2"][..], &content, &into].concat();
+    check(2, &encode, "--to");
+    check(2, &["index", "pull", url, url], "trawl index push");
+    check(1, &["search", url, "x"], "trawl index pull");
+}
+
+#[test]
 fn what_is_not_there_is_named_with_the_way_out() {
     let built = build();
     let (model, nowhere) = (tiny_model(), built.folder.path().join("nowhere"));

@@ -13,6 +13,7 @@ use super::{open, publish};
 use crate::interrupt;
 use crate::output::{Output, counted};
 use crate::progress::Progress;
+use crate::storage;
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
@@ -88,6 +89,8 @@ impl indexer::Progress for Progress {
 
 pub fn run(args: BuildArgs, output: &Output) -> anyhow::Result<()> {
     let start = Instant::now();
+    let hint = "`trawl index push` sends what was built to object storage, `trawl index encode --to` builds there";
+    storage::check_folder(&args.collection, hint)?;
     args.content.room.make(args.content.model.threads)?;
     let vectors = args.content.brought()?;
     let progress = Progress::new(output);

@@ -130,6 +130,9 @@ pub struct StatusArgs {
 
 pub fn encode(args: EncodeArgs, output: &Output) -> anyhow::Result<()> {
     let start = Instant::now();
+    if let Some(folder) = &args.collection {
+        storage::check_folder(folder, "`--to` takes the URL of object storage")?;
+    }
     if args.content.brought()?.is_some() {
         let text = "vectors that exist are not encoded: `index build --vectors` takes them";
         return Err(Failure::usage(text).into());

@@ -106,6 +106,8 @@ pub fn push(args: &PushArgs, output: &Output) -> anyhow::Result<()> {
 
 pub fn pull(args: &PullArgs, output: &Output) -> anyhow::Result<()> {
     let start = Instant::now();
+    let hint = "`trawl index push` sends a collection to object storage";
+    storage::check_folder(&args.collection, hint)?;
     let there = storage::open(&args.from)?;
     let failed = || format!("cannot copy `{}` of `{}`", args.generation, args.from);
     let id = there.resolve(&args.generation).with_context(failed)?;

@@ -58,6 +58,18 @@ impl Files {
         json_of(self.arguments(more).iter().map(String::as_str))
     }
 
+    /// The command that answers requests on one thread, with pipes.
+    fn asked(&self, more: &[&str]) -> Command {
+        let more = [&["--requests", "--threads", "1"], more].concat();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_trawl"));
+        command
+            .args(self.arguments(&more))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null());
+        command
+    }
+
     /// The best `k` rows of each query, of those that pass; ties go to the smaller number.
     fn exact(
         &self,
@@ -188,13 +200,7 @@ fn graphs_are_measured() {
 #[test]
 fn requests_are_answered_line_by_line() {
     let files = Files::new();
-    let mut child = Command::new(env!("CARGO_BIN_EXE_trawl"))
-        .args(files.arguments(&["--requests", "--threads", "1", "-k", "2"]))
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
+    let mut child = files.asked(&["-k", "2"]).spawn().unwrap();
     let mut input = child.stdin.take().unwrap();
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
     let mut ask = |request: &str| -> Value {
@@ -243,12 +249,9 @@ fn one_thread_builds_where_one_is_asked_for() {
     let files = Files::new();
     // As many rows have sketches.
     fs::write(files.path("base.fvecs"), fvecs(&rows(3000, 1))).unwrap();
-    let mut child = Command::new(env!("CARGO_BIN_EXE_trawl"))
-        .args(files.arguments(&["--requests", "--threads", "1"]))
+    let mut child = files
+        .asked(&[])
         .env("RAYON_NUM_THREADS", "7")
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
         .spawn()
         .unwrap();
     let mut input = child.stdin.take().unwrap();
